@@ -1,0 +1,78 @@
+"""What a method may know of other processes: gather, mean, and who it is.
+
+Every function is the identity in a single process, so that code written for many runs on one.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+
+def _initialised() -> bool:
+    return dist.is_available() and dist.is_initialized()
+
+
+def process_count() -> int:
+    """Return the number of processes that share a global batch."""
+    return dist.get_world_size() if _initialised() else 1
+
+
+def process_index() -> int:
+    """Return this process's rank, 0 in a single process."""
+    return dist.get_rank() if _initialised() else 0
+
+
+def gather(local: Tensor) -> Tensor:
+    """Concatenate (B_r, ...) of all R processes along dim 0 in rank order: (R * B_r, ...).
+
+    Without gradient; every process must hold the same shape.
+    """
+    if process_count() == 1:
+        return local.detach()
+    local = local.detach().contiguous()
+    parts = [torch.empty_like(local) for _ in range(process_count())]
+    dist.all_gather(parts, local)
+    return torch.cat(parts)
+
+
+class _GatherWithGradient(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, local: Tensor) -> Tensor:
+        return gather(local)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        grad = grad.contiguous()
+        dist.all_reduce(grad)
+        return grad.chunk(process_count())[process_index()]
+
+
+def gather_with_gradient(local: Tensor) -> Tensor:
+    """Like `gather`, with the gradient of the sum of all processes' losses.
+
+    If every process computes the *same* global loss from the gathered rows and parameters'
+    gradients are averaged over processes afterwards (as DDP does), the result is the gradient of
+    that loss: backward sums R equal terms here, the average divides by R.
+    """
+    if process_count() == 1:
+        return local
+    gathered: Tensor = _GatherWithGradient.apply(local)
+    return gathered
+
+
+def mean(value: Tensor) -> Tensor:
+    """Average a tensor over processes, without gradient."""
+    value = value.detach().clone()
+    if process_count() > 1:
+        dist.all_reduce(value)
+        value /= process_count()
+    return value
+
+
+def own_slice(rows: Tensor) -> Tensor:
+    """Return this process's equal share of rows that are the same everywhere."""
+    return rows.chunk(process_count())[process_index()] if process_count() > 1 else rows

@@ -1,0 +1,71 @@
+"""What a method is: a module whose forward is one training step's loss."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where training stands: the optimizer step about to be made, counted from 0."""
+
+    step: int
+    steps_per_epoch: int
+    epochs: int
+
+    @property
+    def epoch(self) -> int:
+        """The zero-based epoch of this step."""
+        return self.step // self.steps_per_epoch
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One process's share of a global batch of B samples, of which it holds B_r.
+
+    Attributes:
+        views: V tensors (B_r, 3, H, W), float, normalised; row b of each belongs to sample b.
+        labels: (B_r,) int64 classes, -1 where unknown; read only by oracles and supervised methods.
+        indices: (B_r,) int64 positions of the samples in the data set.
+        positions: (B_r,) int64 positions of the samples in the global batch: the counters of
+            per-sample draws, so that a split batch draws what the whole batch would.
+        progress: the step.
+        key: the random key of this step, equal on all processes.
+    """
+
+    views: tuple[Tensor, ...]
+    labels: Tensor
+    indices: Tensor
+    positions: Tensor
+    progress: Progress
+    key: int
+
+
+class StepOutput(NamedTuple):
+    """The loss to differentiate, a scalar, and named detached scalars for the log."""
+
+    loss: Tensor
+    metrics: dict[str, Tensor]
+
+
+class Method(nn.Module):
+    """Base of every method: it knows no loop, no device and no file.
+
+    Attributes:
+        encoder: the module that is evaluated and exported, images (B, 3, H, W) -> (B, F).
+        accumulates: whether the loss of a batch is the mean of its parts' losses, so that gradients
+            may be accumulated over micro-batches.
+    """
+
+    encoder: nn.Module
+    accumulates: bool = False
+
+    def forward(self, batch: Batch) -> StepOutput:
+        """Return the loss of one step."""
+        raise NotImplementedError
+
+    def after_step(self, progress: Progress) -> None:
+        """Act after the optimizer's step, for instance by moving a target network."""
