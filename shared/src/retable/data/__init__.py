@@ -1,0 +1,1 @@
+"""Data sets, subsets, decoding, the order of samples and the batches made of them."""
