@@ -1,0 +1,68 @@
+"""Encoders: networks from images (B, 3, H, W) to pooled features (B, F)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import nn
+
+from retable.encoders.resnet import DEPTHS, ResNet
+from retable.encoders.small import SMALL_DEPTHS, SmallResNet
+from retable.errors import UserError
+from retable.random import initialising
+
+__all__ = ["ENCODER_NAMES", "EncoderRecipe", "ResNet", "SmallResNet", "build_encoder"]
+
+ENCODER_NAMES = tuple(DEPTHS) + tuple(SMALL_DEPTHS)
+
+
+@dataclass(frozen=True)
+class EncoderRecipe:
+    """What an encoder is, as far as a checkpoint has to know.
+
+    Attributes:
+        name: one of `ENCODER_NAMES`: ``resnet18`` to ``resnet200`` or ``small_resnet8`` to ``20``.
+        width: factor on the number of channels of every layer, 1, 2, 4 in the papers; small
+            fractions serve tests and proxies.
+        stem: ``imagenet`` (7x7 stride 2 and max-pool; 3x3 stride 2 in the small family) or
+            ``small`` (3x3 stride 1, no pooling: the usual choice for 32 px, SimCLR appendix B.9).
+        norm: ``batch``, or ``group`` (Wu and He, 2018) for encoders without batch statistics.
+
+    Raises:
+        UserError: a field is none of these.
+    """
+
+    name: str = "resnet50"
+    width: float = 1.0
+    stem: Literal["imagenet", "small"] = "imagenet"
+    norm: Literal["batch", "group"] = "batch"
+
+    def __post_init__(self) -> None:
+        for field, choices in (
+            ("name", ENCODER_NAMES),
+            ("stem", ("imagenet", "small")),
+            ("norm", ("batch", "group")),
+        ):
+            value = getattr(self, field)
+            if value not in choices:
+                raise UserError(
+                    f"The encoder's {field} is {value!r}; use one of {', '.join(choices)}."
+                )
+        if not self.width > 0:
+            raise UserError(f"The encoder's width is {self.width}; use a positive factor.")
+
+
+def build_encoder(recipe: EncoderRecipe, key: int) -> ResNet | SmallResNet:
+    """Build an encoder with attribute ``feature_dim``, weights drawn from ``key``.
+
+    >>> import torch
+    >>> encoder = build_encoder(EncoderRecipe("small_resnet8"), key=0)
+    >>> encoder(torch.zeros(2, 3, 32, 32)).shape, encoder.feature_dim
+    (torch.Size([2, 64]), 64)
+    """
+    build: type[nn.Module] = ResNet if recipe.name in DEPTHS else SmallResNet
+    with initialising(key):
+        encoder = build(recipe.name, width=recipe.width, stem=recipe.stem, norm=recipe.norm)
+    assert isinstance(encoder, ResNet | SmallResNet)
+    return encoder

@@ -1,0 +1,81 @@
+"""Projection and prediction heads: features (B, F) to embeddings (B, D), not yet normalised."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from retable.random import initialising
+
+
+def linear_head(in_dim: int, out_dim: int = 128, *, key: int) -> nn.Sequential:
+    """MoCo v1's head, one linear layer (He et al., 2020, section 3.3), weights drawn from ``key``.
+
+    >>> import torch
+    >>> linear_head(64, key=0)(torch.zeros(2, 64)).shape
+    torch.Size([2, 128])
+    """
+    with initialising(key):
+        return nn.Sequential(nn.Linear(in_dim, out_dim))
+
+
+def mlp_head(
+    in_dim: int, out_dim: int = 128, *, hidden_dim: int | None = None, key: int
+) -> nn.Sequential:
+    """MoCo v2's head, Linear-ReLU-Linear without batch norm (Chen et al., 2020, section 2).
+
+    ``hidden_dim`` is ``in_dim`` where not given: 2048 for ResNet-50, as in the paper.
+
+    >>> import torch
+    >>> mlp_head(64, key=0)(torch.zeros(2, 64)).shape
+    torch.Size([2, 128])
+    """
+    hidden = hidden_dim or in_dim
+    with initialising(key):
+        return nn.Sequential(
+            nn.Linear(in_dim, hidden), nn.ReLU(inplace=True), nn.Linear(hidden, out_dim)
+        )
+
+
+def simclr_head(
+    in_dim: int, out_dim: int = 128, *, hidden_dim: int | None = None, key: int
+) -> nn.Sequential:
+    """SimCLR's head: Linear-BN-ReLU-Linear-BN (Chen et al., 2020, section 2.1 and official code).
+
+    The linear layers have no bias, since batch norm removes it, and the last batch norm has a scale
+    but no shift. ``hidden_dim`` is ``in_dim`` where not given.
+
+    >>> import torch
+    >>> simclr_head(64, key=0)(torch.randn(2, 64)).shape
+    torch.Size([2, 128])
+    """
+    hidden = hidden_dim or in_dim
+    last = nn.BatchNorm1d(out_dim)
+    last.register_parameter("bias", None)
+    with initialising(key):
+        return nn.Sequential(
+            nn.Linear(in_dim, hidden, bias=False),
+            nn.BatchNorm1d(hidden),
+            nn.ReLU(inplace=True),
+            nn.Linear(hidden, out_dim, bias=False),
+            last,
+        )
+
+
+def byol_head(
+    in_dim: int, out_dim: int = 256, *, hidden_dim: int = 4096, key: int
+) -> nn.Sequential:
+    """BYOL's projector, and its predictor with ``in_dim=256`` (Grill et al., 2020, appendix C.1).
+
+    Linear-BN-ReLU-Linear; the output layer has no bias, as in the official code.
+
+    >>> import torch
+    >>> byol_head(64, hidden_dim=32, key=0)(torch.randn(2, 64)).shape
+    torch.Size([2, 256])
+    """
+    with initialising(key):
+        return nn.Sequential(
+            nn.Linear(in_dim, hidden_dim),
+            nn.BatchNorm1d(hidden_dim),
+            nn.ReLU(inplace=True),
+            nn.Linear(hidden_dim, out_dim, bias=False),
+        )

@@ -1,0 +1,97 @@
+"""The queue of keys that MoCo contrasts with: first in, first out, fixed length."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from retable.errors import UserError
+from retable.random import normal
+
+
+class KeyQueue(nn.Module):
+    """The last ``size`` keys, at first random unit vectors.
+
+    The write position is a Python integer, known without asking the device. It is a part of the
+    module's state, so that a loaded queue continues exactly. All processes hold the same queue:
+    give `enqueue` the keys of the global batch (`retable.distributed.gather`), and tell DDP not to
+    broadcast buffers, which would send the whole queue at every step.
+
+    Args:
+        size: number K of rows.
+        dim: dimension D of a row.
+        key: random key of the first rows, directions of Gaussian vectors (MoCo's code).
+        labels: whether to keep a class beside each row, for oracles and analyses.
+
+    Attributes:
+        rows: (K, D) float32.
+        labels: (K,) int64, -1 where unknown; None without labels.
+        filled: how many rows hold real keys, at most K.
+        pointer: the row that is written next.
+    """
+
+    rows: Tensor
+    labels: Tensor | None
+
+    def __init__(self, size: int, dim: int, key: int, labels: bool = False) -> None:
+        super().__init__()
+        if size < 1:
+            raise UserError(f"The queue's size is {size}; give it at least one row.")
+        rows = normal(key, torch.arange(size * dim).view(size, dim))
+        self.register_buffer("rows", nn.functional.normalize(rows, dim=1))
+        self.register_buffer("labels", torch.full((size,), -1) if labels else None)
+        self.pointer = 0
+        self.filled = 0
+
+    @property
+    def size(self) -> int:
+        """The number K of rows."""
+        return self.rows.shape[0]
+
+    @torch.no_grad()
+    def enqueue(self, keys: Tensor, labels: Tensor | None = None) -> None:
+        """Overwrite the oldest rows by ``keys`` (B, D), which should be unit vectors.
+
+        The rows are changed in place: enqueue after the backward pass of a loss that used them
+        (`Method.after_step`), otherwise autograd refuses the backward pass.
+
+        Args:
+            keys: (B, D) with B at most K; the batch need not divide the queue.
+            labels: (B,) int64, needed if the queue keeps labels.
+
+        Raises:
+            UserError: more keys than rows, or labels missing or unexpected.
+
+        >>> queue = KeyQueue(4, 2, key=0)
+        >>> queue.enqueue(torch.ones(3, 2))
+        >>> queue.rows.shape, queue.pointer, queue.filled
+        (torch.Size([4, 2]), 3, 3)
+        """
+        count = keys.shape[0]
+        if count > self.size:
+            raise UserError(
+                f"A batch of {count} keys does not fit into a queue of {self.size} rows; "
+                f"use a queue of at least {count}."
+            )
+        self._write(self.rows, keys.detach())
+        if self.labels is not None:
+            if labels is None:
+                raise UserError("The queue keeps labels; enqueue the keys with their labels.")
+            self._write(self.labels, labels)
+        elif labels is not None:
+            raise UserError("The queue keeps no labels; build it with labels=True.")
+        self.pointer = (self.pointer + count) % self.size
+        self.filled = min(self.filled + count, self.size)
+
+    def _write(self, buffer: Tensor, values: Tensor) -> None:
+        first = min(values.shape[0], self.size - self.pointer)
+        buffer[self.pointer : self.pointer + first].copy_(values[:first])
+        buffer[: values.shape[0] - first].copy_(values[first:])
+
+    def get_extra_state(self) -> Tensor:
+        """Return pointer and fill as a tensor, the one type that every checkpoint format takes."""
+        return torch.tensor([self.pointer, self.filled])
+
+    def set_extra_state(self, state: Tensor) -> None:
+        """Continue where the saved queue stood."""
+        self.pointer, self.filled = (int(value) for value in state)

@@ -1,0 +1,103 @@
+from collections import deque
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from retable.errors import UserError
+from retable.queues import KeyQueue
+
+
+@settings(max_examples=200, deadline=None)
+@given(size=st.integers(1, 12), data=st.data())
+def test_the_queue_is_a_deque_for_any_batch_sizes(size: int, data: st.DataObject) -> None:
+    # Source: collections.deque(maxlen=K).
+    batches = data.draw(st.lists(st.integers(0, size), max_size=8))
+    queue = KeyQueue(size, 3, key=5, labels=True)
+    reference = deque(zip(queue.rows.tolist(), [-1] * size, strict=True), maxlen=size)
+    position = 0
+    for count in batches:
+        keys = torch.arange(position, position + 3 * count).view(count, 3).float()
+        labels = torch.arange(count) + position
+        queue.enqueue(keys, labels)
+        reference.extend(zip(keys.tolist(), labels.tolist(), strict=True))
+        position += 3 * count + 1
+    assert queue.labels is not None
+    oldest_first = torch.arange(queue.pointer, queue.pointer + size) % size
+    assert queue.rows[oldest_first].tolist() == [row for row, _ in reference]
+    assert queue.labels[oldest_first].tolist() == [label for _, label in reference]
+    assert queue.filled == min(sum(batches), size)
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    size=st.integers(1, 9),
+    before=st.lists(st.integers(1, 9), max_size=5),
+    after=st.lists(st.integers(1, 9), max_size=5),
+)
+def test_a_loaded_queue_continues_exactly(size: int, before: list[int], after: list[int]) -> None:
+    def push(queue: KeyQueue, counts: list[int], start: int) -> None:
+        for step, count in enumerate(counts, start):
+            queue.enqueue(torch.full((min(count, size), 2), float(step)))
+
+    straight = KeyQueue(size, 2, key=0)
+    push(straight, before + after, 0)
+    stopped, resumed = KeyQueue(size, 2, key=0), KeyQueue(size, 2, key=99)
+    push(stopped, before, 0)
+    resumed.load_state_dict(stopped.state_dict())
+    push(resumed, after, len(before))
+    assert torch.equal(resumed.rows, straight.rows)
+    assert (resumed.pointer, resumed.filled) == (straight.pointer, straight.filled)
+
+
+def test_the_state_survives_safe_files(tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    queue = KeyQueue(5, 2, key=0, labels=True)
+    queue.enqueue(torch.ones(3, 2), torch.arange(3))
+    torch.save(queue.state_dict(), tmp_path / "queue.pt")
+    save_file(queue.state_dict(), tmp_path / "queue.safetensors")
+    for state in (
+        torch.load(tmp_path / "queue.pt", weights_only=True),
+        load_file(tmp_path / "queue.safetensors"),
+    ):
+        loaded = KeyQueue(5, 2, key=1, labels=True)
+        loaded.load_state_dict(state)
+        assert loaded.pointer == loaded.filled == 3
+        assert torch.equal(loaded.rows, queue.rows)
+
+
+def test_the_first_rows_are_isotropic_unit_vectors() -> None:
+    rows = KeyQueue(4096, 16, key=0).rows
+    torch.testing.assert_close(rows.norm(dim=1), torch.ones(4096))
+    # The mean of K isotropic unit vectors has length about 1/sqrt(K); their covariance is I/D.
+    assert rows.mean(0).norm() < 3 / 64
+    torch.testing.assert_close(rows.T @ rows / 4096, torch.eye(16) / 16, atol=0.01, rtol=0)
+
+
+def test_enqueueing_before_the_backward_pass_is_refused_not_silently_wrong() -> None:
+    queue = KeyQueue(4, 2, key=0)
+    queries = torch.randn(2, 2, requires_grad=True, generator=torch.Generator().manual_seed(0))
+    loss = (queries @ queue.rows.T).logsumexp(1).sum()
+    queue.enqueue(torch.ones(2, 2))
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        torch.autograd.grad(loss, queries)
+
+
+def test_enqueued_keys_carry_no_gradient() -> None:
+    queue = KeyQueue(4, 2, key=0)
+    queue.enqueue(torch.ones(2, 2, requires_grad=True) * 2)
+    assert not queue.rows.requires_grad
+
+
+def test_misuse_is_named() -> None:
+    with pytest.raises(UserError, match="5 keys does not fit into a queue of 4 rows; use"):
+        KeyQueue(4, 2, key=0).enqueue(torch.ones(5, 2))
+    with pytest.raises(UserError, match="with their labels"):
+        KeyQueue(4, 2, key=0, labels=True).enqueue(torch.ones(1, 2))
+    with pytest.raises(UserError, match="build it with labels=True"):
+        KeyQueue(4, 2, key=0).enqueue(torch.ones(1, 2), torch.zeros(1))
+    with pytest.raises(UserError, match="at least one row"):
+        KeyQueue(0, 2, key=0)
