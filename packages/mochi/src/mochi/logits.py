@@ -1,0 +1,135 @@
+"""The logits of the synthetic negatives in closed form, without the synthetic negatives.
+
+A mixed point is a combination of vectors whose dot products with the query MoCo has computed:
+
+    q.h  = (alpha q.n_i + (1 - alpha) q.n_j) / |alpha n_i + (1 - alpha) n_j|
+    q.h' = (beta  q.q   + (1 - beta)  q.n_j) / |beta  q   + (1 - beta)  n_j|
+    |beta q + (1 - beta) n_j|^2 = beta^2 + (1 - beta)^2 + 2 beta (1 - beta) q.n_j
+
+Query mixing so needs nothing new, and pair mixing only the norms of the combinations, which are
+taken a few thousand at a time. The points carry no gradient, so norms are constants and one of the
+two q in q.q is: numerators are live, denominators detached. Backward then adds a few numbers to
+the gradient of the cosines, which MoCo propagates anyway, and multiplies by no point.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from mochi.draws import MixingDraws, draw_from_generator
+from mochi.mixing import (
+    bar,
+    check_mixing,
+    combine_pairs,
+    cosines_of,
+    in_float32,
+    pair_rows_and_shares,
+)
+from mochi.pool import HardPool, hardest
+
+# Combinations that are in memory at a time. On a CPU 4096 of 128 floats were fastest (1 MiB of L2).
+_CHUNK_CPU = 4096
+_CHUNK_GPU = 32768
+
+
+def mixed_logits(
+    query: Tensor,
+    queue: Tensor,
+    *,
+    n_hard: int,
+    s: int,
+    s_prime: int,
+    generator: torch.Generator | None = None,
+    cosines: Tensor | None = None,
+    allowed: Tensor | None = None,
+    beta_max: float = 0.5,
+    detach_query: bool = True,
+) -> Tensor:
+    """Return the dot products of each query with its s + s' synthetic negatives.
+
+    Equal, in value and in the gradient of ``query``, to
+
+        points = mix_hard_negatives(query, queue, ...)
+        torch.einsum("bd,bsd->bs", query, points)
+
+    for an equal generator state, up to float rounding. Pass the ``cosines`` that the contrastive
+    loss uses and one matrix product serves both, forward and backward.
+
+    Args:
+        query: (B, D) unit rows.
+        queue: (K, D) unit rows.
+        n_hard: N, the size of the pool; at most K.
+        s: points mixed from pairs; may exceed N.
+        s_prime: points mixed from query and negative; may exceed N.
+        generator: source of the draws; torch's global one if None.
+        cosines: (B, K) ``query @ queue.T``, with its gradient; computed if None.
+        allowed: (B, K) bool, False where a row must not be mixed for a query; a query without any
+            allowed row gets -inf.
+        beta_max: the query's largest share.
+        detach_query: take the query inside h' as a constant.
+
+    Returns:
+        (B, s + s') cosines, the pair-mixed first, **not** divided by the temperature.
+
+    Raises:
+        UserError: as `mochi.mix_hard_negatives`.
+
+    >>> from torch.nn.functional import normalize
+    >>> query, queue = normalize(torch.randn(2, 8), dim=1), normalize(torch.randn(32, 8), dim=1)
+    >>> mixed_logits(query, queue, n_hard=4, s=6, s_prime=3).shape
+    torch.Size([2, 9])
+    """
+    check_mixing(query, queue, s, s_prime, beta_max)
+    query, queue = in_float32(query), in_float32(queue.detach())
+    if cosines is None:
+        cosines = cosines_of(query, queue)
+    cosines = bar(in_float32(cosines), allowed)
+    pool = hardest(cosines, n_hard)
+    draws = draw_from_generator(generator, pool.sizes, s=s, s_prime=s_prime, beta_max=beta_max)
+    return logits_from_draws(query, queue, cosines, pool, draws, detach_query=detach_query)
+
+
+def logits_from_draws(
+    query: Tensor,
+    queue: Tensor,
+    cosines: Tensor,
+    pool: HardPool,
+    draws: MixingDraws,
+    *,
+    detach_query: bool = True,
+) -> Tensor:
+    """Return the dot products (B, s + s') that given draws name; see `mixed_logits`."""
+    s, s_prime = draws.alpha.shape[1], draws.beta.shape[1]
+    no_pool = (pool.sizes == 0)[:, None]
+    rows = pool.rows.gather(1, torch.cat([draws.first, draws.second, draws.parent], dim=1))
+    # One gather, hence one scatter in backward. A barred parent's -inf would turn into NaN.
+    parents = cosines.gather(1, rows).masked_fill(no_pool, 0.0)
+    first, second, parent = torch.split(parents, [s, s, s_prime], dim=1)
+    alpha, beta = draws.alpha.to(cosines.dtype), draws.beta.to(cosines.dtype)
+
+    pairs = torch.lerp(second, first, alpha) / _pair_norms(queue, pool, draws)
+
+    other = query.detach() if detach_query else query
+    itself = (query * other).sum(dim=1, keepdim=True)
+    square = other.square().sum(dim=1, keepdim=True)
+    overlap = parent.detach() if detach_query else parent
+    norm = (beta**2 * square + (1 - beta) ** 2 + 2 * beta * (1 - beta) * overlap).sqrt()
+    queries = (beta * itself + (1 - beta) * parent) / norm
+
+    return torch.cat([pairs, queries], dim=1).masked_fill(no_pool, -math.inf)
+
+
+@torch.no_grad()
+def _pair_norms(queue: Tensor, pool: HardPool, draws: MixingDraws) -> Tensor:
+    """Return |alpha n_i + (1 - alpha) n_j| as (B, s), a chunk of combinations at a time."""
+    rows, shares = pair_rows_and_shares(pool, draws, queue.dtype)
+    chunk = _CHUNK_CPU if queue.device.type == "cpu" else _CHUNK_GPU
+    norms = [
+        torch.linalg.vector_norm(combine_pairs(queue, *part), dim=1)
+        for part in zip(torch.split(rows, chunk), torch.split(shares, chunk), strict=True)
+    ]
+    # The floor is that of torch.nn.functional.normalize: opposite parents make a zero, not a NaN.
+    return torch.cat(norms).view(draws.alpha.shape).clamp(min=1e-12)

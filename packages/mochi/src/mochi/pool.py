@@ -1,0 +1,74 @@
+"""The hard pool of a query: the N rows of the queue that are most similar to it."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from retable.errors import UserError
+
+
+class HardPool(NamedTuple):
+    """The pools of B queries.
+
+    Attributes:
+        rows: (B, N) int64 rows of the queue, hardest first.
+        sizes: (B,) int64, how many of them may be used: N, or fewer where negatives are barred.
+    """
+
+    rows: Tensor
+    sizes: Tensor
+
+
+@torch.no_grad()
+def hardest(cosines: Tensor, n_hard: int) -> HardPool:
+    """Find the N highest of the K cosines of each query (MoCHi, section 3.2).
+
+    The temperature has no say here: dividing by it keeps the order.
+
+    Args:
+        cosines: (B, K) similarities of queries and queue; -inf bars a row from the pool.
+        n_hard: N, from 1 to K.
+
+    Raises:
+        UserError: if N is not in that range.
+
+    >>> hardest(torch.tensor([[0.1, 0.9, -float("inf"), 0.5]]), n_hard=3)
+    HardPool(rows=tensor([[1, 3, 0]]), sizes=tensor([3]))
+    """
+    if not 1 <= n_hard <= cosines.shape[1]:
+        raise UserError(
+            f"The pool of n_hard = {n_hard} hard negatives must be between 1 and the queue's "
+            f"{cosines.shape[1]} rows: lower n_hard or enlarge the queue."
+        )
+    # Sorted, so that where float rounding swaps two near-equal cosines (another batch split or
+    # device) only these two change places, not the whole pool.
+    values, rows = _top(cosines.detach(), n_hard)
+    return HardPool(rows, (values > -math.inf).sum(dim=1))
+
+
+def _top(values: Tensor, n: int) -> tuple[Tensor, Tensor]:
+    """Return the n largest of each row (B, K), sorted, in two exact rounds where that is faster.
+
+    Cut a row into K / g groups of g. A group that holds one of the n largest has a maximum at least
+    as large, so at most n groups do, and they are among the n groups of largest maxima: the second
+    round looks into those only. Instead of K values, K / g + n g are selected from: least at
+    g = sqrt(K / n).
+    """
+    count = values.shape[1]
+    group = 1 << round(math.log2(math.sqrt(count / n)))
+    if group < _SMALLEST_GROUP or count % group:
+        top = values.topk(n, dim=1)
+        return top.values, top.indices
+    grouped = values.view(len(values), group, count // group)  # element i is in group i mod K / g
+    groups = grouped.amax(dim=1).topk(n, dim=1, sorted=False).indices
+    starts = torch.arange(0, count, count // group, device=values.device)
+    candidates = (groups[:, None, :] + starts[:, None]).flatten(1)
+    best = values.gather(1, candidates).topk(n, dim=1)
+    return best.values, candidates.gather(1, best.indices)
+
+
+_SMALLEST_GROUP = 8  # below, one round is as fast
