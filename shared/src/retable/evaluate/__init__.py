@@ -1,0 +1,1 @@
+"""Protocols that judge an encoder: linear probes, nearest neighbours, geometry, robustness."""

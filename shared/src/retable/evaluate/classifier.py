@@ -1,0 +1,56 @@
+"""A linear classifier on features, and its accuracy."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from retable.errors import UserError
+
+
+@dataclass(frozen=True)
+class LinearClassifier:
+    """What every linear protocol trains: weight (C, F) and bias (C,)."""
+
+    weight: Tensor
+    bias: Tensor
+
+    def __call__(self, features: Tensor) -> Tensor:
+        """Return logits (n, C) of features (n, F).
+
+        >>> LinearClassifier(torch.zeros(4, 8), torch.zeros(4))(torch.zeros(2, 8)).shape
+        torch.Size([2, 4])
+        """
+        return torch.addmm(self.bias, features, self.weight.T)
+
+
+def accuracy(scores: Tensor, labels: Tensor) -> dict[str, float]:
+    """Return top-1 and top-5 accuracy in percent of scores (n, C), higher is likelier.
+
+    With fewer than five classes top-5 is over all of them, hence 100.
+
+    >>> accuracy(torch.eye(6), torch.tensor([0, 1, 2, 3, 4, 0]))["top1"]
+    83.33333333333333
+    """
+    ranked = scores.topk(min(5, scores.shape[1]), dim=1).indices
+    hits = ranked == labels[:, None]
+    n = len(labels)
+    return {"top1": 100 * int(hits[:, 0].sum()) / n, "top5": 100 * int(hits.sum()) / n}
+
+
+def check_labels(labels: Tensor, classes: int, split: str) -> None:
+    """Refuse labels that no classifier of ``classes`` classes can learn or be judged by.
+
+    Raises:
+        UserError: no samples, or a label outside [0, classes), such as the -1 of "unknown".
+    """
+    if len(labels) == 0:
+        raise UserError(f"the {split} split is empty: expected labelled images to evaluate on.")
+    low, high = int(labels.min()), int(labels.max())
+    if low < 0 or high >= classes:
+        raise UserError(
+            f"the {split} split has labels from {low} to {high}: expected 0 to {classes - 1}, so "
+            "evaluate on a labelled data set."
+        )

@@ -1,0 +1,75 @@
+"""An encoder made ready for evaluation: a copy that nothing can train."""
+
+from __future__ import annotations
+
+import copy
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+from torch import Tensor, nn
+
+from retable.errors import UserError
+
+_AUTOCAST_TYPES = {
+    "float32": None,
+    "no": None,
+    "bf16": torch.bfloat16,
+    "fp16": torch.float16,
+}
+
+
+def autocast_type(precision: str) -> torch.dtype | None:
+    """Return the type that "bf16", "fp16", "float32" (also called "no") stand for; None: float32.
+
+    Raises:
+        UserError: the name is none of these.
+    """
+    if precision not in _AUTOCAST_TYPES:
+        raise UserError(
+            f"precision {precision!r} is unknown: choose one of {', '.join(_AUTOCAST_TYPES)}."
+        )
+    return _AUTOCAST_TYPES[precision]
+
+
+class FrozenEncoder:
+    """A copy of an encoder in eval mode on one device: images (B,3,H,W) -> float32 (B,F).
+
+    The original keeps its weights, its running statistics, its mode and its device, whatever
+    happens here. Batch norms use their running statistics, so a feature depends on its image alone
+    and features may be computed in any order and in batches of any size (Goyal et al. 2019 and
+    MoCo's `main_lincls.py` keep the encoder in eval mode while the classifier is trained).
+    """
+
+    def __init__(self, encoder: nn.Module, device: torch.device | str, precision: str) -> None:
+        original = getattr(encoder, "module", encoder)  # DistributedDataParallel holds its copy
+        self.device = torch.device(device)
+        self.precision = precision
+        self._type = autocast_type(precision)
+        frozen = copy.deepcopy(original).eval().requires_grad_(False).to(self.device)
+        self.encoder = frozen.to(memory_format=torch.channels_last)
+
+    def _autocast(self) -> AbstractContextManager[object]:
+        if self._type is None:
+            return nullcontext()
+        return torch.autocast(self.device.type, dtype=self._type)
+
+    @torch.no_grad()
+    def __call__(self, images: Tensor) -> Tensor:
+        """Return pooled features (B, F), float32, on the device."""
+        images = images.to(self.device, non_blocking=True)
+        with self._autocast():
+            features: Tensor = self.encoder(images.contiguous(memory_format=torch.channels_last))
+        return features.float().flatten(1)
+
+
+def freeze(
+    encoder: nn.Module | FrozenEncoder, device: torch.device | str, precision: str = "float32"
+) -> FrozenEncoder:
+    """Make the copy that evaluation uses; an encoder that is frozen already is returned as it is.
+
+    >>> freeze(torch.nn.AdaptiveAvgPool2d(1), "cpu")(torch.ones(2, 3, 8, 8)).shape
+    torch.Size([2, 3])
+    """
+    if isinstance(encoder, FrozenEncoder):
+        return encoder
+    return FrozenEncoder(encoder, device, precision)

@@ -1,0 +1,148 @@
+"""Weighted nearest neighbours: a classifier without training (Wu et al. 2018, section 3.4)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from retable.errors import UserError
+from retable.evaluate.classifier import accuracy, check_labels
+from retable.evaluate.evaluation import open_splits, progress_bar
+from retable.evaluate.features import extract
+from retable.evaluate.frozen import FrozenEncoder, freeze
+from retable.views import ViewRecipe, center
+
+if TYPE_CHECKING:
+    from retable.evaluate.evaluation import OpenSource
+
+
+def nearest(
+    queries: Tensor, bank: Tensor, k: int, *, rows: int = 1024, columns: int = 65536
+) -> tuple[Tensor, Tensor]:
+    """Find the k rows of the bank with the largest dot products with each query.
+
+    The similarities exist for ``rows`` queries and ``columns`` bank rows at a time only.
+
+    Args:
+        queries: (n, F).
+        bank: (m, F), m >= k.
+        k: neighbours.
+        rows: queries in a block.
+        columns: bank rows in a block.
+
+    Returns:
+        Similarities (n, k), falling, and positions in the bank (n, k) int64.
+
+    >>> [x.shape for x in nearest(torch.ones(5, 8), torch.ones(9, 8), 3)]
+    [torch.Size([5, 3]), torch.Size([5, 3])]
+    """
+    values, positions = [], []
+    for block in torch.split(queries, rows):
+        best = block.new_empty(len(block), 0)
+        where = torch.empty(len(block), 0, dtype=torch.int64, device=block.device)
+        for start in range(0, len(bank), columns):
+            part = block @ bank[start : start + columns].T
+            found = part.topk(min(k, part.shape[1]), dim=1)
+            candidates = torch.cat([best, found.values], 1)
+            best, chosen = candidates.topk(min(k, candidates.shape[1]), dim=1)
+            where = torch.cat([where, found.indices + start], 1).gather(1, chosen)
+        values.append(best)
+        positions.append(where)
+    return torch.cat(values), torch.cat(positions)
+
+
+def knn_scores(
+    queries: Tensor,
+    bank: Tensor,
+    bank_labels: Tensor,
+    *,
+    classes: int,
+    k: int = 200,
+    temperature: float = 0.07,
+) -> Tensor:
+    """Sum, for every class, exp(cosine / temperature) over a query's k nearest bank rows of it.
+
+    Args:
+        queries: (n, F), any length; normalised here.
+        bank: (m, F), m >= k.
+        bank_labels: (m,) int64 in [0, classes).
+        classes: C.
+        k: neighbours that vote (Wu et al. 2018: 200).
+        temperature: of the votes' weights (Wu et al. 2018: 0.07).
+
+    Returns:
+        Scores (n, C), relative to each query's strongest vote.
+
+    Raises:
+        UserError: k is not in [1, m].
+
+    >>> knn_scores(torch.ones(5, 8), torch.ones(9, 8), torch.arange(9), classes=9, k=3).shape
+    torch.Size([5, 9])
+    """
+    if not 1 <= k <= len(bank):
+        raise UserError(
+            f"kNN with k = {k} has {len(bank)} training images: expected k from 1 to that number, "
+            "so lower k."
+        )
+    similarities, neighbours = nearest(F.normalize(queries, dim=1), F.normalize(bank, dim=1), k)
+    # The strongest vote is 1: exp(1 / 0.07) alone would do in float32, exp(1 / 0.01) would not.
+    votes = ((similarities - similarities[:, :1]) / temperature).exp()
+    scores = votes.new_zeros(len(queries), classes)
+    return scores.scatter_add_(1, bank_labels[neighbours], votes)
+
+
+@dataclass(frozen=True)
+class KNN:
+    """Accuracy of weighted kNN, the test images' neighbours among the training images.
+
+    Attributes:
+        k: neighbours that vote, default of Wu et al. 2018.
+        temperature: of the votes' weights, default of Wu et al. 2018.
+        view: of training and test images alike; default: short side to 256, centre crop of 224.
+        name: what the result is filed under.
+    """
+
+    k: int = 200
+    temperature: float = 0.07
+    view: ViewRecipe = field(default_factory=lambda: center(224, 256))
+    name: str = "knn"
+
+    def run(
+        self,
+        encoder: nn.Module | FrozenEncoder,
+        open_source: OpenSource,
+        *,
+        seed: int = 0,
+        device: torch.device | str,
+        directory: Path | None = None,
+        workers: int = 0,
+        precision: str = "float32",
+        progress: bool = False,
+    ) -> dict[str, float]:
+        """Return "top1" and "top5" in percent, see `Evaluation.run`; nothing is drawn or kept."""
+        splits = open_splits(open_source)
+        check_labels(splits.train.labels, splits.classes, "train")
+        check_labels(splits.test.labels, splits.classes, "test")
+        frozen = freeze(encoder, device, precision)
+        images = len(splits.train) + len(splits.test)
+        with progress_bar(images, self.name, progress) as bar:
+            train, test = (
+                extract(
+                    frozen, source, self.view, device=device, workers=workers, on_batch=bar.update
+                )
+                for source in (splits.train, splits.test)
+            )
+        scores = knn_scores(
+            test.features,
+            train.features,
+            train.labels,
+            classes=splits.classes,
+            k=self.k,
+            temperature=self.temperature,
+        )
+        return accuracy(scores, test.labels)

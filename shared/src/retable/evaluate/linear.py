@@ -1,0 +1,319 @@
+"""The linear probe by SGD: a classifier on frozen features, images augmented anew every epoch.
+
+The official protocol (MoCo's `main_lincls.py`) sends each shuffled batch through the encoder and
+makes one step. With a frozen encoder in eval mode a feature depends on its image alone, so here an
+epoch's features are computed first, in the source's order and split over the processes, and the
+steps follow in the shuffled order on the cached features: the same batches, the same steps, but
+large encoder calls, sequential reads and a classifier that never waits for the encoder. Every
+process makes the same steps on the gathered features, so their number does not enter the result.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from retable import random
+from retable.errors import UserError
+from retable.evaluate.classifier import LinearClassifier, accuracy, check_labels
+from retable.evaluate.evaluation import Splits, open_splits, progress_bar
+from retable.evaluate.features import Features, extract
+from retable.evaluate.frozen import FrozenEncoder, freeze
+from retable.evaluate.resume import Checkpoints, identity
+from retable.views import ViewRecipe, center, crop_and_flip
+
+if TYPE_CHECKING:
+    from retable.evaluate.evaluation import OpenSource
+
+
+@dataclass
+class ProbeState:
+    """L linear classifiers in training, one for each learning rate.
+
+    Attributes:
+        weight: (L, C, F).
+        bias: (L, C).
+        weight_momentum: like ``weight``, SGD's momentum buffer.
+        bias_momentum: like ``bias``.
+    """
+
+    weight: Tensor
+    bias: Tensor
+    weight_momentum: Tensor
+    bias_momentum: Tensor
+
+    @classmethod
+    def initial(cls, rates: int, classes: int, dim: int, key: int) -> ProbeState:
+        """Draw weights from N(0, 0.01^2), the same for every learning rate; biases are 0.
+
+        >>> ProbeState.initial(2, 10, 64, key=0).weight.shape
+        torch.Size([2, 10, 64])
+        """
+        weight = 0.01 * random.normal(key, torch.arange(classes * dim)).view(1, classes, dim)
+        weight = weight.repeat(rates, 1, 1)
+        bias = torch.zeros(rates, classes)
+        return cls(weight, bias, torch.zeros_like(weight), torch.zeros_like(bias))
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return the state by name."""
+        return dict(vars(self))
+
+    def to(self, device: torch.device) -> ProbeState:
+        """Return the state on a device."""
+        return ProbeState(**{name: value.to(device) for name, value in vars(self).items()})
+
+    def classifier(self, rate: int) -> LinearClassifier:
+        """Return the classifier of the rate-th learning rate."""
+        return LinearClassifier(self.weight[rate], self.bias[rate])
+
+
+@torch.no_grad()
+def sgd_step(
+    state: ProbeState,
+    features: Tensor,
+    labels: Tensor,
+    rates: Tensor,
+    *,
+    momentum: float,
+    weight_decay: float,
+) -> Tensor:
+    """Make one step of SGD on the mean cross-entropy of a batch, in place, without autograd.
+
+    The L classifiers share two matrix products. Equal to `torch.optim.SGD` on a linear layer, with
+    momentum without dampening and weight decay on weight and bias.
+
+    Args:
+        state: L classifiers, changed.
+        features: (B, F).
+        labels: (B,) int64.
+        rates: (L,) learning rates.
+        momentum: SGD's momentum.
+        weight_decay: added to the gradient times the parameter.
+
+    Returns:
+        The losses (L,) before the step.
+
+    >>> state = ProbeState.initial(3, 10, 64, key=0)
+    >>> x, y = torch.ones(5, 64), torch.zeros(5, dtype=torch.int64)
+    >>> sgd_step(state, x, y, torch.ones(3), momentum=0.9, weight_decay=0.0).shape
+    torch.Size([3])
+    """
+    count, classes, dim = state.weight.shape
+    logits = torch.addmm(state.bias.view(-1), features, state.weight.view(-1, dim).T)
+    log_probabilities = F.log_softmax(logits.view(-1, count, classes), dim=-1)
+    target = labels[:, None, None].expand(-1, count, 1)
+    losses = -log_probabilities.gather(2, target).mean((0, 2))
+    gradient = log_probabilities.exp_()
+    gradient.scatter_add_(2, target, gradient.new_full((), -1.0).expand(target.shape))
+    gradient = gradient.view(-1, count * classes).div_(len(features))
+    weight_gradient = (gradient.T @ features).view_as(state.weight)
+    bias_gradient = gradient.sum(0).view_as(state.bias)
+    if weight_decay:
+        weight_gradient.add_(state.weight, alpha=weight_decay)
+        bias_gradient.add_(state.bias, alpha=weight_decay)
+    state.weight_momentum.mul_(momentum).add_(weight_gradient)
+    state.bias_momentum.mul_(momentum).add_(bias_gradient)
+    state.weight.addcmul_(state.weight_momentum, rates[:, None, None], value=-1)
+    state.bias.addcmul_(state.bias_momentum, rates[:, None], value=-1)
+    return losses
+
+
+@dataclass(frozen=True)
+class LinearProbe:
+    """The linear protocol of MoCo and MoCHi; defaults: ImageNet-100 (sheet of MoCHi, R2).
+
+    For ImageNet-1K (R4, MoCo's `main_lincls.py`): lr 30, batch 256, 100 epochs, milestones
+    (60, 80). The last batch of an epoch may be smaller, as there.
+
+    Attributes:
+        lr: learning rate of SGD.
+        momentum: its momentum.
+        weight_decay: its weight decay.
+        batch: images in a step, over all processes.
+        epochs: passes over the training images.
+        milestones: zero-based epochs from which the learning rate is multiplied by ``gamma``.
+        gamma: that factor.
+        train_view: random crop and flip, drawn anew in every epoch (R2: scale (0.08, 1)).
+        test_view: R2: short side to 256, centre crop of 224.
+        other_lrs: further learning rates trained beside ``lr`` on the same features; their
+            accuracies are reported as ``top1@lr=<value>`` and choose nothing.
+        name: what the result is filed under.
+    """
+
+    lr: float = 10.0
+    momentum: float = 0.9
+    weight_decay: float = 0.0
+    batch: int = 128
+    epochs: int = 60
+    milestones: tuple[int, ...] = (30, 40, 50)
+    gamma: float = 0.1
+    train_view: ViewRecipe = field(default_factory=lambda: crop_and_flip(224))
+    test_view: ViewRecipe = field(default_factory=lambda: center(224, 256))
+    other_lrs: tuple[float, ...] = ()
+    name: str = "linear"
+
+    def __post_init__(self) -> None:
+        """Refuse settings that mean nothing."""
+        for setting in ("lr", "batch", "epochs"):
+            if getattr(self, setting) <= 0:
+                raise UserError(
+                    f"the linear probe's {setting} is {getattr(self, setting)}: expected a positive"
+                    " number."
+                )
+
+    def learning_rate(self, epoch: int, base: float) -> float:
+        """Return the learning rate of a zero-based epoch.
+
+        >>> [LinearProbe().learning_rate(epoch, 10.0) for epoch in (0, 29, 30, 49)]
+        [10.0, 10.0, 1.0, 0.1]
+        """
+        for milestone in self.milestones:
+            base *= self.gamma if epoch >= milestone else 1.0
+        return base
+
+    def run(
+        self,
+        encoder: nn.Module | FrozenEncoder,
+        open_source: OpenSource,
+        *,
+        seed: int,
+        device: torch.device | str,
+        directory: Path | None = None,
+        workers: int = 0,
+        precision: str = "float32",
+        progress: bool = False,
+    ) -> dict[str, float]:
+        """Train the classifier and return the test accuracy in percent, see `Evaluation.run`.
+
+        Returns:
+            "top1" and "top5" after the last epoch (primary), "best_top1" and "best_epoch"
+            (one-based; the first of equals) over all epochs, "train_loss" of the last epoch, and
+            "top1@lr=<value>" for every one of ``other_lrs``.
+        """
+        _, results = self.fit(
+            encoder,
+            open_splits(open_source),
+            seed=seed,
+            device=device,
+            directory=directory,
+            workers=workers,
+            precision=precision,
+            progress=progress,
+        )
+        return results
+
+    def fit(
+        self,
+        encoder: nn.Module | FrozenEncoder,
+        splits: Splits,
+        *,
+        seed: int,
+        device: torch.device | str,
+        directory: Path | None = None,
+        workers: int = 0,
+        precision: str = "float32",
+        progress: bool = False,
+    ) -> tuple[LinearClassifier, dict[str, float]]:
+        """Train as `run` does; return the classifier of the last epoch beside the numbers."""
+        frozen = freeze(encoder, device, precision)
+        check_labels(splits.train.labels, splits.classes, "train")
+        check_labels(splits.test.labels, splits.classes, "test")
+        checkpoints = Checkpoints(directory, self.name, self._identity(frozen, splits, seed))
+        saved = checkpoints.load(frozen.device)
+        start, curve = (saved.epoch, saved.facts["curve"]) if saved else (0, [])
+        rates = (self.lr, *self.other_lrs)
+        images = len(splits.train) * (self.epochs - start) + len(splits.test)
+        with progress_bar(images, self.name, progress) as bar:
+            arguments: dict[str, Any] = {
+                "device": device,
+                "workers": workers,
+                "on_batch": bar.update,
+            }
+            test = extract(frozen, splits.test, self.test_view, **arguments)
+            dim = test.features.shape[1]
+            if saved:
+                state = ProbeState(**saved.tensors)
+            else:
+                key = random.derive_key(seed, "linear probe", "weights")
+                state = ProbeState.initial(len(rates), splits.classes, dim, key)
+            state = state.to(frozen.device)
+            for epoch in range(start, self.epochs):
+                key = random.derive_key(seed, "linear probe", "views", epoch)
+                train = extract(frozen, splits.train, self.train_view, key=key, **arguments)
+                losses = self._epoch(state, train, epoch, seed)
+                curve.append(self._measure(state, test, losses, epoch))
+                checkpoints.save(epoch + 1, state.tensors(), {"curve": curve})
+                bar.set_postfix({"epoch": epoch + 1, "top1": f"{curve[-1]['top1'][0]:.2f}"})
+        return state.classifier(0), self._results(curve)
+
+    def _identity(self, frozen: FrozenEncoder, splits: Splits, seed: int) -> str:
+        return identity(
+            frozen.encoder,
+            recipe=asdict(self),
+            seed=seed,
+            precision=frozen.precision,
+            train=splits.train.description,
+            test=splits.test.description,
+        )
+
+    def _batches(self, n: int, epoch: int, seed: int) -> Iterator[Tensor]:
+        order = random.permutation(random.derive_key(seed, "linear probe", "order", epoch), n)
+        yield from torch.split(order, self.batch)
+
+    def _epoch(self, state: ProbeState, train: Features, epoch: int, seed: int) -> Tensor:
+        """Make one epoch's steps; return the mean losses (L,)."""
+        device = train.features.device
+        rates = torch.tensor(
+            [self.learning_rate(epoch, lr) for lr in (self.lr, *self.other_lrs)], device=device
+        )
+        total = torch.zeros_like(rates)
+        for rows in self._batches(len(train.labels), epoch, seed):
+            on_device = rows.to(device)
+            total += len(rows) * sgd_step(
+                state,
+                train.features[on_device],
+                train.labels[on_device],
+                rates,
+                momentum=self.momentum,
+                weight_decay=self.weight_decay,
+            )
+        return total / len(train.labels)
+
+    def _measure(
+        self, state: ProbeState, test: Features, losses: Tensor, epoch: int
+    ) -> dict[str, list[float]]:
+        """Return one epoch's numbers, each a list over the learning rates."""
+        if not bool(state.weight[0].isfinite().all()):
+            raise UserError(
+                f"the linear probe's weights are not finite after epoch {epoch + 1}: expected a "
+                f"learning rate below {self.lr} for these features, so lower lr."
+            )
+        scores = [
+            accuracy(state.classifier(rate)(test.features), test.labels)
+            for rate in range(len(losses))
+        ]
+        return {
+            "top1": [score["top1"] for score in scores],
+            "top5": [score["top5"] for score in scores],
+            "loss": losses.tolist(),
+        }
+
+    def _results(self, curve: list[dict[str, list[float]]]) -> dict[str, float]:
+        top1 = [epoch["top1"][0] for epoch in curve]
+        last: dict[str, Any] = curve[-1]
+        results = {
+            "top1": top1[-1],
+            "top5": last["top5"][0],
+            "best_top1": max(top1),
+            "best_epoch": float(1 + top1.index(max(top1))),
+            "train_loss": last["loss"][0],
+        }
+        for position, lr in enumerate(self.other_lrs, start=1):
+            results[f"top1@lr={lr:g}"] = last["top1"][position]
+        return results

@@ -1,0 +1,262 @@
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from retable.views import center, crop_and_flip, make_view
+from torch import Tensor, nn
+
+from retable import random
+from retable.errors import UserError
+from retable.evaluate import features, linear
+from retable.evaluate.classifier import LinearClassifier, accuracy
+from retable.evaluate.evaluation import Splits
+from retable.evaluate.linear import LinearProbe, ProbeState, sgd_step
+
+
+@dataclass
+class Blobs:
+    """A source in memory: images of class c are noise around the c-th of a few patterns."""
+
+    split: str
+    count: int = 96
+    classes: int = 6
+    noise: float = 40.0
+    variant: str | None = None
+    labels: Tensor = field(init=False)
+    class_names: list[str] = field(init=False)
+    description: dict[str, Any] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.labels = torch.arange(self.count) % self.classes
+        self.class_names = [f"class {c}" for c in range(self.classes)]
+        self.description = {"split": self.split, "count": self.count, "noise": self.noise}
+
+    def __len__(self) -> int:
+        return self.count
+
+    def image(self, index: int) -> Tensor:
+        return self.resident()[index]
+
+    def resident(self, *, decode: bool = False) -> Tensor:
+        shape = (3, 8, 8)
+        patterns = random.uniform(1, torch.arange(self.classes * 192)).view(-1, *shape) * 200
+        key = random.derive_key(0, self.split, str(self.variant))
+        noise = random.normal(key, torch.arange(self.count * 192)).view(-1, *shape)
+        return (patterns[self.labels] + self.noise * noise).clamp(0, 255).to(torch.uint8)
+
+
+def open_blobs(split: str, variant: str | None = None) -> Blobs:
+    return Blobs(split, variant=variant)
+
+
+@pytest.fixture
+def encoder() -> nn.Sequential:
+    with random.initialising(0):
+        return nn.Sequential(
+            nn.Conv2d(3, 16, 3, stride=2, padding=1),
+            nn.BatchNorm2d(16),
+            nn.ReLU(),
+            nn.AdaptiveAvgPool2d(2),
+            nn.Flatten(),
+        ).train()
+
+
+def probe(**settings: Any) -> LinearProbe:
+    defaults: dict[str, Any] = {
+        "lr": 1.0,
+        "batch": 20,
+        "epochs": 4,
+        "milestones": (2, 3),
+        "train_view": crop_and_flip(8),
+        "test_view": center(8, 8),
+    }
+    return LinearProbe(**(defaults | settings))
+
+
+def run(recipe: LinearProbe, encoder: nn.Sequential, **arguments: Any) -> dict[str, float]:
+    defaults: dict[str, Any] = {"seed": 0, "device": "cpu"}
+    return recipe.run(encoder, open_blobs, **(defaults | arguments))
+
+
+def test_a_step_equals_torch_sgd_on_a_linear_layer() -> None:
+    # Reference: torch.optim.SGD and autograd through nn.Linear, float64.
+    x = random.normal(0, torch.arange(5 * 24 * 7)).view(5, 24, 7).double()
+    y = random.integers(1, torch.arange(5 * 24), 4).view(5, 24)
+    state = ProbeState.initial(1, 4, 7, key=2)
+    state = ProbeState(**{name: value.double() for name, value in state.tensors().items()})
+    layer = nn.Linear(7, 4).double()
+    layer.load_state_dict({"weight": state.weight[0].clone(), "bias": state.bias[0].clone()})
+    optimizer = torch.optim.SGD(layer.parameters(), lr=0.7, momentum=0.9, weight_decay=0.01)
+    for inputs, labels in zip(x, y, strict=True):
+        loss = F.cross_entropy(layer(inputs), labels)
+        optimizer.zero_grad()
+        torch.autograd.backward(loss)
+        optimizer.step()
+        rates = torch.tensor([0.7], dtype=torch.float64)
+        ours = sgd_step(state, inputs, labels, rates, momentum=0.9, weight_decay=0.01)
+        torch.testing.assert_close(ours[0], loss.detach(), rtol=1e-12, atol=0)
+    torch.testing.assert_close(state.weight[0], layer.weight.detach(), rtol=1e-12, atol=1e-14)
+    torch.testing.assert_close(state.bias[0], layer.bias.detach(), rtol=1e-12, atol=1e-14)
+
+
+def test_learning_rates_side_by_side_do_not_influence_each_other(encoder: nn.Sequential) -> None:
+    alone = run(probe(lr=0.3), encoder)
+    beside = run(probe(lr=1.0, other_lrs=(0.3, 3.0)), encoder)
+    assert beside["top1"] == pytest.approx(run(probe(lr=1.0), encoder)["top1"], abs=1.1)
+    assert beside["top1@lr=0.3"] == pytest.approx(alone["top1"], abs=1.1)
+
+
+def test_the_probe_equals_the_official_protocol_step_by_step(encoder: nn.Sequential) -> None:
+    # Reference: MoCo's loop written out: every shuffled batch goes through the encoder in eval
+    # mode, one step of torch.optim.SGD follows; learning rate by epoch.
+    recipe = probe()
+    encoder.eval()
+    train, test = Blobs("train"), Blobs("test")
+    weights = ProbeState.initial(1, 6, 64, random.derive_key(3, "linear probe", "weights"))
+    layer = nn.Linear(64, 6)
+    layer.load_state_dict({"weight": weights.weight[0], "bias": weights.bias[0]})
+    optimizer = torch.optim.SGD(layer.parameters(), lr=1.0, momentum=0.9)
+    for epoch, lr in enumerate([1.0, 1.0, 0.1, 0.01]):
+        optimizer.param_groups[0]["lr"] = lr
+        order = random.permutation(random.derive_key(3, "linear probe", "order", epoch), 96)
+        key = random.derive_key(3, "linear probe", "views", epoch)
+        for rows in torch.split(order, 20):
+            views = make_view(train.resident()[rows], rows, recipe.train_view, key)
+            with torch.no_grad():
+                embedded = encoder(views)
+            optimizer.zero_grad()
+            torch.autograd.backward(F.cross_entropy(layer(embedded), train.labels[rows]))
+            optimizer.step()
+    ours, results = recipe.fit(encoder, Splits(train, test, 6), seed=3, device="cpu")
+    torch.testing.assert_close(ours.weight, layer.weight.detach(), rtol=1e-4, atol=1e-5)
+    with torch.no_grad():
+        views = make_view(test.resident(), torch.arange(96), recipe.test_view, 0)
+        expected = accuracy(layer(encoder(views)), test.labels)
+    assert results["top1"] == pytest.approx(expected["top1"], abs=1.1)
+
+
+def test_the_encoder_is_left_as_it_was(encoder: nn.Sequential) -> None:
+    before = {name: value.clone() for name, value in encoder.state_dict().items()}
+    encoder[0].eval()
+    modes = [module.training for module in encoder.modules()]
+    run(probe(), encoder)
+    assert [module.training for module in encoder.modules()] == modes
+    assert all(parameter.requires_grad for parameter in encoder.parameters())
+    assert all(torch.equal(value, before[name]) for name, value in encoder.state_dict().items())
+
+
+def test_the_probe_learns_what_is_linear_in_the_features(encoder: nn.Sequential) -> None:
+    results = run(probe(epochs=8, milestones=(6,)), encoder)
+    assert results["top1"] > 90  # chance is 17
+    assert results["top5"] >= results["top1"]
+    assert results["best_top1"] >= results["top1"]
+    assert 1 <= results["best_epoch"] <= 8
+
+
+class KilledError(Exception):
+    """Stands for the end of the process."""
+
+
+def test_a_killed_probe_goes_on_and_ends_with_the_same_bits(
+    encoder: nn.Sequential, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = run(probe(), encoder)
+    calls: list[int] = []
+
+    def dying(*args: Any, **kwargs: Any) -> Any:
+        calls.append(0)
+        if len(calls) in (3, 6):
+            raise KilledError
+        return features.extract(*args, **kwargs)
+
+    monkeypatch.setattr(linear, "extract", dying)
+    for _ in range(2):
+        with pytest.raises(KilledError):
+            run(probe(), encoder, directory=tmp_path)
+    resumed = run(probe(), encoder, directory=tmp_path)
+    assert resumed == whole
+    calls.clear()
+    assert run(probe(), encoder, directory=tmp_path) == whole
+    assert len(calls) == 1, "a finished probe computes the test features only"
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(
+    encoder: nn.Sequential, tmp_path: Path
+) -> None:
+    whole = run(probe(), encoder, directory=tmp_path)
+    newest = sorted(tmp_path.iterdir())[-1]
+    content = bytearray(newest.read_bytes())
+    content[-5] ^= 1
+    newest.write_bytes(bytes(content))
+    with pytest.warns(UserWarning, match=newest.name):
+        assert run(probe(), encoder, directory=tmp_path) == whole
+    newest.write_bytes(bytes(content[:100]))
+    with pytest.warns(UserWarning, match="damaged"):
+        assert run(probe(), encoder, directory=tmp_path) == whole
+
+
+@pytest.mark.parametrize("change", ["recipe", "seed", "encoder", "test"])
+def test_a_checkpoint_of_something_else_is_refused_by_name(
+    change: str, encoder: nn.Sequential, tmp_path: Path
+) -> None:
+    run(probe(), encoder, directory=tmp_path)
+    recipe, seed = probe(lr=2.0 if change == "recipe" else 1.0), int(change == "seed")
+    if change == "encoder":
+        with torch.no_grad():
+            next(encoder.parameters())[0] += 1
+    noise = 41.0 if change == "test" else 40.0
+    sources = {"train": Blobs("train"), "test": Blobs("test", noise=noise)}
+    with pytest.raises(UserError, match=f"another {change}: expected the same"):
+        recipe.run(
+            encoder, lambda split, _: sources[split], seed=seed, device="cpu", directory=tmp_path
+        )
+
+
+def test_a_diverging_probe_ends_with_a_sentence(encoder: nn.Sequential) -> None:
+    with pytest.raises(UserError, match="lower lr"):
+        run(probe(lr=1e39), encoder)
+
+
+def test_features_that_are_not_finite_end_with_a_sentence(encoder: nn.Sequential) -> None:
+    with torch.no_grad():
+        next(encoder.parameters())[0] = float("nan")
+    with pytest.raises(UserError, match="not finite"):
+        run(probe(), encoder)
+
+
+def test_unlabelled_images_and_odd_classes_end_with_a_sentence(
+    encoder: nn.Sequential,
+) -> None:
+    unlabelled = Blobs("test")
+    unlabelled.labels = torch.full_like(unlabelled.labels, -1)
+    sources = {"train": Blobs("train"), "test": unlabelled}
+    with pytest.raises(UserError, match="labels from -1"):
+        probe().run(encoder, lambda split, _: sources[split], seed=0, device="cpu")
+    sources["test"] = Blobs("test", classes=5)
+    with pytest.raises(UserError, match="class 5"):
+        probe().run(encoder, lambda split, _: sources[split], seed=0, device="cpu")
+
+
+@pytest.mark.parametrize("setting", ["lr", "batch", "epochs"])
+def test_settings_that_mean_nothing_end_with_a_sentence(setting: str) -> None:
+    with pytest.raises(UserError, match=f"{setting} is 0"):
+        probe(**{setting: 0})
+
+
+def test_accuracy_counts_the_label_among_the_likeliest() -> None:
+    # Reference: by hand; row 0 ranks classes 6 5 4 3 2 1 0, row 1 the other way round.
+    scores = torch.stack([torch.arange(7.0), -torch.arange(7.0)])
+    assert accuracy(scores, torch.tensor([6, 0])) == {"top1": 100.0, "top5": 100.0}
+    assert accuracy(scores, torch.tensor([2, 5])) == {"top1": 0.0, "top5": 50.0}
+    assert accuracy(scores[:, :3], torch.tensor([0, 2])) == {"top1": 0.0, "top5": 100.0}
+
+
+def test_the_classifier_is_a_linear_layer() -> None:
+    layer = nn.Linear(5, 3)
+    x = random.normal(0, torch.arange(20)).view(4, 5)
+    ours = LinearClassifier(layer.weight.detach(), layer.bias.detach())(x)
+    torch.testing.assert_close(ours, layer(x).detach())
