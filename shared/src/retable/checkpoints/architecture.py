@@ -1,0 +1,100 @@
+"""Telling which ResNet a state dict belongs to, and filling an encoder without gaps."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from retable.encoders import EncoderRecipe, build_encoder
+from retable.encoders.resnet import DEPTHS
+from retable.errors import UserError
+
+
+def recognise(state: Mapping[str, Tensor]) -> EncoderRecipe:
+    """Return the recipe of a ResNet under torchvision's names: depth, width and stem from shapes.
+
+    A 7x7 first convolution means the ImageNet stem, a 3x3 one the small stem. What shapes do not
+    show is taken as in torchvision: strides (in the 3x3 convolution of a bottleneck), paddings, and
+    for the small stem stride 1, padding 1 and no pooling (solo-learn pads its small stem by 2).
+
+    Raises:
+        UserError: if the number of blocks or the stem is none of ours.
+
+    >>> recognise(build_encoder(EncoderRecipe("resnet18", width=0.25), key=0).state_dict())
+    EncoderRecipe(name='resnet18', width=0.25, stem='imagenet', norm='batch')
+    """
+    blocks = tuple(_count_blocks(state, stage) for stage in (1, 2, 3, 4))
+    bottleneck = "layer1.0.conv3.weight" in state
+    names = [name for name, depth in DEPTHS.items() if depth == (blocks, bottleneck)]
+    if not names:
+        kind = "bottleneck" if bottleneck else "basic"
+        raise UserError(
+            f"The weights have {blocks} {kind} blocks in their four stages; "
+            f"expected those of {', '.join(DEPTHS)}."
+        )
+    channels, inputs, *kernel = state["conv1.weight"].shape
+    if inputs != 3 or kernel not in ([7, 7], [3, 3]):
+        raise UserError(
+            f"The first convolution is {tuple(state['conv1.weight'].shape)}; expected 3 input "
+            f"channels and a 7x7 kernel (ImageNet stem) or 3x3 (small stem)."
+        )
+    return EncoderRecipe(
+        names[0], width=channels / 64, stem="imagenet" if kernel == [7, 7] else "small"
+    )
+
+
+def _count_blocks(state: Mapping[str, Tensor], stage: int) -> int:
+    pattern = re.compile(rf"layer{stage}\.(\d+)\.conv1\.weight")
+    return len({match[1] for name in state if (match := pattern.fullmatch(name))})
+
+
+def filled_encoder(recipe: EncoderRecipe, state: Mapping[str, Tensor], source: str) -> nn.Module:
+    """Build the encoder of ``recipe`` with the values of ``state``, in evaluation mode.
+
+    ``num_batches_tracked``, which files of before 2018 lack and nothing here reads, may be missing.
+
+    Raises:
+        UserError: naming ``source`` and the first missing, unexpected or differing tensors.
+    """
+    encoder: nn.Module = build_encoder(recipe, key=0)
+    expected = encoder.state_dict()
+    state = dict(state)
+    for name in expected.keys() - state.keys():
+        if name.endswith(".num_batches_tracked"):
+            state[name] = torch.zeros((), dtype=torch.long)
+    refuse_differences(expected, state, f"{source} does not hold a {describe(recipe)}")
+    encoder.load_state_dict(state)
+    return encoder.eval()
+
+
+def refuse_differences(
+    expected: Mapping[str, Tensor], state: Mapping[str, Tensor], complaint: str
+) -> None:
+    """Raise a UserError that names a few tensors if names or shapes of two state dicts differ."""
+    shapes = [
+        f"{name} of shape {tuple(state[name].shape)} instead of {tuple(expected[name].shape)}"
+        for name in expected
+        if name in state and state[name].shape != expected[name].shape
+    ]
+    differences = [
+        f"{len(names)} {what} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
+        for what, names in (
+            ("missing", [name for name in expected if name not in state]),
+            ("unexpected", [name for name in state if name not in expected]),
+            ("differing", shapes),
+        )
+        if names
+    ]
+    if differences:
+        raise UserError(
+            f"{complaint}: tensors {'; '.join(differences)}; check that the file is complete and "
+            f"of that architecture."
+        )
+
+
+def describe(recipe: EncoderRecipe) -> str:
+    """Name an encoder in words, for messages."""
+    return f"{recipe.name} of width {recipe.width:g} with the {recipe.stem} stem"

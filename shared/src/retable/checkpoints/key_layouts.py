@@ -1,0 +1,212 @@
+"""The names that other programs give to a ResNet's tensors, and finding a ResNet among many.
+
+torchvision's names are the common language. A layout is how a file departs from them:
+
+- ``torchvision``: ``conv1.weight``, ``layer1.0.bn1.bias``, ``layer1.0.downsample.0.weight``; also
+  timm's names, and after a prefix those of MoCo, SwAV, DINO, solo-learn and VISSL;
+- ``sequential``: ``0.weight``, ``4.0.bn1.bias``: ``nn.Sequential(*resnet.children())``, as
+  lightly's examples make their backbones;
+- ``detectron2``: ``stem.conv1.weight``, ``res2.0.conv1.norm.bias``, ``res2.0.shortcut.weight``.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from torch import Tensor
+
+from retable.errors import UserError
+
+# Parts of a ResNet in torchvision's names, and names that could only be further parts of one.
+_TRUNK = re.compile(r"(conv1|bn1|layer[1-4])\.")
+_TRUNK_LIKE = re.compile(r"(conv|bn|norm|layer|res)\d*\.")
+
+# Momentum copies, and the student of a distillation, whose teacher is what its authors evaluate.
+_COPY = re.compile(r"(^|_)(k|key|momentum|target|ema|student)(_|$)")
+
+
+@dataclass(frozen=True)
+class FoundEncoder:
+    """A ResNet inside a file.
+
+    Attributes:
+        prefix: what its names begin with in the file, such as ``state_dict.module.encoder_q.``.
+        layout: ``torchvision``, ``sequential`` or ``detectron2``.
+        state: its tensors under torchvision's names.
+        dropped: the file's other modules, each by the shortest name that tells it apart.
+    """
+
+    prefix: str
+    layout: str
+    state: dict[str, Tensor]
+    dropped: tuple[str, ...]
+
+
+class _Place(NamedTuple):
+    prefix: str
+    layout: str
+
+
+def find_encoder(tensors: Mapping[str, Tensor], wanted: str = "") -> FoundEncoder:
+    """Find the one ResNet that a file's author would evaluate.
+
+    Momentum copies (``encoder_k``, ``backbone_momentum``, ``target_encoder``, ...) and a
+    distillation's student are passed over if another ResNet is there; of equal ones, the shortest
+    prefix counts. ``wanted`` selects by name instead: ``encoder_k`` or ``teacher.backbone``.
+
+    Raises:
+        UserError: if there is no ResNet, more than one to choose from, or one with parts that
+            torchvision's ResNets do not have.
+    """
+    places = _places(tensors)
+    if not places:
+        some = ", ".join(list(tensors)[:3]) or "none"
+        raise UserError(
+            f"No ResNet found among {len(tensors)} tensors ({some}, ...); expected names such as "
+            f"conv1.weight and layer1.0.conv1.weight after any prefix."
+        )
+    chosen = _choose(tensors, places, wanted)
+    trunk, rest = _split(tensors, chosen)
+    _refuse_foreign_parts(trunk, rest, chosen, places)
+    kept = {chosen.prefix + name for name in trunk}
+    others = {_module_beside(name, chosen.prefix) for name in tensors if name not in kept}
+    state = {to_torchvision(name, chosen.layout, trunk): value for name, value in trunk.items()}
+    return FoundEncoder(chosen.prefix, chosen.layout, state, tuple(sorted(others)))
+
+
+def _places(tensors: Mapping[str, Tensor]) -> list[_Place]:
+    """List every prefix below which a ResNet's stem and first block are, the shortest first."""
+    found = []
+    for name, tensor in tensors.items():
+        if tensor.dim() != 4:
+            continue
+        for layout, stem, block in (
+            ("torchvision", "conv1.weight", r"layer1\.0\.conv1\.weight"),
+            ("detectron2", "stem.conv1.weight", r"res2\.0\.conv1\.weight"),
+            ("sequential", "0.weight", r"[2-4]\.0\.conv1\.weight"),
+        ):
+            prefix = name.removesuffix(stem)
+            if prefix == name or (prefix and not prefix.endswith(".")):
+                continue
+            pattern = re.compile(re.escape(prefix) + block)
+            if any(pattern.fullmatch(other) for other in tensors):
+                found.append(_Place(prefix, layout))
+    return sorted(found, key=lambda place: (len(place.prefix), place.prefix))
+
+
+def _choose(tensors: Mapping[str, Tensor], places: list[_Place], wanted: str) -> _Place:
+    if wanted:
+        inside = "." + wanted.strip(".") + "."
+        remaining = [place for place in places if inside in "." + place.prefix]
+    else:
+        originals = [place for place in places if not _is_copy(place.prefix)]
+        remaining = originals or places
+    distinct: list[_Place] = []
+    for place in remaining:
+        if not any(_equal(tensors, place, other) for other in distinct):
+            distinct.append(place)
+    if len(distinct) == 1:
+        return distinct[0]
+    names = ", ".join(place.prefix.rstrip(".") or "(no prefix)" for place in distinct or places)
+    if not distinct:
+        raise UserError(f"No ResNet under the name {wanted!r} in the file; it has {names}.")
+    raise UserError(f"{len(distinct)} ResNets in the file, name one as FILE#NAME: {names}.")
+
+
+def _is_copy(prefix: str) -> bool:
+    return any(_COPY.search(part) for part in prefix.split("."))
+
+
+def _equal(tensors: Mapping[str, Tensor], a: _Place, b: _Place) -> bool:
+    """Whether two places hold the same trunk: one module that was registered under two names."""
+    left, right = _split(tensors, a)[0], _split(tensors, b)[0]
+    return left.keys() == right.keys() and all(left[k].equal(right[k]) for k in left)
+
+
+def _split(
+    tensors: Mapping[str, Tensor], place: _Place
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Divide what is below a prefix into the ResNet and the rest; names are without the prefix."""
+    below = {
+        name.removeprefix(place.prefix): tensor
+        for name, tensor in tensors.items()
+        if name.startswith(place.prefix)
+    }
+    trunk = {
+        name: tensor
+        for name, tensor in below.items()
+        if _TRUNK.match(to_torchvision(name, place.layout, below))
+    }
+    return trunk, {name: tensor for name, tensor in below.items() if name not in trunk}
+
+
+def _refuse_foreign_parts(
+    trunk: Mapping[str, Tensor], rest: Mapping[str, Tensor], chosen: _Place, places: list[_Place]
+) -> None:
+    """Tell heads from unknown parts of the trunk: a head has no convolution larger than 1x1."""
+    elsewhere = tuple(
+        place.prefix.removeprefix(chosen.prefix)
+        for place in places
+        if place.prefix != chosen.prefix and place.prefix.startswith(chosen.prefix)
+    )
+    foreign = [
+        name
+        for name, tensor in rest.items()
+        if not name.startswith(elsewhere)
+        and (_TRUNK_LIKE.match(name) or (tensor.dim() == 4 and max(tensor.shape[2:]) > 1))
+    ]
+    if foreign:
+        raise UserError(
+            f"The file's network has parts that torchvision's ResNets do not have "
+            f"({', '.join(foreign[:3])}); expected conv1, bn1, layer1 to layer4 and heads."
+        )
+
+
+def _module_beside(name: str, prefix: str) -> str:
+    """Shorten a name to the first part that it does not share with ``prefix``."""
+    parts, shared = name.split("."), prefix.split(".")
+    depth = 0
+    while depth < min(len(parts), len(shared)) - 1 and parts[depth] == shared[depth]:
+        depth += 1
+    return ".".join(parts[: depth + 1])
+
+
+def to_torchvision(name: str, layout: str, siblings: Mapping[str, object] | None = None) -> str:
+    """Translate one tensor's name, without prefix, from ``layout`` to torchvision's.
+
+    ``siblings`` are the other names of a ``sequential`` network: they tell at which index its
+    stages begin. Names that are no part of a ResNet come back unchanged.
+
+    >>> to_torchvision("res2.0.conv1.norm.bias", "detectron2")
+    'layer1.0.bn1.bias'
+    """
+    if layout == "detectron2":
+        name = re.sub(r"^stem\.", "", name)
+        name = re.sub(r"^res([2-5])\.", lambda stage: f"layer{int(stage[1]) - 1}.", name)
+        name = re.sub(r"\bconv(\d)\.norm\.", r"bn\1.", name)
+        name = name.replace("shortcut.norm.", "downsample.1.")
+        return re.sub(r"\bshortcut\.(?!\d)", "downsample.0.", name)
+    if layout == "sequential":
+        first = next(i for i in (2, 3, 4) if f"{i}.0.conv1.weight" in (siblings or {}))
+        stages = {str(first + i): f"layer{1 + i}" for i in range(4)} | {"0": "conv1", "1": "bn1"}
+        start, _, end = name.partition(".")
+        name = f"{stages.get(start, start)}.{end}"
+    return re.sub(r"\bshortcut\.(?=[01]\.)", "downsample.", name)  # lightly's own ResNet
+
+
+def to_detectron2(name: str) -> str:
+    """Translate one tensor's name from torchvision's to Detectron2's.
+
+    Source: ``detection/convert-pretrain-to-detectron2.py`` of the MoCo repository.
+
+    >>> to_detectron2("layer1.0.bn1.bias")
+    'res2.0.conv1.norm.bias'
+    """
+    name = re.sub(r"^(conv1|bn1)\.", r"stem.\1.", name)
+    name = re.sub(r"^layer([1-4])\.", lambda stage: f"res{int(stage[1]) + 1}.", name)
+    name = re.sub(r"\bbn(\d)\.", r"conv\1.norm.", name)
+    name = name.replace("downsample.0.", "shortcut.")
+    return name.replace("downsample.1.", "shortcut.norm.")

@@ -1,0 +1,135 @@
+"""Reading tensors out of any weights file without running code that the file brings along."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import re
+import zipfile
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple, cast
+
+import torch
+from torch import Tensor
+
+from retable.errors import UserError
+
+
+class WeightsFile(NamedTuple):
+    """What a weights file holds: tensors by dotted name, strings of a safetensors header."""
+
+    tensors: dict[str, Tensor]
+    header: dict[str, str]
+
+
+def read_weights(path: Path) -> WeightsFile:
+    """Read a safetensors file or anything that ``torch.load(weights_only=True)`` accepts.
+
+    The kind is told from the content, not the name. Nested dictionaries become dotted names, so
+    that a state dict inside a training checkpoint is found wherever its author put it:
+    ``{"state_dict": {"conv1.weight": w}}`` gives ``state_dict.conv1.weight``. Tensors are on the
+    CPU; those of a zip-format file are mapped from the disk, hence optimizer states cost nothing.
+
+    Raises:
+        UserError: if the file is missing, damaged, or holds Python objects other than plain
+            containers, numbers, ``argparse.Namespace`` and numpy scalars.
+    """
+    if not path.is_file():
+        raise UserError(
+            f"{path}: no such file; expected the weights of an encoder, check the path."
+        )
+    with path.open("rb") as file:
+        start = file.read(9)
+    # A safetensors file opens with the length of its JSON header: eight bytes, then the brace.
+    if len(start) == 9 and start.endswith(b"{"):
+        return _read_safetensors(path)
+    return WeightsFile(dict(_flatten(_read_torch(path), "", depth=10)), {})
+
+
+def _read_safetensors(path: Path) -> WeightsFile:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            return WeightsFile(tensors, file.metadata() or {})
+    except SafetensorError as error:
+        raise _damaged(path, error) from error
+
+
+def _read_torch(path: Path) -> Any:
+    try:
+        with torch.serialization.safe_globals(_inert_globals()):
+            return torch.load(
+                path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path)
+            )
+    # A damaged pickle can end in any exception, and all of them mean the same to the user.
+    except Exception as error:
+        refused = re.search(r"GLOBAL (\S+)", str(error))
+        if refused is None:
+            raise _damaged(path, error) from error
+        raise UserError(
+            f"{path} holds the Python object {refused[1]}, and only tensors are loaded because "
+            f"unpickling objects can run foreign code; where the file comes from, save "
+            f'torch.load(...)["state_dict"] alone and pass that file.'
+        ) from error
+
+
+def _damaged(path: Path, error: Exception) -> UserError:
+    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+    return UserError(
+        f"{path} cannot be read as a safetensors or PyTorch weights file ({reason}); "
+        f"it is damaged or of another format, copy or download it again."
+    )
+
+
+def _inert_globals() -> list[Callable[..., Any] | tuple[Callable[..., Any], str]]:
+    """List what training checkpoints hold beside tensors and what can only hold values.
+
+    Command-line arguments (MoCo v3, DINO) and accuracies as numpy scalars (many) must not make the
+    weights beside them unreadable.
+    """
+    import numpy
+
+    # The function moved in numpy 2; files name it by either place.
+    scalar: Callable[..., Any] = cast(Any, numpy.float64(0).__reduce__()[0])
+    dtypes = {type(numpy.dtype(kind)) for kind in ("f2", "f4", "f8", "i4", "i8", "u1", "?")}
+    return [
+        argparse.Namespace,
+        (scalar, "numpy.core.multiarray.scalar"),
+        (scalar, "numpy._core.multiarray.scalar"),
+        numpy.dtype,
+        *dtypes,
+    ]
+
+
+def _flatten(value: Any, name: str, depth: int) -> Iterator[tuple[str, Tensor]]:
+    """Yield the tensors of nested dictionaries; ``depth`` ends what contains itself."""
+    if isinstance(value, Tensor):
+        yield name, value
+    elif isinstance(value, Mapping) and depth > 0:
+        for key, inner in value.items():
+            yield from _flatten(inner, f"{name}.{key}" if name else str(key), depth - 1)
+
+
+def weights_digest(state: Mapping[str, Tensor]) -> str:
+    """Return the SHA-256 of a state dict's names, types, shapes and values, as hexadecimal digits.
+
+    It names the weights themselves: independent of the file, its format and the order of the names.
+
+    >>> weights_digest({"a": torch.zeros(2)}) == weights_digest({"a": torch.zeros(2)})
+    True
+    """
+    digest = hashlib.sha256()
+    for name in sorted(state):
+        tensor = state[name].detach().cpu().contiguous()
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(memoryview(tensor.reshape(-1).view(torch.uint8).numpy()))
+    return digest.hexdigest()
+
+
+def file_digest(path: Path) -> str:
+    """Return the SHA-256 of a file's bytes, as hexadecimal digits (what ``sha256sum`` prints)."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
