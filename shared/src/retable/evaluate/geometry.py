@@ -1,0 +1,159 @@
+"""How features lie on the unit sphere: alignment, uniformity (Wang and Isola 2020), their rank."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from retable.errors import UserError
+from retable.evaluate.evaluation import progress_bar
+from retable.evaluate.features import extract
+from retable.evaluate.frozen import FrozenEncoder, freeze
+from retable.views import ViewRecipe, center
+
+if TYPE_CHECKING:
+    from retable.evaluate.evaluation import OpenSource
+
+
+def alignment(features: Tensor, labels: Tensor) -> Tensor:
+    """Average the squared distance over all unordered pairs of one class, features normalised.
+
+    Wang and Isola's loss with alpha = 2, "positive" meaning "of the same class" as in figure 3c of
+    MoCHi; lower is more aligned. For n unit vectors of sum S the pairs' squared distances sum to
+    n^2 - |S|^2, so nothing of the pairs' size exists.
+
+    Args:
+        features: (n, F), any length; normalised here.
+        labels: (n,) int64, non-negative.
+
+    Returns:
+        A float64 scalar in [0, 4].
+
+    Raises:
+        UserError: no class has two images.
+
+    >>> alignment(torch.ones(4, 8), torch.tensor([0, 0, 1, 1])).shape
+    torch.Size([])
+    """
+    unit = F.normalize(features.double(), dim=1)
+    count = torch.bincount(labels)
+    sums = unit.new_zeros(len(count), unit.shape[1]).index_add_(0, labels, unit)
+    squares = unit.new_zeros(len(count)).index_add_(0, labels, unit.square().sum(1))
+    pairs = (count * (count - 1)).sum() / 2
+    if not bool(pairs > 0):
+        raise UserError(
+            f"alignment needs pairs of one class: expected a class with two of the {len(labels)} "
+            "images, so evaluate on more images."
+        )
+    return (count * squares - sums.square().sum(1)).sum() / pairs
+
+
+def uniformity(features: Tensor, *, t: float = 2.0, rows: int = 1024) -> Tensor:
+    """Take the log of the mean of exp(-t |x - y|^2) over all unordered pairs, features normalised.
+
+    Wang and Isola 2020 with t = 2; lower is more uniform. Products are formed in the features' type
+    for ``rows`` images at a time, exponentials are summed in float64.
+
+    Args:
+        features: (n, F), n at least 2, any length; normalised here.
+        t: sharpness of the Gaussian kernel.
+        rows: images in a block.
+
+    Returns:
+        A float64 scalar in [-4 t, 0].
+
+    Raises:
+        UserError: fewer than two images.
+
+    >>> round(uniformity(torch.eye(4)).item(), 6)
+    -4.0
+    """
+    n = len(features)
+    if n < 2:
+        raise UserError(f"uniformity needs pairs: expected at least 2 images, got {n}.")
+    unit = F.normalize(features, dim=1)
+    total = torch.zeros((), dtype=torch.float64, device=features.device)
+    for start in range(0, n, rows):
+        block = unit[start : start + rows]
+        # The square on the diagonal holds its pairs twice and every image with itself.
+        within = (block @ block.T).sub_(1).mul_(2 * t).exp_().triu_(1)
+        after = (block @ unit[start + len(block) :].T).sub_(1).mul_(2 * t).exp_()
+        total += within.sum(dtype=torch.float64) + after.sum(dtype=torch.float64)
+    return (total / (n * (n - 1) / 2)).log()
+
+
+def effective_rank(features: Tensor) -> Tensor:
+    """Return exp of the entropy of the normalised singular values (Roy and Vetterli 2007; RankMe).
+
+    Between 1 (all features on one line) and min(n, F). From the smaller Gram matrix in float64.
+
+    Args:
+        features: (n, F), neither centred nor normalised here.
+
+    Returns:
+        A float64 scalar; 0 if all features are zero.
+
+    >>> round(effective_rank(torch.eye(4)).item(), 6)
+    4.0
+    """
+    x = features.double()
+    gram = x.T @ x if x.shape[0] >= x.shape[1] else x @ x.T
+    singular = torch.linalg.eigvalsh(gram).clamp_min(0).sqrt()
+    total: Tensor = singular.sum()
+    if not bool(total > 0):
+        return total
+    share = singular / total
+    rank: Tensor = torch.special.entr(share).sum().exp()
+    return rank
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """Alignment, uniformity and effective rank of the test images' pooled features.
+
+    Attributes:
+        t: of `uniformity`, default of Wang and Isola 2020.
+        view: default: short side to 256, centre crop of 224.
+        name: what the result is filed under.
+    """
+
+    t: float = 2.0
+    view: ViewRecipe = field(default_factory=lambda: center(224, 256))
+    name: str = "geometry"
+
+    def run(
+        self,
+        encoder: nn.Module | FrozenEncoder,
+        open_source: OpenSource,
+        *,
+        seed: int = 0,
+        device: torch.device | str,
+        directory: Path | None = None,
+        workers: int = 0,
+        precision: str = "float32",
+        progress: bool = False,
+    ) -> dict[str, float]:
+        """Return "alignment", "uniformity" (losses: lower is better) and "effective_rank".
+
+        See `Evaluation.run`; nothing is drawn or kept.
+        """
+        source = open_source("test", None)
+        with progress_bar(len(source), self.name, progress) as bar:
+            found = extract(
+                freeze(encoder, device, precision),
+                source,
+                self.view,
+                device=device,
+                workers=workers,
+                on_batch=bar.update,
+            )
+        return {
+            "alignment": alignment(found.features, found.labels).item(),
+            "uniformity": uniformity(found.features, t=self.t).item(),
+            "effective_rank": effective_rank(found.features).item(),
+        }

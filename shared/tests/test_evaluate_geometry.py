@@ -1,0 +1,97 @@
+import itertools
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from retable import random
+from retable.errors import UserError
+from retable.evaluate.geometry import alignment, effective_rank, uniformity
+
+
+def directions(key: int, n: int, dim: int) -> Tensor:
+    return random.normal(key, torch.arange(n * dim)).view(n, dim).double()
+
+
+def distances(features: Tensor) -> dict[tuple[int, int], float]:
+    """Return the squared distance of every unordered pair of normalised rows, in plain loops."""
+    rows = [[x / math.hypot(*row) for x in row] for row in features.tolist()]
+    pairs = itertools.combinations(range(len(rows)), 2)
+    return {(i, j): math.dist(rows[i], rows[j]) ** 2 for i, j in pairs}
+
+
+@given(n=st.integers(2, 20), dim=st.integers(1, 6), key=st.integers(0, 2**31))
+@settings(max_examples=50, deadline=None)
+def test_alignment_equals_the_mean_over_pairs(n: int, dim: int, key: int) -> None:
+    # Reference: Wang and Isola 2020, the pairs of one class in plain loops, float64.
+    features, labels = directions(key, n, dim), random.integers(key, torch.arange(n), 3)
+    labels[-1] = labels[0]
+    chosen = [d for (i, j), d in distances(features).items() if labels[i] == labels[j]]
+    expected = sum(chosen) / len(chosen)
+    assert alignment(features, labels).item() == pytest.approx(expected, abs=1e-12)
+
+
+@given(
+    n=st.integers(2, 20),
+    dim=st.integers(1, 6),
+    rows=st.integers(1, 21),
+    t=st.floats(0.1, 4),
+    key=st.integers(0, 2**31),
+)
+@settings(max_examples=50, deadline=None)
+def test_uniformity_equals_the_mean_over_pairs(
+    n: int, dim: int, rows: int, t: float, key: int
+) -> None:
+    # Reference: Wang and Isola 2020, all unordered pairs in plain loops, float64.
+    features = directions(key, n, dim)
+    kernel = [math.exp(-t * d) for d in distances(features).values()]
+    expected = math.log(sum(kernel) / len(kernel))
+    assert uniformity(features, t=t, rows=rows).item() == pytest.approx(expected, abs=1e-10)
+
+
+def test_collapsed_features_are_aligned_and_not_uniform() -> None:
+    features = directions(0, 1, 8).float().expand(300, 8)
+    assert uniformity(features).item() == pytest.approx(0, abs=1e-6)
+    assert alignment(features, torch.zeros(300).long()).item() == pytest.approx(0, abs=1e-6)
+    assert effective_rank(features).item() == pytest.approx(1, abs=1e-4)
+
+
+@pytest.mark.parametrize("t", [1.0, 2.0])
+def test_orthonormal_and_antipodal_points_have_their_known_uniformity(t: float) -> None:
+    # Sheet of MoCHi, invariant 21: -2t for orthonormal vectors, -4t for two antipodal points.
+    assert uniformity(3 * torch.eye(50), t=t, rows=7).item() == pytest.approx(-2 * t, abs=1e-6)
+    poles = torch.tensor([[1.0, 0.0], [-2.0, 0.0]])
+    assert uniformity(poles, t=t).item() == pytest.approx(-4 * t, abs=1e-6)
+
+
+def test_lengths_of_features_do_not_matter() -> None:
+    features, labels = directions(0, 30, 5), torch.arange(30) % 3
+    scaled = features * random.uniform(1, torch.arange(30))[:, None]
+    torch.testing.assert_close(alignment(features, labels), alignment(scaled, labels))
+    torch.testing.assert_close(uniformity(features), uniformity(scaled))
+
+
+@pytest.mark.parametrize("shape", [(40, 6), (6, 40)])
+def test_effective_rank_is_the_entropy_of_singular_values(shape: tuple[int, int]) -> None:
+    # Reference: Roy and Vetterli 2007 on the singular values of torch.linalg.svdvals.
+    features = directions(0, *shape)
+    singular = torch.linalg.svdvals(features)
+    share = (singular / singular.sum()).tolist()
+    expected = math.exp(-sum(p * math.log(p) for p in share))
+    assert effective_rank(features).item() == pytest.approx(expected, rel=1e-8)
+
+
+def test_effective_rank_of_equal_directions_is_their_number() -> None:
+    basis = torch.eye(16)[:5].repeat(20, 1)
+    assert effective_rank(basis).item() == pytest.approx(5, abs=1e-4)
+    assert effective_rank(torch.zeros(5, 4)).item() == 0
+
+
+def test_too_few_images_end_with_a_sentence() -> None:
+    with pytest.raises(UserError, match="at least 2 images, got 1"):
+        uniformity(torch.ones(1, 4))
+    with pytest.raises(UserError, match="two of the 3 images"):
+        alignment(torch.ones(3, 4), torch.arange(3))
