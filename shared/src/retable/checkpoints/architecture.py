@@ -59,15 +59,21 @@ def filled_encoder(recipe: EncoderRecipe, state: Mapping[str, Tensor], source: s
     Raises:
         UserError: naming ``source`` and the first missing, unexpected or differing tensors.
     """
-    encoder: nn.Module = build_encoder(recipe, key=0)
-    expected = encoder.state_dict()
+    expected = expected_state(recipe)
     state = dict(state)
     for name in expected.keys() - state.keys():
         if name.endswith(".num_batches_tracked"):
             state[name] = torch.zeros((), dtype=torch.long)
     refuse_differences(expected, state, f"{source} does not hold a {describe(recipe)}")
+    encoder: nn.Module = build_encoder(recipe, key=0)
     encoder.load_state_dict(state)
     return encoder.eval()
+
+
+def expected_state(recipe: EncoderRecipe) -> dict[str, Tensor]:
+    """Return names and shapes of an encoder's state as tensors without values: no memory."""
+    with torch.device("meta"):
+        return build_encoder(recipe, key=0).state_dict()
 
 
 def refuse_differences(

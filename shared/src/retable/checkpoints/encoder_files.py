@@ -12,9 +12,14 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from retable.checkpoints.architecture import describe, filled_encoder, refuse_differences
+from retable.checkpoints.architecture import (
+    describe,
+    expected_state,
+    filled_encoder,
+    refuse_differences,
+)
 from retable.checkpoints.weights_files import WeightsFile, weights_digest
-from retable.encoders import EncoderRecipe, build_encoder
+from retable.encoders import EncoderRecipe
 from retable.errors import UserError
 from retable.files import write_bytes
 
@@ -49,9 +54,9 @@ def save_encoder(
     from safetensors.torch import save
 
     state = plain_state(encoder)
-    with torch.device("meta"):
-        expected = build_encoder(recipe, key=0).state_dict()
-    refuse_differences(expected, state, f"The encoder to save is not a {describe(recipe)}")
+    refuse_differences(
+        expected_state(recipe), state, f"The encoder to save is not a {describe(recipe)}"
+    )
     header = {
         "format": FORMAT,
         "metadata": dict(metadata),

@@ -125,7 +125,8 @@ def weights_digest(state: Mapping[str, Tensor]) -> str:
     for name in sorted(state):
         tensor = state[name].detach().cpu().contiguous()
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        digest.update(memoryview(tensor.reshape(-1).view(torch.uint8).numpy()))
+        values: Any = tensor.reshape(-1).view(torch.uint8).numpy()  # also for bfloat16
+        digest.update(values)
     return digest.hexdigest()
 
 
