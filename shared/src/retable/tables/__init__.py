@@ -1,0 +1,1 @@
+"""Stored numbers, comparison, verdicts and how they are shown."""
