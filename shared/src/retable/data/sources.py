@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable
 from typing import Any, Protocol, runtime_checkable
-from urllib.parse import parse_qsl
+from urllib.parse import parse_qsl, urlencode
 
 import torch
 from torch import Tensor
@@ -25,11 +25,15 @@ class Source(Protocol):
         class_names: the name of each class, in the order of the labels.
         description: what a result's provenance needs: the string that named the source, split,
             counts, and a checksum of the list of files and labels. JSON-serialisable.
+        skip_unreadable: whether a sample that turns out unreadable is replaced by the next one.
+        unreadable: samples of which this turned out in this process.
     """
 
     labels: Tensor
     class_names: list[str]
     description: dict[str, Any]
+    skip_unreadable: bool
+    unreadable: set[int]
 
     def __len__(self) -> int:
         """Return the number of images."""
@@ -80,6 +84,8 @@ class ShapesSource:
     ) -> None:
         from retable.data.shapes import Shapes
 
+        self.skip_unreadable = False
+        self.unreadable: set[int] = set()
         self.shapes = Shapes(
             count if split == TRAIN else test_count,
             split=split,
@@ -140,24 +146,21 @@ _SHAPES_PARAMETERS: dict[str, type] = {
     "seed": int,
     "variant": str,
 }
+_HUB_PARAMETERS: dict[str, type] = {"config": str, "label": str}
+_ARROW_PARAMETERS: dict[str, type] = {"label": str}
+
+_KNOWN = "'shapes', 'imagefolder:DIR', 'hf:NAME' or 'arrow:DIR'"
 
 
-def _open_shapes(query: str, split: str) -> Source:
-    arguments: dict[str, Any] = {}
-    for name, text in parse_qsl(query, keep_blank_values=True):
-        if name not in _SHAPES_PARAMETERS:
-            raise UserError(
-                f"The data set 'shapes' has no parameter {name!r}: expected one of "
-                f"{', '.join(_SHAPES_PARAMETERS)}."
-            )
-        try:
-            arguments[name] = _SHAPES_PARAMETERS[name](text)
-        except ValueError:
-            kind = _SHAPES_PARAMETERS[name].__name__
-            raise UserError(
-                f"The parameter {name}={text} of the data set 'shapes' is not of type {kind}."
-            ) from None
-    return ShapesSource(split, **arguments)
+def with_parameter(spec: str, name: str, value: str | int | float) -> str:
+    """Add a parameter to the name of a data set, or replace it.
+
+    >>> with_parameter("shapes?count=100&size=32", "size", 64)
+    'shapes?count=100&size=64'
+    """
+    address, _, query = spec.partition("?")
+    parameters = {**dict(parse_qsl(query)), name: str(value)}
+    return f"{address}?{urlencode(parameters, safe=':/')}"
 
 
 def open_source(
@@ -166,17 +169,76 @@ def open_source(
     """Open a data set by its name.
 
     Args:
-        spec: ``shapes``, with optional parameters as in ``shapes?count=8000&size=32&rho=0.7``.
-        split: "train" or "test".
-        subset: "imagenet100", "10%" or "imagenet100:10%".
-        skip_unreadable: leave out and count unreadable images instead of refusing them.
+        spec: one of
+
+            - ``shapes``, the built-in data set, with optional parameters as in
+              ``shapes?count=8000&test_count=2000&size=32&classes=64&rho=0.7&seed=0`` (the
+              defaults) and ``variant=sketch`` for an out-of-distribution test split;
+            - ``imagefolder:DIR`` for DIR/train/CLASS/IMAGE and DIR/val/CLASS/IMAGE;
+            - ``hf:NAME`` from the HF hub, with optional ``?config=NAME&label=COLUMN``;
+            - ``arrow:DIR`` as HF datasets' ``DatasetDict.save_to_disk`` wrote it, with optional
+              ``?label=COLUMN``.
+        split: "train" or "test"; the test split is what a data set calls val or validation, and
+            test only if it has neither.
+        subset: "imagenet100" keeps its 100 classes, labelled in the order of the sorted WordNet
+            ids; "10%" keeps this share of each class of the train split; "imagenet100:10%" both.
+        skip_unreadable: leave out and count unreadable images instead of refusing them. What is no
+            image by its first bytes is left out when opening; what turns out later not to decode
+            is replaced by the next sample.
 
     Raises:
-        UserError: the data set is unknown.
+        UserError: the data set is unknown, missing, or not laid out as expected, an image is
+            unreadable, a class is missing or empty, or the subset is unknown.
     """
     if split not in (TRAIN, TEST):
         raise UserError(f"The split {split!r} is unknown: expected 'train' or 'test'.")
+    # Inside, since these modules build on this one.
+    from retable.data.subsets import SubsetRecipe, parse_subset
+
+    recipe = SubsetRecipe("all") if subset is None else parse_subset(subset)
+    source = _open_whole(spec, split, recipe.wordnet_ids, skip_unreadable)
+    source.description["spec"] = spec
+    return source if subset is None else recipe.apply(source, split)
+
+
+def _open_whole(
+    spec: str, split: str, classes: tuple[str, ...] | None, skip_unreadable: bool
+) -> Source:
+    kind, _, rest = spec.partition(":")
+    if spec.partition("?")[0] == "shapes":
+        _, parameters = _parameters(spec, _SHAPES_PARAMETERS)
+        return ShapesSource(split, **parameters)
+    if not rest or kind not in ("imagefolder", "hf", "arrow"):
+        raise UserError(f"The data set {spec!r} is unknown: expected {_KNOWN}.")
+    if kind == "imagefolder":
+        from retable.data.folders import FolderSource
+
+        # Only the wanted classes' folders are looked into: ImageNet has ten times as many.
+        return FolderSource(rest, split, classes=classes, skip_unreadable=skip_unreadable)
+    from retable.data.huggingface import open_hub, open_saved
+
+    if kind == "hf":
+        name, parameters = _parameters(rest, _HUB_PARAMETERS)
+        return open_hub(name, split, skip_unreadable=skip_unreadable, **parameters)
+    name, parameters = _parameters(rest, _ARROW_PARAMETERS)
+    return open_saved(name, split, skip_unreadable=skip_unreadable, **parameters)
+
+
+def _parameters(spec: str, types: dict[str, type]) -> tuple[str, dict[str, Any]]:
+    """Split "address?name=value&..." into the address and typed values."""
     address, _, query = spec.partition("?")
-    if address == "shapes":
-        return _open_shapes(query, split)
-    raise UserError(f"The data set {spec!r} is unknown: expected 'shapes'.")
+    values: dict[str, Any] = {}
+    for name, text in parse_qsl(query, keep_blank_values=True):
+        if name not in types:
+            raise UserError(
+                f"The data set {address!r} has no parameter {name!r}: expected one of "
+                f"{', '.join(types)}."
+            )
+        try:
+            values[name] = types[name](text)
+        except ValueError:
+            expected = {int: "a whole number", float: "a number"}[types[name]]
+            raise UserError(
+                f"The parameter {name}={text} of the data set {address!r} is not {expected}."
+            ) from None
+    return address, values

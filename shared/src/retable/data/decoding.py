@@ -1,0 +1,198 @@
+"""Image bytes to uint8 tensors, and what to do with bytes that are no image."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from retable.errors import UserError
+
+if TYPE_CHECKING:
+    from retable.data.sources import Source
+
+_HEADER = 16
+_SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF8")
+
+
+class UnreadableImageError(UserError):
+    """One image cannot be read or decoded."""
+
+    def __init__(self, name: str, fault: str) -> None:
+        super().__init__(
+            f"The image {name} is unreadable ({fault}): replace the file, or pass "
+            "--skip-unreadable to leave such images out."
+        )
+        self.name = name
+        self.fault = fault
+
+    def __reduce__(self) -> tuple[type[UnreadableImageError], tuple[str, str]]:
+        # An exception is pickled with its one argument; this one takes two.
+        return type(self), (self.name, self.fault)
+
+
+def decode(data: bytes, name: str) -> Tensor:
+    """Decode a JPEG, PNG, GIF or WebP image by torchvision: uint8 (3, H, W), RGB.
+
+    Gray, palette and CMYK images become RGB, transparency is dropped, an animation gives its first
+    frame. The orientation that EXIF data may ask for is not applied, as in torchvision's and most
+    published loaders.
+
+    Args:
+        data: the file's bytes.
+        name: what to call the image in an error.
+
+    Raises:
+        UnreadableImageError: the bytes are not a whole image.
+    """
+    from torchvision.io import ImageReadMode, decode_image
+
+    fault = header_fault(data)
+    if fault:
+        raise UnreadableImageError(name, fault)
+    try:
+        # bytearray: torch warns of tensors that share read-only memory.
+        image: Tensor = decode_image(
+            torch.frombuffer(bytearray(data), dtype=torch.uint8), mode=ImageReadMode.RGB
+        )
+    except RuntimeError as error:
+        raise UnreadableImageError(name, _reason(error)) from error
+    if image.dim() == 4:
+        image = image[0]
+    if image.dtype == torch.uint16:
+        image = (image.to(torch.int32) >> 8).to(torch.uint8)
+    return image
+
+
+def _reason(error: RuntimeError) -> str:
+    """Cut torchvision's message to its first line, without the place in its own sources."""
+    message = str(error).splitlines()[0]
+    return message.rpartition(".cpp:")[2].partition(", ")[2] or message
+
+
+def header_fault(start: bytes) -> str | None:
+    """Say what is wrong with the first bytes of an image file, or None.
+
+    Cheap enough to ask of every file before training starts.
+
+    >>> header_fault(b"")
+    'the file is empty'
+    """
+    if not start:
+        return "the file is empty"
+    webp = start[:4] == b"RIFF" and start[8:12] == b"WEBP"
+    if webp or start.startswith(_SIGNATURES):
+        return None
+    return "neither JPEG, PNG, GIF nor WebP"
+
+
+def file_fault(path: str) -> str | None:
+    """Say what keeps a file from being an image, judged by its first bytes, or None."""
+    try:
+        with open(path, "rb") as file:
+            return header_fault(file.read(_HEADER))
+    except OSError as error:
+        return error.strerror or str(error)
+
+
+def first_faults(paths: Iterable[str], stop_at_first: bool) -> dict[int, str]:
+    """Check all files' first bytes: {position: fault} of those that cannot be images.
+
+    Args:
+        paths: the files.
+        stop_at_first: return as soon as one fault is known.
+    """
+    faults: dict[int, str] = {}
+    # Threads, since the time goes into waiting for the file system, above all a remote one.
+    with ThreadPoolExecutor(16) as pool:
+        for position, fault in enumerate(pool.map(file_fault, paths, chunksize=256)):
+            if fault:
+                faults[position] = fault
+                if stop_at_first:
+                    pool.shutdown(cancel_futures=True)
+                    break
+    return faults
+
+
+def read_image(source: Source, index: int) -> tuple[Tensor, int]:
+    """Return an image, uint8 (3, H, W), and the sample that it is: ``index`` or its replacement.
+
+    A source opened with ``skip_unreadable`` replaces an unreadable sample by the next readable one
+    in its order, in every epoch and on every process the same.
+
+    Raises:
+        UnreadableImageError: nothing may be skipped, or nothing is left.
+    """
+    for candidate in range(index, index + len(source)):
+        try:
+            return source.image(candidate % len(source)), candidate % len(source)
+        except UnreadableImageError:
+            if not source.skip_unreadable or candidate == index + len(source) - 1:
+                raise
+    raise AssertionError("an empty source has no index")
+
+
+def decode_all(source: Source, *, limit_bytes: int | None = None) -> Tensor | None:
+    """Read all images of a source into memory: uint8 (n, 3, H, W), or None if their sizes differ.
+
+    An unreadable sample becomes a copy of its replacement, label included.
+
+    Args:
+        source: whose ``labels`` and ``unreadable`` are updated.
+        limit_bytes: of the result; None stands for nine tenths of the free memory.
+
+    Raises:
+        UserError: the images do not fit into memory.
+    """
+    first, _ = read_image(source, 0)
+    needed = len(source) * first.numel()
+    limit = free_memory() * 9 // 10 if limit_bytes is None else limit_bytes
+    if needed > limit:
+        raise UserError(
+            f"The {len(source)} images need {needed / 2**30:.1f} GiB of memory, of which "
+            f"{limit / 2**30:.1f} GiB may be used: leave them on disk."
+        )
+    pool = torch.empty((len(source), *first.shape), dtype=torch.uint8)
+
+    def read(index: int) -> int | None:
+        image, actual = read_image(source, index)
+        if image.shape != first.shape:
+            return None
+        pool[index] = image
+        return actual
+
+    # torchvision decodes without holding the interpreter's lock.
+    actual = _in_order(read, len(source))
+    if actual is None:
+        return None
+    replacements = torch.tensor(actual)
+    source.unreadable.update((replacements != torch.arange(len(source))).nonzero()[:, 0].tolist())
+    source.labels = source.labels[replacements]
+    return pool
+
+
+def _in_order(read: Callable[[int], int | None], count: int) -> list[int] | None:
+    results: list[int] = []
+    with ThreadPoolExecutor(os.cpu_count()) as threads:
+        for result in threads.map(read, range(count)):
+            if result is None:
+                threads.shutdown(cancel_futures=True)
+                return None
+            results.append(result)
+    return results
+
+
+def free_memory() -> int:
+    """Return the bytes of memory that can be had without swapping."""
+    try:
+        with open("/proc/meminfo", encoding="ascii") as file:
+            for line in file:
+                if line.startswith("MemAvailable:"):
+                    return int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
