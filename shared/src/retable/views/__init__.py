@@ -1,0 +1,36 @@
+"""Views: random crops and photometric augmentation, what is drawn separated from what is done."""
+
+from retable.views.cropping import crop_resize, cut
+from retable.views.making import finish_view, make_view
+from retable.views.photometric import photometric
+from retable.views.recipe import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    ViewRecipe,
+    byol,
+    center,
+    crop_and_flip,
+    moco_v1,
+    moco_v2,
+    simclr,
+)
+from retable.views.sampling import ViewParameters, sample_parameters
+
+__all__ = [
+    "IMAGENET_MEAN",
+    "IMAGENET_STD",
+    "ViewParameters",
+    "ViewRecipe",
+    "byol",
+    "center",
+    "crop_and_flip",
+    "crop_resize",
+    "cut",
+    "finish_view",
+    "make_view",
+    "moco_v1",
+    "moco_v2",
+    "photometric",
+    "sample_parameters",
+    "simclr",
+]

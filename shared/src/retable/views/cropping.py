@@ -1,0 +1,208 @@
+"""Cut, resize and flip: the geometric half of a view.
+
+An antialiased resize is linear and separable, so crop, resize and flip of one image together are
+``V @ image @ H^T``, with a matrix V of (S, height) and one H of (S, width) whose rows hold the
+filter's weights inside the crop. With one pair of matrices for each image a whole batch is two
+batched matrix products, on any device, without a loop and without reading anything back.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from retable.views.recipe import ViewRecipe
+from retable.views.sampling import ViewParameters
+
+Interpolation = Literal["bilinear", "bicubic"]
+
+# Above this many multiply-adds for one image and channel, a CPU is faster with ATen's own kernel,
+# image by image, which skips the zeros of the matrices (measured: equal at about 100 pixels).
+_DENSE_LIMIT = 2_000_000
+
+
+def crop_resize(
+    images: Tensor,
+    parameters: ViewParameters,
+    size: int,
+    interpolation: Interpolation = "bilinear",
+) -> Tensor:
+    """Cut the drawn regions, resize them with antialiasing and flip them.
+
+    Equal, to float rounding, to torchvision's ``resized_crop(antialias=True)`` on float images,
+    or to ``resize`` and ``center_crop`` where a recipe has no random crop; bicubic results, which
+    overshoot, are clamped to [0, 1].
+
+    Args:
+        images: (B, 3, H, W) uint8, on any device.
+        parameters: B rows, from `retable.views.sample_parameters`.
+        size: S, side of the views in pixels.
+        interpolation: filter of the resize.
+
+    Returns:
+        (B, 3, S, S) float32 in [0, 1]. The strides are not those of a contiguous tensor: the
+        three channels lie apart, which is the order in which colours are computed fastest.
+
+    >>> from retable.views import moco_v2, sample_parameters
+    >>> images = torch.zeros(4, 3, 40, 50, dtype=torch.uint8)
+    >>> drawn = sample_parameters(moco_v2(32), 0, torch.arange(4), 40, 50)
+    >>> crop_resize(images, drawn, 32).shape
+    torch.Size([4, 3, 32, 32])
+    """
+    height, width = images.shape[2:]
+    if _nothing_to_do(parameters, height, width, size):
+        return _planes(images).div_(255).transpose(0, 1)
+    if images.device.type == "cpu" and size * height * (size + width) > _DENSE_LIMIT:
+        return _one_by_one(images, parameters, size, interpolation)
+    with torch.autocast(images.device.type, enabled=False):
+        vertical, horizontal = _matrices(parameters, height, width, size, interpolation, images)
+        planes = _planes(images)
+        views = torch.stack(
+            [torch.bmm(torch.bmm(vertical, plane), horizontal.mT) for plane in planes]
+        )
+    if interpolation == "bicubic":
+        views.clamp_(0, 1)
+    return views.transpose(0, 1)
+
+
+def cut(image: Tensor, parameters: ViewParameters, recipe: ViewRecipe) -> Tensor:
+    """Cut one view out of one uint8 image, staying uint8: what a loader's worker does.
+
+    Like `crop_resize` (crop, resize and flip), rounded to whole values as torchvision rounds them.
+    Finish a batch of such crops with `retable.views.finish_view`.
+
+    Args:
+        image: (3, H, W) uint8 on the CPU.
+        parameters: exactly one row, for instance ``parameters[i : i + 1]``.
+        recipe: the one that it was drawn from; S is its size.
+
+    Returns:
+        (3, S, S) uint8.
+
+    >>> from retable.views import moco_v2, sample_parameters
+    >>> drawn = sample_parameters(moco_v2(32), 0, torch.tensor([7]), 40, 50)
+    >>> cut(torch.zeros(3, 40, 50, dtype=torch.uint8), drawn, moco_v2(32)).shape
+    torch.Size([3, 32, 32])
+    """
+    (geometry,) = _geometry(parameters)
+    return _cut(image, geometry, recipe.size, recipe.interpolation)
+
+
+def _planes(images: Tensor) -> Tensor:
+    """(B, 3, H, W) uint8 -> (3, B, H, W) float32, contiguous."""
+    return images.transpose(0, 1).to(torch.float32, memory_format=torch.contiguous_format)
+
+
+def _nothing_to_do(parameters: ViewParameters, height: int, width: int, size: int) -> bool:
+    if height != size or width != size:
+        return False
+    whole = parameters.crops == torch.tensor([0, 0, size, size])
+    return bool(whole.all() and (parameters.resized == size).all() and not parameters.flip.any())
+
+
+def _matrices(
+    parameters: ViewParameters,
+    height: int,
+    width: int,
+    size: int,
+    interpolation: Interpolation,
+    images: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """Return V (B, S, H), scaled so that 255 becomes 1, and H (B, S, W) on the images' device."""
+    # Output pixel s of a flipped view reads where pixel S - 1 - s of the unflipped one would.
+    forward = torch.arange(size, dtype=torch.float32)
+    columns = torch.where(parameters.flip[:, None], forward.flip(0), forward)
+    table = torch.cat([parameters.crops, parameters.resized, parameters.window], dim=1).float()
+    packed = torch.cat([table, columns], dim=1)
+    if images.is_cuda:
+        packed = packed.pin_memory()
+    packed = packed.to(images.device, non_blocking=True)
+    top, left, crop_height, crop_width, to_height, to_width, down, right = (
+        packed[:, i, None] for i in range(8)
+    )
+    rows = down + torch.arange(size, dtype=torch.float32, device=images.device)
+    columns = right + packed[:, 8:]
+    vertical = _resize_matrix(rows, top, crop_height, to_height, height, interpolation)
+    horizontal = _resize_matrix(columns, left, crop_width, to_width, width, interpolation)
+    return vertical.div_(255), horizontal
+
+
+def _resize_matrix(
+    outputs: Tensor,
+    start: Tensor,
+    length: Tensor,
+    resized: Tensor,
+    source: int,
+    interpolation: Interpolation,
+) -> Tensor:
+    """Weights (B, S, source) of an antialiased resize of ``length`` pixels to ``resized``.
+
+    ``outputs`` (B, S) are the wanted pixels of the result; start, length, resized are (B, 1).
+    Positions count from the start of the crop, as in a resize of the crop alone, so that float32
+    rounds them alike.
+    """
+    scale = length / resized
+    centers = scale * (outputs + 0.5)
+    positions = torch.arange(source, dtype=torch.float32, device=outputs.device) - start + 0.5
+    inside = (positions > 0) & (positions < length)
+    # Shrinking widens the filter to the spacing of the outputs: that is the antialiasing.
+    steepness = 1 / scale.clamp(min=1)
+    distance = positions[:, None, :] - centers[:, :, None]
+    distance = distance.abs_().mul_(steepness[:, :, None])
+    if interpolation == "bilinear":
+        weights = distance.neg_().add_(1).clamp_(min=0)
+    else:
+        weights = _bicubic(distance)
+    weights = weights.mul_(inside[:, None, :])
+    return weights.div_(weights.sum(dim=2, keepdim=True))
+
+
+def _bicubic(distance: Tensor) -> Tensor:
+    """Keys' cubic with a = -0.5, PIL's and, with antialiasing, torch's."""
+    near = (1.5 * distance - 2.5) * distance * distance + 1
+    far = ((-0.5 * distance + 2.5) * distance - 4) * distance + 2
+    return torch.where(distance < 1, near, torch.where(distance < 2, far, 0.0))
+
+
+Geometry = tuple[list[int], list[int], list[int], bool]
+
+
+def _geometry(parameters: ViewParameters) -> list[Geometry]:
+    return list(
+        zip(
+            parameters.crops.tolist(),
+            parameters.resized.tolist(),
+            parameters.window.tolist(),
+            parameters.flip.tolist(),
+            strict=True,
+        )
+    )
+
+
+def _cut(image: Tensor, geometry: Geometry, size: int, interpolation: Interpolation) -> Tensor:
+    """Cut (3, H, W) of any dtype to (3, S, S) with ATen's kernel."""
+    (top, left, height, width), resized, (down, right), flip = geometry
+    view = image[None, :, top : top + height, left : left + width]
+    if [height, width] != resized:
+        view = F.interpolate(view, size=resized, mode=interpolation, antialias=True)
+    view = view[0, :, down : down + size, right : right + size]
+    return view.flip(2) if flip else view
+
+
+def _one_by_one(
+    images: Tensor, parameters: ViewParameters, size: int, interpolation: Interpolation
+) -> Tensor:
+    views = images.new_empty(3, len(images), size, size, dtype=torch.float32)
+    for i, geometry in enumerate(_geometry(parameters)):
+        top, left, height, width = geometry[0]
+        region = images[i, :, top : top + height, left : left + width]
+        inside = ([0, 0, height, width], *geometry[1:])
+        views[:, i] = _cut(region.float(), inside, size, interpolation)
+    views.div_(255)
+    if interpolation == "bicubic":
+        views.clamp_(0, 1)
+    return views.transpose(0, 1)
+

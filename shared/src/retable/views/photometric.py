@@ -1,0 +1,185 @@
+"""Colours: jitter, greyscale, blur, solarise, normalise, each sample with its own draws.
+
+`retable.views.schedule` puts the steps in order; here they are computed. Channels lie apart,
+(3, B, S, S), so that every operation runs over contiguous planes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+from retable.views.recipe import ViewRecipe
+from retable.views.sampling import ViewParameters
+from retable.views.schedule import BLENDS, Schedule, Subset, schedule
+
+# A batch is worked through in pieces of at most this many values on a CPU, which fit its cache.
+_CPU_PIECE = 1 << 19
+
+
+def photometric(
+    crops: Tensor, parameters: ViewParameters, recipe: ViewRecipe, *, compiled: bool = False
+) -> Tensor:
+    """Apply the colour half of B views.
+
+    Equal, to float rounding, to torchvision's functional operations one sample at a time:
+    ``adjust_brightness``, ``adjust_contrast``, ``adjust_saturation``, ``adjust_hue``,
+    ``rgb_to_grayscale``, ``gaussian_blur``, ``solarize`` (threshold 0.5), ``normalize``.
+
+    Args:
+        crops: (B, 3, S, S) float32 in [0, 1], or uint8; left unchanged.
+        parameters: B rows, from `retable.views.sample_parameters`.
+        recipe: the one that they were drawn from.
+        compiled: run the tensor program through `torch.compile`, with shapes that do not depend
+            on the draws. Costs a compilation once; meant for GPUs.
+
+    Returns:
+        (B, 3, S, S) float32, contiguous, normalised.
+
+    >>> from retable.views import moco_v2, sample_parameters
+    >>> drawn = sample_parameters(moco_v2(32), 0, torch.arange(4), 32, 32)
+    >>> photometric(torch.rand(4, 3, 32, 32), drawn, moco_v2(32)).shape
+    torch.Size([4, 3, 32, 32])
+    """
+    plan = schedule(parameters, recipe, fixed_shapes=compiled).to(crops.device)
+    run = _compiled_program() if compiled else _program
+    with torch.autocast(crops.device.type, enabled=False):
+        return run(crops, plan, recipe)
+
+
+@lru_cache(maxsize=1)
+def _compiled_program() -> Callable[[Tensor, Schedule, ViewRecipe], Tensor]:
+    return torch.compile(_program, fullgraph=True)
+
+
+def _program(crops: Tensor, plan: Schedule, recipe: ViewRecipe) -> Tensor:
+    planes = _planes(crops, plan.order)
+    if recipe.jitter_position == "after_gray":
+        _apply(_grayscale, planes, plan.gray)
+    if plan.jittered:
+        _jitter(planes, plan, with_hue=recipe.jitter[3] > 0)
+    if recipe.jitter_position == "before_gray":
+        _apply(_grayscale, planes, plan.gray)
+    if recipe.blur_probability > 0:
+        basis = _blur_basis(planes.shape[-1], recipe.kernel_size, planes.device)
+        _apply(lambda x, sigma: _blur(x, sigma, basis), planes, plan.blur)
+    if recipe.solarize_probability > 0:
+        _apply(_solarize, planes, plan.solarize)
+    if plan.restore is not None:
+        planes = planes.index_select(1, plan.restore)
+    normalised = [
+        plane.sub_(mean).div_(std)
+        for plane, mean, std in zip(planes, recipe.mean, recipe.std, strict=True)
+    ]
+    return torch.stack(normalised, dim=1)
+
+
+def _planes(crops: Tensor, order: Tensor | None) -> Tensor:
+    """(B, 3, S, S) -> (3, B, S, S) float32, contiguous, in ``order``, not shared with the input."""
+    planes = crops.transpose(0, 1)
+    if order is not None:
+        planes = planes.index_select(1, order)
+    elif planes.dtype == torch.float32:
+        planes = planes.clone(memory_format=torch.contiguous_format)
+    if planes.dtype == torch.uint8:
+        planes = planes.to(torch.float32, memory_format=torch.contiguous_format).div_(255)
+    return planes
+
+
+def _apply(step: Callable[[Tensor, Tensor], Tensor], planes: Tensor, subset: Subset) -> None:
+    """Replace the subset's samples by ``step(samples, strength)``."""
+    if subset.rows is None:
+        planes.copy_(step(planes, subset.strength))
+    elif len(subset):
+        changed = step(planes.index_select(1, subset.rows), subset.strength)
+        planes.index_copy_(1, subset.rows, changed.expand(3, -1, -1, -1))
+
+
+def _jitter(planes: Tensor, plan: Schedule, with_hue: bool) -> None:
+    for blend in range(BLENDS):
+        _blend(planes[:, : plan.before[blend]], plan.blends[0, blend])
+    if with_hue:
+        _shift_hue(planes[:, : plan.jittered], plan.shift[: plan.jittered])
+        for blend in range(BLENDS):
+            start = 0 if plan.order is None else plan.before[blend]
+            _blend(planes[:, start : plan.jittered], plan.blends[1, blend, :, start:])
+
+
+def _blend(planes: Tensor, coefficients: Tensor) -> None:
+    """clamp(a x + b grey(x) + c mean(grey(x)), 0, 1) in place; coefficients (3, B or more)."""
+    count = planes.shape[1]
+    if count == 0:
+        return
+    image, gray, mean_gray = coefficients[:, :count, None, None]
+    grays = _gray(planes)
+    constant = grays.mean(dim=(1, 2), keepdim=True).mul_(mean_gray)
+    planes.mul_(image).add_(grays.mul_(gray).add_(constant)).clamp_(0, 1)
+
+
+def _gray(planes: Tensor) -> Tensor:
+    """(3, B, S, S) -> (B, S, S), with torchvision's weights (ITU-R 601-2)."""
+    red, green, blue = planes
+    return (red * 0.2989).add_(green, alpha=0.587).add_(blue, alpha=0.114)
+
+
+def _shift_hue(planes: Tensor, shift: Tensor) -> None:
+    """Turn the hue in place by ``shift`` (B,) sixths, value and saturation of HSV kept.
+
+    No branches: with a pixel's channels stretched to [0, 1] as R, G, B, its angle from red on the
+    hexagon is 1 - R + G + B sixths, towards green where G > B, towards blue otherwise. And each
+    channel of the turned pixel is a function of the angular distance from that channel's colour.
+    """
+    if planes.shape[1] == 0:
+        return
+    red, green, blue = planes
+    low = torch.minimum(red, green)
+    high = torch.maximum(red, green)
+    low, high = torch.minimum(low, blue), torch.maximum(high, blue)
+    spread = high - low
+    angle = (green + blue).sub_(red).sub_(low).div_(spread.clamp(min=1e-30)).add_(1)
+    angle = torch.copysign(angle, green - blue).add_(shift[:, None, None])
+    angle.sub_(angle.div(6).round_(), alpha=6)  # to [-3, 3]
+    floor = low.sub_(spread)
+    for plane, center in zip(planes, (0, 2, -2), strict=True):
+        # |d| is at most 5; beyond 3 the way round the other side is the shorter one.
+        weight = (angle - center).abs_().sub_(3).abs_().clamp_(1, 2)
+        torch.addcmul(floor, spread, weight, out=plane)
+
+
+def _grayscale(planes: Tensor, strength: Tensor) -> Tensor:
+    return torch.lerp(planes, _gray(planes), strength[:, None, None])
+
+
+def _solarize(planes: Tensor, strength: Tensor) -> Tensor:
+    # x >= 0.5 ? 1 - x : x is min(x, 1 - x); with 2 - x, which is never smaller, nothing happens.
+    return torch.minimum(planes, (2 - strength)[:, None, None] - planes)
+
+
+def _blur(planes: Tensor, sigma: Tensor, basis: Tensor) -> Tensor:
+    """Convolve rows and columns with one symmetric matrix product each; sigma 0 changes nothing."""
+    size = planes.shape[-1]
+    reach = torch.arange(len(basis), dtype=torch.float32, device=basis.device)
+    # A deviation of a hundredth of a pixel puts all weight on the middle tap.
+    taps = torch.exp(-0.5 * (reach / sigma.clamp(min=0.01)[:, None]) ** 2)
+    taps = taps / (2 * taps.sum(dim=1, keepdim=True) - 1)
+    matrix = (taps @ basis).view(-1, size, size)
+    return torch.stack([torch.bmm(torch.bmm(matrix, plane), matrix.mT) for plane in planes])
+
+
+@lru_cache(maxsize=16)
+def _blur_basis(size: int, kernel_size: int, device: torch.device) -> Tensor:
+    """(taps, S * S): row d sums the pixels at distance d on either side, borders reflected.
+
+    The blur's matrix is the combination of these rows with the weights of the taps.
+    """
+    radius = kernel_size // 2
+    places = torch.arange(size)
+    basis = torch.zeros(radius + 1, size, size)
+    for distance in range(-radius, radius + 1):
+        sources = (places + distance).abs()
+        sources = torch.where(sources < size, sources, 2 * (size - 1) - sources)
+        basis[abs(distance), places, sources] += 1
+    return basis.view(radius + 1, -1).to(device, non_blocking=True)

@@ -1,0 +1,250 @@
+"""What a view is: the augmentations of the papers as plain values.
+
+A recipe says which random crop and which photometric steps make a view, and with which strengths.
+It holds only numbers, words and tuples, so that it can be written to JSON, hashed and compared;
+`retable.views.sampling` draws from it and `retable.views.photometric` applies what was drawn.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+from retable.errors import UserError
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True)
+class ViewRecipe:
+    """How one view of an image is made, in torchvision's terms.
+
+    The order of the steps is crop, resize, flip, colour jitter and greyscale (which of the two
+    comes first is ``jitter_position``), Gaussian blur, solarise, normalise. Every step after the
+    crop works on values in [0, 1]. The defaults switch every random step off.
+
+    Attributes:
+        size: side of the square view in pixels.
+        crop_scale: share of the image's area that `RandomResizedCrop` draws from, or None for no
+            random crop: then the short side is resized to ``resize`` and the centre is cut out.
+        crop_ratio: bounds of the crop's width over height, drawn uniformly in the logarithm.
+        resize: short side before the centre crop, in pixels; only without ``crop_scale``
+            (None means ``size``).
+        interpolation: filter of the antialiased resize.
+        flip_probability: probability of a horizontal flip.
+        jitter: strengths of brightness, contrast, saturation (factors drawn from
+            [max(0, 1 - strength), 1 + strength]) and hue (shift from [-strength, strength], in
+            turns, at most 0.5), applied in random order as torchvision's `ColorJitter` does.
+        jitter_probability: probability that a view is jittered at all.
+        jitter_position: jitter "before_gray" or "after_gray".
+        gray_probability: probability of greyscale.
+        blur_probability: probability of Gaussian blur.
+        blur_sigma: bounds of the blur's standard deviation, in pixels of the view.
+        blur_kernel: number of taps, odd and below twice the size. None takes three
+            ``blur_sigma[1]`` on either side, see `kernel_size`.
+        solarize_probability: probability that values of at least 0.5 are inverted.
+        mean: subtracted from each channel at the end.
+        std: divides each channel at the end.
+
+    Raises:
+        UserError: a value out of range, named.
+    """
+
+    size: int
+    crop_scale: tuple[float, float] | None = None
+    crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    resize: int | None = None
+    interpolation: Literal["bilinear", "bicubic"] = "bilinear"
+    flip_probability: float = 0.0
+    jitter: tuple[float, float, float, float] = (0.0, 0.0, 0.0, 0.0)
+    jitter_probability: float = 0.0
+    jitter_position: Literal["before_gray", "after_gray"] = "before_gray"
+    gray_probability: float = 0.0
+    blur_probability: float = 0.0
+    blur_sigma: tuple[float, float] = (0.1, 2.0)
+    blur_kernel: int | None = None
+    solarize_probability: float = 0.0
+    mean: tuple[float, float, float] = IMAGENET_MEAN
+    std: tuple[float, float, float] = IMAGENET_STD
+
+    def __post_init__(self) -> None:
+        for name in ("crop_scale", "crop_ratio", "jitter", "blur_sigma", "mean", "std"):
+            value = getattr(self, name)
+            if value is not None:  # JSON brings lists; a recipe must stay hashable
+                object.__setattr__(self, name, tuple(value))
+        self._check_geometry()
+        self._check_photometry()
+
+    def _check_geometry(self) -> None:
+        _require(self.size >= 1, "size", self.size, "a positive number of pixels")
+        if self.crop_scale is not None:
+            _require(_increasing(self.crop_scale, 1.0), "crop_scale", self.crop_scale, _SCALE)
+            _require(self.resize is None, "resize", self.resize, "None beside a crop_scale")
+        if self.resize is not None:
+            _require(self.resize >= self.size, "resize", self.resize, "at least the size")
+        _require(_increasing(self.crop_ratio), "crop_ratio", self.crop_ratio, "0 < low <= high")
+        _require(
+            self.interpolation in ("bilinear", "bicubic"),
+            "interpolation",
+            self.interpolation,
+            "'bilinear' or 'bicubic'",
+        )
+
+    def _check_photometry(self) -> None:
+        for step in ("flip", "jitter", "gray", "blur", "solarize"):
+            value = getattr(self, f"{step}_probability")
+            _require(0 <= value <= 1, f"{step}_probability", value, "a probability")
+        _require(
+            len(self.jitter) == 4 and min(self.jitter) >= 0 and self.jitter[3] <= 0.5,
+            "jitter",
+            self.jitter,
+            "four strengths from 0 on, the fourth (hue) at most 0.5",
+        )
+        _require(
+            self.jitter_position in ("before_gray", "after_gray"),
+            "jitter_position",
+            self.jitter_position,
+            "'before_gray' or 'after_gray'",
+        )
+        _require(_increasing(self.blur_sigma), "blur_sigma", self.blur_sigma, "0 < low <= high")
+        if self.blur_kernel is not None:
+            _require(
+                self.blur_kernel % 2 == 1 and 0 < self.blur_kernel < 2 * self.size,
+                "blur_kernel",
+                self.blur_kernel,
+                "an odd number of taps below twice the size",
+            )
+        _require(len(self.mean) == 3, "mean", self.mean, "one number for each channel")
+        _require(len(self.std) == 3 and min(self.std) > 0, "std", self.std, "three above zero")
+
+    @property
+    def kernel_size(self) -> int:
+        """Taps of the blur: `blur_kernel`, or 2 ceil(3 sigma_max) + 1, as far as the size allows.
+
+        Papers that blur with PIL give a radius only. PIL's ``GaussianBlur(radius)`` is no
+        truncated Gaussian but three box filters of the same variance. Three standard deviations
+        on either side keep all but 0.3 % of the Gaussian's weight, so that what remains between
+        the two is PIL's own approximation; the test `test_blur_agrees_with_pil` states its size.
+        """
+        if self.blur_kernel is not None:
+            return self.blur_kernel
+        # Reflection needs the padding to be smaller than the side.
+        return 2 * min(math.ceil(3 * self.blur_sigma[1]), self.size - 1) + 1
+
+
+_SCALE = "0 < low <= high <= 1"
+
+
+def _increasing(bounds: tuple[float, ...], highest: float = math.inf) -> bool:
+    return len(bounds) == 2 and 0 < bounds[0] <= bounds[1] <= highest
+
+
+def _require(holds: bool, name: str, value: object, expected: str) -> None:
+    if not holds:
+        raise UserError(f"the view recipe's {name} is {value}, but must be {expected}: change it")
+
+
+def moco_v1(size: int) -> ViewRecipe:
+    """MoCo v1: greyscale first, then jitter always and with a hue of 0.4, no blur.
+
+    Source: He et al. 2020 (MoCo), section 3.3 "Technical details", and the official code's
+    ``main_moco.py`` without ``--aug-plus``. The official order puts the flip after the jitter,
+    which is the same.
+    """
+    return ViewRecipe(
+        size,
+        crop_scale=(0.2, 1.0),
+        flip_probability=0.5,
+        jitter=(0.4, 0.4, 0.4, 0.4),
+        jitter_probability=1.0,
+        jitter_position="after_gray",
+        gray_probability=0.2,
+    )
+
+
+def moco_v2(size: int) -> ViewRecipe:
+    """MoCo v2: jitter with p 0.8 and a hue of 0.1, greyscale, blur with p 0.5.
+
+    Source: Chen et al. 2020 (MoCo v2), section 3, and the official code's ``main_moco.py`` with
+    ``--aug-plus``. sigma is the radius of PIL's blur there, see `ViewRecipe.kernel_size`.
+    """
+    return ViewRecipe(
+        size,
+        crop_scale=(0.2, 1.0),
+        flip_probability=0.5,
+        jitter=(0.4, 0.4, 0.4, 0.1),
+        jitter_probability=0.8,
+        gray_probability=0.2,
+        blur_probability=0.5,
+    )
+
+
+def simclr(size: int, strength: float = 1.0) -> ViewRecipe:
+    """SimCLR at colour ``strength`` 1.0 (the ImageNet default; CIFAR-10 used 0.5 and no blur).
+
+    Source: Chen et al. 2020 (SimCLR), appendix A: scale (0.08, 1), jitter (0.8, 0.8, 0.8, 0.2)
+    times the strength with p 0.8, greyscale 0.2, blur with p 0.5, sigma in (0.1, 2) and a kernel
+    of a tenth of the side. The published TensorFlow code does not normalise; here the ImageNet
+    statistics are used as in the PyTorch ports.
+    """
+    return ViewRecipe(
+        size,
+        crop_scale=(0.08, 1.0),
+        flip_probability=0.5,
+        jitter=(0.8 * strength, 0.8 * strength, 0.8 * strength, 0.2 * strength),
+        jitter_probability=0.8,
+        gray_probability=0.2,
+        blur_probability=0.5,
+        blur_kernel=_tenth_of(size),
+    )
+
+
+def byol(size: int) -> tuple[ViewRecipe, ViewRecipe]:
+    """BYOL's two views: blur with p 1.0 and 0.1, solarise with p 0.0 and 0.2.
+
+    Source: Grill et al. 2020 (BYOL), appendix B, table 6: bicubic crops of scale (0.08, 1), jitter
+    (0.4, 0.4, 0.2, 0.1) with p 0.8, greyscale 0.2. The jitter has torchvision's semantics, like
+    the PyTorch ports; DeepMind's own code adds to the brightness, takes the contrast about each
+    channel's mean and scales the saturation in HSV. The blur there pads with zeros.
+    """
+    views = (
+        ViewRecipe(
+            size,
+            crop_scale=(0.08, 1.0),
+            interpolation="bicubic",
+            flip_probability=0.5,
+            jitter=(0.4, 0.4, 0.2, 0.1),
+            jitter_probability=0.8,
+            gray_probability=0.2,
+            blur_probability=blur,
+            blur_kernel=_tenth_of(size),
+            solarize_probability=solarize,
+        )
+        for blur, solarize in ((1.0, 0.0), (0.1, 0.2))
+    )
+    first, second = views
+    return first, second
+
+
+def crop_and_flip(size: int, scale: tuple[float, float] = (0.08, 1.0)) -> ViewRecipe:
+    """Random crop and flip only: supervised training and the linear probe.
+
+    Source: Szegedy et al. 2015 as in torchvision's ImageNet reference and the official MoCo code's
+    ``main_lincls.py``; the scale is `RandomResizedCrop`'s default.
+    """
+    return ViewRecipe(size, crop_scale=scale, flip_probability=0.5)
+
+
+def center(size: int, resize: int | None = None) -> ViewRecipe:
+    """Resize the short side and cut out the centre: the view that is tested on, nothing random.
+
+    ``resize`` is in pixels, by default ``size``; ImageNet's convention is ``center(224, 256)``.
+    """
+    return ViewRecipe(size, resize=resize)
+
+
+def _tenth_of(size: int) -> int:
+    # 224: 23, 96: 9, 32: 3, as in SimCLR's and BYOL's published code.
+    return 2 * (size // 20) + 1

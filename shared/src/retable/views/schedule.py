@@ -1,0 +1,129 @@
+"""Order the photometric steps of a batch so that they become one straight program.
+
+Brightness, contrast and saturation are all clamp(f x + (1 - f) g), with g = 0, the mean grey or
+the grey image; here they are called blends, and one pass with per-sample coefficients does any of
+them. Hue is the odd one out. It is applied to all jittered samples at once, between up to three
+blends before it and the rest after it. Sorted by the number of blends before the hue, the samples
+that take part in a pass are neighbours, and the pass works on a slice.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+import torch
+from torch import Tensor
+
+from retable.views.recipe import ViewRecipe
+from retable.views.sampling import ViewParameters
+
+BLENDS = 3
+_CONTRAST, _SATURATION, _HUE = 1, 2, 3  # as in ViewParameters.jitter_order
+
+
+@dataclass(frozen=True)
+class Subset:
+    """The samples that a step is applied to, and how strongly.
+
+    Attributes:
+        rows: (n,) int64, or None for all B, when a strength of 0 must mean no change.
+        strength: (n,) float32.
+    """
+
+    rows: Tensor | None
+    strength: Tensor
+
+    def __len__(self) -> int:
+        return len(self.strength)
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """The draws of B views in the form in which tensors are computed with.
+
+    Attributes:
+        order: (B,) int64, the samples in the order in which they are processed, None as they come.
+        restore: (B,) int64, the inverse of ``order``.
+        jittered: that many samples, the first ones, are jittered.
+        before: of these, how many have a first, second, third blend before the hue; the others
+            have it after the hue.
+        blends: (2, 3, 3, B) float32: before or after the hue; first, second or third blend; its
+            coefficients of the image, of the grey image and of the mean grey. (1, 0, 0) where a
+            sample does not take part.
+        shift: (B,) float32, hue shift in sixths of a turn.
+        gray: greyscale, strength 1 (or 0).
+        blur: Gaussian blur, the strength is sigma.
+        solarize: strength 1 (or 0).
+    """
+
+    order: Tensor | None
+    restore: Tensor | None
+    jittered: int
+    before: tuple[int, ...]
+    blends: Tensor
+    shift: Tensor
+    gray: Subset
+    blur: Subset
+    solarize: Subset
+
+    def to(self, device: torch.device) -> Schedule:
+        """Copy to a device without waiting for it."""
+        if device.type == "cpu":
+            return self
+        moved = {field.name: _moved(getattr(self, field.name), device) for field in fields(self)}
+        return Schedule(**moved)
+
+
+def _moved(value: object, device: torch.device) -> object:
+    if isinstance(value, Subset):
+        return Subset(*(_moved(part, device) for part in (value.rows, value.strength)))  # type: ignore[arg-type]
+    if isinstance(value, Tensor):
+        pinned = value.pin_memory() if device.type == "cuda" else value
+        return pinned.to(device, non_blocking=True)
+    return value
+
+
+def schedule(
+    parameters: ViewParameters, recipe: ViewRecipe, *, fixed_shapes: bool = False
+) -> Schedule:
+    """Return the schedule of B views, on the CPU.
+
+    With ``fixed_shapes`` every step covers all samples, neutral where it does not apply, so that
+    no shape depends on what was drawn and a compiled program is compiled once.
+    """
+    count = len(parameters)
+    jitter = parameters.jitter & (max(recipe.jitter) > 0)
+    if recipe.jitter[_HUE] > 0:
+        hue_place = (parameters.jitter_order == _HUE).byte().argmax(dim=1)
+    else:  # then all blends come "before" and the hue is skipped
+        hue_place = torch.full((count,), BLENDS)
+    before = jitter[:, None] & (torch.arange(BLENDS) < hue_place[:, None])
+    after = jitter[:, None] & ~before
+    blends = _coefficients(parameters, torch.stack([before, after]))
+    shift = 6 * parameters.jitter_factors[:, _HUE] * jitter
+    steps = (parameters.gray.float(), parameters.blur_sigma, parameters.solarize.float())
+    if fixed_shapes:
+        jittered = count if max(recipe.jitter) > 0 else 0
+        everyone = (Subset(None, strength) for strength in steps)
+        return Schedule(None, None, jittered, (count,) * BLENDS, blends, shift, *everyone)
+    order = torch.where(jitter, BLENDS - hue_place, BLENDS + 1).argsort(stable=True)
+    jittered, *counts = torch.cat([jitter[:, None], before], dim=1).sum(dim=0).tolist()
+    subsets = (_subset(strength[order]) for strength in steps)
+    return Schedule(
+        order, order.argsort(), jittered, tuple(counts), blends[..., order], shift[order], *subsets
+    )
+
+
+def _coefficients(parameters: ViewParameters, takes_part: Tensor) -> Tensor:
+    """Return the blends (2, 3, 3, B) for ``takes_part`` (2, B, 3)."""
+    operations = parameters.jitter_order
+    operations = operations[operations != _HUE].view(-1, BLENDS)
+    factors = torch.where(takes_part, parameters.jitter_factors.gather(1, operations), 1.0)
+    rest = 1 - factors
+    coefficients = [factors, rest * (operations == _SATURATION), rest * (operations == _CONTRAST)]
+    return torch.stack(coefficients).permute(1, 3, 0, 2).contiguous()
+
+
+def _subset(strength: Tensor) -> Subset:
+    rows = strength.nonzero()[:, 0]
+    return Subset(rows, strength[rows])
