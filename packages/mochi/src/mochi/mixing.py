@@ -126,7 +126,12 @@ def check_mixing(query: Tensor, queue: Tensor, s: int, s_prime: int, beta_max: f
             f"Queries of shape {tuple(query.shape)} and a queue of shape {tuple(queue.shape)} do "
             "not fit: pass (B, D) and (K, D) with one row for each feature."
         )
+    check_counts(s, s_prime, beta_max)
+
+
+def check_counts(s: int, s_prime: int, beta_max: float) -> None:
+    """Raise a UserError unless the counts of points and the query's largest share make sense."""
     if min(s, s_prime) < 0:
-        raise UserError(f"The counts s = {s} and s_prime = {s_prime} must not be negative.")
+        raise UserError(f"The counts s = {s} and s_prime = {s_prime} must be 0 or more.")
     if not 0 < beta_max <= 1:
         raise UserError(f"beta_max = {beta_max} must lie in (0, 1]; the paper's value is 0.5.")

@@ -39,15 +39,20 @@ def hardest(cosines: Tensor, n_hard: int) -> HardPool:
     >>> hardest(torch.tensor([[0.1, 0.9, -float("inf"), 0.5]]), n_hard=3)
     HardPool(rows=tensor([[1, 3, 0]]), sizes=tensor([3]))
     """
-    if not 1 <= n_hard <= cosines.shape[1]:
-        raise UserError(
-            f"The pool of n_hard = {n_hard} hard negatives must be between 1 and the queue's "
-            f"{cosines.shape[1]} rows: lower n_hard or enlarge the queue."
-        )
+    check_pool(n_hard, cosines.shape[1])
     # Sorted, so that where float rounding swaps two near-equal cosines (another batch split or
     # device) only these two change places, not the whole pool.
     values, rows = _top(cosines.detach(), n_hard)
     return HardPool(rows, (values > -math.inf).sum(dim=1))
+
+
+def check_pool(n_hard: int, queue_size: int) -> None:
+    """Raise a UserError unless a pool of ``n_hard`` fits into the queue."""
+    if not 1 <= n_hard <= queue_size:
+        raise UserError(
+            f"n_hard = {n_hard} hard negatives must be at least 1 and at most the queue's "
+            f"{queue_size} rows: change n_hard or enlarge the queue."
+        )
 
 
 def _top(values: Tensor, n: int) -> tuple[Tensor, Tensor]:

@@ -1,0 +1,142 @@
+"""What the paper looks at besides accuracy: how hard negatives are, and how many are false.
+
+All functions take cosines of one training step and return means over its queries, without gradient;
+the curves of figure 2 are means of these over epochs.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from mochi.draws import MixingDraws
+from mochi.oracle import same_class
+from mochi.pool import HardPool, hardest
+
+
+@torch.no_grad()
+def proxy_accuracy(logits: Tensor, negatives: int | None = None) -> Tensor:
+    """Return the share of queries whose key outranks every negative (figure 2b), a scalar.
+
+    Args:
+        logits: (B, 1 + K + s + s'), the positive first; any positive multiple of the cosines.
+        negatives: how many columns after the first compete: K leaves the synthetic ones out; all
+            if None.
+
+    >>> logits = torch.tensor([[0.8, 0.1, 0.9], [0.8, 0.2, 0.3]])
+    >>> proxy_accuracy(logits), proxy_accuracy(logits, negatives=1)
+    (tensor(0.5000), tensor(1.))
+    """
+    end = None if negatives is None else 1 + negatives
+    return (logits[:, 0] > logits[:, 1:end].amax(dim=1)).float().mean()
+
+
+class Hardness(NamedTuple):
+    """How much harder the hardest synthetic negative is than the hardest real one.
+
+    Attributes:
+        gap: mean over queries of the difference of the two cosines, a scalar.
+        harder: share of queries for which it is positive, a scalar.
+    """
+
+    gap: Tensor
+    harder: Tensor
+
+
+@torch.no_grad()
+def hardness(real: Tensor, synthetic: Tensor) -> Hardness:
+    """Compare the hardest synthetic with the hardest real negative of each query.
+
+    Args:
+        real: (B, K) cosines with the queue.
+        synthetic: (B, s) cosines with one kind of synthetic points, s at least 1.
+
+    >>> hardness(torch.tensor([[0.5, 0.1]]), torch.tensor([[0.25, 0.75]]))
+    Hardness(gap=tensor(0.2500), harder=tensor(1.))
+    """
+    gap = synthetic.amax(dim=1) - real.amax(dim=1)
+    # A query whose negatives are all barred has no gap.
+    return Hardness(gap.nanmean(), (gap > 0).float().mean())
+
+
+@torch.no_grad()
+def matching_probabilities(logits: Tensor, temperature: float, n: int = 1024) -> Tensor:
+    """Return the n largest probabilities that negatives take from the key (figure 2a).
+
+    Args:
+        logits: (B, 1 + K) cosines, the positive first.
+        temperature: tau of the loss.
+        n: how many; the paper shows 1024.
+
+    Returns:
+        (n,) probabilities of the softmax over all 1 + K, largest first, averaged over queries by
+        rank.
+
+    >>> matching_probabilities(torch.zeros(2, 5), 0.2, n=3)
+    tensor([0.2000, 0.2000, 0.2000])
+    """
+    scaled = logits.float() / temperature
+    top = scaled[:, 1:].topk(n, dim=1).values
+    return (top - scaled.logsumexp(dim=1, keepdim=True)).exp().mean(dim=0)
+
+
+@torch.no_grad()
+def false_negatives(cosines: Tensor, labels: Tensor, queue_labels: Tensor, n: int = 1024) -> Tensor:
+    """Return the share of false negatives among the n hardest (figure 2c), a scalar.
+
+    Args:
+        cosines: (B, K) with the queue, none barred: an oracle's false negatives are still counted.
+        labels: (B,) int64 classes of the queries.
+        queue_labels: (K,) int64, -1 for rows that no key has filled yet, which count as true.
+        n: how many of the hardest are looked at; 1024 in the paper, whatever the pool; K if less.
+
+    >>> cosines = torch.tensor([[0.9, 0.8, 0.1]])
+    >>> false_negatives(cosines, torch.tensor([4]), torch.tensor([4, 2, 4]), n=2)
+    tensor(0.5000)
+    """
+    rows = hardest(cosines, min(n, cosines.shape[1])).rows
+    return same_class(labels, queue_labels).gather(1, rows).float().mean()
+
+
+class SyntheticFalseNegatives(NamedTuple):
+    """Shares of synthetic points that may be false negatives, scalars; NaN without such points.
+
+    Attributes:
+        definite: pair-mixed points of which both parents are false negatives.
+        partial: pair-mixed points of which at least one parent is.
+        query_mixed: query-mixed points whose queue parent is.
+    """
+
+    definite: Tensor
+    partial: Tensor
+    query_mixed: Tensor
+
+
+@torch.no_grad()
+def synthetic_false_negatives(
+    pool: HardPool, draws: MixingDraws, labels: Tensor, queue_labels: Tensor
+) -> SyntheticFalseNegatives:
+    """Count the synthetic points that descend from false negatives (figure 2c).
+
+    Args:
+        pool: the pools (B, N) that were mixed.
+        draws: what was drawn from them.
+        labels: (B,) int64 classes of the queries.
+        queue_labels: (K,) int64, -1 where unknown.
+
+    >>> from mochi.draws import draw_from_generator
+    >>> pool = hardest(torch.randn(2, 16), n_hard=4)
+    >>> draws = draw_from_generator(None, pool.sizes, s=8, s_prime=0)
+    >>> labels, queue_labels = torch.tensor([7, 7]), torch.full((16,), 7)
+    >>> synthetic_false_negatives(pool, draws, labels, queue_labels).definite
+    tensor(1.)
+    """
+    false = same_class(labels, queue_labels).gather(1, pool.rows)
+    first, second = false.gather(1, draws.first), false.gather(1, draws.second)
+    return SyntheticFalseNegatives(
+        definite=(first & second).float().mean(),
+        partial=(first | second).float().mean(),
+        query_mixed=false.gather(1, draws.parent).float().mean(),
+    )
