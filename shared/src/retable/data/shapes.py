@@ -14,15 +14,20 @@ on every machine.
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from functools import lru_cache
 
 import torch
 from torch import Tensor
 
+from retable.data.shapes_corruptions import corrupt
+from retable.data.shapes_ood import OOD_VARIANTS, parse_variant
 from retable.data.shapes_outlines import TABLE_EXTENT, TABLE_SIDE, catalogue, distance_tables
-from retable.data.shapes_textures import BACKGROUND, FOREGROUND, bilinear, paint
+from retable.data.shapes_textures import BACKGROUND, FOREGROUND, Texture, bilinear, paint
 from retable.errors import UserError
 from retable.random import derive_key, integers, permutation, uniform
+
+__all__ = ["OOD_VARIANTS", "Shapes", "tones"]
 
 HUES = 6
 """Colours of each tone: red, yellow, green, cyan, blue, magenta."""
@@ -59,11 +64,20 @@ def tones(shift: float = 0.0) -> Tensor:
     return torch.stack(palette).float()
 
 
-def _shade(colours: Tensor, light: Tensor, strength: float) -> Tensor:
-    """Return the second colour of a texture: light tones darken, dark ones brighten."""
-    darker = colours * (1 - strength)
-    brighter = colours + (1 - colours) * (strength * 0.85)
-    return torch.where(light[:, None], darker, brighter)
+@dataclass(frozen=True)
+class _Layer:
+    """The names of the factors that paint one layer, and how far its texture departs."""
+
+    hue: str
+    texture: str
+    angle: str
+    textures: dict[str, Texture]
+    light_polarity: int
+    strength: float
+
+
+_OBJECT = _Layer("foreground", "texture", "texture_angle", FOREGROUND, 0, 0.3)
+_GROUND = _Layer("background", "background_texture", "background_angle", BACKGROUND, 1, 0.15)
 
 
 class Shapes:
@@ -79,7 +93,8 @@ class Shapes:
         rho: probability that the texture is that of the class; otherwise it is drawn from all
             textures. 0 makes texture independent of class.
         background_rho: the same for background colour and texture.
-        variant: "clean" or one of ``OOD_VARIANTS``, which see.
+        variant: "clean", "background_only" or one of ``OOD_VARIANTS``. A variant shows the same
+            scenes as the clean images of the same indices, drawn or damaged differently.
 
     Raises:
         UserError: a value out of range, an unknown split or variant.
@@ -109,6 +124,7 @@ class Shapes:
         self.rho = rho
         self.background_rho = background_rho
         self.variant = variant
+        self._style = parse_variant(variant)
         self.class_names = list(catalogue())[:classes]
         self.labels = self._outlines(torch.arange(count))
         assignment = permutation(derive_key(0, "shapes", "class textures"), classes)
@@ -137,13 +153,15 @@ class Shapes:
         int64: outline (the class), texture, foreground and background (hues), background_texture,
         polarity (0: light object on dark, 1: dark on light). float32: centre_row, centre_column and
         radius (circumradius) as shares of the image side, rotation (radians, clockwise; upright 0),
-        texture_angle, background_angle.
+        texture_angle, background_angle. Colours of the variant "recoloured" are numbered alike.
         """
         indices = self._checked(indices)
         outline = self._outlines(indices)
         drawn = integers(self._key("texture"), indices, len(FOREGROUND))
         agrees = uniform(self._key("texture agrees"), indices) < self.rho
         texture = torch.where(agrees, self.class_textures[outline], drawn)
+        if self._style.style == "texture_swapped":
+            texture = self._conflicting_texture(outline, indices)
         drawn = integers(self._key("background"), indices, HUES * len(BACKGROUND))
         agrees = uniform(self._key("background agrees"), indices) < self.background_rho
         backdrop = torch.where(agrees, self.class_backgrounds[outline], drawn)
@@ -169,7 +187,7 @@ class Shapes:
     def masks(self, indices: Tensor) -> Tensor:
         """Return where the object covers a pixel's centre, bool (n, size, size)."""
         indices = self._checked(indices)
-        chunks = [self._distances(self.factors(part)) <= 0 for part in indices.split(_CHUNK)]
+        chunks = [self._distances(self.factors(part)) <= 0 for part in torch.split(indices, _CHUNK)]
         return torch.cat(chunks).view(-1, self.size, self.size)
 
     def images(self, indices: Tensor) -> Tensor:
@@ -217,48 +235,54 @@ class Shapes:
         distance = bilinear(tables, outline, down * cells + middle, right * cells + middle)
         return distance * (factors["radius"] * self.size)[:, None]
 
+    def _conflicting_texture(self, outline: Tensor, indices: Tensor) -> Tensor:
+        """Draw a texture that goes with other classes but not with the image's own."""
+        kinds = min(len(FOREGROUND), self.num_classes)  # the textures that go with any class
+        other = 1 + integers(self._key("conflicting texture"), indices, kinds - 1)
+        return (self.class_textures[outline] + other) % kinds
+
     def _render(self, indices: Tensor) -> Tensor:
         factors = self.factors(indices)
-        coverage = (0.5 - self._distances(factors)).clamp(0, 1)
-        pixels = self._painted(factors, indices, coverage, tones())
-        return (pixels * 255 + 0.5).floor().to(torch.uint8).view(-1, 3, self.size, self.size)
+        pixels = (self._drawn(factors, indices) * 255 + 0.5).floor().to(torch.uint8)
+        images = pixels.view(-1, 3, self.size, self.size)
+        if self._style.corruption is None:
+            return images
+        kind, severity = self._style.corruption, self._style.severity
+        return corrupt(images, kind, severity, key=self._key("corruption"), indices=indices)
 
-    def _painted(
-        self, factors: dict[str, Tensor], indices: Tensor, coverage: Tensor, palette: Tensor
-    ) -> Tensor:
-        """Lay the textured object over the textured background, float32 (n, 3, P) in [0, 1]."""
-        light = factors["polarity"] == 0
-        layers = []
-        for name, hue, kind, angle, patterns, lit, strength in (
-            ("object", "foreground", "texture", "texture_angle", FOREGROUND, light, 0.3),
-            (
-                "ground",
-                "background",
-                "background_texture",
-                "background_angle",
-                BACKGROUND,
-                ~light,
-                0.15,
-            ),
-        ):
-            v, u = _turned(*(x - 0.5 for x in self._grid()), factors[angle])
-            phase_u = uniform(self._key(f"{name} phase u"), indices)
-            phase_v = uniform(self._key(f"{name} phase v"), indices)
-            if name == "ground":  # a ramp keeps its middle in the middle of the image
-                phase_u = torch.where(factors[kind] == list(BACKGROUND).index("ramp"), 0.5, phase_u)
-            pattern = paint(
-                list(patterns.values()),
-                factors[kind],
-                u + phase_u[:, None],
-                v + phase_v[:, None],
-                indices,
-                self._key(f"{name} noise"),
-            )
-            colour = palette[torch.where(lit, 0, 1), factors[hue]]
-            step = _shade(colour, lit, strength) - colour
-            layers.append(colour[:, :, None] + step[:, :, None] * pattern[:, None])
-        front, back = layers
-        return back + (front - back) * coverage[:, None]
+    def _drawn(self, factors: dict[str, Tensor], indices: Tensor) -> Tensor:
+        """Draw the scenes in the variant's style, float32 (n, 3, P) in [0, 1]."""
+        style = self._style.style
+        if style == "texture_only":
+            return self._painted(_OBJECT, factors, indices)
+        if style == "background_only":
+            return self._painted(_GROUND, factors, indices)
+        distances = self._distances(factors)[:, None]
+        if style == "sketch":
+            width = max(1.0, 0.04 * self.size)
+            return 1 - (0.5 + width / 2 - distances.abs()).clamp(0, 1).expand(-1, 3, -1)
+        coverage = (0.5 - distances).clamp(0, 1)
+        if style == "silhouette":
+            return 1 - coverage.expand(-1, 3, -1)
+        front, back = (self._painted(layer, factors, indices) for layer in (_OBJECT, _GROUND))
+        return back + (front - back) * coverage
+
+    def _painted(self, layer: _Layer, factors: dict[str, Tensor], indices: Tensor) -> Tensor:
+        """Paint one layer over the whole image, float32 (n, 3, P)."""
+        rows, columns = self._grid()
+        down, right = _turned(rows - 0.5, columns - 0.5, factors[layer.angle])
+        u = right + uniform(self._key(f"{layer.hue} phase u"), indices)[:, None]
+        v = down + uniform(self._key(f"{layer.hue} phase v"), indices)[:, None]
+        textures = list(layer.textures.values())
+        noise = self._key(f"{layer.hue} noise")
+        pattern = paint(textures, factors[layer.texture], u, v, indices, noise)
+        light = (factors["polarity"] == layer.light_polarity)[:, None]
+        palette = tones(0.5 / HUES if self._style.style == "recoloured" else 0.0)
+        bright, dark = palette[:, factors[layer.hue]]
+        colour = torch.where(light, bright, dark)
+        # The second colour of a texture: light tones darken, dark ones brighten.
+        step = torch.where(light, -colour * layer.strength, (1 - colour) * (0.85 * layer.strength))
+        return colour[:, :, None] + step[:, :, None] * pattern[:, None]
 
 
 def _turned(down: Tensor, right: Tensor, angle: Tensor) -> tuple[Tensor, Tensor]:

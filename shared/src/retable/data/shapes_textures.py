@@ -56,6 +56,11 @@ def stripes(period: float) -> Callable[[Tensor, Tensor], Tensor]:
     return lambda u, v: _edge(_wave(u / period), 0.5)
 
 
+def shading(period: float) -> Callable[[Tensor, Tensor], Tensor]:
+    """Return a brightness that rises and falls evenly, a slope where the period is long."""
+    return lambda u, v: _wave(u / period)
+
+
 def checks(period: float) -> Callable[[Tensor, Tensor], Tensor]:
     """Return a chessboard with two cells a period."""
 
@@ -111,8 +116,10 @@ def lattices(key: int, indices: Tensor) -> Tensor:
 
 
 Pattern = Callable[..., Tensor]
+Texture = tuple[Pattern | None, bool]
+"""A pattern (None: constant) and whether it reads a noise lattice as its third argument."""
 
-FOREGROUND: dict[str, tuple[Pattern | None, bool]] = {
+FOREGROUND: dict[str, Texture] = {
     "plain": (None, False),
     "fine stripes": (stripes(0.12), False),
     "wide stripes": (stripes(0.26), False),
@@ -122,19 +129,19 @@ FOREGROUND: dict[str, tuple[Pattern | None, bool]] = {
     "grain": (clouds(0.05), True),
     "clouds": (clouds(0.15), True),
 }
-"""The textures of the object: pattern (None: constant) and whether it reads a noise lattice."""
+"""The textures of the object, in the order of the factor "texture"."""
 
-BACKGROUND: dict[str, tuple[Pattern | None, bool]] = {
+BACKGROUND: dict[str, Texture] = {
     "plain": (None, False),
-    "ramp": (lambda u, v: (0.5 + (u - 0.5) * 0.8).clamp(0, 1), False),
+    "shading": (shading(2.0), False),
     "haze": (clouds(0.25), True),
     "waves": (stripes(0.4), False),
 }
-"""The textures of the background; a ramp has a random direction, so it does not tell the pose."""
+"""The textures of the background; every one has a random direction, so none tells the pose."""
 
 
 def paint(
-    patterns: Sequence[tuple[Pattern | None, bool]],
+    textures: Sequence[Texture],
     kinds: Tensor,
     u: Tensor,
     v: Tensor,
@@ -143,10 +150,10 @@ def paint(
 ) -> Tensor:
     """Return each image's pattern, float32 (n, P), at coordinates ``u`` and ``v`` (n, P).
 
-    ``kinds`` (n,) names each image's entry of ``patterns``; ``indices`` and ``key`` fix the noise.
+    ``kinds`` (n,) names each image's entry of ``textures``; ``indices`` and ``key`` fix the noise.
     """
     out = torch.zeros_like(u)
-    for kind, (pattern, noisy) in enumerate(patterns):
+    for kind, (pattern, noisy) in enumerate(textures):
         members = (kinds == kind).nonzero()[:, 0]
         if pattern is None or len(members) == 0:
             continue
