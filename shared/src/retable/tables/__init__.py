@@ -1,1 +1,25 @@
 """Stored numbers, comparison, verdicts and how they are shown."""
+
+from retable.tables.comparing import compare
+from retable.tables.comparison import Comparison, Measured
+from retable.tables.recording import record_reference, write_reference
+from retable.tables.reference import Provenance, Reference, load_reference
+from retable.tables.render import render_markdown, render_terminal, supports_colour
+from retable.tables.storage import load_comparison, render_json, save_comparison
+
+__all__ = [
+    "Comparison",
+    "Measured",
+    "Provenance",
+    "Reference",
+    "compare",
+    "load_comparison",
+    "load_reference",
+    "record_reference",
+    "render_json",
+    "render_markdown",
+    "render_terminal",
+    "save_comparison",
+    "supports_colour",
+    "write_reference",
+]

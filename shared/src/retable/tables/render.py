@@ -220,23 +220,30 @@ def missing(comparison: Comparison) -> list[str]:
 def remarks(comparison: Comparison) -> list[str]:
     """Say what would decide the undecided cells and why measured cells are not judged."""
     found: dict[str, list[str]] = {}
+    recorded = comparison.scale != "proxy" or comparison.provenance is not None
+    said_at_the_top = bool(comparison.unfinished) or not recorded
     for row in comparison.rows:
         for column in comparison.columns:
             cell = row.cells[column.key]
-            name = row.row.label
             if cell.verdict is Verdict.INCONCLUSIVE:
-                found.setdefault(_undecided(cell), []).append(name)
-            elif cell.verdict is None and cell.ours and cell.reason != comparison.unfinished:
-                found.setdefault(f"Not judged ({cell.reason})", []).append(name)
-    return [f"{what}: {', '.join(dict.fromkeys(names))}." for what, names in found.items()]
+                found.setdefault(_undecided(cell), []).append(row.row.label)
+            elif cell.verdict is Verdict.MISS and cell.reason:
+                found.setdefault(f"Miss, {cell.reason}", []).append(row.row.label)
+            elif cell.verdict is None and cell.ours and not said_at_the_top:
+                found.setdefault(f"Not judged, {cell.reason}", []).append(row.row.label)
+    return [f"{what}: {_listed(list(dict.fromkeys(names)))}." for what, names in found.items()]
+
+
+def _listed(names: list[str]) -> str:
+    return "; ".join(names) if len(names) <= 4 else f"{len(names)} rows"
 
 
 def _undecided(cell: ComparedCell) -> str:
     if cell.interval is None:
-        return f"Inconclusive ({cell.reason})"
+        return f"Inconclusive, {cell.reason}"
     if cell.seeds_needed is None:
-        return "Inconclusive (at this difference and spread not even 100 seeds would decide)"
-    return f"Inconclusive (at this difference and spread, {cell.seeds_needed} seeds would decide)"
+        return "Inconclusive, and at this difference and spread not even 100 seeds would decide"
+    return f"Inconclusive; at this difference and spread {cell.seeds_needed} seeds would decide"
 
 
 def summary(comparison: Comparison) -> str:
