@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 from torch import nn
 
-from retable.distributed import process_index
 from retable.errors import UserError
 from retable.evaluate.frozen import FrozenEncoder
+from retable.views import ViewRecipe, center, crop_and_flip
 
 if TYPE_CHECKING:
     from retable.data.sources import Source
@@ -50,7 +49,7 @@ class Evaluation(Protocol):
             directory: where to keep what makes an interrupted evaluation resumable; None: nowhere.
             workers: decoding processes.
             precision: "float32", "bf16" or "fp16" for the encoder's forward passes.
-            progress: whether process 0 shows a progress bar.
+            progress: whether process 0 shows a progress bar, if there is a terminal.
 
         Returns:
             Named numbers; accuracies are in percent.
@@ -82,29 +81,23 @@ def open_splits(open_source: OpenSource) -> Splits:
     return Splits(train, test, len(train.class_names))
 
 
-class _Silent:
-    def update(self, n: int) -> None:
-        """Count n more."""
-
-    def set_postfix(self, values: dict[str, Any]) -> None:
-        """Show values behind the bar."""
+def _side(source: Source) -> int | None:
+    """Return the short side of images that are at hand and of one size, None for files."""
+    pool = source.resident()
+    return None if pool is None else min(pool.shape[-2:])
 
 
-class _SilentContext(AbstractContextManager[_Silent]):
-    def __enter__(self) -> _Silent:
-        return _Silent()
+def natural_test_view(source: Source) -> ViewRecipe:
+    """Return the view to test on where a recipe names none.
 
-    def __exit__(self, *error: object) -> None:
-        pass
+    Images at hand, all of one size, are taken as they are; images in files get ImageNet's usual
+    view, short side to 256 and a centre crop of 224.
+    """
+    side = _side(source)
+    return center(224, 256) if side is None else center(side)
 
 
-def progress_bar(images: int, name: str, shown: bool) -> AbstractContextManager[Any]:
-    """Return a bar over images (rate, time left) on process 0, or one that shows nothing."""
-    if not shown or process_index() != 0:
-        return _SilentContext()
-    from tqdm import tqdm
-
-    bar: AbstractContextManager[Any] = tqdm(
-        total=images, desc=name, unit=" images", unit_scale=True, dynamic_ncols=True
-    )
-    return bar
+def natural_train_view(source: Source) -> ViewRecipe:
+    """Return the random crop and flip, scale (0.08, 1), of the size of `natural_test_view`."""
+    side = _side(source)
+    return crop_and_flip(224 if side is None else side)

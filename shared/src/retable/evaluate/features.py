@@ -80,28 +80,30 @@ def extract(
         on_batch: told how many images (over all processes) a batch has finished.
 
     Raises:
-        UserError: the encoder's features are not finite.
+        UserError: the encoder's features are not finite, or there are fewer images than processes.
     """
     from retable.data.loader import iterate
 
+    if len(source) < process_count():
+        raise UserError(
+            f"{process_count()} processes share {len(source)} images: expected at least one image "
+            "for each, so start fewer processes."
+        )
     frozen = freeze(encoder, device, precision)
     batch_size = batch_size or images_per_call(device)
-    features, labels, indices = [], [], []
+    features, labels = [], []
     batches = iterate(source, view, batch_size, key=key, workers=workers, device=frozen.device)
-    for views, batch_labels, batch_indices in batches:
+    for views, batch_labels, _ in batches:
         features.append(frozen(views))
         labels.append(batch_labels.to(frozen.device))
-        indices.append(batch_indices.to(frozen.device))
         if on_batch is not None:
             on_batch(len(views) * process_count())
     gathered = Features(gather_uneven(torch.cat(features)), gather_uneven(torch.cat(labels)))
-    _check(gathered, gather_uneven(torch.cat(indices)))
+    _check(gathered)
     return gathered
 
 
-def _check(gathered: Features, indices: Tensor) -> None:
-    if bool((indices[1:] <= indices[:-1]).any()):
-        raise RuntimeError("the evaluation iterator did not give the samples in order")
+def _check(gathered: Features) -> None:
     finite = gathered.features.isfinite().all(1)
     if not bool(finite.all()):
         raise UserError(

@@ -7,8 +7,11 @@ from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from retable.encoders import ResNet, SmallResNet
 from retable.errors import UserError
+from retable.evaluate.resume import digest
 
 _AUTOCAST_TYPES = {
     "float32": None,
@@ -31,21 +34,61 @@ def autocast_type(precision: str) -> torch.dtype | None:
     return _AUTOCAST_TYPES[precision]
 
 
+def _unwrapped(encoder: nn.Module) -> nn.Module:
+    """Return what data parallelism and `torch.compile` have wrapped."""
+    while True:
+        if isinstance(encoder, nn.parallel.DistributedDataParallel):
+            encoder = encoder.module
+        elif isinstance(getattr(encoder, "_orig_mod", None), nn.Module):
+            encoder = encoder.get_submodule("_orig_mod")
+        else:
+            return encoder
+
+
+def _norm_name(convolution: str) -> str:
+    """Return the name of the norm behind a convolution in our encoders' torchvision names."""
+    return "1" if convolution == "0" else convolution.replace("conv", "bn")
+
+
+def fold_batch_norms(encoder: ResNet | SmallResNet) -> None:
+    """Multiply the batch norms of an encoder in eval mode into the convolutions before them.
+
+    Changes the encoder for good: it gives the same features, to rounding, in two thirds of the time
+    (small_resnet8, 32 px, one core of a CPU), and cannot be trained or saved any more.
+    """
+    for parent in list(encoder.modules()):
+        children = dict(parent.named_children())
+        for name, convolution in children.items():
+            norm = children.get(_norm_name(name))
+            if isinstance(convolution, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
+                setattr(parent, name, fuse_conv_bn_eval(convolution, norm))
+                setattr(parent, _norm_name(name), nn.Identity())
+
+
 class FrozenEncoder:
     """A copy of an encoder in eval mode on one device: images (B,3,H,W) -> float32 (B,F).
 
     The original keeps its weights, its running statistics, its mode and its device, whatever
     happens here. Batch norms use their running statistics, so a feature depends on its image alone
     and features may be computed in any order and in batches of any size (Goyal et al. 2019 and
-    MoCo's `main_lincls.py` keep the encoder in eval mode while the classifier is trained).
+    MoCo's `main_lincls.py` keep the encoder in eval mode while the classifier is trained). Hence
+    the batch norms of Retable's own encoders are folded into their convolutions.
+
+    Attributes:
+        device: where it computes.
+        precision: of the forward passes.
+        digest: hash of the original's weights and buffers.
     """
 
     def __init__(self, encoder: nn.Module, device: torch.device | str, precision: str) -> None:
-        original = getattr(encoder, "module", encoder)  # DistributedDataParallel holds its copy
+        original = _unwrapped(encoder)
         self.device = torch.device(device)
         self.precision = precision
         self._type = autocast_type(precision)
         frozen = copy.deepcopy(original).eval().requires_grad_(False).to(self.device)
+        self.digest = digest(frozen.state_dict())
+        if isinstance(frozen, ResNet | SmallResNet):
+            fold_batch_norms(frozen)
         self.encoder = frozen.to(memory_format=torch.channels_last)
 
     def _autocast(self) -> AbstractContextManager[object]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,10 +11,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from retable.errors import UserError
-from retable.evaluate.evaluation import progress_bar
+from retable.evaluate.evaluation import natural_test_view
 from retable.evaluate.features import extract
 from retable.evaluate.frozen import FrozenEncoder, freeze
-from retable.views import ViewRecipe, center
+from retable.progress import bar
+from retable.views import ViewRecipe
 
 if TYPE_CHECKING:
     from retable.evaluate.evaluation import OpenSource
@@ -118,12 +119,12 @@ class Geometry:
 
     Attributes:
         t: of `uniformity`, default of Wang and Isola 2020.
-        view: default: short side to 256, centre crop of 224.
+        view: None: `natural_test_view`.
         name: what the result is filed under.
     """
 
     t: float = 2.0
-    view: ViewRecipe = field(default_factory=lambda: center(224, 256))
+    view: ViewRecipe | None = None
     name: str = "geometry"
 
     def run(
@@ -143,14 +144,14 @@ class Geometry:
         See `Evaluation.run`; nothing is drawn or kept.
         """
         source = open_source("test", None)
-        with progress_bar(len(source), self.name, progress) as bar:
+        with bar(len(source), "images", self.name, shown=progress) as shown:
             found = extract(
                 freeze(encoder, device, precision),
                 source,
-                self.view,
+                self.view or natural_test_view(source),
                 device=device,
                 workers=workers,
-                on_batch=bar.update,
+                on_batch=shown.update,
             )
         return {
             "alignment": alignment(found.features, found.labels).item(),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,10 +12,11 @@ from torch import Tensor, nn
 
 from retable.errors import UserError
 from retable.evaluate.classifier import accuracy, check_labels
-from retable.evaluate.evaluation import open_splits, progress_bar
+from retable.evaluate.evaluation import natural_test_view, open_splits
 from retable.evaluate.features import extract
 from retable.evaluate.frozen import FrozenEncoder, freeze
-from retable.views import ViewRecipe, center
+from retable.progress import bar
+from retable.views import ViewRecipe
 
 if TYPE_CHECKING:
     from retable.evaluate.evaluation import OpenSource
@@ -97,19 +98,19 @@ def knn_scores(
 
 
 @dataclass(frozen=True)
-class KNN:
+class Knn:
     """Accuracy of weighted kNN, the test images' neighbours among the training images.
 
     Attributes:
         k: neighbours that vote, default of Wu et al. 2018.
         temperature: of the votes' weights, default of Wu et al. 2018.
-        view: of training and test images alike; default: short side to 256, centre crop of 224.
+        view: of training and test images alike; None: `natural_test_view`.
         name: what the result is filed under.
     """
 
     k: int = 200
     temperature: float = 0.07
-    view: ViewRecipe = field(default_factory=lambda: center(224, 256))
+    view: ViewRecipe | None = None
     name: str = "knn"
 
     def run(
@@ -130,11 +131,10 @@ class KNN:
         check_labels(splits.test.labels, splits.classes, "test")
         frozen = freeze(encoder, device, precision)
         images = len(splits.train) + len(splits.test)
-        with progress_bar(images, self.name, progress) as bar:
+        view = self.view or natural_test_view(splits.test)
+        with bar(images, "images", self.name, shown=progress) as shown:
             train, test = (
-                extract(
-                    frozen, source, self.view, device=device, workers=workers, on_batch=bar.update
-                )
+                extract(frozen, source, view, device=device, workers=workers, on_batch=shown.update)
                 for source in (splits.train, splits.test)
             )
         scores = knn_scores(

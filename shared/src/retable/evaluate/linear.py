@@ -11,7 +11,7 @@ process makes the same steps on the gathered features, so their number does not 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,13 +22,20 @@ from torch import Tensor, nn
 from retable import random
 from retable.errors import UserError
 from retable.evaluate.classifier import LinearClassifier, accuracy, check_labels
-from retable.evaluate.evaluation import Splits, open_splits, progress_bar
+from retable.evaluate.evaluation import (
+    Splits,
+    natural_test_view,
+    natural_train_view,
+    open_splits,
+)
 from retable.evaluate.features import Features, extract
 from retable.evaluate.frozen import FrozenEncoder, freeze
-from retable.evaluate.resume import Checkpoints, identity
-from retable.views import ViewRecipe, center, crop_and_flip
+from retable.evaluate.resume import Checkpoints
+from retable.progress import bar
+from retable.views import ViewRecipe
 
 if TYPE_CHECKING:
+    from retable.data.sources import Source
     from retable.evaluate.evaluation import OpenSource
 
 
@@ -139,8 +146,9 @@ class LinearProbe:
         epochs: passes over the training images.
         milestones: zero-based epochs from which the learning rate is multiplied by ``gamma``.
         gamma: that factor.
-        train_view: random crop and flip, drawn anew in every epoch (R2: scale (0.08, 1)).
-        test_view: R2: short side to 256, centre crop of 224.
+        train_view: drawn anew in every epoch (R2: random crop of scale (0.08, 1) and flip); None:
+            `natural_train_view`.
+        test_view: R2: short side to 256, centre crop of 224; None: `natural_test_view`.
         other_lrs: further learning rates trained beside ``lr`` on the same features; their
             accuracies are reported as ``top1@lr=<value>`` and choose nothing.
         name: what the result is filed under.
@@ -153,8 +161,8 @@ class LinearProbe:
     epochs: int = 60
     milestones: tuple[int, ...] = (30, 40, 50)
     gamma: float = 0.1
-    train_view: ViewRecipe = field(default_factory=lambda: crop_and_flip(224))
-    test_view: ViewRecipe = field(default_factory=lambda: center(224, 256))
+    train_view: ViewRecipe | None = None
+    test_view: ViewRecipe | None = None
     other_lrs: tuple[float, ...] = ()
     name: str = "linear"
 
@@ -176,6 +184,10 @@ class LinearProbe:
         for milestone in self.milestones:
             base *= self.gamma if epoch >= milestone else 1.0
         return base
+
+    def test_view_of(self, source: Source) -> ViewRecipe:
+        """Return the view of test images."""
+        return self.test_view or natural_test_view(source)
 
     def run(
         self,
@@ -224,18 +236,28 @@ class LinearProbe:
         frozen = freeze(encoder, device, precision)
         check_labels(splits.train.labels, splits.classes, "train")
         check_labels(splits.test.labels, splits.classes, "test")
-        checkpoints = Checkpoints(directory, self.name, self._identity(frozen, splits, seed))
+        checkpoints = Checkpoints(
+            directory,
+            self.name,
+            encoder=frozen.digest,
+            recipe=asdict(self),
+            seed=seed,
+            precision=frozen.precision,
+            train=splits.train.description,
+            test=splits.test.description,
+        )
         saved = checkpoints.load(frozen.device)
         start, curve = (saved.epoch, saved.facts["curve"]) if saved else (0, [])
         rates = (self.lr, *self.other_lrs)
+        view = self.train_view or natural_train_view(splits.train)
         images = len(splits.train) * (self.epochs - start) + len(splits.test)
-        with progress_bar(images, self.name, progress) as bar:
+        with bar(images, "images", self.name, shown=progress) as shown:
             arguments: dict[str, Any] = {
                 "device": device,
                 "workers": workers,
-                "on_batch": bar.update,
+                "on_batch": shown.update,
             }
-            test = extract(frozen, splits.test, self.test_view, **arguments)
+            test = extract(frozen, splits.test, self.test_view_of(splits.test), **arguments)
             dim = test.features.shape[1]
             if saved:
                 state = ProbeState(**saved.tensors)
@@ -245,22 +267,12 @@ class LinearProbe:
             state = state.to(frozen.device)
             for epoch in range(start, self.epochs):
                 key = random.derive_key(seed, "linear probe", "views", epoch)
-                train = extract(frozen, splits.train, self.train_view, key=key, **arguments)
+                train = extract(frozen, splits.train, view, key=key, **arguments)
                 losses = self._epoch(state, train, epoch, seed)
                 curve.append(self._measure(state, test, losses, epoch))
                 checkpoints.save(epoch + 1, state.tensors(), {"curve": curve})
-                bar.set_postfix({"epoch": epoch + 1, "top1": f"{curve[-1]['top1'][0]:.2f}"})
+                shown.set_postfix({"epoch": epoch + 1, "top1": f"{curve[-1]['top1'][0]:.2f}"})
         return state.classifier(0), self._results(curve)
-
-    def _identity(self, frozen: FrozenEncoder, splits: Splits, seed: int) -> str:
-        return identity(
-            frozen.encoder,
-            recipe=asdict(self),
-            seed=seed,
-            precision=frozen.precision,
-            train=splits.train.description,
-            test=splits.test.description,
-        )
 
     def _batches(self, n: int, epoch: int, seed: int) -> Iterator[Tensor]:
         order = random.permutation(random.derive_key(seed, "linear probe", "order", epoch), n)

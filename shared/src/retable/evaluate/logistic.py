@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,13 +14,15 @@ from torch import Tensor, nn
 from retable import random
 from retable.errors import UserError
 from retable.evaluate.classifier import LinearClassifier, accuracy, check_labels
-from retable.evaluate.evaluation import Splits, open_splits, progress_bar
+from retable.evaluate.evaluation import Splits, natural_test_view, open_splits
 from retable.evaluate.features import Features, extract
 from retable.evaluate.frozen import FrozenEncoder, freeze
-from retable.evaluate.resume import Checkpoints, identity
-from retable.views import ViewRecipe, center
+from retable.evaluate.resume import Checkpoints
+from retable.progress import bar
+from retable.views import ViewRecipe
 
 if TYPE_CHECKING:
+    from retable.data.sources import Source
     from retable.evaluate.evaluation import OpenSource
 
 
@@ -158,7 +160,7 @@ class LogisticProbe:
         standardise: see `fit_logistic`.
         iterations: of L-BFGS at most, for each penalty (CLIP: 1000).
         tolerance: see `fit_logistic`.
-        view: of training and test images alike; default: short side to 256, centre crop of 224.
+        view: of training and test images alike; None: `natural_test_view`.
         name: what the result is filed under.
     """
 
@@ -167,7 +169,7 @@ class LogisticProbe:
     standardise: bool = True
     iterations: int = 500
     tolerance: float = 1e-5
-    view: ViewRecipe = field(default_factory=lambda: center(224, 256))
+    view: ViewRecipe | None = None
     name: str = "logistic"
 
     def __post_init__(self) -> None:
@@ -181,6 +183,10 @@ class LogisticProbe:
                 f"the logistic probe's held_out is {self.held_out}: expected a share between 0 and "
                 "1."
             )
+
+    def test_view_of(self, source: Source) -> ViewRecipe:
+        """Return the view of test images."""
+        return self.view or natural_test_view(source)
 
     def run(
         self,
@@ -227,17 +233,25 @@ class LogisticProbe:
         frozen = freeze(encoder, device, precision)
         check_labels(splits.train.labels, splits.classes, "train")
         check_labels(splits.test.labels, splits.classes, "test")
-        checkpoints = Checkpoints(directory, self.name, self._identity(frozen, splits, seed))
+        checkpoints = Checkpoints(
+            directory,
+            self.name,
+            encoder=frozen.digest,
+            recipe=asdict(self),
+            seed=seed,
+            precision=frozen.precision,
+            train=splits.train.description,
+            test=splits.test.description,
+        )
         saved = checkpoints.load(frozen.device)
         if saved:
             on_device = {name: value.to(frozen.device) for name, value in saved.tensors.items()}
             return LinearClassifier(**on_device), saved.facts
         images = len(splits.train) + len(splits.test)
-        with progress_bar(images, self.name, progress) as bar:
+        view = self.test_view_of(splits.test)
+        with bar(images, "images", self.name, shown=progress) as shown:
             train, test = (
-                extract(
-                    frozen, source, self.view, device=device, workers=workers, on_batch=bar.update
-                )
+                extract(frozen, source, view, device=device, workers=workers, on_batch=shown.update)
                 for source in (splits.train, splits.test)
             )
         classifier, results = self._judge(train, test, splits.classes, seed)
@@ -284,13 +298,3 @@ class LogisticProbe:
             if score > best:
                 best, chosen = score, l2
         return chosen
-
-    def _identity(self, frozen: FrozenEncoder, splits: Splits, seed: int) -> str:
-        return identity(
-            frozen.encoder,
-            recipe=asdict(self),
-            seed=seed,
-            precision=frozen.precision,
-            train=splits.train.description,
-            test=splits.test.description,
-        )

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from retable.distributed import gather, process_index
 from retable.errors import UserError
@@ -31,11 +31,6 @@ def digest(tensors: dict[str, Tensor]) -> str:
     return state.hexdigest()
 
 
-def identity(encoder: nn.Module, **facts: Any) -> str:
-    """Describe all that a probe's result depends on: the encoder's weights and JSON facts."""
-    return json.dumps({"encoder": digest(encoder.state_dict()), **facts}, sort_keys=True)
-
-
 @dataclass(frozen=True)
 class Saved:
     """State after ``epoch`` finished epochs."""
@@ -48,14 +43,15 @@ class Saved:
 class Checkpoints:
     """The two newest states of one probe in ``directory``; None keeps nothing.
 
-    A file is written under a temporary name and renamed, so that a kill leaves whole files only. A
-    file that is damaged all the same is named in a warning and the one before it is used.
+    ``facts`` are JSON values: all that the probe's result depends on. A file is written under a
+    temporary name and renamed, so that a kill leaves whole files only. A file that is damaged all
+    the same is named in a warning and the one before it is used.
     """
 
-    def __init__(self, directory: Path | None, name: str, identity: str) -> None:
+    def __init__(self, directory: Path | None, name: str, **facts: Any) -> None:
         self.directory = directory
         self.name = name
-        self.identity = identity
+        self.identity = json.dumps(facts, sort_keys=True)
 
     def _paths(self) -> list[Path]:
         if self.directory is None:

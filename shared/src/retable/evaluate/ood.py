@@ -1,0 +1,115 @@
+"""Robustness: a probe trained on clean images, tested on images of other distributions."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+
+from retable.errors import UserError
+from retable.evaluate.classifier import accuracy
+from retable.evaluate.evaluation import open_splits
+from retable.evaluate.features import extract
+from retable.evaluate.frozen import FrozenEncoder, freeze
+from retable.evaluate.linear import LinearProbe
+from retable.evaluate.logistic import LogisticProbe
+from retable.progress import bar
+
+if TYPE_CHECKING:
+    from retable.evaluate.evaluation import OpenSource
+
+
+def summary(by_variant: dict[str, float]) -> dict[str, float]:
+    """Add the means over corruptions to accuracies by variant.
+
+    Returns:
+        ``by_variant`` and, where there are variants ``corrupted:<kind>:<severity>``, the mean of
+        each kind over its severities as ``corrupted:<kind>`` and that of all kinds as
+        ``corrupted``.
+
+    >>> summary({"corrupted:fog:1": 10.0, "corrupted:fog:2": 20.0, "sketch": 5.0})["corrupted"]
+    15.0
+    """
+    kinds: dict[str, list[float]] = defaultdict(list)
+    for variant, value in by_variant.items():
+        group, *rest = variant.split(":")
+        if group == "corrupted" and len(rest) == 2:
+            kinds[rest[0]].append(value)
+    means = {kind: sum(values) / len(values) for kind, values in kinds.items()}
+    result = dict(by_variant) | {f"corrupted:{kind}": mean for kind, mean in means.items()}
+    if means:
+        result["corrupted"] = sum(means.values()) / len(means)
+    return result
+
+
+@dataclass(frozen=True)
+class OutOfDistribution:
+    """Accuracy of a probe on variants of the test images, none of which it was trained on.
+
+    Attributes:
+        probe: what is trained on the clean training images.
+        variants: names that the data set knows; none: all of the shapes data set.
+        name: what the result is filed under.
+    """
+
+    probe: LinearProbe | LogisticProbe = field(default_factory=LogisticProbe)
+    variants: tuple[str, ...] = ()
+    name: str = "ood"
+
+    def run(
+        self,
+        encoder: nn.Module | FrozenEncoder,
+        open_source: OpenSource,
+        *,
+        seed: int,
+        device: torch.device | str,
+        directory: Path | None = None,
+        workers: int = 0,
+        precision: str = "float32",
+        progress: bool = False,
+    ) -> dict[str, float]:
+        """Return top-1 accuracy in percent by variant, see `Evaluation.run`.
+
+        Returns:
+            "clean", every variant under its name, and the means of `summary`.
+
+        Raises:
+            UserError: a variant has other classes than the clean test split.
+        """
+        frozen = freeze(encoder, device, precision)
+        splits = open_splits(open_source)
+        classifier, clean = self.probe.fit(
+            frozen,
+            splits,
+            seed=seed,
+            device=device,
+            directory=directory,
+            workers=workers,
+            precision=precision,
+            progress=progress,
+        )
+        view = self.probe.test_view_of(splits.test)
+        results = {"clean": clean["top1"]}
+        variants = self.variants or _all_variants()
+        with bar(len(variants), "variants", self.name, shown=progress) as shown:
+            for variant in variants:
+                source = open_source("test", variant)
+                if list(source.class_names) != list(splits.test.class_names):
+                    raise UserError(
+                        f"the variant {variant!r} has other classes than the test split: expected "
+                        "the same, so choose another variant."
+                    )
+                found = extract(frozen, source, view, device=device, workers=workers)
+                results[variant] = accuracy(classifier(found.features), found.labels)["top1"]
+                shown.update(1)
+        return summary(results)
+
+
+def _all_variants() -> tuple[str, ...]:
+    from retable.data.shapes import OOD_VARIANTS
+
+    return OOD_VARIANTS
