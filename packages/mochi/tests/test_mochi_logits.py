@@ -213,7 +213,9 @@ def test_detaching_the_query_matters_to_query_mixed_points_only():
 @pytest.mark.parametrize("beta", [0.01, 0.2, 0.4999])
 def test_without_detaching_the_tangent_pull_of_a_query_mixed_point_shrinks(beta):
     # Source: factor 1 - beta (beta + (1 - beta) c) / |u|^2, derived by hand.
-    query, queue = unit(1, 6).requires_grad_(), unit(2, 6, seed=1)
+    query, queue = unit(1, 6), unit(2, 6, seed=1)
+    c = float(query[0] @ queue[1])
+    query.requires_grad_()
     none = torch.zeros(1, 0)
     draws = MixingDraws(none.long(), none.long(), none, torch.tensor([[1]]), torch.tensor([[beta]]))
     pool = HardPool(torch.tensor([[0, 1]]), torch.tensor([2]))
@@ -226,7 +228,6 @@ def test_without_detaching_the_tangent_pull_of_a_query_mixed_point_shrinks(beta)
         q = query[0].detach()
         tangents.append(gradient - (gradient @ q) * q)
     share = float(draws.beta)  # float32
-    c = float(query[0] @ queue[1])
     square = share**2 + (1 - share) ** 2 + 2 * share * (1 - share) * c
     factor = 1 - share * (share + (1 - share) * c) / square
     torch.testing.assert_close(tangents[1], tangents[0] * factor)
