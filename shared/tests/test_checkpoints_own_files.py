@@ -16,6 +16,7 @@ from retable.checkpoints import load_encoder, save_encoder
 from retable.checkpoints.weights_files import weights_digest
 from retable.encoders import ENCODER_NAMES, EncoderRecipe, build_encoder
 from retable.errors import UserError
+from retable.random import derive_key
 
 TINY = EncoderRecipe("resnet18", width=0.0625, stem="small")
 
@@ -179,7 +180,7 @@ def test_untrained_encoder_is_a_function_of_its_spec() -> None:
     encoder, recipe, metadata = load_encoder("untrained:resnet18?width=0.0625&stem=small&seed=3")
     assert recipe == TINY
     assert metadata["seed"] == 3
-    assert same_state(encoder, build_encoder(TINY, key=3))
+    assert same_state(encoder, build_encoder(TINY, derive_key(3, "encoder")))
     assert load_encoder("untrained:small_resnet8").recipe == EncoderRecipe("small_resnet8")
 
 

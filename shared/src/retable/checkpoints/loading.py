@@ -14,6 +14,7 @@ from retable.checkpoints.key_layouts import find_encoder
 from retable.checkpoints.weights_files import file_digest, read_weights, weights_digest
 from retable.encoders import EncoderRecipe, build_encoder
 from retable.errors import UserError
+from retable.random import derive_key
 
 
 def load_encoder(path_or_spec: str | os.PathLike[str]) -> LoadedEncoder:
@@ -30,7 +31,8 @@ def load_encoder(path_or_spec: str | os.PathLike[str]) -> LoadedEncoder:
     - ``torchvision:resnet50``, torchvision's supervised weights, downloaded. Unless another entry
       is named (``torchvision:resnet50:IMAGENET1K_V2``) version 1: the plain recipe that papers
       compare with;
-    - ``untrained:resnet50?width=2&stem=small&seed=0``, random weights: what training must beat.
+    - ``untrained:resnet50?width=2&stem=small&seed=0``, random weights, those with which
+      a pretraining of that seed begins: what training must beat.
 
     Raises:
         UserError: if there is no such file, it is damaged or holds objects that cannot be loaded
@@ -121,4 +123,5 @@ def _build_untrained(spec: str) -> LoadedEncoder:
     seed = values.pop("seed", 0)
     recipe = EncoderRecipe(name, **values)
     metadata = {"source": "untrained", "seed": seed, "recipe": dataclasses.asdict(recipe)}
-    return LoadedEncoder(build_encoder(recipe, seed).eval(), recipe, metadata)
+    encoder = build_encoder(recipe, derive_key(seed, "encoder"))
+    return LoadedEncoder(encoder.eval(), recipe, metadata)
