@@ -1,0 +1,158 @@
+"""Batch normalisation by groups, so that "images per GPU" is a recipe's number, not the hardware's.
+
+Papers normalise over the images of one GPU. Here each consecutive group of rows is normalised by
+its own statistics, on however many processes; and MoCo's shuffling, which needs several groups,
+works in one process.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from retable import distributed
+from retable.errors import UserError
+from retable.random import permutation
+
+
+class _GroupBatchNorm(_BatchNorm):
+    """Batch normalisation of consecutive groups of rows; in eval mode the ordinary one.
+
+    Running statistics move by the mean over the groups' statistics.
+    """
+
+    group_size: int
+
+    def _check_input_dim(self, input: Tensor) -> None:
+        if input.ndim < 2:
+            raise UserError(f"Batch norm got {input.ndim} dimensions; give it (B, C, ...).")
+
+    def extra_repr(self) -> str:
+        return f"{self.num_features}, eps={self.eps}, group_size={self.group_size}"
+
+    def forward(self, input: Tensor) -> Tensor:
+        batch = input.shape[0]
+        if not self.training or batch == self.group_size:
+            return super().forward(input)
+        if batch % self.group_size:
+            raise UserError(
+                f"A process's batch of {batch} images is not a multiple of the batch-norm group "
+                f"of {self.group_size}; change the batch, the group or the number of processes."
+            )
+        self._check_input_dim(input)
+        groups = torch.split(input, self.group_size)
+        means = variances = None
+        if self.running_mean is not None and self.running_var is not None:
+            # Momentum 1 makes torch's fused kernel write each group's own statistics here.
+            means = self.running_mean.new_empty(len(groups), self.num_features)
+            variances = torch.empty_like(means)
+        output = torch.cat(
+            [
+                F.batch_norm(
+                    group,
+                    None if means is None else means[index],
+                    None if variances is None else variances[index],
+                    self.weight,
+                    self.bias,
+                    training=True,
+                    momentum=1.0,
+                    eps=self.eps,
+                )
+                for index, group in enumerate(groups)
+            ]
+        )
+        if means is not None and variances is not None:
+            self._follow(means, variances)
+        return output
+
+    @torch.no_grad()
+    def _follow(self, means: Tensor, variances: Tensor) -> None:
+        assert self.running_mean is not None
+        assert self.running_var is not None
+        assert self.num_batches_tracked is not None
+        self.num_batches_tracked.add_(1)
+        share = 1.0 / float(self.num_batches_tracked) if self.momentum is None else self.momentum
+        self.running_mean.lerp_(means.mean(0), share)
+        self.running_var.lerp_(variances.mean(0), share)
+
+
+def group_batch_norm(module: nn.Module, group_size: int) -> nn.Module:
+    """Let every batch-norm layer normalise consecutive groups of ``group_size`` rows by themselves.
+
+    Args:
+        module: any network; changed in place and returned.
+        group_size: images of a group, the papers' "per-GPU batch" (MoCo: 32). A process's batch
+            must be a multiple of it.
+
+    Raises:
+        UserError: the group is empty; at the first step, a batch is not a multiple of the group.
+
+    >>> network = group_batch_norm(nn.Sequential(nn.BatchNorm1d(3)), 4)
+    >>> network(torch.randn(8, 3)).shape
+    torch.Size([8, 3])
+    """
+    if group_size < 1:
+        raise UserError(f"The batch-norm group is {group_size}; use at least one image.")
+    for layer in module.modules():
+        if isinstance(layer, _BatchNorm):
+            # The same object with another forward: parameters, buffers, names and references stay.
+            layer.__class__ = _GroupBatchNorm
+            layer.group_size = group_size
+    return module
+
+
+@torch.no_grad()
+def average_statistics(module: nn.Module) -> None:
+    """Set every batch-norm layer's running statistics to their mean over processes, in place.
+
+    Call it on all processes before anything is evaluated or saved. In a single process it does
+    nothing.
+    """
+    if distributed.process_count() == 1:
+        return
+    buffers = [
+        buffer
+        for layer in module.modules()
+        if isinstance(layer, _BatchNorm)
+        for buffer in (layer.running_mean, layer.running_var)
+        if buffer is not None
+    ]
+    if not buffers:
+        return
+    averaged = distributed.mean(torch.cat([buffer.flatten() for buffer in buffers]))
+    parts = torch.split(averaged, [buffer.numel() for buffer in buffers])
+    for buffer, values in zip(buffers, parts, strict=True):
+        buffer.copy_(values.view_as(buffer))
+
+
+@torch.no_grad()
+def shuffled(function: Callable[[Tensor], Tensor], images: Tensor, key: int) -> Tensor:
+    """Apply a network to shuffled images and return the results in the images' order (shuffle-BN).
+
+    Each batch-norm group then holds images from anywhere in the global batch, so that a query and
+    its key do not share statistics (MoCo, section 3.3). With `group_batch_norm` the result does not
+    depend on the number of processes.
+
+    Args:
+        function: images (B_r, ...) to embeddings (B_r, D), called once on this process's share.
+        images: (B_r, ...), this process's part of the global batch.
+        key: random key of the permutation, the same on all processes.
+
+    Returns:
+        (B_r, D) without gradient.
+
+    >>> shuffled(lambda images: images.flatten(1), torch.zeros(4, 3, 2, 2), key=0).shape
+    torch.Size([4, 12])
+    """
+    everything = distributed.gather(images)
+    order = permutation(key, everything.shape[0])
+    inverse = torch.empty_like(order)
+    inverse[order] = torch.arange(order.shape[0])
+    # Without blocking: the host need not wait until the device has the 2 KB of indices.
+    order, inverse = (rows.to(images.device, non_blocking=True) for rows in (order, inverse))
+    outputs = function(everything[distributed.own_slice(order)])
+    return distributed.gather(outputs)[distributed.own_slice(inverse)]

@@ -1,0 +1,200 @@
+"""Optimizers: SGD and LARS, and which parameters they decay and adapt."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Literal, overload
+
+import torch
+from torch import Tensor, nn
+from torch.optim import SGD, Optimizer
+
+from retable.errors import UserError
+from retable.schedules import ScheduleRecipe
+
+
+@dataclass(frozen=True)
+class OptimizerRecipe:
+    """An optimizer and its schedule; the defaults are MoCo's (He et al., 2020, section 4).
+
+    Attributes:
+        name: ``sgd`` or ``lars``.
+        lr: base learning rate of the global batch, after any scaling by its size.
+        momentum: factor of the update's moving sum.
+        weight_decay: L2 penalty's gradient, added to the loss's. 1e-4 in MoCo, 1.5e-6 in BYOL.
+        nesterov: Nesterov's momentum.
+        exclude_bias_and_norm: spare biases and normalisation parameters weight decay and LARS's
+            adaptation, as SimCLR and BYOL do; MoCo decays everything.
+        trust_coefficient: LARS's eta, 1e-3 (You et al., 2017; SimCLR, BYOL). Without effect for
+            ``sgd``.
+        schedule: see `retable.schedules`.
+
+    Raises:
+        UserError: an unknown name, or Nesterov's momentum without momentum.
+    """
+
+    name: Literal["sgd", "lars"] = "sgd"
+    lr: float = 0.03
+    momentum: float = 0.9
+    weight_decay: float = 1e-4
+    nesterov: bool = False
+    exclude_bias_and_norm: bool = False
+    trust_coefficient: float = 1e-3
+    schedule: ScheduleRecipe = field(default_factory=ScheduleRecipe)
+
+    def __post_init__(self) -> None:
+        if self.name not in ("sgd", "lars"):
+            raise UserError(f"The optimizer is {self.name!r}; use sgd or lars.")
+        for field in ("lr", "momentum", "weight_decay"):
+            if not getattr(self, field) >= 0:
+                raise UserError(
+                    f"The optimizer's {field} is {getattr(self, field)}; use 0 or more."
+                )
+        if self.nesterov and not self.momentum:
+            raise UserError("Nesterov's momentum needs a momentum; set momentum or drop nesterov.")
+
+
+def parameter_groups(
+    model: nn.Module, weight_decay: float, exclude_bias_and_norm: bool
+) -> list[dict[str, Any]]:
+    """Return an optimizer's parameter groups, only of parameters that are trained.
+
+    Args:
+        model: the network.
+        weight_decay: of every group that is not spared.
+        exclude_bias_and_norm: whether parameters of at most one dimension, that is biases and
+            scales and shifts of normalisation layers, form a group of their own, without decay
+            and, in `LARS`, without adaptation.
+
+    >>> groups = parameter_groups(nn.Linear(2, 3), 0.1, exclude_bias_and_norm=True)
+    >>> [(group["weight_decay"], group["adapt"], len(group["params"])) for group in groups]
+    [(0.1, True, 1), (0.0, False, 1)]
+    """
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    if not exclude_bias_and_norm:
+        return [{"params": trained, "weight_decay": weight_decay, "adapt": True}]
+    groups = [
+        {
+            "params": [parameter for parameter in trained if parameter.ndim > 1],
+            "weight_decay": weight_decay,
+            "adapt": True,
+        },
+        {
+            "params": [parameter for parameter in trained if parameter.ndim <= 1],
+            "weight_decay": 0.0,
+            "adapt": False,
+        },
+    ]
+    return [group for group in groups if group["params"]]
+
+
+def build_optimizer(recipe: OptimizerRecipe, model: nn.Module) -> Optimizer:
+    """Build the optimizer of a model's trained parameters, at the base learning rate.
+
+    The loop sets the rate before each step from `retable.schedules.learning_rate`.
+    """
+    groups = parameter_groups(model, recipe.weight_decay, recipe.exclude_bias_and_norm)
+    if recipe.name == "lars":
+        return LARS(
+            groups,
+            recipe.lr,
+            momentum=recipe.momentum,
+            nesterov=recipe.nesterov,
+            trust_coefficient=recipe.trust_coefficient,
+        )
+    # One call for all parameters instead of a loop over them, on CPU and GPU alike.
+    return SGD(groups, recipe.lr, recipe.momentum, nesterov=recipe.nesterov, foreach=True)
+
+
+class LARS(Optimizer):
+    """SGD with momentum whose steps are scaled layer by layer (You et al., 2017).
+
+    With the gradient g' = g + decay * w of a layer: r = eta |w| / |g'| (1 where a norm is 0),
+    m <- momentum * m + r g', w <- w - lr * m. Groups with ``adapt=False`` have r = 1. The host is
+    never asked to wait for the device.
+
+    Args:
+        params: parameters or groups; a group may set ``adapt``, ``weight_decay`` and the rest.
+        lr: learning rate, outside of the momentum as in PyTorch's SGD.
+        momentum: factor of the moving sum.
+        weight_decay: L2 penalty's gradient.
+        nesterov: step along r g' + momentum * m instead of m.
+        trust_coefficient: eta.
+        denominator: norm that divides. ``decayed_gradient`` is |g + decay * w| (SimCLR's and BYOL's
+            code), ``sum_of_norms`` |g| + decay * |w| (You et al., algorithm 1; timm, lightly). They
+            differ by at most decay * |w|.
+    """
+
+    def __init__(
+        self,
+        params: Any,
+        lr: float,
+        *,
+        momentum: float = 0.9,
+        weight_decay: float = 0.0,
+        nesterov: bool = False,
+        trust_coefficient: float = 1e-3,
+        denominator: Literal["decayed_gradient", "sum_of_norms"] = "decayed_gradient",
+    ) -> None:
+        defaults = {
+            "lr": lr,
+            "momentum": momentum,
+            "weight_decay": weight_decay,
+            "nesterov": nesterov,
+            "trust_coefficient": trust_coefficient,
+            "denominator": denominator,
+            "adapt": True,
+        }
+        super().__init__(params, defaults)
+
+    @overload
+    def step(self, closure: None = None) -> None: ...
+
+    @overload
+    def step(self, closure: Callable[[], float]) -> float: ...
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:
+        """Make one step from the gradients that are there; they stay as they are."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            weights = [weight for weight in group["params"] if weight.grad is not None]
+            if weights:
+                self._move(group, weights, [weight.grad for weight in weights])
+        return loss
+
+    def _move(self, group: dict[str, Any], weights: list[Tensor], gradients: list[Tensor]) -> None:
+        decay, momentum = group["weight_decay"], group["momentum"]
+        update: Any = torch._foreach_add(gradients, weights, alpha=decay) if decay else gradients
+        if group["adapt"]:
+            divided = gradients if group["denominator"] == "sum_of_norms" else update
+            update = torch._foreach_mul(update, _trust_ratios(group, weights, divided))
+        if momentum:
+            sums = self._moving_sums(weights)
+            torch._foreach_mul_(sums, momentum)
+            torch._foreach_add_(sums, update)
+            nesterov = group["nesterov"]
+            update = torch._foreach_add(update, sums, alpha=momentum) if nesterov else sums
+        torch._foreach_add_(weights, update, alpha=-group["lr"])
+
+    def _moving_sums(self, weights: list[Tensor]) -> list[Tensor]:
+        for weight in weights:
+            if "momentum_buffer" not in self.state[weight]:
+                self.state[weight]["momentum_buffer"] = torch.zeros_like(weight)
+        return [self.state[weight]["momentum_buffer"] for weight in weights]
+
+
+def _trust_ratios(
+    group: dict[str, Any], weights: list[Tensor], gradients: list[Tensor]
+) -> list[Tensor]:
+    sizes = torch.stack(torch._foreach_norm(weights))
+    slopes = torch.stack(torch._foreach_norm(gradients))
+    positive = (sizes > 0) & (slopes > 0)
+    if group["denominator"] == "sum_of_norms":
+        slopes = slopes + group["weight_decay"] * sizes
+    ratios = torch.where(positive, group["trust_coefficient"] * sizes / slopes, 1.0)
+    return list(ratios.unbind())

@@ -1,0 +1,90 @@
+"""Learning-rate schedules as functions of the step: nothing to carry, nothing to resume."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+from retable.errors import UserError
+
+
+@dataclass(frozen=True)
+class ScheduleRecipe:
+    """How the learning rate goes from its base value to the end of training.
+
+    Attributes:
+        kind: ``cosine`` (half a period down to ``final``), ``step`` or ``constant``.
+        milestones: epochs, counted from the start of training, at which ``step`` multiplies by
+            ``gamma``; MoCo v1: 120 and 160 of 200.
+        gamma: factor at a milestone.
+        warmup_epochs: length of a linear rise from 0, made anew at every step; the cosine takes up
+            the epochs that remain (SimCLR, BYOL: 10). 0 in MoCo.
+        per: ``epoch`` sets the rate at the start of an epoch and keeps it (MoCo's code), ``step``
+            at every step (SimCLR, BYOL).
+        final: last value of the cosine, as a share of the base rate.
+
+    Raises:
+        UserError: an unknown kind, a milestone without ``step`` or after an earlier one, and so on.
+    """
+
+    kind: Literal["cosine", "step", "constant"] = "cosine"
+    milestones: tuple[float, ...] = ()
+    gamma: float = 0.1
+    warmup_epochs: float = 0.0
+    per: Literal["epoch", "step"] = "epoch"
+    final: float = 0.0
+
+    def __post_init__(self) -> None:
+        # JSON has no tuples.
+        object.__setattr__(self, "milestones", tuple(self.milestones))
+        if self.kind not in ("cosine", "step", "constant"):
+            raise UserError(
+                f"The schedule's kind is {self.kind!r}; use one of cosine, step, constant."
+            )
+        if self.per not in ("epoch", "step"):
+            raise UserError(f"The schedule changes per {self.per!r}; use epoch or step.")
+        if (self.kind == "step") != bool(self.milestones):
+            raise UserError(
+                f"A {self.kind} schedule with milestones {self.milestones} is contradictory; "
+                "give milestones to the step schedule and to no other."
+            )
+        if list(self.milestones) != sorted(set(self.milestones)):
+            raise UserError(f"The milestones {self.milestones} do not rise; sort them.")
+        if self.final and self.kind != "cosine":
+            raise UserError(f"A {self.kind} schedule has no final value; leave final at 0.")
+        if self.warmup_epochs < 0:
+            raise UserError(f"The warm-up is {self.warmup_epochs} epochs long; use 0 or more.")
+
+
+def learning_rate(
+    recipe: ScheduleRecipe, base_lr: float, step: int, steps_per_epoch: int, epochs: float
+) -> float:
+    """Return the learning rate of a zero-based step.
+
+    Args:
+        recipe: the schedule.
+        base_lr: rate after warm-up.
+        step: optimizer step from 0.
+        steps_per_epoch: optimizer steps in an epoch.
+        epochs: length of the training.
+
+    Returns:
+        The rate; the schedule's last value from the end of training on.
+
+    >>> [learning_rate(ScheduleRecipe("cosine"), 0.03, step, 10, 200) for step in (0, 9, 1000)]
+    [0.03, 0.03, 0.015]
+    """
+    now = step / steps_per_epoch
+    if now < recipe.warmup_epochs:
+        return base_lr * now / recipe.warmup_epochs
+    if recipe.per == "epoch":
+        now = step // steps_per_epoch
+    if recipe.kind == "step":
+        return float(base_lr * recipe.gamma ** sum(now >= epoch for epoch in recipe.milestones))
+    if recipe.kind == "constant":
+        return base_lr
+    # Where the rate is kept for an epoch, the epoch may have begun inside the warm-up.
+    past = max(0.0, now - recipe.warmup_epochs) / max(epochs - recipe.warmup_epochs, 1e-12)
+    cosine = (1 + math.cos(math.pi * min(past, 1.0))) / 2
+    return base_lr * (recipe.final + (1 - recipe.final) * cosine)
