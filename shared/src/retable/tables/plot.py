@@ -32,6 +32,7 @@ _COLOURS = {
     None: "#0072B2",
 }
 _MARKERS = {Verdict.MATCH: "o", Verdict.MISS: "X", Verdict.INCONCLUSIVE: "s", None: "o"}
+_SHAPES = "osD^vP*h"
 _CYCLE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999")
 _INK, _GREY = "#222222", "#8a8a8a"
 
@@ -80,11 +81,9 @@ def draw_comparison(comparison: Comparison) -> Figure:
     The bar around our mean is the 95 % interval of the difference, set at the reference: a match
     where it lies inside the grey tolerance band. Small dots are single seeds.
     """
-    columns = [
-        column
-        for column in shown_columns(comparison)
-        if any(_drawn(comparison, row, column) for row in comparison.rows)
-    ] or shown_columns(comparison)[:1]
+    shown = shown_columns(comparison)
+    measured = [c for c in shown if any(row.cells[c.key].ours for row in comparison.rows)]
+    columns = measured or shown
     rows = [
         row for row in comparison.rows if any(_drawn(comparison, row, column) for column in columns)
     ]
@@ -125,6 +124,8 @@ def _draw_column(
             _draw_reference(axes, y, value, cell.tolerance)
         if cell.mean is not None and math.isfinite(cell.mean):
             _draw_ours(axes, y, cell, value)
+    axes.use_sticky_edges = False  # else a band that is the widest mark touches the frame
+    axes.margins(x=0.06)
     axes.set_xlabel(heading(column), fontsize=9)
     axes.tick_params(labelsize=8, length=2)
     axes.grid(axis="x", color="#e8e8e8", linewidth=0.8)
@@ -272,7 +273,7 @@ def _draw_heat_map(axes: Axes, lines: list[list[_Entry]], column: Column, limit:
 
 
 def draw_scatter(comparison: Comparison, x: str, y: str, colour: str | None = None) -> Figure:
-    """Draw our mean of column ``y`` against that of ``x``, one labelled point for each row.
+    """Draw our mean of column ``y`` against that of ``x``, one point for each row, with stds.
 
     Args:
         comparison: the table.
@@ -280,37 +281,43 @@ def draw_scatter(comparison: Comparison, x: str, y: str, colour: str | None = No
         y: key of the vertical column.
         colour: key of a column that colours the points, for instance an accuracy.
     """
-    keys = {column.key: column for column in comparison.columns}
-    needed = [x, y] + ([colour] if colour else [])
-    figure = _figure(5.6, 4.2)
+    import numpy
+    from matplotlib.cm import ScalarMappable
+
+    columns = {column.key: column for column in comparison.columns}
+    keys = [x, y] + ([colour] if colour else [])
+    points = []
+    for row in comparison.rows:
+        means = [_own_entry(row.cells[key])[0] for key in keys]
+        if all(map(math.isfinite, means)):
+            points.append((row, means))
+    figure = _figure(5.6, 4.6)
     axes = figure.subplots()
-    colours = []
-    for place, row in enumerate(comparison.rows):
-        means = [_own_entry(row.cells[key])[0] for key in needed]
-        if not all(map(math.isfinite, means)):
-            continue
-        ink = _CYCLE[place % len(_CYCLE)] if colour is None else _GREY
-        stds = row.cells[x].std, row.cells[y].std
-        axes.errorbar(means[0], means[1], stds[1], stds[0], fmt="o", color=ink, markersize=5)
-        axes.annotate(
-            row.row.label,
-            (means[0], means[1]),
-            xytext=(6, 5),
-            textcoords="offset points",
-            fontsize=8,
+    scale = ScalarMappable(cmap="viridis")
+    if colour is None:
+        inks: list[Any] = [_CYCLE[place % len(_CYCLE)] for place in range(len(points))]
+    else:
+        inks = list(scale.to_rgba(numpy.array([means[-1] for _, means in points])))
+    for place, (row, means) in enumerate(points):
+        axes.errorbar(
+            means[0],
+            means[1],
+            row.cells[y].std,
+            row.cells[x].std,
+            fmt=_SHAPES[place % len(_SHAPES)],
+            color=inks[place],
+            elinewidth=1,
+            label=row.row.label,
         )
-        colours.append(means)
-    if colour is not None and colours:
-        drawn = axes.scatter(*zip(*[c[:2] for c in colours], strict=True), zorder=3)
-        drawn.set_array([c[2] for c in colours])
-        drawn.set_cmap("viridis")
-        figure.colorbar(drawn, label=heading(keys[colour]))
-    axes.margins(0.22)
-    axes.set_xlabel(heading(keys[x]), fontsize=9)
-    axes.set_ylabel(heading(keys[y]), fontsize=9)
+    if colour is not None and points:
+        figure.colorbar(scale, ax=axes, label=heading(columns[colour]))
+    axes.margins(0.1)
+    axes.set_xlabel(heading(columns[x]), fontsize=9)
+    axes.set_ylabel(heading(columns[y]), fontsize=9)
     axes.grid(color="#ececec")
     axes.spines[["top", "right"]].set_visible(False)
     axes.set_title(f"{comparison.id}: {_scale_title(comparison)}", fontsize=10)
+    figure.legend(loc="outside lower center", ncols=3, fontsize=8, frameon=False)
     return figure
 
 

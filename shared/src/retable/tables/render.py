@@ -349,6 +349,8 @@ def render_markdown(comparison: Comparison, *, level: int = 1) -> str:
     for column in shown_columns(comparison):
         heads, lines = block(comparison, column)
         parts += [f"{mark}# {heading(column)}", _markdown_table(heads, lines)]
+        if column.key in comparison.reasons:
+            parts.append(f"Tolerance: {comparison.reasons[column.key]}")
     if comparison.claims:
         parts += [f"{mark}# Claims", claims_heading(comparison) + ".", _markdown_claims(comparison)]
     gaps = missing(comparison)
