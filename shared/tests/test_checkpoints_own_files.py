@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 from torch import nn
 
+from retable.batch_norm import group_batch_norm
 from retable.checkpoints import load_encoder, save_encoder
 from retable.checkpoints.weights_files import weights_digest
 from retable.encoders import ENCODER_NAMES, EncoderRecipe, build_encoder
@@ -64,6 +65,18 @@ def test_memory_format_and_wrappers_leave_no_trace(tmp_path: Path) -> None:
     wrapped._orig_mod.module = encoder  # what data parallelism calls it
     save_encoder(tmp_path / "wrapped", wrapped, TINY, {})
     assert (tmp_path / "plain").read_bytes() == (tmp_path / "wrapped").read_bytes()
+
+
+def test_grouped_batch_norm_saves_as_plain_batch_norm(tmp_path: Path) -> None:
+    encoder = build_encoder(TINY, key=1)
+    group_batch_norm(encoder, 2)
+    with_statistics(encoder)
+    save_encoder(tmp_path / "file", encoder, TINY, {})
+    loaded = load_encoder(tmp_path / "file").encoder
+    assert same_state(loaded, encoder)
+    images = torch.linspace(-9, 9, 3 * 3 * 32 * 32).sin().view(3, 3, 32, 32)
+    with torch.no_grad():
+        torch.testing.assert_close(loaded(images), encoder.eval()(images))
 
 
 def test_file_is_readable_by_safetensors_alone_under_torchvision_names(tmp_path: Path) -> None:
