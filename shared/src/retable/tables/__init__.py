@@ -2,10 +2,12 @@
 
 from retable.tables.comparing import compare
 from retable.tables.comparison import Comparison, Measured
+from retable.tables.markdown import render_markdown
+from retable.tables.reading import load_reference
 from retable.tables.recording import record_reference, write_reference
-from retable.tables.reference import Provenance, Reference, load_reference
-from retable.tables.render import render_markdown, render_terminal, supports_colour
+from retable.tables.reference import Provenance, Reference
 from retable.tables.storage import load_comparison, render_json, save_comparison
+from retable.tables.terminal import render_terminal, supports_colour
 
 __all__ = [
     "Comparison",

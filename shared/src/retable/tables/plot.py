@@ -1,4 +1,4 @@
-"""Pictures of a comparison: ours beside the reference, a grid as heat maps, a scatter, curves.
+"""The picture of a comparison: ours beside the reference, with intervals and tolerances.
 
 matplotlib is an extra (``retable[plots]``) and is imported inside the functions. Figures are made
 without pyplot: no global state, no window.
@@ -9,15 +9,15 @@ from __future__ import annotations
 import importlib.util
 import io
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from retable import files
 from retable.errors import UserError
 from retable.tables.comparison import ComparedCell, ComparedRow, Comparison
+from retable.tables.phrases import heading, shown_columns
 from retable.tables.reference import Column, Value
-from retable.tables.render import heading, number, shown_columns
 from retable.tables.verdict import Verdict
 
 if TYPE_CHECKING:
@@ -32,12 +32,7 @@ _COLOURS = {
     None: "#0072B2",
 }
 _MARKERS = {Verdict.MATCH: "o", Verdict.MISS: "X", Verdict.INCONCLUSIVE: "s", None: "o"}
-_SHAPES = "osD^vP*h"
-_CYCLE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999")
-_INK, _GREY = "#222222", "#8a8a8a"
-
-_Entry = tuple[float, float | None]
-"""What one place of a heat map says: a value, NaN where there is none, and its std."""
+INK, GREY = "#222222", "#8a8a8a"
 
 
 def available() -> bool:
@@ -45,7 +40,8 @@ def available() -> bool:
     return importlib.util.find_spec("matplotlib") is not None
 
 
-def _figure(width: float, height: float) -> Figure:
+def new_figure(width: float, height: float) -> Figure:
+    """Return an empty figure of this size in inches, or raise a `UserError` without matplotlib."""
     if not available():
         raise UserError(
             "Plots need matplotlib: install the extra with pip install 'retable[plots]'."
@@ -87,14 +83,14 @@ def draw_comparison(comparison: Comparison) -> Figure:
     rows = [
         row for row in comparison.rows if any(_drawn(comparison, row, column) for column in columns)
     ]
-    figure = _figure(2.8 + 4.2 * len(columns), 1.9 + 0.36 * len(rows))
+    figure = new_figure(2.8 + 4.2 * len(columns), 1.9 + 0.36 * len(rows))
     grid = figure.subplots(1, len(columns), sharey=True, squeeze=False)
     for axes, column in zip(grid[0], columns, strict=True):
         _draw_column(axes, comparison, rows, column)
     grid[0, 0].set_yticks(range(len(rows)), [row.row.label for row in rows], fontsize=9)
     grid[0, 0].set_ylim(len(rows) - 0.4, -0.6)
     _legend(figure, comparison)
-    figure.suptitle(f"{comparison.id}: {_scale_title(comparison)}", fontsize=10, color=_INK)
+    figure.suptitle(f"{comparison.id}: {scale_title(comparison)}", fontsize=10, color=INK)
     return figure
 
 
@@ -103,7 +99,8 @@ def plot_comparison(comparison: Comparison, path: str | Path) -> None:
     save(draw_comparison(comparison), path)
 
 
-def _scale_title(comparison: Comparison) -> str:
+def scale_title(comparison: Comparison) -> str:
+    """Say the scale, and what follows from it, in a few words."""
     if comparison.scale == "paper":
         return "paper scale"
     return f"{comparison.scale} scale, absolute numbers are not the paper's"
@@ -145,14 +142,14 @@ def _draw_reference(axes: Axes, y: int, value: Value, tolerance: float | None) -
         fmt="D",
         markersize=5,
         markerfacecolor="white",
-        color=_GREY,
+        color=GREY,
         capsize=2,
         zorder=3,
     )
 
 
 def _draw_ours(axes: Axes, y: int, cell: ComparedCell, value: Value | None) -> None:
-    colour = _COLOURS.get(cell.verdict, _GREY)
+    colour = _COLOURS.get(cell.verdict, GREY)
     assert cell.mean is not None
     if cell.interval is not None and value is not None:
         ends = [value.value + cell.interval.low, value.value + cell.interval.high]
@@ -177,7 +174,7 @@ def _legend(figure: Figure, comparison: Comparison) -> None:
     if comparison.scale == "paper" or comparison.provenance is not None:
         handles += [
             Line2D(
-                [], [], color=_GREY, label=name, marker="D", markerfacecolor="white", linestyle=""
+                [], [], color=GREY, label=name, marker="D", markerfacecolor="white", linestyle=""
             )
         ]
     if any(cell.tolerance for row in comparison.rows for cell in row.cells.values()):
@@ -190,170 +187,3 @@ def _legend(figure: Figure, comparison: Comparison) -> None:
     if any(cell.ours and cell.verdict is None for cell in cells):
         handles += [Line2D([], [], color=_COLOURS[None], marker="o", label="ours, not judged")]
     figure.legend(handles=handles, loc="outside lower center", ncols=3, fontsize=8, frameon=False)
-
-
-def draw_grid(
-    comparison: Comparison,
-    column: str,
-    grid: Sequence[Sequence[str]],
-    *,
-    row_labels: Sequence[str],
-    column_labels: Sequence[str],
-    row_title: str = "",
-    column_title: str = "",
-) -> Figure:
-    """Draw one column of a table whose rows form a grid, as heat maps: reference and ours.
-
-    Args:
-        comparison: the table.
-        column: key of the column to draw.
-        grid: row keys, as they are laid out.
-        row_labels: one for each line of the grid.
-        column_labels: one for each place in a line.
-        row_title: what the lines vary.
-        column_title: what the places vary.
-    """
-    cells = {row.row.key: row.cells[column] for row in comparison.rows}
-    described = next(c for c in comparison.columns if c.key == column)
-    lines = [[cells[key] for key in line] for line in grid]
-    every = [cell for line in lines for cell in line]
-    maps: dict[str, list[list[_Entry]]] = {}
-    if any(cell.paper for cell in every):
-        maps["paper"] = [[_stored_entry(cell.paper) for cell in line] for line in lines]
-    if comparison.provenance is not None:
-        maps["proxy reference"] = [[_stored_entry(c.reference) for c in line] for line in lines]
-    if any(cell.ours for cell in every):
-        own = [[_own_entry(cell) for cell in line] for line in lines]
-        maps[f"ours ({comparison.scale} scale)"] = own
-    size = (1.0 + 0.95 * len(column_labels), 1.5 + 0.55 * len(row_labels))
-    figure = _figure(max(size[0] * max(len(maps), 1), 4.0), size[1])
-    axes = figure.subplots(1, max(len(maps), 1), squeeze=False)[0]
-    values = [v for entries in maps.values() for line in entries for v, _ in line]
-    limit = max((abs(v) for v in values if math.isfinite(v)), default=1.0) or 1.0
-    for place, (title, entries) in zip(axes, maps.items(), strict=False):
-        _draw_heat_map(place, entries, described, limit)
-        place.set_title(title, fontsize=9)
-        place.set_xticks(range(len(column_labels)), column_labels, fontsize=8)
-        place.set_yticks(range(len(row_labels)), row_labels, fontsize=8)
-        place.set_xlabel(column_title, fontsize=9)
-        place.set_ylabel(row_title, fontsize=9)
-    figure.suptitle(f"{comparison.id}: {heading(described)}", fontsize=10)
-    return figure
-
-
-def _stored_entry(value: Value | None) -> _Entry:
-    return (value.value, value.std) if value else (math.nan, None)
-
-
-def _own_entry(cell: ComparedCell) -> _Entry:
-    return (cell.mean, cell.std) if cell.mean is not None else (math.nan, None)
-
-
-def _draw_heat_map(axes: Axes, lines: list[list[_Entry]], column: Column, limit: float) -> None:
-    """Colour signed values around zero and all others from their least to their largest."""
-    values = [[value for value, _ in line] for line in lines]
-    finite = [v for line in values for v in line if math.isfinite(v)]
-    signed = column.unit == "points" or any(v < 0 for v in finite)
-    low, high = (-limit, limit) if signed else (min(finite, default=0), max(finite, default=1))
-    axes.set_facecolor("#f4f4f4")
-    axes.imshow(values, cmap="RdBu" if signed else "cividis", vmin=low, vmax=high, aspect="auto")
-    for y, line in enumerate(lines):
-        for x, (value, std) in enumerate(line):
-            if not math.isfinite(value):
-                axes.text(x, y, "not run", ha="center", va="center", fontsize=7, color=_GREY)
-                continue
-            text = number(value, column.decimals, signed=signed)
-            text += f"\n± {number(std, column.decimals)}" if std is not None else ""
-            share = (value - low) / ((high - low) or 1.0)
-            dark = abs(value) > 0.6 * limit if signed else share < 0.5
-            colour = "white" if dark else _INK
-            axes.text(x, y, text, ha="center", va="center", fontsize=8, color=colour)
-    axes.tick_params(length=0)
-    axes.spines[:].set_visible(False)
-
-
-def draw_scatter(comparison: Comparison, x: str, y: str, colour: str | None = None) -> Figure:
-    """Draw our mean of column ``y`` against that of ``x``, one point for each row, with stds.
-
-    Args:
-        comparison: the table.
-        x: key of the horizontal column.
-        y: key of the vertical column.
-        colour: key of a column that colours the points, for instance an accuracy.
-    """
-    import numpy
-    from matplotlib.cm import ScalarMappable
-
-    columns = {column.key: column for column in comparison.columns}
-    keys = [x, y] + ([colour] if colour else [])
-    points = []
-    for row in comparison.rows:
-        means = [_own_entry(row.cells[key])[0] for key in keys]
-        if all(map(math.isfinite, means)):
-            points.append((row, means))
-    figure = _figure(5.6, 4.6)
-    axes = figure.subplots()
-    scale = ScalarMappable(cmap="viridis")
-    if colour is None:
-        inks: list[Any] = [_CYCLE[place % len(_CYCLE)] for place in range(len(points))]
-    else:
-        inks = list(scale.to_rgba(numpy.array([means[-1] for _, means in points])))
-    for place, (row, means) in enumerate(points):
-        axes.errorbar(
-            means[0],
-            means[1],
-            row.cells[y].std,
-            row.cells[x].std,
-            fmt=_SHAPES[place % len(_SHAPES)],
-            color=inks[place],
-            elinewidth=1,
-            label=row.row.label,
-        )
-    if colour is not None and points:
-        figure.colorbar(scale, ax=axes, label=heading(columns[colour]))
-    axes.margins(0.1)
-    axes.set_xlabel(heading(columns[x]), fontsize=9)
-    axes.set_ylabel(heading(columns[y]), fontsize=9)
-    axes.grid(color="#ececec")
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.set_title(f"{comparison.id}: {_scale_title(comparison)}", fontsize=10)
-    figure.legend(loc="outside lower center", ncols=3, fontsize=8, frameon=False)
-    return figure
-
-
-def draw_curves(
-    curves: Mapping[str, Mapping[int, Sequence[tuple[float, float]]]],
-    *,
-    title: str,
-    x_label: str,
-    y_label: str,
-) -> Figure:
-    """Draw one line for each name: the mean over seeds, with the range of the seeds behind it.
-
-    Args:
-        curves: name -> seed -> points (x, y); seeds may stop early, each x uses those that have it.
-        title: the figure's title.
-        x_label: what x is.
-        y_label: what y is, with its unit.
-    """
-    figure = _figure(5.8, 3.8)
-    axes = figure.subplots()
-    for place, (name, seeds) in enumerate(curves.items()):
-        by_x: dict[float, list[float]] = {}
-        for points in seeds.values():
-            for x, y in points:
-                by_x.setdefault(x, []).append(y)
-        xs = sorted(by_x)
-        means = [math.fsum(by_x[x]) / len(by_x[x]) for x in xs]
-        ink = _CYCLE[place % len(_CYCLE)]
-        dashes = "-" if place < len(_CYCLE) else "--"
-        axes.plot(xs, means, dashes, color=ink, label=f"{name} ({len(seeds)})")
-        lows, highs = [min(by_x[x]) for x in xs], [max(by_x[x]) for x in xs]
-        axes.fill_between(xs, lows, highs, color=ink, alpha=0.15, linewidth=0)
-    axes.set_xlabel(x_label, fontsize=9)
-    axes.set_ylabel(y_label, fontsize=9)
-    axes.set_title(title, fontsize=10)
-    axes.grid(color="#ececec")
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(fontsize=8, frameon=False)
-    return figure

@@ -14,6 +14,7 @@ from typing import Any
 from retable import files
 from retable.errors import UserError
 from retable.tables.comparison import Measured
+from retable.tables.reading import parse_reference
 from retable.tables.reference import (
     Column,
     Provenance,
@@ -22,7 +23,6 @@ from retable.tables.reference import (
     StatedSpread,
     Tolerance,
     Value,
-    parse_reference,
 )
 from retable.tables.statistics import Spread, mean, spread_of
 from retable.tables.verdict import recorded_tolerances

@@ -19,19 +19,21 @@ from typing import get_args
 from retable import files
 from retable.errors import UserError
 from retable.tables.comparison import ComparedClaim, Comparison, Scale
-from retable.tables.reference import Column, Reference, load_reference
-from retable.tables.render import (
+from retable.tables.markdown import render_markdown
+from retable.tables.phrases import (
     block,
+    claim_decimals,
     claim_margin,
     claim_result,
     claims_heading,
     heading,
     missing,
     remarks,
-    render_markdown,
     scale_sentences,
     shown_columns,
 )
+from retable.tables.reading import load_reference
+from retable.tables.reference import Column, Reference
 from retable.tables.storage import COMPARISON_FILE, load_comparison
 from retable.tables.verdict import ClaimVerdict, Verdict
 
@@ -164,7 +166,8 @@ th, td { padding: .25rem .7rem; border-bottom: 1px solid var(--line); text-align
   white-space: nowrap; vertical-align: top; }
 th { color: var(--soft); font-weight: 600; }
 th:first-child, td:first-child, th:last-child, td:last-child { text-align: left; }
-td.text { white-space: normal; text-align: left; }
+table.texts th, table.texts td { white-space: normal; text-align: left; }
+@media print { table { font-size: .7rem; } }
 .scale { border-left: 4px solid var(--line); padding-left: .8rem; }
 .soft { color: var(--soft); font-size: .88rem; }
 .match, .supported { color: var(--match); } .miss { color: var(--miss); font-weight: 700; }
@@ -214,9 +217,9 @@ def _cell(text: str) -> str:
     return f'<td class="{mark}">{_text(text)}</td>' if mark else f"<td>{_text(text)}</td>"
 
 
-def _html_table(heads: Sequence[str], rows: str) -> str:
+def _html_table(heads: Sequence[str], rows: str, kind: str = "numbers") -> str:
     head = "".join(f"<th>{_text(text)}</th>" for text in heads)
-    return f'<div class="wide"><table><tr>{head}</tr>{rows}</table></div>'
+    return f'<div class="wide"><table class="{kind}"><tr>{head}</tr>{rows}</table></div>'
 
 
 def _html_section(
@@ -237,7 +240,7 @@ def _html_section(
     if comparison.claims:
         parts += ["<h3>Claims</h3>", f'<p class="soft">{_text(claims_heading(comparison))}.</p>']
         rows = "".join(_html_claim(comparison, claim) for claim in comparison.claims)
-        parts.append(_html_table(("claim", "stated", "ours", "verdict"), rows))
+        parts.append(_html_table(("claim", "stated", "ours", "verdict"), rows, "texts"))
     gaps = missing(comparison)
     if gaps:
         items = "".join(f"<li>{_text(gap)}</li>" for gap in gaps)
@@ -258,13 +261,13 @@ def _html_block(comparison: Comparison, column: Column) -> str:
 
 
 def _html_claim(comparison: Comparison, compared: ComparedClaim) -> str:
-    column = next(c for c in comparison.columns if c.key == compared.claim.column)
+    decimals = claim_decimals(comparison, compared)
     texts = (
         compared.claim.text,
-        claim_margin(compared, column.decimals),
-        claim_result(compared, column.decimals),
+        claim_margin(compared, decimals),
+        claim_result(compared, decimals),
     )
-    cells = "".join(f'<td class="text">{_text(text)}</td>' for text in texts)
+    cells = "".join(f"<td>{_text(text)}</td>" for text in texts)
     return f"<tr>{cells}{_cell(str(compared.verdict))}</tr>"
 
 

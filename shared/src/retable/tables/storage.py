@@ -16,7 +16,9 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 from retable import files
 from retable.errors import UserError
 from retable.tables.comparison import ComparedCell, Comparison
-from retable.tables.render import render_markdown, render_terminal, summary
+from retable.tables.markdown import render_markdown
+from retable.tables.phrases import summary
+from retable.tables.terminal import render_terminal
 
 COMPARISON_FILE = "table.json"
 
