@@ -16,6 +16,7 @@ from retable.evaluate.linear import LinearProbe
 from retable.testing import run_processes
 from retable.views import center, crop_and_flip, make_view
 
+Results = list[dict[str, Any]]
 DATA = "shapes?count=90&test_count=45&classes=5"
 
 
@@ -94,9 +95,11 @@ def _uneven() -> Tensor:
     return gather_uneven(rows[:, None])
 
 
-def test_shares_of_unequal_size_are_joined_in_rank_order() -> None:
+def test_shares_of_unequal_size_are_joined_in_rank_order(
+    two_processes: Results,
+) -> None:
     expected = torch.tensor([0, 3, 100, 103, 106])[:, None]
-    assert all(torch.equal(found, expected) for found in run_processes(_uneven, 2))
+    assert all(torch.equal(found["uneven"], expected) for found in two_processes)
 
 
 def _evaluate() -> tuple[Tensor, dict[str, float], dict[str, float]]:
@@ -110,10 +113,10 @@ def _evaluate() -> tuple[Tensor, dict[str, float], dict[str, float]]:
     return found.features, linear, Knn(k=7).run(encoder, open_split, device="cpu")
 
 
-def test_two_processes_measure_what_one_measures() -> None:
+def test_two_processes_measure_what_one_measures(two_processes: Results) -> None:
     # 45 test images: the processes' shares differ in size.
     features, linear, knn = _evaluate()
-    for other_features, other_linear, other_knn in run_processes(_evaluate, 2):
+    for other_features, other_linear, other_knn in (found["evaluated"] for found in two_processes):
         torch.testing.assert_close(other_features, features, rtol=1e-4, atol=1e-5)
         assert other_linear["train_loss"] == pytest.approx(linear["train_loss"], rel=1e-4)
         assert other_linear["top1"] == pytest.approx(linear["top1"], abs=100 / 45 + 1e-6)
@@ -127,7 +130,17 @@ def _evaluate_one_image() -> str:
     return str(caught.value)
 
 
-def test_more_processes_than_images_end_with_a_sentence() -> None:
-    assert all(
-        "2 processes share 1 images" in said for said in run_processes(_evaluate_one_image, 2)
-    )
+def _in_process() -> dict[str, Any]:
+    return {"uneven": _uneven(), "evaluated": _evaluate(), "refusal": _evaluate_one_image()}
+
+
+@pytest.fixture(scope="module")
+def two_processes() -> Results:
+    """Return what `_in_process` gives in each of two: starting them is what takes time."""
+    return run_processes(_in_process, 2)
+
+
+def test_more_processes_than_images_end_with_a_sentence(
+    two_processes: Results,
+) -> None:
+    assert all("2 processes share 1 images" in found["refusal"] for found in two_processes)

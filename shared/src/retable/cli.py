@@ -1,0 +1,251 @@
+"""The command line: judge a checkpoint, or hand it to another program."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from retable.errors import UserError
+
+# Everything that imports torch is imported where it is used: help and usage errors come at once.
+if TYPE_CHECKING:
+    from retable.data.sources import Source
+    from retable.evaluate.evaluation import Evaluation, OpenSource
+
+_CHECKPOINT = (
+    "a file of Retable, the folder of a run, a ResNet of another program (.safetensors, .pth, "
+    ".pth.tar), torchvision:resnet50, or untrained:resnet50"
+)
+_EXAMPLES = """examples:
+  retable evaluate runs/moco-1/encoder.safetensors --protocol linear --data shapes
+  retable evaluate moco_v2_200ep.pth.tar --protocol linear --data imagefolder:/data/imagenet \\
+      --set lr=30 --set batch=256 --set epochs=100 --set 'milestones=[60,80]'
+  retable evaluate torchvision:resnet50 --protocol knn --data hf:clane9/imagenet-100 --json
+  retable export runs/moco-1/encoder.safetensors --layout detectron2 backbone.pth
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; return 0, 2 after a mistake of the user's (one sentence), 130 after Ctrl-C."""
+    options = _parser().parse_args(arguments)
+    try:
+        if options.command == "evaluate":
+            return _evaluate(options)
+        return _export(options)
+    except UserError as error:
+        print(f"retable: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("retable: interrupted.", file=sys.stderr)
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="retable",
+        description="Judge self-supervised encoders and exchange their weights.",
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    _add_evaluate(commands.add_parser("evaluate", help="measure what an encoder's features hold"))
+    _add_export(commands.add_parser("export", help="write an encoder for another program"))
+    return parser
+
+
+def _add_evaluate(parser: argparse.ArgumentParser) -> None:
+    from retable.evaluate import PROTOCOL_NAMES
+
+    parser.add_argument("checkpoint", metavar="CHECKPOINT", help=_CHECKPOINT)
+    parser.add_argument(
+        "--protocol", choices=PROTOCOL_NAMES, default="linear", help="default: %(default)s"
+    )
+    parser.add_argument(
+        "--data", default="shapes", help="shapes, imagefolder:DIR, hf:NAME or arrow:DIR"
+    )
+    parser.add_argument("--subset", help="imagenet100, or a share of the images such as 10%%")
+    parser.add_argument(
+        "--size",
+        type=int,
+        help="side of the views in pixels; default: 224, or as "
+        "the images are where all have one small size",
+    )
+    parser.add_argument(
+        "--set",
+        dest="settings",
+        metavar="FIELD=VALUE",
+        action="append",
+        default=[],
+        help="change a setting of the protocol, for instance lr=30 (JSON values)",
+    )
+    parser.add_argument("--seed", type=int, default=0, help="default: %(default)s")
+    parser.add_argument("--device", help="cpu, cuda or cuda:N; default: a GPU if there is one")
+    parser.add_argument(
+        "--precision",
+        choices=("float32", "bf16", "fp16"),
+        default="float32",
+        help="of the encoder; default: %(default)s",
+    )
+    parser.add_argument("--workers", type=int, default=0, help="decoding processes; default: 0")
+    parser.add_argument(
+        "--skip-unreadable",
+        action="store_true",
+        help="leave out and count unreadable images instead of refusing",
+    )
+    parser.add_argument(
+        "--directory", type=Path, help="keep the state here, to go on after an interruption"
+    )
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+
+
+def _add_export(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("checkpoint", metavar="CHECKPOINT", help=_CHECKPOINT)
+    parser.add_argument("--layout", choices=("torchvision", "timm", "detectron2"), required=True)
+    parser.add_argument("output", metavar="OUT", type=Path, help="a .safetensors or .pth file")
+
+
+def _evaluate(options: argparse.Namespace) -> int:
+    from retable.checkpoints import load_encoder
+    from retable.distributed import process_index
+    from retable.evaluate import protocol
+    from retable.runs import describe
+
+    recipe = _with_settings(protocol(options.protocol, options.size), options.settings)
+    device = _join(options.device)
+    open_variant = _opener(options.data, options.subset, options.skip_unreadable)
+    encoder, encoder_recipe, metadata = load_encoder(options.checkpoint)
+    results = recipe.run(
+        encoder,
+        open_variant,
+        seed=options.seed,
+        device=device,
+        directory=options.directory,
+        workers=options.workers,
+        precision=options.precision,
+        progress=not options.json,
+    )
+    if process_index() == 0:
+        report = {
+            "checkpoint": options.checkpoint,
+            "encoder": {"recipe": describe(encoder_recipe), "metadata": metadata},
+            "protocol": describe(recipe),
+            "data": {split: open_variant(split, None).description for split in ("train", "test")},
+            "seed": options.seed,
+            "precision": options.precision,
+            "results": results,
+        }
+        print(json.dumps(report, sort_keys=True) if options.json else _readable(report))
+    return 0
+
+
+def _readable(report: dict[str, Any]) -> str:
+    encoder = report["encoder"]["recipe"]
+    dropped = report["encoder"]["metadata"].get("dropped", [])
+    lines = [
+        f"{report['checkpoint']}: {encoder['name']}, width {encoder['width']:g}, "
+        f"{encoder['stem']} stem",
+        *([f"left out of the file: {', '.join(dropped)}"] if dropped else []),
+        f"{report['protocol']['name']} on {report['data']['test']['source']}, seed "
+        f"{report['seed']}; accuracies in percent",
+    ]
+    width = max(len(name) for name in report["results"])
+    lines += [f"  {name:<{width}}  {value:10.4g}" for name, value in report["results"].items()]
+    return "\n".join(lines)
+
+
+def _export(options: argparse.Namespace) -> int:
+    from retable.checkpoints import load_encoder, save_export
+
+    encoder, recipe, _ = load_encoder(options.checkpoint)
+    save_export(options.output, encoder, recipe, options.layout)
+    print(f"{options.output}: {recipe.name} in the {options.layout} layout")
+    return 0
+
+
+def _opener(data: str, subset: str | None, skip_unreadable: bool) -> OpenSource:
+    """Return a function that opens a split or a variant of it, each once."""
+    from retable.data.sources import open_source
+
+    opened: dict[tuple[str, str | None], Source] = {}
+
+    def open_variant(split: str, variant: str | None) -> Source:
+        if variant is not None and data.partition("?")[0] != "shapes":
+            raise UserError(
+                f"the data set {data!r} has no variant {variant!r}: expected shapes for the ood "
+                "protocol, so use --data shapes or another --protocol."
+            )
+        if (split, variant) not in opened:
+            joint = "&" if "?" in data else "?"
+            address = data if variant is None else f"{data}{joint}variant={variant}"
+            opened[split, variant] = open_source(
+                address, split, subset=subset, skip_unreadable=skip_unreadable
+            )
+        return opened[split, variant]
+
+    return open_variant
+
+
+def _join(wanted: str | None) -> str:
+    """Join the other processes of a launch, if there are any; return this process's device."""
+    import torch
+
+    kind, _, number = (wanted or "").partition(":")
+    available = torch.cuda.device_count() if kind in ("", "cuda") else 0
+    if kind not in ("", "cpu", "cuda") or (kind == "cuda" and not int(number or 0) < available):
+        raise UserError(
+            f"the device {wanted!r} is not here: expected cpu or one of {available} GPUs, so leave "
+            "--device out."
+        )
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        from accelerate.state import PartialState
+
+        return str(PartialState(cpu=kind == "cpu" or not available).device)
+    return wanted or ("cuda" if available else "cpu")
+
+
+def _with_settings(recipe: Evaluation, settings: Sequence[str]) -> Evaluation:
+    """Return the recipe with every FIELD=VALUE applied; a dot enters a field's own fields."""
+    for setting in settings:
+        path, separator, text = setting.partition("=")
+        if not separator:
+            raise UserError(f"--set {setting} has no value: expected --set {path}=VALUE.")
+        try:
+            value = json.loads(text)
+        except ValueError:
+            value = text
+        recipe = _replaced(recipe, path.split("."), value, path)
+    return recipe
+
+
+def _replaced(recipe: Any, names: list[str], value: Any, path: str) -> Any:
+    head, *rest = names
+    known = [field.name for field in dataclasses.fields(recipe)]
+    if head not in known:
+        raise UserError(
+            f"--set {path}: {type(recipe).__name__} has no {head!r}: expected one of "
+            f"{', '.join(known)}."
+        )
+    old = getattr(recipe, head)
+    if rest:
+        if not dataclasses.is_dataclass(old):
+            raise UserError(f"--set {path}: {head!r} has no fields: expected --set {head}=VALUE.")
+        return dataclasses.replace(recipe, **{head: _replaced(old, rest, value, path)})
+    if isinstance(old, tuple):
+        value = tuple(value) if isinstance(value, list) else (value,)
+    elif isinstance(old, float) and type(value) is int:
+        value = float(value)
+    if type(value) is not type(old):
+        raise UserError(
+            f"--set {path}={value!r}: expected {type(old).__name__}, as in the default {old!r}."
+        )
+    return dataclasses.replace(recipe, **{head: value})
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,149 @@
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from retable import cli
+from retable.checkpoints import load_encoder, save_encoder
+from retable.encoders import EncoderRecipe, build_encoder
+
+DATA = "shapes?count=120&test_count=60&classes=4"
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path) -> str:
+    recipe = EncoderRecipe("small_resnet8", width=0.5)
+    path = tmp_path / "encoder.safetensors"
+    save_encoder(path, build_encoder(recipe, key=0), recipe, {"epoch": 3})
+    return str(path)
+
+
+def evaluate(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, Any]:
+    status = cli.main(["evaluate", *arguments, "--data", DATA, "--device", "cpu", "--json"])
+    assert status == 0
+    report: dict[str, Any] = json.loads(capsys.readouterr().out)
+    return report
+
+
+@pytest.mark.parametrize(
+    ("protocol", "settings", "figures"),
+    [
+        ("linear", ["epochs=2", "milestones=[1]", "lr=1"], {"top1", "top5", "best_top1"}),
+        ("logistic", ["l2=[0.1,0.01]", "iterations=20"], {"top1", "top5", "l2"}),
+        ("knn", ["k=5"], {"top1", "top5"}),
+        ("geometry", [], {"alignment", "uniformity", "effective_rank"}),
+        ("ood", ["variants=[\"sketch\",\"corrupted:fog:1\"]", "probe.iterations=20"],
+         {"clean", "sketch", "corrupted", "corrupted:fog", "corrupted:fog:1"}),
+    ],
+)  # fmt: skip
+def test_every_protocol_judges_a_checkpoint(
+    protocol: str,
+    settings: list[str],
+    figures: set[str],
+    checkpoint: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    options = [option for setting in settings for option in ("--set", setting)]
+    report = evaluate(capsys, checkpoint, "--protocol", protocol, *options)
+    assert figures <= report["results"].keys()
+    assert report["encoder"]["metadata"] == {"epoch": 3}
+    assert report["data"]["train"]["images"] == 120
+
+
+def test_settings_reach_the_protocol(checkpoint: str, capsys: pytest.CaptureFixture[str]) -> None:
+    options = ["--set", "k=3", "--set", "temperature=1", "--size", "24", "--seed", "7"]
+    report = evaluate(capsys, checkpoint, "--protocol", "knn", *options)
+    assert report["protocol"]["k"] == 3
+    assert report["protocol"]["temperature"] == 1.0
+    assert report["protocol"]["view"]["size"] == 24
+    assert report["seed"] == 7
+
+
+def test_figures_are_printed_for_people(
+    checkpoint: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = [checkpoint, "--protocol", "knn", "--data", DATA, "--set", "k=5", "--device", "cpu"]
+    assert cli.main(["evaluate", *arguments]) == 0
+    printed = capsys.readouterr().out
+    assert "small_resnet8, width 0.5" in printed
+    assert "top1" in printed
+
+
+def test_an_interrupted_probe_is_kept_where_asked(
+    checkpoint: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ["--set", "epochs=2", "--directory", str(tmp_path / "state")]
+    first = evaluate(capsys, checkpoint, *options)
+    assert list((tmp_path / "state").iterdir())
+    assert evaluate(capsys, checkpoint, *options) == first
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["nowhere.pth"], "nowhere.pth"),
+        (["CHECKPOINT", "--data", "cifar"], "cifar"),
+        (["CHECKPOINT", "--set", "speed=3"], "has no 'speed': expected one of lr"),
+        (["CHECKPOINT", "--set", "lr"], "--set lr has no value"),
+        (["CHECKPOINT", "--set", "lr=fast"], "lr='fast': expected float"),
+        (["CHECKPOINT", "--set", "lr.x=1"], "'lr' has no fields"),
+        (["CHECKPOINT", "--device", "cuda:99"], "'cuda:99' is not here"),
+        (["CHECKPOINT", "--device", "tpu"], "'tpu' is not here"),
+        (["CHECKPOINT", "--protocol", "knn", "--data", DATA], "kNN with k = 200 has 120"),
+        (["CHECKPOINT", "--protocol", "ood", "--data", DATA, "--set", "variants=[\"snowy\"]",
+          "--set", "probe.iterations=1"], "snowy"),
+    ],
+)  # fmt: skip
+def test_mistakes_end_with_one_sentence_and_status_2(
+    arguments: list[str], sentence: str, checkpoint: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = [checkpoint if word == "CHECKPOINT" else word for word in arguments]
+    assert cli.main(["evaluate", *arguments]) == 2
+    said = capsys.readouterr().err
+    assert sentence in said
+    assert said.count("\n") == 1
+    assert "Traceback" not in said
+
+
+@pytest.mark.parametrize("arguments", [[], ["judge"], ["evaluate", "x", "--protocol", "guess"]])
+def test_wrong_usage_has_status_2(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        cli.main(arguments)
+    assert ended.value.code == 2
+    assert "usage: retable" in capsys.readouterr().err
+
+
+def test_an_interruption_has_status_130_and_one_line(
+    checkpoint: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(_: object) -> int:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "_evaluate", interrupted)
+    assert cli.main(["evaluate", checkpoint]) == 130
+    assert capsys.readouterr().err == "retable: interrupted.\n"
+
+
+def test_an_export_opens_in_torchvision(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    output = tmp_path / "exported.pth"
+    arguments = ["untrained:resnet18", "--layout", "torchvision", str(output)]
+    assert cli.main(["export", *arguments]) == 0
+    from torchvision.models import resnet18
+
+    model = resnet18()
+    model.fc = torch.nn.Identity()
+    model.load_state_dict(torch.load(output, weights_only=True))
+    encoder = load_encoder("untrained:resnet18").encoder
+    images = torch.linspace(-1, 1, 2 * 3 * 64 * 64).view(2, 3, 64, 64)
+    with torch.no_grad():
+        torch.testing.assert_close(model.eval()(images), encoder(images))
+
+
+def test_an_export_that_the_layout_cannot_hold_ends_with_a_sentence(
+    checkpoint: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = [checkpoint, "--layout", "timm", str(tmp_path / "x.pth")]
+    assert cli.main(["export", *arguments]) == 2
+    assert "small_resnet8" in capsys.readouterr().err
