@@ -59,7 +59,7 @@ def test_equal_encoders_are_equal_files(tmp_path: Path) -> None:
 def test_memory_format_and_wrappers_leave_no_trace(tmp_path: Path) -> None:
     encoder = build_encoder(TINY, key=1)
     save_encoder(tmp_path / "plain", encoder, TINY, {})
-    encoder.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    encoder.to(memory_format=torch.channels_last)
     wrapped = nn.Module()
     wrapped._orig_mod = nn.Module()  # what torch.compile calls the module inside
     wrapped._orig_mod.module = encoder  # what data parallelism calls it
