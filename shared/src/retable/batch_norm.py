@@ -8,6 +8,7 @@ works in one process.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -47,9 +48,10 @@ class _GroupBatchNorm(_BatchNorm):
         groups = torch.split(input, self.group_size)
         means = variances = None
         if self.running_mean is not None and self.running_var is not None:
-            # Momentum 1 makes torch's fused kernel write each group's own statistics here.
-            means = self.running_mean.new_empty(len(groups), self.num_features)
-            variances = torch.empty_like(means)
+            # Momentum 1 makes torch's fused kernel write each group's own statistics here. It still
+            # reads what was there, times 0, which must not be NaN.
+            means = self.running_mean.new_zeros(len(groups), self.num_features)
+            variances = torch.zeros_like(means)
         output = torch.cat(
             [
                 F.batch_norm(
@@ -101,7 +103,7 @@ def group_batch_norm(module: nn.Module, group_size: int) -> nn.Module:
         if isinstance(layer, _BatchNorm):
             # The same object with another forward: parameters, buffers, names and references stay.
             layer.__class__ = _GroupBatchNorm
-            layer.group_size = group_size
+            cast(_GroupBatchNorm, layer).group_size = group_size
     return module
 
 

@@ -46,11 +46,10 @@ class OptimizerRecipe:
     def __post_init__(self) -> None:
         if self.name not in ("sgd", "lars"):
             raise UserError(f"The optimizer is {self.name!r}; use sgd or lars.")
-        for field in ("lr", "momentum", "weight_decay"):
-            if not getattr(self, field) >= 0:
-                raise UserError(
-                    f"The optimizer's {field} is {getattr(self, field)}; use 0 or more."
-                )
+        for name in ("lr", "momentum", "weight_decay"):
+            value = getattr(self, name)
+            if not value >= 0:
+                raise UserError(f"The optimizer's {name} is {value}; use 0 or more.")
         if self.nesterov and not self.momentum:
             raise UserError("Nesterov's momentum needs a momentum; set momentum or drop nesterov.")
 

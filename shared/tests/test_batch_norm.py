@@ -1,0 +1,156 @@
+import copy
+from collections.abc import Callable
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from retable import distributed
+from retable.batch_norm import average_statistics, group_batch_norm, shuffled
+from retable.encoders import EncoderRecipe, build_encoder
+from retable.errors import UserError
+from retable.testing import run_processes
+
+torch.set_num_threads(1)
+
+
+def randn(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def disturbed(layer: nn.BatchNorm2d) -> nn.BatchNorm2d:
+    """Give scale, shift and running statistics values that are not their defaults."""
+    with torch.no_grad():
+        for seed, tensor in enumerate((layer.weight, layer.bias, layer.running_mean)):
+            assert tensor is not None
+            tensor.copy_(randn(*tensor.shape, seed=seed))
+        assert layer.running_var is not None
+        layer.running_var.uniform_(0.5, 2, generator=torch.Generator().manual_seed(3))
+    return layer
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    groups=st.integers(1, 4),
+    size=st.integers(1, 5),
+    momentum=st.sampled_from([0.1, 0.5, None]),
+    channels_last=st.booleans(),
+)
+def test_groups_are_normalised_as_separate_batches(
+    groups: int, size: int, momentum: float | None, channels_last: bool
+) -> None:
+    # Source: one ordinary layer called on each group alone, from the same starting state.
+    layer = disturbed(nn.BatchNorm2d(3, momentum=momentum))
+    images = randn(groups * size, 3, 4, 4, seed=5)
+    if channels_last:
+        images = images.contiguous(memory_format=torch.channels_last)
+    grouped = group_batch_norm(copy.deepcopy(layer), size)
+    alone = [copy.deepcopy(layer) for _ in range(groups)]
+    result = grouped(images)
+    parts = images.split(size)  # type: ignore[no-untyped-call]
+    expected = torch.cat([one(part) for one, part in zip(alone, parts, strict=True)])
+    torch.testing.assert_close(result, expected)
+    # Each separate layer moved its statistics by its group's: their mean moved by the mean.
+    for name in ("running_mean", "running_var"):
+        mean = torch.stack([getattr(one, name) for one in alone]).mean(0)
+        torch.testing.assert_close(getattr(grouped, name), mean)
+    assert grouped.num_batches_tracked == 1
+    assert torch.equal(grouped.eval()(images), group_batch_norm(copy.deepcopy(grouped), 1)(images))
+
+
+def test_gradients_are_those_of_separate_batches() -> None:
+    # Source: autograd through ordinary layers in float64.
+    layer = disturbed(nn.BatchNorm2d(3)).double()
+    grouped = group_batch_norm(copy.deepcopy(layer), 2)
+    images = randn(6, 3, 4, 4).double().requires_grad_()
+    weights = randn(6, 3, 4, 4, seed=1).double()
+    ours = torch.autograd.grad((grouped(images) * weights).sum(), [images, *grouped.parameters()])
+    separate = torch.cat([layer(images[start : start + 2]) for start in (0, 2, 4)])
+    theirs = torch.autograd.grad((separate * weights).sum(), [images, *layer.parameters()])
+    for one, other in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def test_one_group_is_the_ordinary_layer_to_the_bit() -> None:
+    layer = disturbed(nn.BatchNorm2d(3))
+    grouped = group_batch_norm(copy.deepcopy(layer), 4)
+    images = randn(4, 3, 5, 5)
+    assert torch.equal(grouped(images), layer(images))
+    for one, other in zip(grouped.buffers(), layer.buffers(), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_conversion_keeps_objects_names_and_weights() -> None:
+    encoder = build_encoder(EncoderRecipe("small_resnet8"), key=0)
+    before = dict(encoder.named_parameters())
+    state = copy.deepcopy(encoder.state_dict())
+    assert group_batch_norm(encoder, 2) is encoder
+    group_batch_norm(encoder, 4)
+    assert all(before[name] is parameter for name, parameter in encoder.named_parameters())
+    assert list(state) == list(encoder.state_dict())
+    assert "group_size=4" in repr(encoder)
+    copied = copy.deepcopy(encoder)
+    assert torch.equal(copied(randn(8, 3, 16, 16)), encoder(randn(8, 3, 16, 16)))
+
+
+def test_layers_without_running_statistics_or_affine_parameters_work_too() -> None:
+    layer = nn.BatchNorm1d(3, affine=False, track_running_stats=False)
+    rows = randn(6, 3)
+    expected = torch.cat([layer(rows[:3]), layer(rows[3:])])
+    torch.testing.assert_close(group_batch_norm(layer, 3)(rows), expected)
+    # Without running statistics the batch is normalised in eval mode too, as a whole.
+    torch.testing.assert_close(layer.eval()(rows), nn.BatchNorm1d(3, affine=False)(rows))
+
+
+def test_a_batch_that_groups_do_not_divide_is_refused_in_training_only() -> None:
+    layer = group_batch_norm(nn.BatchNorm2d(3), 4)
+    with pytest.raises(UserError, match="batch of 6 images is not a multiple of the batch-norm"):
+        layer(randn(6, 3, 2, 2))
+    assert layer.eval()(randn(6, 3, 2, 2)).shape == (6, 3, 2, 2)
+    with pytest.raises(UserError, match="use at least one image"):
+        group_batch_norm(layer, 0)
+
+
+@given(count=st.integers(1, 20), key=st.integers(-(2**63), 2**63 - 1))
+@settings(max_examples=50, deadline=None)
+def test_shuffling_and_back_is_the_identity(count: int, key: int) -> None:
+    images = randn(count, 2, 3, 3)
+    assert torch.equal(shuffled(lambda x: x.flatten(1), images, key), images.flatten(1))
+
+
+def test_shuffling_changes_who_shares_statistics() -> None:
+    images = randn(8, 3, 4, 4)
+    layer = group_batch_norm(nn.BatchNorm2d(3), 4)
+    assert not torch.allclose(shuffled(layer, images, 1), layer(images))
+    assert not torch.allclose(shuffled(layer, images, 1), shuffled(layer, images, 2))
+    whole = nn.BatchNorm2d(3)
+    torch.testing.assert_close(shuffled(whole, images, 1), whole(images).detach())
+
+
+def encode(images: Tensor, shuffle: bool, steps: int) -> tuple[Tensor, dict[str, Tensor]]:
+    """Encode this process's share; return all its outputs and the averaged statistics."""
+    encoder = group_batch_norm(build_encoder(EncoderRecipe("small_resnet8"), key=0), 2)
+    call: Callable[[Tensor], Tensor] = encoder
+    outputs = []
+    for step in range(steps):
+        own = distributed.own_slice(images[step])
+        outputs.append(shuffled(call, own, key=step) if shuffle else call(own).detach())
+    average_statistics(encoder)
+    return torch.stack(outputs), {
+        name: value for name, value in encoder.state_dict().items() if "running" in name
+    }
+
+
+@pytest.mark.parametrize("shuffle", [False, True])
+@pytest.mark.parametrize("count", [2, 4])
+def test_processes_do_not_enter_the_result(shuffle: bool, count: int) -> None:
+    # Source: one process on the joined batch, with the same groups.
+    images = randn(2, 8, 3, 16, 16)
+    outputs, statistics = encode(images, shuffle, 2)
+    shares = run_processes(encode, count, images, shuffle, 2)
+    joined = torch.cat([share[0] for share in shares], dim=1)
+    torch.testing.assert_close(joined, outputs, rtol=1e-4, atol=1e-5)
+    for _, averaged in shares:
+        torch.testing.assert_close(averaged, statistics, rtol=1e-4, atol=1e-6)

@@ -1,0 +1,192 @@
+import copy
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from retable.encoders import EncoderRecipe, build_encoder
+from retable.errors import UserError
+from retable.optim import LARS, OptimizerRecipe, build_optimizer, parameter_groups
+from retable.random import initialising
+
+torch.set_num_threads(1)
+
+
+def network() -> nn.Sequential:
+    with initialising(0):
+        return nn.Sequential(nn.Linear(5, 4), nn.BatchNorm1d(4), nn.Linear(4, 3))
+
+
+def train(model: nn.Module, optimizer: torch.optim.Optimizer, steps: int) -> None:
+    """Give deterministic gradients that do not depend on anything but the step."""
+    for step in range(steps):
+        generator = torch.Generator().manual_seed(step)
+        for parameter in model.parameters():
+            parameter.grad = torch.randn(parameter.shape, generator=generator).to(parameter.dtype)
+        optimizer.step()
+
+
+def lars_by_loops(
+    weights: list[Tensor],
+    steps: int,
+    *,
+    lr: float,
+    momentum: float,
+    decay: float,
+    nesterov: bool,
+    adapt: list[bool],
+) -> None:
+    """LARS tensor by tensor: v = g + decay w; m = momentum m + eta |w|/|v| v; w -= lr m."""
+    sums = [torch.zeros_like(weight) for weight in weights]
+    for step in range(steps):
+        generator = torch.Generator().manual_seed(step)
+        for index, weight in enumerate(weights):
+            gradient = torch.randn(weight.shape, generator=generator).to(weight.dtype)
+            if adapt[index]:
+                gradient = gradient + decay * weight
+                size, slope = weight.norm().item(), gradient.norm().item()
+                if size > 0 and slope > 0:
+                    gradient = gradient * (1e-3 * size / slope)
+            sums[index] = momentum * sums[index] + gradient
+            move = gradient + momentum * sums[index] if nesterov else sums[index]
+            weight -= lr * move
+
+
+@pytest.mark.parametrize("nesterov", [False, True])
+@pytest.mark.parametrize("exclude", [False, True])
+def test_lars_is_its_formula_tensor_by_tensor(nesterov: bool, exclude: bool) -> None:
+    # Source: the update of SimCLR's and BYOL's code, in loops and float64.
+    model = network().double()
+    weights = [parameter.detach().clone() for parameter in model.parameters()]
+    optimizer = build_optimizer(
+        OptimizerRecipe(
+            "lars", lr=3.0, weight_decay=0.1, nesterov=nesterov, exclude_bias_and_norm=exclude
+        ),
+        model,
+    )
+    assert isinstance(optimizer, LARS)
+    train(model, optimizer, 5)
+    lars_by_loops(
+        weights,
+        5,
+        lr=3.0,
+        momentum=0.9,
+        decay=0.1,
+        nesterov=nesterov,
+        adapt=[weight.ndim > 1 or not exclude for weight in weights],
+    )
+    for ours, expected in zip(model.parameters(), weights, strict=True):
+        torch.testing.assert_close(ours.detach(), expected)
+
+
+@pytest.mark.parametrize("nesterov", [False, True])
+def test_lars_with_the_sum_of_norms_is_timms(nesterov: bool) -> None:
+    # Source: timm.optim.Lars.
+    from timm.optim.lars import Lars
+
+    ours, theirs = network(), network()
+    train(
+        ours,
+        LARS(
+            ours.parameters(),
+            2.0,
+            weight_decay=0.05,
+            nesterov=nesterov,
+            denominator="sum_of_norms",
+        ),
+        6,
+    )
+    train(
+        theirs,
+        Lars(theirs.parameters(), 2.0, momentum=0.9, weight_decay=0.05, nesterov=nesterov),
+        6,
+    )
+    for one, other in zip(ours.parameters(), theirs.parameters(), strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def test_a_lars_step_has_the_length_that_the_weights_have() -> None:
+    # Source: |dw| = lr eta |w| at the first step, whatever the gradient.
+    weight = torch.full((4, 3), 2.0, requires_grad=True)
+    before = weight.detach().clone()
+    weight.grad = torch.randn(4, 3, generator=torch.Generator().manual_seed(0)) * 1e-5
+    LARS([weight], 0.5).step()
+    torch.testing.assert_close(
+        (weight - before).norm(), 0.5 * 1e-3 * before.norm(), rtol=1e-3, atol=0
+    )
+
+
+def test_zero_gradients_and_zero_weights_move_nothing_wrongly() -> None:
+    still = torch.ones(2, 2, requires_grad=True)
+    still.grad = torch.zeros(2, 2)
+    born = torch.zeros(2, 2, requires_grad=True)
+    born.grad = torch.ones(2, 2)
+    LARS([still, born], 0.5).step()
+    assert torch.equal(still, torch.ones(2, 2))
+    assert torch.equal(born, torch.full((2, 2), -0.5))
+
+
+def test_lars_leaves_gradients_and_untrained_parameters_alone() -> None:
+    weight, idle = torch.ones(2, 2, requires_grad=True), torch.ones(2, requires_grad=True)
+    weight.grad = torch.full((2, 2), 0.3)
+    LARS([weight, idle], 0.5, weight_decay=0.1, momentum=0.0).step()
+    assert torch.equal(weight.grad, torch.full((2, 2), 0.3))
+    assert torch.equal(idle, torch.ones(2))
+
+
+@pytest.mark.parametrize("name", ["sgd", "lars"])
+def test_a_loaded_optimizer_continues_to_the_bit(name: str) -> None:
+    recipe = OptimizerRecipe(name, lr=0.1)  # type: ignore[arg-type]
+    stopped = network()
+    first = build_optimizer(recipe, stopped)
+    train(stopped, first, 2)
+    resumed = copy.deepcopy(stopped)
+    second = build_optimizer(recipe, resumed)
+    # Through a copy, as through a file: torch shares the tensors otherwise.
+    second.load_state_dict(copy.deepcopy(first.state_dict()))
+    train(stopped, first, 2)
+    train(resumed, second, 2)
+    for one, other in zip(stopped.parameters(), resumed.parameters(), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_sgd_is_the_formula_of_moco() -> None:
+    # Source: torch.optim.SGD one tensor at a time, with weight decay on everything.
+    ours, theirs = network(), network()
+    train(ours, build_optimizer(OptimizerRecipe(), ours), 4)
+    plain = torch.optim.SGD(theirs.parameters(), 0.03, 0.9, weight_decay=1e-4, foreach=False)
+    train(theirs, plain, 4)
+    for one, other in zip(ours.parameters(), theirs.parameters(), strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def test_groups_spare_biases_and_norms_only() -> None:
+    encoder = build_encoder(EncoderRecipe("small_resnet8"), key=0)
+    decayed, spared = parameter_groups(encoder, 0.1, exclude_bias_and_norm=True)
+    norms = [layer for layer in encoder.modules() if isinstance(layer, nn.BatchNorm2d)]
+    expected = {id(parameter) for layer in norms for parameter in layer.parameters()}
+    assert {id(parameter) for parameter in spared["params"]} == expected
+    everything = {id(parameter) for parameter in encoder.parameters()}
+    assert {id(parameter) for parameter in decayed["params"]} == everything - expected
+    assert (decayed["weight_decay"], spared["weight_decay"]) == (0.1, 0.0)
+
+
+def test_frozen_parameters_are_in_no_group() -> None:
+    model = network()
+    model[0].requires_grad_(False)
+    for exclude in (False, True):
+        groups = parameter_groups(model, 0.1, exclude_bias_and_norm=exclude)
+        assert sum(len(group["params"]) for group in groups) == 4
+
+
+@pytest.mark.parametrize(
+    ("fields", "sentence"),
+    [
+        ({"name": "adam"}, "The optimizer is 'adam'; use sgd or lars"),
+        ({"lr": -1.0}, "The optimizer's lr is -1.0; use 0 or more"),
+        ({"momentum": 0.0, "nesterov": True}, "needs a momentum"),
+    ],
+)
+def test_impossible_recipes_are_named(fields: dict[str, object], sentence: str) -> None:
+    with pytest.raises(UserError, match=sentence):
+        OptimizerRecipe(**fields)  # type: ignore[arg-type]
