@@ -1,12 +1,13 @@
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from retable.data.sampler import Sampler
 from retable.errors import UserError
 
 
+@settings(deadline=None)
 @given(st.integers(1, 60), st.integers(1, 60), st.integers(0, 5), st.booleans())
 def test_an_epoch_visits_every_sample_at_most_once(length, batch_size, epoch, drop_last):
     batch_size = min(batch_size, length)
@@ -21,6 +22,7 @@ def test_an_epoch_visits_every_sample_at_most_once(length, batch_size, epoch, dr
     ]
 
 
+@settings(deadline=None)
 @given(st.integers(0, 100), st.integers(0, 100))
 def test_a_batch_depends_on_seed_and_step_only_not_on_what_was_asked_before(before, step):
     used, fresh = Sampler(50, 8, seed=1), Sampler(50, 8, seed=1)
@@ -38,6 +40,7 @@ def test_every_epoch_and_every_seed_has_its_own_order():
     assert all(sorted(order) == list(range(100)) for order in orders)
 
 
+@settings(deadline=None)
 @given(st.integers(1, 6), st.integers(1, 4), st.integers(0, 9))
 def test_the_processes_shares_join_to_the_global_batch(share, processes, step):
     sampler = Sampler(100, share * processes, seed=0)

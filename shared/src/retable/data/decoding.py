@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import os
+import struct
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
@@ -16,7 +18,9 @@ if TYPE_CHECKING:
     from retable.data.sources import Source
 
 _HEADER = 16
-_SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF8")
+_RGB = 3  # torchvision.io.ImageReadMode.RGB
+_JPEG = b"\xff\xd8\xff"
+_SIGNATURES = (_JPEG, b"\x89PNG\r\n\x1a\n", b"GIF8")
 
 
 class UnreadableImageError(UserError):
@@ -35,12 +39,19 @@ class UnreadableImageError(UserError):
         return type(self), (self.name, self.fault)
 
 
-def decode(data: bytes, name: str) -> Tensor:
-    """Decode a JPEG, PNG, GIF or WebP image by torchvision: uint8 (3, H, W), RGB.
+def prepare() -> None:
+    """Import what `decode` needs: before worker processes are forked, lest each imports it anew."""
+    import PIL.Image  # noqa: F401
+    import torchvision.io.image  # noqa: F401
 
-    Gray, palette and CMYK images become RGB, transparency is dropped, an animation gives its first
-    frame. The orientation that EXIF data may ask for is not applied, as in torchvision's and most
-    published loaders.
+
+def decode(data: bytes, name: str) -> Tensor:
+    """Decode a JPEG, PNG, GIF or WebP image: uint8 (3, H, W), RGB.
+
+    JPEGs are decoded by torchvision, the others by Pillow: torchvision 0.29 ends the process with a
+    segmentation fault on some damaged PNG files. Gray, palette and CMYK images become RGB,
+    transparency is dropped, 16 bits keep the upper eight, an animation gives its first frame. The
+    orientation that EXIF data may ask for is not applied, as in torchvision's ImageFolder.
 
     Args:
         data: the file's bytes.
@@ -49,23 +60,51 @@ def decode(data: bytes, name: str) -> Tensor:
     Raises:
         UnreadableImageError: the bytes are not a whole image.
     """
-    from torchvision.io import ImageReadMode, decode_image
-
+    prepare()
     fault = header_fault(data)
     if fault:
         raise UnreadableImageError(name, fault)
+    if not data.startswith(_JPEG):
+        return _decode_by_pillow(data, name)
     try:
-        # bytearray: torch warns of tensors that share read-only memory.
-        image: Tensor = decode_image(
-            torch.frombuffer(bytearray(data), dtype=torch.uint8), mode=ImageReadMode.RGB
+        # The operator itself, since its wrapper warns at every call, from release 0.29 on, that a
+        # later one will leave decoding to torchcodec. A bytearray, since torch warns of tensors
+        # that share read-only memory.
+        image: Tensor = torch.ops.image.decode_jpeg(
+            torch.frombuffer(bytearray(data), dtype=torch.uint8), _RGB, False
         )
     except RuntimeError as error:
         raise UnreadableImageError(name, _reason(error)) from error
-    if image.dim() == 4:
-        image = image[0]
-    if image.dtype == torch.uint16:
-        image = (image.to(torch.int32) >> 8).to(torch.uint8)
     return image
+
+
+def _decode_by_pillow(data: bytes, name: str) -> Tensor:
+    import PIL.Image
+
+    try:
+        with PIL.Image.open(io.BytesIO(data)) as image:
+            image.load()
+            width, height = image.size
+            if image.mode.startswith("I"):
+                # Pillow would clip 16 bits to eight.
+                values = bytearray(image.convert("I").tobytes())
+                gray = (torch.frombuffer(values, dtype=torch.int32) >> 8).to(torch.uint8)
+                return gray.view(1, height, width).repeat(3, 1, 1)
+            transparent = image.mode == "P" and "transparency" in image.info
+            whole = image.convert("RGBA") if transparent else image
+            pixels = bytearray(whole.convert("RGB").tobytes())
+    except PIL.UnidentifiedImageError as error:
+        raise UnreadableImageError(name, "its header is damaged") from error
+    except (
+        OSError,
+        SyntaxError,
+        ValueError,
+        struct.error,
+        PIL.Image.DecompressionBombError,
+    ) as error:
+        raise UnreadableImageError(name, str(error).partition("\n")[0]) from error
+    # Channels last in memory, as torchvision's decoder leaves them.
+    return torch.frombuffer(pixels, dtype=torch.uint8).view(height, width, 3).permute(2, 0, 1)
 
 
 def _reason(error: RuntimeError) -> str:

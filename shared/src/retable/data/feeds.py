@@ -160,9 +160,6 @@ class WorkerFeed:
         Raises:
             UserError: an image is unreadable, or a worker was killed.
         """
-        # Imported before the workers are forked, lest each imports it again.
-        import torchvision.io  # noqa: F401
-
         batches = DataLoader(
             CropDataset(self.source, plan, recipes),
             batch_size=None,

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from retable.data.decoding import UnreadableImageError, decode, decode_all, first_faults
+from retable.data.decoding import UnreadableImageError, decode, decode_all, first_faults, prepare
 from retable.data.sources import TRAIN, checksum
 from retable.errors import UserError
 
@@ -92,6 +92,7 @@ class FolderSource:
         self._names = PackedNames(names[i] for i in kept)
         self.labels: Tensor = torch.tensor(labels)[kept]
         self._pool: Tensor | None = None
+        prepare()
         self.description: dict[str, Any] = {
             "source": f"imagefolder:{directory}",
             "split": split,

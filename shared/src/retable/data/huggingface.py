@@ -14,6 +14,7 @@ from retable.data.decoding import (
     decode_all,
     file_fault,
     header_fault,
+    prepare,
 )
 from retable.data.sources import TRAIN, checksum
 from retable.errors import UserError
@@ -64,6 +65,7 @@ class TableSource:
         self._rows = dataset.select_columns([self._column])
         self.labels, self.class_names = _labels(dataset, label, spec)
         self._pool: Tensor | None = None
+        prepare()
         self.description: dict[str, Any] = {
             "source": spec,
             "split": split,

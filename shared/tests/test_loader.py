@@ -1,0 +1,269 @@
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import time
+from functools import partial
+
+import pytest
+import torch
+
+from retable import random
+from retable.data.decoding import UnreadableImageError
+from retable.data.feeds import CropDataset, make_feed
+from retable.data.loader import Loader, iterate
+from retable.data.plans import TrainingPlan, share_of
+from retable.data.sampler import Sampler
+from retable.errors import UserError
+from retable.views import ViewRecipe, center, crop_and_flip, make_view, moco_v2
+
+
+class Pictures:
+    """A source in memory; `broken` samples cannot be read."""
+
+    def __init__(self, sizes, resident=False, broken=(), skip_unreadable=False):
+        key = random.derive_key(0, "pictures")
+        self.images = [
+            random.integers(key + i, torch.arange(3 * h * w), 256).view(3, h, w).to(torch.uint8)
+            for i, (h, w) in enumerate(sizes)
+        ]
+        self.labels = torch.arange(len(sizes)) % 3
+        self.class_names = ["a", "b", "c"]
+        self.description = {"checksum": ""}
+        self.in_memory = resident
+        self.broken = broken
+        self.skip_unreadable = skip_unreadable
+        self.unreadable = set()
+        self.reads = 0
+
+    def __len__(self):
+        return len(self.images)
+
+    def image(self, index):
+        self.reads += 1
+        if index in self.broken:
+            raise UnreadableImageError(f"number {index}", "broken")
+        return self.images[index]
+
+    def resident(self, *, decode=False):
+        one_size = len({image.shape for image in self.images}) == 1
+        return torch.stack(self.images) if one_size and (decode or self.in_memory) else None
+
+
+VARIED = [(20 + i % 7, 30 - i % 5) for i in range(24)]
+EQUAL = [(20, 26)] * 24
+RECIPES = (moco_v2(12), crop_and_flip(8))
+
+
+def batches(source, first, last, **options):
+    options = {"batch_size": 6, "recipes": RECIPES, **options}
+    sampler = Sampler(len(source), options.pop("batch_size"), seed=5)
+    return list(Loader(source, sampler, options.pop("recipes"), **options).batches(first, last))
+
+
+def assert_equal_batches(ours, theirs):
+    assert len(ours) == len(theirs)
+    for a, b in zip(ours, theirs, strict=True):
+        assert a.step == b.step
+        for name in ("indices", "labels", "positions"):
+            assert torch.equal(getattr(a, name), getattr(b, name))
+        assert all(map(torch.equal, a.views, b.views))
+
+
+def test_a_view_is_made_of_the_sampled_images_with_the_key_of_its_epoch_and_number():
+    source = Pictures(EQUAL, resident=True)
+    step = 9  # in the third of 4-step epochs
+    (batch,) = batches(source, step, step + 1)
+    order = Sampler(24, 6, seed=5).epoch_order(2)
+    assert torch.equal(batch.indices, order[6:12])
+    assert torch.equal(batch.labels, source.labels[batch.indices])
+    assert torch.equal(batch.positions, torch.arange(6))
+    for number, recipe in enumerate(RECIPES):
+        images = source.resident()[batch.indices]
+        key = random.derive_key(5, "views", 2, number)
+        assert torch.equal(batch.views[number], make_view(images, batch.indices, recipe, key))
+
+
+@pytest.mark.parametrize("resident", [True, False])
+def test_to_start_at_a_later_step_gives_the_batches_of_a_run_from_the_start(resident):
+    source = Pictures(EQUAL)
+    whole = batches(source, 0, 9, resident=resident)
+    assert_equal_batches(batches(source, 5, 9, resident=resident), whole[5:])
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_workers_change_nothing(workers):
+    source = Pictures(VARIED)
+    assert_equal_batches(batches(source, 2, 7, workers=workers), batches(source, 2, 7))
+
+
+def test_worker_crops_are_the_resident_crops_rounded_to_uint8():
+    plain = ViewRecipe(
+        size=10, crop_scale=(0.2, 1.0), flip_probability=0.5, mean=(0,) * 3, std=(1,) * 3
+    )
+    source = Pictures(EQUAL)
+    for rough, fine in zip(
+        batches(source, 0, 4, recipes=(plain,), resident=False),
+        batches(source, 0, 4, recipes=(plain,), resident=True),
+        strict=True,
+    ):
+        # ATen's uint8 kernel rounds after each of the two axes, with 8-bit weights.
+        assert (rough.views[0] - fine.views[0]).abs().max() <= 2 / 255
+
+
+def test_the_processes_shares_join_to_the_batch_of_one_process(monkeypatch):
+    source = Pictures(EQUAL)
+    alone = batches(source, 0, 5)
+    parts = []
+    for process in range(3):
+        monkeypatch.setattr("retable.distributed.process_index", lambda process=process: process)
+        monkeypatch.setattr("retable.distributed.process_count", lambda: 3)
+        parts.append(batches(source, 0, 5))
+    for step, whole in enumerate(alone):
+        shares = [part[step] for part in parts]
+        for name in ("indices", "labels", "positions"):
+            joined = torch.cat([getattr(share, name) for share in shares])
+            assert torch.equal(joined, getattr(whole, name))
+        for number in range(2):
+            joined = torch.cat([share.views[number] for share in shares])
+            torch.testing.assert_close(joined, whole.views[number], rtol=0, atol=2e-6)
+
+
+def test_each_image_is_read_once_for_all_its_views():
+    source = Pictures(VARIED)
+    batches(source, 0, 4)
+    assert source.reads == 24
+
+
+def test_evaluation_yields_every_sample_once_and_in_order():
+    source = Pictures(VARIED)
+    views, labels, indices = zip(*iterate(source, center(8, 10), 7), strict=True)
+    assert [len(part) for part in views] == [7, 7, 7, 3]
+    assert torch.equal(torch.cat(indices), torch.arange(24))
+    assert torch.equal(torch.cat(labels), source.labels)
+
+
+def test_evaluation_views_do_not_depend_on_the_batch_size():
+    source = Pictures(VARIED)
+    whole = torch.cat([views for views, _, _ in iterate(source, crop_and_flip(8), 24, key=3)])
+    parts = torch.cat([views for views, _, _ in iterate(source, crop_and_flip(8), 5, key=3)])
+    assert torch.equal(whole, parts)
+
+
+def test_evaluation_is_shared_by_contiguous_slices(monkeypatch):
+    source = Pictures(VARIED)
+    seen = []
+    for process in range(5):
+        monkeypatch.setattr("retable.distributed.process_index", lambda process=process: process)
+        monkeypatch.setattr("retable.distributed.process_count", lambda: 5)
+        seen.append(torch.cat([indices for _, _, indices in iterate(source, center(8, 8), 3)]))
+        assert len(seen[-1]) == len(share_of(24, process, 5)) in (4, 5)
+    assert torch.equal(torch.cat(seen), torch.arange(24))
+
+
+def test_nothing_of_the_global_random_state_is_used():
+    before = torch.get_rng_state()
+    batches(Pictures(VARIED), 0, 2, workers=1)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_what_workers_hold_can_be_sent_to_another_process():
+    source = Pictures(VARIED)
+    dataset = CropDataset(source, TrainingPlan(Sampler(24, 6, 0), 2, 0, 1), RECIPES)
+    copy = pickle.loads(pickle.dumps(dataset))
+    assert all(map(torch.equal, copy[3].crops, dataset[3].crops))
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_unreadable_image_is_refused_by_name(workers):
+    with pytest.raises(UserError, match=r"^The image number 4 is unreadable \(broken\)[^\n]*$"):
+        batches(Pictures(VARIED, broken=(4,)), 0, 4, workers=workers)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_skipped_image_is_replaced_by_the_next_readable_one_and_counted(workers):
+    source = Pictures(VARIED, broken=(4, 5, 23), skip_unreadable=True)
+    intact = batches(Pictures(VARIED), 0, 4)
+    skipped = batches(source, 0, 4, workers=workers)
+    expected = {4: 6, 5: 6, 23: 0}
+    for asked, got in zip(intact, skipped, strict=True):
+        assert got.indices.tolist() == [expected.get(i, i) for i in asked.indices.tolist()]
+        assert torch.equal(got.labels, source.labels[got.indices])
+    assert source.unreadable == {4, 5, 23}
+
+
+def test_a_source_without_any_readable_image_is_refused_although_skipping():
+    with pytest.raises(UserError, match="unreadable"):
+        batches(Pictures(VARIED, broken=range(24), skip_unreadable=True), 0, 1)
+
+
+def test_images_of_several_sizes_cannot_be_kept_resident():
+    with pytest.raises(UserError, match="differ in size"):
+        batches(Pictures(VARIED), 0, 1, resident=True)
+
+
+def test_processes_that_do_not_divide_the_batch_are_refused_before_training(monkeypatch):
+    monkeypatch.setattr("retable.distributed.process_count", lambda: 4)
+    with pytest.raises(UserError, match="divides 6"):
+        Loader(Pictures(EQUAL), Sampler(24, 6, 0), RECIPES)
+
+
+def test_a_resident_source_is_moved_to_its_device_once():
+    source = Pictures(EQUAL, resident=True)
+    options = {"workers": 0, "device": "cpu", "resident": None}
+    assert make_feed(source, **options) is make_feed(source, **options)
+
+
+SCRIPT = """
+import os, time, torch
+from retable.data.loader import Loader
+from retable.data.sampler import Sampler
+from retable.views import center
+class Slow:
+    labels = torch.zeros(64, dtype=torch.int64); class_names = ["a"]; description = {}
+    skip_unreadable = False; unreadable = set()
+    def __len__(self): return 64
+    def image(self, i): return torch.zeros(3, 8, 8, dtype=torch.uint8)
+    def resident(self, *, decode=False): return None
+loader = Loader(Slow(), Sampler(64, 4, 0), (center(8, 8),), workers=2)
+for batch in loader.batches(0, 100_000):
+    children = open(f"/proc/{os.getpid()}/task/{os.getpid()}/children").read()
+    print(children, flush=True)
+    time.sleep(60)
+"""
+
+
+def _alive(process):
+    try:
+        with open(f"/proc/{process}/stat", encoding="ascii") as file:
+            return file.read().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_workers_end_with_their_parent_interrupted_or_killed():
+    start = partial(
+        subprocess.Popen,
+        [sys.executable, "-c", SCRIPT],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    with start() as interrupted, start() as killed:
+        workers = [
+            int(word)
+            for parent in (interrupted, killed)
+            for word in parent.stdout.readline().split()
+        ]
+        assert len(workers) == 4
+        os.killpg(interrupted.pid, signal.SIGINT)  # as a terminal does
+        killed.kill()
+        deadline = time.monotonic() + 30
+        while any(map(_alive, workers)) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        assert not any(map(_alive, workers))
+        assert interrupted.stderr.read().count("Traceback") == 1  # the parent's own
