@@ -3,8 +3,8 @@
 An image shows one figure before a background. Its factors are drawn independently of each other:
 outline (the class), texture, two colours, background texture and pose; the texture agrees with the
 class with a chosen probability, and so may the background. The object is light on dark or dark on
-light with equal probability and all tones of one side have one luminance, so a linear model on
-pixels sees next to nothing, while the figure survives conversion to gray.
+light with equal probability and all tones of one side have one luminance: every pixel has the same
+mean whatever the class, and the figure survives conversion to gray.
 
 Every image is a function of its index: any subset, any order and any count give the same pixels.
 Rendering happens on the CPU with operations that IEEE 754 rounds in one way, hence the same bytes
@@ -29,13 +29,17 @@ from retable.random import derive_key, integers, permutation, uniform
 
 __all__ = ["OOD_VARIANTS", "Shapes", "tones"]
 
-HUES = 6
-"""Colours of each tone: red, yellow, green, cyan, blue, magenta."""
+HUES = 3
+"""Colours of each tone: red, green, blue, hence six colours in all.
+
+With six hues the two colours of an image nearly name it, and contrastive learning learns little
+else.
+"""
 
 LUMINANCE = (0.75, 0.25)
 """ITU-R 601 luminance of the light and of the dark tone of every hue."""
 
-RADIUS = (0.32, 0.44)
+RADIUS = (0.34, 0.45)
 """Range of the circumradius of the object, as a share of the image side."""
 
 ROTATION = math.radians(15)
@@ -46,10 +50,10 @@ _CHUNK = 256  # images rendered at once: intermediate arrays of 32 px images sta
 
 @lru_cache(maxsize=4)
 def tones(shift: float = 0.0) -> Tensor:
-    """Return the palette, float32 (2 tones, 6 hues, 3 channels), hues turned by ``shift`` of 1.
+    """Return the palette, float32 (2 tones, 3 hues, 3 channels), hues turned by ``shift`` of 1.
 
     >>> tones().shape
-    torch.Size([2, 6, 3])
+    torch.Size([2, 3, 3])
     """
     weights = torch.tensor([0.299, 0.587, 0.114], dtype=torch.float64)
     hue = torch.arange(HUES, dtype=torch.float64)[:, None] / HUES + shift
@@ -132,7 +136,7 @@ class Shapes:
         """The texture that goes with each class, int64 (classes,)."""
         assignment = permutation(derive_key(0, "shapes", "class backgrounds"), classes)
         self.class_backgrounds = assignment % (HUES * len(BACKGROUND))
-        """The background that goes with each class: colour + 6 * texture, int64 (classes,)."""
+        """The background that goes with each class: hue + 3 * texture, int64 (classes,)."""
         self._resident: Tensor | None = None
 
     def __len__(self) -> int:
@@ -281,7 +285,7 @@ class Shapes:
         bright, dark = palette[:, factors[layer.hue]]
         colour = torch.where(light, bright, dark)
         # The second colour of a texture: light tones darken, dark ones brighten.
-        step = torch.where(light, -colour * layer.strength, (1 - colour) * (0.85 * layer.strength))
+        step = torch.where(light, -colour * layer.strength, (1 - colour) * layer.strength)
         return colour[:, :, None] + step[:, :, None] * pattern[:, None]
 
 
