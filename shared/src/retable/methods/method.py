@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from torch import Tensor, nn
 
@@ -44,11 +44,15 @@ class Batch:
     key: int
 
 
+Metrics = dict[str, Tensor | float]
+"""Named scalars for the log: detached tensors where a number would wait for the device."""
+
+
 class StepOutput(NamedTuple):
-    """The loss to differentiate, a scalar, and named detached scalars for the log."""
+    """The loss to differentiate, a scalar, and named scalars for the log."""
 
     loss: Tensor
-    metrics: dict[str, Tensor]
+    metrics: Metrics
 
 
 class Method(nn.Module):
@@ -58,10 +62,13 @@ class Method(nn.Module):
         encoder: the module that is evaluated and exported, images (B, 3, H, W) -> (B, F).
         accumulates: whether the loss of a batch is the mean of its parts' losses, so that gradients
             may be accumulated over micro-batches.
+        encoder_passes: encoder work for one image, in forward passes: 3 for each view that is
+            trained on (forward and backward), 1 for each that is only encoded.
     """
 
     encoder: nn.Module
     accumulates: bool = False
+    encoder_passes: float
 
     def forward(self, batch: Batch) -> StepOutput:
         """Return the loss of one step."""
@@ -69,3 +76,10 @@ class Method(nn.Module):
 
     def after_step(self, progress: Progress) -> None:
         """Act after the optimizer's step, for instance by moving a target network."""
+
+
+class MethodRecipe(Protocol):
+    """A frozen dataclass of plain fields that builds a method around an encoder."""
+
+    def build(self, encoder: nn.Module, key: int) -> Method:
+        """Return the method; ``key`` is the source of every draw of its first state."""

@@ -1,0 +1,53 @@
+"""MoCHi, Table 1: linear classification top-1 on ImageNet-100 for MoCo variants and MoCHi.
+
+    nox -s reproduce-mochi-table1
+    nox -s reproduce-mochi-table1 -- --scale paper --data imagefolder:/data/imagenet
+
+At paper scale a row and seed is 200 epochs of ResNet-50 on 126,689 images at 224 px.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from mochi_recipes import (
+    IMAGENET100_IMAGES,
+    LINEAR_100,
+    imagenet100,
+    mochi,
+    proxy,
+    smoke,
+    supervised_bound,
+)
+
+from retable.methods import moco_v1, moco_v2
+from retable.reproduce import Figure, Gain, Row, Table, main
+
+QUEUE = 16384
+TOP1 = Figure("linear.top1")
+
+ROWS = {
+    "moco_t007": imagenet100(moco_v1(queue=QUEUE, temperature=0.07), version=1),
+    "moco_t02": imagenet100(moco_v1(queue=QUEUE, temperature=0.2), version=1),
+    "moco_v2": imagenet100(moco_v2(queue=QUEUE)),
+    "mochi_1024_1024_128": imagenet100(mochi(1024, 1024, 128)),
+    "mochi_1024_256_512": imagenet100(mochi(1024, 256, 512)),
+    "mochi_1024_128_256": imagenet100(mochi(1024, 128, 256)),
+    "moco_v2_oracle": imagenet100(moco_v2(queue=QUEUE, oracle=True)),
+    "mochi_1024_1024_128_oracle": imagenet100(mochi(1024, 1024, 128, oracle=True)),
+    "supervised": supervised_bound(100),
+}
+
+TABLE = Table(
+    script=Path(__file__),
+    rows={name: Row(recipe, (LINEAR_100,)) for name, recipe in ROWS.items()},
+    columns={"top1": TOP1, "diff": Gain(TOP1, over="moco_v2")},
+    proxy=proxy,
+    smoke=smoke,
+    images=IMAGENET100_IMAGES,
+    subset="imagenet100",
+)
+
+if __name__ == "__main__":
+    sys.exit(main(TABLE))

@@ -1,0 +1,174 @@
+"""Momentum contrast (He et al., CVPR 2020; Chen et al., arXiv 2003.04297), with seams for heirs.
+
+A paper that changes which negatives are seen or how they are scored overrides `MoCo.logits`; one
+that changes what a view is overrides `MoCo.queries` or `MoCo.keys`; one that measures more,
+`MoCo.measure`. The step itself is written once, here.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from retable import distributed
+from retable.batch_norm import shuffled
+from retable.heads import linear_head, mlp_head
+from retable.losses import info_nce
+from retable.methods.method import Batch, Method, Metrics, Progress, StepOutput
+from retable.momentum import MomentumCopy
+from retable.queues import KeyQueue
+from retable.random import derive_key
+
+
+@dataclass(frozen=True)
+class MoCoRecipe:
+    """What makes MoCo, besides the encoder; the defaults are version 1's (He et al., section 4).
+
+    Attributes:
+        queue: K, keys in the queue.
+        temperature: tau; 0.07 in version 1, 0.2 in version 2.
+        momentum: m of the key encoder's moving average, constant.
+        dim: D of queries and keys.
+        head: "linear" (version 1) or "mlp" (version 2: Linear, ReLU, Linear, no batch norm).
+        shuffle: shuffle-BN (He et al., section 3.3).
+        oracle: drop queue entries of the query's class from the negatives (MoCHi, section 4: an
+            analysis with labels, not a method).
+    """
+
+    queue: int = 65536
+    temperature: float = 0.07
+    momentum: float = 0.999
+    dim: int = 128
+    head: Literal["linear", "mlp"] = "linear"
+    shuffle: bool = True
+    oracle: bool = False
+
+    def build(self, encoder: nn.Module, key: int) -> MoCo:
+        """Return the method; ``key`` draws the head's weights and the first queue."""
+        return MoCo(encoder, self, key)
+
+
+def moco_v1(**changes: object) -> MoCoRecipe:
+    """Return MoCo version 1, changed where named."""
+    return MoCoRecipe(**changes)  # type: ignore[arg-type]
+
+
+def moco_v2(**changes: object) -> MoCoRecipe:
+    """Return MoCo version 2 (Chen et al., table 1): MLP head and temperature 0.2."""
+    return MoCoRecipe(**{"head": "mlp", "temperature": 0.2, **changes})  # type: ignore[arg-type]
+
+
+class MoCo(Method):
+    """Contrast each query with its key and with the keys of earlier batches.
+
+    Attributes:
+        encoder: query encoder, images (B, 3, H, W) -> (B, F).
+        head: query projection head, (B, F) -> (B, D).
+        key_encoder: moving average of encoder and head, without gradient.
+        queue: the K most recent keys, and their labels.
+    """
+
+    encoder_passes = 4.0  # forward and backward of the query (3), forward of the key (1)
+
+    def __init__(self, encoder: nn.Module, recipe: MoCoRecipe, key: int) -> None:
+        super().__init__()
+        self.temperature = recipe.temperature
+        self.momentum = recipe.momentum
+        self.shuffle = recipe.shuffle
+        self.oracle = recipe.oracle
+        features = int(encoder.feature_dim)  # type: ignore[arg-type]
+        self.encoder = encoder
+        build_head = linear_head if recipe.head == "linear" else mlp_head
+        self.head = build_head(features, recipe.dim, key=derive_key(key, "head"))
+        self.key_encoder = MomentumCopy(nn.Sequential(self.encoder, self.head))
+        self.queue = KeyQueue(recipe.queue, recipe.dim, derive_key(key, "queue"), labels=True)
+        self._unqueued: tuple[Tensor, Tensor] | None = None
+
+    def queries(self, view: Tensor) -> Tensor:
+        """Embed a view (B_r, 3, H, W) as unit queries (B_r, D), float32."""
+        return F.normalize(self.head(self.encoder(view)).float(), dim=1)
+
+    @torch.no_grad()
+    def keys(self, view: Tensor, batch: Batch) -> Tensor:
+        """Embed a view (B_r, 3, H, W) as unit keys (B_r, D), float32, without gradient."""
+        if self.shuffle:
+            raw = shuffled(self.key_encoder, view, derive_key(batch.key, "shuffle"))
+        else:
+            raw = self.key_encoder(view)
+        return F.normalize(raw.float(), dim=1)
+
+    def logits(self, queries: Tensor, keys: Tensor, batch: Batch) -> Tensor:
+        """Return cosines (B_r, 1 + K), the positive first, not yet divided by the temperature.
+
+        An oracle's dropped negatives are -inf.
+        """
+        positive = (queries * keys).sum(dim=1, keepdim=True)
+        return torch.cat([positive, self.score_queue(queries, batch)], dim=1)
+
+    def score_queue(self, queries: Tensor, batch: Batch) -> Tensor:
+        """Return cosines (B_r, K) with the queue, -inf where an oracle drops an entry."""
+        cosines = queries @ self.queue.rows.T
+        if self.oracle:
+            assert self.queue.labels is not None
+            known = batch.labels >= 0
+            same = (batch.labels[:, None] == self.queue.labels) & known[:, None]
+            cosines = cosines.masked_fill(same, -math.inf)
+        return cosines
+
+    @torch.no_grad()
+    def measure(self, logits: Tensor, queries: Tensor, keys: Tensor, batch: Batch) -> Metrics:
+        """Return the scalars to log, from cosines (B_r, 1 + K + ...) of this step.
+
+        ``proxy_accuracy`` is the share of queries whose key outranks every negative. The quantiles
+        of the negatives come from a slice of at most 16 queries and 512 rows: enough for a log, and
+        nothing beside the step.
+        """
+        negatives = logits[:16, 1:513].float().flatten()
+        negatives = negatives.masked_fill(negatives.isinf(), -1.0)
+        low, middle, high = torch.quantile(negatives, negatives.new_tensor([0.05, 0.5, 0.95]))
+        positives = logits[:, 0]
+        global_batch = len(queries) * distributed.process_count()
+        return {
+            "proxy_accuracy": (positives > logits[:, 1:].amax(dim=1)).float().mean(),
+            "positive_score": positives.mean(),
+            "negative_score_q05": low,
+            "negative_score_q50": middle,
+            "negative_score_q95": high,
+            # 1 for directions spread evenly over the sphere, 0 for a collapsed embedding
+            "embedding_spread": queries.std(dim=0).mean() * math.sqrt(queries.shape[1]),
+            "chance_loss": math.log(logits.shape[1]),
+            "queue_fill": self.queue.filled / self.queue.size,
+            "queue_full_step": math.ceil(self.queue.size / global_batch),
+        }
+
+    def forward(self, batch: Batch) -> StepOutput:
+        """Make one step: two views in, the InfoNCE loss out; `after_step` enqueues the keys."""
+        query_view, key_view = batch.views
+        self.key_encoder.update(self.momentum)
+        queries = self.queries(query_view)
+        keys = self.keys(key_view, batch)
+        # Ranking and log-sum-exp over K cosines lose their order in half precision.
+        with torch.autocast(queries.device.type, enabled=False):
+            logits = self.logits(queries, keys, batch)
+            loss = info_nce(logits, self.temperature)
+        metrics = self.measure(logits.detach(), queries.detach(), keys, batch)
+        if self._unqueued is not None:
+            raise RuntimeError("call after_step() between two steps: it enqueues the keys")
+        self._unqueued = (keys, batch.labels)
+        return StepOutput(loss, metrics)
+
+    def after_step(self, progress: Progress) -> None:
+        """Enqueue the keys of the step, all processes' in rank order.
+
+        Not earlier: keys enqueued before the logits would be their own negatives, and rows that
+        change before the backward pass would spoil the gradient or have to be copied.
+        """
+        if self._unqueued is not None:
+            keys, labels = self._unqueued
+            self.queue.enqueue(distributed.gather(keys), distributed.gather(labels))
+            self._unqueued = None

@@ -1,0 +1,43 @@
+"""Cross-entropy on labels: the upper bound that self-supervised papers print."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch.nn.functional as F
+from torch import nn
+
+from retable.methods.method import Batch, Method, StepOutput
+from retable.random import initialising
+
+
+@dataclass(frozen=True)
+class SupervisedRecipe:
+    """What makes the supervised bound, besides the encoder."""
+
+    classes: int
+
+    def build(self, encoder: nn.Module, key: int) -> Supervised:
+        """Return the method; ``key`` draws the classifier's weights."""
+        return Supervised(encoder, self, key)
+
+
+class Supervised(Method):
+    """A linear classifier on the encoder's features, trained together with it."""
+
+    accumulates = True
+    encoder_passes = 3.0
+
+    def __init__(self, encoder: nn.Module, recipe: SupervisedRecipe, key: int) -> None:
+        super().__init__()
+        self.encoder = encoder
+        with initialising(key):
+            self.classifier = nn.Linear(int(encoder.feature_dim), recipe.classes)  # type: ignore[arg-type]
+
+    def forward(self, batch: Batch) -> StepOutput:
+        """Return the cross-entropy of one view."""
+        (view,) = batch.views
+        scores = self.classifier(self.encoder(view)).float()
+        loss = F.cross_entropy(scores, batch.labels)
+        accuracy = (scores.detach().argmax(dim=1) == batch.labels).float().mean()
+        return StepOutput(loss, {"train_accuracy": accuracy})

@@ -1,0 +1,34 @@
+"""Progress bars: one line for each process that works on this machine."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from retable.distributed import process_index
+
+_line = 0
+
+
+def use_line(line: int) -> None:
+    """Draw this process's bars on line ``line`` below the cursor: several runs side by side."""
+    global _line
+    _line = line
+
+
+def bar(
+    total: int, unit: str, description: str = "", *, initial: int = 0, shown: bool = True
+) -> Any:
+    """Return a tqdm bar on standard error: on a terminal only, and only in process 0."""
+    from tqdm import tqdm
+
+    return tqdm(
+        desc=description or None,
+        initial=initial,
+        total=total,
+        unit=f" {unit}",
+        unit_scale=total >= 10_000,
+        dynamic_ncols=True,
+        leave=False,
+        position=_line,
+        disable=None if shown and process_index() == 0 else True,
+    )

@@ -1,0 +1,155 @@
+"""The command line of every table script."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from retable.errors import UserError
+from retable.pretrain import Execution
+from retable.reproduce.execute import Setting
+from retable.reproduce.plan import Request
+from retable.reproduce.table import SCALES, Table
+
+RECORDING_SEEDS = (0, 1, 2, 3, 4)
+"""Seeds of a recording: a spread from fewer than five runs says little."""
+
+
+class _Parser(argparse.ArgumentParser):
+    """Wrong usage in one sentence, status 2."""
+
+    def error(self, message: str) -> None:  # type: ignore[override]
+        raise UserError(f"{message[:1].upper()}{message[1:]} (see --help).")
+
+
+@dataclass(frozen=True)
+class Command:
+    """A parsed command line."""
+
+    request: Request
+    setting: Setting
+    processes: int | None
+    resume: bool
+    fresh: bool
+    dry_run: bool
+    record: bool
+
+
+def parse(table: Table, arguments: Sequence[str]) -> Command:
+    """Read a table script's arguments.
+
+    Raises:
+        UserError: wrong usage.
+    """
+    options = _parser(table).parse_args(arguments)
+    if options.record and options.scale != "proxy":
+        raise UserError("--record stores references of the proxy scale: leave out --scale.")
+    default_seeds = RECORDING_SEEDS if options.record else table.seeds[options.scale]
+    seeds = _seeds(options.seeds) if options.seeds else default_seeds
+    if options.record and len(seeds) < len(RECORDING_SEEDS):
+        raise UserError(
+            f"--record needs at least {len(RECORDING_SEEDS)} seeds, got {len(seeds)}: "
+            "leave out --seeds or name more."
+        )
+    if options.scale == "paper" and not options.data and not options.dry_run:
+        raise UserError(
+            "--scale paper needs the paper's images: add --data imagefolder:DIR (DIR/train and "
+            "DIR/val with one folder for each class) or --data hf:NAME."
+        )
+    return Command(
+        Request(
+            scale=options.scale,
+            data=options.data,
+            rows=tuple(options.rows or ()),
+            seeds=seeds,
+            overrides=tuple(options.set or ()),
+            precision=options.mixed_precision,
+            max_steps=options.max_steps,
+        ),
+        _setting(options),
+        options.processes,
+        options.resume,
+        options.fresh,
+        options.dry_run,
+        options.record,
+    )
+
+
+def _setting(options: argparse.Namespace) -> Setting:
+    execution = Execution(
+        workers=_workers(options),
+        accumulate=options.accumulate,
+        compile=options.compile,
+        tensorboard=options.tensorboard,
+        quiet=options.quiet,
+    )
+    small = options.scale != "paper"
+    single = (options.processes or 1) == 1 and not torch.cuda.is_available()
+    cores = (
+        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    )
+    jobs = options.jobs or (cores if small and single else 1)
+    return Setting(
+        folder=options.runs,
+        execution=execution,
+        skip_unreadable=options.skip_unreadable,
+        threads=1 if small else cores,
+        jobs=jobs,
+    )
+
+
+def _workers(options: argparse.Namespace) -> int:
+    """Return the decoding workers of each process: half the cores by default, shared fairly."""
+    if options.workers is not None:
+        return int(options.workers)
+    if options.scale != "paper":
+        return 0
+    return max(1, (os.cpu_count() or 2) // max(1, torch.cuda.device_count()) - 1)
+
+
+def _seeds(words: Sequence[str]) -> tuple[int, ...]:
+    """Read ``0 1 2``, ``0-4`` or a mixture."""
+    seeds: list[int] = []
+    for word in words:
+        first, separator, last = word.partition("-")
+        try:
+            seeds += range(int(first), int(last) + 1) if separator else [int(first)]
+        except ValueError:
+            raise UserError(
+                f"--seeds {word} is no seed: write numbers or ranges, for instance 0 1 2 or 0-4."
+            ) from None
+    if len(set(seeds)) < len(seeds):
+        raise UserError(f"--seeds {' '.join(words)} names a seed twice: name each once.")
+    return tuple(seeds)
+
+
+def _parser(table: Table) -> argparse.ArgumentParser:
+    parser = _Parser(prog=table.script.name, description=f"Reproduce {table.name}.")
+    add = parser.add_argument
+    add("--scale", choices=SCALES, default="proxy", help="proxy: minutes, built-in images")
+    add("--data", help="imagefolder:DIR, hf:NAME or arrow:DIR, for --scale paper")
+    add("--rows", nargs="+", metavar="ROW", help=f"of {', '.join(table.rows)}; all by default")
+    add("--seeds", nargs="+", metavar="SEED", help="numbers or ranges: 0 1 2 or 0-4")
+    add("--set", action="append", metavar="FIELD=VALUE", help="for instance pretrain.epochs=5")
+    add("--processes", type=int, help="one for each GPU by default; gloo processes on a CPU")
+    add("--jobs", type=int, help="runs side by side on a CPU; one for each core by default")
+    add("--workers", type=int, help="decoding processes of each training process")
+    add("--mixed-precision", choices=("float32", "bf16", "fp16"), help="float32 by default")
+    add("--accumulate", type=int, default=1, help="micro-batches, where the method allows it")
+    add("--compile", action="store_true", help="torch.compile the encoders")
+    add("--max-steps", type=int, help="stop each training after so many steps; compares nothing")
+    add("--skip-unreadable", action="store_true", help="leave out and count unreadable images")
+    start = parser.add_mutually_exclusive_group()
+    start.add_argument("--resume", action="store_true", help="insist on runs to continue")
+    start.add_argument("--fresh", action="store_true", help="forget earlier runs of these rows")
+    add("--dry-run", action="store_true", help="print what would run, and its price")
+    add("--record", action="store_true", help="store the figures as this table's proxy references")
+    add("--runs", type=Path, default=Path("runs"), help="folder of results; ./runs by default")
+    add("--tensorboard", action="store_true", help="also write TensorBoard events")
+    add("--quiet", action="store_true", help="no progress bars")
+    return parser

@@ -1,0 +1,128 @@
+"""The whole job of a table script: arguments, runs, table, verdict, exit status."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from retable import distributed
+from retable.data.sources import open_source
+from retable.errors import UserError
+from retable.reproduce import arguments, execute, launch, results
+from retable.reproduce.arguments import Command
+from retable.reproduce.dry_run import render_plan
+from retable.reproduce.plan import Run, plan_runs, resolve_rows
+from retable.reproduce.table import Row, Table
+
+
+def main(table: Table, words: Sequence[str] | None = None) -> int:
+    """Reproduce a table and return the exit status.
+
+    0: nothing missed; 1: a cell missed; 2: wrong usage; 130: interrupted.
+    """
+    words = sys.argv[1:] if words is None else list(words)
+    return guarded(lambda: _main(table, words))
+
+
+def guarded(command: Callable[[], int]) -> int:
+    """Turn a user's mistake into one sentence and status 2, Ctrl-C into a word and 130."""
+    try:
+        return command()
+    except UserError as error:
+        if distributed.process_index() == 0:
+            print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        if distributed.process_index() == 0:
+            print("\ninterrupted: the same command continues from here.", file=sys.stderr)
+        return 130
+
+
+def _main(table: Table, words: Sequence[str]) -> int:
+    command = arguments.parse(table, words)
+    rows = resolve_rows(table, command.request)
+    runs = plan_runs(rows, command.request.seeds)
+    if command.dry_run:
+        print(render_plan(table, runs, command.request.scale, _training_images(table, runs)))
+        return 0
+    processes = launch.wanted_processes(command.processes)
+    if processes > 1 and not launch.is_launched():
+        return launch.relaunch(table.script, words, processes)
+    _check_data(runs, command)
+    _prepare_folder(runs, command)
+    execute.execute(runs, command.setting)
+    if distributed.process_index() != 0:
+        return 0
+    return _conclude(table, rows, runs, command, words)
+
+
+def _training_images(table: Table, runs: list[Run]) -> int:
+    """Count the data set's images; without ``--data``, take the number that the table states."""
+    recipe = runs[0].recipe
+    if not recipe.data:
+        return table.images
+    return len(open_source(recipe.data, "train", subset=recipe.subset))
+
+
+def _check_data(runs: list[Run], command: Command) -> None:
+    """Open both splits before anything is trained: a wrong folder should not cost an hour."""
+    for data, subset in dict.fromkeys((run.recipe.data, run.recipe.subset) for run in runs):
+        for split in ("train", "test"):
+            execute.open_cached(data, split, subset, None, command.setting.skip_unreadable)
+
+
+def _prepare_folder(runs: list[Run], command: Command) -> None:
+    if distributed.process_index() != 0:
+        return
+    if command.fresh:
+        execute.forget(runs, command.setting)
+    known = any(execute.directory_of(run, command.setting).path.exists() for run in runs)
+    if command.resume and not known:
+        raise UserError(
+            f"--resume: {command.setting.folder} holds no run of these rows and seeds: leave out "
+            "--resume to begin, or name the right folder with --runs."
+        )
+
+
+def _conclude(
+    table: Table,
+    rows: dict[str, Row],
+    runs: list[Run],
+    command: Command,
+    words: Sequence[str],
+) -> int:
+    """Compare, record if asked, print and store the table."""
+    figures = results.gather_figures(runs, command.setting)
+    if command.record:
+        results.record(table, figures, command, shlex.join([table.script.name, *words]))
+    comparison = results.compare_table(table, rows, runs, figures, command)
+    folder = results.report_folder(table, command)
+    results.write_report(table, comparison, figures, folder)
+    print(results.for_terminal(comparison))
+    print(f"\nWritten to {folder}.")
+    return comparison.exit_status
+
+
+def load_table(script: Path) -> Table:
+    """Load the table that a script states, as its ``TABLE``.
+
+    Raises:
+        UserError: the file is no table script.
+    """
+    import importlib.util
+
+    spec = importlib.util.spec_from_file_location(f"reproduction_{script.stem}", script)
+    if not script.exists() or spec is None or spec.loader is None:
+        raise UserError(f"{script} does not exist: name a script under reproductions/.")
+    module = importlib.util.module_from_spec(spec)
+    sys.path.insert(0, str(script.parent))  # as if it were run: its neighbours can be imported
+    try:
+        spec.loader.exec_module(module)
+    finally:
+        sys.path.remove(str(script.parent))
+    table = getattr(module, "TABLE", None)
+    if not isinstance(table, Table):
+        raise UserError(f"{script} states no TABLE: expected a retable.reproduce.Table.")
+    return table

@@ -1,0 +1,292 @@
+"""Carry out runs: one after another on all devices, or side by side on the cores of a CPU."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import json
+import multiprocessing
+import os
+import shutil
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from retable import files, progress
+from retable.checkpoints import load_encoder
+from retable.data.sources import Source, open_source
+from retable.errors import UserError
+from retable.evaluate.evaluation import Evaluation
+from retable.evaluate.knn import Knn
+from retable.pretrain import Execution, Monitor, TrainingFailedError, pretrain
+from retable.reproduce.plan import Run
+from retable.runs import RunDirectory, describe, environment, fingerprint
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Where and how runs are carried out; nothing that changes their numbers.
+
+    Attributes:
+        folder: holds one directory for each run.
+        execution: options of the training loop.
+        monitors: at how many epochs of a pretraining the encoder is judged by kNN, evenly spaced.
+        skip_unreadable: leave out and count unreadable images.
+        threads: threads of a CPU run; one by default, so that figures do not depend on the machine.
+        jobs: runs side by side on a CPU.
+    """
+
+    folder: Path
+    execution: Execution = field(default_factory=Execution)
+    monitors: int = 4
+    skip_unreadable: bool = False
+    threads: int = 1
+    jobs: int = 1
+
+
+def execute(runs: Iterable[Run], setting: Setting) -> None:
+    """Carry out all runs; those already complete cost nothing.
+
+    Raises:
+        UserError: a run cannot start. A run whose training failed is recorded, not raised.
+    """
+    runs = [run for run in runs if not _is_complete(run, setting)]
+    if setting.jobs == 1 or len(runs) <= 1:
+        for run in runs:
+            execute_one(run, setting)
+    else:
+        _execute_side_by_side(runs, setting)
+
+
+def directory_of(run: Run, setting: Setting) -> RunDirectory:
+    """Return the run's directory."""
+    return RunDirectory(setting.folder / run.name)
+
+
+def evaluation_directory(run: Run, evaluation: Evaluation, setting: Setting) -> Path:
+    """Return where an evaluation of the run's encoder is kept."""
+    name = f"{evaluation.name}-{fingerprint(evaluation, run.seed)}"
+    return directory_of(run, setting).path / "evaluations" / name
+
+
+def _is_complete(run: Run, setting: Setting) -> bool:
+    found = directory_of(run, setting).finished()
+    if found is None:
+        return False
+    return "failed" in found or all(
+        (evaluation_directory(run, evaluation, setting) / "result.json").exists()
+        for evaluation in run.evaluations
+    )
+
+
+def execute_one(run: Run, setting: Setting) -> None:
+    """Pretrain and evaluate one run, in this process or in all processes of a launch."""
+    accelerator = make_accelerator(run.recipe.precision)
+    if accelerator.device.type == "cpu":
+        torch.set_num_threads(setting.threads)
+    directory = directory_of(run, setting)
+    lock = directory.locked() if accelerator.is_main_process else contextlib.nullcontext()
+    with lock:
+        if accelerator.is_main_process:
+            directory.claim({"pretrain": run.recipe, "seed": run.seed})
+        accelerator.wait_for_everyone()
+        if directory.finished() is None:
+            _pretrain(run, directory, accelerator, setting)
+        if "failed" not in (directory.finished() or {}):
+            for evaluation in run.evaluations:
+                _evaluate(run, evaluation, accelerator, setting)
+
+
+def make_accelerator(precision: str) -> Any:
+    """Return accelerate's launcher facts, mixed precision and DDP for a recipe's precision."""
+    from accelerate.accelerator import Accelerator
+    from accelerate.utils import DistributedDataParallelKwargs
+
+    modes = {"float32": "no", "bf16": "bf16", "fp16": "fp16"}
+    # The queue is equal on all processes by construction and batch-norm statistics are averaged
+    # when they are read: broadcasting buffers would send both at every step for nothing.
+    ddp = DistributedDataParallelKwargs(broadcast_buffers=False)
+    return Accelerator(mixed_precision=modes[precision], kwargs_handlers=[ddp])
+
+
+@functools.lru_cache(maxsize=8)
+def open_cached(
+    data: str, split: str, subset: str | None, variant: str | None, skip_unreadable: bool
+) -> Source:
+    """Open a source once in a process: rows of a table share it."""
+    if variant is not None:
+        data += ("&" if "?" in data else "?") + f"variant={variant}"
+    return open_source(data, split, subset=subset, skip_unreadable=skip_unreadable)
+
+
+def _pretrain(run: Run, directory: RunDirectory, accelerator: Any, setting: Setting) -> None:
+    recipe = run.recipe
+    source = open_cached(recipe.data, "train", recipe.subset, None, setting.skip_unreadable)
+    start = time.perf_counter()
+    try:
+        result: dict[str, Any] = pretrain(
+            recipe,
+            run.seed,
+            source,
+            directory,
+            accelerator,
+            setting.execution,
+            _knn_monitor(run, accelerator, setting),
+        )
+    except TrainingFailedError as failure:
+        result = {"failed": failure.reason}
+        if accelerator.is_main_process:
+            print(failure, file=sys.stderr)
+    if accelerator.is_main_process:
+        facts = {
+            **environment(),
+            "data": source.description,
+            "processes": accelerator.num_processes,
+            "seconds_of_last_start": round(time.perf_counter() - start, 1),
+        }
+        files.write_json(directory.environment, facts)
+        files.write_json(directory.result, result)
+    accelerator.wait_for_everyone()
+
+
+def _knn_monitor(run: Run, accelerator: Any, setting: Setting) -> Monitor | None:
+    """Return a monitor that judges the encoder by kNN at evenly spaced epochs."""
+    if setting.monitors == 0:
+        return None
+    epochs = run.recipe.epochs
+    due = {max(1, round(epochs * (i + 1) / setting.monitors)) for i in range(setting.monitors)}
+    judge = Knn()
+
+    def monitor(encoder: nn.Module, epoch: int) -> dict[str, float]:
+        if epoch not in due:
+            return {}
+        return _run_evaluation(judge, run, encoder, None, accelerator, setting)
+
+    return monitor
+
+
+def _run_evaluation(
+    evaluation: Evaluation,
+    run: Run,
+    encoder: nn.Module,
+    directory: Path | None,
+    accelerator: Any,
+    setting: Setting,
+) -> dict[str, float]:
+    recipe = run.recipe
+
+    def open_variant(split: str, variant: str | None) -> Source:
+        return open_cached(recipe.data, split, recipe.subset, variant, setting.skip_unreadable)
+
+    return evaluation.run(
+        encoder,
+        open_variant,
+        seed=run.seed,
+        device=accelerator.device,
+        directory=directory,
+        workers=setting.execution.workers,
+        precision=recipe.precision,
+        progress=directory is not None and not setting.execution.quiet,
+    )
+
+
+def _evaluate(run: Run, evaluation: Evaluation, accelerator: Any, setting: Setting) -> None:
+    folder = evaluation_directory(run, evaluation, setting)
+    if (folder / "result.json").exists():
+        return
+    encoder, _, _ = load_encoder(directory_of(run, setting).encoder)
+    figures = _run_evaluation(
+        evaluation, run, encoder.to(accelerator.device), folder, accelerator, setting
+    )
+    if accelerator.is_main_process:
+        files.write_json(folder / "recipe.json", describe(evaluation))
+        files.write_json(folder / "result.json", figures)
+    accelerator.wait_for_everyone()
+
+
+def collect(run: Run, setting: Setting) -> dict[str, float]:
+    """Return a complete run's figures by name; empty if its training failed or has not ended."""
+    result = directory_of(run, setting).finished()
+    if result is None or "failed" in result or not result["epochs"]:
+        return {}
+    epochs = result["epochs"]
+    figures: dict[str, float] = {}
+    for prefix, line in (("pretrain", epochs[-1]), ("halfway", epochs[(len(epochs) - 1) // 2])):
+        figures |= {f"{prefix}.{name}": value for name, value in _scalars(line)}
+    for line in result["monitor"][-1:]:
+        figures |= {f"monitor.{name}": value for name, value in _scalars(line)}
+    for evaluation in run.evaluations:
+        path = evaluation_directory(run, evaluation, setting) / "result.json"
+        if path.exists():
+            values = json.loads(path.read_text())
+            figures |= {f"{evaluation.name}.{name}": value for name, value in values.items()}
+    return figures
+
+
+def failure(run: Run, setting: Setting) -> str | None:
+    """Return why a run's training failed, None if it did not."""
+    result = directory_of(run, setting).finished() or {}
+    return result.get("failed")
+
+
+def _scalars(line: dict[str, Any]) -> Iterator[tuple[str, float]]:
+    return ((k, float(v)) for k, v in line.items() if isinstance(v, int | float))
+
+
+def forget(runs: Iterable[Run], setting: Setting) -> None:
+    """Remove what earlier starts left of these runs."""
+    for run in runs:
+        directory = directory_of(run, setting)
+        if directory.path.exists():
+            with directory.locked():
+                shutil.rmtree(directory.path)
+
+
+def _execute_side_by_side(runs: list[Run], setting: Setting) -> None:
+    """Run on ``jobs`` worker processes, each with its own line for bars."""
+    context = multiprocessing.get_context("spawn")
+    lines = context.Queue()
+    for line in range(setting.jobs):
+        lines.put(line)
+    pool = ProcessPoolExecutor(
+        setting.jobs, context, initializer=_begin_worker, initargs=(lines, os.getpid())
+    )
+    try:
+        futures = {pool.submit(execute_one, run, setting): run for run in runs}
+        for future in as_completed(futures):
+            future.result()
+    except BrokenProcessPool:
+        raise UserError(
+            "A worker process was killed (often for want of memory): start the same command again "
+            "to continue, with --jobs 1 if it happens again."
+        ) from None
+    except BaseException:
+        # Workers ignore Ctrl-C and would finish their run: end them, their states are on disk.
+        for worker in multiprocessing.active_children():
+            worker.terminate()
+        raise
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _begin_worker(lines: Any, parent: int) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    progress.use_line(lines.get())
+    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+
+
+def _end_with(parent: int) -> None:
+    """End this process when its parent has: a killed command must not train on in the dark."""
+    while os.getppid() == parent:
+        time.sleep(0.2)
+    os._exit(1)

@@ -1,0 +1,136 @@
+"""From a table and a command line to the runs it takes: resolved, without repetition, priced."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from retable.encoders import build_encoder
+from retable.errors import UserError
+from retable.evaluate.evaluation import Evaluation
+from retable.recipes import PretrainRecipe, build_method
+from retable.reproduce.overrides import apply_overrides
+from retable.reproduce.table import Row, Table
+from retable.runs import fingerprint
+from retable.throughput import forward_flops
+
+
+@dataclass(frozen=True)
+class Run:
+    """One pretraining with one seed, and the evaluations that some row wants of it."""
+
+    recipe: PretrainRecipe
+    seed: int
+    evaluations: tuple[Evaluation, ...]
+    rows: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        """The run's folder: the method, then a hash of everything that decides the numbers."""
+        method = type(self.recipe.method).__name__.removesuffix("Recipe").lower()
+        return f"{method}-{fingerprint(self.recipe, self.seed)}"
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the command line asks of a table."""
+
+    scale: str = "proxy"
+    data: str | None = None
+    rows: tuple[str, ...] = ()
+    seeds: tuple[int, ...] = ()
+    overrides: tuple[str, ...] = ()
+    precision: str | None = None
+    max_steps: int | None = None
+
+
+def resolve_rows(table: Table, request: Request) -> dict[str, Row]:
+    """Return the requested rows at the requested scale, with everything filled in.
+
+    Raises:
+        UserError: an unknown row, missing data, or an override that fits no field.
+    """
+    unknown = [row for row in request.rows if row not in table.rows]
+    if unknown:
+        raise UserError(
+            f"{table.name} runs no row {', '.join(unknown)}: choose from {', '.join(table.rows)}."
+        )
+    if request.data is not None and request.scale != "paper":
+        raise UserError(
+            f"--data {request.data} belongs to --scale paper: the {request.scale} scale uses the "
+            "built-in data set."
+        )
+    rows = {
+        name: row for name, row in table.rows.items() if not request.rows or name in request.rows
+    }
+    return {name: _resolve(table, row, request) for name, row in rows.items()}
+
+
+def _resolve(table: Table, row: Row, request: Request) -> Row:
+    if request.scale == "paper":
+        pretrain = dataclasses.replace(row.pretrain, data=request.data or "", subset=table.subset)
+        row = dataclasses.replace(row, pretrain=pretrain)
+    else:
+        row = (table.proxy if request.scale == "proxy" else table.smoke)(row)
+    changes: dict[str, object] = {}
+    if request.precision is not None:
+        changes["precision"] = request.precision
+    if request.max_steps is not None:
+        changes["max_steps"] = request.max_steps
+        row = dataclasses.replace(
+            row,
+            evaluations=tuple(_shortened(e, request.max_steps) for e in row.evaluations),
+        )
+    row = dataclasses.replace(row, pretrain=dataclasses.replace(row.pretrain, **changes))  # type: ignore[arg-type]
+    return apply_overrides(row, request.overrides)
+
+
+def _shortened(evaluation: Evaluation, max_steps: int) -> Evaluation:
+    """Stop an evaluation that trains after so many steps; the others have nothing to shorten."""
+    if "max_steps" in {f.name for f in dataclasses.fields(evaluation)}:  # type: ignore[arg-type]
+        return dataclasses.replace(evaluation, max_steps=max_steps)  # type: ignore[type-var]
+    return evaluation
+
+
+def plan_runs(rows: Mapping[str, Row], seeds: Iterable[int]) -> list[Run]:
+    """Return the runs of all rows, seed by seed; rows with the same pretraining share it."""
+    runs: dict[tuple[PretrainRecipe, int], Run] = {}
+    for seed in seeds:
+        for name, row in rows.items():
+            known = runs.get((row.pretrain, seed))
+            if known is None:
+                runs[row.pretrain, seed] = Run(row.pretrain, seed, row.evaluations, (name,))
+            else:
+                new = tuple(e for e in row.evaluations if e not in known.evaluations)
+                runs[row.pretrain, seed] = dataclasses.replace(
+                    known, evaluations=known.evaluations + new, rows=(*known.rows, name)
+                )
+    return list(runs.values())
+
+
+@dataclass(frozen=True)
+class Price:
+    """What a pretraining takes: images seen, optimizer steps, floating-point operations."""
+
+    images: int
+    steps: int
+    flops: float
+
+
+def price(recipe: PretrainRecipe, images: int) -> Price:
+    """Estimate a pretraining on a data set of ``images`` training images."""
+    steps = recipe.epochs * (images // recipe.batch)
+    if recipe.max_steps is not None:
+        steps = min(steps, recipe.max_steps)
+    passes = _encoder_passes(recipe)
+    per_image = passes * forward_flops(build_encoder(recipe.encoder, 0), recipe.views[0].size)
+    return Price(steps * recipe.batch, steps, steps * recipe.batch * per_image)
+
+
+def _encoder_passes(recipe: PretrainRecipe) -> float:
+    """Ask the method itself, built around the smallest encoder: the number is a class attribute."""
+    tiny = dataclasses.replace(
+        recipe, encoder=dataclasses.replace(recipe.encoder, name="small_resnet8")
+    )
+    return build_method(tiny, 0).encoder_passes

@@ -1,0 +1,152 @@
+"""From finished runs to a table: figures, comparison, report files, recorded references."""
+
+from __future__ import annotations
+
+import datetime
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+from retable import files
+from retable.errors import UserError
+from retable.reproduce.arguments import Command
+from retable.reproduce.execute import Setting, collect, failure
+from retable.reproduce.plan import Run
+from retable.reproduce.table import Figures, Row, Table
+from retable.runs import environment
+from retable.tables import (
+    Comparison,
+    Measured,
+    Provenance,
+    Reference,
+    compare,
+    load_reference,
+    plot,
+    record_reference,
+    render_terminal,
+    save_comparison,
+    supports_colour,
+    write_reference,
+)
+
+
+def gather_figures(runs: list[Run], setting: Setting) -> Figures:
+    """Return row -> seed -> figure name -> value of all runs that are complete."""
+    figures: dict[str, dict[int, dict[str, float]]] = {}
+    for run in runs:
+        found = collect(run, setting)
+        for row in run.rows:
+            if found:
+                figures.setdefault(row, {})[run.seed] = found
+    return figures
+
+
+def measure(table: Table, figures: Figures) -> Measured:
+    """Return row -> column -> seed -> value, as the table's columns read the figures."""
+    measured: dict[str, dict[str, dict[int, float]]] = {}
+    for row, by_seed in figures.items():
+        for key, column in table.columns.items():
+            values = {seed: column.value(row, seed, figures) for seed in by_seed}
+            present = {seed: value for seed, value in values.items() if value is not None}
+            if present:
+                measured.setdefault(row, {})[key] = present
+    return measured
+
+
+def compare_table(
+    table: Table, rows: Mapping[str, Row], runs: list[Run], figures: Figures, command: Command
+) -> Comparison:
+    """Compare with the paper at paper scale, with what we recorded at proxy scale."""
+    paper = load_reference(table.reference)
+    scale = command.request.scale
+    recorded = table.proxy_reference.exists() and scale == "proxy"
+    reference = load_reference(table.proxy_reference) if recorded else paper
+    return compare(
+        reference,
+        measure(table, figures),
+        paper,
+        scale,  # type: ignore[arg-type]
+        not_run=_reasons(table, paper, rows, runs, command),
+        unfinished=_unfinished(command),
+    )
+
+
+def _reasons(
+    table: Table,
+    paper: Reference,
+    rows: Mapping[str, Row],
+    runs: list[Run],
+    command: Command,
+) -> dict[str, str]:
+    """Say of every row without figures why it has none."""
+    reasons = dict(table.not_run)
+    for row in paper.rows:
+        if row.key in table.rows and row.key not in rows:
+            reasons[row.key] = "left out by --rows"
+    for run in runs:
+        why = failure(run, command.setting)
+        if why is not None:
+            reasons |= dict.fromkeys(run.rows, f"seed {run.seed}: training stopped, {why}")
+    return reasons
+
+
+def _unfinished(command: Command) -> str:
+    if command.request.max_steps is not None:
+        return f"stopped after {command.request.max_steps} steps by --max-steps"
+    return ""
+
+
+def report_folder(table: Table, command: Command) -> Path:
+    """Return where the table's report is written."""
+    return command.setting.folder / "tables" / f"{table.name}-{command.request.scale}"
+
+
+def write_report(table: Table, comparison: Comparison, figures: Figures, folder: Path) -> None:
+    """Write the comparison as Markdown, JSON and plots (with the extra ``plots``)."""
+    save_comparison(folder, comparison)
+    files.write_json(folder / "figures.json", figures)
+    if not plot.available():
+        print("No plots: install retable[plots] for them.", file=sys.stderr)
+        return
+    for draw in table.plots:
+        draw(comparison, figures, folder)
+
+
+def for_terminal(comparison: Comparison) -> str:
+    """Return the table as it is printed."""
+    return render_terminal(comparison, colour=supports_colour(sys.stdout))
+
+
+def record(table: Table, figures: Figures, command: Command, line: str) -> None:
+    """Store the figures as the table's proxy references.
+
+    Raises:
+        UserError: a row or seed is missing, or the recipe was changed on the command line.
+    """
+    if command.request.overrides or command.request.rows or command.request.max_steps:
+        raise UserError(
+            "--record stores whole tables of unchanged recipes: leave out --set, --rows and "
+            "--max-steps."
+        )
+    seeds = command.request.seeds
+    missing = [
+        f"{row} (seed {seed})"
+        for row in table.rows
+        for seed in seeds
+        if seed not in figures.get(row, {})
+    ]
+    if missing:
+        raise UserError(f"Nothing was recorded: {', '.join(missing)} has no figures.")
+    facts = environment()
+    provenance = Provenance(
+        command=line,
+        seeds=seeds,
+        commit=facts["commit"] or "unknown",
+        date=datetime.datetime.now(datetime.UTC).date().isoformat(),
+        hardware=f"{facts['processor']}, {facts['cores']} cores",
+        versions={k: v for k, v in facts["versions"].items() if v is not None},
+    )
+    paper = load_reference(table.reference)
+    write_reference(
+        table.proxy_reference, record_reference(paper, measure(table, figures), provenance)
+    )

@@ -1,0 +1,124 @@
+"""A table as a script states it: rows at the paper's scale, columns, and how to shrink it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+from retable.evaluate.evaluation import Evaluation
+from retable.recipes import PretrainRecipe
+from retable.tables import Comparison
+
+SCALES = ("proxy", "paper", "smoke")
+
+Figures = Mapping[str, Mapping[int, Mapping[str, float]]]
+"""Figures of every row: row -> seed -> name -> value, as `Results.figures` names them."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """What one row runs: a pretraining, then evaluations of its encoder."""
+
+    pretrain: PretrainRecipe
+    evaluations: tuple[Evaluation, ...]
+
+
+class Column(Protocol):
+    """Reads one column's value from the figures of a table."""
+
+    def value(self, row: str, seed: int, figures: Figures) -> float | None:
+        """Return the value of a row's cell for a seed, None where it has none."""
+        ...
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One figure of the row itself, times a factor.
+
+    Names: ``pretrain.NAME`` (mean over the last epoch), ``halfway.NAME`` (over the middle epoch),
+    ``monitor.NAME`` (the last one) and ``EVALUATION.NAME``.
+    """
+
+    name: str
+    factor: float = 1.0
+
+    def value(self, row: str, seed: int, figures: Figures) -> float | None:
+        """Return the figure times the factor."""
+        found = figures.get(row, {}).get(seed, {}).get(self.name)
+        return None if found is None else found * self.factor
+
+
+@dataclass(frozen=True)
+class Gain:
+    """A row's value of another column minus that of the row ``over``, for the same seed."""
+
+    column: Column
+    over: str
+
+    def value(self, row: str, seed: int, figures: Figures) -> float | None:
+        """Return the difference, None for the row compared with itself."""
+        own = self.column.value(row, seed, figures)
+        other = self.column.value(self.over, seed, figures)
+        return None if own is None or other is None or row == self.over else own - other
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One column's value minus another's, of the same row and seed."""
+
+    minuend: Column
+    subtrahend: Column
+
+    def value(self, row: str, seed: int, figures: Figures) -> float | None:
+        """Return the difference, None where either is missing."""
+        first = self.minuend.value(row, seed, figures)
+        second = self.subtrahend.value(row, seed, figures)
+        return None if first is None or second is None else first - second
+
+
+@dataclass(frozen=True)
+class Table:
+    """A paper's table, as its script states it.
+
+    Attributes:
+        script: the script's path; ``<table>.toml`` and ``<table>.proxy.toml`` stand beside it.
+        rows: the rows that are run, at the paper's scale; ``data`` is filled in from ``--data``.
+        columns: how to read each column of the reference from a run's figures.
+        proxy: shrinks a row to the built-in data set and minutes.
+        smoke: shrinks a row to seconds.
+        images: training images of the paper's data set, for estimates without it.
+        subset: the subset of ``--data`` that the table uses, for instance "imagenet100".
+        not_run: reasons for rows and columns of the reference that this script does not run.
+        seeds: seeds run by default, by scale.
+        plots: draw more than the comparison, into the report's folder.
+    """
+
+    script: Path
+    rows: Mapping[str, Row]
+    columns: Mapping[str, Column]
+    proxy: Callable[[Row], Row]
+    smoke: Callable[[Row], Row]
+    images: int
+    subset: str | None = None
+    not_run: Mapping[str, str] = field(default_factory=dict)
+    seeds: Mapping[str, tuple[int, ...]] = field(
+        default_factory=lambda: {"paper": (0, 1, 2), "proxy": (0,), "smoke": (0,)}
+    )
+    plots: tuple[Callable[[Comparison, Figures, Path], None], ...] = ()
+
+    @property
+    def name(self) -> str:
+        """The table's name, ``<package>-<table>``."""
+        return f"{self.script.parent.name}-{self.script.stem}"
+
+    @property
+    def reference(self) -> Path:
+        """The paper's numbers."""
+        return self.script.with_suffix(".toml")
+
+    @property
+    def proxy_reference(self) -> Path:
+        """The numbers that we recorded at proxy scale."""
+        return self.script.with_suffix(".proxy.toml")

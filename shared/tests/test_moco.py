@@ -1,0 +1,151 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from retable.methods import Batch, MoCo, MoCoRecipe, Progress, moco_v1, moco_v2
+from retable.random import derive_key, initialising, normal
+
+
+class Flat(nn.Module):
+    """An encoder without batch norm: pixels through one matrix."""
+
+    feature_dim = 12
+
+    def __init__(self) -> None:
+        super().__init__()
+        with initialising(5):
+            self.linear = nn.Linear(3 * 4 * 4, self.feature_dim)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return torch.tanh(self.linear(images.flatten(1)))
+
+
+def make_batch(step: int = 0, size: int = 4, labels: list[int] | None = None) -> Batch:
+    views = [
+        normal(derive_key(step, "v", n), torch.arange(size * 48)).view(size, 3, 4, 4)
+        for n in (0, 1)
+    ]
+    return Batch(
+        views=(views[0], views[1]),
+        labels=torch.tensor(labels if labels is not None else [-1] * size),
+        indices=torch.arange(size),
+        positions=torch.arange(size),
+        progress=Progress(step, 10, 2),
+        key=derive_key(0, "step", step),
+    )
+
+
+def make_moco(**changes: object) -> MoCo:
+    return MoCo(Flat(), moco_v2(queue=8, dim=6, **changes), key=3)
+
+
+def test_loss_is_the_formula_in_plain_loops() -> None:
+    # He et al. (2020), equation 1, in float64, one query and one negative at a time.
+    moco, batch = make_moco(), make_batch()
+    q = moco.queries(batch.views[0]).detach().double()
+    k = moco.keys(batch.views[1], batch).double()
+    losses = []
+    for b in range(4):
+        positive = math.exp(float(q[b] @ k[b]) / 0.2)
+        negatives = sum(math.exp(float(q[b] @ moco.queue.rows[j].double()) / 0.2) for j in range(8))
+        losses.append(-math.log(positive / (positive + negatives)))
+    assert moco(batch).loss.item() == pytest.approx(sum(losses) / 4, abs=1e-6)
+
+
+def test_keys_are_absent_from_the_queue_they_are_contrasted_with_and_present_after_the_step() -> (
+    None
+):
+    moco, batch = make_moco(), make_batch()
+    keys = moco.keys(batch.views[1], batch)
+    before = moco.queue.rows.clone()
+    moco(batch).loss.backward()
+    assert torch.equal(moco.queue.rows, before)
+    moco.after_step(batch.progress)
+    torch.testing.assert_close(moco.queue.rows[:4], keys)
+    assert torch.equal(moco.queue.rows[4:], before[4:])
+
+
+def test_a_forgotten_after_step_is_an_error_not_a_stale_queue() -> None:
+    moco = make_moco()
+    moco(make_batch(0))
+    with pytest.raises(RuntimeError, match="after_step"):
+        moco(make_batch(1))
+
+
+def test_key_encoder_follows_the_query_encoder_before_it_encodes_keys() -> None:
+    moco = make_moco(momentum=0.9)
+    parameter, copy = next(moco.encoder.parameters()), next(moco.key_encoder.parameters())
+    with torch.no_grad():
+        parameter.add_(1.0)
+    expected = 0.9 * copy + 0.1 * parameter
+    moco(make_batch())
+    torch.testing.assert_close(copy, expected)
+
+
+def test_no_gradient_reaches_key_encoder_or_queue() -> None:
+    moco = make_moco()
+    moco(make_batch()).loss.backward()
+    assert all(p.grad is None and not p.requires_grad for p in moco.key_encoder.parameters())
+    assert not moco.queue.rows.requires_grad
+    assert all(p.grad is not None for p in (*moco.encoder.parameters(), *moco.head.parameters()))
+
+
+def test_the_shuffle_changes_nothing_without_batch_norm() -> None:
+    batch = make_batch()
+    torch.testing.assert_close(
+        make_moco(shuffle=True).keys(batch.views[1], batch),
+        make_moco(shuffle=False).keys(batch.views[1], batch),
+    )
+
+
+def test_oracle_whose_queue_has_no_class_of_the_batch_is_plain_moco() -> None:
+    batch = make_batch(labels=[1, 2, 3, 4])
+    assert torch.equal(make_moco(oracle=True)(batch).loss, make_moco(oracle=False)(batch).loss)
+
+
+def test_oracle_without_any_negative_left_has_loss_zero_and_a_finite_gradient() -> None:
+    moco = make_moco(oracle=True)
+    moco.queue.enqueue(moco.queue.rows.clone(), torch.full((8,), 7))
+    loss = moco(make_batch(labels=[7] * 4)).loss
+    loss.backward()
+    assert loss.item() == 0.0
+    assert all(torch.isfinite(p.grad).all() for p in moco.encoder.parameters())  # type: ignore[arg-type]
+
+
+def test_proxy_accuracy_is_the_share_of_queries_whose_key_outranks_the_queue() -> None:
+    moco, batch = make_moco(), make_batch()
+    logits = torch.tensor([[0.5, 0.4, 0.3], [0.1, 0.2, 0.0], [0.9, 0.8, 0.7], [0.0, -0.1, 0.3]])
+    metrics = moco.measure(logits, torch.randn(4, 6), torch.randn(4, 6), batch)
+    assert float(metrics["proxy_accuracy"]) == 0.5
+    assert metrics["chance_loss"] == math.log(3)
+    assert metrics["queue_full_step"] == 2
+
+
+def test_a_state_saved_and_loaded_continues_to_the_bit() -> None:
+    def train(moco: MoCo, steps: range) -> None:
+        optimizer = torch.optim.SGD([p for p in moco.parameters() if p.requires_grad], lr=0.1)
+        for step in steps:
+            batch = make_batch(step, size=3)
+            moco(batch).loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            moco.after_step(batch.progress)
+
+    whole, first, second = make_moco(), make_moco(), make_moco()
+    train(whole, range(7))
+    train(first, range(4))
+    second.load_state_dict(first.state_dict())
+    train(second, range(4, 7))
+    assert second.queue.pointer == whole.queue.pointer
+    for name, value in whole.state_dict().items():
+        if isinstance(value, Tensor):
+            assert torch.equal(value, second.state_dict()[name]), name
+
+
+def test_versions_differ_in_head_and_temperature() -> None:
+    assert moco_v1() == MoCoRecipe(temperature=0.07, head="linear")
+    assert moco_v2() == MoCoRecipe(temperature=0.2, head="mlp")

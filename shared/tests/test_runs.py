@@ -1,0 +1,96 @@
+from __future__ import annotations
+
+import dataclasses
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from retable.errors import UserError
+from retable.runs import RunDirectory, describe, environment, fingerprint
+
+
+@dataclasses.dataclass(frozen=True)
+class Inner:
+    rate: float = 0.1
+
+
+@dataclasses.dataclass(frozen=True)
+class Outer:
+    inner: Inner = Inner()
+    sizes: tuple[int, ...] = (1, 2)
+
+
+def test_equal_recipes_have_equal_fingerprints_in_another_process() -> None:
+    program = (
+        "from retable.runs import fingerprint; print(fingerprint({'b': [1, 2.5], 'a': None}, 3))"
+    )
+    other = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    assert other.stdout.strip() == fingerprint({"a": None, "b": (1, 2.5)}, 3)
+
+
+def test_every_field_and_the_seed_are_part_of_the_fingerprint() -> None:
+    prints = {
+        fingerprint(Outer(), 0),
+        fingerprint(Outer(), 1),
+        fingerprint(Outer(Inner(0.2)), 0),
+        fingerprint(Outer(sizes=(2, 1)), 0),
+    }
+    assert len(prints) == 4
+
+
+def test_two_classes_with_equal_fields_differ() -> None:
+    @dataclasses.dataclass(frozen=True)
+    class Twin:
+        rate: float = 0.1
+
+    assert describe(Twin()) != describe(Inner())
+
+
+def test_a_recipe_with_a_value_that_is_not_plain_is_refused() -> None:
+    with pytest.raises(TypeError, match="plain values"):
+        describe({"f": object()})
+
+
+def test_a_directory_refuses_another_recipe_and_names_what_differs(tmp_path: Path) -> None:
+    directory = RunDirectory(tmp_path)
+    directory.claim(Outer())
+    directory.claim(Outer())
+    with pytest.raises(UserError, match=r"another recipe \(inner\.rate differ\).*--fresh"):
+        directory.claim(Outer(Inner(0.2)))
+
+
+def test_a_result_that_is_no_json_is_named(tmp_path: Path) -> None:
+    directory = RunDirectory(tmp_path)
+    assert directory.finished() is None
+    directory.result.write_text("{")
+    with pytest.raises(UserError, match=r"result\.json is not readable"):
+        directory.finished()
+
+
+def test_a_run_has_one_owner_and_a_killed_owner_leaves_no_lock(tmp_path: Path) -> None:
+    directory = RunDirectory(tmp_path / "run")
+    hold = (
+        "import sys, time; from pathlib import Path; from retable.runs import RunDirectory\n"
+        "with RunDirectory(Path(sys.argv[1])).locked(): print('held', flush=True); time.sleep(60)"
+    )
+    owner = subprocess.Popen(
+        [sys.executable, "-c", hold, str(directory.path)], stdout=subprocess.PIPE, text=True
+    )
+    with owner:
+        assert owner.stdout is not None
+        assert owner.stdout.readline() == "held\n"
+        with pytest.raises(UserError, match="another process"), directory.locked(patience=0.1):
+            pass
+        owner.kill()
+    with directory.locked(patience=0.1):
+        pass
+
+
+def test_the_environment_names_versions_and_hardware() -> None:
+    facts = environment()
+    assert facts["versions"]["torch"]
+    assert facts["processor"]
