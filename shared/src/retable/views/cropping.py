@@ -60,9 +60,13 @@ def crop_resize(
     with torch.autocast(images.device.type, enabled=False):
         vertical, horizontal = _matrices(parameters, height, width, size, interpolation, images)
         planes = _planes(images)
-        views = torch.stack(
-            [torch.bmm(torch.bmm(vertical, plane), horizontal.mT) for plane in planes]
-        )
+        squeezed = planes.new_empty(len(images), size, width)
+        # Where input and output are of one size, the output takes the input's place.
+        fits = (height, width) == (size, size)
+        views = planes if fits else planes.new_empty(3, len(images), size, size)
+        for plane, view in zip(planes, views, strict=True):
+            torch.bmm(vertical, plane, out=squeezed)
+            torch.bmm(squeezed, horizontal.mT, out=view)
     if interpolation == "bicubic":
         views.clamp_(0, 1)
     return views.transpose(0, 1)
@@ -205,4 +209,3 @@ def _one_by_one(
     if interpolation == "bicubic":
         views.clamp_(0, 1)
     return views.transpose(0, 1)
-

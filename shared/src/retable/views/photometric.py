@@ -16,9 +16,6 @@ from retable.views.recipe import ViewRecipe
 from retable.views.sampling import ViewParameters
 from retable.views.schedule import BLENDS, Schedule, Subset, schedule
 
-# A batch is worked through in pieces of at most this many values on a CPU, which fit its cache.
-_CPU_PIECE = 1 << 19
-
 
 def photometric(
     crops: Tensor, parameters: ViewParameters, recipe: ViewRecipe, *, compiled: bool = False
@@ -45,17 +42,18 @@ def photometric(
     torch.Size([4, 3, 32, 32])
     """
     plan = schedule(parameters, recipe, fixed_shapes=compiled).to(crops.device)
+    basis = _blur_basis(crops.shape[-1], recipe.kernel_size, crops.device)
     run = _compiled_program() if compiled else _program
     with torch.autocast(crops.device.type, enabled=False):
-        return run(crops, plan, recipe)
+        return run(crops, plan, basis, recipe)
 
 
 @lru_cache(maxsize=1)
-def _compiled_program() -> Callable[[Tensor, Schedule, ViewRecipe], Tensor]:
+def _compiled_program() -> Callable[[Tensor, Schedule, Tensor, ViewRecipe], Tensor]:
     return torch.compile(_program, fullgraph=True)
 
 
-def _program(crops: Tensor, plan: Schedule, recipe: ViewRecipe) -> Tensor:
+def _program(crops: Tensor, plan: Schedule, basis: Tensor, recipe: ViewRecipe) -> Tensor:
     planes = _planes(crops, plan.order)
     if recipe.jitter_position == "after_gray":
         _apply(_grayscale, planes, plan.gray)
@@ -64,17 +62,14 @@ def _program(crops: Tensor, plan: Schedule, recipe: ViewRecipe) -> Tensor:
     if recipe.jitter_position == "before_gray":
         _apply(_grayscale, planes, plan.gray)
     if recipe.blur_probability > 0:
-        basis = _blur_basis(planes.shape[-1], recipe.kernel_size, planes.device)
         _apply(lambda x, sigma: _blur(x, sigma, basis), planes, plan.blur)
     if recipe.solarize_probability > 0:
         _apply(_solarize, planes, plan.solarize)
-    if plan.restore is not None:
-        planes = planes.index_select(1, plan.restore)
-    normalised = [
-        plane.sub_(mean).div_(std)
-        for plane, mean, std in zip(planes, recipe.mean, recipe.std, strict=True)
-    ]
-    return torch.stack(normalised, dim=1)
+    views = planes.transpose(0, 1)
+    views = views.contiguous() if plan.restore is None else views.index_select(0, plan.restore)
+    for channel, (mean, std) in enumerate(zip(recipe.mean, recipe.std, strict=True)):
+        views[:, channel].sub_(mean).div_(std)
+    return views
 
 
 def _planes(crops: Tensor, order: Tensor | None) -> Tensor:
@@ -121,7 +116,7 @@ def _blend(planes: Tensor, coefficients: Tensor) -> None:
 
 def _gray(planes: Tensor) -> Tensor:
     """(3, B, S, S) -> (B, S, S), with torchvision's weights (ITU-R 601-2)."""
-    red, green, blue = planes
+    red, green, blue = planes.unbind()
     return (red * 0.2989).add_(green, alpha=0.587).add_(blue, alpha=0.114)
 
 
@@ -134,7 +129,7 @@ def _shift_hue(planes: Tensor, shift: Tensor) -> None:
     """
     if planes.shape[1] == 0:
         return
-    red, green, blue = planes
+    red, green, blue = planes.unbind()
     low = torch.minimum(red, green)
     high = torch.maximum(red, green)
     low, high = torch.minimum(low, blue), torch.maximum(high, blue)

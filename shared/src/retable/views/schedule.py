@@ -9,7 +9,8 @@ that take part in a pass are neighbours, and the pass works on a slice.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -71,12 +72,12 @@ class Schedule:
         if device.type == "cpu":
             return self
         moved = {field.name: _moved(getattr(self, field.name), device) for field in fields(self)}
-        return Schedule(**moved)
+        return replace(self, **moved)
 
 
-def _moved(value: object, device: torch.device) -> object:
+def _moved(value: Any, device: torch.device) -> Any:
     if isinstance(value, Subset):
-        return Subset(*(_moved(part, device) for part in (value.rows, value.strength)))  # type: ignore[arg-type]
+        return Subset(_moved(value.rows, device), _moved(value.strength, device))
     if isinstance(value, Tensor):
         pinned = value.pin_memory() if device.type == "cuda" else value
         return pinned.to(device, non_blocking=True)
