@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from retable.distributed import gather, process_count
+from retable.distributed import gather, process_count, process_index
 from retable.errors import UserError
 from retable.evaluate.frozen import FrozenEncoder, freeze
 
@@ -83,6 +83,7 @@ def extract(
         UserError: the encoder's features are not finite, or there are fewer images than processes.
     """
     from retable.data.loader import iterate
+    from retable.data.plans import share_of
 
     if len(source) < process_count():
         raise UserError(
@@ -91,14 +92,21 @@ def extract(
         )
     frozen = freeze(encoder, device, precision)
     batch_size = batch_size or images_per_call(device)
-    features, labels = [], []
+    share = share_of(len(source), process_index(), process_count())
+    features = torch.empty(len(share), 0, device=frozen.device)
+    labels = torch.empty(len(share), dtype=torch.int64, device=frozen.device)
+    done = 0
     batches = iterate(source, view, batch_size, key=key, workers=workers, device=frozen.device)
     for views, batch_labels, _ in batches:
-        features.append(frozen(views))
-        labels.append(batch_labels.to(frozen.device))
+        found = frozen(views)
+        if done == 0:
+            features = found.new_empty(len(share), found.shape[1])
+        rows = slice(done, done + len(found))
+        features[rows], labels[rows] = found, batch_labels
+        done += len(found)
         if on_batch is not None:
             on_batch(len(views) * process_count())
-    gathered = Features(gather_uneven(torch.cat(features)), gather_uneven(torch.cat(labels)))
+    gathered = Features(gather_uneven(features), gather_uneven(labels))
     _check(gathered)
     return gathered
 

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from retable.errors import UserError
+from retable.evaluate.classifier import check_labels
 from retable.evaluate.evaluation import natural_test_view
 from retable.evaluate.features import extract
 from retable.evaluate.frozen import FrozenEncoder, freeze
@@ -144,6 +145,7 @@ class Geometry:
         See `Evaluation.run`; nothing is drawn or kept.
         """
         source = open_source("test", None)
+        check_labels(source.labels, len(source.class_names), "test")
         with bar(len(source), "images", self.name, shown=progress) as shown:
             found = extract(
                 freeze(encoder, device, precision),

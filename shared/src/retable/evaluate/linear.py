@@ -10,7 +10,6 @@ process makes the same steps on the gathered features, so their number does not 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -274,10 +273,6 @@ class LinearProbe:
                 shown.set_postfix({"epoch": epoch + 1, "top1": f"{curve[-1]['top1'][0]:.2f}"})
         return state.classifier(0), self._results(curve)
 
-    def _batches(self, n: int, epoch: int, seed: int) -> Iterator[Tensor]:
-        order = random.permutation(random.derive_key(seed, "linear probe", "order", epoch), n)
-        yield from torch.split(order, self.batch)
-
     def _epoch(self, state: ProbeState, train: Features, epoch: int, seed: int) -> Tensor:
         """Make one epoch's steps; return the mean losses (L,)."""
         device = train.features.device
@@ -285,12 +280,13 @@ class LinearProbe:
             [self.learning_rate(epoch, lr) for lr in (self.lr, *self.other_lrs)], device=device
         )
         total = torch.zeros_like(rates)
-        for rows in self._batches(len(train.labels), epoch, seed):
-            on_device = rows.to(device)
+        key = random.derive_key(seed, "linear probe", "order", epoch)
+        order = random.permutation(key, len(train.labels)).to(device)
+        for rows in torch.split(order, self.batch):
             total += len(rows) * sgd_step(
                 state,
-                train.features[on_device],
-                train.labels[on_device],
+                train.features[rows],
+                train.labels[rows],
                 rates,
                 momentum=self.momentum,
                 weight_decay=self.weight_decay,
