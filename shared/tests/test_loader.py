@@ -1,3 +1,4 @@
+import multiprocessing
 import os
 import pickle
 import signal
@@ -5,6 +6,7 @@ import subprocess
 import sys
 import time
 from functools import partial
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -175,6 +177,25 @@ def test_what_workers_hold_can_be_sent_to_another_process():
     assert all(map(torch.equal, copy[3].crops, dataset[3].crops))
 
 
+def test_workers_end_when_the_batches_are_left_early():
+    source = Pictures(VARIED)
+    loader = Loader(source, Sampler(24, 6, 0), RECIPES, workers=2)
+    running = loader.batches(0, 100)
+    next(running)
+    assert len(multiprocessing.active_children()) == 2
+    running.close()
+    assert multiprocessing.active_children() == []
+
+
+def test_too_little_shared_memory_is_refused_before_workers_start(monkeypatch):
+    usage = SimpleNamespace(free=6 * 3 * (12**2 + 8**2))
+    monkeypatch.setattr("shutil.disk_usage", lambda folder: usage)
+    monkeypatch.setattr("os.path.isdir", lambda folder: True)
+    with pytest.raises(UserError, match=r"2 workers need .* of shared memory"):
+        batches(Pictures(VARIED), 0, 1, workers=2)
+    batches(Pictures(VARIED), 0, 1)
+
+
 @pytest.mark.parametrize("workers", [0, 1])
 def test_an_unreadable_image_is_refused_by_name(workers):
     with pytest.raises(UserError, match=r"^The image number 4 is unreadable \(broken\)[^\n]*$"):
@@ -240,6 +261,24 @@ def _alive(process):
             return file.read().rpartition(")")[2].split()[0] != "Z"
     except FileNotFoundError:
         return False
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("resident", [True, False])
+def test_batches_on_a_gpu_are_those_of_the_cpu_made_without_waiting_for_it(resident):
+    source = Pictures(EQUAL)
+    expected = batches(source, 0, 6, resident=resident)
+    options = {"resident": resident, "device": "cuda", "workers": 0 if resident else 2}
+    batches(source, 0, 1, **options)  # the first use of a kernel may wait
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        made = batches(source, 0, 6, **options)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    for ours, theirs in zip(made, expected, strict=True):
+        assert torch.equal(ours.labels.cpu(), theirs.labels)
+        for a, b in zip(ours.views, theirs.views, strict=True):
+            torch.testing.assert_close(a.cpu(), b, rtol=0, atol=1e-4)
 
 
 @pytest.mark.slow

@@ -14,7 +14,7 @@ from torchvision.datasets import ImageFolder
 from torchvision.io import decode_image
 from torchvision.transforms.functional import pil_to_tensor
 
-from retable.data.decoding import decode, decode_all
+from retable.data.decoding import decode, decode_all, first_faults
 from retable.data.folders import PackedNames
 from retable.data.loader import iterate
 from retable.data.sources import Source, open_source, with_parameter
@@ -232,6 +232,21 @@ def test_a_file_that_is_no_image_is_refused_before_training_or_left_out_and_coun
     assert torch.bincount(source.labels).tolist() == [4, 3, 4]
     assert source.description["unreadable"] == 1
     assert source.description["unreadable_first"] == ["bee/1.JPEG"]
+
+
+def test_a_class_without_any_readable_image_is_refused_although_skipping(folder):
+    for file in (folder / "val" / "bee").iterdir():
+        file.write_bytes(b"nothing")
+    with pytest.raises(UserError, match="val/bee holds no readable image"):
+        open_source(f"imagefolder:{folder}", "test", skip_unreadable=True)
+
+
+def test_every_file_is_checked_however_many_there_are(tmp_path):
+    (tmp_path / "good").write_bytes(encoded(picture(0)))
+    paths = [str(tmp_path / ("bad" if i % 97 == 50 else "good")) for i in range(1000)]
+    expected = [i for i in range(1000) if i % 97 == 50]
+    assert list(first_faults(paths, stop_at_first=False)) == expected
+    assert next(iter(first_faults(paths, stop_at_first=True))) == 50
 
 
 def test_a_truncated_image_is_refused_when_decoded_or_replaced(folder):

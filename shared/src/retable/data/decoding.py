@@ -5,9 +5,10 @@ from __future__ import annotations
 import io
 import os
 import struct
-from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 from torch import Tensor
@@ -17,6 +18,8 @@ from retable.errors import UserError
 if TYPE_CHECKING:
     from retable.data.sources import Source
 
+_T = TypeVar("_T")
+_PART = 64  # calls that a thread makes in one go
 _HEADER = 16
 _RGB = 3  # torchvision.io.ImageReadMode.RGB
 _JPEG = b"\xff\xd8\xff"
@@ -138,23 +141,44 @@ def file_fault(path: str) -> str | None:
         return error.strerror or str(error)
 
 
-def first_faults(paths: Iterable[str], stop_at_first: bool) -> dict[int, str]:
+def first_faults(paths: Sequence[str], stop_at_first: bool) -> dict[int, str]:
     """Check all files' first bytes: {position: fault} of those that cannot be images.
 
     Args:
         paths: the files.
         stop_at_first: return as soon as one fault is known.
     """
-    faults: dict[int, str] = {}
+
+    def check(position: int) -> tuple[int, str] | None:
+        fault = file_fault(paths[position])
+        return (position, fault) if fault else None
+
     # Threads, since the time goes into waiting for the file system, above all a remote one.
-    with ThreadPoolExecutor(16) as pool:
-        for position, fault in enumerate(pool.map(file_fault, paths, chunksize=256)):
-            if fault:
-                faults[position] = fault
-                if stop_at_first:
-                    pool.shutdown(cancel_futures=True)
-                    break
+    faults: dict[int, str] = {}
+    for found in _by_threads(check, len(paths), 16):
+        faults.update(filter(None, found))
+        if faults and stop_at_first:
+            break
     return faults
+
+
+def _by_threads(function: Callable[[int], _T], count: int, threads: int) -> Iterator[list[_T]]:
+    """Yield function(0) to function(count - 1) in order and in parts; what is not asked is not run.
+
+    Parts, and only a few of them ahead: a future for each of a million calls would be slow.
+    """
+
+    def part(start: int) -> list[_T]:
+        return [function(i) for i in range(start, min(start + _PART, count))]
+
+    with ThreadPoolExecutor(threads) as pool:
+        running: deque[Future[list[_T]]] = deque()
+        for start in range(0, count, _PART):
+            running.append(pool.submit(part, start))
+            if len(running) > 2 * threads:
+                yield running.popleft().result()
+        while running:
+            yield running.popleft().result()
 
 
 def read_image(source: Source, index: int) -> tuple[Tensor, int]:
@@ -205,24 +229,16 @@ def decode_all(source: Source, *, limit_bytes: int | None = None) -> Tensor | No
         return actual
 
     # torchvision decodes without holding the interpreter's lock.
-    actual = _in_order(read, len(source))
-    if actual is None:
-        return None
+    actual: list[int] = []
+    for found in _by_threads(read, len(source), os.cpu_count() or 1):
+        known = [index for index in found if index is not None]
+        if len(known) < len(found):
+            return None
+        actual += known
     replacements = torch.tensor(actual)
     source.unreadable.update((replacements != torch.arange(len(source))).nonzero()[:, 0].tolist())
     source.labels = source.labels[replacements]
     return pool
-
-
-def _in_order(read: Callable[[int], int | None], count: int) -> list[int] | None:
-    results: list[int] = []
-    with ThreadPoolExecutor(os.cpu_count()) as threads:
-        for result in threads.map(read, range(count)):
-            if result is None:
-                threads.shutdown(cancel_futures=True)
-                return None
-            results.append(result)
-    return results
 
 
 def free_memory() -> int:

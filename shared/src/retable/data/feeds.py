@@ -6,6 +6,8 @@ uint8, as torchvision's and PIL's pipelines do, where the resident feed keeps th
 
 from __future__ import annotations
 
+import os
+import shutil
 import signal
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -26,6 +28,9 @@ from retable.views import ViewRecipe, cut, finish_view, make_view, sample_parame
 # Images that a worker holds decoded at once: enough to spread the cost of a batched draw, few
 # enough to bound memory.
 _CHUNK = 16
+
+# Batches that each worker prepares ahead.
+_AHEAD = 2
 
 
 class Fed(NamedTuple):
@@ -160,10 +165,14 @@ class WorkerFeed:
         Raises:
             UserError: an image is unreadable, or a worker was killed.
         """
+        steps = list(steps)
+        if self.workers and steps:
+            _check_shared_memory(len(plan(steps[0]).indices), recipes, self.workers)
         batches = DataLoader(
             CropDataset(self.source, plan, recipes),
             batch_size=None,
-            sampler=list(steps),
+            sampler=steps,
+            prefetch_factor=_AHEAD if self.workers else None,
             num_workers=self.workers,
             collate_fn=_unchanged,
             pin_memory=self.device.type == "cuda",
@@ -186,6 +195,22 @@ class WorkerFeed:
                 for view, parameters, recipe in zip(crops.crops, drawn, recipes, strict=True)
             )
             yield Fed(crops.step, indices, views)
+
+
+def _check_shared_memory(
+    batch: int, recipes: tuple[ViewRecipe, ...], workers: int, folder: str = "/dev/shm"
+) -> None:
+    """Refuse what would end in a bus error: containers often have 64 MiB of shared memory only."""
+    if not os.path.isdir(folder):
+        return
+    crops = batch * sum(3 * recipe.size**2 for recipe in recipes)
+    needed = crops * (workers * _AHEAD + 2)
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        raise UserError(
+            f"The {workers} workers need {needed / 2**20:.0f} MiB of shared memory, and {folder} "
+            f"has {free / 2**20:.0f} MiB free: use fewer workers or enlarge {folder}."
+        )
 
 
 def _unchanged(item: Any) -> Any:

@@ -87,10 +87,13 @@ class FolderSource:
                 )
             names += found
             labels += [label] * len(found)
-        self.files_left_out = self._check_files(names)
-        kept = [i for i in range(len(names)) if names[i] not in self.files_left_out]
-        self._names = PackedNames(names[i] for i in kept)
-        self.labels: Tensor = torch.tensor(labels)[kept]
+        left_out = self._check_files(names)
+        if left_out:
+            kept = [i for i in range(len(names)) if names[i] not in left_out]
+            names, labels = [names[i] for i in kept], [labels[i] for i in kept]
+        self._names = PackedNames(names)
+        self.labels: Tensor = torch.tensor(labels)
+        self._refuse_unreadable_classes()
         self._pool: Tensor | None = None
         prepare()
         self.description: dict[str, Any] = {
@@ -98,9 +101,9 @@ class FolderSource:
             "split": split,
             "images": len(self._names),
             "classes": len(self.class_names),
-            "unreadable": len(self.files_left_out),
-            "unreadable_first": sorted(self.files_left_out)[:10],
-            "checksum": checksum(self._names, self.labels),
+            "unreadable": len(left_out),
+            "unreadable_first": sorted(left_out)[:10],
+            "checksum": checksum(names, self.labels),
         }
 
     def __len__(self) -> int:
@@ -114,6 +117,15 @@ class FolderSource:
             position, fault = next(iter(faults.items()))
             raise UnreadableImageError(paths[position], fault)
         return {names[position] for position in faults}
+
+    def _refuse_unreadable_classes(self) -> None:
+        readable = set(self.labels.tolist())
+        for label, class_name in enumerate(self.class_names):
+            if label not in readable:
+                raise UserError(
+                    f"The class folder {self.directory / class_name} holds no readable image: "
+                    "replace its files or remove the folder."
+                )
 
     def image(self, index: int) -> Tensor:
         """Decode one image: uint8 (3, H, W)."""
@@ -174,7 +186,7 @@ def _images_below(directory: Path, prefix: str) -> Iterator[str]:
     """Yield the image files below a folder in a fixed order, as paths that begin with prefix."""
     for folder, folders, files in os.walk(directory, followlinks=True):
         folders.sort()
-        below = os.path.relpath(folder, directory)
+        below = os.path.normpath(os.path.join(prefix, os.path.relpath(folder, directory)))
         for file in sorted(files):
             if file.lower().endswith(_EXTENSIONS) and not file.startswith("."):
-                yield os.path.normpath(os.path.join(prefix, below, file))
+                yield f"{below}{os.sep}{file}"
