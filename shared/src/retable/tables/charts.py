@@ -147,7 +147,8 @@ def draw_scatter(comparison: Comparison, x: str, y: str, colour: str | None = No
     axes.grid(color="#ececec")
     axes.spines[["top", "right"]].set_visible(False)
     axes.set_title(f"{comparison.id}: {scale_title(comparison)}", fontsize=10)
-    figure.legend(loc="outside lower center", ncols=3, fontsize=8, frameon=False)
+    if points:
+        figure.legend(loc="outside lower center", ncols=3, fontsize=8, frameon=False)
     return figure
 
 

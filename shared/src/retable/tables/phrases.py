@@ -6,7 +6,7 @@ from retable.tables.comparison import ComparedCell, ComparedClaim, Comparison
 from retable.tables.reference import Column, Value
 from retable.tables.verdict import ClaimVerdict, Verdict
 
-_EMPTY = "–"  # noqa: RUF001 (typography, not arithmetic)
+EMPTY = "–"  # noqa: RUF001 (typography, not arithmetic)
 
 
 def number(value: float, decimals: int, *, signed: bool = False) -> str:
@@ -24,7 +24,7 @@ def number(value: float, decimals: int, *, signed: bool = False) -> str:
 def stored(value: Value | None, decimals: int) -> str:
     """Format a stored number with its std and, where known, its runs."""
     if value is None:
-        return _EMPTY
+        return EMPTY
     text = number(value.value, decimals)
     if value.std is not None:
         text += f" ± {number(value.std, decimals)}"
@@ -34,7 +34,7 @@ def stored(value: Value | None, decimals: int) -> str:
 def measured(cell: ComparedCell, decimals: int) -> str:
     """Format our mean, std and number of seeds."""
     if cell.mean is None:
-        return _EMPTY
+        return EMPTY
     text = number(cell.mean, decimals)
     if cell.std is not None:
         text += f" ± {number(cell.std, decimals)}"

@@ -184,7 +184,8 @@ def reference_text(reference: Reference) -> str:
         parts.append(_section("[provenance]", vars(reference.provenance)))
     for column in reference.columns:
         plain = {k: v for k, v in vars(column).items() if k not in ("tolerance", "spread")}
-        parts.append(_section("[[columns]]", {k: v for k, v in plain.items() if v != ""}))
+        unsaid = [name for name in ("not_run", "unjudged") if not plain[name]]
+        parts.append(_section("[[columns]]", {k: v for k, v in plain.items() if k not in unsaid}))
         if column.spread is not None:
             parts.append(_section("[columns.spread]", vars(column.spread)))
         if column.tolerance is not None:

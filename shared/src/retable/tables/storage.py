@@ -15,6 +15,7 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from retable import files
 from retable.errors import UserError
+from retable.tables import plot
 from retable.tables.comparison import ComparedCell, Comparison
 from retable.tables.markdown import render_markdown
 from retable.tables.phrases import summary
@@ -102,8 +103,6 @@ def save_comparison(folder: str | os.PathLike[str], comparison: Comparison) -> l
     for name, text in contents.items():
         files.write_text(folder / name, text)
         written.append(folder / name)
-    from retable.tables import plot  # imported here: it uses the functions of this package
-
     if plot.available():
         plot.plot_comparison(comparison, folder / "table.svg")
         written.append(folder / "table.svg")

@@ -16,6 +16,7 @@ from typing import TextIO
 
 from retable.tables.comparison import ComparedClaim, Comparison
 from retable.tables.phrases import (
+    EMPTY,
     block,
     claim_decimals,
     claim_margin,
@@ -94,25 +95,57 @@ def _claim_text(comparison: Comparison, compared: ComparedClaim, width: int) -> 
 def _aligned(heads: Sequence[str], lines: Sequence[Sequence[str]], width: int) -> str:
     """Align numbers to the right, labels and verdicts to the left; wrap labels, drop nothing.
 
-    Where labels would get less than 24 columns they take a line of their own.
+    Where labels would get less than 24 columns they take a line of their own, and where the numbers
+    alone are too wide the first of them join the label.
     """
-    table = [list(heads), *(list(line) for line in lines)]
-    widths = [max(len(line[i]) for line in table) for i in range(len(heads))]
-    others = sum(widths[1:]) + 2 * (len(heads) - 1)
-    stacked = width - others < min(widths[0], 24)
-    widths[0] = 2 if stacked else min(widths[0], width - others)
+    table = [[*head.partition(" ")[::2]] for head in heads]
+    columns = [[*head, *cells] for head, cells in zip(table, zip(*lines, strict=True), strict=True)]
+    widths = [max(map(len, column)) for column in columns]
+    if width - sum(widths[1:]) - 2 * len(widths[1:]) >= min(widths[0], 24):
+        return _side_by_side(columns, width)
+    while 4 + sum(map(_width, columns[1:])) + 2 * len(columns[2:]) > width and len(columns) > 3:
+        joined = columns.pop(1)
+        name = " ".join(part for part in joined[:2] if part)
+        columns[0][2:] = [
+            label if value in ("", EMPTY) else f"{label}, {name} {value}"
+            for label, value in zip(columns[0][2:], joined[2:], strict=True)
+        ]
+    return _stacked(columns, width)
+
+
+def _width(column: Sequence[str]) -> int:
+    return max(map(len, column))
+
+
+def _numbers(columns: Sequence[Sequence[str]], line: int) -> str:
+    """Join one line's numbers, each aligned to the right of its column, and its verdict."""
+    cells = [column[line].rjust(_width(column)) for column in columns[1:-1]]
+    return "  ".join([*cells, columns[-1][line]])
+
+
+def _rule(columns: Sequence[Sequence[str]], left: int, width: int) -> str:
+    return "─" * min(left + sum(_width(column) + 2 for column in columns[1:]), width)
+
+
+def _side_by_side(columns: Sequence[Sequence[str]], width: int) -> str:
+    others = sum(_width(column) + 2 for column in columns[1:])
+    room = min(_width(columns[0]), width - others)
     text = []
-    for index, line in enumerate(table):
-        room = width if stacked else widths[0]
-        labels = textwrap.wrap(line[0], room, subsequent_indent="  ") or [""]
-        cells = [cell.rjust(w) for cell, w in zip(line[1:-1], widths[1:-1], strict=True)]
-        numbers = "  ".join([*cells, line[-1]])
-        if stacked:
-            text += [*(labels if line[0] else []), " " * 4 + numbers]
-        else:
-            text += [labels[0].ljust(widths[0]) + "  " + numbers, *labels[1:]]
-        if index == 0:
-            text.append("─" * min(widths[0] + others + (0 if not stacked else 2), width))
+    for line, label in enumerate(columns[0]):
+        wrapped = textwrap.wrap(label, room, subsequent_indent="  ") or [""]
+        text += [wrapped[0].ljust(room) + "  " + _numbers(columns, line), *wrapped[1:]]
+        if line == 1:
+            text.append(_rule(columns, room, width))
+    return "\n".join(text)
+
+
+def _stacked(columns: Sequence[Sequence[str]], width: int) -> str:
+    text = []
+    for line, label in enumerate(columns[0]):
+        text += textwrap.wrap(label, width, subsequent_indent="  ")
+        text.append(" " * 4 + _numbers(columns, line))
+        if line == 1:
+            text.append(_rule(columns, 2, width))
     return "\n".join(text)
 
 

@@ -1,0 +1,226 @@
+"""Pictures carry the numbers of the table, and the report holds every table in one page."""
+
+import base64
+import math
+import re
+import subprocess
+import sys
+import xml.etree.ElementTree as ElementTree
+
+import pytest
+
+from retable.errors import UserError
+from retable.tables import Provenance, charts, compare, plot, record_reference, save_comparison
+from retable.tables import report as report_module
+from retable.tables.reading import parse_reference
+from retable.tables.report import build_report
+
+pytest.importorskip("matplotlib")
+
+PAPER = """
+[table]
+id = "table9"
+title = "Gains <of> a grid"
+paper = "A paper"
+source = "A source"
+dataset = "ImageNet-100"
+
+[[columns]]
+key = "gain"
+label = "Gain"
+unit = "points"
+higher_is_better = true
+tolerance = { value = 1.0, reason = "three stds" }
+spread = { std = 0.3, degrees = 4, reason = "trials" }
+
+[[columns]]
+key = "top1"
+label = "Top-1"
+unit = "%"
+higher_is_better = true
+
+[[rows]]
+key = "a"
+label = "A"
+origin = "run"
+values = { gain = { value = 0.5, std = 0.3 } }
+
+[[rows]]
+key = "b"
+label = "B"
+origin = "run"
+values = { gain = { value = 0.7 } }
+"""
+
+
+def paper():
+    return parse_reference(PAPER, "table9.toml")
+
+
+def comparison(scale="paper"):
+    measured = {
+        "a": {"gain": {0: 0.4, 1: 0.8}, "top1": {0: 50.0, 1: 51.0}},
+        "b": {"gain": {0: 5.0, 1: 5.2}, "top1": {0: 60.0, 1: 61.0}},
+    }
+    return compare(paper(), measured, scale=scale)
+
+
+def texts(figure):
+    figure.canvas.draw()
+    return [text.get_text() for text in figure.findobj(match=lambda x: hasattr(x, "get_text"))]
+
+
+def test_our_bar_is_the_interval_and_the_band_the_tolerance():
+    made = comparison()
+    figure = plot.draw_comparison(made)
+    axes = figure.axes[0]
+    band = axes.patches[0]
+    assert band.get_x() == pytest.approx(0.5 - 1.0)
+    assert band.get_width() == pytest.approx(2.0)
+    interval = made.rows[0].cells["gain"].interval
+    ends = (0.5 + interval.low, 0.5 + interval.high)
+    assert any(tuple(line.get_xdata()) == pytest.approx(ends) for line in axes.lines)
+    assert any("miss" in text for text in texts(figure))
+
+
+def test_the_title_says_the_scale():
+    assert any("not the paper's" in t for t in texts(plot.draw_comparison(comparison("smoke"))))
+
+
+def test_the_papers_numbers_are_not_drawn_at_another_scale():
+    figure = plot.draw_comparison(comparison("smoke"))
+    drawn = [x for line in figure.axes[0].lines for x in line.get_xdata()]
+    assert 0.5 not in [round(float(x), 6) for x in drawn]
+    assert not figure.axes[0].patches
+
+
+def test_a_table_without_any_measurement_still_draws_the_paper():
+    figure = plot.draw_comparison(compare(paper(), {}, scale="paper"))
+    assert {"A", "B"} <= set(texts(figure))
+
+
+def test_a_grid_shows_every_value_and_what_is_missing():
+    made = compare(paper(), {"a": {"gain": {0: 0.4, 1: 0.6}}}, scale="paper")
+    figure = charts.draw_grid(
+        made, "gain", [["a", "b"]], row_labels=["0"], column_labels=["0", "128"]
+    )
+    shown = texts(figure)
+    assert "+0.5\n± 0.3" in shown  # the paper's
+    assert "+0.7" in shown
+    assert "+0.5\n± 0.1" in shown  # ours
+    assert shown.count("not run") == 1
+    maps = [axes.images[0] for axes in figure.axes]
+    assert maps[0].get_clim() == maps[1].get_clim()  # one colour means one gain in both
+
+
+@pytest.mark.parametrize("colour", [None, "top1"])
+def test_a_scatter_has_a_point_for_each_row(colour):
+    figure = charts.draw_scatter(comparison(), "gain", "top1", colour)
+    points = [line.get_xydata() for line in figure.axes[0].lines if len(line.get_xdata()) == 1]
+    assert [tuple(p[0]) for p in points] == [
+        pytest.approx((0.6, 50.5)),
+        pytest.approx((5.1, 60.5)),
+    ]
+
+
+def test_rows_that_were_not_measured_are_left_out_of_a_scatter():
+    made = compare(paper(), {"a": {"gain": {0: 1.0}, "top1": {0: 2.0}}}, scale="paper")
+    assert len(charts.draw_scatter(made, "gain", "top1").axes[0].lines) == 1
+    empty = compare(paper(), {}, scale="paper")
+    assert not charts.draw_scatter(empty, "gain", "top1", "top1").axes[0].lines
+
+
+def test_curves_are_means_over_the_seeds_that_have_the_point():
+    curves = {"run": {0: [(0.0, 1.0), (1.0, 3.0)], 1: [(0.0, 3.0)]}}
+    figure = charts.draw_curves(curves, title="t", x_label="epoch", y_label="%")
+    assert list(figure.axes[0].lines[0].get_ydata()) == [2.0, 3.0]
+    assert "run (2)" in texts(figure)
+
+
+def test_equal_figures_give_equal_bytes(tmp_path):
+    for kind in ("svg", "png"):
+        for name in ("a", "b"):
+            plot.plot_comparison(comparison(), tmp_path / f"{name}.{kind}")
+        first, second = ((tmp_path / f"{name}.{kind}").read_bytes() for name in ("a", "b"))
+        assert first == second
+    assert ElementTree.parse(tmp_path / "a.svg").getroot().tag.endswith("svg")
+
+
+def test_a_number_that_is_not_finite_is_left_out_of_the_plot():
+    made = compare(paper(), {"a": {"gain": {0: math.nan}}}, scale="paper")
+    plot.draw_comparison(made).canvas.draw()
+
+
+def test_without_matplotlib_a_plot_says_what_to_install(monkeypatch, tmp_path):
+    monkeypatch.setattr(plot, "available", lambda: False)
+    with pytest.raises(UserError, match=r"retable\[plots\]"):
+        plot.draw_comparison(comparison())
+    assert "table.svg" not in [p.name for p in save_comparison(tmp_path, comparison())]
+
+
+def test_importing_tables_does_not_import_matplotlib_or_numpy():
+    code = (
+        "import sys, retable.tables; print([m for m in ('matplotlib', 'PIL') if m in sys.modules])"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "[]"
+
+
+@pytest.fixture
+def folders(tmp_path):
+    """A repository with two tables, one of them run at two scales."""
+    for name in ("table9", "table10"):
+        path = tmp_path / "reproductions" / "mochi" / f"{name}.toml"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(PAPER.replace("table9", name))
+    rows = {"a": {"gain": {s: 0.1 * s for s in range(5)}}}
+    recorded = record_reference(
+        paper(), rows, Provenance("nox", (0, 1, 2, 3, 4), "c", "2030-01-01", "h", {})
+    )
+    proxy = compare(recorded, {"a": {"gain": {9: 0.2}}}, paper(), "proxy")
+    (tmp_path / "reproductions" / "mochi" / "table9.proxy.toml").write_text("not a table")
+    save_comparison(tmp_path / "runs" / "mochi-table9-paper", comparison())
+    save_comparison(tmp_path / "runs" / "mochi-table9-proxy", proxy)
+    return tmp_path
+
+
+def test_the_report_has_every_table_run_or_not(folders):
+    html, markdown = build_report(folders / "reproductions", folders / "runs", folders / "out")
+    for text in (html.read_text(), markdown.read_text()):
+        assert "1 of 2 tables were run" in text
+        assert "mochi-table9 (paper): row 'b', column 'gain'" in text
+        assert "never run" in text
+        assert "nox -s reproduce-mochi-table10" in text
+        assert "Scale: proxy" in text
+        assert "Scale: paper" in text
+
+
+def test_the_report_needs_no_other_file(folders):
+    html, _ = build_report(folders / "reproductions", folders / "runs", folders / "out")
+    text = html.read_text()
+    assert "<of>" not in text  # escaped
+    links = re.findall(r'(?:src|href)="([^"]*)"', text)
+    assert all(link.startswith(("data:", "#")) for link in links)
+    images = [link for link in links if link.startswith("data:image/svg+xml;base64,")]
+    assert len(images) == 2
+    for image in images:
+        ElementTree.fromstring(base64.b64decode(image.partition(",")[2]))
+
+
+def test_the_markdown_report_links_plots_that_exist(folders):
+    _, markdown = build_report(folders / "reproductions", folders / "runs", folders / "out")
+    links = re.findall(r"\]\(([^)]*\.svg)\)", markdown.read_text())
+    assert len(links) == 2
+    assert all((folders / "out" / link).exists() for link in links)
+
+
+def test_the_report_command_prints_what_it_wrote(folders, capsys):
+    arguments = ["--reproductions", str(folders / "reproductions")]
+    arguments += ["--results", str(folders / "runs"), "--out", str(folders / "out")]
+    assert report_module.main(arguments) == 0
+    assert "report.html" in capsys.readouterr().out
+
+
+def test_a_report_over_nothing_is_a_users_mistake(tmp_path, capsys):
+    assert report_module.main(["--reproductions", str(tmp_path)]) == 2
+    assert str(tmp_path) in capsys.readouterr().err

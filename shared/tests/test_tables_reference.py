@@ -1,0 +1,192 @@
+"""Reference files: the stored ones are sound, writing keeps everything, mistakes are named."""
+
+import random
+import re
+from pathlib import Path
+
+import pytest
+
+from retable.errors import UserError
+from retable.tables import Provenance, load_reference, record_reference, write_reference
+from retable.tables.reading import parse_reference
+from retable.tables.recording import reference_text
+
+STORED = sorted((Path(__file__).parents[2] / "reproductions").glob("*/*.toml"))
+
+SMALL = """
+[table]
+id = "t"
+title = "A title"
+paper = "A paper"
+source = "A source"
+dataset = "A data set"
+
+[[columns]]
+key = "top1"
+label = "Top-1"
+unit = "%"
+higher_is_better = true
+tolerance = { value = 1.5, reason = "three stds" }
+spread = { std = 0.5, degrees = 4, reason = "trials" }
+
+[[rows]]
+key = "a"
+label = "A"
+origin = "run"
+values = { top1 = { value = 71.25, std = 0.5, runs = 3 } }
+
+[[rows]]
+key = "b"
+label = "B"
+origin = "cited"
+values = { top1 = { value = 70 } }
+
+[[claims]]
+text = "A is better."
+better = "a"
+than = "b"
+column = "top1"
+margin = 1
+"""
+
+PROVENANCE = Provenance("nox -s x", (0, 1, 2, 3, 4), "abc", "2030-01-01", "2 cores", {"torch": "2"})
+
+
+def small():
+    return parse_reference(SMALL, Path("t.toml"))
+
+
+def measured(seeds=range(5)):
+    draw = random.Random(0)
+    return {
+        row: {"top1": {seed: 30.0 + draw.gauss(0, 1) for seed in seeds}} for row in ("a", "extra")
+    }
+
+
+@pytest.mark.parametrize("path", STORED, ids=lambda path: f"{path.parent.name}-{path.stem}")
+def test_every_stored_reference_is_sound(path):
+    reference = load_reference(path)
+    assert reference.source
+    for column in reference.columns:
+        for stated in (column.tolerance, column.spread):
+            assert stated is None or len(stated.reason) > 10
+    for row in reference.rows:
+        for key in row.values:
+            column = reference.column(key)
+            judged = not (row.unjudged or column.unjudged or row.origin == "cited")
+            assert not judged or reference.tolerance_of(row.key, key) is not None, (row.key, key)
+
+
+@pytest.mark.parametrize("path", STORED, ids=lambda path: f"{path.parent.name}-{path.stem}")
+def test_a_stored_reference_survives_being_written(path, tmp_path):
+    reference = load_reference(path)
+    write_reference(tmp_path / "copy.toml", reference)
+    assert load_reference(tmp_path / "copy.toml") == reference
+
+
+def test_fields_are_read_as_written():
+    reference = small()
+    value = reference.value("a", "top1")
+    assert (value.value, value.std, value.runs) == (71.25, 0.5, 3)
+    assert reference.value("b", "top1").value == 70.0
+    assert reference.value("b", "nothing") is None
+    assert reference.tolerance_of("a", "top1") == 1.5
+    assert reference.column("top1").decimals == 2  # as many as the stored values have
+    assert not reference.recorded
+
+
+def test_what_a_number_without_runs_proves():
+    text = SMALL.replace("std = 0.5, runs = 3 }", "std = 0.5 }")
+    reference = parse_reference(text, Path("t.toml"))
+    assert reference.value("a", "top1").runs_at_least == 2  # a std needs two
+    assert reference.value("a", "top1").spread.degrees == 1
+    assert reference.value("b", "top1").runs_at_least == 1
+    assert reference.value("b", "top1").spread is None
+
+
+def test_strings_with_every_kind_of_character_survive(tmp_path):
+    text = "quotes \" ' backslash \\ newline \n tab \t delete \x7f bell \x07 é 漢 \U0001d11e"
+    reference = record_reference(small(), measured(), PROVENANCE, labels={"extra": text})
+    write_reference(tmp_path / "r.toml", reference)
+    assert load_reference(tmp_path / "r.toml").row("extra").label == text
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "sentence"),
+    [
+        ('title = "A title"\n', "", r"t.toml: \[table\] lacks the field 'title' \(str\)"),
+        ("value = 71.25", 'value = "71"', "row 'a', column 'top1', has value = '71'"),
+        ("value = 71.25", "value = nan", "row 'a', column 'top1', has value = nan"),
+        ("value = 71.25", "value = true", "row 'a', column 'top1', has value = True"),
+        ("std = 0.5, runs", "std = -0.5, runs", "row 'a', column 'top1', has a negative std"),
+        ("runs = 3", "runs = 0", "row 'a', column 'top1', has runs = 0"),
+        ("runs = 3", "trials = 3", "row 'a', column 'top1', has unknown fields 'trials'"),
+        ("{ top1 = { value = 70", "{ top2 = { value = 70", "row 'b', values, names the column"),
+        ('origin = "run"', 'origin = "guess"', "row 'a' has origin = 'guess'"),
+        ('key = "b"', 'key = "a"', "row 'a' appears twice"),
+        ('than = "b"', 'than = "c"', "claim 1 has than = 'c'"),
+        ("value = 1.5", "value = -1", "column 'top1', tolerance, has value = -1"),
+        ("degrees = 4", "degrees = 0", "column 'top1', spread, has std = 0.5, degrees = 0"),
+        ("[table]", "[tabel]", "the file lacks the field 'table'"),
+        ("[table]", "[table", "not valid TOML"),
+        ("[[claims]]", "[claims]", "the file has claims"),
+    ],
+)
+def test_a_malformed_file_is_refused_by_file_place_and_field(old, new, sentence):
+    assert old in SMALL
+    with pytest.raises(UserError, match=sentence) as error:
+        parse_reference(SMALL.replace(old, new, 1), Path("t.toml"))
+    assert str(error.value).startswith("t.toml: ")
+    assert str(error.value).endswith(".")
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(UserError, match=re.escape(str(tmp_path / "none.toml"))):
+        load_reference(tmp_path / "none.toml")
+
+
+def test_recording_keeps_every_run_and_states_tolerances_with_their_reason(tmp_path):
+    runs = measured()
+    reference = record_reference(small(), runs, PROVENANCE)
+    write_reference(tmp_path / "r.toml", reference)
+    reference = load_reference(tmp_path / "r.toml")
+    assert reference.recorded
+    assert reference.provenance == PROVENANCE
+    assert [row.key for row in reference.rows] == ["a", "extra"]
+    for row, cells in runs.items():
+        value = reference.value(row, "top1")
+        assert value.per_seed == pytest.approx(tuple(cells["top1"].values()), rel=1e-7)
+        assert value.value == pytest.approx(sum(cells["top1"].values()) / 5, rel=1e-7)
+        assert reference.tolerance_of(row, "top1") > 0
+    assert "99 of 100" in reference.column("top1").tolerance.reason
+
+
+def test_what_is_not_judged_is_recorded_without_tolerance_and_costs_none():
+    text = SMALL.replace('unit = "%"', 'unit = "%"\nunjudged = "derived"')
+    paper = parse_reference(text, Path("t.toml"))
+    reference = record_reference(paper, measured(), PROVENANCE)
+    assert reference.tolerance_of("a", "top1") is None
+    assert len(reference.value("a", "top1").per_seed) == 5
+
+
+@pytest.mark.parametrize(
+    ("seeds", "change", "sentence"),
+    [
+        ((0, 1, 2, 3), {}, "at least 5 different seeds, not 4"),
+        ((0, 1, 2, 3, 3), {}, "at least 5 different seeds, not 4"),
+        ((0, 1, 2, 3, 9), {}, "row 'a', column 'top1', seed 9 is missing"),
+        ((0, 1, 2, 3, 4), {"a": {"top1": {0: float("nan")}}}, "seed 0 is nan"),
+        ((0, 1, 2, 3, 4), {"a": {"knn": {}}}, "no column 'knn' to record"),
+    ],
+)
+def test_an_incomplete_recording_is_refused(seeds, change, sentence):
+    provenance = Provenance("x", seeds, "c", "d", "h", {})
+    with pytest.raises(UserError, match=sentence):
+        record_reference(small(), measured() | change, provenance)
+
+
+def test_a_recorded_file_whose_seeds_do_not_fit_is_refused():
+    reference = record_reference(small(), measured(), PROVENANCE)
+    text = reference_text(reference).replace("seeds = [0, 1, 2, 3, 4]", "seeds = [0, 1, 2, 3]")
+    with pytest.raises(UserError, match="row 'a', column 'top1' has 5 numbers"):
+        parse_reference(text, Path("t.toml"))

@@ -1,0 +1,284 @@
+"""What people read: honest headers, every number with its spread, aligned and lossless."""
+
+import io
+import json
+import re
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from retable.errors import UserError
+from retable.tables import (
+    Provenance,
+    compare,
+    load_comparison,
+    record_reference,
+    render_json,
+    render_markdown,
+    render_terminal,
+    save_comparison,
+    supports_colour,
+)
+from retable.tables.phrases import number, remarks, scale_sentences, summary
+from retable.tables.reading import parse_reference
+from retable.tables.storage import parse_comparison
+
+PAPER = """
+[table]
+id = "table9"
+title = "Top-1 of a method | and others"
+paper = "A paper"
+source = "A source"
+dataset = "ImageNet-100"
+notes = "Star = rerun."
+
+[[columns]]
+key = "top1"
+label = "Top-1"
+unit = "%"
+higher_is_better = true
+tolerance = { value = 1.25, reason = "three stds" }
+spread = { std = 0.4, degrees = 4, reason = "the stds of the table" }
+
+[[columns]]
+key = "ap"
+label = "AP"
+unit = "AP"
+higher_is_better = true
+not_run = "needs detection fine-tuning"
+
+[[rows]]
+key = "cited"
+label = "Cited [7]"
+origin = "cited"
+values = { top1 = { value = 73.0 } }
+
+[[rows]]
+key = "base"
+label = "A baseline with quite a long label, longer than a line would like"
+origin = "reimplemented"
+values = { top1 = { value = 78.0, std = 0.2, runs = 3 }, ap = { value = 50.0 } }
+
+[[rows]]
+key = "ours"
+label = "Method <1|2>"
+origin = "run"
+values = { top1 = { value = 79.0, std = 0.4 }, ap = { value = 51.0 } }
+
+[[claims]]
+text = "The method gains five points."
+better = "ours"
+than = "base"
+column = "top1"
+margin = 5.0
+"""
+
+PROVENANCE = Provenance(
+    "nox -s x", (0, 1, 2, 3, 4), "0123456789abcdef", "2030-01-01", "2 cores", {}
+)
+
+
+def paper():
+    return parse_reference(PAPER, "table9.toml")
+
+
+def runs(centre, seeds=range(5)):
+    return {seed: centre + (seed - 2) * 0.25 for seed in seeds}
+
+
+def at_paper_scale():
+    measured = {"base": {"top1": runs(78.1)}, "ours": {"top1": runs(84.0)}}
+    return compare(paper(), measured, scale="paper")
+
+
+def at_proxy_scale(seeds=(7,)):
+    rows = {"base": {"top1": runs(30.0)}, "ours": {"top1": runs(32.0)}}
+    reference = record_reference(paper(), rows, PROVENANCE)
+    fresh = {
+        "base": {"top1": dict.fromkeys(seeds, 30.2)},
+        "ours": {"top1": dict.fromkeys(seeds, 20.0)},
+    }
+    return compare(reference, fresh, paper(), "proxy")
+
+
+EVERY = [
+    at_paper_scale,
+    at_proxy_scale,
+    lambda: compare(paper(), {}, scale="smoke"),
+    lambda: compare(paper(), {"base": {"top1": {0: float("nan")}}}, scale="paper"),
+    lambda: compare(paper(), {"base": {"top1": {0: 30.0}}}, paper(), "proxy"),
+]
+
+
+def line_of(text, label):
+    return next(line for line in text.splitlines() if line.lstrip("| ").startswith(label))
+
+
+@pytest.mark.parametrize("render", [lambda c: render_terminal(c, width=100), render_markdown])
+def test_a_row_shows_both_numbers_their_spreads_the_interval_and_the_verdict(render):
+    line = line_of(render(at_paper_scale()), "Method").replace("\\", "")
+    assert "79.0 ± 0.4" in line
+    assert "84.0 ± 0.4 (5)" in line
+    assert re.search(r"\+5\.0 \[4\.\d, 5\.\d\]", line)
+    assert "±1.25" in line
+    assert "miss" in line
+
+
+@pytest.mark.parametrize("render", [lambda c: render_terminal(c, width=130), render_markdown])
+def test_proxy_scale_shows_the_papers_number_the_recording_and_ours(render):
+    line = line_of(render(at_proxy_scale()), "Method").replace("\\", "")
+    assert "79.0 ± 0.4" in line
+    assert "32.0 ± 0.4 (5)" in line
+    assert "20.0 (1)" in line
+    assert "miss" in line
+
+
+@pytest.mark.parametrize("render", [render_terminal, render_markdown])
+def test_the_header_says_the_scale_and_what_it_does_not_say(render):
+    text = " ".join(render(at_proxy_scale()).split())
+    assert "Scale: proxy" in text
+    assert "absolute numbers are not the paper's" in text
+    assert "recorded on 2030-01-01 (5 seeds, commit 0123456789ab)" in text
+    assert "Scale: paper, on ImageNet-100" in render(at_paper_scale())
+
+
+def test_smoke_scale_says_that_it_claims_nothing():
+    comparison = compare(paper(), {"base": {"top1": {0: 1.0}}}, scale="smoke")
+    assert any("claims nothing" in sentence for sentence in scale_sentences(comparison))
+    assert remarks(comparison) == []  # said once, at the top
+
+
+@pytest.mark.parametrize("render", [render_terminal, render_markdown])
+def test_what_did_not_run_is_listed_with_its_reason(render):
+    text = render(at_paper_scale())
+    assert "AP, all rows: needs detection fine-tuning" in text
+    assert re.search(r"Cited.*73\.0.*cited", text)
+
+
+@pytest.mark.parametrize("render", [render_terminal, render_markdown])
+def test_the_sum_names_every_miss(render):
+    text = render(at_paper_scale()).replace("\n  ", " ")
+    assert "1 match, 1 miss, 0 inconclusive, 2 not run" in text
+    assert "MISS: row 'ours', column 'top1'." in text
+
+
+def test_claims_are_shown_with_interval_seeds_and_margin():
+    text = render_terminal(at_paper_scale(), width=100)
+    assert "supported    The method gains five points." in text
+    assert re.search(r"\+5\.9 \[5\.\d, 6\.\d\], 5 paired seeds", text)
+    # 5.0 less the tolerance of 1.25.
+    assert "(paper: +5.0, contradicted below +3.8)" in text
+
+
+def test_markdown_tells_where_the_numbers_and_tolerances_are_from():
+    text = render_markdown(at_paper_scale())
+    assert "Tolerance: three stds" in text
+    assert "the stds of the table" in text
+    assert "Source of the paper's numbers: A source" in text
+
+
+@pytest.mark.parametrize("make", EVERY)
+@pytest.mark.parametrize("width", [72, 80, 100, 160])
+def test_no_line_is_wider_than_the_terminal(make, width):
+    for line in render_terminal(make(), width=width).splitlines():
+        assert len(line) <= max(width, 80), line
+        assert line == line.rstrip()
+
+
+@pytest.mark.parametrize("width", [60, 100, 160])
+def test_a_narrow_terminal_drops_nothing(width):
+    text = render_terminal(at_proxy_scale(), width=width)
+    assert "longer than a line would like" in " ".join(text.split())
+    for part in ("73.0", "78.0 ± 0.2 (3)", "30.0 ± 0.4 (5)", "30.2 (1)", "20.0 (1)"):
+        assert part in text
+
+
+def test_columns_are_aligned():
+    lines = render_terminal(at_paper_scale(), width=160).splitlines()
+    start = next(i for i, line in enumerate(lines) if line.startswith("─"))
+    head, block = lines[start - 2], lines[start + 1 : start + 4]
+    end = head.index("paper") + len("paper")
+    ends = [re.search(r"7[389]\.0( ± 0\.\d)?( \(3\))?", line).end() for line in block]
+    assert set(ends) == {end}
+    assert all(line[head.index("verdict") - 1] == " " for line in block)
+
+
+def test_colours_change_nothing_but_the_colour():
+    comparison = at_paper_scale()
+    plain, coloured = (render_terminal(comparison, width=100, colour=c) for c in (False, True))
+    assert re.sub(r"\033\[[0-9;]*m", "", coloured) == plain
+    assert "\033[1;31mmiss\033[0m" in coloured
+    assert "\033[32mmatch\033[0m" in coloured
+    assert "\033[32msupported\033[0m" in coloured
+
+
+def test_colour_needs_a_terminal_and_permission(monkeypatch):
+    class Terminal(io.StringIO):
+        def isatty(self):
+            return True
+
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    monkeypatch.setenv("TERM", "xterm")
+    assert supports_colour(Terminal())
+    assert not supports_colour(io.StringIO())
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert not supports_colour(Terminal())
+
+
+@pytest.mark.parametrize("make", EVERY)
+def test_markdown_tables_have_equal_numbers_of_cells(make):
+    width = None
+    for line in render_markdown(make()).splitlines():
+        if not line.startswith("|"):
+            width = None
+            continue
+        cells = len(re.findall(r"(?<!\\)\|", line))
+        assert width in (None, cells), line
+        width = cells
+
+
+@given(st.floats(-1e6, 1e6), st.integers(0, 4), st.booleans())
+def test_numbers_read_back_and_zero_has_no_minus(value, decimals, signed):
+    text = number(value, decimals, signed=signed)
+    assert float(text.replace("\N{MINUS SIGN}", "-")) == round(value, decimals)
+    if not float(text.replace("\N{MINUS SIGN}", "-")):
+        assert "\N{MINUS SIGN}" not in text
+
+
+@pytest.mark.parametrize("make", EVERY)
+def test_json_reads_back_to_the_same_comparison(make):
+    comparison = make()
+    text = render_json(comparison)
+    again = parse_comparison(text)
+    # repr, because NaN differs from itself.
+    assert repr(again) == repr(comparison)
+    assert render_json(again) == text
+    content = json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
+    assert content["exit_status"] == comparison.exit_status
+    assert content["summary"] == summary(comparison)
+
+
+def test_saving_writes_every_form_and_the_same_bytes_again(tmp_path):
+    comparison = at_proxy_scale()
+    written = save_comparison(tmp_path, comparison)
+    names = {path.name for path in written}
+    assert {"table.md", "table.txt", "table.json"} <= names
+    before = {path: path.read_bytes() for path in written}
+    save_comparison(tmp_path, comparison)
+    assert {path: path.read_bytes() for path in written} == before
+    assert load_comparison(tmp_path / "table.json") == comparison
+
+
+@pytest.mark.parametrize("content", ["", "[]", '{"id": "x"}', "not json"])
+def test_a_damaged_comparison_is_named(tmp_path, content):
+    (tmp_path / "table.json").write_text(content)
+    with pytest.raises(UserError, match=r"table\.json: not a stored comparison"):
+        load_comparison(tmp_path / "table.json")
+
+
+def test_an_undecided_cell_says_how_many_seeds_would_decide():
+    rows = {"base": {"top1": runs(30.0)}, "ours": {"top1": runs(32.0)}}
+    reference = record_reference(paper(), rows, PROVENANCE)
+    fresh = {"base": {"top1": {9: 31.3}}}
+    assert any("seeds would decide" in s for s in remarks(compare(reference, fresh, paper())))

@@ -1,0 +1,177 @@
+"""Verdicts follow the interval, and recorded tolerances keep their promise."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from retable.random import derive_key, normal
+from retable.tables.statistics import (
+    Interval,
+    Spread,
+    difference_of_means,
+    larger,
+    spread_of,
+    student_quantile,
+)
+from retable.tables.verdict import (
+    ClaimVerdict,
+    Verdict,
+    judge,
+    judge_claim,
+    recorded_tolerances,
+    seeds_to_decide,
+)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "verdict"),
+    [
+        (-0.5, 0.5, Verdict.MATCH),
+        (-1.0, 1.0, Verdict.MATCH),  # the ends count as inside
+        (0.8, 1.2, Verdict.INCONCLUSIVE),
+        (-1.2, -0.8, Verdict.INCONCLUSIVE),
+        (-5.0, 5.0, Verdict.INCONCLUSIVE),  # wider than the tolerance on both sides
+        (1.1, 1.3, Verdict.MISS),
+        (-1.3, -1.1, Verdict.MISS),
+    ],
+)
+def test_a_cell_is_judged_by_where_its_interval_lies(low, high, verdict):
+    assert judge(Interval((low + high) / 2, low, high), tolerance=1.0) is verdict
+
+
+def test_an_unknown_interval_is_inconclusive_however_close_the_means_are():
+    assert judge(None, tolerance=100.0) is Verdict.INCONCLUSIVE
+
+
+def test_binary_rounding_does_not_decide_a_verdict():
+    assert judge(Interval(0.0, -(0.1 + 0.2), 0.1 + 0.2), tolerance=0.3) is Verdict.MATCH
+
+
+@given(st.floats(-10, 10), st.floats(0, 5), st.floats(0, 5), st.floats(0, 5))
+def test_a_larger_tolerance_never_turns_a_match_into_less(centre, half, tolerance, more):
+    interval = Interval(centre, centre - half, centre + half)
+    if judge(interval, tolerance) is Verdict.MATCH:
+        assert judge(interval, tolerance + more) is Verdict.MATCH
+    if judge(interval, tolerance + more) is Verdict.MISS:
+        assert judge(interval, tolerance) is Verdict.MISS
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "smallest", "verdict"),
+    [
+        (0.1, 0.3, None, ClaimVerdict.SUPPORTED),
+        (-0.1, 0.3, None, ClaimVerdict.UNRESOLVED),
+        (-0.3, -0.1, None, ClaimVerdict.CONTRADICTED),
+        (0.1, 0.3, 0.9, ClaimVerdict.CONTRADICTED),  # the order holds, the size does not
+        (0.1, 1.0, 0.9, ClaimVerdict.SUPPORTED),
+        (2.0, 3.0, 0.9, ClaimVerdict.SUPPORTED),  # more than claimed is no contradiction
+        (-0.1, 1.0, 0.9, ClaimVerdict.UNRESOLVED),
+    ],
+)
+def test_a_claim_is_judged_by_order_and_where_stated_by_size(low, high, smallest, verdict):
+    assert judge_claim(Interval((low + high) / 2, low, high), smallest) is verdict
+
+
+def test_a_claim_without_interval_is_unresolved():
+    assert judge_claim(None) is ClaimVerdict.UNRESOLVED
+
+
+def test_recorded_tolerance_by_hand():
+    # By hand: two cells with std 1 (4 degrees each, pooled 8), five runs: Student's t at
+    # 1 - 0.01 / 4 with 8 degrees (3.8325) times sqrt(1.2).
+    runs = [-1.264911064, -0.632455532, 0.0, 0.632455532, 1.264911064]  # std 1
+    table = {"a": {"x": runs}, "b": {"x": [10.0 + v for v in runs]}}
+    spreads, tolerances = recorded_tolerances(table)
+    assert spreads["x"].std == pytest.approx(1.0)
+    assert spreads["x"].degrees == 8
+    assert student_quantile(0.9975, 8) == pytest.approx(3.8325, abs=1e-4)
+    assert tolerances["a"]["x"] == pytest.approx(3.8325 * math.sqrt(1.2), abs=1e-3)
+    assert tolerances["b"]["x"] == pytest.approx(tolerances["a"]["x"])
+
+
+def test_a_row_that_spreads_more_has_a_larger_tolerance():
+    table = {"calm": {"x": [0.0, 0.1, 0.2]}, "wild": {"x": [0.0, 5.0, -5.0]}}
+    _, tolerances = recorded_tolerances(table)
+    assert tolerances["wild"]["x"] > tolerances["calm"]["x"]
+
+
+def test_what_the_table_does_not_show_is_not_a_miss():
+    _, tolerances = recorded_tolerances({"a": {"x": [7.0] * 5}}, decimals={"x": 2})
+    assert tolerances["a"]["x"] == pytest.approx(0.005)
+
+
+def test_one_recorded_run_is_refused():
+    with pytest.raises(ValueError, match="no spread"):
+        recorded_tolerances({"a": {"x": [1.0]}})
+
+
+def _simulate(stds, shared, tables=1000, seeds=5):
+    """Return the share of tables with a miss, and of matching cells, when nothing changes.
+
+    Each seed shifts all rows alike with std ``shared``: rows share data order and initial weights.
+    """
+    count = len(stds)
+    key = derive_key(0, "tables", count, str(stds), str(shared))
+    draws = normal(key, torch.arange(tables * (seeds + 1) * (count + 1)))
+    draws = draws.view(tables, seeds + 1, count + 1).double()
+    values = draws[..., :count] * torch.tensor(stds, dtype=torch.float64)
+    values = values + shared * draws[..., count:]
+    missed = matched = 0
+    for table in values:
+        recorded = {f"row{i}": {"x": table[:seeds, i].tolist()} for i in range(count)}
+        spreads, tolerances = recorded_tolerances(recorded, decimals={"x": 6})
+        verdicts = []
+        for i, (row, cells) in enumerate(recorded.items()):
+            spread = larger(spread_of(cells["x"]), spreads["x"])
+            fresh = [float(table[seeds, i])]
+            interval = difference_of_means(fresh, sum(cells["x"]) / seeds, seeds, spread)
+            verdicts.append(judge(interval, tolerances[row]["x"]))
+        missed += Verdict.MISS in verdicts
+        matched += verdicts.count(Verdict.MATCH)
+    return missed / tables, matched / (tables * count)
+
+
+@pytest.mark.parametrize(
+    ("stds", "shared"),
+    [
+        ([1.0] * 6, 0.0),
+        ([1.0] * 6, 1.0),  # rows that share their luck by seed
+        ([0.1] * 6, 3.0),  # almost wholly
+        ([1.0, 1.0, 1.0, 1.0, 1.0, 3.0], 0.0),  # one unstable row
+        ([1.0], 0.0),
+    ],
+)
+def test_an_unchanged_method_raises_no_miss_in_99_of_100_tables(stds, shared):
+    missed, _ = _simulate(stds, shared)
+    assert missed <= 0.01
+
+
+def test_an_unchanged_method_with_one_seed_mostly_reads_match():
+    _, matched = _simulate([1.0] * 6, 0.5)
+    assert matched > 0.8
+
+
+def test_a_change_of_eight_stds_is_a_miss_with_one_seed():
+    runs = normal(derive_key(0, "power"), torch.arange(30)).view(6, 5).tolist()
+    spreads, tolerances = recorded_tolerances({str(i): {"x": r} for i, r in enumerate(runs)})
+    spread = larger(spread_of(runs[0]), spreads["x"])
+    interval = difference_of_means([sum(runs[0]) / 5 - 8.0], sum(runs[0]) / 5, 5, spread)
+    assert judge(interval, tolerances["0"]["x"]) is Verdict.MISS
+
+
+def test_seeds_to_decide_are_enough_and_one_fewer_is_not():
+    spread, runs, tolerance = Spread(1.0, 20), 5, 1.5
+    interval = Interval(0.3, -2.0, 2.6)
+    count = seeds_to_decide(interval, tolerance, spread, runs)
+    quantile = student_quantile(0.975, 20)
+    for n, decided in ((count, True), (count - 1, False)):
+        half = quantile * math.sqrt(1 / n + 1 / runs)
+        verdict = judge(Interval(0.3, 0.3 - half, 0.3 + half), tolerance)
+        assert (verdict is not Verdict.INCONCLUSIVE) is decided
+
+
+def test_no_number_of_seeds_decides_against_a_poorly_known_reference():
+    assert seeds_to_decide(Interval(0.0, -5, 5), 0.5, Spread(1.0, 2), 1) is None
