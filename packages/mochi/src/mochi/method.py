@@ -66,7 +66,8 @@ class MoCHi(MoCo):
 
     def __init__(self, encoder: nn.Module, recipe: MoCHiRecipe, key: int) -> None:
         check_counts(recipe.s, recipe.s_prime, recipe.beta_max)
-        check_pool(recipe.n_hard, recipe.queue)
+        if recipe.s + recipe.s_prime > 0:
+            check_pool(recipe.n_hard, recipe.queue)
         super().__init__(encoder, recipe, key)
         self.recipe = recipe
 

@@ -1,0 +1,325 @@
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+from torch.nn.functional import cosine_similarity
+
+from mochi import MoCHi, MoCHiRecipe
+from mochi.analysis import false_negatives, proxy_accuracy
+from mochi.logits import logits_from_draws
+from retable import distributed
+from retable.batch_norm import group_batch_norm
+from retable.errors import UserError
+from retable.methods.method import Batch, Progress
+from retable.methods.moco import moco_v2
+from retable.random import derive_key, initialising, normal
+from retable.schedules import ScheduleRecipe, learning_rate
+from retable.testing import run_processes
+
+RECIPE = MoCHiRecipe(
+    queue=32, dim=6, momentum=0.9, n_hard=8, s=10, s_prime=12, mixing_warmup_epochs=1
+)
+STEPS_PER_EPOCH = 5
+
+
+class Pixels(nn.Module):
+    """Pixels through one matrix and, if asked, a batch norm."""
+
+    feature_dim = 12
+
+    def __init__(self, norm=False):
+        super().__init__()
+        with initialising(5):
+            self.linear = nn.Linear(48, 12)
+        self.norm = nn.BatchNorm1d(12) if norm else nn.Identity()
+
+    def forward(self, images):
+        return torch.tanh(self.norm(self.linear(images.flatten(1))))
+
+
+def make_batch(step, size=8, classes=3):
+    """Make the global batch of a step; epoch 0, the warm-up, has five."""
+    rows = torch.arange(size * 48)
+    views = tuple(normal(derive_key(step, "view", n), rows).view(size, 3, 4, 4) for n in (0, 1))
+    return Batch(
+        views=(views[0], 0.5 * views[0] + views[1]),
+        labels=torch.arange(size) % classes,
+        indices=torch.arange(size),
+        positions=torch.arange(size),
+        progress=Progress(step, STEPS_PER_EPOCH, 4),
+        key=derive_key(0, "step", step),
+    )
+
+
+def own_share(batch):
+    take = distributed.own_slice
+    return replace(
+        batch,
+        views=tuple(take(view) for view in batch.views),
+        labels=take(batch.labels),
+        indices=take(batch.indices),
+        positions=take(batch.positions),
+    )
+
+
+def train(method, steps, lr=0.1):
+    """Take SGD steps from step 0 on, gradients averaged over processes; return the losses."""
+    losses = []
+    for step in steps:
+        output = method(own_share(make_batch(step)))
+        method.zero_grad()
+        output.loss.backward()
+        with torch.no_grad():
+            for parameter in method.parameters():
+                if parameter.requires_grad:
+                    parameter -= lr * distributed.mean(parameter.grad)
+        method.after_step(make_batch(step).progress)
+        losses.append(float(distributed.mean(output.loss)))
+    return losses
+
+
+MIXING = range(STEPS_PER_EPOCH, STEPS_PER_EPOCH + 3)
+
+
+def cosines_of_step(method, step):
+    batch = make_batch(step)
+    queries, keys = method.queries(batch.views[0]), method.keys(batch.views[1], batch)
+    return method.logits(queries, keys, batch), queries, keys, batch
+
+
+# When it mixes
+
+
+def test_without_synthetic_points_it_is_moco_v2_to_the_bit():
+    plain = moco_v2(queue=32, dim=6, momentum=0.9).build(Pixels(), 3)
+    mochi = replace(RECIPE, s=0, s_prime=0).build(Pixels(), 3)
+    assert train(plain, range(8)) == train(mochi, range(8))
+    assert torch.equal(plain.encoder.linear.weight, mochi.encoder.linear.weight)
+    assert cosines_of_step(mochi, 8)[0].shape == (8, 1 + 32)
+
+
+def test_the_warm_up_is_moco_v2_to_the_bit_and_its_end_is_not():
+    plain = moco_v2(queue=32, dim=6, momentum=0.9).build(Pixels(), 3)
+    mochi = RECIPE.build(Pixels(), 3)
+    before = [train(method, range(STEPS_PER_EPOCH)) for method in (plain, mochi)]
+    assert before[0] == before[1]
+    after = [train(method, [STEPS_PER_EPOCH])[0] for method in (plain, mochi)]
+    assert after[1] > after[0]
+
+
+@pytest.mark.parametrize(("s", "s_prime"), [(10, 12), (0, 12), (10, 0)])
+def test_after_the_warm_up_synthetic_columns_join_positive_and_queue(s, s_prime):
+    mochi = replace(RECIPE, s=s, s_prime=s_prime).build(Pixels(), 3)
+    assert cosines_of_step(mochi, STEPS_PER_EPOCH - 1)[0].shape == (8, 1 + 32)
+    logits, queries, keys, batch = cosines_of_step(mochi, STEPS_PER_EPOCH)
+    assert logits.shape == (8, 1 + 32 + s + s_prime)
+    torch.testing.assert_close(logits[:, 0], cosine_similarity(queries, keys))
+    cosines = queries @ mochi.queue.rows.T
+    torch.testing.assert_close(logits[:, 1:33], cosines)
+    pool, draws = mochi.pool_and_draws(cosines, batch)
+    expected = logits_from_draws(queries, mochi.queue.rows, cosines, pool, draws)
+    torch.testing.assert_close(logits[:, 33:], expected)
+
+
+def test_paper_settings_with_more_points_than_hard_negatives_run():
+    mochi = replace(RECIPE, n_hard=4, s=64, s_prime=48).build(Pixels(), 3)
+    assert all(math.isfinite(loss) for loss in train(mochi, MIXING))
+
+
+# What it leaves alone
+
+
+def test_no_gradient_reaches_the_key_encoder_or_the_queue():
+    mochi = RECIPE.build(Pixels(), 3)
+    mochi(make_batch(STEPS_PER_EPOCH)).loss.backward()
+    assert all(p.grad is None and not p.requires_grad for p in mochi.key_encoder.parameters())
+    assert not mochi.queue.rows.requires_grad
+    assert all(p.grad is not None for p in mochi.encoder.parameters())
+
+
+def test_keys_and_nothing_synthetic_enter_the_queue_and_only_after_the_loss():
+    mochi = RECIPE.build(Pixels(), 3)
+    train(mochi, range(STEPS_PER_EPOCH))  # 40 keys into 32 rows: the pointer has wrapped to row 8
+    batch = make_batch(STEPS_PER_EPOCH)
+    before = mochi.queue.rows.clone()
+    mochi(batch)
+    assert torch.equal(mochi.queue.rows, before)
+    keys = mochi.keys(batch.views[1], batch)
+    assert (keys @ before.T).max() < 1 - 1e-4
+    mochi.after_step(batch.progress)
+    torch.testing.assert_close(mochi.queue.rows[8:16], keys)
+    assert torch.equal(mochi.queue.rows[16:], before[16:])
+    assert torch.equal(mochi.queue.rows[:8], before[:8])
+    torch.testing.assert_close(mochi.queue.rows.norm(dim=1), torch.ones(32))
+
+
+def test_the_key_encoder_is_moved_exactly_and_its_statistics_are_its_own():
+    # Source: theta_k <- m theta_k + (1 - m) theta_q over parameters, with theta_q of this forward.
+    mochi = RECIPE.build(Pixels(norm=True), 3)
+    train(mochi, range(2))
+    query_parameters = [*mochi.encoder.parameters(), *mochi.head.parameters()]
+    expected = [
+        0.9 * k + (1 - 0.9) * q.detach()
+        for k, q in zip(mochi.key_encoder.parameters(), query_parameters, strict=True)
+    ]
+    mochi(make_batch(2))
+    torch.testing.assert_close(list(mochi.key_encoder.parameters()), expected)
+    own = mochi.encoder.norm.running_mean
+    copied = dict(mochi.key_encoder.named_buffers())["module.0.norm.running_mean"]
+    assert not torch.allclose(own, copied)
+
+
+def test_the_pool_is_ranked_in_float32_under_autocast():
+    mochi = RECIPE.build(Pixels(), 3)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        output = mochi(make_batch(STEPS_PER_EPOCH))
+    assert output.loss.dtype == torch.float32
+
+
+def test_state_saved_in_the_middle_of_mixing_continues_to_the_bit():
+    whole = RECIPE.build(Pixels(), 3)
+    losses = train(whole, range(8))
+    first = RECIPE.build(Pixels(), 3)
+    start = train(first, range(6))
+    second = RECIPE.build(Pixels(), 4)
+    second.load_state_dict(first.state_dict())
+    assert start + train(second, range(6, 8)) == losses
+    assert torch.equal(whole.queue.rows, second.queue.rows)
+
+
+# The oracle
+
+
+def test_an_oracle_without_false_negatives_trains_as_without_oracle():
+    def losses(oracle):
+        mochi = replace(RECIPE, oracle=oracle).build(Pixels(), 3)
+        mochi.queue.enqueue(mochi.queue.rows.clone(), torch.full((32,), 99))
+        return train(mochi, [STEPS_PER_EPOCH])
+
+    assert losses(True) == losses(False)
+
+
+def test_an_oracle_without_negatives_has_no_loss_and_no_nan():
+    mochi = replace(RECIPE, oracle=True, analyse=True).build(Pixels(), 3)
+    mochi.queue.enqueue(mochi.queue.rows.clone(), torch.zeros(32).long())
+    batch = replace(make_batch(STEPS_PER_EPOCH), labels=torch.zeros(8).long())
+    output = mochi(batch)
+    output.loss.backward()
+    assert output.loss == 0
+    assert all(p.grad.isfinite().all() for p in mochi.encoder.parameters())
+    assert output.metrics["false_negatives"] == 1
+
+
+def test_an_oracle_mixes_no_false_negatives_and_still_counts_them():
+    metrics = {}
+    for oracle in (True, False):
+        mochi = replace(RECIPE, oracle=oracle, analyse=True, analysed_negatives=16).build(
+            Pixels(), 3
+        )
+        mochi.queue.enqueue(mochi.queue.rows.clone(), torch.arange(32) % 3)
+        metrics[oracle] = mochi(make_batch(STEPS_PER_EPOCH)).metrics
+    assert metrics[True]["false_negatives"] == metrics[False]["false_negatives"] > 0
+    for name in ("false_pairs_definite", "false_pairs_partial", "false_query_mixed"):
+        assert metrics[True][name] == 0
+        assert metrics[False][name] > 0
+
+
+# What it logs
+
+
+def test_metrics_are_those_of_the_steps_logits():
+    mochi = replace(RECIPE, analyse=True, analysed_negatives=16).build(Pixels(), 3)
+    train(mochi, MIXING)
+    logits, queries, keys, batch = cosines_of_step(mochi, 8)
+    metrics = mochi.measure(logits.detach(), queries.detach(), keys, batch)
+    assert metrics["proxy_accuracy"] == proxy_accuracy(logits)
+    assert metrics["proxy_accuracy_real"] == proxy_accuracy(logits[:, :33])
+    hardest = [block.amax(dim=1) for block in logits.split([1, 32, 10, 12], dim=1)]
+    torch.testing.assert_close(
+        metrics["hardness_gap_pairs"], (hardest[2] - hardest[1]).mean().detach()
+    )
+    torch.testing.assert_close(
+        metrics["hardness_gap_query_mixed"], (hardest[3] - hardest[1]).mean().detach()
+    )
+    expected = false_negatives(queries @ mochi.queue.rows.T, batch.labels, mochi.queue.labels, 16)
+    assert metrics["false_negatives"] == expected
+    probabilities = [metrics[f"probability_of_rank_{rank}"] for rank in (1, 4, 16)]
+    assert probabilities == sorted(probabilities, reverse=True)
+
+
+def test_query_mixed_points_keep_the_proxy_task_hard():
+    """Two claims that must hold: accuracy falls with synthetics, and their hardest are harder."""
+    mochi = replace(RECIPE, dim=64).build(Pixels(), 3)  # random rows are nearly orthogonal
+    metrics = mochi(make_batch(STEPS_PER_EPOCH)).metrics
+    assert metrics["proxy_accuracy"] < metrics["proxy_accuracy_real"]
+    assert metrics["harder_than_real_query_mixed"] == 1
+
+
+def test_the_warm_up_logs_no_synthetic_metrics():
+    mochi = replace(RECIPE, analyse=True).build(Pixels(), 3)
+    metrics = mochi(make_batch(0)).metrics
+    assert metrics["proxy_accuracy"] == metrics["proxy_accuracy_real"]
+    assert not [name for name in metrics if "pairs" in name or "query_mixed" in name]
+
+
+# Processes
+
+
+def train_share(recipe, steps, norm):
+    method = recipe.build(Pixels(norm), 3)
+    if norm:
+        group_batch_norm(method, 4)
+    losses = train(method, steps)
+    batch = own_share(make_batch(8))
+    queries = method.queries(batch.views[0]).detach()
+    draws = method.pool_and_draws(queries @ method.queue.rows.T, batch)[1]
+    return losses, method.queue.rows, method.queue.labels, draws.alpha, method.encoder.linear.weight
+
+
+@pytest.mark.parametrize("norm", [False, True])
+def test_two_processes_train_as_one(norm):
+    """Theorem: mean of the processes' losses and gradients = those of the global batch."""
+    steps = list(range(STEPS_PER_EPOCH - 1, STEPS_PER_EPOCH + 3))
+    one = train_share(RECIPE, steps, norm)
+    first, second = run_processes(train_share, 2, RECIPE, steps, norm)
+    assert first[0] == pytest.approx(one[0], abs=1e-6)
+    assert torch.equal(first[1], second[1])  # identical queues on both ranks
+    torch.testing.assert_close(first[1], one[1], rtol=0, atol=1e-5)  # keys in rank order
+    assert torch.equal(first[2], one[2])
+    torch.testing.assert_close(first[4], one[4], rtol=0, atol=1e-5)
+    # Ranks draw differently, together what one process draws.
+    assert not torch.equal(first[3], second[3])
+    assert torch.equal(torch.cat([first[3], second[3]]), one[3])
+
+
+# Usage
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"n_hard": 33}, "n_hard = 33 .* the queue's 32 rows"),
+        ({"s": -1}, "s = -1"),
+        ({"beta_max": 0.0}, "beta_max = 0.0"),
+    ],
+)
+def test_a_wrong_recipe_is_a_user_error_before_training(change, sentence):
+    with pytest.raises(UserError, match=sentence):
+        replace(RECIPE, **change).build(Pixels(), 3)
+
+
+def test_the_recipe_builds_the_method_and_defaults_to_table_1():
+    recipe = MoCHiRecipe()
+    assert (recipe.n_hard, recipe.s, recipe.s_prime) == (1024, 1024, 128)
+    assert (recipe.queue, recipe.temperature, recipe.head) == (16384, 0.2, "mlp")
+    assert (recipe.momentum, recipe.mixing_warmup_epochs, recipe.beta_max) == (0.999, 10, 0.5)
+    assert isinstance(RECIPE.build(Pixels(), 3), MoCHi)
+
+
+def test_the_learning_rate_has_no_warm_up_and_is_halved_half_way():
+    # Source: lr(e) = lr / 2 (1 + cos(pi e / E)), set once for each zero-based epoch e.
+    cosine = ScheduleRecipe("cosine")
+    rates = [learning_rate(cosine, 0.03, step, 10, 200) for step in (0, 9, 1000, 1009)]
+    assert rates == pytest.approx([0.03, 0.03, 0.015, 0.015])
