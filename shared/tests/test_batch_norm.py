@@ -1,5 +1,4 @@
 import copy
-from collections.abc import Callable
 
 import pytest
 import torch
@@ -106,7 +105,7 @@ def test_layers_without_running_statistics_or_affine_parameters_work_too() -> No
 
 def test_a_batch_that_groups_do_not_divide_is_refused_in_training_only() -> None:
     layer = group_batch_norm(nn.BatchNorm2d(3), 4)
-    with pytest.raises(UserError, match="batch of 6 images is not a multiple of the batch-norm"):
+    with pytest.raises(UserError, match="group of 4 images fits neither a process's batch of 6"):
         layer(randn(6, 3, 2, 2))
     assert layer.eval()(randn(6, 3, 2, 2)).shape == (6, 3, 2, 2)
     with pytest.raises(UserError, match="use at least one image"):
@@ -129,28 +128,47 @@ def test_shuffling_changes_who_shares_statistics() -> None:
     torch.testing.assert_close(shuffled(whole, images, 1), whole(images).detach())
 
 
-def encode(images: Tensor, shuffle: bool, steps: int) -> tuple[Tensor, dict[str, Tensor]]:
-    """Encode this process's share; return all its outputs and the averaged statistics."""
-    encoder = group_batch_norm(build_encoder(EncoderRecipe("small_resnet8"), key=0), 2)
-    call: Callable[[Tensor], Tensor] = encoder
+Statistics = dict[str, Tensor]
+
+
+def encode(
+    images: Tensor, group: int, shuffle: bool, steps: int
+) -> tuple[Tensor, Statistics, list[Tensor]]:
+    """Encode this process's share; return its outputs, and statistics and gradients averaged."""
+    encoder = group_batch_norm(build_encoder(EncoderRecipe("small_resnet8"), key=0), group)
     outputs = []
     for step in range(steps):
         own = distributed.own_slice(images[step])
-        outputs.append(shuffled(call, own, key=step) if shuffle else call(own).detach())
+        outputs.append(shuffled(encoder, own, key=step) if shuffle else encoder(own))
+    gradients: list[Tensor] = []
+    if not shuffle:
+        loss = torch.stack(outputs).sin().mean()
+        gradients = [
+            distributed.mean(gradient)
+            for gradient in torch.autograd.grad(loss, list(encoder.parameters()))
+        ]
     average_statistics(encoder)
-    return torch.stack(outputs), {
-        name: value for name, value in encoder.state_dict().items() if "running" in name
-    }
+    statistics = {name: value for name, value in encoder.state_dict().items() if "running" in name}
+    return torch.stack(outputs).detach(), statistics, gradients
 
 
-@pytest.mark.parametrize("shuffle", [False, True])
-@pytest.mark.parametrize("count", [2, 4])
-def test_processes_do_not_enter_the_result(shuffle: bool, count: int) -> None:
+@pytest.mark.parametrize(
+    ("count", "group", "shuffle"),
+    [
+        (2, 2, False),
+        (2, 2, True),
+        # Groups of 4 and of the whole batch of 8 span two and four processes.
+        (4, 4, False),
+        (4, 8, True),
+    ],
+)
+def test_processes_do_not_enter_the_result(count: int, group: int, shuffle: bool) -> None:
     # Source: one process on the joined batch, with the same groups.
     images = randn(2, 8, 3, 16, 16)
-    outputs, statistics = encode(images, shuffle, 2)
-    shares = run_processes(encode, count, images, shuffle, 2)
+    outputs, statistics, gradients = encode(images, group, shuffle, 2)
+    shares = run_processes(encode, count, images, group, shuffle, 2)
     joined = torch.cat([share[0] for share in shares], dim=1)
     torch.testing.assert_close(joined, outputs, rtol=1e-4, atol=1e-5)
-    for _, averaged in shares:
+    for _, averaged, own_gradients in shares:
         torch.testing.assert_close(averaged, statistics, rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(own_gradients, gradients, rtol=1e-3, atol=1e-5)

@@ -23,6 +23,7 @@ from retable.random import permutation
 class _GroupBatchNorm(_BatchNorm):
     """Batch normalisation of consecutive groups of rows; in eval mode the ordinary one.
 
+    A group is a part of this process's batch, or spans the batches of consecutive processes.
     Running statistics move by the mean over the groups' statistics.
     """
 
@@ -39,12 +40,21 @@ class _GroupBatchNorm(_BatchNorm):
         batch = input.shape[0]
         if not self.training or batch == self.group_size:
             return super().forward(input)
-        if batch % self.group_size:
-            raise UserError(
-                f"A process's batch of {batch} images is not a multiple of the batch-norm group "
-                f"of {self.group_size}; change the batch, the group or the number of processes."
-            )
         self._check_input_dim(input)
+        if batch % self.group_size == 0:
+            return self._normalise_parts(input)
+        if self.group_size % batch == 0 and (
+            distributed.process_count() % (self.group_size // batch) == 0
+        ):
+            return self._normalise_across(input)
+        raise UserError(
+            f"The batch-norm group of {self.group_size} images fits neither a process's batch of "
+            f"{batch} nor {distributed.process_count()} of them together; change the batch, the "
+            "group or the number of processes so that one divides the other."
+        )
+
+    def _normalise_parts(self, input: Tensor) -> Tensor:
+        """Normalise several groups within this process's batch."""
         groups = torch.split(input, self.group_size)
         means = variances = None
         if self.running_mean is not None and self.running_var is not None:
@@ -68,18 +78,40 @@ class _GroupBatchNorm(_BatchNorm):
             ]
         )
         if means is not None and variances is not None:
-            self._follow(means, variances)
+            self._follow(means.mean(0), variances.mean(0))
         return output
 
+    def _normalise_across(self, input: Tensor) -> Tensor:
+        """Normalise this process's share of a group that spans consecutive processes."""
+        dims = [0, *range(2, input.ndim)]
+        values = input.float()
+        statistics = torch.stack(torch.var_mean(values, dims, correction=0))
+        span = self.group_size // input.shape[0]
+        first = distributed.process_index() // span * span
+        shares = distributed.gather_with_gradient(statistics[None])[first : first + span]
+        mean = shares[:, 1].mean(0)
+        # The shares are equally large: the variance within them plus the variance of their means.
+        variance = (shares[:, 0] + (shares[:, 1] - mean).square()).mean(0)
+        if self.running_mean is not None:
+            count = span * input.numel() // input.shape[1]
+            self._follow(mean, variance * (count / max(count - 1, 1)))
+        shape = [1, -1] + [1] * (input.ndim - 2)
+        output = (values - mean.view(shape)) * (variance + self.eps).rsqrt().view(shape)
+        if self.weight is not None:
+            output = output * self.weight.view(shape)
+        if self.bias is not None:
+            output = output + self.bias.view(shape)
+        return output.to(input.dtype)
+
     @torch.no_grad()
-    def _follow(self, means: Tensor, variances: Tensor) -> None:
+    def _follow(self, mean: Tensor, variance: Tensor) -> None:
         assert self.running_mean is not None
         assert self.running_var is not None
         assert self.num_batches_tracked is not None
         self.num_batches_tracked.add_(1)
         share = 1.0 / float(self.num_batches_tracked) if self.momentum is None else self.momentum
-        self.running_mean.lerp_(means.mean(0), share)
-        self.running_var.lerp_(variances.mean(0), share)
+        self.running_mean.lerp_(mean, share)
+        self.running_var.lerp_(variance, share)
 
 
 def group_batch_norm(module: nn.Module, group_size: int) -> nn.Module:
@@ -87,11 +119,12 @@ def group_batch_norm(module: nn.Module, group_size: int) -> nn.Module:
 
     Args:
         module: any network; changed in place and returned.
-        group_size: images of a group, the papers' "per-GPU batch" (MoCo: 32). A process's batch
-            must be a multiple of it.
+        group_size: images of a group, the papers' "per-GPU batch" (MoCo: 32), or the global batch
+            for batch norm synchronised over all devices (SimCLR, BYOL). A process's batch must be
+            a multiple of it, or it of a process's batch: then it spans consecutive processes.
 
     Raises:
-        UserError: the group is empty; at the first step, a batch is not a multiple of the group.
+        UserError: the group is empty; at the first step, group and batch do not fit.
 
     >>> network = group_batch_norm(nn.Sequential(nn.BatchNorm1d(3)), 4)
     >>> network(torch.randn(8, 3)).shape
