@@ -153,6 +153,47 @@ def test_an_empty_cell_of_the_paper_is_not_missing():
     assert cells(compare(paper(), measured, scale="paper"), "ap")["ours"].verdict is None
 
 
+ONLY_ORDERS = """
+[table]
+id = "figure9"
+title = "A title"
+paper = "A paper"
+source = "A source"
+dataset = "A data set"
+
+[[columns]]
+key = "x"
+label = "X"
+unit = ""
+higher_is_better = true
+
+[[columns]]
+key = "y"
+label = "Y"
+unit = ""
+higher_is_better = true
+
+[[rows]]
+key = "a"
+label = "A"
+origin = "run"
+values = {}
+"""
+
+
+def test_a_row_of_which_only_an_order_is_stated_was_to_be_run():
+    comparison = compare(parse_reference(ONLY_ORDERS, Path("f.toml")), {}, scale="paper")
+    assert comparison.counts()[Verdict.NOT_RUN] == 2
+
+
+def test_a_row_without_numbers_is_called_missing_once_beside_printed_numbers():
+    row = '[[rows]]\nkey = "oracle"\nlabel = "Oracle"\norigin = "extra"\nvalues = {}\n\n[[claims]]'
+    stated = parse_reference(PAPER.replace("[[claims]]", row, 1), Path("t.toml"))
+    comparison = compare(stated, {}, scale="paper")
+    assert cells(comparison, "top1")["oracle"].verdict is Verdict.NOT_RUN
+    assert cells(comparison, "error")["oracle"].verdict is None
+
+
 def test_proxy_scale_compares_with_the_recording_and_shows_the_paper():
     measured = {"base": {"top1": {9: 30.2}}, "ours": {"top1": {9: 31.9}}}
     comparison = compare(proxy(), measured, paper(), "proxy")

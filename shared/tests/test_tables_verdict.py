@@ -103,6 +103,12 @@ def test_what_the_table_does_not_show_is_not_a_miss():
     assert tolerances["a"]["x"] == pytest.approx(0.005)
 
 
+def test_a_cell_that_never_varies_does_not_narrow_the_others():
+    alone, _ = recorded_tolerances({"a": {"x": [0.0, 1.0, 2.0]}})
+    with_constant, _ = recorded_tolerances({"a": {"x": [0.0, 1.0, 2.0]}, "b": {"x": [5.0] * 3}})
+    assert with_constant == alone
+
+
 def test_one_recorded_run_is_refused():
     with pytest.raises(ValueError, match="no spread"):
         recorded_tolerances({"a": {"x": [1.0]}})
@@ -141,6 +147,7 @@ def _simulate(stds, shared, tables=1000, seeds=5):
         ([1.0] * 6, 1.0),  # rows that share their luck by seed
         ([0.1] * 6, 3.0),  # almost wholly
         ([1.0, 1.0, 1.0, 1.0, 1.0, 3.0], 0.0),  # one unstable row
+        ([0.0, 0.0, 0.0, 1.0, 1.0, 1.0], 0.0),  # rows where the column is fixed by definition
         ([1.0], 0.0),
     ],
 )

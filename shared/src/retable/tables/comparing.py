@@ -178,14 +178,20 @@ class _Table:
             return ComparedCell(paper, value, reason="cited by the paper: printed, not run")
         if column.unjudged or row.unjudged:
             return ComparedCell(paper, value, reason=column.unjudged or row.unjudged)
-        # A row that prints no number at all, only an order, was to be run all the same.
         stated = paper is not None or value is not None
-        if stated or not (row.values or self.ours_of(row.key)):
+        if stated or self._said_missing(row, column):
             return ComparedCell(paper, value, verdict=Verdict.NOT_RUN, reason=why)
-        return ComparedCell(paper, value, reason=why)
+        return ComparedCell(paper, value)
 
-    def ours_of(self, row_key: str) -> bool:
-        return any(self.measured.get(row_key, {}).values())
+    def _said_missing(self, row: Row, column: Column) -> bool:
+        """Whether a row without any number, ours or theirs, is called missing in this column.
+
+        In a table that prints only orders, everywhere; beside printed numbers once, in the first.
+        """
+        if row.values or any(self.measured.get(row.key, {}).values()):
+            return False
+        prints_numbers = any(other.values for other in self.shown.rows)
+        return not prints_numbers or column == self.shown.columns[0]
 
     def _nothing_to_judge(
         self, row: Row, column: Column, value: Value | None, tolerance: float | None

@@ -73,6 +73,14 @@ def judge_claim(interval: Interval | None, smallest: float | None = None) -> Cla
     return ClaimVerdict.SUPPORTED if interval.low > 0.0 else ClaimVerdict.UNRESOLVED
 
 
+def _common(spreads: Sequence[Spread]) -> Spread:
+    """Pool the cells of a column that vary: a value fixed by definition says nothing of chance."""
+    varying = [spread for spread in spreads if spread.std > 0.0]
+    common = pooled(varying or spreads)
+    assert common is not None
+    return common
+
+
 def recorded_tolerances(
     table: Mapping[str, Mapping[str, Sequence[float]]],
     decimals: Mapping[str, int] | None = None,
@@ -92,9 +100,10 @@ def recorded_tolerances(
 
         tolerance = t(1 - false_alarm / (2 m), f) * s * sqrt(1 + 1/n),
 
-    where s is the larger of the cell's std and the column's pooled std and f the column's degrees
-    of freedom. A `miss` needs more still, the whole interval outside, so that false alarms are
-    rarer than promised; a single fresh seed of an unchanged method usually reads `match`.
+    where s is the larger of the cell's std and the std pooled over the column's cells that vary,
+    and f the degrees of freedom of the latter. A `miss` needs more still, the whole interval
+    outside, so that false alarms are rarer than promised, also where rows share their luck by seed;
+    a single fresh seed of an unchanged method usually reads `match`.
     """
     columns: dict[str, list[Spread]] = {}
     for cells in table.values():
@@ -103,8 +112,7 @@ def recorded_tolerances(
             if spread is None:
                 raise ValueError(f"column {column}: one recorded run has no spread")
             columns.setdefault(column, []).append(spread)
-    common = {column: pooled(spreads) for column, spreads in columns.items()}
-    spreads_by_column = {column: spread for column, spread in common.items() if spread}
+    spreads_by_column = {column: _common(spreads) for column, spreads in columns.items()}
     count = sum(map(len, columns.values()))
     tolerances: dict[str, dict[str, float]] = {}
     for row, cells in table.items():
