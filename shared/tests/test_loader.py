@@ -11,13 +11,14 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from retable import random
+from retable import distributed, random
 from retable.data.decoding import UnreadableImageError
 from retable.data.feeds import CropDataset, make_feed
 from retable.data.loader import Loader, iterate
 from retable.data.plans import TrainingPlan, share_of
 from retable.data.sampler import Sampler
 from retable.errors import UserError
+from retable.testing import run_processes
 from retable.views import ViewRecipe, center, crop_and_flip, make_view, moco_v2
 
 
@@ -130,6 +131,30 @@ def test_the_processes_shares_join_to_the_batch_of_one_process(monkeypatch):
         for number in range(2):
             joined = torch.cat([share.views[number] for share in shares])
             torch.testing.assert_close(joined, whole.views[number], rtol=0, atol=2e-6)
+
+
+def load_and_gather():
+    """What two steps and one evaluation give, gathered over the processes."""
+    source = Pictures(VARIED)
+    steps = batches(source, 3, 5)
+    indices = torch.cat([indices for _, _, indices in iterate(source, center(8, 8), 5)])
+    own = [torch.cat([step.indices, step.positions]) for step in steps]
+    views = [step.views[0] for step in steps]
+    return [distributed.gather(part) for part in (*own, indices)], views
+
+
+def test_two_gloo_processes_load_what_one_loads():
+    # Source: the same call in one process.
+    (alone, whole), results = load_and_gather(), run_processes(load_and_gather, 2)
+    for gathered, _ in results:
+        assert torch.equal(gathered[2], alone[2])
+        for step in range(2):
+            # Each process's indices, then its positions.
+            rows = gathered[step].view(2, 2, 3).transpose(0, 1).reshape(2, 6)
+            assert torch.equal(rows, alone[step].view(2, 6))
+    for step in range(2):
+        joined = torch.cat([views[step] for _, views in results])
+        torch.testing.assert_close(joined, whole[step], rtol=0, atol=2e-6)
 
 
 def test_each_image_is_read_once_for_all_its_views():
