@@ -65,9 +65,10 @@ def test_f_with_one_degree_is_the_square_of_students_t(t, degrees):
     assert f_tail(t * t, 1, degrees) == pytest.approx(2 * student_tail(t, degrees), abs=1e-9)
 
 
-@given(st.floats(0.0, 1.0), st.floats(0.5, 50.0), st.floats(0.5, 50.0))
-def test_incomplete_beta_is_symmetric(x, a, b):
-    # Source: I_x(a, b) = 1 - I_{1-x}(b, a).
+@given(st.integers(0, 64), st.floats(0.5, 50.0), st.floats(0.5, 50.0))
+def test_incomplete_beta_is_symmetric(step, a, b):
+    # Source: I_x(a, b) = 1 - I_{1-x}(b, a); x in 64ths, so that 1 - x is exact.
+    x = step / 64
     assert regularised_beta(x, a, b) == pytest.approx(1 - regularised_beta(1 - x, b, a), abs=1e-12)
 
 
