@@ -1,4 +1,6 @@
 import json
+import multiprocessing
+import time
 from pathlib import Path
 from typing import Any
 
@@ -147,3 +149,45 @@ def test_an_export_that_the_layout_cannot_hold_ends_with_a_sentence(
     arguments = [checkpoint, "--layout", "timm", str(tmp_path / "x.pth")]
     assert cli.main(["export", *arguments]) == 2
     assert "small_resnet8" in capsys.readouterr().err
+
+
+def newest(directory: Path) -> int:
+    return max((int(path.stem.rsplit("-", 1)[1]) for path in directory.glob("linear-*")), default=0)
+
+
+def state_after(directory: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+    from safetensors import safe_open
+
+    with safe_open(sorted(directory.iterdir())[-1], "pt") as file:
+        return {name: file.get_tensor(name) for name in file.keys()}, file.metadata()  # noqa: SIM118
+
+
+@pytest.mark.slow
+def test_a_probe_killed_three_times_ends_with_the_same_bits(
+    checkpoint: str, tmp_path: Path
+) -> None:
+    context: Any = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["retable.testing"])
+
+    def start(directory: Path) -> Any:
+        options = ["--set", "epochs=40", "--set", "lr=1", "--directory", str(directory)]
+        arguments = ["evaluate", checkpoint, "--data", DATA, "--device", "cpu", *options]
+        process = context.Process(target=cli.main, args=(arguments,), daemon=True)
+        process.start()
+        return process
+
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    killed.mkdir()
+    start(whole).join(120)
+    for epoch in (1, 4, 7):
+        process = start(killed)
+        while newest(killed) < epoch and process.is_alive():
+            time.sleep(0.002)
+        assert process.is_alive(), "the probe ended before it could be killed"
+        process.kill()
+        process.join()
+    start(killed).join(120)
+    tensors, metadata = state_after(killed)
+    expected, expected_metadata = state_after(whole)
+    assert metadata == expected_metadata
+    assert all(torch.equal(tensors[name], value) for name, value in expected.items())
