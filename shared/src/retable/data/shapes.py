@@ -22,7 +22,13 @@ from torch import Tensor
 
 from retable.data.shapes_corruptions import corrupt
 from retable.data.shapes_ood import OOD_VARIANTS, parse_variant
-from retable.data.shapes_outlines import TABLE_EXTENT, TABLE_SIDE, catalogue, distance_tables
+from retable.data.shapes_outlines import catalogue
+from retable.data.shapes_tables import (
+    TABLE_EXTENT,
+    TABLE_SIDE,
+    distance_tables,
+    edge_distance_tables,
+)
 from retable.data.shapes_textures import BACKGROUND, FOREGROUND, Texture, bilinear, paint
 from retable.errors import UserError
 from retable.random import derive_key, integers, permutation, uniform
@@ -191,7 +197,10 @@ class Shapes:
     def masks(self, indices: Tensor) -> Tensor:
         """Return where the object covers a pixel's centre, bool (n, size, size)."""
         indices = self._checked(indices)
-        chunks = [self._distances(self.factors(part)) <= 0 for part in torch.split(indices, _CHUNK)]
+        chunks = [
+            self._distances(self.factors(part), distance_tables()) <= 0
+            for part in torch.split(indices, _CHUNK)
+        ]
         return torch.cat(chunks).view(-1, self.size, self.size)
 
     def images(self, indices: Tensor) -> Tensor:
@@ -227,16 +236,16 @@ class Shapes:
         rows, columns = torch.meshgrid(centres, centres, indexing="ij")
         return rows.reshape(1, -1), columns.reshape(1, -1)
 
-    def _distances(self, factors: dict[str, Tensor]) -> Tensor:
-        """Return each pixel's signed distance to the outline in pixels, float32 (n, P)."""
+    def _distances(self, factors: dict[str, Tensor], tables: Tensor) -> Tensor:
+        """Return each pixel's distance to the outline in pixels, float32 (n, P)."""
         rows, columns = self._grid()
         down = rows - factors["centre_row"][:, None]
         right = columns - factors["centre_column"][:, None]
         down, right = _turned(down, right, factors["rotation"])
         cells = (TABLE_SIDE - 1) / (2 * TABLE_EXTENT) / factors["radius"][:, None]
         middle = (TABLE_SIDE - 1) / 2
-        tables, outline = distance_tables(), factors["outline"]
-        distance = bilinear(tables, outline, down * cells + middle, right * cells + middle)
+        rows, columns = down * cells + middle, right * cells + middle
+        distance = bilinear(tables, factors["outline"], rows, columns)
         return distance * (factors["radius"] * self.size)[:, None]
 
     def _conflicting_texture(self, outline: Tensor, indices: Tensor) -> Tensor:
@@ -261,11 +270,11 @@ class Shapes:
             return self._painted(_OBJECT, factors, indices)
         if style == "background_only":
             return self._painted(_GROUND, factors, indices)
-        distances = self._distances(factors)[:, None]
         if style == "sketch":
             width = max(1.0, 0.04 * self.size)
-            return 1 - (0.5 + width / 2 - distances.abs()).clamp(0, 1).expand(-1, 3, -1)
-        coverage = (0.5 - distances).clamp(0, 1)
+            distances = self._distances(factors, edge_distance_tables())[:, None]
+            return 1 - (0.5 + width / 2 - distances).clamp(0, 1).expand(-1, 3, -1)
+        coverage = (0.5 - self._distances(factors, distance_tables())[:, None]).clamp(0, 1)
         if style == "silhouette":
             return 1 - coverage.expand(-1, 3, -1)
         front, back = (self._painted(layer, factors, indices) for layer in (_OBJECT, _GROUND))

@@ -7,6 +7,7 @@ Lengths are shares of the image side, so a severity means about the same at 32 a
 
 from __future__ import annotations
 
+import io
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -193,19 +194,31 @@ def _elastic(images: Tensor, reach: float, draws: Draws) -> Tensor:
 
 
 def _pixelate(images: Tensor, share: float, draws: Draws) -> Tensor:
+    """Average over the area of cells 1 / share pixels wide, then show each cell as a square."""
     side = images.shape[-1]
-    small = max(2, round(side * share))
-    coarse = torch.nn.functional.adaptive_avg_pool2d(images, small)
-    nearest = ((torch.arange(side) + 0.5) * small / side).long()
+    cells = max(2, round(side * share))
+    width = side / cells
+    starts = torch.arange(cells, dtype=torch.float64)[:, None] * width
+    pixels = torch.arange(side, dtype=torch.float64)
+    overlap = torch.minimum(starts + width, pixels + 1) - torch.maximum(starts, pixels)
+    weights = overlap.clamp(min=0) / width
+    # In float64, then rounded: the order of a matrix product's additions depends on the batch.
+    coarse = (weights @ images.double() @ weights.T).float()
+    nearest = ((pixels + 0.5) / width).long()
     return coarse[:, :, nearest][:, :, :, nearest]
 
 
 def _jpeg(images: Tensor, quality: float, draws: Draws) -> Tensor:
-    from torchvision.io import decode_jpeg, encode_jpeg
+    # Pillow: torchvision's own encoder is deprecated since 0.29.
+    from PIL import Image
+    from torchvision.transforms.functional import pil_to_tensor
 
-    pixels = (images * 255).round().to(torch.uint8)
-    decoded = decode_jpeg(encode_jpeg(list(pixels), int(quality)))
-    return torch.stack(list(decoded)).float() / 255
+    decoded = torch.empty_like(images)
+    for i, image in enumerate((images * 255).round().to(torch.uint8)):
+        file = io.BytesIO()
+        Image.fromarray(image.permute(1, 2, 0).numpy()).save(file, "JPEG", quality=int(quality))
+        decoded[i] = pil_to_tensor(Image.open(file)).float() / 255
+    return decoded
 
 
 Corruption = Callable[[Tensor, float, Draws], Tensor]

@@ -1,111 +1,29 @@
-"""The outlines of the shapes data set: 76 signed-distance tables, 19 families of 4 members.
+"""The outlines of the shapes data set: 76 figures, 19 families of 4 members.
 
 Every outline is upright: turned by 90 or 180 degrees, mirrored or not, it is another figure, so
 that a rotation can be told from one image. No two are mirror images of each other, so that a
 horizontal flip keeps the class. Coordinates inside a definition are free (x to the right, y up);
-:func:`distance_tables` centres each figure on its bounding box and scales it to touch the unit
-circle.
+``shapes_tables`` centres and scales.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 
-import torch
-from torch import Tensor
-
-Outline = Callable[[Tensor, Tensor], Tensor]
-"""Maps coordinates x, y (equal shapes) to the signed distance, negative inside."""
-
-TABLE_SIDE = 160
-"""Points along one side of a distance table."""
-
-TABLE_EXTENT = 1.3
-"""A table covers [-extent, extent] squared; figures fill the unit disc."""
-
-
-# Figures to build from.
-
-
-def disc(x0: float, y0: float, radius: float) -> Outline:
-    """Return the disc around (x0, y0)."""
-    return lambda x, y: torch.hypot(x - x0, y - y0) - radius
-
-
-def segment_distance(x: Tensor, y: Tensor, start: Sequence[float], end: Sequence[float]) -> Tensor:
-    """Return the distance of the points to the segment from ``start`` to ``end``."""
-    dx, dy = end[0] - start[0], end[1] - start[1]
-    along = ((x - start[0]) * dx + (y - start[1]) * dy) / (dx * dx + dy * dy)
-    along = along.clamp(0, 1)
-    return torch.hypot(x - start[0] - along * dx, y - start[1] - along * dy)
-
-
-def stroke(width: float, *points: tuple[float, float]) -> Outline:
-    """Return the line through ``points`` with round ends, ``width`` thick."""
-
-    def outline(x: Tensor, y: Tensor) -> Tensor:
-        pieces = [segment_distance(x, y, points[i], points[i + 1]) for i in range(len(points) - 1)]
-        return torch.stack(pieces).amin(0) - width / 2
-
-    return outline
-
-
-def polygon(*points: tuple[float, float]) -> Outline:
-    """Return the filled polygon with these corners (even-odd rule)."""
-
-    def outline(x: Tensor, y: Tensor) -> Tensor:
-        distance = torch.full_like(x, math.inf)
-        inside = torch.zeros_like(x, dtype=torch.bool)
-        for (x0, y0), (x1, y1) in zip(points, (*points[1:], points[0]), strict=True):
-            distance = torch.minimum(distance, segment_distance(x, y, (x0, y0), (x1, y1)))
-            if y0 != y1:
-                crosses = (y0 > y) != (y1 > y)
-                inside ^= crosses & (x < x0 + (y - y0) / (y1 - y0) * (x1 - x0))
-        return torch.where(inside, -distance, distance)
-
-    return outline
-
-
-def box(left: float, bottom: float, right: float, top: float) -> Outline:
-    """Return the axis-parallel rectangle."""
-    return polygon((left, bottom), (right, bottom), (right, top), (left, top))
-
-
-def regular(
-    corners: int, radius: float = 1.0, *, inner: float | None = None, x0: float = 0, y0: float = 0
-) -> Outline:
-    """Return a regular polygon with a corner on top; with ``inner`` a star of that inner radius."""
-    radii = [radius] if inner is None else [radius, inner]
-    count = corners * len(radii)
-    points = []
-    for i in range(count):
-        angle = 2 * math.pi * i / count
-        r = radii[i % len(radii)]
-        points.append((x0 + r * math.sin(angle), y0 + r * math.cos(angle)))
-    return polygon(*points)
-
-
-def union(*outlines: Outline) -> Outline:
-    """Return what lies in any of the outlines."""
-    return lambda x, y: torch.stack([outline(x, y) for outline in outlines]).amin(0)
-
-
-def cut(body: Outline, *holes: Outline) -> Outline:
-    """Return ``body`` without the holes."""
-    return lambda x, y: torch.maximum(body(x, y), -union(*holes)(x, y))
-
-
-def common(*outlines: Outline) -> Outline:
-    """Return what lies in all of the outlines."""
-    return lambda x, y: torch.stack([outline(x, y) for outline in outlines]).amax(0)
-
-
-def ring(x0: float, y0: float, radius: float, width: float) -> Outline:
-    """Return the ring of outer ``radius`` that is ``width`` thick."""
-    return cut(disc(x0, y0, radius), disc(x0, y0, radius - width))
-
+from retable.data.shapes_geometry import (
+    Outline,
+    box,
+    common,
+    cut,
+    disc,
+    polygon,
+    regular,
+    ring,
+    stroke,
+    union,
+)
 
 # The families. Where members differ by a count, the count is the member.
 
@@ -430,28 +348,3 @@ def catalogue() -> dict[str, Outline]:
         for member in range(4)
         for family, (names, outlines) in families.items()
     }
-
-
-def _normalised(outline: Outline, grid: Tensor) -> Tensor:
-    """Tabulate ``outline`` centred on its bounding box and scaled to touch the unit circle."""
-    y, x = torch.meshgrid(grid.flip(0) * 1.5, grid * 1.5, indexing="ij")
-    inside = outline(x, y) <= 0
-    columns, rows = x[inside], y[inside]
-    centre_x, centre_y = (columns.min() + columns.max()) / 2, (rows.min() + rows.max()) / 2
-    radius = torch.hypot(columns - centre_x, rows - centre_y).max()
-    y, x = torch.meshgrid(grid.flip(0), grid, indexing="ij")
-    return outline(x * radius + centre_x, y * radius + centre_y) / radius
-
-
-@lru_cache(maxsize=1)
-def distance_tables() -> Tensor:
-    """Return the signed distances of all outlines, float32 (outlines, side, side).
-
-    Row 0 is the top. Distances are in units of the figure's circumradius, negative inside. Built
-    in float64 and rounded, so that the last bit of a library's square root does not show.
-
-    >>> distance_tables().shape[1:]
-    torch.Size([160, 160])
-    """
-    grid = torch.linspace(-TABLE_EXTENT, TABLE_EXTENT, TABLE_SIDE, dtype=torch.float64)
-    return torch.stack([_normalised(outline, grid) for outline in catalogue().values()]).float()

@@ -1,0 +1,213 @@
+"""Variants of the shapes data set: the same scenes, drawn or damaged as their names say."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from retable.data.shapes import HUES, OOD_VARIANTS, Shapes
+from retable.data.shapes_corruptions import CORRUPTIONS, SEVERITIES, corrupt
+from retable.data.shapes_ood import STYLES, parse_variant
+from retable.data.shapes_textures import FOREGROUND
+from retable.errors import UserError
+
+INDICES = torch.arange(48)
+CLEAN = Shapes(48, split="test").images(INDICES)
+
+
+def variant(name: str, *, count: int = 48, size: int = 32, classes: int = 64) -> Shapes:
+    return Shapes(count, split="test", variant=name, size=size, classes=classes)
+
+
+def test_there_are_fifteen_corruptions_at_five_severities_and_five_styles() -> None:
+    assert len(CORRUPTIONS) == 15
+    assert all(len(strengths) == 5 for _, strengths in CORRUPTIONS.values())
+    assert len(OOD_VARIANTS) == len(set(OOD_VARIANTS)) == 15 * 5 + 5
+
+
+@pytest.mark.parametrize("name", [*STYLES, *(f"corrupted:{kind}:3" for kind in CORRUPTIONS)])
+def test_any_subset_of_a_variant_gives_the_same_pixels(name: str) -> None:
+    shapes = variant(name)
+    whole = shapes.images(INDICES)
+    chosen = torch.tensor([47, 3, 3, 20, 11])
+    assert torch.equal(shapes.images(chosen), whole[chosen])
+    assert torch.equal(shapes.images(chosen[:1]), whole[chosen[:1]])
+
+
+@pytest.mark.parametrize("name", OOD_VARIANTS)
+def test_a_variant_keeps_labels_and_masks_and_changes_the_pixels(name: str) -> None:
+    shapes, clean = variant(name), variant("clean")
+    few = INDICES[:8]
+    assert torch.equal(shapes.labels, clean.labels)
+    assert torch.equal(shapes.masks(few), clean.masks(few))
+    assert (shapes.images(few) != CLEAN[:8]).any()
+
+
+@pytest.mark.parametrize("kind", CORRUPTIONS)
+def test_a_higher_severity_moves_images_further(kind: str) -> None:
+    distances = [
+        (variant(f"corrupted:{kind}:{severity}").images(INDICES).float() - CLEAN.float())
+        .square()
+        .mean()
+        .item()
+        for severity in SEVERITIES
+    ]
+    assert distances[0] > 0
+    assert distances == sorted(distances)
+
+
+@pytest.mark.parametrize("kind", CORRUPTIONS)
+def test_corruptions_work_at_any_size(kind: str) -> None:
+    for size in (16, 45):
+        images = variant(f"corrupted:{kind}:5", count=3, size=size).images(torch.arange(3))
+        assert images.shape == (3, 3, size, size)
+
+
+@pytest.mark.parametrize(
+    "kind", ["defocus_blur", "glass_blur", "motion_blur", "zoom_blur", "elastic", "pixelate"]
+)
+def test_moving_and_averaging_pixels_keeps_a_constant_image(kind: str) -> None:
+    images = torch.tensor([20, 130, 240], dtype=torch.uint8).view(1, 3, 1, 1).expand(2, 3, 32, 32)
+    out = corrupt(images, kind, 5, key=0, indices=torch.arange(2))
+    assert (out.int() - images.int()).abs().max() <= 1
+
+
+def test_noise_has_the_stated_moments() -> None:
+    # Reference: a Poisson count of mean m has variance m; Gaussian noise has its own deviation.
+    level = 128
+    images = torch.full((200, 3, 32, 32), level, dtype=torch.uint8)
+    indices = torch.arange(200)
+    for severity, photons in zip((1, 5), (200, 12), strict=True):
+        shot = corrupt(images, "shot_noise", severity, key=0, indices=indices).double() / 255
+        mean = level / 255
+        unclipped = (mean / photons) ** 0.5 < (1 - mean) / 4
+        if unclipped:
+            assert abs(shot.mean() - mean) < 0.002
+            assert abs(shot.var() / (mean / photons) - 1) < 0.03
+        assert shot.mean() < mean + 0.002
+    noisy = corrupt(images, "gaussian_noise", 3, key=0, indices=indices).double() / 255
+    assert abs(noisy.std() - 0.10) < 0.001
+    salted = corrupt(images, "impulse_noise", 5, key=0, indices=indices)
+    assert abs((salted == 0).double().mean() - 0.085) < 0.003
+    assert abs((salted == 255).double().mean() - 0.085) < 0.003
+
+
+def test_contrast_shrinks_towards_each_channels_mean() -> None:
+    # Reference: the formula on each image alone, in float64.
+    out = corrupt(CLEAN, "contrast", 3, key=0, indices=INDICES)
+    for image, result in zip(CLEAN.double(), out.double(), strict=True):
+        mean = image.mean((1, 2), keepdim=True)
+        assert ((image - mean) * 0.3 + mean - result).abs().max() <= 0.51
+
+
+def test_brightness_raises_the_value_and_keeps_hue_and_saturation() -> None:
+    # Reference: colorsys of the standard library.
+    import colorsys
+
+    colours = torch.tensor([[200, 100, 50], [10, 20, 90], [0, 0, 0], [240, 230, 10]])
+    images = colours.to(torch.uint8).view(4, 3, 1, 1).expand(4, 3, 16, 16)
+    out = corrupt(images, "brightness", 2, key=0, indices=torch.arange(4))[:, :, 0, 0]
+    for colour, result in zip(colours.tolist(), out.tolist(), strict=True):
+        hue, saturation, value = colorsys.rgb_to_hsv(*(x / 255 for x in colour))
+        expected = colorsys.hsv_to_rgb(hue, saturation, min(1.0, value + 0.2))
+        assert max(abs(e * 255 - r) for e, r in zip(expected, result, strict=True)) <= 1
+
+
+def test_pixelate_at_half_the_side_averages_blocks() -> None:
+    # Reference: avg_pool2d and repetition; severity 3 keeps half of the side.
+    out = corrupt(CLEAN, "pixelate", 3, key=0, indices=INDICES).float()
+    blocks = torch.nn.functional.avg_pool2d(CLEAN.float(), 2)
+    expected = blocks.repeat_interleave(2, 2).repeat_interleave(2, 3)
+    assert (out - expected).abs().max() <= 0.51
+
+
+def test_a_defocused_spot_spreads_over_a_disc() -> None:
+    images = torch.zeros(1, 3, 65, 65, dtype=torch.uint8)
+    images[:, :, 31:34, 31:34] = 255
+    out = corrupt(images, "defocus_blur", 5, key=0, indices=torch.arange(1))[0, 0].double()
+    y, x = torch.meshgrid(torch.arange(65.0) - 32, torch.arange(65.0) - 32, indexing="ij")
+    assert abs((out * x).sum() / out.sum()) < 0.3
+    assert abs((out * y).sum() / out.sum()) < 0.3
+    assert out[torch.hypot(x, y) > 0.085 * 65 + 3].max() == 0
+
+
+def test_sketch_is_a_dark_line_along_the_outline_on_white() -> None:
+    # Reference: the mask at eight times the size, widened and narrowed by 1.5 and by 0.3 pixels.
+    def widened(mask: torch.Tensor, pixels: float) -> torch.Tensor:
+        reach = round(8 * pixels)
+        return torch.nn.functional.max_pool2d(mask, 2 * reach + 1, 1, reach)[:, 0, 4::8, 4::8] > 0
+
+    some = INDICES[::3]
+    images = variant("sketch").images(some)
+    assert (images == images[:, :1]).all()
+    inside = variant("clean", size=256).masks(some).float()[:, None]
+    near = widened(inside, 1.5) & widened(1 - inside, 1.5)
+    on_line = widened(inside, 0.3) & widened(1 - inside, 0.3)
+    assert (images[:, 0][~near] == 255).all()
+    assert images[:, 0][on_line].max() < 160
+    assert images[:, 0][on_line].float().mean() < 60
+
+
+def test_silhouette_is_the_mask_in_black_on_white() -> None:
+    images, masks = variant("silhouette").images(INDICES), variant("clean").masks(INDICES)
+    assert ((images[:, 0] < 128) == masks).double().mean() > 0.999
+    assert (images[:, :1] == images).all()
+
+
+def test_texture_swapped_shows_only_another_class_texture() -> None:
+    for classes in (3, 10, 64):
+        shapes = variant("texture_swapped", count=2000, classes=classes)
+        factors = shapes.factors(torch.arange(2000))
+        own = shapes.class_textures[shapes.labels]
+        assert (factors["texture"] != own).all()
+        assert set(factors["texture"].tolist()) <= set(shapes.class_textures.tolist())
+        if classes >= len(FOREGROUND) + 2:
+            assert len(set(factors["texture"].tolist())) == len(FOREGROUND)
+
+
+def test_texture_swapped_leaves_the_background_alone() -> None:
+    images, masks = variant("texture_swapped").images(INDICES), variant("clean").masks(INDICES)
+    grown = torch.nn.functional.max_pool2d(masks.float()[:, None], 5, 1, 2).expand_as(images) > 0
+    assert torch.equal(images[~grown], CLEAN[~grown])
+    changed = (images != CLEAN).flatten(1).any(1)
+    assert changed.double().mean() > 0.5
+
+
+def test_recoloured_uses_hues_between_those_of_the_clean_images() -> None:
+    # Reference: colorsys of the standard library, on the plain backgrounds of clean and recoloured.
+    import colorsys
+
+    for name, offset in (("clean", 0.0), ("recoloured", 0.5)):
+        shapes = variant(name, count=300)
+        indices = torch.arange(300)
+        plain = indices[shapes.factors(indices)["background_texture"] == 0]
+        corner = shapes.images(plain)[:, :, 0, 0]
+        background = shapes.factors(plain)["background"]
+        for colour, number in zip(corner.tolist(), background.tolist(), strict=True):
+            hue = colorsys.rgb_to_hsv(*(x / 255 for x in colour))[0] * HUES
+            assert abs((hue - offset - number + HUES / 2) % HUES - HUES / 2) < 0.05
+
+
+def test_texture_only_and_background_only_show_no_outline() -> None:
+    # An image without an outline is the same whatever the class: change the classes, keep the rest.
+    for name in ("texture_only", "background_only"):
+        many = Shapes(60, split="test", variant=name, classes=76, rho=0.0)
+        few = Shapes(60, split="test", variant=name, classes=5, rho=0.0)
+        assert torch.equal(many.images(torch.arange(60)), few.images(torch.arange(60)))
+
+
+def test_background_only_is_the_clean_image_without_its_object() -> None:
+    images, masks = variant("background_only").images(INDICES), variant("clean").masks(INDICES)
+    grown = torch.nn.functional.max_pool2d(masks.float()[:, None], 5, 1, 2).expand_as(images) > 0
+    assert torch.equal(images[~grown], CLEAN[~grown])
+
+
+def test_unknown_variants_are_refused_with_a_suggestion() -> None:
+    with pytest.raises(UserError, match="did you mean corrupted:fog:5"):
+        parse_variant("corrupted:fog:6")
+    with pytest.raises(UserError, match="did you mean recoloured"):
+        parse_variant("recolored")
+    with pytest.raises(UserError, match="no corruption 'rain'"):
+        corrupt(CLEAN, "rain", 1, key=0, indices=INDICES)
+    with pytest.raises(UserError, match="severity 0"):
+        corrupt(CLEAN, "fog", 0, key=0, indices=INDICES)
