@@ -233,6 +233,18 @@ def test_without_detaching_the_tangent_pull_of_a_query_mixed_point_shrinks(beta)
     torch.testing.assert_close(tangents[1], tangents[0] * factor)
 
 
+def test_opposites_in_equal_shares_give_finite_logits():
+    query = torch.tensor([[1.0, 0.0]], requires_grad=True)
+    queue = torch.tensor([[-1.0000001, 0.0], [1.0, 0.0]])
+    half, one = torch.tensor([[0.5]]), torch.tensor([[1]])
+    draws = MixingDraws(one - 1, one, half, one - 1, half)
+    pool = HardPool(torch.tensor([[0, 1]]), torch.tensor([2]))
+    logits = logits_from_draws(query, queue, query @ queue.T, pool, draws)
+    logits.sum().backward()
+    assert logits.isfinite().all()
+    assert query.grad.isfinite().all()
+
+
 def test_no_gradient_reaches_the_queue():
     query, queue = unit(3, 8).requires_grad_(), unit(20, 8, seed=1).requires_grad_()
     cosines = query @ queue.detach().T

@@ -116,8 +116,9 @@ def logits_from_draws(
     itself = (query * other).sum(dim=1, keepdim=True)
     square = other.square().sum(dim=1, keepdim=True)
     overlap = parent.detach() if detach_query else parent
-    norm = (beta**2 * square + (1 - beta) ** 2 + 2 * beta * (1 - beta) * overlap).sqrt()
-    queries = (beta * itself + (1 - beta) * parent) / norm
+    squared_norm = beta**2 * square + (1 - beta) ** 2 + 2 * beta * (1 - beta) * overlap
+    # The floors are that of torch.nn.functional.normalize: opposites make a zero, not a NaN.
+    queries = (beta * itself + (1 - beta) * parent) / squared_norm.clamp(min=1e-24).sqrt()
 
     return torch.cat([pairs, queries], dim=1).masked_fill(no_pool, -math.inf)
 
@@ -131,5 +132,4 @@ def _pair_norms(queue: Tensor, pool: HardPool, draws: MixingDraws) -> Tensor:
         torch.linalg.vector_norm(combine_pairs(queue, *part), dim=1)
         for part in zip(torch.split(rows, chunk), torch.split(shares, chunk), strict=True)
     ]
-    # The floor is that of torch.nn.functional.normalize: opposite parents make a zero, not a NaN.
     return torch.cat(norms).view(draws.alpha.shape).clamp(min=1e-12)
