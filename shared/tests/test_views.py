@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from retable import random, views
-from retable.views import ViewParameters, ViewRecipe, cropping
-from retable.views.photometric import _blur_basis, _program
+from retable.views import ViewParameters, ViewRecipe, colours, cropping
+from retable.views.colours import _blur_basis, _program
 from retable.views.schedule import schedule
 
 RECIPES = {
@@ -159,6 +159,19 @@ def test_colours_equal_torchvision(name: str) -> None:
     )
 
 
+def test_large_views_in_pieces_and_bands_equal_torchvision(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # Source: torchvision.transforms.v2.functional, one operation and one sample at a time.
+    recipe = replace(views.moco_v2(150), mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
+    crops = photographs(9, 150, 150).float() / 255
+    drawn = views.sample_parameters(recipe, 5, torch.arange(9), 150, 150)
+    monkeypatch.setattr(colours, "_CPU_PIECE", 4 * 3 * 150 * 150)
+    ours = views.photometric(crops, drawn, recipe)
+    theirs = coloured_by_torchvision(crops, drawn, recipe)
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=3e-6)
+
+
 def test_the_normalisation_equals_torchvision() -> None:
     # Source: torchvision.transforms.v2.functional.normalize.
     recipe = replace(views.moco_v2(32), mean=(0.5, 0.4, 0.3), std=(0.1, 0.2, 0.3))
@@ -177,7 +190,7 @@ def test_the_normalisation_equals_torchvision() -> None:
 )
 def test_any_hue_shift_of_any_colour_equals_torchvision(color: list[int], shift: float) -> None:
     # Source: torchvision.transforms.v2.functional.adjust_hue.
-    from retable.views.photometric import _shift_hue
+    from retable.views.colours import _shift_hue
 
     pixel = torch.tensor(color).float().div(255).view(3, 1, 1, 1)
     turned = pixel.clone()

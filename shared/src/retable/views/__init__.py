@@ -1,8 +1,8 @@
 """Views: random crops and photometric augmentation, what is drawn separated from what is done."""
 
+from retable.views.colours import photometric
 from retable.views.cropping import crop_resize, cut
 from retable.views.making import finish_view, make_view
-from retable.views.photometric import photometric
 from retable.views.recipe import (
     IMAGENET_MEAN,
     IMAGENET_STD,

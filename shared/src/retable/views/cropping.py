@@ -20,8 +20,8 @@ from retable.views.sampling import ViewParameters
 Interpolation = Literal["bilinear", "bicubic"]
 
 # Above this many multiply-adds for one image and channel, a CPU is faster with ATen's own kernel,
-# image by image, which skips the zeros of the matrices (measured: equal at about 100 pixels).
-_DENSE_LIMIT = 2_000_000
+# image by image, which skips the zeros of the matrices (measured: equal at about 80 pixels).
+_DENSE_LIMIT = 1_000_000
 
 
 def crop_resize(

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from retable.views.colours import photometric
 from retable.views.cropping import crop_resize
-from retable.views.photometric import photometric
 from retable.views.recipe import ViewRecipe
 from retable.views.sampling import ViewParameters, sample_parameters
 

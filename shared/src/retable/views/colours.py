@@ -16,6 +16,11 @@ from retable.views.recipe import ViewRecipe
 from retable.views.sampling import ViewParameters
 from retable.views.schedule import BLENDS, Schedule, Subset, schedule
 
+# So many values are worked through at once on a CPU, in order to stay in its cache.
+_CPU_PIECE = 1 << 19
+# Blurring that many pixels at a time skips the zeros of the blur's matrix.
+_BLUR_BLOCK = 64
+
 
 def photometric(
     crops: Tensor, parameters: ViewParameters, recipe: ViewRecipe, *, compiled: bool = False
@@ -41,6 +46,11 @@ def photometric(
     >>> photometric(torch.rand(4, 3, 32, 32), drawn, moco_v2(32)).shape
     torch.Size([4, 3, 32, 32])
     """
+    piece = max(1, _CPU_PIECE // crops[:1].numel()) if len(crops) else 1
+    if crops.device.type == "cpu" and not compiled and len(crops) > piece:
+        starts = range(0, len(crops), piece)
+        pieces = (slice(start, start + piece) for start in starts)
+        return torch.cat([photometric(crops[rows], parameters[rows], recipe) for rows in pieces])
     plan = schedule(parameters, recipe, fixed_shapes=compiled).to(crops.device)
     basis = _blur_basis(crops.shape[-1], recipe.kernel_size, crops.device)
     run = _compiled_program() if compiled else _program
@@ -154,14 +164,32 @@ def _solarize(planes: Tensor, strength: Tensor) -> Tensor:
 
 
 def _blur(planes: Tensor, sigma: Tensor, basis: Tensor) -> Tensor:
-    """Convolve rows and columns with one symmetric matrix product each; sigma 0 changes nothing."""
+    """Convolve rows and columns with one symmetric kernel each; sigma 0 changes nothing."""
     size = planes.shape[-1]
-    reach = torch.arange(len(basis), dtype=torch.float32, device=basis.device)
+    distances = torch.arange(len(basis), dtype=torch.float32, device=basis.device)
     # A deviation of a hundredth of a pixel puts all weight on the middle tap.
-    taps = torch.exp(-0.5 * (reach / sigma.clamp(min=0.01)[:, None]) ** 2)
+    taps = torch.exp(-0.5 * (distances / sigma.clamp(min=0.01)[:, None]) ** 2)
     taps = taps / (2 * taps.sum(dim=1, keepdim=True) - 1)
     matrix = (taps @ basis).view(-1, size, size)
-    return torch.stack([torch.bmm(torch.bmm(matrix, plane), matrix.mT) for plane in planes])
+    blurred = torch.empty_like(planes)
+    for plane, result in zip(planes.unbind(), blurred.unbind(), strict=True):
+        half = torch.empty_like(plane)
+        for out, of in _bands(size, len(basis) - 1):
+            half[:, out] = torch.bmm(matrix[:, out, of], plane[:, of])
+        for out, of in _bands(size, len(basis) - 1):
+            result[:, :, out] = torch.bmm(half[:, :, of], matrix[:, out, of].mT)
+    return blurred
+
+
+def _bands(size: int, radius: int) -> list[tuple[slice, slice]]:
+    """Blocks of results, each with the stretch of pixels within ``radius`` that it depends on."""
+    return [
+        (
+            slice(start, min(start + _BLUR_BLOCK, size)),
+            slice(max(start - radius, 0), min(start + _BLUR_BLOCK + radius, size)),
+        )
+        for start in range(0, size, _BLUR_BLOCK)
+    ]
 
 
 @lru_cache(maxsize=16)
