@@ -59,9 +59,8 @@ def info_nce(logits: Tensor, temperature: float) -> Tensor:
     torch.Size([])
     """
     _check(temperature)
-    with torch.autocast(logits.device.type, enabled=False):
-        loss: Tensor = _FirstColumnCrossEntropy.apply(logits.float(), temperature)
-        return loss
+    loss: Tensor = _FirstColumnCrossEntropy.apply(logits.float(), temperature)
+    return loss
 
 
 def nt_xent(first: Tensor, second: Tensor, temperature: float) -> Tensor:

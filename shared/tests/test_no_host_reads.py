@@ -1,0 +1,36 @@
+"""A step must not wait for the device: tensors on the meta device have no values to wait for."""
+
+import pytest
+import torch
+
+from retable.batch_norm import group_batch_norm, shuffled
+from retable.encoders import EncoderRecipe, build_encoder
+from retable.losses import info_nce
+from retable.momentum import MomentumCopy
+from retable.optim import LARS, parameter_groups
+from retable.queues import KeyQueue
+
+
+def test_the_meta_device_refuses_to_be_read() -> None:
+    with pytest.raises(RuntimeError, match="meta"):
+        torch.zeros(1, device="meta").item()
+
+
+def test_a_contrastive_step_reads_nothing_from_the_device() -> None:
+    with torch.device("meta"):
+        encoder = group_batch_norm(build_encoder(EncoderRecipe("small_resnet8"), key=0), 4)
+        target = MomentumCopy(encoder)
+        queue = KeyQueue(12, 64, key=0, labels=True)
+        groups = parameter_groups(encoder, 0.1, exclude_bias_and_norm=True)
+        optimizer = LARS(groups, 0.1, nesterov=True)
+        images = torch.empty(8, 3, 32, 32)
+        labels = torch.empty(8, dtype=torch.long)
+    for step in range(2):
+        target.update(0.99)
+        queries, keys = encoder(images), shuffled(target, images, key=step)
+        positive = (queries * keys).sum(1, keepdim=True)
+        loss = info_nce(torch.cat([positive, queries @ queue.rows.T], 1), 0.2)
+        torch.autograd.backward(loss)
+        optimizer.step()
+        queue.enqueue(keys, labels)
+    assert queue.pointer == 4
