@@ -163,6 +163,18 @@ def test_the_sum_names_every_miss(render):
     assert "MISS: row 'ours', column 'top1'." in text
 
 
+def test_a_column_that_the_paper_does_not_print_says_so():
+    extra = PAPER.replace(
+        "[[rows]]",
+        '[[columns]]\nkey = "knn"\nlabel = "kNN"\nunit = "%"\nhigher_is_better = true\n\n[[rows]]',
+        1,
+    )
+    stated = parse_reference(extra, "table9.toml")
+    text = render_terminal(compare(stated, {"base": {"knn": {0: 5.0}}}, scale="paper"), width=100)
+    assert "kNN (%), higher is better; the paper prints no number" in text
+    assert "Top-1 (%), higher is better\n" in text
+
+
 def test_claims_are_shown_with_interval_seeds_and_margin():
     text = render_terminal(at_paper_scale(), width=100)
     assert "supported    The method gains five points." in text

@@ -165,7 +165,7 @@ def test_one_value_has_no_spread_and_nothing_pools_to_nothing():
 @pytest.mark.parametrize(("n", "m"), [(1, 5), (2, 5), (3, 3), (5, 5)])
 def test_intervals_cover_no_difference_in_95_of_100_experiments(n, m):
     # Source: the definition of a 95 % interval, with draws of equal spread on both sides.
-    trials = 3000
+    trials = 2000
     draws = normal(derive_key(0, "coverage", n, m), torch.arange(trials * (n + m)))
     covered = 0
     for sample in draws.view(trials, n + m).double().tolist():

@@ -8,11 +8,11 @@ from collections.abc import Sequence
 from retable.tables.comparison import Comparison
 from retable.tables.phrases import (
     block,
+    block_heading,
     claim_decimals,
     claim_margin,
     claim_result,
     claims_heading,
-    heading,
     missing,
     remarks,
     scale_sentences,
@@ -29,7 +29,7 @@ def render_markdown(comparison: Comparison, *, level: int = 1) -> str:
     parts.append("\n".join(scale_sentences(comparison)))
     for column in shown_columns(comparison):
         heads, lines = block(comparison, column)
-        parts += [f"{mark}# {heading(column)}", _markdown_table(heads, lines)]
+        parts += [f"{mark}# {block_heading(comparison, column)}", _markdown_table(heads, lines)]
         if column.key in comparison.reasons:
             parts.append(f"Tolerance: {comparison.reasons[column.key]}")
     if comparison.claims:

@@ -109,6 +109,8 @@ def block(comparison: Comparison, column: Column) -> tuple[list[str], list[list[
     }
     if comparison.provenance is None:
         del fields["proxy reference"]
+    if not any(cell.paper for _, cell in rows):  # said in the heading
+        del fields["paper"]
     for name in ("difference [95 %]", "tolerance"):
         if not any(fields[name]):
             del fields[name]
@@ -134,6 +136,12 @@ def heading(column: Column) -> str:
     said = not column.unit or column.unit in column.label or column.label.endswith(")")
     unit = "" if said else f" ({column.unit})"
     return f"{column.label}{unit}, {'higher' if column.higher_is_better else 'lower'} is better"
+
+
+def block_heading(comparison: Comparison, column: Column) -> str:
+    """Return a block's heading, which says where the paper prints no number for the column."""
+    printed = any(row.cells[column.key].paper for row in comparison.rows)
+    return heading(column) + ("" if printed else "; the paper prints no number")
 
 
 def claim_result(compared: ComparedClaim, decimals: int) -> str:

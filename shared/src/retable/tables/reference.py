@@ -1,8 +1,23 @@
 """The stored numbers that a table is compared with, as data.
 
-A reference file is TOML: ``[table]``, ``[[columns]]``, ``[[rows]]``, ``[[claims]]`` and, where we
-recorded it ourselves, ``[provenance]``. Numbers without a spread or a tolerance say in a ``reason``
-what stands in for it.
+A reference file is TOML. ``[table]`` says what it is and where it is from; ``[[columns]]``,
+``[[rows]]`` and ``[[claims]]`` follow, and ``[provenance]`` where we recorded it ourselves::
+
+    [[columns]]
+    key = "top1"
+    label = "Top-1"
+    unit = "%"
+    higher_is_better = true
+    tolerance = { value = 1.2, reason = "three of the stds below" }
+    spread = { std = 0.39, degrees = 4, reason = "root mean square of the printed stds" }
+
+    [[rows]]
+    key = "moco_v2"
+    label = "MoCo-v2"
+    origin = "reimplemented"
+    values = { top1 = { value = 78.0, std = 0.2, runs = 3 } }
+
+``std`` and ``runs`` stay out where nobody printed them: ``spread`` says what stands in, and why.
 """
 
 from __future__ import annotations

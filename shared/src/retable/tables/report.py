@@ -22,11 +22,11 @@ from retable.tables.comparison import ComparedClaim, Comparison, Scale
 from retable.tables.markdown import render_markdown
 from retable.tables.phrases import (
     block,
+    block_heading,
     claim_decimals,
     claim_margin,
     claim_result,
     claims_heading,
-    heading,
     missing,
     remarks,
     scale_sentences,
@@ -233,7 +233,10 @@ def _html_section(
         f'<p class="scale">{"<br>".join(map(_text, scale_sentences(comparison)))}</p>',
     ]
     for column in shown_columns(comparison):
-        parts += [f"<h3>{_text(heading(column))}</h3>", _html_block(comparison, column)]
+        parts += [
+            f"<h3>{_text(block_heading(comparison, column))}</h3>",
+            _html_block(comparison, column),
+        ]
         if column.key in comparison.reasons:
             reason = f"Tolerance: {comparison.reasons[column.key]}"
             parts.append(f'<p class="soft">{_text(reason)}</p>')

@@ -18,11 +18,11 @@ from retable.tables.comparison import ComparedClaim, Comparison
 from retable.tables.phrases import (
     EMPTY,
     block,
+    block_heading,
     claim_decimals,
     claim_margin,
     claim_result,
     claims_heading,
-    heading,
     missing,
     remarks,
     scale_sentences,
@@ -64,7 +64,11 @@ def render_terminal(
     parts += [_wrapped(sentence, width) for sentence in scale_sentences(comparison)]
     for column in shown_columns(comparison):
         heads, lines = block(comparison, column)
-        parts += ["", _wrapped(heading(column), width), _aligned(heads, lines, width)]
+        parts += [
+            "",
+            _wrapped(block_heading(comparison, column), width),
+            _aligned(heads, lines, width),
+        ]
     if comparison.claims:
         parts += ["", _wrapped(claims_heading(comparison), width)]
         parts += [_claim_text(comparison, claim, width) for claim in comparison.claims]
