@@ -5,18 +5,22 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Collection
 from functools import partial
 from types import SimpleNamespace
+from typing import IO, Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from retable import distributed, random
 from retable.data.decoding import UnreadableImageError
-from retable.data.feeds import CropDataset, make_feed
-from retable.data.loader import Loader, iterate
+from retable.data.feeds import CropDataset, Crops, make_feed
+from retable.data.loader import LoadedBatch, Loader, iterate
 from retable.data.plans import TrainingPlan, share_of
 from retable.data.sampler import Sampler
+from retable.data.sources import Source
 from retable.errors import UserError
 from retable.testing import run_processes
 from retable.views import ViewRecipe, center, crop_and_flip, make_view, moco_v2
@@ -25,7 +29,13 @@ from retable.views import ViewRecipe, center, crop_and_flip, make_view, moco_v2
 class Pictures:
     """A source in memory; `broken` samples cannot be read."""
 
-    def __init__(self, sizes, resident=False, broken=(), skip_unreadable=False):
+    def __init__(
+        self,
+        sizes: list[tuple[int, int]],
+        resident: bool = False,
+        broken: Collection[int] = (),
+        skip_unreadable: bool = False,
+    ) -> None:
         key = random.derive_key(0, "pictures")
         self.images = [
             random.integers(key + i, torch.arange(3 * h * w), 256).view(3, h, w).to(torch.uint8)
@@ -33,23 +43,23 @@ class Pictures:
         ]
         self.labels = torch.arange(len(sizes)) % 3
         self.class_names = ["a", "b", "c"]
-        self.description = {"checksum": ""}
+        self.description: dict[str, Any] = {"checksum": ""}
         self.in_memory = resident
         self.broken = broken
         self.skip_unreadable = skip_unreadable
-        self.unreadable = set()
+        self.unreadable: set[int] = set()
         self.reads = 0
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.images)
 
-    def image(self, index):
+    def image(self, index: int) -> Tensor:
         self.reads += 1
         if index in self.broken:
             raise UnreadableImageError(f"number {index}", "broken")
         return self.images[index]
 
-    def resident(self, *, decode=False):
+    def resident(self, *, decode: bool = False) -> Tensor | None:
         one_size = len({image.shape for image in self.images}) == 1
         return torch.stack(self.images) if one_size and (decode or self.in_memory) else None
 
@@ -59,13 +69,13 @@ EQUAL = [(20, 26)] * 24
 RECIPES = (moco_v2(12), crop_and_flip(8))
 
 
-def batches(source, first, last, **options):
+def batches(source: Source, first: int, last: int, **options: Any) -> list[LoadedBatch]:
     options = {"batch_size": 6, "recipes": RECIPES, **options}
     sampler = Sampler(len(source), options.pop("batch_size"), seed=5)
     return list(Loader(source, sampler, options.pop("recipes"), **options).batches(first, last))
 
 
-def assert_equal_batches(ours, theirs):
+def assert_equal_batches(ours: list[LoadedBatch], theirs: list[LoadedBatch]) -> None:
     assert len(ours) == len(theirs)
     for a, b in zip(ours, theirs, strict=True):
         assert a.step == b.step
@@ -74,7 +84,7 @@ def assert_equal_batches(ours, theirs):
         assert all(map(torch.equal, a.views, b.views))
 
 
-def test_a_view_is_made_of_the_sampled_images_with_the_key_of_its_epoch_and_number():
+def test_a_view_is_made_of_the_sampled_images_with_the_key_of_its_epoch_and_number() -> None:
     source = Pictures(EQUAL, resident=True)
     step = 9  # in the third of 4-step epochs
     (batch,) = batches(source, step, step + 1)
@@ -83,25 +93,25 @@ def test_a_view_is_made_of_the_sampled_images_with_the_key_of_its_epoch_and_numb
     assert torch.equal(batch.labels, source.labels[batch.indices])
     assert torch.equal(batch.positions, torch.arange(6))
     for number, recipe in enumerate(RECIPES):
-        images = source.resident()[batch.indices]
+        images = torch.stack(source.images)[batch.indices]
         key = random.derive_key(5, "views", 2, number)
         assert torch.equal(batch.views[number], make_view(images, batch.indices, recipe, key))
 
 
 @pytest.mark.parametrize("resident", [True, False])
-def test_to_start_at_a_later_step_gives_the_batches_of_a_run_from_the_start(resident):
+def test_to_start_at_a_later_step_gives_the_batches_of_a_run_from_the_start(resident: bool) -> None:
     source = Pictures(EQUAL)
     whole = batches(source, 0, 9, resident=resident)
     assert_equal_batches(batches(source, 5, 9, resident=resident), whole[5:])
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_workers_change_nothing(workers):
+def test_workers_change_nothing(workers: int) -> None:
     source = Pictures(VARIED)
     assert_equal_batches(batches(source, 2, 7, workers=workers), batches(source, 2, 7))
 
 
-def test_worker_crops_are_the_resident_crops_rounded_to_uint8():
+def test_worker_crops_are_the_resident_crops_rounded_to_uint8() -> None:
     plain = ViewRecipe(
         size=10, crop_scale=(0.2, 1.0), flip_probability=0.5, mean=(0,) * 3, std=(1,) * 3
     )
@@ -115,7 +125,9 @@ def test_worker_crops_are_the_resident_crops_rounded_to_uint8():
         assert (rough.views[0] - fine.views[0]).abs().max() <= 2 / 255
 
 
-def test_the_processes_shares_join_to_the_batch_of_one_process(monkeypatch):
+def test_the_processes_shares_join_to_the_batch_of_one_process(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     source = Pictures(EQUAL)
     alone = batches(source, 0, 5)
     parts = []
@@ -133,7 +145,7 @@ def test_the_processes_shares_join_to_the_batch_of_one_process(monkeypatch):
             torch.testing.assert_close(joined, whole.views[number], rtol=0, atol=2e-6)
 
 
-def load_and_gather():
+def load_and_gather() -> tuple[list[Tensor], list[Tensor]]:
     """What two steps and one evaluation give, gathered over the processes."""
     source = Pictures(VARIED)
     steps = batches(source, 3, 5)
@@ -143,7 +155,7 @@ def load_and_gather():
     return [distributed.gather(part) for part in (*own, indices)], views
 
 
-def test_two_gloo_processes_load_what_one_loads():
+def test_two_gloo_processes_load_what_one_loads() -> None:
     # Source: the same call in one process.
     (alone, whole), results = load_and_gather(), run_processes(load_and_gather, 2)
     for gathered, _ in results:
@@ -157,13 +169,13 @@ def test_two_gloo_processes_load_what_one_loads():
         torch.testing.assert_close(joined, whole[step], rtol=0, atol=2e-6)
 
 
-def test_each_image_is_read_once_for_all_its_views():
+def test_each_image_is_read_once_for_all_its_views() -> None:
     source = Pictures(VARIED)
     batches(source, 0, 4)
     assert source.reads == 24
 
 
-def test_evaluation_yields_every_sample_once_and_in_order():
+def test_evaluation_yields_every_sample_once_and_in_order() -> None:
     source = Pictures(VARIED)
     views, labels, indices = zip(*iterate(source, center(8, 10), 7), strict=True)
     assert [len(part) for part in views] == [7, 7, 7, 3]
@@ -171,14 +183,14 @@ def test_evaluation_yields_every_sample_once_and_in_order():
     assert torch.equal(torch.cat(labels), source.labels)
 
 
-def test_evaluation_views_do_not_depend_on_the_batch_size():
+def test_evaluation_views_do_not_depend_on_the_batch_size() -> None:
     source = Pictures(VARIED)
     whole = torch.cat([views for views, _, _ in iterate(source, crop_and_flip(8), 24, key=3)])
     parts = torch.cat([views for views, _, _ in iterate(source, crop_and_flip(8), 5, key=3)])
     assert torch.equal(whole, parts)
 
 
-def test_evaluation_is_shared_by_contiguous_slices(monkeypatch):
+def test_evaluation_is_shared_by_contiguous_slices(monkeypatch: pytest.MonkeyPatch) -> None:
     source = Pictures(VARIED)
     seen = []
     for process in range(5):
@@ -189,30 +201,35 @@ def test_evaluation_is_shared_by_contiguous_slices(monkeypatch):
     assert torch.equal(torch.cat(seen), torch.arange(24))
 
 
-def test_nothing_of_the_global_random_state_is_used():
+def test_nothing_of_the_global_random_state_is_used() -> None:
     before = torch.get_rng_state()
     batches(Pictures(VARIED), 0, 2, workers=1)
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_what_workers_hold_can_be_sent_to_another_process():
+def test_what_workers_hold_can_be_sent_to_another_process() -> None:
     source = Pictures(VARIED)
     dataset = CropDataset(source, TrainingPlan(Sampler(24, 6, 0), 2, 0, 1), RECIPES)
     copy = pickle.loads(pickle.dumps(dataset))
-    assert all(map(torch.equal, copy[3].crops, dataset[3].crops))
+    sent, kept = copy[3], dataset[3]
+    assert isinstance(sent, Crops)
+    assert isinstance(kept, Crops)
+    assert all(map(torch.equal, sent.crops, kept.crops))
 
 
-def test_workers_end_when_the_batches_are_left_early():
+def test_workers_end_when_the_batches_are_left_early() -> None:
     source = Pictures(VARIED)
     loader = Loader(source, Sampler(24, 6, 0), RECIPES, workers=2)
     running = loader.batches(0, 100)
     next(running)
     assert len(multiprocessing.active_children()) == 2
-    running.close()
+    del running
     assert multiprocessing.active_children() == []
 
 
-def test_too_little_shared_memory_is_refused_before_workers_start(monkeypatch):
+def test_too_little_shared_memory_is_refused_before_workers_start(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     usage = SimpleNamespace(free=6 * 3 * (12**2 + 8**2))
     monkeypatch.setattr("shutil.disk_usage", lambda folder: usage)
     monkeypatch.setattr("os.path.isdir", lambda folder: True)
@@ -222,13 +239,13 @@ def test_too_little_shared_memory_is_refused_before_workers_start(monkeypatch):
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_an_unreadable_image_is_refused_by_name(workers):
+def test_an_unreadable_image_is_refused_by_name(workers: int) -> None:
     with pytest.raises(UserError, match=r"^The image number 4 is unreadable \(broken\)[^\n]*$"):
         batches(Pictures(VARIED, broken=(4,)), 0, 4, workers=workers)
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_a_skipped_image_is_replaced_by_the_next_readable_one_and_counted(workers):
+def test_a_skipped_image_is_replaced_by_the_next_readable_one_and_counted(workers: int) -> None:
     source = Pictures(VARIED, broken=(4, 5, 23), skip_unreadable=True)
     intact = batches(Pictures(VARIED), 0, 4)
     skipped = batches(source, 0, 4, workers=workers)
@@ -239,26 +256,28 @@ def test_a_skipped_image_is_replaced_by_the_next_readable_one_and_counted(worker
     assert source.unreadable == {4, 5, 23}
 
 
-def test_a_source_without_any_readable_image_is_refused_although_skipping():
+def test_a_source_without_any_readable_image_is_refused_although_skipping() -> None:
     with pytest.raises(UserError, match="unreadable"):
         batches(Pictures(VARIED, broken=range(24), skip_unreadable=True), 0, 1)
 
 
-def test_images_of_several_sizes_cannot_be_kept_resident():
+def test_images_of_several_sizes_cannot_be_kept_resident() -> None:
     with pytest.raises(UserError, match="differ in size"):
         batches(Pictures(VARIED), 0, 1, resident=True)
 
 
-def test_processes_that_do_not_divide_the_batch_are_refused_before_training(monkeypatch):
+def test_processes_that_do_not_divide_the_batch_are_refused_before_training(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr("retable.distributed.process_count", lambda: 4)
     with pytest.raises(UserError, match="divides 6"):
         Loader(Pictures(EQUAL), Sampler(24, 6, 0), RECIPES)
 
 
-def test_a_resident_source_is_moved_to_its_device_once():
+def test_a_resident_source_is_moved_to_its_device_once() -> None:
     source = Pictures(EQUAL, resident=True)
-    options = {"workers": 0, "device": "cpu", "resident": None}
-    assert make_feed(source, **options) is make_feed(source, **options)
+    feeds = [make_feed(source, workers=0, device="cpu", resident=None) for _ in range(2)]
+    assert feeds[0] is feeds[1]
 
 
 SCRIPT = """
@@ -280,7 +299,12 @@ for batch in loader.batches(0, 100_000):
 """
 
 
-def _alive(process):
+def _piped(stream: IO[str] | None) -> IO[str]:
+    assert stream is not None
+    return stream
+
+
+def _alive(process: int) -> bool:
     try:
         with open(f"/proc/{process}/stat", encoding="ascii") as file:
             return file.read().rpartition(")")[2].split()[0] != "Z"
@@ -290,7 +314,7 @@ def _alive(process):
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.parametrize("resident", [True, False])
-def test_batches_on_a_gpu_are_those_of_the_cpu_made_without_waiting_for_it(resident):
+def test_batches_on_a_gpu_are_those_of_the_cpu_made_without_waiting_for_it(resident: bool) -> None:
     source = Pictures(EQUAL)
     expected = batches(source, 0, 6, resident=resident)
     options = {"resident": resident, "device": "cuda", "workers": 0 if resident else 2}
@@ -308,7 +332,7 @@ def test_batches_on_a_gpu_are_those_of_the_cpu_made_without_waiting_for_it(resid
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-def test_workers_end_with_their_parent_interrupted_or_killed():
+def test_workers_end_with_their_parent_interrupted_or_killed() -> None:
     start = partial(
         subprocess.Popen,
         [sys.executable, "-c", SCRIPT],
@@ -321,7 +345,7 @@ def test_workers_end_with_their_parent_interrupted_or_killed():
         workers = [
             int(word)
             for parent in (interrupted, killed)
-            for word in parent.stdout.readline().split()
+            for word in _piped(parent.stdout).readline().split()
         ]
         assert len(workers) == 4
         os.killpg(interrupted.pid, signal.SIGINT)  # as a terminal does
@@ -330,4 +354,4 @@ def test_workers_end_with_their_parent_interrupted_or_killed():
         while any(map(_alive, workers)) and time.monotonic() < deadline:
             time.sleep(0.1)
         assert not any(map(_alive, workers))
-        assert interrupted.stderr.read().count("Traceback") == 1  # the parent's own
+        assert _piped(interrupted.stderr).read().count("Traceback") == 1  # the parent's own

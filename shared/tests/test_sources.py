@@ -2,11 +2,16 @@ import io
 import os
 import pickle
 import shutil
+from pathlib import Path
+from typing import Any
 
-import datasets
 import numpy
 import pytest
 import torch
+from datasets.arrow_dataset import Dataset
+from datasets.dataset_dict import DatasetDict
+from datasets.features import ClassLabel, Features
+from datasets.features import Image as ImageColumn
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -16,6 +21,7 @@ from torchvision.transforms.functional import pil_to_tensor
 
 from retable.data.decoding import decode, decode_all, first_faults
 from retable.data.folders import PackedNames
+from retable.data.huggingface import TableSource
 from retable.data.loader import iterate
 from retable.data.sources import Source, open_source, with_parameter
 from retable.errors import UserError
@@ -24,7 +30,7 @@ from retable.views import center
 CLASSES = ["ant", "bee", "cat"]
 
 
-def picture(number, size=None):
+def picture(number: int, size: tuple[int, int] | None = None) -> Image.Image:
     """A smooth picture: JPEG keeps it, and no two are alike."""
     height, width = size or (24 + number % 5, 32 - number % 7)
     y, x = numpy.mgrid[:height, :width]
@@ -32,14 +38,14 @@ def picture(number, size=None):
     return Image.fromarray(numpy.stack(channels, axis=2).astype("uint8"))
 
 
-def encoded(image, kind="JPEG"):
+def encoded(image: Image.Image, kind: str = "JPEG") -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, kind)
     return buffer.getvalue()
 
 
 @pytest.fixture
-def folder(tmp_path):
+def folder(tmp_path: Path) -> Path:
     number = 0
     for split, per_class in (("train", 4), ("val", 2)):
         for name in CLASSES:
@@ -50,21 +56,23 @@ def folder(tmp_path):
     return tmp_path
 
 
-def table(per_class, cells=None, label="label"):
+def table(
+    per_class: int, cells: list[dict[str, Any]] | None = None, label: str = "label"
+) -> Dataset:
     count = per_class * len(CLASSES)
-    features = {
-        "image": datasets.Image(),
-        label: datasets.ClassLabel(names=CLASSES),
+    features: Any = {
+        "image": ImageColumn(),
+        label: ClassLabel(names=CLASSES),
     }
     cells = cells or [{"bytes": encoded(picture(i)), "path": None} for i in range(count)]
     columns = {"image": cells, label: [i % len(CLASSES) for i in range(len(cells))]}
-    return datasets.Dataset.from_dict(columns, features=datasets.Features(features))
+    return Dataset.from_dict(columns, features=Features(features))  # type: ignore[no-untyped-call]
 
 
 @pytest.fixture
-def saved(tmp_path):
+def saved(tmp_path: Path) -> Path:
     splits = {"train": table(4), "validation": table(2), "test": table(1)}
-    datasets.DatasetDict(splits).save_to_disk(tmp_path / "saved")
+    DatasetDict(splits).save_to_disk(tmp_path / "saved")
     return tmp_path / "saved"
 
 
@@ -72,7 +80,7 @@ def saved(tmp_path):
 
 
 @pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
-def test_jpegs_of_every_colour_model_decode_to_what_pil_makes_of_them(mode):
+def test_jpegs_of_every_colour_model_decode_to_what_pil_makes_of_them(mode: str) -> None:
     # Reference: Pillow. Its own libjpeg build may round colour conversion differently.
     data = encoded(picture(3, (40, 56)).convert(mode))
     ours = decode(data, "x")
@@ -83,7 +91,7 @@ def test_jpegs_of_every_colour_model_decode_to_what_pil_makes_of_them(mode):
 
 
 @pytest.mark.parametrize("mode", ["RGB", "L", "P", "1"])
-def test_pngs_of_every_colour_model_decode_to_what_pil_makes_of_them(mode):
+def test_pngs_of_every_colour_model_decode_to_what_pil_makes_of_them(mode: str) -> None:
     # Reference: Pillow.
     data = encoded(picture(3).convert(mode), "PNG")
     assert torch.equal(
@@ -91,19 +99,19 @@ def test_pngs_of_every_colour_model_decode_to_what_pil_makes_of_them(mode):
     )
 
 
-def test_transparency_is_dropped():
+def test_transparency_is_dropped() -> None:
     image = picture(3).copy()
     image.putalpha(100)
     assert torch.equal(decode(encoded(image, "PNG"), "x"), pil_to_tensor(picture(3)))
 
 
-def test_sixteen_bits_keep_the_upper_eight():
+def test_sixteen_bits_keep_the_upper_eight() -> None:
     values = numpy.arange(24 * 24, dtype="uint16").reshape(24, 24) * 100
     decoded = decode(encoded(Image.fromarray(values), "PNG"), "x")
     assert torch.equal(decoded[1], torch.from_numpy((values >> 8).astype("uint8")))
 
 
-def test_an_animation_gives_its_first_frame():
+def test_an_animation_gives_its_first_frame() -> None:
     buffer = io.BytesIO()
     frames = [picture(i, (20, 20)).convert("P") for i in range(2)]
     frames[0].save(buffer, "GIF", save_all=True, append_images=frames[1:])
@@ -111,7 +119,7 @@ def test_an_animation_gives_its_first_frame():
     assert torch.equal(decode(buffer.getvalue(), "x"), first)
 
 
-def test_the_orientation_in_exif_data_is_not_applied():
+def test_the_orientation_in_exif_data_is_not_applied() -> None:
     image = picture(1, (24, 32))
     exif = image.getexif()
     exif[0x0112] = 6
@@ -123,7 +131,7 @@ def test_the_orientation_in_exif_data_is_not_applied():
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF", "WEBP"])
 @settings(deadline=None)
 @given(st.data())
-def test_damaged_bytes_are_an_image_or_a_user_error(kind, data):
+def test_damaged_bytes_are_an_image_or_a_user_error(kind: str, data: st.DataObject) -> None:
     whole = bytearray(encoded(picture(0), kind))
     if data.draw(st.booleans()):
         whole = whole[: data.draw(st.integers(0, len(whole)))]
@@ -147,7 +155,7 @@ def test_damaged_bytes_are_an_image_or_a_user_error(kind, data):
 # torchvision announces that torchcodec will decode in its place.
 @pytest.mark.filterwarnings("ignore:The image decoding and encoding capabilities")
 @pytest.mark.parametrize(("split", "name"), [("train", "train"), ("test", "val")])
-def test_a_folder_reads_as_torchvision_reads_it(folder, split, name):
+def test_a_folder_reads_as_torchvision_reads_it(folder: Path, split: str, name: str) -> None:
     # Reference: torchvision.datasets.ImageFolder (order, labels), torchvision.io (pixels).
     source = open_source(f"imagefolder:{folder}", split)
     reference = ImageFolder(folder / name)
@@ -158,7 +166,7 @@ def test_a_folder_reads_as_torchvision_reads_it(folder, split, name):
         assert torch.equal(source.image(i), decode_image(path))
 
 
-def test_nested_folders_belong_to_their_class_and_other_files_are_left_alone(folder):
+def test_nested_folders_belong_to_their_class_and_other_files_are_left_alone(folder: Path) -> None:
     nested = folder / "train" / "bee" / "more"
     nested.mkdir()
     (nested / "z.jpg").write_bytes(encoded(picture(0)))
@@ -168,7 +176,7 @@ def test_nested_folders_belong_to_their_class_and_other_files_are_left_alone(fol
     assert torch.bincount(source.labels).tolist() == [4, 5, 4]
 
 
-def test_the_description_tells_data_sets_apart_by_their_checksum(folder):
+def test_the_description_tells_data_sets_apart_by_their_checksum(folder: Path) -> None:
     first = open_source(f"imagefolder:{folder}", "train").description
     again = open_source(f"imagefolder:{folder}", "train").description
     assert first == again
@@ -179,23 +187,23 @@ def test_the_description_tells_data_sets_apart_by_their_checksum(folder):
     assert (first["images"], first["classes"], first["unreadable"]) == (12, 3, 0)
 
 
-def test_a_source_can_be_sent_to_a_worker(folder, saved):
+def test_a_source_can_be_sent_to_a_worker(folder: Path, saved: Path) -> None:
     for spec in (f"imagefolder:{folder}", f"arrow:{saved}", "shapes?count=8&size=16&classes=4"):
         source = open_source(spec, "train")
         assert torch.equal(pickle.loads(pickle.dumps(source)).image(5), source.image(5))
 
 
-def test_a_missing_folder_is_named():
+def test_a_missing_folder_is_named() -> None:
     with pytest.raises(UserError, match="folder /nowhere does not exist: expected DIR/train/CLASS"):
         open_source("imagefolder:/nowhere", "train")
 
 
-def test_a_folder_without_splits_is_refused(folder):
+def test_a_folder_without_splits_is_refused(folder: Path) -> None:
     with pytest.raises(UserError, match="has no folder 'train'"):
         open_source(f"imagefolder:{folder / 'train'}", "train")
 
 
-def test_unsorted_test_images_are_refused(folder):
+def test_unsorted_test_images_are_refused(folder: Path) -> None:
     shutil.rmtree(folder / "val")
     (folder / "val").mkdir()
     (folder / "val" / "0.JPEG").write_bytes(encoded(picture(0)))
@@ -203,7 +211,7 @@ def test_unsorted_test_images_are_refused(folder):
         open_source(f"imagefolder:{folder}", "test")
 
 
-def test_a_class_that_only_one_split_has_is_refused_whichever_it_is(folder):
+def test_a_class_that_only_one_split_has_is_refused_whichever_it_is(folder: Path) -> None:
     shutil.rmtree(folder / "val" / "bee")
     with pytest.raises(UserError, match=r"class bee is missing in .*val"):
         open_source(f"imagefolder:{folder}", "test")
@@ -213,7 +221,7 @@ def test_a_class_that_only_one_split_has_is_refused_whichever_it_is(folder):
         open_source(f"imagefolder:{folder}", "test")
 
 
-def test_an_empty_class_is_refused(folder):
+def test_an_empty_class_is_refused(folder: Path) -> None:
     for file in (folder / "train" / "bee").iterdir():
         file.unlink()
     with pytest.raises(UserError, match="train/bee holds no images"):
@@ -222,8 +230,8 @@ def test_an_empty_class_is_refused(folder):
 
 @pytest.mark.parametrize("content", [b"", b"no image at all"])
 def test_a_file_that_is_no_image_is_refused_before_training_or_left_out_and_counted(
-    folder, content
-):
+    folder: Path, content: bytes
+) -> None:
     (folder / "train" / "bee" / "1.JPEG").write_bytes(content)
     with pytest.raises(UserError, match=r"bee/1\.JPEG is unreadable .*--skip-unreadable"):
         open_source(f"imagefolder:{folder}", "train")
@@ -234,14 +242,14 @@ def test_a_file_that_is_no_image_is_refused_before_training_or_left_out_and_coun
     assert source.description["unreadable_first"] == ["bee/1.JPEG"]
 
 
-def test_a_class_without_any_readable_image_is_refused_although_skipping(folder):
+def test_a_class_without_any_readable_image_is_refused_although_skipping(folder: Path) -> None:
     for file in (folder / "val" / "bee").iterdir():
         file.write_bytes(b"nothing")
     with pytest.raises(UserError, match="val/bee holds no readable image"):
         open_source(f"imagefolder:{folder}", "test", skip_unreadable=True)
 
 
-def test_every_file_is_checked_however_many_there_are(tmp_path):
+def test_every_file_is_checked_however_many_there_are(tmp_path: Path) -> None:
     (tmp_path / "good").write_bytes(encoded(picture(0)))
     paths = [str(tmp_path / ("bad" if i % 97 == 50 else "good")) for i in range(1000)]
     expected = [i for i in range(1000) if i % 97 == 50]
@@ -249,7 +257,7 @@ def test_every_file_is_checked_however_many_there_are(tmp_path):
     assert next(iter(first_faults(paths, stop_at_first=True))) == 50
 
 
-def test_a_truncated_image_is_refused_when_decoded_or_replaced(folder):
+def test_a_truncated_image_is_refused_when_decoded_or_replaced(folder: Path) -> None:
     broken = folder / "val" / "ant" / "1.JPEG"
     broken.write_bytes(broken.read_bytes()[:-200])
     with pytest.raises(UserError, match=r"ant/1\.JPEG is unreadable"):
@@ -261,7 +269,7 @@ def test_a_truncated_image_is_refused_when_decoded_or_replaced(folder):
     assert source.unreadable == {1}
 
 
-def test_images_of_one_size_are_read_into_memory_when_asked_only(folder):
+def test_images_of_one_size_are_read_into_memory_when_asked_only(folder: Path) -> None:
     spec = f"imagefolder:{folder}"
     assert open_source(spec, "train").resident() is None
     assert open_source(spec, "train").resident(decode=True) is None  # of several sizes
@@ -269,31 +277,33 @@ def test_images_of_one_size_are_read_into_memory_when_asked_only(folder):
         path.write_bytes(encoded(picture(i, (20, 24))))
     source = open_source(spec, "train")
     pool = source.resident(decode=True)
+    assert pool is not None
     assert pool.shape == (12, 3, 20, 24)
     assert all(torch.equal(pool[i], source.image(i)) for i in range(12))
 
 
-def test_in_memory_an_unreadable_image_is_its_replacement_with_its_label(folder):
+def test_in_memory_an_unreadable_image_is_its_replacement_with_its_label(folder: Path) -> None:
     for i, path in enumerate(sorted((folder / "train").rglob("*.JPEG"))):
         data = encoded(picture(i, (20, 24)))
         path.write_bytes(data[:-200] if i == 3 else data)
     source = open_source(f"imagefolder:{folder}", "train", skip_unreadable=True)
     assert source.labels[3] == 0
     pool = source.resident(decode=True)
+    assert pool is not None
     assert torch.equal(pool[3], source.image(4))
     assert source.labels[3] == source.labels[4] == 1
     assert source.unreadable == {3}
 
 
-def test_images_that_do_not_fit_into_memory_stay_on_disk(folder):
+def test_images_that_do_not_fit_into_memory_stay_on_disk(folder: Path) -> None:
     source = open_source(f"imagefolder:{folder}", "train")
     with pytest.raises(UserError, match=r"12 images need .* leave them on disk"):
         decode_all(source, limit_bytes=1000)
 
 
 @settings(deadline=None)
-@given(st.lists(st.text(st.characters(exclude_characters="\0", exclude_categories=("Cs",)))))
-def test_packed_names_are_the_list_that_was_packed(names):
+@given(st.lists(st.text(st.characters(exclude_characters="\0", codec="utf-8"))))
+def test_packed_names_are_the_list_that_was_packed(names: list[str]) -> None:
     packed = PackedNames(names)
     assert list(packed) == names
     assert len(packed) == len(names)
@@ -303,7 +313,7 @@ def test_packed_names_are_the_list_that_was_packed(names):
 
 
 @pytest.mark.parametrize(("split", "per_class"), [("train", 4), ("test", 2)])
-def test_a_saved_data_set_reads_as_it_was_written(saved, split, per_class):
+def test_a_saved_data_set_reads_as_it_was_written(saved: Path, split: str, per_class: int) -> None:
     source = open_source(f"arrow:{saved}", split)
     assert isinstance(source, Source)
     assert source.class_names == CLASSES
@@ -312,22 +322,24 @@ def test_a_saved_data_set_reads_as_it_was_written(saved, split, per_class):
         assert torch.equal(source.image(i), decode(encoded(picture(i)), "x"))
 
 
-def test_a_saved_data_set_may_name_files(tmp_path):
-    path = tmp_path / "picture.jpg"
-    path.write_bytes(encoded(picture(0)))
-    rows = table(1, [{"bytes": None, "path": str(path)}] * 3)
-    datasets.DatasetDict({"train": rows}).save_to_disk(tmp_path / "saved")
-    source = open_source(f"arrow:{tmp_path / 'saved'}", "train")
-    path.unlink()
-    if source._rows[0]["image"]["bytes"] is None:  # save_to_disk may have embedded the bytes
-        with pytest.raises(UserError, match="unreadable"):
-            source.image(0)
+def test_a_table_may_name_files_instead_of_holding_them(tmp_path: Path) -> None:
+    paths = [tmp_path / f"{i}.jpg" for i in range(3)]
+    for i, path in enumerate(paths):
+        path.write_bytes(encoded(picture(i)))
+    rows = table(1, [{"bytes": None, "path": str(path)} for path in paths])
+    source = TableSource(rows, "here", "train")
+    assert torch.equal(source.image(2), decode(encoded(picture(2)), "x"))
+    paths[2].unlink()
+    with pytest.raises(UserError, match=r"number 2 of here \(train\) is unreadable \(No such file"):
+        source.image(2)
+    with pytest.raises(UserError, match=r"number 2 of here \(train\) is unreadable \(No such file"):
+        TableSource(rows, "here", "train")
 
 
-def test_rows_that_are_no_images_are_refused_or_left_out_and_counted(tmp_path):
+def test_rows_that_are_no_images_are_refused_or_left_out_and_counted(tmp_path: Path) -> None:
     cells = [{"bytes": encoded(picture(i)), "path": None} for i in range(5)]
     cells[2] = {"bytes": b"nonsense", "path": None}
-    datasets.DatasetDict({"train": table(0, cells)}).save_to_disk(tmp_path / "saved")
+    DatasetDict({"train": table(0, cells)}).save_to_disk(tmp_path / "saved")
     with pytest.raises(UserError, match=r"number 2 of arrow:.*\(train\) is unreadable"):
         open_source(f"arrow:{tmp_path / 'saved'}", "train")
     source = open_source(f"arrow:{tmp_path / 'saved'}", "train", skip_unreadable=True)
@@ -335,10 +347,10 @@ def test_rows_that_are_no_images_are_refused_or_left_out_and_counted(tmp_path):
     assert source.description["unreadable"] == 1
 
 
-def test_the_label_column_is_found_or_asked_for(tmp_path):
+def test_the_label_column_is_found_or_asked_for(tmp_path: Path) -> None:
     rows = table(2, label="fine").add_column("coarse", [0, 1] * 3)
-    rows = rows.cast_column("coarse", datasets.ClassLabel(names=["x", "y"]))
-    datasets.DatasetDict({"train": rows}).save_to_disk(tmp_path / "two")
+    rows = rows.cast_column("coarse", ClassLabel(names=["x", "y"]))
+    DatasetDict({"train": rows}).save_to_disk(tmp_path / "two")
     with pytest.raises(UserError, match=r"2 class columns \(fine, coarse\): name the one"):
         open_source(f"arrow:{tmp_path / 'two'}", "train")
     assert open_source(f"arrow:{tmp_path / 'two'}?label=coarse", "train").class_names == ["x", "y"]
@@ -346,9 +358,9 @@ def test_the_label_column_is_found_or_asked_for(tmp_path):
         open_source(f"arrow:{tmp_path / 'two'}?label=colour", "train")
 
 
-def test_plain_numbers_and_words_serve_as_labels(tmp_path):
+def test_plain_numbers_and_words_serve_as_labels(tmp_path: Path) -> None:
     rows = table(2).remove_columns("label").add_column("label", ["b", "a", "b", "c", "a", "a"])
-    datasets.DatasetDict({"train": rows}).save_to_disk(tmp_path / "words")
+    DatasetDict({"train": rows}).save_to_disk(tmp_path / "words")
     source = open_source(f"arrow:{tmp_path / 'words'}", "train")
     assert source.class_names == ["a", "b", "c"]
     assert source.labels.tolist() == [1, 0, 1, 2, 0, 0]
@@ -361,14 +373,16 @@ def test_plain_numbers_and_words_serve_as_labels(tmp_path):
         ({"text": ["a", "b"]}, "has no image column"),
     ],
 )
-def test_a_table_without_images_is_refused(tmp_path, columns, sentence):
-    rows = datasets.Dataset.from_dict(columns)
-    datasets.DatasetDict({"train": rows}).save_to_disk(tmp_path / "saved")
+def test_a_table_without_images_is_refused(
+    tmp_path: Path, columns: dict[str, list[Any]], sentence: str
+) -> None:
+    rows = Dataset.from_dict(columns)
+    DatasetDict({"train": rows}).save_to_disk(tmp_path / "saved")
     with pytest.raises(UserError, match=sentence):
         open_source(f"arrow:{tmp_path / 'saved'}", "train")
 
 
-def test_a_saved_data_set_must_exist_and_have_the_split(tmp_path, folder):
+def test_a_saved_data_set_must_exist_and_have_the_split(tmp_path: Path, folder: Path) -> None:
     with pytest.raises(UserError, match="does not exist"):
         open_source(f"arrow:{tmp_path / 'nothing'}", "train")
     with pytest.raises(UserError, match="is not a data set that HF datasets"):
@@ -376,12 +390,12 @@ def test_a_saved_data_set_must_exist_and_have_the_split(tmp_path, folder):
     table(1).save_to_disk(tmp_path / "one")
     with pytest.raises(UserError, match="has no splits"):
         open_source(f"arrow:{tmp_path / 'one'}", "train")
-    datasets.DatasetDict({"train": table(1)}).save_to_disk(tmp_path / "half")
+    DatasetDict({"train": table(1)}).save_to_disk(tmp_path / "half")
     with pytest.raises(UserError, match="has no split 'validation': it has train"):
         open_source(f"arrow:{tmp_path / 'half'}", "test")
 
 
-def test_a_hub_data_set_that_cannot_be_had_is_named(monkeypatch):
+def test_a_hub_data_set_that_cannot_be_had_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", True)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(
@@ -390,7 +404,7 @@ def test_a_hub_data_set_that_cannot_be_had_is_named(monkeypatch):
         open_source("hf:nobody/nothing", "train")
 
 
-def test_a_local_copy_of_a_hub_data_set_is_read(tmp_path):
+def test_a_local_copy_of_a_hub_data_set_is_read(tmp_path: Path) -> None:
     # load_dataset takes a folder of Parquet files like a name on the hub.
     os.makedirs(tmp_path / "copy" / "data")
     for split, per_class in (("train", 2), ("test", 1)):
@@ -403,10 +417,11 @@ def test_a_local_copy_of_a_hub_data_set_is_read(tmp_path):
 # --- names ----------------------------------------------------------------------------------------
 
 
-def test_shapes_are_at_hand_and_equal_one_by_one():
+def test_shapes_are_at_hand_and_equal_one_by_one() -> None:
     source = open_source("shapes?count=12&test_count=6&size=16&classes=4&seed=3", "train")
     assert isinstance(source, Source)
     pool = source.resident()
+    assert pool is not None
     fresh = open_source("shapes?count=12&size=16&classes=4&seed=3", "train")
     assert pool.shape == (12, 3, 16, 16)
     assert all(torch.equal(pool[i], fresh.image(i)) for i in range(12))
@@ -414,7 +429,7 @@ def test_shapes_are_at_hand_and_equal_one_by_one():
 
 
 @pytest.mark.parametrize("spec", ["shape", "imagefolder:", "zip:a.zip", "", "imagefolder"])
-def test_an_unknown_data_set_is_refused_with_what_there_is(spec):
+def test_an_unknown_data_set_is_refused_with_what_there_is(spec: str) -> None:
     with pytest.raises(UserError, match="is unknown: expected 'shapes', 'imagefolder:DIR'"):
         open_source(spec, "train")
 
@@ -427,17 +442,17 @@ def test_an_unknown_data_set_is_refused_with_what_there_is(spec):
         ("shapes?rho=x", "rho=x of the data set 'shapes' is not a number"),
     ],
 )
-def test_a_wrong_parameter_is_named(spec, sentence):
+def test_a_wrong_parameter_is_named(spec: str, sentence: str) -> None:
     with pytest.raises(UserError, match=sentence):
         open_source(spec, "train")
 
 
-def test_an_unknown_split_is_refused():
+def test_an_unknown_split_is_refused() -> None:
     with pytest.raises(UserError, match="split 'val' is unknown"):
         open_source("shapes", "val")
 
 
-def test_a_parameter_is_added_to_any_name():
+def test_a_parameter_is_added_to_any_name() -> None:
     assert with_parameter("shapes", "variant", "sketch") == "shapes?variant=sketch"
     both = with_parameter("shapes?size=16", "variant", "corrupted:snow:3")
     assert both == "shapes?size=16&variant=corrupted:snow:3"
