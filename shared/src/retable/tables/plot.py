@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib.util
 import io
 import math
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,6 +34,8 @@ _COLOURS = {
 }
 _MARKERS = {Verdict.MATCH: "o", Verdict.MISS: "X", Verdict.INCONCLUSIVE: "s", None: "o"}
 INK, GREY = "#222222", "#8a8a8a"
+
+_PANELS_IN_A_LINE = 3
 
 
 def available() -> bool:
@@ -83,12 +86,19 @@ def draw_comparison(comparison: Comparison) -> Figure:
     rows = [
         row for row in comparison.rows if any(_drawn(comparison, row, column) for column in columns)
     ]
-    figure = new_figure(2.8 + 4.2 * len(columns), 1.9 + 0.36 * len(rows))
-    grid = figure.subplots(1, len(columns), sharey=True, squeeze=False)
-    for axes, column in zip(grid[0], columns, strict=True):
+    per_line = min(len(columns), _PANELS_IN_A_LINE)
+    lines = math.ceil(len(columns) / per_line)
+    size = 2.8 + 4.2 * per_line, 1.1 + lines * (0.8 + 0.36 * len(rows))
+    figure = new_figure(*size)
+    grid = figure.subplots(lines, per_line, sharey=True, squeeze=False)
+    panels = [axes for line in grid for axes in line]
+    for axes, column in zip(panels, columns, strict=False):
         _draw_column(axes, comparison, rows, column)
-    grid[0, 0].set_yticks(range(len(rows)), [row.row.label for row in rows], fontsize=9)
-    grid[0, 0].set_ylim(len(rows) - 0.4, -0.6)
+    for axes in panels[len(columns) :]:
+        axes.set_visible(False)
+    for line in grid:
+        line[0].set_yticks(range(len(rows)), [row.row.label for row in rows], fontsize=9)
+        line[0].set_ylim(len(rows) - 0.4, -0.6)
     _legend(figure, comparison)
     figure.suptitle(f"{comparison.id}: {scale_title(comparison)}", fontsize=10, color=INK)
     return figure
@@ -123,7 +133,7 @@ def _draw_column(
             _draw_ours(axes, y, cell, value)
     axes.use_sticky_edges = False  # else a band that is the widest mark touches the frame
     axes.margins(x=0.06)
-    axes.set_xlabel(heading(column), fontsize=9)
+    axes.set_xlabel(textwrap.fill(heading(column), 52), fontsize=9)
     axes.tick_params(labelsize=8, length=2)
     axes.grid(axis="x", color="#e8e8e8", linewidth=0.8)
     axes.set_axisbelow(True)
