@@ -12,6 +12,7 @@ from mochi.method import MoCHiRecipe
 from retable import views
 from retable.encoders import EncoderRecipe
 from retable.evaluate.evaluation import Evaluation
+from retable.evaluate.geometry import Geometry
 from retable.evaluate.linear import LinearProbe
 from retable.methods import MoCoRecipe, SupervisedRecipe
 from retable.optim import OptimizerRecipe
@@ -54,6 +55,11 @@ def pretraining(method: MoCoRecipe, *, epochs: int, batch: int, version: int = 2
 def imagenet100(method: MoCoRecipe, *, version: int = 2) -> PretrainRecipe:
     """Pretrain on ImageNet-100: 200 epochs, batch 128 on 4 GPUs."""
     return pretraining(method, epochs=200, batch=128, version=version)
+
+
+def imagenet1k(method: MoCoRecipe, *, epochs: int) -> PretrainRecipe:
+    """Pretrain on ImageNet-1K: batch 256 on 4 GPUs (MoCo repository), one run for each row."""
+    return pretraining(method, epochs=epochs, batch=256)
 
 
 def mochi(n_hard: int, s: int, s_prime: int, **changes: object) -> MoCHiRecipe:
@@ -138,12 +144,14 @@ def shrink_pretraining(
 
 def shrink_moco(method: MoCoRecipe, queue: int, epochs: int) -> MoCoRecipe:
     """Return MoCo or MoCHi with a queue of ``queue`` keys and everything in proportion to it."""
-    method = replace(method, queue=queue, momentum=0.99)
     if not isinstance(method, MoCHiRecipe):
-        return method
-    share = queue / 16384
+        return replace(method, queue=queue, momentum=0.99)
+    # The paper's largest queue would leave pools of two: N, s, s' may be twice their share of it.
+    share = max(queue / method.queue, 1 / 32)
     return replace(
         method,
+        queue=queue,
+        momentum=0.99,
         n_hard=round(method.n_hard * share),
         s=round(method.s * share),
         s_prime=round(method.s_prime * share),
@@ -154,6 +162,8 @@ def shrink_moco(method: MoCoRecipe, queue: int, epochs: int) -> MoCoRecipe:
 
 def shrink_evaluation(evaluation: Evaluation, epochs: int) -> Evaluation:
     """Return an evaluation at 32 px and, if it trains, for ``epochs`` epochs."""
+    if isinstance(evaluation, Geometry):
+        return replace(evaluation, view=views.center(32, 32))
     if not isinstance(evaluation, LinearProbe):
         return evaluation
     scale = epochs / evaluation.epochs

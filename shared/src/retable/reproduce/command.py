@@ -99,7 +99,8 @@ def _conclude(
         results.record(table, figures, command, shlex.join([table.script.name, *words]))
     comparison = results.compare_table(table, rows, runs, figures, command)
     folder = results.report_folder(table, command)
-    results.write_report(table, comparison, figures, folder)
+    histories = results.gather_histories(runs, command.setting)
+    results.write_report(table, comparison, figures, histories, folder)
     print(results.for_terminal(comparison))
     print(f"\nWritten to {folder}.")
     return comparison.exit_status

@@ -12,11 +12,12 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -110,7 +111,7 @@ def execute_one(run: Run, setting: Setting) -> None:
 def make_accelerator(precision: str) -> Any:
     """Return accelerate's launcher facts, mixed precision and DDP for a recipe's precision."""
     from accelerate.accelerator import Accelerator
-    from accelerate.utils import DistributedDataParallelKwargs
+    from accelerate.utils.dataclasses import DistributedDataParallelKwargs
 
     modes = {"float32": "no", "bf16": "bf16", "fp16": "fp16"}
     # The queue is equal on all processes by construction and batch-norm statistics are averaged
@@ -223,8 +224,9 @@ def collect(run: Run, setting: Setting) -> dict[str, float]:
     figures: dict[str, float] = {}
     for prefix, line in (("pretrain", epochs[-1]), ("halfway", epochs[(len(epochs) - 1) // 2])):
         figures |= {f"{prefix}.{name}": value for name, value in _scalars(line)}
-    for line in result["monitor"][-1:]:
-        figures |= {f"monitor.{name}": value for name, value in _scalars(line)}
+    monitor = result["monitor"]
+    for prefix, line in (("monitor", monitor[-1:]), ("monitor_halfway", _halfway(monitor))):
+        figures |= {f"{prefix}.{name}": value for name, value in _scalars(*line)}
     for evaluation in run.evaluations:
         path = evaluation_directory(run, evaluation, setting) / "result.json"
         if path.exists():
@@ -239,7 +241,18 @@ def failure(run: Run, setting: Setting) -> str | None:
     return result.get("failed")
 
 
-def _scalars(line: dict[str, Any]) -> Iterator[tuple[str, float]]:
+def history(run: Run, setting: Setting) -> list[dict[str, float]]:
+    """Return a complete run's means, one mapping for each epoch."""
+    result = directory_of(run, setting).finished() or {}
+    return [dict(_scalars(line)) for line in result.get("epochs", [])]
+
+
+def _halfway(monitor: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the monitor's first line from the middle of the run on, in a list; empty without."""
+    return [line for line in monitor if 2 * line["epoch"] >= monitor[-1]["epoch"]][:1]
+
+
+def _scalars(line: Mapping[str, Any] = MappingProxyType({})) -> Iterator[tuple[str, float]]:
     return ((k, float(v)) for k, v in line.items() if isinstance(v, int | float))
 
 

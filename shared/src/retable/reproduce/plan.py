@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from retable.encoders import build_encoder
+from retable.encoders import EncoderRecipe, build_encoder
 from retable.errors import UserError
 from retable.evaluate.evaluation import Evaluation
 from retable.recipes import PretrainRecipe, build_method
@@ -123,14 +124,17 @@ def price(recipe: PretrainRecipe, images: int) -> Price:
     steps = recipe.epochs * (images // recipe.batch)
     if recipe.max_steps is not None:
         steps = min(steps, recipe.max_steps)
-    passes = _encoder_passes(recipe)
-    per_image = passes * forward_flops(build_encoder(recipe.encoder, 0), recipe.views[0].size)
+    per_image = _encoder_flops(recipe.encoder, recipe.views[0].size) * _encoder_passes(recipe)
     return Price(steps * recipe.batch, steps, steps * recipe.batch * per_image)
 
 
+@functools.lru_cache(maxsize=64)
+def _encoder_flops(recipe: EncoderRecipe, size: int) -> float:
+    return forward_flops(build_encoder(recipe, 0), size)
+
+
+@functools.lru_cache(maxsize=64)
 def _encoder_passes(recipe: PretrainRecipe) -> float:
     """Ask the method itself, built around the smallest encoder: the number is a class attribute."""
-    tiny = dataclasses.replace(
-        recipe, encoder=dataclasses.replace(recipe.encoder, name="small_resnet8")
-    )
-    return build_method(tiny, 0).encoder_passes
+    small = dataclasses.replace(recipe, encoder=EncoderRecipe("small_resnet8"))
+    return build_method(small, 0).encoder_passes

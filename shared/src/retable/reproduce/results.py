@@ -10,9 +10,9 @@ from pathlib import Path
 from retable import files
 from retable.errors import UserError
 from retable.reproduce.arguments import Command
-from retable.reproduce.execute import Setting, collect, failure
+from retable.reproduce.execute import Setting, collect, failure, history
 from retable.reproduce.plan import Run
-from retable.reproduce.table import Figures, Row, Table
+from retable.reproduce.table import Figures, Histories, Row, Table
 from retable.runs import environment
 from retable.tables import (
     Comparison,
@@ -101,7 +101,18 @@ def report_folder(table: Table, command: Command) -> Path:
     return command.setting.folder / "tables" / f"{table.name}-{command.request.scale}"
 
 
-def write_report(table: Table, comparison: Comparison, figures: Figures, folder: Path) -> None:
+def gather_histories(runs: list[Run], setting: Setting) -> Histories:
+    """Return row -> seed -> the means of every epoch."""
+    histories: dict[str, dict[int, list[dict[str, float]]]] = {}
+    for run in runs:
+        for row in run.rows:
+            histories.setdefault(row, {})[run.seed] = history(run, setting)
+    return histories
+
+
+def write_report(
+    table: Table, comparison: Comparison, figures: Figures, histories: Histories, folder: Path
+) -> None:
     """Write the comparison as Markdown, JSON and plots (with the extra ``plots``)."""
     save_comparison(folder, comparison)
     files.write_json(folder / "figures.json", figures)
@@ -109,7 +120,7 @@ def write_report(table: Table, comparison: Comparison, figures: Figures, folder:
         print("No plots: install retable[plots] for them.", file=sys.stderr)
         return
     for draw in table.plots:
-        draw(comparison, figures, folder)
+        draw(comparison, histories, folder)
 
 
 def for_terminal(comparison: Comparison) -> str:

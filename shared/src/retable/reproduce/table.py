@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -14,7 +14,10 @@ from retable.tables import Comparison
 SCALES = ("proxy", "paper", "smoke")
 
 Figures = Mapping[str, Mapping[int, Mapping[str, float]]]
-"""Figures of every row: row -> seed -> name -> value, as `Results.figures` names them."""
+"""Figures of every row: row -> seed -> name -> value, named as `Figure` says."""
+
+Histories = Mapping[str, Mapping[int, Sequence[Mapping[str, float]]]]
+"""Curves of every row: row -> seed -> one mapping for each epoch, ``epoch`` among its names."""
 
 
 @dataclass(frozen=True)
@@ -38,15 +41,17 @@ class Figure:
     """One figure of the row itself, times a factor.
 
     Names: ``pretrain.NAME`` (mean over the last epoch), ``halfway.NAME`` (over the middle epoch),
-    ``monitor.NAME`` (the last one) and ``EVALUATION.NAME``.
+    ``monitor.NAME`` (kNN of the last epoch), ``monitor_halfway.NAME`` and ``EVALUATION.NAME``.
     """
 
     name: str
     factor: float = 1.0
+    otherwise: str | None = None
 
     def value(self, row: str, seed: int, figures: Figures) -> float | None:
-        """Return the figure times the factor."""
-        found = figures.get(row, {}).get(seed, {}).get(self.name)
+        """Return the figure, or the one called ``otherwise`` where there is none, scaled."""
+        own = figures.get(row, {}).get(seed, {})
+        found = own.get(self.name, own.get(self.otherwise or ""))
         return None if found is None else found * self.factor
 
 
@@ -106,7 +111,7 @@ class Table:
     seeds: Mapping[str, tuple[int, ...]] = field(
         default_factory=lambda: {"paper": (0, 1, 2), "proxy": (0,), "smoke": (0,)}
     )
-    plots: tuple[Callable[[Comparison, Figures, Path], None], ...] = ()
+    plots: tuple[Callable[[Comparison, Histories, Path], None], ...] = ()
 
     @property
     def name(self) -> str:

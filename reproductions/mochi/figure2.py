@@ -1,0 +1,79 @@
+"""MoCHi, Figure 2: the proxy task and false negatives over training, with and without the oracle.
+
+    nox -s reproduce-mochi-figure2
+    nox -s reproduce-mochi-figure2 -- --scale paper --data imagefolder:/data/imagenet
+
+The share of same-class features among a query's 1024 hardest negatives (panel c), the accuracy of
+the proxy task with and without synthetic negatives (panel b), and how likely the negatives of a
+rank are (panel a).
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from mochi_recipes import IMAGENET100_IMAGES, imagenet100, mochi, proxy, smoke
+
+from retable.reproduce import Difference, Figure, Histories, Row, Table, main
+from retable.tables import Comparison
+
+ROWS = {
+    "moco_v2": mochi(1024, 0, 0, analyse=True),
+    "mochi": mochi(1024, 1024, 128, analyse=True),
+    "moco_v2_oracle": mochi(1024, 0, 0, analyse=True, oracle=True),
+    "mochi_oracle": mochi(1024, 1024, 128, analyse=True, oracle=True),
+}
+
+WITH = Figure("pretrain.proxy_accuracy", 100.0)
+WITHOUT = Figure("pretrain.proxy_accuracy_real", 100.0)
+
+CURVES = {
+    "false_negatives": "same class among the hardest negatives, %",
+    "proxy_accuracy": "proxy-task accuracy, all negatives, %",
+    "proxy_accuracy_real": "proxy-task accuracy, queue only, %",
+    "false_pairs_definite": "pair-mixed points with both parents of the query's class, %",
+    "false_pairs_partial": "pair-mixed points with at least one parent of the query's class, %",
+    "probability_of_rank_1": "matching probability of the hardest negative, %",
+    "probability_of_rank_16": "matching probability of the 16th negative, %",
+}
+
+
+def draw(comparison: Comparison, histories: Histories, folder: Path) -> None:
+    """Draw each curve over epochs, one line for each row."""
+    from retable.tables import plot
+    from retable.tables.charts import draw_curves
+
+    labels = {compared.row.key: compared.row.label for compared in comparison.rows}
+    for name, meaning in CURVES.items():
+        curves = {
+            labels[row]: {
+                seed: [(line["epoch"], 100.0 * line[name]) for line in lines if name in line]
+                for seed, lines in by_seed.items()
+            }
+            for row, by_seed in histories.items()
+        }
+        curves = {label: seeds for label, seeds in curves.items() if any(seeds.values())}
+        if curves:
+            title = f"figure 2, {comparison.scale} scale"
+            figure = draw_curves(curves, title=title, x_label="epoch", y_label=meaning)
+            plot.save(figure, folder / f"{name}.svg")
+
+
+TABLE = Table(
+    script=Path(__file__),
+    rows={name: Row(imagenet100(method), ()) for name, method in ROWS.items()},
+    columns={
+        "proxy_without": WITHOUT,
+        "proxy_gap": Difference(WITHOUT, WITH),
+        "fn_top1024": Figure("pretrain.false_negatives", 100.0),
+    },
+    proxy=proxy,
+    smoke=smoke,
+    images=IMAGENET100_IMAGES,
+    subset="imagenet100",
+    plots=(draw,),
+)
+
+if __name__ == "__main__":
+    sys.exit(main(TABLE))

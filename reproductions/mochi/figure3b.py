@@ -1,0 +1,60 @@
+"""MoCHi, Figure 3b: accuracy gain over MoCo-v2 on ImageNet-100 for N = 1024 while s and s' vary.
+
+    nox -s reproduce-mochi-figure3b
+    nox -s reproduce-mochi-figure3b -- --scale paper --data imagefolder:/data/imagenet
+
+Twenty cells; the baseline and two others are runs of Table 1 and are trained once for both.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from mochi_recipes import IMAGENET100_IMAGES, LINEAR_100, imagenet100, mochi, proxy, smoke
+
+from retable.methods import moco_v2
+from retable.reproduce import Figure, Gain, Histories, Row, Table, main
+from retable.tables import Comparison
+
+S = (0, 128, 256, 512, 1024)
+S_PRIME = (0, 128, 256, 512)
+GRID = [[f"s{s}_sp{s_prime}" for s_prime in S_PRIME] for s in S]
+
+
+def method(s: int, s_prime: int) -> Row:
+    """Return one cell; the baseline is MoCo-v2 itself, as in Table 1."""
+    recipe = mochi(1024, s, s_prime) if s + s_prime else moco_v2(queue=16384)
+    return Row(imagenet100(recipe), (LINEAR_100,))
+
+
+def draw(comparison: Comparison, histories: Histories, folder: Path) -> None:
+    """Draw the paper's grid and ours as heat maps."""
+    from retable.tables import plot
+    from retable.tables.charts import draw_grid
+
+    figure = draw_grid(
+        comparison,
+        "gain",
+        GRID,
+        row_labels=[str(s) for s in S],
+        column_labels=[str(s_prime) for s_prime in S_PRIME],
+        row_title="s",
+        column_title="s'",
+    )
+    plot.save(figure, folder / "grid.svg")
+
+
+TABLE = Table(
+    script=Path(__file__),
+    rows={f"s{s}_sp{s_prime}": method(s, s_prime) for s in S for s_prime in S_PRIME},
+    columns={"gain": Gain(Figure("linear.top1"), over="s0_sp0")},
+    proxy=proxy,
+    smoke=smoke,
+    images=IMAGENET100_IMAGES,
+    subset="imagenet100",
+    plots=(draw,),
+)
+
+if __name__ == "__main__":
+    sys.exit(main(TABLE))

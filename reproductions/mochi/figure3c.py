@@ -1,0 +1,66 @@
+"""MoCHi, Figure 3c: alignment and uniformity of ImageNet-100 validation features.
+
+    nox -s reproduce-mochi-figure3c
+    nox -s reproduce-mochi-figure3c -- --scale paper --data imagefolder:/data/imagenet
+
+Pooled backbone features, L2-normalised: a supervised network has no projection head, so only these
+are comparable (the paper's choice is unknown). Runs are those of Table 1.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from mochi_recipes import (
+    IMAGENET100_IMAGES,
+    LINEAR_100,
+    imagenet100,
+    mochi,
+    proxy,
+    smoke,
+    supervised_bound,
+)
+
+from retable import views
+from retable.evaluate.geometry import Geometry
+from retable.methods import moco_v2
+from retable.reproduce import Figure, Histories, Row, Table, main
+from retable.tables import Comparison
+
+ROWS = {
+    "supervised": supervised_bound(100),
+    "moco_v2": imagenet100(moco_v2(queue=16384)),
+    "mochi": imagenet100(mochi(1024, 1024, 128)),
+    "moco_v2_oracle": imagenet100(moco_v2(queue=16384, oracle=True)),
+    "mochi_oracle": imagenet100(mochi(1024, 1024, 128, oracle=True)),
+}
+GEOMETRY = Geometry(view=views.center(224, 256))
+
+
+def draw(comparison: Comparison, histories: Histories, folder: Path) -> None:
+    """Draw alignment against uniformity, coloured by top-1."""
+    from retable.tables import plot
+    from retable.tables.charts import draw_scatter
+
+    figure = draw_scatter(comparison, "neg_align", "neg_uniform", "top1")
+    plot.save(figure, folder / "scatter.svg")
+
+
+TABLE = Table(
+    script=Path(__file__),
+    rows={name: Row(recipe, (LINEAR_100, GEOMETRY)) for name, recipe in ROWS.items()},
+    columns={
+        "neg_align": Figure("geometry.alignment", -1.0),
+        "neg_uniform": Figure("geometry.uniformity", -1.0),
+        "top1": Figure("linear.top1"),
+    },
+    proxy=proxy,
+    smoke=smoke,
+    images=IMAGENET100_IMAGES,
+    subset="imagenet100",
+    plots=(draw,),
+)
+
+if __name__ == "__main__":
+    sys.exit(main(TABLE))
