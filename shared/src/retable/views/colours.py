@@ -100,7 +100,7 @@ def _apply(step: Callable[[Tensor, Tensor], Tensor], planes: Tensor, subset: Sub
         planes.copy_(step(planes, subset.strength))
     elif len(subset):
         changed = step(planes.index_select(1, subset.rows), subset.strength)
-        planes.index_copy_(1, subset.rows, changed.expand(3, -1, -1, -1))
+        planes.index_copy_(1, subset.rows, changed)
 
 
 def _jitter(planes: Tensor, plan: Schedule, with_hue: bool) -> None:

@@ -2,7 +2,8 @@
 
 A recipe says which random crop and which photometric steps make a view, and with which strengths.
 It holds only numbers, words and tuples, so that it can be written to JSON, hashed and compared;
-`retable.views.sampling` draws from it and `retable.views.cropping` and `retable.views.colours` apply what was drawn.
+`retable.views.sampling` draws from it; `retable.views.cropping` and `retable.views.colours` apply
+what was drawn.
 """
 
 from __future__ import annotations
