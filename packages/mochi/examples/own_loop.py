@@ -48,7 +48,7 @@ def main() -> list[float]:
         scores = torch.cat(logits, dim=1) / TEMPERATURE
         loss = F.cross_entropy(scores, torch.zeros(BATCH, dtype=torch.int64))
         optimizer.zero_grad()
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         queue = torch.cat([key, queue[:-BATCH]])
         losses.append(loss.item())

@@ -1,7 +1,9 @@
 import math
+from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 from torch.nn.functional import cross_entropy, normalize
 
 from mochi import mix_hard_negatives, mixed_logits
@@ -12,24 +14,26 @@ from mochi.analysis import (
     proxy_accuracy,
     synthetic_false_negatives,
 )
-from mochi.draws import draw_from_key
+from mochi.draws import MixingDraws, draw_from_key
 from mochi.oracle import allowed_negatives, same_class
-from mochi.pool import hardest
+from mochi.pool import HardPool, hardest
+
+Mixed = tuple[HardPool, MixingDraws, Tensor, Tensor]
 
 
-def unit(*shape, seed=0):
+def unit(*shape: int, seed: int = 0) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
     return normalize(torch.randn(*shape, generator=generator, dtype=torch.float64), dim=-1)
 
 
-def classes(count, n, seed=0):
+def classes(count: int, n: int, seed: int = 0) -> Tensor:
     return torch.randint(count, (n,), generator=torch.Generator().manual_seed(seed))
 
 
 # Proxy-task accuracy
 
 
-def test_synthetic_negatives_can_only_lower_proxy_accuracy():
+def test_synthetic_negatives_can_only_lower_proxy_accuracy() -> None:
     query, queue = unit(50, 8), unit(100, 8, seed=1)
     key = normalize(query + 0.5 * unit(50, 8, seed=2), dim=1)
     real = torch.cat([(query * key).sum(1, keepdim=True), query @ queue.T], dim=1)
@@ -40,7 +44,9 @@ def test_synthetic_negatives_can_only_lower_proxy_accuracy():
 
 
 @pytest.mark.parametrize(("agreement", "expected"), [(1.0, 1.0), (0.6, 0.0)])
-def test_query_mixed_points_outrank_a_key_that_orthogonal_negatives_do_not(agreement, expected):
+def test_query_mixed_points_outrank_a_key_that_orthogonal_negatives_do_not(
+    agreement: float, expected: float
+) -> None:
     """Orthogonal negatives bound q.h' by sqrt(1/2): above q.k = 0.6, below q.k = 1."""
     query = torch.eye(6)[:1]
     queue = torch.eye(6)[2:]
@@ -56,7 +62,7 @@ def test_query_mixed_points_outrank_a_key_that_orthogonal_negatives_do_not(agree
 # Hardness
 
 
-def test_query_mixed_points_are_nearly_always_the_hardest():
+def test_query_mixed_points_are_nearly_always_the_hardest() -> None:
     query, queue = unit(64, 16), unit(256, 16, seed=1)
     cosines = query @ queue.T
     mixed = mixed_logits(query, queue, n_hard=16, s=0, s_prime=64)
@@ -66,7 +72,7 @@ def test_query_mixed_points_are_nearly_always_the_hardest():
     torch.testing.assert_close(gap, expected.mean())
 
 
-def test_a_query_without_negatives_has_no_gap():
+def test_a_query_without_negatives_has_no_gap() -> None:
     barred = torch.full((1, 3), -math.inf)
     real, synthetic = torch.cat([torch.zeros(1, 3), barred]), torch.cat([torch.ones(1, 3), barred])
     assert hardness(real, synthetic).gap == 1.0
@@ -75,7 +81,7 @@ def test_a_query_without_negatives_has_no_gap():
 # Matching probabilities
 
 
-def test_matching_probabilities_equal_a_sorted_softmax():
+def test_matching_probabilities_equal_a_sorted_softmax() -> None:
     # Independent reference: softmax, sort, mean, one query after the other.
     cosines = torch.rand(5, 41, dtype=torch.float64).float() * 2 - 1
     curves = []
@@ -89,7 +95,7 @@ def test_matching_probabilities_equal_a_sorted_softmax():
 # False negatives
 
 
-def test_false_negatives_equal_a_count_in_plain_loops():
+def test_false_negatives_equal_a_count_in_plain_loops() -> None:
     cosines = torch.randn(6, 80, generator=torch.Generator().manual_seed(0))
     labels, queue_labels = classes(4, 6), classes(4, 80, seed=1)
     queue_labels[::7] = -1  # not filled yet
@@ -101,25 +107,25 @@ def test_false_negatives_equal_a_count_in_plain_loops():
     torch.testing.assert_close(false_negatives(cosines, labels, queue_labels, n=16), expected)
 
 
-def test_a_short_queue_is_looked_at_whole():
+def test_a_short_queue_is_looked_at_whole() -> None:
     labels, queue_labels = classes(4, 6), classes(4, 80, seed=1)
     expected = (labels[:, None] == queue_labels).float().mean()
     torch.testing.assert_close(false_negatives(torch.randn(6, 80), labels, queue_labels), expected)
 
 
-def test_unknown_classes_are_nobodys_false_negatives():
+def test_unknown_classes_are_nobodys_false_negatives() -> None:
     assert not same_class(torch.tensor([-1]), torch.tensor([-1, 0])).any()
 
 
 @pytest.fixture
-def mixed():
+def mixed() -> Mixed:
     cosines = torch.randn(4, 60, generator=torch.Generator().manual_seed(0))
     pool = hardest(cosines, 12)
     draws = draw_from_key(1, torch.arange(4), pool.sizes, s=20000, s_prime=20000)
     return pool, draws, classes(3, 4), classes(3, 60, seed=1)
 
 
-def test_synthetic_false_negatives_equal_a_count_in_plain_loops(mixed):
+def test_synthetic_false_negatives_equal_a_count_in_plain_loops(mixed: Mixed) -> None:
     pool, draws, labels, queue_labels = mixed
     both = either = single = 0
     for b in range(4):
@@ -133,7 +139,7 @@ def test_synthetic_false_negatives_equal_a_count_in_plain_loops(mixed):
         assert float(share) == pytest.approx(count / 80000)
 
 
-def test_synthetic_false_negatives_follow_the_hypergeometric_law(mixed):
+def test_synthetic_false_negatives_follow_the_hypergeometric_law(mixed: Mixed) -> None:
     # Source: m false of N drawn twice without replacement; 4 standard errors of 80000 draws.
     pool, draws, labels, queue_labels = mixed
     m = same_class(labels, queue_labels).gather(1, pool.rows).sum(dim=1).double()
@@ -151,14 +157,16 @@ def test_synthetic_false_negatives_follow_the_hypergeometric_law(mixed):
 # The oracle
 
 
-def oracle_loss(query, key, queue, allowed, **counts):
+def oracle_loss(
+    query: Tensor, key: Tensor, queue: Tensor, allowed: Tensor, **counts: Any
+) -> Tensor:
     cosines = (query @ queue.T).masked_fill(~allowed, -math.inf)
     synthetic = mixed_logits(query, queue, cosines=cosines, **counts)
     joined = torch.cat([(query * key).sum(1, keepdim=True), cosines, synthetic], dim=1)
     return cross_entropy(joined / 0.2, torch.zeros(len(query), dtype=torch.int64))
 
 
-def test_an_oracle_without_false_negatives_changes_nothing():
+def test_an_oracle_without_false_negatives_changes_nothing() -> None:
     query, key, queue = unit(4, 8), unit(4, 8, seed=1), unit(40, 8, seed=2)
     labels, queue_labels = classes(3, 4), classes(3, 40) + 3
     losses = [
@@ -180,7 +188,7 @@ def test_an_oracle_without_false_negatives_changes_nothing():
     assert torch.equal(*losses)
 
 
-def test_an_oracle_that_bars_everything_leaves_no_loss_and_no_nan():
+def test_an_oracle_that_bars_everything_leaves_no_loss_and_no_nan() -> None:
     query = unit(4, 8).requires_grad_()
     key, queue = unit(4, 8, seed=1), unit(40, 8, seed=2)
     labels, queue_labels = torch.full((4,), 2), torch.full((40,), 2)
@@ -194,14 +202,15 @@ def test_an_oracle_that_bars_everything_leaves_no_loss_and_no_nan():
         assert gradient.abs().max() == 0
 
 
-def test_an_oracle_never_mixes_the_querys_class():
+def test_an_oracle_never_mixes_the_querys_class() -> None:
     queue = torch.eye(16, dtype=torch.float64)
     query = unit(4, 16)
     labels, queue_labels = classes(3, 4), classes(3, 16, seed=1)
     allowed = allowed_negatives(labels, queue_labels)
     pool = hardest((query @ queue.T).masked_fill(~allowed, -math.inf), 16)
     draws = draw_from_key(1, torch.arange(4), pool.sizes, s=500, s_prime=500)
-    assert synthetic_false_negatives(pool, draws, labels, queue_labels) == (0, 0, 0)
+    counted = synthetic_false_negatives(pool, draws, labels, queue_labels)
+    assert [float(share) for share in counted] == [0, 0, 0]
     points = mix_hard_negatives(query, queue, n_hard=16, s=500, s_prime=0, allowed=allowed)
     for b in range(4):
         assert points[b][:, queue_labels == labels[b]].abs().max() == 0

@@ -1,26 +1,31 @@
+from collections.abc import Callable
+
 import pytest
 import torch
+from torch import Tensor
 
-from mochi.draws import draw_from_generator, draw_from_key
+from mochi.draws import MixingDraws, draw_from_generator, draw_from_key
+
+Draw = Callable[..., MixingDraws]
 
 
-def from_key(sizes, key=5, **counts):
+def from_key(sizes: Tensor, key: int = 5, **counts: int) -> MixingDraws:
     return draw_from_key(key, torch.arange(len(sizes)), sizes, **counts)
 
 
-def from_generator(sizes, key=5, **counts):
+def from_generator(sizes: Tensor, key: int = 5, **counts: int) -> MixingDraws:
     return draw_from_generator(torch.Generator().manual_seed(key), sizes, **counts)
 
 
 SOURCES = pytest.mark.parametrize("draw", [from_key, from_generator])
 
 
-def chi_square(counts, expected):
+def chi_square(counts: Tensor, expected: float) -> float:
     return float(((counts - expected).square() / expected).sum())
 
 
 @SOURCES
-def test_coefficients_are_inside_their_open_intervals(draw):
+def test_coefficients_are_inside_their_open_intervals(draw: Draw) -> None:
     draws = draw(torch.full((64,), 10), s=500, s_prime=500, beta_max=0.5)
     assert draws.alpha.min() > 0
     assert draws.alpha.max() < 1
@@ -29,7 +34,7 @@ def test_coefficients_are_inside_their_open_intervals(draw):
 
 
 @SOURCES
-def test_coefficients_are_uniform(draw):
+def test_coefficients_are_uniform(draw: Draw) -> None:
     draws = draw(torch.full((64,), 10), s=500, s_prime=500)
     for sample in (draws.alpha.flatten(), draws.beta.flatten() * 2):
         # Kolmogorov-Smirnov against the uniform distribution; 1.95 is the 0.1 % point.
@@ -39,14 +44,14 @@ def test_coefficients_are_uniform(draw):
 
 
 @SOURCES
-def test_coefficients_differ_between_queries_and_between_points(draw):
+def test_coefficients_differ_between_queries_and_between_points(draw: Draw) -> None:
     draws = draw(torch.full((8,), 10), s=8, s_prime=8)
     for coefficients in (draws.alpha, draws.beta):
         assert len(set(coefficients.flatten().tolist())) > 60
 
 
 @SOURCES
-def test_parents_of_a_pair_are_distinct_and_all_ordered_pairs_equally_likely(draw):
+def test_parents_of_a_pair_are_distinct_and_all_ordered_pairs_equally_likely(draw: Draw) -> None:
     # Chi-square over the N (N - 1) ordered pairs; 1 % point for 29 degrees of freedom is 49.6.
     size = 6
     draws = draw(torch.full((100,), size), s=300, s_prime=0)
@@ -57,14 +62,14 @@ def test_parents_of_a_pair_are_distinct_and_all_ordered_pairs_equally_likely(dra
 
 
 @SOURCES
-def test_parents_of_query_mixed_points_are_uniform(draw):
+def test_parents_of_query_mixed_points_are_uniform(draw: Draw) -> None:
     # 1 % point of chi-square with 6 degrees of freedom is 16.8.
     draws = draw(torch.full((100,), 7), s=0, s_prime=210)
     assert chi_square(torch.bincount(draws.parent.flatten()).double(), 3000) < 16.8
 
 
 @SOURCES
-def test_positions_and_coefficients_are_independent(draw):
+def test_positions_and_coefficients_are_independent(draw: Draw) -> None:
     draws = draw(torch.full((200,), 16), s=500, s_prime=500)
     for a, b in (
         (draws.first, draws.alpha),
@@ -76,7 +81,7 @@ def test_positions_and_coefficients_are_independent(draw):
 
 
 @SOURCES
-def test_pools_of_one_and_of_none_give_valid_positions(draw):
+def test_pools_of_one_and_of_none_give_valid_positions(draw: Draw) -> None:
     draws = draw(torch.tensor([1, 0, 2]), s=50, s_prime=50)
     assert draws.first[:2].eq(0).all()
     assert draws.second[:2].eq(0).all()
@@ -85,7 +90,7 @@ def test_pools_of_one_and_of_none_give_valid_positions(draw):
 
 
 @SOURCES
-def test_pools_of_different_sizes_are_each_used_whole_and_not_beyond(draw):
+def test_pools_of_different_sizes_are_each_used_whole_and_not_beyond(draw: Draw) -> None:
     sizes = torch.tensor([3, 5])
     draws = draw(sizes, s=200, s_prime=200)
     for positions in (draws.first, draws.second, draws.parent):
@@ -93,13 +98,13 @@ def test_pools_of_different_sizes_are_each_used_whole_and_not_beyond(draw):
         assert positions.amin(dim=1).tolist() == [0, 0]
 
 
-def test_more_points_than_pool_members_may_be_drawn():
+def test_more_points_than_pool_members_may_be_drawn() -> None:
     draws = from_key(torch.full((2,), 4), s=4096, s_prime=2048)
     assert draws.first.shape == (2, 4096)
     assert draws.parent.shape == (2, 2048)
 
 
-def test_equal_generator_states_draw_equal_points_and_a_used_state_does_not():
+def test_equal_generator_states_draw_equal_points_and_a_used_state_does_not() -> None:
     sizes = torch.full((3,), 9)
     generator = torch.Generator().manual_seed(1)
     one = draw_from_generator(generator, sizes, s=4, s_prime=4)
@@ -109,7 +114,7 @@ def test_equal_generator_states_draw_equal_points_and_a_used_state_does_not():
     assert not torch.equal(one.alpha, other.alpha)
 
 
-def test_no_generator_means_torchs_global_one():
+def test_no_generator_means_torchs_global_one() -> None:
     sizes = torch.full((3,), 9)
     torch.manual_seed(3)
     one = draw_from_generator(None, sizes, s=4, s_prime=4)
@@ -118,7 +123,7 @@ def test_no_generator_means_torchs_global_one():
     assert torch.equal(one.alpha, again.alpha)
 
 
-def test_keyed_draws_of_a_split_batch_are_those_of_the_whole():
+def test_keyed_draws_of_a_split_batch_are_those_of_the_whole() -> None:
     sizes = torch.full((8,), 9)
     whole = draw_from_key(7, torch.arange(8), sizes, s=5, s_prime=3)
     for part in (slice(0, 3), slice(3, 8)):
@@ -126,7 +131,7 @@ def test_keyed_draws_of_a_split_batch_are_those_of_the_whole():
         assert all(torch.equal(a[part], b) for a, b in zip(whole, split, strict=True))
 
 
-def test_keyed_draws_do_not_touch_the_global_generator():
+def test_keyed_draws_do_not_touch_the_global_generator() -> None:
     before = torch.random.get_rng_state()
     draw_from_key(7, torch.arange(8), torch.full((8,), 9), s=5, s_prime=3)
     assert torch.equal(before, torch.random.get_rng_state())

@@ -1,9 +1,11 @@
 import math
+from typing import Any
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import Tensor
 from torch.nn.functional import cross_entropy, normalize
 
 from mochi import logits as logits_module
@@ -16,18 +18,20 @@ from mochi.pool import HardPool, hardest
 TEMPERATURE = 0.2
 
 
-def unit(*shape, seed=0, dtype=torch.float64):
+def unit(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
     return normalize(torch.randn(*shape, generator=generator, dtype=dtype), dim=-1)
 
 
-def loss_of(query, key, queue, synthetic):
+def loss_of(query: Tensor, key: Tensor, queue: Tensor, synthetic: Tensor) -> Tensor:
     """InfoNCE from cosines: synthetic (B, s + s') join before the common division."""
     cosines = torch.cat([(query * key).sum(1, keepdim=True), query @ queue.T, synthetic], dim=1)
     return cross_entropy(cosines / TEMPERATURE, torch.zeros(len(query), dtype=torch.int64))
 
 
-def both_forms(query, queue, pool, draws, **options):
+def both_forms(
+    query: Tensor, queue: Tensor, pool: HardPool, draws: MixingDraws, **options: bool
+) -> tuple[Tensor, Tensor]:
     """Return the logits via points, and in closed form."""
     points = points_from_draws(query, queue, pool, draws, **options)
     closed = logits_from_draws(query, queue, query @ queue.T, pool, draws, **options)
@@ -47,8 +51,16 @@ def both_forms(query, queue, pool, draws, **options):
     seed=st.integers(0, 1000),
 )
 def test_the_closed_form_equals_the_points_in_value_and_gradient(
-    batch, dim, size, n_share, s, s_prime, detach_query, beta_max, seed
-):
+    batch: int,
+    dim: int,
+    size: int,
+    n_share: float,
+    s: int,
+    s_prime: int,
+    detach_query: bool,
+    beta_max: float,
+    seed: int,
+) -> None:
     # Independent reference: products with materialised points, differentiated by autograd.
     query = unit(batch, dim, seed=seed).requires_grad_()
     queue = unit(size, dim, seed=seed + 1)
@@ -66,7 +78,7 @@ def test_the_closed_form_equals_the_points_in_value_and_gradient(
         torch.testing.assert_close(*gradients, rtol=1e-8, atol=1e-8)
 
 
-def test_the_gradient_is_equal_for_a_query_that_is_not_normalised_too():
+def test_the_gradient_is_equal_for_a_query_that_is_not_normalised_too() -> None:
     query = (unit(3, 8) * 1.7).requires_grad_()
     queue = unit(30, 8, seed=1)
     pool = hardest(query @ queue.T, 5)
@@ -80,16 +92,16 @@ def test_the_gradient_is_equal_for_a_query_that_is_not_normalised_too():
         torch.testing.assert_close(*gradients)
 
 
-def test_the_two_functions_agree_for_equal_generators_in_float32():
+def test_the_two_functions_agree_for_equal_generators_in_float32() -> None:
     query, queue = unit(4, 64, dtype=torch.float32), unit(4096, 64, seed=1, dtype=torch.float32)
-    counts = {"n_hard": 100, "s": 300, "s_prime": 200}
+    counts: dict[str, Any] = {"n_hard": 100, "s": 300, "s_prime": 200}
     points = mix_hard_negatives(query, queue, **counts, generator=torch.Generator().manual_seed(1))
     closed = mixed_logits(query, queue, **counts, generator=torch.Generator().manual_seed(1))
     expected = torch.einsum("bd,bsd->bs", query, points)
     torch.testing.assert_close(closed, expected, rtol=0, atol=1e-6)
 
 
-def test_the_size_of_a_chunk_changes_nothing(monkeypatch):
+def test_the_size_of_a_chunk_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     query, queue = unit(4, 16), unit(64, 16, seed=1)
     pool = hardest(query @ queue.T, 8)
     draws = draw_from_key(1, torch.arange(4), pool.sizes, s=25, s_prime=3)
@@ -98,7 +110,7 @@ def test_the_size_of_a_chunk_changes_nothing(monkeypatch):
     assert torch.equal(whole, logits_from_draws(query, queue, query @ queue.T, pool, draws))
 
 
-def test_dot_products_follow_from_cosines_alone():
+def test_dot_products_follow_from_cosines_alone() -> None:
     # Source: the closed forms derived from |a x + b y|^2 = a^2 + b^2 + 2 a b x.y for unit x, y.
     query, queue = unit(3, 12), unit(40, 12, seed=1)
     cosines = query @ queue.T
@@ -119,14 +131,15 @@ def test_dot_products_follow_from_cosines_alone():
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_synthetic_points_are_as_hard_as_the_bounds_say(seed):
+def test_synthetic_points_are_as_hard_as_the_bounds_say(seed: int) -> None:
     """c <= q.h' <= sqrt((1 + c) / 2), and q.h >= min(c_i, c_j) for non-negative parents."""
     query = unit(8, 6, seed=seed)
     queue = unit(200, 6, seed=seed + 100)
     cosines = query @ queue.T
     pool = hardest(cosines, 20)
     draws = draw_from_key(seed, torch.arange(8), pool.sizes, s=100, s_prime=100)
-    pairs, mixed = logits_from_draws(query, queue, cosines, pool, draws).split(100, dim=1)
+    closed = logits_from_draws(query, queue, cosines, pool, draws)
+    pairs, mixed = closed[:, :100], closed[:, 100:]
     top = cosines.gather(1, pool.rows)
     assert (top >= 0).all()
     first, second, parent = (top.gather(1, p) for p in (draws.first, draws.second, draws.parent))
@@ -136,7 +149,7 @@ def test_synthetic_points_are_as_hard_as_the_bounds_say(seed):
     assert (mixed <= ((1 + parent) / 2).sqrt() + 1e-12).all()
 
 
-def test_synthetic_negatives_raise_the_loss():
+def test_synthetic_negatives_raise_the_loss() -> None:
     query, key, queue = unit(6, 16), unit(6, 16, seed=1), unit(50, 16, seed=2)
     plain = loss_of(query, key, queue, query.new_zeros(6, 0))
     for s, s_prime in ((1, 0), (0, 1), (20, 0), (0, 20), (20, 20)):
@@ -148,7 +161,9 @@ def test_synthetic_negatives_raise_the_loss():
     ("size", "s", "s_prime", "expected"),
     [(16384, 0, 0, 9.7041), (16384, 1024, 128, 9.7721), (65536, 1024, 512, 11.1135)],
 )
-def test_equal_vectors_give_the_chance_level(size, s, s_prime, expected):
+def test_equal_vectors_give_the_chance_level(
+    size: int, s: int, s_prime: int, expected: float
+) -> None:
     same = normalize(torch.ones(1, 4), dim=1)
     queue = same.expand(size, 4).contiguous()
     synthetic = mixed_logits(same, queue, n_hard=128, s=s, s_prime=s_prime)
@@ -157,7 +172,9 @@ def test_equal_vectors_give_the_chance_level(size, s, s_prime, expected):
     assert loss == pytest.approx(expected, abs=1e-4)
 
 
-def mixed_case(s, s_prime, detach_query=True, dim=24, size=10, seed=0):
+def mixed_case(
+    s: int, s_prime: int, detach_query: bool = True, dim: int = 24, size: int = 10, seed: int = 0
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Return a query that asks for gradient, its key, queue, points, and closed-form logits."""
     query = unit(3, dim, seed=seed).requires_grad_()
     key, queue = unit(3, dim, seed=seed + 1), unit(size, dim, seed=seed + 2)
@@ -170,10 +187,10 @@ def mixed_case(s, s_prime, detach_query=True, dim=24, size=10, seed=0):
 
 
 @pytest.mark.parametrize(("s", "s_prime"), [(7, 0), (0, 7), (7, 5)])
-def test_the_gradient_of_the_query_is_the_analytic_one(s, s_prime):
+def test_the_gradient_of_the_query_is_the_analytic_one(s: int, s_prime: int) -> None:
     # Source: -(1/tau) [(1 - p_k) k - sum p_n n - sum p_h h], derived by hand for the softmax.
     query, key, queue, points, closed = mixed_case(s, s_prime)
-    loss_of(query, key, queue, closed).backward()
+    torch.autograd.backward(loss_of(query, key, queue, closed))
     with torch.no_grad():
         negatives = torch.cat([queue.expand(3, -1, -1), points], dim=1)
         scores = torch.cat(
@@ -189,10 +206,11 @@ def test_the_gradient_of_the_query_is_the_analytic_one(s, s_prime):
     torch.testing.assert_close(query.grad, analytic, rtol=1e-10, atol=1e-12)
 
 
-def test_the_tangent_gradient_lies_in_the_span_of_key_and_queue():
+def test_the_tangent_gradient_lies_in_the_span_of_key_and_queue() -> None:
     """Mixing adds no direction: synthetic points only re-weigh the rows that are there."""
     query, key, queue, _, closed = mixed_case(7, 5)
-    loss_of(query, key, queue, closed).backward()
+    torch.autograd.backward(loss_of(query, key, queue, closed))
+    assert query.grad is not None
     for b in range(3):
         q = query[b].detach()
         project = torch.eye(24, dtype=q.dtype) - torch.outer(q, q)
@@ -202,7 +220,7 @@ def test_the_tangent_gradient_lies_in_the_span_of_key_and_queue():
         torch.testing.assert_close((span @ coefficients)[:, 0], tangent, rtol=1e-9, atol=1e-11)
 
 
-def test_detaching_the_query_matters_to_query_mixed_points_only():
+def test_detaching_the_query_matters_to_query_mixed_points_only() -> None:
     gradients = []
     for detach_query in (True, False):
         query, key, queue, _, closed = mixed_case(7, 0, detach_query)
@@ -211,7 +229,7 @@ def test_detaching_the_query_matters_to_query_mixed_points_only():
 
 
 @pytest.mark.parametrize("beta", [0.01, 0.2, 0.4999])
-def test_without_detaching_the_tangent_pull_of_a_query_mixed_point_shrinks(beta):
+def test_without_detaching_the_tangent_pull_of_a_query_mixed_point_shrinks(beta: float) -> None:
     # Source: factor 1 - beta (beta + (1 - beta) c) / |u|^2, derived by hand.
     query, queue = unit(1, 6), unit(2, 6, seed=1)
     c = float(query[0] @ queue[1])
@@ -233,27 +251,30 @@ def test_without_detaching_the_tangent_pull_of_a_query_mixed_point_shrinks(beta)
     torch.testing.assert_close(tangents[1], tangents[0] * factor)
 
 
-def test_opposites_in_equal_shares_give_finite_logits():
+def test_opposites_in_equal_shares_give_finite_logits() -> None:
     query = torch.tensor([[1.0, 0.0]], requires_grad=True)
     queue = torch.tensor([[-1.0000001, 0.0], [1.0, 0.0]])
     half, one = torch.tensor([[0.5]]), torch.tensor([[1]])
     draws = MixingDraws(one - 1, one, half, one - 1, half)
     pool = HardPool(torch.tensor([[0, 1]]), torch.tensor([2]))
     logits = logits_from_draws(query, queue, query @ queue.T, pool, draws)
-    logits.sum().backward()
+    torch.autograd.backward(logits.sum())
     assert logits.isfinite().all()
+    assert query.grad is not None
     assert query.grad.isfinite().all()
 
 
-def test_no_gradient_reaches_the_queue():
+def test_no_gradient_reaches_the_queue() -> None:
     query, queue = unit(3, 8).requires_grad_(), unit(20, 8, seed=1).requires_grad_()
     cosines = query @ queue.detach().T
-    mixed_logits(query, queue, cosines=cosines, n_hard=5, s=4, s_prime=4).sum().backward()
+    torch.autograd.backward(
+        mixed_logits(query, queue, cosines=cosines, n_hard=5, s=4, s_prime=4).sum()
+    )
     assert queue.grad is None
     assert query.grad is not None
 
 
-def test_synthetic_cosines_do_not_depend_on_the_temperature():
+def test_synthetic_cosines_do_not_depend_on_the_temperature() -> None:
     """They are made from cosines, so the common division is the only one."""
     query, key, queue = unit(3, 8), unit(3, 8, seed=1), unit(20, 8, seed=2)
     synthetic = mixed_logits(query, queue, n_hard=5, s=4, s_prime=4)
@@ -263,7 +284,7 @@ def test_synthetic_cosines_do_not_depend_on_the_temperature():
     torch.testing.assert_close(loss_of(query, key, queue, synthetic), expected.mean())
 
 
-def test_the_closed_form_compiles_to_the_same_numbers():
+def test_the_closed_form_compiles_to_the_same_numbers() -> None:
     query, queue = unit(3, 16, dtype=torch.float32), unit(64, 16, seed=1, dtype=torch.float32)
     cosines = query @ queue.T
     pool = hardest(cosines, 8)

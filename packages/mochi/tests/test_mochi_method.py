@@ -1,9 +1,11 @@
 import math
+from collections.abc import Iterable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.functional import cosine_similarity
 
 from mochi import MoCHi, MoCHiRecipe
@@ -13,7 +15,7 @@ from retable import distributed
 from retable.batch_norm import group_batch_norm
 from retable.errors import UserError
 from retable.methods.method import Batch, Progress
-from retable.methods.moco import moco_v2
+from retable.methods.moco import MoCo, moco_v2
 from retable.random import derive_key, initialising, normal
 from retable.schedules import ScheduleRecipe, learning_rate
 from retable.testing import run_processes
@@ -23,23 +25,25 @@ RECIPE = MoCHiRecipe(
 )
 STEPS_PER_EPOCH = 5
 
+Share = tuple[list[float], Tensor, Tensor, Tensor, Tensor]
+
 
 class Pixels(nn.Module):
     """Pixels through one matrix and, if asked, a batch norm."""
 
     feature_dim = 12
 
-    def __init__(self, norm=False):
+    def __init__(self, norm: bool = False) -> None:
         super().__init__()
         with initialising(5):
             self.linear = nn.Linear(48, 12)
         self.norm = nn.BatchNorm1d(12) if norm else nn.Identity()
 
-    def forward(self, images):
+    def forward(self, images: Tensor) -> Tensor:
         return torch.tanh(self.norm(self.linear(images.flatten(1))))
 
 
-def make_batch(step, size=8, classes=3):
+def make_batch(step: int, size: int = 8, classes: int = 3) -> Batch:
     """Make the global batch of a step; epoch 0, the warm-up, has five."""
     rows = torch.arange(size * 48)
     views = tuple(normal(derive_key(step, "view", n), rows).view(size, 3, 4, 4) for n in (0, 1))
@@ -53,7 +57,7 @@ def make_batch(step, size=8, classes=3):
     )
 
 
-def own_share(batch):
+def own_share(batch: Batch) -> Batch:
     take = distributed.own_slice
     return replace(
         batch,
@@ -64,7 +68,7 @@ def own_share(batch):
     )
 
 
-def train(method, steps, lr=0.1):
+def train(method: MoCo, steps: Iterable[int], lr: float = 0.1) -> list[float]:
     """Take SGD steps from step 0 on, gradients averaged over processes; return the losses."""
     losses = []
     for step in steps:
@@ -73,8 +77,8 @@ def train(method, steps, lr=0.1):
         output.loss.backward()
         with torch.no_grad():
             for parameter in method.parameters():
-                if parameter.requires_grad:
-                    parameter -= lr * distributed.mean(parameter.grad)
+                if parameter.grad is not None:
+                    parameter.sub_(lr * distributed.mean(parameter.grad))
         method.after_step(make_batch(step).progress)
         losses.append(float(distributed.mean(output.loss)))
     return losses
@@ -83,24 +87,30 @@ def train(method, steps, lr=0.1):
 MIXING = range(STEPS_PER_EPOCH, STEPS_PER_EPOCH + 3)
 
 
-def cosines_of_step(method, step):
+def cosines_of_step(method: MoCo, step: int) -> tuple[Tensor, Tensor, Tensor, Batch]:
     batch = make_batch(step)
     queries, keys = method.queries(batch.views[0]), method.keys(batch.views[1], batch)
     return method.logits(queries, keys, batch), queries, keys, batch
 
 
+def labels_of(method: MoCo) -> Tensor:
+    assert method.queue.labels is not None
+    return method.queue.labels
+
+
 # When it mixes
 
 
-def test_without_synthetic_points_it_is_moco_v2_to_the_bit():
+def test_without_synthetic_points_it_is_moco_v2_to_the_bit() -> None:
     plain = moco_v2(queue=32, dim=6, momentum=0.9).build(Pixels(), 3)
     mochi = replace(RECIPE, s=0, s_prime=0).build(Pixels(), 3)
     assert train(plain, range(8)) == train(mochi, range(8))
-    assert torch.equal(plain.encoder.linear.weight, mochi.encoder.linear.weight)
+    for one, other in zip(plain.parameters(), mochi.parameters(), strict=True):
+        assert torch.equal(one, other)
     assert cosines_of_step(mochi, 8)[0].shape == (8, 1 + 32)
 
 
-def test_the_warm_up_is_moco_v2_to_the_bit_and_its_end_is_not():
+def test_the_warm_up_is_moco_v2_to_the_bit_and_its_end_is_not() -> None:
     plain = moco_v2(queue=32, dim=6, momentum=0.9).build(Pixels(), 3)
     mochi = RECIPE.build(Pixels(), 3)
     before = [train(method, range(STEPS_PER_EPOCH)) for method in (plain, mochi)]
@@ -110,7 +120,7 @@ def test_the_warm_up_is_moco_v2_to_the_bit_and_its_end_is_not():
 
 
 @pytest.mark.parametrize(("s", "s_prime"), [(10, 12), (0, 12), (10, 0)])
-def test_after_the_warm_up_synthetic_columns_join_positive_and_queue(s, s_prime):
+def test_after_the_warm_up_synthetic_columns_join_positive_and_queue(s: int, s_prime: int) -> None:
     mochi = replace(RECIPE, s=s, s_prime=s_prime).build(Pixels(), 3)
     assert cosines_of_step(mochi, STEPS_PER_EPOCH - 1)[0].shape == (8, 1 + 32)
     logits, queries, keys, batch = cosines_of_step(mochi, STEPS_PER_EPOCH)
@@ -123,7 +133,7 @@ def test_after_the_warm_up_synthetic_columns_join_positive_and_queue(s, s_prime)
     torch.testing.assert_close(logits[:, 33:], expected)
 
 
-def test_paper_settings_with_more_points_than_hard_negatives_run():
+def test_paper_settings_with_more_points_than_hard_negatives_run() -> None:
     mochi = replace(RECIPE, n_hard=4, s=64, s_prime=48).build(Pixels(), 3)
     assert all(math.isfinite(loss) for loss in train(mochi, MIXING))
 
@@ -131,7 +141,7 @@ def test_paper_settings_with_more_points_than_hard_negatives_run():
 # What it leaves alone
 
 
-def test_no_gradient_reaches_the_key_encoder_or_the_queue():
+def test_no_gradient_reaches_the_key_encoder_or_the_queue() -> None:
     mochi = RECIPE.build(Pixels(), 3)
     mochi(make_batch(STEPS_PER_EPOCH)).loss.backward()
     assert all(p.grad is None and not p.requires_grad for p in mochi.key_encoder.parameters())
@@ -139,7 +149,7 @@ def test_no_gradient_reaches_the_key_encoder_or_the_queue():
     assert all(p.grad is not None for p in mochi.encoder.parameters())
 
 
-def test_keys_and_nothing_synthetic_enter_the_queue_and_only_after_the_loss():
+def test_keys_and_nothing_synthetic_enter_the_queue_and_only_after_the_loss() -> None:
     mochi = RECIPE.build(Pixels(), 3)
     train(mochi, range(STEPS_PER_EPOCH))  # 40 keys into 32 rows: the pointer has wrapped to row 8
     batch = make_batch(STEPS_PER_EPOCH)
@@ -155,7 +165,7 @@ def test_keys_and_nothing_synthetic_enter_the_queue_and_only_after_the_loss():
     torch.testing.assert_close(mochi.queue.rows.norm(dim=1), torch.ones(32))
 
 
-def test_the_key_encoder_is_moved_exactly_and_its_statistics_are_its_own():
+def test_the_key_encoder_is_moved_exactly_and_its_statistics_are_its_own() -> None:
     # Source: theta_k <- m theta_k + (1 - m) theta_q over parameters, with theta_q of this forward.
     mochi = RECIPE.build(Pixels(norm=True), 3)
     train(mochi, range(2))
@@ -166,19 +176,19 @@ def test_the_key_encoder_is_moved_exactly_and_its_statistics_are_its_own():
     ]
     mochi(make_batch(2))
     torch.testing.assert_close(list(mochi.key_encoder.parameters()), expected)
-    own = mochi.encoder.norm.running_mean
+    own = dict(mochi.encoder.named_buffers())["norm.running_mean"]
     copied = dict(mochi.key_encoder.named_buffers())["module.0.norm.running_mean"]
     assert not torch.allclose(own, copied)
 
 
-def test_the_pool_is_ranked_in_float32_under_autocast():
+def test_the_pool_is_ranked_in_float32_under_autocast() -> None:
     mochi = RECIPE.build(Pixels(), 3)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         output = mochi(make_batch(STEPS_PER_EPOCH))
     assert output.loss.dtype == torch.float32
 
 
-def test_state_saved_in_the_middle_of_mixing_continues_to_the_bit():
+def test_state_saved_in_the_middle_of_mixing_continues_to_the_bit() -> None:
     whole = RECIPE.build(Pixels(), 3)
     losses = train(whole, range(8))
     first = RECIPE.build(Pixels(), 3)
@@ -192,8 +202,8 @@ def test_state_saved_in_the_middle_of_mixing_continues_to_the_bit():
 # The oracle
 
 
-def test_an_oracle_without_false_negatives_trains_as_without_oracle():
-    def losses(oracle):
+def test_an_oracle_without_false_negatives_trains_as_without_oracle() -> None:
+    def losses(oracle: bool) -> list[float]:
         mochi = replace(RECIPE, oracle=oracle).build(Pixels(), 3)
         mochi.queue.enqueue(mochi.queue.rows.clone(), torch.full((32,), 99))
         return train(mochi, [STEPS_PER_EPOCH])
@@ -201,18 +211,20 @@ def test_an_oracle_without_false_negatives_trains_as_without_oracle():
     assert losses(True) == losses(False)
 
 
-def test_an_oracle_without_negatives_has_no_loss_and_no_nan():
+def test_an_oracle_without_negatives_has_no_loss_and_no_nan() -> None:
     mochi = replace(RECIPE, oracle=True, analyse=True).build(Pixels(), 3)
     mochi.queue.enqueue(mochi.queue.rows.clone(), torch.zeros(32).long())
     batch = replace(make_batch(STEPS_PER_EPOCH), labels=torch.zeros(8).long())
     output = mochi(batch)
     output.loss.backward()
     assert output.loss == 0
-    assert all(p.grad.isfinite().all() for p in mochi.encoder.parameters())
+    for parameter in mochi.encoder.parameters():
+        assert parameter.grad is not None
+        assert parameter.grad.isfinite().all()
     assert output.metrics["false_negatives"] == 1
 
 
-def test_an_oracle_mixes_no_false_negatives_and_still_counts_them():
+def test_an_oracle_mixes_no_false_negatives_and_still_counts_them() -> None:
     metrics = {}
     for oracle in (True, False):
         mochi = replace(RECIPE, oracle=oracle, analyse=True, analysed_negatives=16).build(
@@ -229,27 +241,29 @@ def test_an_oracle_mixes_no_false_negatives_and_still_counts_them():
 # What it logs
 
 
-def test_metrics_are_those_of_the_steps_logits():
+def test_metrics_are_those_of_the_steps_logits() -> None:
     mochi = replace(RECIPE, analyse=True, analysed_negatives=16).build(Pixels(), 3)
     train(mochi, MIXING)
     logits, queries, keys, batch = cosines_of_step(mochi, 8)
     metrics = mochi.measure(logits.detach(), queries.detach(), keys, batch)
     assert metrics["proxy_accuracy"] == proxy_accuracy(logits)
     assert metrics["proxy_accuracy_real"] == proxy_accuracy(logits[:, :33])
-    hardest = [block.amax(dim=1) for block in logits.split([1, 32, 10, 12], dim=1)]
+    blocks = torch.split(logits.detach(), [1, 32, 10, 12], dim=1)
+    hardest = [block.amax(dim=1) for block in blocks]
     torch.testing.assert_close(
         metrics["hardness_gap_pairs"], (hardest[2] - hardest[1]).mean().detach()
     )
     torch.testing.assert_close(
         metrics["hardness_gap_query_mixed"], (hardest[3] - hardest[1]).mean().detach()
     )
-    expected = false_negatives(queries @ mochi.queue.rows.T, batch.labels, mochi.queue.labels, 16)
+    classes = labels_of(mochi)
+    expected = false_negatives(queries @ mochi.queue.rows.T, batch.labels, classes, 16)
     assert metrics["false_negatives"] == expected
     probabilities = [metrics[f"probability_of_rank_{rank}"] for rank in (1, 4, 16)]
     assert probabilities == sorted(probabilities, reverse=True)
 
 
-def test_query_mixed_points_keep_the_proxy_task_hard():
+def test_query_mixed_points_keep_the_proxy_task_hard() -> None:
     """Two claims that must hold: accuracy falls with synthetics, and their hardest are harder."""
     mochi = replace(RECIPE, dim=64).build(Pixels(), 3)  # random rows are nearly orthogonal
     metrics = mochi(make_batch(STEPS_PER_EPOCH)).metrics
@@ -257,7 +271,7 @@ def test_query_mixed_points_keep_the_proxy_task_hard():
     assert metrics["harder_than_real_query_mixed"] == 1
 
 
-def test_the_warm_up_logs_no_synthetic_metrics():
+def test_the_warm_up_logs_no_synthetic_metrics() -> None:
     mochi = replace(RECIPE, analyse=True).build(Pixels(), 3)
     metrics = mochi(make_batch(0)).metrics
     assert metrics["proxy_accuracy"] == metrics["proxy_accuracy_real"]
@@ -267,7 +281,7 @@ def test_the_warm_up_logs_no_synthetic_metrics():
 # Processes
 
 
-def train_share(recipe, steps, norm):
+def train_share(recipe: MoCHiRecipe, steps: Iterable[int], norm: bool) -> Share:
     method = recipe.build(Pixels(norm), 3)
     if norm:
         group_batch_norm(method, 4)
@@ -275,11 +289,12 @@ def train_share(recipe, steps, norm):
     batch = own_share(make_batch(8))
     queries = method.queries(batch.views[0]).detach()
     draws = method.pool_and_draws(queries @ method.queue.rows.T, batch)[1]
-    return losses, method.queue.rows, method.queue.labels, draws.alpha, method.encoder.linear.weight
+    weight = next(method.encoder.parameters())
+    return losses, method.queue.rows, labels_of(method), draws.alpha, weight
 
 
 @pytest.mark.parametrize("norm", [False, True])
-def test_two_processes_train_as_one(norm):
+def test_two_processes_train_as_one(norm: bool) -> None:
     """Theorem: mean of the processes' losses and gradients = those of the global batch."""
     steps = list(range(STEPS_PER_EPOCH - 1, STEPS_PER_EPOCH + 3))
     one = train_share(RECIPE, steps, norm)
@@ -305,12 +320,14 @@ def test_two_processes_train_as_one(norm):
         ({"beta_max": 0.0}, "beta_max = 0.0"),
     ],
 )
-def test_a_wrong_recipe_is_a_user_error_before_training(change, sentence):
+def test_a_wrong_recipe_is_a_user_error_before_training(
+    change: dict[str, Any], sentence: str
+) -> None:
     with pytest.raises(UserError, match=sentence):
         replace(RECIPE, **change).build(Pixels(), 3)
 
 
-def test_the_recipe_builds_the_method_and_defaults_to_table_1():
+def test_the_recipe_builds_the_method_and_defaults_to_table_1() -> None:
     recipe = MoCHiRecipe()
     assert (recipe.n_hard, recipe.s, recipe.s_prime) == (1024, 1024, 128)
     assert (recipe.queue, recipe.temperature, recipe.head) == (16384, 0.2, "mlp")
@@ -318,7 +335,7 @@ def test_the_recipe_builds_the_method_and_defaults_to_table_1():
     assert isinstance(RECIPE.build(Pixels(), 3), MoCHi)
 
 
-def test_the_learning_rate_has_no_warm_up_and_is_halved_half_way():
+def test_the_learning_rate_has_no_warm_up_and_is_halved_half_way() -> None:
     # Source: lr(e) = lr / 2 (1 + cos(pi e / E)), set once for each zero-based epoch e.
     cosine = ScheduleRecipe("cosine")
     rates = [learning_rate(cosine, 0.03, step, 10, 200) for step in (0, 9, 1000, 1009)]

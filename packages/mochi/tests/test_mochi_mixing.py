@@ -1,7 +1,10 @@
 import math
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 from torch.nn.functional import normalize
 
 from mochi import mix_hard_negatives, mixed_logits
@@ -11,12 +14,12 @@ from mochi.pool import HardPool, hardest
 from retable.errors import UserError
 
 
-def unit(*shape, seed=0, dtype=torch.float64):
+def unit(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
     return normalize(torch.randn(*shape, generator=generator, dtype=dtype), dim=-1)
 
 
-def one_pair(first, second, alpha):
+def one_pair(first: int, second: int, alpha: float) -> tuple[HardPool, MixingDraws]:
     """Mix rows 0 and 1 of a queue as pair and nothing else."""
     none = torch.zeros(1, 0)
     draws = MixingDraws(
@@ -29,7 +32,7 @@ def one_pair(first, second, alpha):
     return HardPool(torch.tensor([[0, 1]]), torch.tensor([2])), draws
 
 
-def one_query_mixed(parent, beta):
+def one_query_mixed(parent: int, beta: float) -> tuple[HardPool, MixingDraws]:
     none = torch.zeros(1, 0)
     draws = MixingDraws(
         none.long(), none.long(), none, torch.tensor([[parent]]), torch.tensor([[beta]])
@@ -38,7 +41,7 @@ def one_query_mixed(parent, beta):
 
 
 @pytest.mark.parametrize(("s", "s_prime"), [(5, 3), (0, 3), (5, 0), (0, 0)])
-def test_points_are_unit_vectors_without_gradient(s, s_prime):
+def test_points_are_unit_vectors_without_gradient(s: int, s_prime: int) -> None:
     query = unit(4, 16).requires_grad_()
     points = mix_hard_negatives(query, unit(64, 16, seed=1), n_hard=8, s=s, s_prime=s_prime)
     assert points.shape == (4, s + s_prime, 16)
@@ -46,7 +49,7 @@ def test_points_are_unit_vectors_without_gradient(s, s_prime):
     torch.testing.assert_close(points.norm(dim=2), torch.ones(4, s + s_prime).double())
 
 
-def test_points_equal_the_papers_formula_in_plain_loops():
+def test_points_equal_the_papers_formula_in_plain_loops() -> None:
     # Source: MoCHi, sections 3.2 and 3.3, written out; the pools by a full sort.
     query, queue = unit(3, 10), unit(50, 10, seed=1)
     pool = hardest(query @ queue.T, 6)
@@ -65,7 +68,7 @@ def test_points_equal_the_papers_formula_in_plain_loops():
             torch.testing.assert_close(points[b, 9 + t], u / u.norm())
 
 
-def test_each_query_mixes_its_own_pool():
+def test_each_query_mixes_its_own_pool() -> None:
     """Queries whose pools are disjoint halves of the axes: a wrong batch index leaves the half."""
     queue = torch.eye(8)
     query = normalize(torch.tensor([[1.0] * 4 + [0.0] * 4, [0.0] * 4 + [1.0] * 4]), dim=1)
@@ -78,7 +81,7 @@ def test_each_query_mixes_its_own_pool():
     assert used[1, 4:].all()
 
 
-def test_a_pair_mixed_point_has_exactly_two_parents_in_its_querys_pool():
+def test_a_pair_mixed_point_has_exactly_two_parents_in_its_querys_pool() -> None:
     queue = torch.eye(32)  # parents can be read off the non-zero entries
     query = unit(5, 32, dtype=torch.float32)
     points = mix_hard_negatives(query, queue, n_hard=6, s=50, s_prime=0)
@@ -90,7 +93,7 @@ def test_a_pair_mixed_point_has_exactly_two_parents_in_its_querys_pool():
             assert parents <= top
 
 
-def test_the_ends_of_the_coefficients_are_the_parents():
+def test_the_ends_of_the_coefficients_are_the_parents() -> None:
     query, queue = unit(1, 6), unit(2, 6, seed=1)
     for alpha, parent in ((1.0, 0), (0.0, 1)):
         point = points_from_draws(query, queue, *one_pair(0, 1, alpha))[0, 0]
@@ -99,7 +102,7 @@ def test_the_ends_of_the_coefficients_are_the_parents():
     torch.testing.assert_close(point, queue[1])
 
 
-def test_half_query_half_negative_is_the_bisector():
+def test_half_query_half_negative_is_the_bisector() -> None:
     query, queue = unit(1, 6), unit(2, 6, seed=1)
     point = points_from_draws(query, queue, *one_query_mixed(1, 0.5))[0, 0]
     cosine = query[0] @ queue[1]
@@ -107,13 +110,13 @@ def test_half_query_half_negative_is_the_bisector():
     torch.testing.assert_close(queue[1] @ point, ((1 + cosine) / 2).sqrt())
 
 
-def test_opposite_parents_in_equal_shares_give_zero_and_no_nan():
+def test_opposite_parents_in_equal_shares_give_zero_and_no_nan() -> None:
     queue = torch.tensor([[1.0, 0.0], [-1.0, 0.0]])
     point = points_from_draws(unit(1, 2).float(), queue, *one_pair(0, 1, 0.5))
     assert point.abs().max() == 0
 
 
-def test_a_bound_on_the_query_share_is_respected():
+def test_a_bound_on_the_query_share_is_respected() -> None:
     queue = torch.eye(4)[1:]
     query = torch.eye(4)[:1]
     points = mix_hard_negatives(query, queue, n_hard=3, s=0, s_prime=500, beta_max=0.2)[0]
@@ -123,9 +126,9 @@ def test_a_bound_on_the_query_share_is_respected():
     assert 0.19 < share.max() < 0.2
 
 
-def test_equal_generators_give_equal_points_and_calls_differ():
+def test_equal_generators_give_equal_points_and_calls_differ() -> None:
     query, queue = unit(2, 8), unit(32, 8, seed=1)
-    counts = {"n_hard": 8, "s": 5, "s_prime": 5}
+    counts: dict[str, Any] = {"n_hard": 8, "s": 5, "s_prime": 5}
     one, again = (
         mix_hard_negatives(query, queue, **counts, generator=torch.Generator().manual_seed(2))
         for _ in range(2)
@@ -134,9 +137,9 @@ def test_equal_generators_give_equal_points_and_calls_differ():
     assert not torch.equal(one, mix_hard_negatives(query, queue, **counts))
 
 
-def test_given_cosines_replace_the_product_and_nothing_else():
+def test_given_cosines_replace_the_product_and_nothing_else() -> None:
     query, queue = unit(2, 8), unit(32, 8, seed=1)
-    counts = {"n_hard": 8, "s": 5, "s_prime": 5}
+    counts: dict[str, Any] = {"n_hard": 8, "s": 5, "s_prime": 5}
     one = mix_hard_negatives(query, queue, **counts, generator=torch.Generator().manual_seed(2))
     other = mix_hard_negatives(
         query,
@@ -148,7 +151,7 @@ def test_given_cosines_replace_the_product_and_nothing_else():
     assert torch.equal(one, other)
 
 
-def test_half_precision_inputs_are_mixed_in_float32():
+def test_half_precision_inputs_are_mixed_in_float32() -> None:
     query, queue = unit(2, 8).bfloat16(), unit(32, 8, seed=1).bfloat16()
     with torch.autocast("cpu", dtype=torch.bfloat16):
         points = mix_hard_negatives(query, queue, n_hard=8, s=5, s_prime=5)
@@ -156,12 +159,12 @@ def test_half_precision_inputs_are_mixed_in_float32():
     assert points.dtype == logits.dtype == torch.float32
 
 
-def test_more_points_than_hard_negatives():
+def test_more_points_than_hard_negatives() -> None:
     points = mix_hard_negatives(unit(2, 8), unit(32, 8, seed=1), n_hard=4, s=40, s_prime=50)
     assert points.shape == (2, 90, 8)
 
 
-def test_barred_rows_are_never_parents():
+def test_barred_rows_are_never_parents() -> None:
     queue = torch.eye(8)
     query = unit(2, 8, dtype=torch.float32)
     allowed = torch.tensor([[True] * 3 + [False] * 5, [False] * 7 + [True]])
@@ -170,11 +173,11 @@ def test_barred_rows_are_never_parents():
     assert torch.equal(points[1], torch.eye(8)[7].expand(50, 8))
 
 
-def test_a_query_without_negatives_gets_nan_points_and_excluded_logits():
+def test_a_query_without_negatives_gets_nan_points_and_excluded_logits() -> None:
     query, queue = unit(2, 8), unit(32, 8, seed=1)
     allowed = torch.ones(2, 32, dtype=torch.bool)
     allowed[1] = False
-    counts = {"n_hard": 4, "s": 3, "s_prime": 3, "allowed": allowed}
+    counts: dict[str, Any] = {"n_hard": 4, "s": 3, "s_prime": 3, "allowed": allowed}
     points = mix_hard_negatives(query, queue, **counts)
     assert points[0].isfinite().all()
     assert points[1].isnan().all()
@@ -194,7 +197,9 @@ def test_a_query_without_negatives_gets_nan_points_and_excluded_logits():
         ({"queue": torch.zeros(32, 7)}, r"shape \(2, 8\) .* \(32, 7\) do not fit"),
     ],
 )
-def test_arguments_that_do_not_fit_are_user_errors(function, change, sentence):
+def test_arguments_that_do_not_fit_are_user_errors(
+    function: Callable[..., Tensor], change: dict[str, Any], sentence: str
+) -> None:
     arguments = {"query": unit(2, 8), "queue": unit(32, 8), "n_hard": 4, "s": 2, "s_prime": 2}
     arguments |= change
     with pytest.raises(UserError, match=sentence):

@@ -6,18 +6,18 @@ import pytest
 EXAMPLE = Path(__file__).parents[1] / "examples" / "own_loop.py"
 
 
-def test_the_example_runs_and_learns():
+def test_the_example_runs_and_learns() -> None:
     losses = runpy.run_path(str(EXAMPLE))["main"]()
     assert losses[-1] < losses[6]
 
 
-def test_the_example_fits_a_screen_and_knows_nothing_of_retable():
+def test_the_example_fits_a_screen_and_knows_nothing_of_retable() -> None:
     text = EXAMPLE.read_text()
     assert len(text.splitlines()) <= 60
     assert "retable" not in text
 
 
-def test_the_readme_shows_the_lines_that_the_example_runs():
+def test_the_readme_shows_the_lines_that_the_example_runs() -> None:
     readme = (EXAMPLE.parents[1] / "README.md").read_text()
     example = {line.strip() for line in EXAMPLE.read_text().splitlines()}
     shown = readme.split("<!-- from examples/own_loop.py -->")[1].split("```")[1]
