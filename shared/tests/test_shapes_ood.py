@@ -46,7 +46,7 @@ def test_a_variant_keeps_labels_and_masks_and_changes_the_pixels(name: str) -> N
 @pytest.mark.parametrize("kind", CORRUPTIONS)
 def test_a_higher_severity_moves_images_further(kind: str) -> None:
     distances = [
-        (variant(f"corrupted:{kind}:{severity}").images(INDICES).float() - CLEAN.float())
+        (variant(f"corrupted:{kind}:{severity}").images(INDICES[:24]).float() - CLEAN[:24].float())
         .square()
         .mean()
         .item()
@@ -97,7 +97,7 @@ def test_contrast_shrinks_towards_each_channels_mean() -> None:
     out = corrupt(CLEAN, "contrast", 3, key=0, indices=INDICES)
     for image, result in zip(CLEAN.double(), out.double(), strict=True):
         mean = image.mean((1, 2), keepdim=True)
-        assert ((image - mean) * 0.3 + mean - result).abs().max() <= 0.51
+        assert ((image - mean) * 0.5 + mean - result).abs().max() <= 0.51
 
 
 def test_brightness_raises_the_value_and_keeps_hue_and_saturation() -> None:
