@@ -1,0 +1,106 @@
+"""What the README shows is run."""
+
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+PIP = 'python -m pip install "nox[uv]"'
+
+
+def blocks(language: str) -> list[str]:
+    found = re.findall(r"^```(\w*)\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)
+    return [text for name, text in found if name == language]
+
+
+def run(command: list[str], folder: Path) -> str:
+    variables = {**os.environ, "OMP_NUM_THREADS": "1"}
+    ended = subprocess.run(command, cwd=folder, env=variables, capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr
+    return ended.stdout
+
+
+def test_the_two_commands_come_first_and_the_continuous_check_calls_the_second() -> None:
+    assert blocks("")[:2] == [
+        f"{PIP} && nox -s reproduce-mochi-table1\n",
+        f"{PIP} && nox -s tests\n",
+    ]
+    assert f"{PIP} && nox -s tests\n" in (ROOT / ".ci" / "run").read_text()
+
+
+def test_the_loop_of_your_own_runs() -> None:
+    names: dict[str, torch.Tensor] = {}
+    exec(compile(blocks("python")[0], "README.md", "exec"), names)
+    assert names["mixed"].shape == (64, 256 + 32)
+    assert names["loss"].isfinite()
+
+
+def test_a_checkpoint_is_judged_and_exported(tmp_path: Path) -> None:
+    make_moco_checkpoint(tmp_path / "moco_v2_200ep_pretrain.pth.tar")
+    make_image_folder(tmp_path / "imagenet")
+    (block,) = blocks("sh")
+    evaluate, export = (shlex.split(line) for line in block.splitlines())
+    assert "top1" in run(program(evaluate), tmp_path)
+    run(program(export), tmp_path)
+    assert (tmp_path / "backbone.pth").stat().st_size > 0
+
+
+def program(words: list[str]) -> list[str]:
+    """Return the command as this environment's Python runs it."""
+    assert words[0] == "retable"
+    return [sys.executable, "-m", "retable.cli", *words[1:]]
+
+
+def make_moco_checkpoint(path: Path) -> None:
+    """Write what MoCo's repository releases, with a smaller network and random weights."""
+    import torchvision
+
+    weights = torchvision.models.resnet18().state_dict()
+    state = {f"module.encoder_q.{name}": weight for name, weight in weights.items()}
+    torch.save({"epoch": 200, "arch": "resnet18", "state_dict": state}, path)
+
+
+def make_image_folder(folder: Path) -> None:
+    from PIL import Image
+
+    random = torch.Generator().manual_seed(0)
+    for split in ("train", "val"):
+        for name in ("n01440764", "n01443537"):
+            place = folder / split / name
+            place.mkdir(parents=True)
+            for number in range(4):
+                shape = (40 + number, 50, 3)
+                image = torch.randint(256, shape, dtype=torch.uint8, generator=random)
+                Image.fromarray(image.numpy()).save(place / f"{number}.jpg")
+
+
+def test_a_row_is_added_in_one_file(tmp_path: Path) -> None:
+    shutil.copytree(ROOT / "reproductions", tmp_path / "reproductions")
+    script = tmp_path / "reproductions" / "mochi" / "table1_hardest.py"
+    script.write_text(blocks("python")[1])
+    (command,) = (shlex.split(text) for text in blocks("") if script.name in text)
+    assert command[0].endswith("/bin/python")
+    changes = ["--rows", "moco_v2_hardest", "--scale", "smoke", "--quiet"]
+    table = run([sys.executable, *command[1:], *changes], tmp_path)
+    assert re.search(r"^moco_v2_hardest +\S +\d", table, re.MULTILINE)
+
+
+def test_every_table_is_named() -> None:
+    rows = [line for line in README.splitlines() if line.startswith("| [`")]
+    for script in ROOT.glob("reproductions/*/*.py"):
+        if script.with_suffix(".toml").exists():
+            (row,) = (line for line in rows if f"(packages/{script.parent.name})" in line)
+            assert f"`{script.stem}`" in row
+
+
+@pytest.mark.parametrize("target", sorted(set(re.findall(r"\]\(([^)#]+)\)", README))))
+def test_links_lead_somewhere(target: str) -> None:
+    assert target.startswith("https://") or (ROOT / target).exists()
