@@ -51,8 +51,9 @@ def run_processes(
     start = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
     context = multiprocessing.get_context(start)
     if start == "forkserver":
-        # torch is imported once, in the server; each process is then a fork of that.
-        context.set_forkserver_preload([__name__])
+        # What every process needs is imported once, in the server, of which each is a fork.
+        loaded = [name for name in ("pytest", "hypothesis") if name in sys.modules]
+        context.set_forkserver_preload(["__main__", __name__, *loaded])
     module = (function.__module__, inspect.getfile(function))
     call = pickle.dumps((function.__qualname__, args))
     with tempfile.TemporaryDirectory() as folder:
