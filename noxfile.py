@@ -134,7 +134,7 @@ def make_session(name: str, description: str, job: Callable[[nox.Session], None]
         job(session)
 
     run.__doc__ = description
-    nox.session(run, name=name)
+    nox.session(name=name)(run)
 
 
 for _package in PACKAGES:

@@ -43,6 +43,7 @@ def test_the_loop_of_your_own_runs() -> None:
     assert names["loss"].isfinite()
 
 
+@pytest.mark.slow
 def test_a_checkpoint_is_judged_and_exported(tmp_path: Path) -> None:
     make_moco_checkpoint(tmp_path / "moco_v2_200ep_pretrain.pth.tar")
     make_image_folder(tmp_path / "imagenet")
@@ -82,6 +83,7 @@ def make_image_folder(folder: Path) -> None:
                 Image.fromarray(image.numpy()).save(place / f"{number}.jpg")
 
 
+@pytest.mark.slow
 def test_a_row_is_added_in_one_file(tmp_path: Path) -> None:
     shutil.copytree(ROOT / "reproductions", tmp_path / "reproductions")
     script = tmp_path / "reproductions" / "mochi" / "table1_hardest.py"
