@@ -31,7 +31,7 @@ Result = TypeVar("Result")
 
 
 def run_processes(
-    function: Callable[..., Result], count: int, *args: object, timeout: float = 120.0
+    function: Callable[..., Result], count: int, *args: object, timeout: float = 300.0
 ) -> list[Result]:
     """Call ``function(*args)`` in ``count`` processes of one gloo group, each with one thread.
 
@@ -40,7 +40,7 @@ def run_processes(
             can import. Inside it, `retable.distributed` knows rank and number of processes.
         count: number of processes.
         args: picklable, the same for all processes.
-        timeout: seconds until all processes are ended.
+        timeout: seconds until all processes are ended, the imports of a busy machine included.
 
     Returns:
         What the processes returned, in rank order.
