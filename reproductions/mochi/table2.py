@@ -58,7 +58,7 @@ def proxy(row: Row) -> Row:
         pretrain=shrink_pretraining(
             row.pretrain, PROXY_DATA, row.pretrain.epochs // 20, batch=64, queue=1024
         ),
-        evaluations=tuple(shrink_evaluation(e, 20) for e in row.evaluations),
+        evaluations=tuple(shrink_evaluation(e, 12) for e in row.evaluations),
     )
 
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from retable import distributed, files
+from retable.errors import UserError
 
 
 class Averages:
@@ -77,14 +78,27 @@ def _to_host(totals: dict[str, Tensor | float]) -> dict[str, float]:
 
 
 class MetricsLog:
-    """``metrics.jsonl``: one object a line, each with the step after which it was written."""
+    """``metrics.jsonl``: one object a line, each with the step after which it was written.
 
-    def __init__(self, path: Path) -> None:
+    Args:
+        path: the file.
+        events: folder for a copy as TensorBoard events (extra ``tensorboard``); None: no copy.
+
+    Raises:
+        UserError: events are asked for and TensorBoard is not installed.
+    """
+
+    def __init__(self, path: Path, events: Path | None = None) -> None:
         self.path = path
+        self._writer = None if events is None else _event_writer(events)
 
     def write(self, kind: str, step: int, values: dict[str, Any]) -> None:
         """Append one line; ``kind`` is "steps", "epoch" or "monitor"."""
         files.append_line(self.path, json.dumps({"kind": kind, "step": step, **values}))
+        if self._writer is not None:
+            for name, value in values.items():
+                self._writer.add_scalar(f"{kind}/{name}", value, step)
+            self._writer.flush()
 
     def read(self, kind: str | None = None) -> list[dict[str, Any]]:
         """Return the lines, of one kind if named; an unfinished last line is left out."""
@@ -99,3 +113,14 @@ class MetricsLog:
         if self.path.exists():
             kept = [json.dumps(line) for line in self.read() if line["step"] <= step]
             files.write_text(self.path, "".join(f"{line}\n" for line in kept))
+
+
+def _event_writer(folder: Path) -> Any:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        raise UserError(
+            "--tensorboard needs TensorBoard, which is not installed: "
+            "install retable[tensorboard] or leave the option out."
+        ) from None
+    return SummaryWriter(str(folder))

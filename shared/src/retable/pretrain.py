@@ -40,7 +40,8 @@ class Execution:
         workers: processes that decode images, for sources that are not resident.
         accumulate: micro-batches for each step, where the method allows it.
         channels_last: memory format of images and convolutions.
-        compile: ``torch.compile`` the encoders.
+        compile: ``torch.compile`` the encoders and, on a GPU, the views.
+        resident: decode a source of files once and keep it on the device; needs equal image sizes.
         log_every: steps between lines of the log.
         checkpoint_every: steps between training states, beside the one at each epoch's end.
         tensorboard: also write TensorBoard events (extra ``tensorboard``).
@@ -51,6 +52,7 @@ class Execution:
     accumulate: int = 1
     channels_last: bool = True
     compile: bool = False
+    resident: bool = False
     log_every: int = 100
     checkpoint_every: int = 1000
     tensorboard: bool = False
@@ -95,8 +97,8 @@ def pretrain(
         CPU).
 
     Raises:
-        TrainingFailedError: the loss is not finite or the embedding has collapsed; the last good state
-            is kept.
+        TrainingFailedError: the loss is not finite or the embedding has collapsed; the last good
+            state is kept.
         UserError: batch, groups and processes do not fit together.
     """
     method = build_method(recipe, seed)
@@ -107,6 +109,8 @@ def pretrain(
         recipe.views,
         workers=execution.workers,
         device=accelerator.device,
+        resident=execution.resident or None,
+        compiled=execution.compile and accelerator.device.type == "cuda",
     )
     if execution.channels_last:
         method = method.to(memory_format=torch.channels_last)
@@ -114,7 +118,11 @@ def pretrain(
     wrapped, optimizer = accelerator.prepare(method, optimizer)
     if execution.compile:
         _compile_encoders(method)
-    training = _Training(recipe, seed, method, wrapped, optimizer, accelerator, loader, directory)
+    events = directory.path / "events" if execution.tensorboard else None
+    log = MetricsLog(directory.metrics, events if accelerator.is_main_process else None)
+    training = _Training(
+        recipe, seed, method, wrapped, optimizer, accelerator, loader, directory, log
+    )
     training.restore()
     training.run(execution, monitor)
     encoder_metadata = {"recipe": directory.path.name, "seed": seed, "steps": training.step}
@@ -165,10 +173,10 @@ class _Training:
     accelerator: Any
     loader: Loader
     directory: RunDirectory
+    log: MetricsLog
     step: int = 0
 
     def __post_init__(self) -> None:
-        self.log = MetricsLog(self.directory.metrics)
         self.epoch_means = Averages()
         self.total = self.recipe.epochs * self.loader.steps_per_epoch
         if self.recipe.max_steps is not None:
@@ -303,6 +311,7 @@ class _Training:
         return {
             "steps": self.step,
             "complete": self.step == self.recipe.epochs * self.loader.steps_per_epoch,
+            "unreadable": len(self.loader.source.unreadable),
             "epochs": self.log.read("epoch"),
             "monitor": self.log.read("monitor"),
         }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from retable import distributed
@@ -42,7 +43,10 @@ def guarded(command: Callable[[], int]) -> int:
 
 def _main(table: Table, words: Sequence[str]) -> int:
     command = arguments.parse(table, words)
-    rows = resolve_rows(table, command.request)
+    request = command.request
+    if command.record:
+        request = replace(request, rows=results.recorded_rows(table))
+    rows = resolve_rows(table, request)
     runs = plan_runs(rows, command.request.seeds)
     if command.dry_run:
         print(render_plan(table, runs, command.request.scale, _training_images(table, runs)))

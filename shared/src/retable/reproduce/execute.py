@@ -49,7 +49,7 @@ class Setting:
 
     folder: Path
     execution: Execution = field(default_factory=Execution)
-    monitors: int = 4
+    monitors: int = 2
     skip_unreadable: bool = False
     threads: int = 1
     jobs: int = 1

@@ -93,6 +93,10 @@ def _reasons(
 def _unfinished(command: Command) -> str:
     if command.request.max_steps is not None:
         return f"stopped after {command.request.max_steps} steps by --max-steps"
+    if command.request.overrides:
+        return f"the recipe was changed by --set {' --set '.join(command.request.overrides)}"
+    if command.request.precision not in (None, "float32"):
+        return f"the recipe was changed by --mixed-precision {command.request.precision}"
     return ""
 
 
@@ -128,21 +132,22 @@ def for_terminal(comparison: Comparison) -> str:
     return render_terminal(comparison, colour=supports_colour(sys.stdout))
 
 
+def recorded_rows(table: Table) -> tuple[str, ...]:
+    """Return the rows that are recorded: all but those that we added to the paper's."""
+    extra = {row.key for row in load_reference(table.reference).rows if row.origin == "extra"}
+    return tuple(row for row in table.rows if row not in extra)
+
+
 def record(table: Table, figures: Figures, command: Command, line: str) -> None:
     """Store the figures as the table's proxy references.
 
     Raises:
-        UserError: a row or seed is missing, or the recipe was changed on the command line.
+        UserError: a row or seed is missing.
     """
-    if command.request.overrides or command.request.rows or command.request.max_steps:
-        raise UserError(
-            "--record stores whole tables of unchanged recipes: leave out --set, --rows and "
-            "--max-steps."
-        )
     seeds = command.request.seeds
     missing = [
         f"{row} (seed {seed})"
-        for row in table.rows
+        for row in recorded_rows(table)
         for seed in seeds
         if seed not in figures.get(row, {})
     ]

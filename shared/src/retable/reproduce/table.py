@@ -63,10 +63,10 @@ class Gain:
     over: str
 
     def value(self, row: str, seed: int, figures: Figures) -> float | None:
-        """Return the difference, None for the row compared with itself."""
+        """Return the difference, None where either row has not run."""
         own = self.column.value(row, seed, figures)
         other = self.column.value(self.over, seed, figures)
-        return None if own is None or other is None or row == self.over else own - other
+        return None if own is None or other is None else own - other
 
 
 @dataclass(frozen=True)
