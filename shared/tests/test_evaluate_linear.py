@@ -1,4 +1,4 @@
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -262,3 +262,12 @@ def test_the_classifier_is_a_linear_layer() -> None:
     x = random.normal(0, torch.arange(20)).view(4, 5)
     ours = LinearClassifier(layer.weight.detach(), layer.bias.detach())(x)
     torch.testing.assert_close(ours, layer(x).detach())
+
+
+def test_a_probe_stopped_by_max_steps_sees_only_the_images_of_its_steps() -> None:
+    probe = LinearProbe(batch=8, epochs=5, max_steps=2)
+    splits = Splits(Blobs("train", count=64), Blobs("test", count=16), 6)
+    shortened, epochs = probe._shortened(splits, seed=0)
+    assert (len(shortened.train), epochs) == (16, 1)
+    whole, epochs = replace(probe, max_steps=20)._shortened(splits, seed=0)
+    assert (len(whole.train), epochs) == (64, 3)

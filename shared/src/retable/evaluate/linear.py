@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from retable import random
+from retable.data.subsets import Subset
 from retable.errors import UserError
 from retable.evaluate.classifier import LinearClassifier, accuracy, check_labels
 from retable.evaluate.evaluation import (
@@ -148,6 +149,9 @@ class LinearProbe:
         train_view: drawn anew in every epoch (R2: random crop of scale (0.08, 1) and flip); None:
             `natural_train_view`.
         test_view: R2: short side to 256, centre crop of 224; None: `natural_test_view`.
+        max_steps: stop after so many steps, rounded up to whole epochs beyond the first; within it
+            the classifier sees only the images of these steps. For checks of the real path: such a
+            probe measures nothing.
         other_lrs: further learning rates trained beside ``lr`` on the same features; their
             accuracies are reported as ``top1@lr=<value>`` and choose nothing.
         name: what the result is filed under.
@@ -162,6 +166,7 @@ class LinearProbe:
     gamma: float = 0.1
     train_view: ViewRecipe | None = None
     test_view: ViewRecipe | None = None
+    max_steps: int | None = None
     other_lrs: tuple[float, ...] = ()
     name: str = "linear"
 
@@ -233,6 +238,7 @@ class LinearProbe:
     ) -> tuple[LinearClassifier, dict[str, float]]:
         """Train as `run` does; return the classifier of the last epoch beside the numbers."""
         frozen = freeze(encoder, device, precision)
+        splits, epochs = self._shortened(splits, seed)
         check_labels(splits.train.labels, splits.classes, "train")
         check_labels(splits.test.labels, splits.classes, "test")
         checkpoints = Checkpoints(
@@ -249,7 +255,7 @@ class LinearProbe:
         start, curve = (saved.epoch, saved.facts["curve"]) if saved else (0, [])
         rates = (self.lr, *self.other_lrs)
         view = self.train_view or natural_train_view(splits.train)
-        images = len(splits.train) * (self.epochs - start) + len(splits.test)
+        images = len(splits.train) * (epochs - start) + len(splits.test)
         with bar(images, "images", self.name, shown=progress) as shown:
             arguments: dict[str, Any] = {
                 "device": device,
@@ -264,7 +270,7 @@ class LinearProbe:
                 key = random.derive_key(seed, "linear probe", "weights")
                 state = ProbeState.initial(len(rates), splits.classes, dim, key)
             state = state.to(frozen.device)
-            for epoch in range(start, self.epochs):
+            for epoch in range(start, epochs):
                 key = random.derive_key(seed, "linear probe", "views", epoch)
                 train = extract(frozen, splits.train, view, key=key, **arguments)
                 losses = self._epoch(state, train, epoch, seed)
@@ -272,6 +278,26 @@ class LinearProbe:
                 checkpoints.save(epoch + 1, state.tensors(), {"curve": curve})
                 shown.set_postfix({"epoch": epoch + 1, "top1": f"{curve[-1]['top1'][0]:.2f}"})
         return state.classifier(0), self._results(curve)
+
+    def _shortened(self, splits: Splits, seed: int) -> tuple[Splits, int]:
+        """Return what ``max_steps`` leaves of the training images and of the epochs."""
+        images = len(splits.train)
+        if self.max_steps is None:
+            return splits, self.epochs
+        seen = self.max_steps * self.batch
+        epochs = min(self.epochs, -(-seen // images))
+        if seen >= images:
+            return splits, epochs
+        key = random.derive_key(seed, "linear probe", "order", 0)
+        kept = random.permutation(key, images)[:seen].sort().values
+        train = Subset(
+            splits.train,
+            kept,
+            splits.train.labels[kept],
+            splits.train.class_names,
+            f"the images of {self.max_steps} steps",
+        )
+        return Splits(train, splits.test, splits.classes), epochs
 
     def _epoch(self, state: ProbeState, train: Features, epoch: int, seed: int) -> Tensor:
         """Make one epoch's steps; return the mean losses (L,)."""

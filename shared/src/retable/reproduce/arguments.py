@@ -17,7 +17,7 @@ from retable.reproduce.plan import Request
 from retable.reproduce.table import SCALES, Table
 
 RECORDING_SEEDS = (1, 2, 3, 4, 5)
-"""Seeds of a recording: five, since fewer say little of a spread; not 0, which a table runs with."""
+"""Seeds of a recording: fewer than five say little of a spread; a table is run with seed 0."""
 
 
 class _Parser(argparse.ArgumentParser):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -59,7 +58,7 @@ def _main(table: Table, words: Sequence[str]) -> int:
     execute.execute(runs, command.setting)
     if distributed.process_index() != 0:
         return 0
-    return _conclude(table, rows, runs, command, words)
+    return _conclude(table, rows, runs, command)
 
 
 def _training_images(table: Table, runs: list[Run]) -> int:
@@ -95,12 +94,11 @@ def _conclude(
     rows: dict[str, Row],
     runs: list[Run],
     command: Command,
-    words: Sequence[str],
 ) -> int:
     """Compare, record if asked, print and store the table."""
     figures = results.gather_figures(runs, command.setting)
     if command.record:
-        results.record(table, figures, command, shlex.join([table.script.name, *words]))
+        results.record(table, figures, command)
     comparison = results.compare_table(table, rows, runs, figures, command)
     folder = results.report_folder(table, command)
     histories = results.gather_histories(runs, command.setting)

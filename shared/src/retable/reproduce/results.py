@@ -138,7 +138,7 @@ def recorded_rows(table: Table) -> tuple[str, ...]:
     return tuple(row for row in table.rows if row not in extra)
 
 
-def record(table: Table, figures: Figures, command: Command, line: str) -> None:
+def record(table: Table, figures: Figures, command: Command) -> None:
     """Store the figures as the table's proxy references.
 
     Raises:
@@ -155,7 +155,7 @@ def record(table: Table, figures: Figures, command: Command, line: str) -> None:
         raise UserError(f"Nothing was recorded: {', '.join(missing)} has no figures.")
     facts = environment()
     provenance = Provenance(
-        command=line,
+        command=f"nox -s reproduce-{table.name} -- --record --seeds {' '.join(map(str, seeds))}",
         seeds=seeds,
         commit=facts["commit"] or "unknown",
         date=datetime.datetime.now(datetime.UTC).date().isoformat(),
