@@ -34,7 +34,12 @@ class Blobs:
     def __post_init__(self) -> None:
         self.labels = torch.arange(self.count) % self.classes
         self.class_names = [f"class {c}" for c in range(self.classes)]
-        self.description = {"split": self.split, "count": self.count, "noise": self.noise}
+        self.description = {
+            "split": self.split,
+            "count": self.count,
+            "noise": self.noise,
+            "checksum": f"{self.split} {self.count}",
+        }
 
     def __len__(self) -> int:
         return self.count
