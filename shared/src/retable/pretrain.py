@@ -6,6 +6,7 @@ its loss, its scalars and its encoder.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
@@ -45,7 +46,8 @@ class Execution:
         log_every: steps between lines of the log.
         checkpoint_every: steps between training states, beside the one at each epoch's end.
         tensorboard: also write TensorBoard events (extra ``tensorboard``).
-        quiet: no progress bar.
+        label: what the run is called on the terminal.
+        quiet: no progress bar, no remarks.
     """
 
     workers: int = 0
@@ -56,6 +58,7 @@ class Execution:
     log_every: int = 100
     checkpoint_every: int = 1000
     tensorboard: bool = False
+    label: str = ""
     quiet: bool = False
 
 
@@ -202,10 +205,14 @@ class _Training:
                 if not (epoch_ends or last or self.step % execution.log_every == 0):
                     continue
                 means = self.record_steps(throughput)
-                bar.set_description(f"epoch {batch.progress.epoch + 1}/{self.recipe.epochs}")
+                bar.set_description(
+                    f"{execution.label} epoch {batch.progress.epoch + 1}/{self.recipe.epochs}"
+                )
                 bar.set_postfix(loss=f"{means['loss']:.3f}", refresh=False)
                 if epoch_ends:
-                    self.end_epoch(batch.progress.epoch + 1, monitor, bar.write)
+                    remarks = self.end_epoch(batch.progress.epoch + 1, monitor)
+                    for remark in remarks if self.main and not execution.quiet else ():
+                        bar.write(f"{execution.label} {remark}", file=sys.stderr)
                 if epoch_ends or last or self.step % execution.checkpoint_every == 0:
                     self.save()
                 throughput.restart(self.step)
@@ -261,20 +268,20 @@ class _Training:
             raise TrainingFailedError(reason, self.directory, self.step)
         return means
 
-    def end_epoch(self, epoch: int, monitor: Monitor | None, say: Callable[[str], None]) -> None:
-        """Log the epoch's means and its monitor, and say how the run is doing at both ends."""
+    def end_epoch(self, epoch: int, monitor: Monitor | None) -> list[str]:
+        """Log the epoch's means and its monitor; return what to say of them, at both ends."""
         means = self.epoch_means.means()
         self.epoch_means = Averages()
         batch_norm.average_statistics(self.method)
         watched = monitor(self.method.encoder, epoch) if monitor else {}
         if not self.main:
-            return
+            return []
         self.log.write("epoch", self.step, {"epoch": epoch, **means})
         if watched:
             self.log.write("monitor", self.step, {"epoch": epoch, **watched})
-        if epoch in (1, self.recipe.epochs):
-            for sentence in health.sentences({**means, **watched}):
-                say(f"epoch {epoch}: {sentence}")
+        if epoch not in (1, self.recipe.epochs):
+            return []
+        return [f"epoch {epoch}: {remark}" for remark in health.sentences({**means, **watched})]
 
     def save(self) -> None:
         """Write the training state."""

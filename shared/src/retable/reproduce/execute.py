@@ -15,7 +15,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -106,6 +106,21 @@ def execute_one(run: Run, setting: Setting) -> None:
         if "failed" not in (directory.finished() or {}):
             for evaluation in run.evaluations:
                 _evaluate(run, evaluation, accelerator, setting)
+    if accelerator.is_main_process and not setting.execution.quiet:
+        print(_one_line(run, setting), file=sys.stderr)
+
+
+def _one_line(run: Run, setting: Setting) -> str:
+    """Say what came of a run: the first figure of each evaluation."""
+    why = failure(run, setting)
+    figures = collect(run, setting)
+    said = [
+        next(f"{name} {value:.2f}" for name, value in figures.items() if name.startswith(prefix))
+        for prefix in (f"{evaluation.name}." for evaluation in run.evaluations)
+        if any(name.startswith(prefix) for name in figures)
+    ]
+    outcome = why or ", ".join(said) or "pretrained"
+    return f"{' = '.join(run.rows)} seed {run.seed}: {outcome} ({run.name})"
 
 
 def make_accelerator(precision: str) -> Any:
@@ -141,7 +156,7 @@ def _pretrain(run: Run, directory: RunDirectory, accelerator: Any, setting: Sett
             source,
             directory,
             accelerator,
-            setting.execution,
+            replace(setting.execution, label=f"{run.rows[0]} seed {run.seed}"),
             _knn_monitor(run, accelerator, setting),
         )
     except TrainingFailedError as failure:
