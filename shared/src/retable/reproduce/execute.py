@@ -111,14 +111,11 @@ def execute_one(run: Run, setting: Setting) -> None:
 
 
 def _one_line(run: Run, setting: Setting) -> str:
-    """Say what came of a run: the first figure of each evaluation."""
+    """Say what came of a run: the accuracy that each evaluation found."""
     why = failure(run, setting)
     figures = collect(run, setting)
-    said = [
-        next(f"{name} {value:.2f}" for name, value in figures.items() if name.startswith(prefix))
-        for prefix in (f"{evaluation.name}." for evaluation in run.evaluations)
-        if any(name.startswith(prefix) for name in figures)
-    ]
+    first = {f"{evaluation.name}.top1" for evaluation in run.evaluations}
+    said = [f"{name} {value:.2f}" for name, value in figures.items() if name in first]
     outcome = why or ", ".join(said) or "pretrained"
     return f"{' = '.join(run.rows)} seed {run.seed}: {outcome} ({run.name})"
 

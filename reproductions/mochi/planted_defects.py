@@ -1,0 +1,129 @@
+"""What Table 1 can see: defects planted in the method, run at proxy scale, judged as any run is.
+
+    python reproductions/mochi/planted_defects.py
+
+For each defect it runs MoCo-v2 and MoCHi (1024, 256, 512) with seed 0 and prints every cell that
+misses the recorded reference. A defect without a miss is one that only the unit tests can catch.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from table1 import TABLE
+from torch import Tensor, nn
+
+from mochi import MoCHi, MoCHiRecipe
+from mochi.draws import MixingDraws
+from mochi.pool import HardPool
+from retable.methods import Batch, MoCoRecipe, Progress
+from retable.reproduce.execute import Setting, execute
+from retable.reproduce.plan import Request, plan_runs, resolve_rows
+from retable.reproduce.results import gather_figures, measure
+from retable.reproduce.table import Row
+from retable.tables import compare, load_reference
+
+ROWS = ("moco_v2", "mochi_1024_256_512")
+
+
+class PositiveAmongNegatives(MoCHi):
+    """Enqueues the keys before they are contrasted: each positive is also a negative."""
+
+    def logits(self, queries: Tensor, keys: Tensor, batch: Batch) -> Tensor:
+        """Score against a queue that already holds this batch."""
+        self.queue.enqueue(keys, batch.labels)
+        return super().logits(queries, keys, batch)
+
+
+class StaleQueue(MoCHi):
+    """Never refills the queue: the negatives stay the random directions of the start."""
+
+    def after_step(self, progress: Progress) -> None:
+        """Forget the keys."""
+        self._unqueued = None
+
+
+class FrozenKeyEncoder(MoCHi):
+    """Never moves the key encoder from its first state."""
+
+    def __init__(self, encoder: nn.Module, recipe: MoCHiRecipe, key: int) -> None:
+        super().__init__(encoder, replace(recipe, momentum=1.0), key)
+
+
+class PoolOfQueryZero(MoCHi):
+    """Mixes for every query from the pool of the batch's first query."""
+
+    def pool_and_draws(self, cosines: Tensor, batch: Batch) -> tuple[HardPool, MixingDraws]:
+        """Give every query the first one's pool."""
+        pool, draws = super().pool_and_draws(cosines, batch)
+        first = torch.zeros(len(cosines), dtype=torch.int64, device=cosines.device)
+        return HardPool(pool.rows[first], pool.sizes[first]), draws
+
+
+DEFECTS = {
+    "positive among the negatives": PositiveAmongNegatives,
+    "queue never refilled": StaleQueue,
+    "key encoder never moves": FrozenKeyEncoder,
+    "every query mixes query 0's pool": PoolOfQueryZero,
+}
+
+
+@dataclass(frozen=True)
+class DefectiveRecipe(MoCHiRecipe):
+    """MoCHi with a defect; with s = s' = 0 it is MoCo-v2 with the same defect."""
+
+    defect: str = ""
+
+    def build(self, encoder: nn.Module, key: int) -> MoCHi:
+        """Return the defective method."""
+        return DEFECTS[self.defect](encoder, self, key)
+
+
+def plant(row: Row, defect: str) -> Row:
+    """Return the row with the defect in its method."""
+    method = row.pretrain.method
+    assert isinstance(method, MoCoRecipe)
+    fields = dict(vars(method))
+    if not isinstance(method, MoCHiRecipe):
+        fields |= {"s": 0, "s_prime": 0, "n_hard": 1}
+    return replace(
+        row, pretrain=replace(row.pretrain, method=DefectiveRecipe(**fields, defect=defect))
+    )
+
+
+def main() -> int:
+    """Run every defect and print what the table says of it."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--runs", type=Path, default=Path("runs"))
+    parser.add_argument("--jobs", type=int, default=2)
+    options = parser.parse_args()
+    setting = Setting(options.runs, jobs=options.jobs)
+    reference, paper = load_reference(TABLE.proxy_reference), load_reference(TABLE.reference)
+    rows = resolve_rows(TABLE, Request(rows=ROWS))
+    planted = {defect: {key: plant(row, defect) for key, row in rows.items()} for defect in DEFECTS}
+    # MoCo-v2 mixes nothing: the last defect leaves it as it is.
+    del planted["every query mixes query 0's pool"]["moco_v2"]
+    runs = {defect: plan_runs(by_row, (0,)) for defect, by_row in planted.items()}
+    execute([run for of_defect in runs.values() for run in of_defect], setting)
+    for defect, of_defect in runs.items():
+        figures = gather_figures(of_defect, setting)
+        comparison = compare(reference, measure(TABLE, figures), paper, "proxy")
+        misses = comparison.misses()
+        print(f"\n{defect}: {'caught' if misses else 'NOT caught by the table'}")
+        for compared in comparison.rows:
+            for column, cell in compared.cells.items():
+                if cell.ours and cell.reference is not None:
+                    verdict = cell.verdict or "not judged"
+                    print(
+                        f"  {compared.row.key:22} {column:20} {cell.mean:8.2f}"
+                        f"  reference {cell.reference.value:8.2f}  {verdict}"
+                    )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
