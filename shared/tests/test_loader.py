@@ -20,7 +20,7 @@ from retable.data.feeds import CropDataset, Crops, make_feed
 from retable.data.loader import LoadedBatch, Loader, iterate
 from retable.data.plans import TrainingPlan, share_of
 from retable.data.sampler import Sampler
-from retable.data.sources import Source
+from retable.data.source import Source
 from retable.errors import UserError
 from retable.testing import run_processes
 from retable.views import ViewRecipe, center, crop_and_flip, make_view, moco_v2

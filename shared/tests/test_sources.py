@@ -23,7 +23,8 @@ from retable.data.decoding import decode, decode_all, first_faults
 from retable.data.folders import PackedNames
 from retable.data.huggingface import TableSource
 from retable.data.loader import iterate
-from retable.data.sources import Source, open_source, with_parameter
+from retable.data.source import Source
+from retable.data.sources import open_source, with_parameter
 from retable.errors import UserError
 from retable.views import center
 

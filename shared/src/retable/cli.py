@@ -15,7 +15,7 @@ from retable.errors import UserError
 
 # Everything that imports torch is imported where it is used: help and usage errors come at once.
 if TYPE_CHECKING:
-    from retable.data.sources import Source
+    from retable.data.source import Source
     from retable.evaluate.evaluation import Evaluation, OpenSource
 
 _CHECKPOINT = (

@@ -19,7 +19,7 @@ from retable import batch_norm, health, progress, training_state
 from retable.checkpoints import save_encoder
 from retable.data.loader import Loader
 from retable.data.sampler import Sampler
-from retable.data.sources import Source
+from retable.data.source import Source
 from retable.errors import UserError
 from retable.methods.method import Batch, Method, Metrics, Progress
 from retable.metrics_log import Averages, MetricsLog

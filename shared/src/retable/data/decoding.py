@@ -16,7 +16,7 @@ from torch import Tensor
 from retable.errors import UserError
 
 if TYPE_CHECKING:
-    from retable.data.sources import Source
+    from retable.data.source import Source
 
 _T = TypeVar("_T")
 _PART = 64  # calls that a thread makes in one go

@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader, Dataset
 from retable import random
 from retable.data.decoding import read_image
 from retable.data.plans import Plan
-from retable.data.sources import Source
+from retable.data.source import Source
 from retable.errors import UserError
 from retable.views import ViewRecipe, cut, finish_view, make_view, sample_parameters
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from retable.data.decoding import UnreadableImageError, decode, decode_all, first_faults, prepare
-from retable.data.sources import TRAIN, checksum
+from retable.data.source import TRAIN, checksum
 from retable.errors import UserError
 
 _EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".gif")

@@ -16,7 +16,7 @@ from retable.data.decoding import (
     header_fault,
     prepare,
 )
-from retable.data.sources import TRAIN, checksum
+from retable.data.source import TRAIN, checksum
 from retable.errors import UserError
 
 _SPLITS = {TRAIN: ("train",), "test": ("validation", "valid", "val", "test")}

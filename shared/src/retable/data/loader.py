@@ -16,7 +16,7 @@ from retable import distributed
 from retable.data.feeds import make_feed, transfer
 from retable.data.plans import EvaluationPlan, TrainingPlan, share_of
 from retable.data.sampler import Sampler
-from retable.data.sources import Source
+from retable.data.source import Source
 from retable.views import ViewRecipe
 
 

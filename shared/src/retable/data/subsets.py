@@ -18,7 +18,7 @@ from torch import Tensor
 
 from retable import random
 from retable.data.decoding import decode_all
-from retable.data.sources import TRAIN, Source, checksum
+from retable.data.source import TRAIN, Source, checksum
 from retable.errors import UserError
 
 _WORDNET_ID = re.compile(r"n\d{8}")

@@ -15,7 +15,7 @@ from retable.evaluate.frozen import FrozenEncoder
 from retable.views import ViewRecipe, center, crop_and_flip
 
 if TYPE_CHECKING:
-    from retable.data.sources import Source
+    from retable.data.source import Source
 
     OpenSource = Callable[[str, str | None], Source]
 

@@ -15,7 +15,7 @@ from retable.errors import UserError
 from retable.evaluate.frozen import FrozenEncoder, freeze
 
 if TYPE_CHECKING:
-    from retable.data.sources import Source
+    from retable.data.source import Source
     from retable.views import ViewRecipe
 
 

@@ -35,7 +35,7 @@ from retable.progress import bar
 from retable.views import ViewRecipe
 
 if TYPE_CHECKING:
-    from retable.data.sources import Source
+    from retable.data.source import Source
     from retable.evaluate.evaluation import OpenSource
 
 

@@ -25,7 +25,8 @@ from torch import nn
 
 from retable import files, progress
 from retable.checkpoints import load_encoder
-from retable.data.sources import Source, open_source
+from retable.data.source import Source
+from retable.data.sources import open_source
 from retable.errors import UserError
 from retable.evaluate.evaluation import Evaluation
 from retable.evaluate.knn import Knn
