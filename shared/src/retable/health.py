@@ -42,6 +42,7 @@ def sentences(metrics: dict[str, float]) -> list[str]:
             _queue(metrics),
             _scores(metrics),
             _spread(metrics),
+            _rank(metrics),
         )
         if sentence
     ]
@@ -66,16 +67,22 @@ def _queue(metrics: dict[str, float]) -> str | None:
 
 
 def _scores(metrics: dict[str, float]) -> str | None:
-    if "positive_score" not in metrics or "negative_score_q95" not in metrics:
+    if "positive_score_q50" not in metrics or "negative_score_q95" not in metrics:
         return None
-    positive, hard = metrics["positive_score"], metrics["negative_score_q95"]
+    positive, hard = metrics["positive_score_q50"], metrics["negative_score_q95"]
     text = (
-        f"cosine of positives {positive:.2f}, of negatives {metrics['negative_score_q50']:.2f} "
-        f"(median) and {hard:.2f} (95 %)"
+        f"cosines: positives {positive:.2f} (median) and {metrics['positive_score_q05']:.2f} (5 %), "
+        f"negatives {metrics['negative_score_q50']:.2f} (median) and {hard:.2f} (95 %)"
     )
     if positive <= hard:
         return text + ": positives do not stand out from the hardest negatives yet"
     return text
+
+
+def _rank(metrics: dict[str, float]) -> str | None:
+    if "effective_rank" not in metrics:
+        return None
+    return f"effective rank of the features {metrics['effective_rank']:.1f}"
 
 
 def _spread(metrics: dict[str, float]) -> str | None:

@@ -128,17 +128,14 @@ class MoCo(Method):
         of the negatives come from a slice of at most 16 queries and 512 rows: enough for a log, and
         nothing beside the step.
         """
+        positives = logits[:, 0]
         negatives = logits[:16, 1:513].float().flatten()
         negatives = negatives.masked_fill(negatives.isinf(), -1.0)
-        low, middle, high = torch.quantile(negatives, negatives.new_tensor([0.05, 0.5, 0.95]))
-        positives = logits[:, 0]
+        scores = _quantiles("positive_score", positives) | _quantiles("negative_score", negatives)
         global_batch = len(queries) * distributed.process_count()
-        return {
+        return scores | {
             "proxy_accuracy": (positives > logits[:, 1:].amax(dim=1)).float().mean(),
             "positive_score": positives.mean(),
-            "negative_score_q05": low,
-            "negative_score_q50": middle,
-            "negative_score_q95": high,
             # 1 for directions spread evenly over the sphere, 0 for a collapsed embedding
             "embedding_spread": queries.std(dim=0).mean() * math.sqrt(queries.shape[1]),
             "chance_loss": math.log(logits.shape[1]),
@@ -172,3 +169,10 @@ class MoCo(Method):
             keys, labels = self._unqueued
             self.queue.enqueue(distributed.gather(keys), distributed.gather(labels))
             self._unqueued = None
+
+
+def _quantiles(name: str, scores: Tensor) -> Metrics:
+    """Return the 5, 50 and 95 % quantiles of scores (n,), each the nearest score below."""
+    ordered = scores.sort().values  # torch.quantile would send its levels to the device and wait
+    last = len(ordered) - 1
+    return {f"{name}_q{level:02}": ordered[last * level // 100] for level in (5, 50, 95)}

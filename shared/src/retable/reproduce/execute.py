@@ -29,6 +29,7 @@ from retable.data.source import Source
 from retable.data.sources import open_source
 from retable.errors import UserError
 from retable.evaluate.evaluation import Evaluation
+from retable.evaluate.geometry import Geometry
 from retable.evaluate.knn import Knn
 from retable.pretrain import Execution, Monitor, TrainingFailedError, pretrain
 from retable.reproduce.plan import Run
@@ -174,17 +175,20 @@ def _pretrain(run: Run, directory: RunDirectory, accelerator: Any, setting: Sett
 
 
 def _knn_monitor(run: Run, accelerator: Any, setting: Setting) -> Monitor | None:
-    """Return a monitor that judges the encoder by kNN at evenly spaced epochs."""
+    """Return a monitor that judges the encoder by kNN and geometry at evenly spaced epochs."""
     if setting.monitors == 0:
         return None
     epochs = run.recipe.epochs
     due = {max(1, round(epochs * (i + 1) / setting.monitors)) for i in range(setting.monitors)}
-    judge = Knn()
+    judges = (Knn(), Geometry())
 
     def monitor(encoder: nn.Module, epoch: int) -> dict[str, float]:
         if epoch not in due:
             return {}
-        return _run_evaluation(judge, run, encoder, None, accelerator, setting)
+        figures: dict[str, float] = {}
+        for judge in judges:
+            figures |= _run_evaluation(judge, run, encoder, None, accelerator, setting)
+        return figures
 
     return monitor
 

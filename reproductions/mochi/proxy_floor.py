@@ -1,0 +1,64 @@
+"""What Table 1's proxy stands on: the probes of MoCo-v2's encoder, of an untrained one, of pixels.
+
+    python reproductions/mochi/proxy_floor.py
+
+Trains MoCo-v2 at proxy scale with seed 0 unless that run exists, then fits the table's linear probe
+and the L-BFGS probe to all three. An accuracy of the table means something as far as it stands
+above the last two.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from table1 import TABLE
+from torch import Tensor, nn
+
+from retable.checkpoints import load_encoder
+from retable.evaluate.linear import LinearProbe
+from retable.evaluate.logistic import LogisticProbe
+from retable.recipes import build_method
+from retable.reproduce.execute import Setting, directory_of, execute, open_cached
+from retable.reproduce.plan import Request, plan_runs, resolve_rows
+
+
+class Pixels(nn.Module):
+    """The image itself as its features."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Flatten (B, 3, H, W) to (B, 3 H W)."""
+        return images.flatten(1)
+
+
+def main() -> int:
+    """Print top-1 of both probes for the three encoders."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--runs", type=Path, default=Path("runs"))
+    setting = Setting(parser.parse_args().runs)
+    row = resolve_rows(TABLE, Request(rows=("moco_v2",)))["moco_v2"]
+    (run,) = plan_runs({"moco_v2": row}, (0,))
+    execute([run], setting)
+    trained, _, _ = load_encoder(directory_of(run, setting).encoder)
+    encoders: dict[str, nn.Module] = {
+        "MoCo-v2": trained,
+        "untrained": build_method(run.recipe, run.seed).encoder,
+        "raw pixels": Pixels(),
+    }
+    (linear,) = row.evaluations
+    assert isinstance(linear, LinearProbe)
+    for probe in (linear, LogisticProbe(view=linear.test_view)):
+        for name, encoder in encoders.items():
+            figures = probe.run(
+                encoder,
+                lambda split, variant: open_cached(run.recipe.data, split, None, variant, False),
+                seed=0,
+                device="cpu",
+            )
+            print(f"{probe.name:10} {name:12} top-1 {figures['top1']:6.2f} %", flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
