@@ -71,8 +71,8 @@ def _scores(metrics: dict[str, float]) -> str | None:
         return None
     positive, hard = metrics["positive_score_q50"], metrics["negative_score_q95"]
     text = (
-        f"cosines: positives {positive:.2f} (median) and {metrics['positive_score_q05']:.2f} (5 %), "
-        f"negatives {metrics['negative_score_q50']:.2f} (median) and {hard:.2f} (95 %)"
+        f"cosine of positives {positive:.2f} (5 %: {metrics['positive_score_q05']:.2f}), "
+        f"of negatives {metrics['negative_score_q50']:.2f} (95 %: {hard:.2f})"
     )
     if positive <= hard:
         return text + ": positives do not stand out from the hardest negatives yet"
