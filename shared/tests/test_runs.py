@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import subprocess
 import sys
 from pathlib import Path
@@ -8,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from retable.errors import UserError
-from retable.runs import RunDirectory, describe, environment, fingerprint
+from retable.runs import RunDirectory, code_digest, describe, environment, fingerprint
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,3 +95,17 @@ def test_the_environment_names_versions_and_hardware() -> None:
     facts = environment()
     assert facts["versions"]["torch"]
     assert facts["processor"]
+
+
+def test_the_code_digest_covers_the_core_and_the_package_of_the_method(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    package = tmp_path / "some_paper"
+    package.mkdir()
+    (package / "__init__.py").write_text("class Recipe: ...\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    recipe = importlib.import_module("some_paper").Recipe()
+    before = code_digest(recipe)
+    assert before != code_digest()
+    (package / "__init__.py").write_text("class Recipe: ...  # changed\n")
+    assert code_digest(recipe) != before

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import fcntl
 import hashlib
+import importlib
 import importlib.metadata
 import json
 import os
@@ -185,6 +186,23 @@ def environment() -> dict[str, Any]:
         "gpus": gpus,
         "commit": _commit(),
     }
+
+
+def code_digest(*objects: object) -> str:
+    """Hash the source of the core and of the packages that the objects' classes come from.
+
+    A run is named by its recipe alone; this tells whether the code that made it is today's.
+
+    Returns:
+        16 hexadecimal digits.
+    """
+    modules = {"retable", *(type(thing).__module__.partition(".")[0] for thing in objects)}
+    digest = hashlib.sha256()
+    for name in sorted(modules - {"__main__", "__mp_main__"}):
+        for folder in getattr(importlib.import_module(name), "__path__", ()):  # none: a script
+            for path in sorted(Path(folder).rglob("*.py")):
+                digest.update(str(path.relative_to(folder)).encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()[:16]
 
 
 def _processor_name() -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 from retable import distributed
 from retable.data.sources import open_source
 from retable.errors import UserError
+from retable.launched import end_with_launcher
 from retable.reproduce import arguments, execute, launch, results
 from retable.reproduce.arguments import Command
 from retable.reproduce.dry_run import render_plan
@@ -53,6 +54,7 @@ def _main(table: Table, words: Sequence[str]) -> int:
     processes = launch.wanted_processes(command.processes)
     if processes > 1 and not launch.is_launched():
         return launch.relaunch(table.script, words, processes)
+    end_with_launcher()
     _check_data(runs, command)
     _prepare_folder(runs, command)
     execute.execute(runs, command.setting)
@@ -105,6 +107,11 @@ def _conclude(
     results.write_report(table, comparison, figures, histories, folder)
     print(results.for_terminal(comparison))
     print(f"\nWritten to {folder}.")
+    if old := [run.name for run in runs if execute.made_by_other_code(run, command.setting)]:
+        print(
+            f"{len(old)} of {len(runs)} runs were trained by other versions of the code: "
+            "start with --fresh to train them anew."
+        )
     return comparison.exit_status
 
 

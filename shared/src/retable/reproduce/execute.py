@@ -10,7 +10,6 @@ import os
 import shutil
 import signal
 import sys
-import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -31,9 +30,10 @@ from retable.errors import UserError
 from retable.evaluate.evaluation import Evaluation
 from retable.evaluate.geometry import Geometry
 from retable.evaluate.knn import Knn
+from retable.launched import end_with
 from retable.pretrain import Execution, Monitor, TrainingFailedError, pretrain
 from retable.reproduce.plan import Run
-from retable.runs import RunDirectory, describe, environment, fingerprint
+from retable.runs import RunDirectory, code_digest, describe, environment, fingerprint
 
 
 @dataclass(frozen=True)
@@ -165,6 +165,7 @@ def _pretrain(run: Run, directory: RunDirectory, accelerator: Any, setting: Sett
     if accelerator.is_main_process:
         facts = {
             **environment(),
+            "code": code_digest(recipe.method),
             "data": source.description,
             "processes": accelerator.num_processes,
             "seconds_of_last_start": round(time.perf_counter() - start, 1),
@@ -258,6 +259,13 @@ def failure(run: Run, setting: Setting) -> str | None:
     return result.get("failed")
 
 
+def made_by_other_code(run: Run, setting: Setting) -> bool:
+    """Say whether the run was trained by sources that differ from today's."""
+    path = directory_of(run, setting).environment
+    known = path.exists() and json.loads(path.read_text()).get("code")
+    return bool(known) and known != code_digest(run.recipe.method)
+
+
 def history(run: Run, setting: Setting) -> list[dict[str, float]]:
     """Return a complete run's means, one mapping for each epoch."""
     result = directory_of(run, setting).finished() or {}
@@ -312,11 +320,4 @@ def _execute_side_by_side(runs: list[Run], setting: Setting) -> None:
 def _begin_worker(lines: Any, parent: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     progress.use_line(lines.get())
-    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
-
-
-def _end_with(parent: int) -> None:
-    """End this process when its parent has: a killed command must not train on in the dark."""
-    while os.getppid() == parent:
-        time.sleep(0.2)
-    os._exit(1)
+    end_with(parent)
