@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import json
 import os
 import sys
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from retable.errors import UserError
+from retable.settings import parse_setting, with_field
 
 # Everything that imports torch is imported where it is used: help and usage errors come at once.
 if TYPE_CHECKING:
@@ -212,39 +212,9 @@ def _join(wanted: str | None) -> str:
 def _with_settings(recipe: Evaluation, settings: Sequence[str]) -> Evaluation:
     """Return the recipe with every FIELD=VALUE applied; a dot enters a field's own fields."""
     for setting in settings:
-        path, separator, text = setting.partition("=")
-        if not separator:
-            raise UserError(f"--set {setting} has no value: expected --set {path}=VALUE.")
-        try:
-            value = json.loads(text)
-        except ValueError:
-            value = text
-        recipe = _replaced(recipe, path.split("."), value, path)
+        path, value = parse_setting(setting)
+        recipe = with_field(recipe, path.split("."), value, path)
     return recipe
-
-
-def _replaced(recipe: Any, names: list[str], value: Any, path: str) -> Any:
-    head, *rest = names
-    known = [field.name for field in dataclasses.fields(recipe)]
-    if head not in known:
-        raise UserError(
-            f"--set {path}: {type(recipe).__name__} has no {head!r}: expected one of "
-            f"{', '.join(known)}."
-        )
-    old = getattr(recipe, head)
-    if rest:
-        if not dataclasses.is_dataclass(old):
-            raise UserError(f"--set {path}: {head!r} has no fields: expected --set {head}=VALUE.")
-        return dataclasses.replace(recipe, **{head: _replaced(old, rest, value, path)})
-    if isinstance(old, tuple):
-        value = tuple(value) if isinstance(value, list) else (value,)
-    elif isinstance(old, float) and type(value) is int:
-        value = float(value)
-    if type(value) is not type(old):
-        raise UserError(
-            f"--set {path}={value!r}: expected {type(old).__name__}, as in the default {old!r}."
-        )
-    return dataclasses.replace(recipe, **{head: value})
 
 
 if __name__ == "__main__":

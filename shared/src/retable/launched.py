@@ -14,7 +14,7 @@ import sys
 import threading
 import time
 
-_PARENT = "RETABLE_PARENT"
+PARENT = "RETABLE_PARENT"
 """Names the launcher's process to those it starts: one that is already gone cannot be asked."""
 
 
@@ -29,8 +29,8 @@ def end_with(parent: int) -> None:
 
 def end_with_launcher() -> None:
     """Call `end_with` for the launcher, in a process that this module's launcher started."""
-    if _PARENT in os.environ:
-        end_with(int(os.environ[_PARENT]))
+    if PARENT in os.environ:
+        end_with(int(os.environ[PARENT]))
 
 
 def _watch(parent: int) -> None:
@@ -43,9 +43,10 @@ def main(words: list[str]) -> int:
     """Run a launcher's module and return the status of the first process that failed, or 0."""
     parent, module, *arguments = words
     end_with(int(parent))
-    os.environ[_PARENT] = str(os.getpid())
+    os.environ[PARENT] = str(os.getpid())
     # It reports every status but 0 as a crash, also that of a table with a miss.
     logging.getLogger("torch.distributed.elastic.multiprocessing.api").setLevel(logging.CRITICAL)
+    from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
     sys.argv = [module, *arguments]
@@ -54,6 +55,8 @@ def main(words: list[str]) -> int:
     except ChildFailedError as error:
         _, failure = error.get_first_failure()
         return max(1, failure.exitcode)
+    except SignalException as error:
+        return 128 + int(error.sigval)
     return 0
 
 

@@ -31,6 +31,7 @@ from retable.schedules import learning_rate
 from retable.throughput import Throughput
 
 Monitor = Callable[[nn.Module, int], dict[str, float]]
+PRECISIONS = ("float32", "bf16", "fp16")
 
 
 @dataclass(frozen=True)
@@ -105,7 +106,7 @@ def pretrain(
         UserError: batch, groups and processes do not fit together.
     """
     method = build_method(recipe, seed)
-    _check_fit(recipe, method, accelerator.num_processes, execution)
+    check_fit(recipe, method, accelerator.num_processes, execution)
     loader = Loader(
         source,
         Sampler(len(source), recipe.batch, seed),
@@ -135,25 +136,42 @@ def pretrain(
     return training.summary()
 
 
-def _check_fit(
-    recipe: PretrainRecipe, method: Method, processes: int, execution: Execution
-) -> None:
-    local, remainder = divmod(recipe.batch, processes * execution.accumulate)
-    if remainder:
+def check_fit(recipe: PretrainRecipe, method: Method, processes: int, execution: Execution) -> None:
+    """Check that the batch can be split over processes, micro-batches and batch-norm groups.
+
+    Raises:
+        UserError: it cannot, or the recipe names what is not there.
+    """
+    if recipe.precision not in PRECISIONS:
         raise UserError(
-            f"A batch of {recipe.batch} images cannot be split over {processes} processes in "
-            f"{execution.accumulate} parts: choose a number of processes that divides it."
+            f"The precision is {recipe.precision!r}: expected one of {', '.join(PRECISIONS)}."
         )
-    if recipe.bn_group is not None and local % recipe.bn_group:
-        raise UserError(
-            f"Each process gets {local} images a step, which is no multiple of the recipe's "
-            f"batch-norm group of {recipe.bn_group}: use at most {recipe.batch // recipe.bn_group} "
-            "processes, a divisor of that number."
-        )
+    for name in ("epochs", "batch", "max_steps"):
+        value = getattr(recipe, name)
+        if value is not None and value < 1:
+            raise UserError(f"The recipe's {name} is {value}: expected at least 1.")
     if execution.accumulate > 1 and not method.accumulates:
         raise UserError(
             f"{type(method).__name__} contrasts a whole batch at once, so its gradient cannot be "
-            "accumulated over parts: use --accumulate 1 and more processes instead."
+            "accumulated over parts: expected --accumulate 1, use more processes instead."
+        )
+    local, remainder = divmod(recipe.batch, processes * execution.accumulate)
+    if remainder:
+        parts = f" in {execution.accumulate} parts each" if execution.accumulate > 1 else ""
+        raise UserError(
+            f"A batch of {recipe.batch} images cannot be split over {processes} processes{parts}: "
+            f"expected a divisor of {recipe.batch}, choose another number with --processes."
+        )
+    group = recipe.bn_group
+    if group is None or local % group == 0:
+        return
+    # Groups also span processes (`retable.batch_norm`), but never the parts of a batch.
+    spans = group % local == 0 and processes % (group // local) == 0
+    if not spans or execution.accumulate > 1:
+        raise UserError(
+            f"Each process gets {local} images at a time and the recipe's batch-norm group has "
+            f"{group}: expected that one divides the other, for instance with --processes "
+            f"{max(1, recipe.batch // group)}."
         )
 
 

@@ -101,15 +101,7 @@ class RunDirectory:
 
     def finished(self) -> dict[str, Any] | None:
         """Return the result of a complete run, None before."""
-        if not self.result.exists():
-            return None
-        try:
-            loaded: dict[str, Any] = json.loads(self.result.read_text())
-        except ValueError as error:
-            raise UserError(
-                f"{self.result} is not readable JSON ({error}): remove it and start again."
-            ) from None
-        return loaded
+        return read_json(self.result) if self.result.exists() else None
 
     def claim(self, recipe: object) -> None:
         """Write the recipe into a new directory, or check that an old one holds the same.
@@ -117,11 +109,19 @@ class RunDirectory:
         Raises:
             UserError: the directory was made for another recipe.
         """
-        wanted = describe(recipe)
+        self.check(recipe)
         if not self.recipe.exists():
-            files.write_json(self.recipe, wanted)
+            files.write_json(self.recipe, describe(recipe))
+
+    def check(self, recipe: object) -> None:
+        """Check that the directory, if it exists, was made for this recipe.
+
+        Raises:
+            UserError: it was made for another.
+        """
+        if not self.recipe.exists():
             return
-        found = json.loads(self.recipe.read_text())
+        found, wanted = read_json(self.recipe), describe(recipe)
         if found != json.loads(json.dumps(wanted)):
             changed = ", ".join(_differences(found, wanted)) or "its fields"
             raise UserError(
@@ -150,6 +150,20 @@ class RunDirectory:
                     )
                 time.sleep(0.1)
             yield
+
+
+def read_json(path: Path) -> Any:
+    """Read a file that `files.write_json` wrote.
+
+    Raises:
+        UserError: it has been altered and is no JSON any more.
+    """
+    try:
+        return json.loads(path.read_text())
+    except ValueError as error:
+        raise UserError(
+            f"{path} is not readable JSON ({error}): remove it and start again."
+        ) from None
 
 
 def _try_lock(file: TextIO) -> bool:

@@ -51,7 +51,8 @@ def initialise(module: nn.Module) -> None:
     The last normalisation of a block starts at scale one: the MoCo and BYOL results were made so.
     """
     for layer in module.modules():
-        if isinstance(layer, nn.Conv2d):
+        # On the meta device nothing can be drawn, and trying imports sympy and TorchDynamo.
+        if isinstance(layer, nn.Conv2d) and not layer.weight.is_meta:
             nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
 
 

@@ -129,9 +129,25 @@ def _seeds(words: Sequence[str]) -> tuple[int, ...]:
             raise UserError(
                 f"--seeds {word} is no seed: write numbers or ranges, for instance 0 1 2 or 0-4."
             ) from None
+    if not seeds:
+        raise UserError(f"--seeds {' '.join(words)} names no seed: write the lower one first.")
     if len(set(seeds)) < len(seeds):
         raise UserError(f"--seeds {' '.join(words)} names a seed twice: name each once.")
     return tuple(seeds)
+
+
+def _count(text: str) -> int:
+    """Read a number that may be 0."""
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text} is no whole number, expected 0 or more")
+    return int(text)
+
+
+def _positive(text: str) -> int:
+    """Read a number of things of which there must be one."""
+    if not text.isdecimal() or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"{text} is no whole number of at least 1")
+    return int(text)
 
 
 def _parser(table: Table) -> argparse.ArgumentParser:
@@ -142,14 +158,18 @@ def _parser(table: Table) -> argparse.ArgumentParser:
     add("--rows", nargs="+", metavar="ROW", help=f"of {', '.join(table.rows)}; all by default")
     add("--seeds", nargs="+", metavar="SEED", help="numbers or ranges: 0 1 2 or 0-4")
     add("--set", action="append", metavar="FIELD=VALUE", help="for instance pretrain.epochs=5")
-    add("--processes", type=int, help="one for each GPU by default; gloo processes on a CPU")
-    add("--jobs", type=int, help="runs side by side on a CPU; one for each core by default")
-    add("--workers", type=int, help="decoding processes of each training process")
+    add("--processes", type=_positive, help="one for each GPU by default; gloo processes on a CPU")
+    add("--jobs", type=_positive, help="runs side by side on a CPU; one for each core by default")
+    add("--workers", type=_count, help="decoding processes of each training process")
     add("--mixed-precision", choices=("float32", "bf16", "fp16"), help="float32 by default")
-    add("--accumulate", type=int, default=1, help="micro-batches, where the method allows it")
+    add("--accumulate", type=_positive, default=1, help="micro-batches, where the method allows it")
     add("--compile", action="store_true", help="torch.compile the encoders")
     add("--resident", action="store_true", help="keep the decoded images on the device")
-    add("--max-steps", type=int, help="stop each training after so many steps; compares nothing")
+    add(
+        "--max-steps",
+        type=_positive,
+        help="stop each training after so many steps; compares nothing",
+    )
     add("--skip-unreadable", action="store_true", help="leave out and count unreadable images")
     start = parser.add_mutually_exclusive_group()
     start.add_argument("--resume", action="store_true", help="insist on runs to continue")

@@ -11,7 +11,7 @@ from retable import distributed
 from retable.data.sources import open_source
 from retable.errors import UserError
 from retable.launched import end_with_launcher
-from retable.reproduce import arguments, execute, launch, results
+from retable.reproduce import arguments, checks, execute, launch, results
 from retable.reproduce.arguments import Command
 from retable.reproduce.dry_run import render_plan
 from retable.reproduce.plan import Run, plan_runs, resolve_rows
@@ -21,7 +21,7 @@ from retable.reproduce.table import Row, Table
 def main(table: Table, words: Sequence[str] | None = None) -> int:
     """Reproduce a table and return the exit status.
 
-    0: nothing missed; 1: a cell missed; 2: wrong usage; 130: interrupted.
+    0: nothing missed; 1: a cell missed or a training failed; 2: wrong usage; 130: interrupted.
     """
     words = sys.argv[1:] if words is None else list(words)
     return guarded(lambda: _main(table, words))
@@ -32,11 +32,13 @@ def guarded(command: Callable[[], int]) -> int:
     try:
         return command()
     except UserError as error:
-        if distributed.process_index() == 0:
+        if launch.is_child():
+            launch.tell_parent(str(error))
+        elif launch.rank() == 0:
             print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        if distributed.process_index() == 0:
+        if not launch.is_child() and launch.rank() == 0:
             print("\ninterrupted: the same command continues from here.", file=sys.stderr)
         return 130
 
@@ -48,14 +50,15 @@ def _main(table: Table, words: Sequence[str]) -> int:
         request = replace(request, rows=results.recorded_rows(table))
     rows = resolve_rows(table, request)
     runs = plan_runs(rows, command.request.seeds)
+    processes = launch.wanted_processes(command.processes)
+    checks.check_recipes(runs, processes, command.setting)
     if command.dry_run:
         print(render_plan(table, runs, command.request.scale, _training_images(table, runs)))
         return 0
-    processes = launch.wanted_processes(command.processes)
     if processes > 1 and not launch.is_launched():
         return launch.relaunch(table.script, words, processes)
     end_with_launcher()
-    _check_data(runs, command)
+    checks.check_data(runs, command.setting)
     _prepare_folder(runs, command)
     execute.execute(runs, command.setting)
     if distributed.process_index() != 0:
@@ -71,18 +74,12 @@ def _training_images(table: Table, runs: list[Run]) -> int:
     return len(open_source(recipe.data, "train", subset=recipe.subset))
 
 
-def _check_data(runs: list[Run], command: Command) -> None:
-    """Open both splits before anything is trained: a wrong folder should not cost an hour."""
-    for data, subset in dict.fromkeys((run.recipe.data, run.recipe.subset) for run in runs):
-        for split in ("train", "test"):
-            execute.open_cached(data, split, subset, None, command.setting.skip_unreadable)
-
-
 def _prepare_folder(runs: list[Run], command: Command) -> None:
     if distributed.process_index() != 0:
         return
     if command.fresh:
         execute.forget(runs, command.setting)
+    checks.check_folder(runs, command.setting)
     known = any(execute.directory_of(run, command.setting).path.exists() for run in runs)
     if command.resume and not known:
         raise UserError(
@@ -101,7 +98,8 @@ def _conclude(
     figures = results.gather_figures(runs, command.setting)
     if command.record:
         results.record(table, figures, command)
-    comparison = results.compare_table(table, rows, runs, figures, command)
+    failed = results.failed_rows(runs, command.setting)
+    comparison = results.compare_table(table, rows, failed, figures, command)
     folder = results.report_folder(table, command)
     histories = results.gather_histories(runs, command.setting)
     results.write_report(table, comparison, figures, histories, folder)
@@ -112,7 +110,7 @@ def _conclude(
             f"{len(old)} of {len(runs)} runs were trained by other versions of the code: "
             "start with --fresh to train them anew."
         )
-    return comparison.exit_status
+    return 1 if failed else comparison.exit_status
 
 
 def load_table(script: Path) -> Table:

@@ -17,7 +17,7 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -32,8 +32,12 @@ from retable.evaluate.geometry import Geometry
 from retable.evaluate.knn import Knn
 from retable.launched import end_with
 from retable.pretrain import Execution, Monitor, TrainingFailedError, pretrain
+from retable.recipes import PretrainRecipe
 from retable.reproduce.plan import Run
-from retable.runs import RunDirectory, code_digest, describe, environment, fingerprint
+from retable.runs import RunDirectory, code_digest, describe, environment, fingerprint, read_json
+
+if TYPE_CHECKING:
+    from retable.evaluate.evaluation import OpenSource
 
 
 @dataclass(frozen=True)
@@ -101,7 +105,7 @@ def execute_one(run: Run, setting: Setting) -> None:
     lock = directory.locked() if accelerator.is_main_process else contextlib.nullcontext()
     with lock:
         if accelerator.is_main_process:
-            directory.claim({"pretrain": run.recipe, "seed": run.seed})
+            directory.claim(run.claim)
         accelerator.wait_for_everyone()
         if directory.finished() is None:
             _pretrain(run, directory, accelerator, setting)
@@ -144,9 +148,18 @@ def open_cached(
     return open_source(data, split, subset=subset, skip_unreadable=skip_unreadable)
 
 
+def opener(recipe: PretrainRecipe, setting: Setting) -> OpenSource:
+    """Return a function that opens a split of a recipe's data, or a variant of it."""
+
+    def open_variant(split: str, variant: str | None) -> Source:
+        return open_cached(recipe.data, split, recipe.subset, variant, setting.skip_unreadable)
+
+    return open_variant
+
+
 def _pretrain(run: Run, directory: RunDirectory, accelerator: Any, setting: Setting) -> None:
     recipe = run.recipe
-    source = open_cached(recipe.data, "train", recipe.subset, None, setting.skip_unreadable)
+    source = opener(recipe, setting)("train", None)
     start = time.perf_counter()
     try:
         result: dict[str, Any] = pretrain(
@@ -156,7 +169,7 @@ def _pretrain(run: Run, directory: RunDirectory, accelerator: Any, setting: Sett
             directory,
             accelerator,
             replace(setting.execution, label=f"{run.rows[0]} seed {run.seed}"),
-            _knn_monitor(run, accelerator, setting),
+            _monitor(run, len(source), accelerator, setting),
         )
     except TrainingFailedError as failure:
         result = {"failed": failure.reason}
@@ -175,13 +188,13 @@ def _pretrain(run: Run, directory: RunDirectory, accelerator: Any, setting: Sett
     accelerator.wait_for_everyone()
 
 
-def _knn_monitor(run: Run, accelerator: Any, setting: Setting) -> Monitor | None:
+def _monitor(run: Run, images: int, accelerator: Any, setting: Setting) -> Monitor | None:
     """Return a monitor that judges the encoder by kNN and geometry at evenly spaced epochs."""
     if setting.monitors == 0:
         return None
     epochs = run.recipe.epochs
     due = {max(1, round(epochs * (i + 1) / setting.monitors)) for i in range(setting.monitors)}
-    judges = (Knn(), Geometry())
+    judges = (Knn(k=min(Knn.k, images)), Geometry())
 
     def monitor(encoder: nn.Module, epoch: int) -> dict[str, float]:
         if epoch not in due:
@@ -202,19 +215,14 @@ def _run_evaluation(
     accelerator: Any,
     setting: Setting,
 ) -> dict[str, float]:
-    recipe = run.recipe
-
-    def open_variant(split: str, variant: str | None) -> Source:
-        return open_cached(recipe.data, split, recipe.subset, variant, setting.skip_unreadable)
-
     return evaluation.run(
         encoder,
-        open_variant,
+        opener(run.recipe, setting),
         seed=run.seed,
         device=accelerator.device,
         directory=directory,
         workers=setting.execution.workers,
-        precision=recipe.precision,
+        precision=run.recipe.precision,
         progress=directory is not None and not setting.execution.quiet,
     )
 
@@ -234,21 +242,26 @@ def _evaluate(run: Run, evaluation: Evaluation, accelerator: Any, setting: Setti
 
 
 def collect(run: Run, setting: Setting) -> dict[str, float]:
-    """Return a complete run's figures by name; empty if its training failed or has not ended."""
+    """Return a complete run's figures by name; empty if its training failed or has not ended.
+
+    A run that ``max_steps`` stopped inside its first epoch has those of its evaluations alone.
+    """
     result = directory_of(run, setting).finished()
-    if result is None or "failed" in result or not result["epochs"]:
+    if result is None or "failed" in result:
         return {}
-    epochs = result["epochs"]
+    epochs, monitor = result["epochs"], result["monitor"]
     figures: dict[str, float] = {}
-    for prefix, line in (("pretrain", epochs[-1]), ("halfway", epochs[(len(epochs) - 1) // 2])):
-        figures |= {f"{prefix}.{name}": value for name, value in _scalars(line)}
-    monitor = result["monitor"]
-    for prefix, line in (("monitor", monitor[-1:]), ("monitor_halfway", _halfway(monitor))):
+    for prefix, line in (
+        ("pretrain", epochs[-1:]),
+        ("halfway", epochs[(len(epochs) - 1) // 2 :][:1]),
+        ("monitor", monitor[-1:]),
+        ("monitor_halfway", _halfway(monitor)),
+    ):
         figures |= {f"{prefix}.{name}": value for name, value in _scalars(*line)}
     for evaluation in run.evaluations:
         path = evaluation_directory(run, evaluation, setting) / "result.json"
         if path.exists():
-            values = json.loads(path.read_text())
+            values = read_json(path)
             figures |= {f"{evaluation.name}.{name}": value for name, value in values.items()}
     return figures
 
@@ -293,14 +306,15 @@ def forget(runs: Iterable[Run], setting: Setting) -> None:
 def _execute_side_by_side(runs: list[Run], setting: Setting) -> None:
     """Run on ``jobs`` worker processes, each with its own line for bars."""
     context = multiprocessing.get_context("spawn")
-    lines = context.Queue()
+    lines = context.Queue()  # starts Python's resource tracker, which would undo the deferral
     for line in range(setting.jobs):
         lines.put(line)
     pool = ProcessPoolExecutor(
         setting.jobs, context, initializer=_begin_worker, initargs=(lines, os.getpid())
     )
     try:
-        futures = {pool.submit(execute_one, run, setting): run for run in runs}
+        with _interrupts_deferred():
+            futures = [pool.submit(execute_one, run, setting) for run in runs]
         for future in as_completed(futures):
             future.result()
     except BrokenProcessPool:
@@ -309,7 +323,7 @@ def _execute_side_by_side(runs: list[Run], setting: Setting) -> None:
             "to continue, with --jobs 1 if it happens again."
         ) from None
     except BaseException:
-        # Workers ignore Ctrl-C and would finish their run: end them, their states are on disk.
+        # Ctrl-C does not reach workers, which would finish their run: their states are on disk.
         for worker in multiprocessing.active_children():
             worker.terminate()
         raise
@@ -317,7 +331,16 @@ def _execute_side_by_side(runs: list[Run], setting: Setting) -> None:
         pool.shutdown(wait=False, cancel_futures=True)
 
 
+@contextlib.contextmanager
+def _interrupts_deferred() -> Iterator[None]:
+    """Let Ctrl-C wait; processes started meanwhile never see it, not even while they import."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+
+
 def _begin_worker(lines: Any, parent: int) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     progress.use_line(lines.get())
     end_with(parent)

@@ -1,9 +1,6 @@
-"""Start one process for each device: one for each GPU, or gloo processes on a CPU.
+"""Start one process for each device: accelerate on GPUs, gloo processes on a CPU.
 
-The processes get torchrun's variables, which accelerate reads; a script that `accelerate launch` or
-torchrun has started goes on as one of theirs. Not started through these: they end with a traceback
-of their own where a table ends with status 1 or 2, and `accelerate launch --cpu --num_processes 2`
-silently starts one process.
+A script that `accelerate launch` or torchrun has started goes on as one of theirs.
 """
 
 from __future__ import annotations
@@ -13,14 +10,14 @@ import socket
 import subprocess
 import sys
 import tempfile
-import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
 
 from retable.errors import UserError
+from retable.launched import PARENT
 
 _MISTAKES = "RETABLE_MISTAKES"
 """Environment variable of our children: the folder where they leave what to tell the user."""
@@ -61,40 +58,67 @@ def relaunch(script: Path, arguments: Sequence[str], processes: int) -> int:
     A process that fails ends the others, which would wait for it; Ctrl-C ends all.
 
     Raises:
-        UserError: what the first process to fail had to tell the user.
+        UserError: what a process had to tell the user.
     """
-    variables = {**os.environ, "WORLD_SIZE": str(processes), "MASTER_ADDR": "127.0.0.1"}
-    variables["MASTER_PORT"] = str(_free_port())
-    if not torch.cuda.device_count():
-        variables |= {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+    words = [str(script), *arguments]
     with tempfile.TemporaryDirectory() as mistakes:
-        variables[_MISTAKES] = mistakes
-        children = [
-            subprocess.Popen(
-                [sys.executable, str(script), *arguments],
-                env={**variables, "RANK": str(number), "LOCAL_RANK": str(number)},
-                process_group=0,  # Ctrl-C is for this process, which ends them
-            )
-            for number in range(processes)
-        ]
+        variables = {**os.environ, _MISTAKES: mistakes}
+        if torch.cuda.device_count():
+            children = [_start_accelerate(words, processes, variables)]
+        else:
+            children = _start_gloo(words, processes, variables)
         try:
-            failed, status = _first_failure(children)
+            status = _first_failure(children)
         finally:
             _end(children)
-        if status == 2 and (said := Path(mistakes) / str(failed)).exists():
-            raise UserError(said.read_text())
+        if status == 2 and (told := sorted(Path(mistakes).iterdir())):
+            raise UserError(told[0].read_text())
         return status
 
 
-def _first_failure(children: list[subprocess.Popen[bytes]]) -> tuple[int, int]:
-    """Wait until all have ended well or one has not; return its number and status, (0, 0) if all."""
+def _start_accelerate(
+    words: list[str], processes: int, variables: Mapping[str, str]
+) -> subprocess.Popen[bytes]:
+    """Start accelerate's launcher, which starts one process for each GPU."""
+    launcher = [sys.executable, "-m", "retable.launched", str(os.getpid())]
+    launcher += ["accelerate.commands.launch", "--multi_gpu", "--num_machines", "1"]
+    launcher += ["--mixed_precision", "no", "--dynamo_backend", "no"]
+    launcher += ["--num_processes", str(processes)]
+    return subprocess.Popen([*launcher, *words], env=variables, process_group=0)
+
+
+def _start_gloo(
+    words: list[str], processes: int, variables: Mapping[str, str]
+) -> list[subprocess.Popen[bytes]]:
+    """Start CPU processes; `accelerate launch --cpu` would silently start one."""
+    shared = {
+        **variables,
+        PARENT: str(os.getpid()),
+        "WORLD_SIZE": str(processes),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(_free_port()),
+        "ACCELERATE_USE_CPU": "true",
+        "OMP_NUM_THREADS": "1",
+    }
+    return [
+        # In a group of their own: Ctrl-C is for this process, which ends them.
+        subprocess.Popen(
+            [sys.executable, *words],
+            env={**shared, "RANK": str(number), "LOCAL_RANK": str(number)},
+            process_group=0,
+        )
+        for number in range(processes)
+    ]
+
+
+def _first_failure(children: list[subprocess.Popen[bytes]]) -> int:
+    """Wait until all have ended well, or one has not; return its status, else 0."""
     while True:
         statuses = [child.poll() for child in children]
-        for number, status in enumerate(statuses):
-            if status:
-                return number, status
+        if failed := [status for status in statuses if status]:
+            return failed[0]
         if None not in statuses:
-            return 0, 0
+            return 0
         time.sleep(0.05)
 
 
@@ -120,14 +144,3 @@ def is_child() -> bool:
 def tell_parent(mistake: str) -> None:
     """Leave a sentence for the user with the process that has started this one."""
     (Path(os.environ[_MISTAKES]) / str(rank())).write_text(mistake)
-
-
-def end_with(parent: int) -> None:
-    """End this process when its parent has: a killed command must not train on in the dark."""
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(0.2)
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()

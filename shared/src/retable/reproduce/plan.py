@@ -32,6 +32,11 @@ class Run:
         method = type(self.recipe.method).__name__.removesuffix("Recipe").lower()
         return f"{method}-{fingerprint(self.recipe, self.seed)}"
 
+    @property
+    def claim(self) -> dict[str, object]:
+        """What its directory is for."""
+        return {"pretrain": self.recipe, "seed": self.seed}
+
 
 @dataclass(frozen=True)
 class Request:

@@ -54,9 +54,21 @@ def measure(table: Table, figures: Figures) -> Measured:
 
 
 def compare_table(
-    table: Table, rows: Mapping[str, Row], runs: list[Run], figures: Figures, command: Command
+    table: Table,
+    rows: Mapping[str, Row],
+    failed: Mapping[str, str],
+    figures: Figures,
+    command: Command,
 ) -> Comparison:
-    """Compare with the paper at paper scale, with what we recorded at proxy scale."""
+    """Compare with the paper at paper scale, with what we recorded at proxy scale.
+
+    Args:
+        table: the table.
+        rows: its rows that were run.
+        failed: those of them whose training failed, and why: never left out in silence.
+        figures: what the others gave.
+        command: scale, and what was changed.
+    """
     paper = load_reference(table.reference)
     scale = command.request.scale
     recorded = table.proxy_reference.exists() and scale == "proxy"
@@ -66,28 +78,29 @@ def compare_table(
         measure(table, figures),
         paper,
         scale,  # type: ignore[arg-type]
-        not_run=_reasons(table, paper, rows, runs, command),
+        not_run=_reasons(table, paper, rows),
+        failed=failed,
         unfinished=_unfinished(command),
     )
 
 
-def _reasons(
-    table: Table,
-    paper: Reference,
-    rows: Mapping[str, Row],
-    runs: list[Run],
-    command: Command,
-) -> dict[str, str]:
-    """Say of every row without figures why it has none."""
+def _reasons(table: Table, paper: Reference, rows: Mapping[str, Row]) -> dict[str, str]:
+    """Say of every row that was not run why."""
     reasons = dict(table.not_run)
     for row in paper.rows:
         if row.key in table.rows and row.key not in rows:
             reasons[row.key] = "left out by --rows"
-    for run in runs:
-        why = failure(run, command.setting)
-        if why is not None:
-            reasons |= dict.fromkeys(run.rows, f"seed {run.seed}: training stopped, {why}")
     return reasons
+
+
+def failed_rows(runs: list[Run], setting: Setting) -> dict[str, str]:
+    """Return the rows of which a training failed, with seeds and reasons."""
+    found: dict[str, list[str]] = {}
+    for run in runs:
+        if why := failure(run, setting):
+            for row in run.rows:
+                found.setdefault(row, []).append(f"seed {run.seed}: training stopped, {why}")
+    return {row: "; ".join(reasons) for row, reasons in found.items()}
 
 
 def _unfinished(command: Command) -> str:

@@ -41,6 +41,7 @@ def compare(
     scale: Scale = "proxy",
     *,
     not_run: Mapping[str, str] | None = None,
+    failed: Mapping[str, str] | None = None,
     labels: Mapping[str, str] | None = None,
     unfinished: str = "",
 ) -> Comparison:
@@ -53,6 +54,7 @@ def compare(
         paper: the paper's table, shown beside a recorded one; it also states rows and claims.
         scale: "paper", "proxy" or "smoke" (which claims nothing).
         not_run: row key or column key -> why it was not run.
+        failed: row key -> why a training of it failed: its cells miss, whatever other seeds gave.
         labels: row key -> label of added rows; the key itself by default.
         unfinished: why these numbers claim nothing, for instance a run that was cut short.
 
@@ -67,7 +69,7 @@ def compare(
     columns = _joined_columns(shown, reference)
     _check_columns(measured, columns, shown)
     rows = _joined_rows(shown, reference, measured, labels or {})
-    table = _Table(shown, judged_by, measured, scale, unfinished)
+    table = _Table(shown, judged_by, measured, scale, unfinished, failed or {})
     return Comparison(
         shown.id,
         shown.title,
@@ -139,6 +141,7 @@ class _Table:
     measured: Measured
     scale: Scale
     unfinished: str
+    failed: Mapping[str, str]
 
     def ours(self, row_key: str, column_key: str) -> Mapping[int, float]:
         return self.measured.get(row_key, {}).get(column_key, {})
@@ -149,8 +152,11 @@ class _Table:
         ours = dict(sorted(self.ours(row.key, column.key).items()))
         tolerance = self.judged_by.tolerance_of(row.key, column.key) if self.judged_by else None
         silent = self._nothing_to_judge(row, column, value, tolerance)
+        failed = self.failed.get(row.key, "")
+        if failed and not silent:
+            return ComparedCell(paper, value, ours, tolerance, None, Verdict.MISS, failed)
         if not ours:
-            why = not_run.get(row.key) or not_run.get(column.key) or column.not_run
+            why = failed or not_run.get(row.key) or not_run.get(column.key) or column.not_run
             return self._absent(row, column, paper, value, why)
         if silent or value is None or tolerance is None or self.judged_by is None:
             return ComparedCell(paper, value, ours, reason=silent)
@@ -215,8 +221,10 @@ class _Table:
         seeds = sorted(set(better) & set(than))
         differences = {seed: sign * (better[seed] - than[seed]) for seed in seeds}
         unresolved = ClaimVerdict.UNRESOLVED
-        if self.unfinished:
-            return ComparedClaim(claim, unresolved, None, differences, None, self.unfinished)
+        lost = [self.failed[key] for key in (claim.better, claim.than) if key in self.failed]
+        if self.unfinished or lost:
+            reason = self.unfinished or lost[0]
+            return ComparedClaim(claim, unresolved, None, differences, None, reason)
         smallest = self._smallest(claim)
         if not all_finite(differences):
             reason = "a run gave a number that is not finite"

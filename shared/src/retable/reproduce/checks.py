@@ -1,0 +1,67 @@
+"""What can be known to fail before anything is trained: an hour later it would cost an hour."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable
+
+from retable.data.sampler import Sampler
+from retable.encoders import EncoderRecipe
+from retable.errors import UserError
+from retable.evaluate.evaluation import open_splits
+from retable.methods import SupervisedRecipe
+from retable.pretrain import check_fit
+from retable.queues import KeyQueue
+from retable.recipes import PretrainRecipe, build_method
+from retable.reproduce.execute import Setting, directory_of, opener
+from retable.reproduce.plan import Run
+
+
+def check_recipes(runs: Iterable[Run], processes: int, setting: Setting) -> None:
+    """Check that every method can be built, and that batch, groups, queue and processes fit.
+
+    Raises:
+        UserError: they do not.
+    """
+    for recipe in dict.fromkeys(run.recipe for run in runs):
+        # Around the smallest encoder, which has no say in any of this.
+        small = dataclasses.replace(recipe, encoder=EncoderRecipe("small_resnet8"))
+        method = build_method(small, seed=0)
+        check_fit(recipe, method, processes, setting.execution)
+        for module in method.modules():
+            if isinstance(module, KeyQueue) and module.size < recipe.batch:
+                raise UserError(
+                    f"A batch of {recipe.batch} keys does not fit into a queue of {module.size} "
+                    f"rows: expected a queue of at least {recipe.batch}, or a smaller batch."
+                )
+
+
+def check_data(runs: Iterable[Run], setting: Setting) -> None:
+    """Open both splits of every run and check that they serve its recipe.
+
+    Raises:
+        UserError: they cannot be opened, are smaller than a batch, or have unexpected classes.
+    """
+    for recipe in dict.fromkeys(run.recipe for run in runs):
+        splits = open_splits(opener(recipe, setting))
+        Sampler(len(splits.train), recipe.batch, seed=0)
+        _check_classes(recipe, splits.classes)
+
+
+def _check_classes(recipe: PretrainRecipe, classes: int) -> None:
+    method = recipe.method
+    if isinstance(method, SupervisedRecipe) and classes > method.classes:
+        raise UserError(
+            f"{recipe.data} has {classes} classes, the supervised row {method.classes}: name the "
+            f"data set of the table, or add --set pretrain.method.classes={classes}."
+        )
+
+
+def check_folder(runs: Iterable[Run], setting: Setting) -> None:
+    """Check that what earlier starts left was made by the same recipes.
+
+    Raises:
+        UserError: a run's directory holds another recipe.
+    """
+    for run in runs:
+        directory_of(run, setting).check(run.claim)
