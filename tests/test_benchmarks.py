@@ -1,0 +1,80 @@
+"""Every benchmark runs from start to end, at sizes at which its figures mean nothing."""
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+FOLDER = Path(__file__).parents[1] / "benchmarks"
+
+# One process for those that only compute: importing takes longer than they do.
+COMPUTING = ("mixing", "paper_recipe", "pretraining", "views")
+
+PROGRAM = """
+import runpy, sys
+if __name__ == "__main__":
+    names, sys.argv[1:] = sys.argv[1].split(), sys.argv[2:]
+    sys.path.insert(0, {folder!r})
+    for name in names:
+        runpy.run_path({folder!r} + "/" + name + ".py", run_name="__main__")
+"""
+
+
+def run(arguments: list[str], lines: Path) -> tuple[str, list[dict[str, object]]]:
+    """Return what was printed, and the JSON lines."""
+    options = ["--quick", "--dry", "--device", "cpu", "--threads", "1", "--json", str(lines)]
+    ended = subprocess.run(
+        [sys.executable, *arguments, *options],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    assert ended.returncode == 0, ended.stderr
+    return ended.stdout, [json.loads(line) for line in lines.read_text().splitlines()]
+
+
+def test_every_benchmark_is_tried_here() -> None:
+    scripts = {path.stem for path in FOLDER.glob("*.py") if not path.name.startswith("_")}
+    assert scripts == {*COMPUTING, "imports"}
+
+
+def test_steps_views_and_mixing_are_timed(tmp_path: Path) -> None:
+    program = tmp_path / "all.py"
+    program.write_text(PROGRAM.format(folder=str(FOLDER)))
+    printed, lines = run([str(program), " ".join(COMPUTING)], tmp_path / "lines.jsonl")
+    ratios = {str(line["name"]) for line in lines}
+    assert {"R1", "R2", "R3", "R7"} <= ratios
+    assert all(line["dry"] for line in lines)
+    assert printed.count("the figures mean nothing") == len(COMPUTING)
+    with_peer = {str(line["what"]) for line in lines if "lightly" in str(line["what"])}
+    assert bool(with_peer) == (importlib.util.find_spec("lightly") is not None)
+
+
+def test_imports_are_timed(tmp_path: Path) -> None:
+    printed, lines = run([str(FOLDER / "imports.py")], tmp_path / "lines.jsonl")
+    assert {"import torch", "import retable over import torch"} <= {line["what"] for line in lines}
+    assert "R8" in printed
+
+
+@pytest.mark.parametrize("value", [0.5, 2.0])
+def test_a_goal_is_compared_and_never_asserted(value: float, tmp_path: Path) -> None:
+    program = "\n".join(
+        (
+            "import sys",
+            f"sys.path.insert(0, {str(FOLDER)!r})",
+            "from _timing import Goal, Report, parse",
+            "from dataclasses import replace",
+            "report = Report('title', replace(parse(''), dry=False))",
+            f"report.add('ratio', [{value}, {value}, 9.0], goal=Goal(at_least=1.0))",
+            f"report.add('ratio', [{value}, {value}, 9.0], goal=Goal(at_most=1.0))",
+            "report.show()",
+        )
+    )
+    _, lines = run(["-c", program], tmp_path / "lines.jsonl")
+    assert [line["median"] for line in lines] == [value, value]
+    expected = ["MISSED", "met"] if value < 1 else ["met", "MISSED"]
+    assert [line["verdict"] for line in lines] == expected
