@@ -126,7 +126,7 @@ def shrink_pretraining(
     """Return the recipe on small images with its proportions kept."""
     scale = epochs / recipe.epochs
     schedule = recipe.optimizer.schedule
-    milestones = tuple(max(1, round(m * scale)) for m in schedule.milestones)
+    milestones = tuple(sorted({max(1, round(m * scale)) for m in schedule.milestones}))
     method = recipe.method
     if isinstance(method, MoCoRecipe):
         method = shrink_moco(method, queue, epochs)

@@ -62,9 +62,10 @@ class Averages:
 
 def _total(values: list[Tensor | float]) -> Tensor | float:
     tensors = [value for value in values if isinstance(value, Tensor)]
+    numbers = float(sum(value for value in values if not isinstance(value, Tensor)))
     if not tensors:
-        return float(sum(value for value in values if not isinstance(value, Tensor)))
-    return torch.stack([value.detach().double() for value in tensors]).sum()
+        return numbers
+    return torch.stack([value.detach().double() for value in tensors]).sum() + numbers
 
 
 def _to_host(totals: dict[str, Tensor | float]) -> dict[str, float]:

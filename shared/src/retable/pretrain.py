@@ -220,7 +220,8 @@ class _Training:
                 bar.update()
                 epoch_ends = self.step % self.loader.steps_per_epoch == 0
                 last = self.step == self.total
-                if not (epoch_ends or last or self.step % execution.log_every == 0):
+                keep = epoch_ends or last or self.step % execution.checkpoint_every == 0
+                if not (keep or self.step % execution.log_every == 0):
                     continue
                 means = self.record_steps(throughput)
                 bar.set_description(
@@ -231,7 +232,7 @@ class _Training:
                     remarks = self.end_epoch(batch.progress.epoch + 1, monitor)
                     for remark in remarks if self.main and not execution.quiet else ():
                         bar.write(f"{execution.label} {remark}", file=sys.stderr)
-                if epoch_ends or last or self.step % execution.checkpoint_every == 0:
+                if keep:
                     self.save()
                 throughput.restart(self.step)
 

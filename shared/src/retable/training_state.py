@@ -50,7 +50,7 @@ def load_newest(folder: Path) -> tuple[int, dict[str, Any]] | None:
                 io.BytesIO(content), map_location="cpu", weights_only=True
             )
             return step, state
-        print(f"{path} is damaged: using the state before it.", file=sys.stderr)
+        print(f"{path} is damaged: using the state before it, if any.", file=sys.stderr)
     return None
 
 

@@ -1,0 +1,99 @@
+from __future__ import annotations
+
+import sys
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from retable.errors import UserError
+from retable.metrics_log import Averages, MetricsLog
+
+VALUES = st.lists(st.floats(-1e3, 1e3, width=32), min_size=1, max_size=12)
+
+
+@given(VALUES, st.sets(st.integers(1, 11)))
+def test_an_epochs_mean_does_not_depend_on_how_it_is_cut(
+    values: list[float], cuts: set[int]
+) -> None:
+    whole, cut = Averages(), Averages()
+    for value in values:
+        whole.add({"loss": torch.tensor(value), "rate": value})
+    whole.fold()
+    ends = sorted({0, *(c for c in cuts if c < len(values)), len(values)})
+    for start, end in pairwise(ends):
+        for value in values[start:end]:
+            cut.add({"loss": torch.tensor(value), "rate": value})
+        piece = cut.fold()
+        assert piece["loss"] == pytest.approx(sum(values[start:end]) / (end - start), abs=1e-9)
+        resumed = Averages()  # as after an interruption
+        resumed.restore(cut.state())
+        cut = resumed
+    expected = pytest.approx(sum(values) / len(values), abs=1e-9)
+    assert whole.means() == {"loss": expected, "rate": expected}
+    assert cut.means() == {"loss": expected, "rate": expected}
+
+
+def test_a_scalar_that_some_steps_lack_is_averaged_over_the_others() -> None:
+    averages = Averages()
+    averages.add({"loss": torch.tensor(1.0), "rare": torch.tensor(8.0)})
+    averages.add({"loss": torch.tensor(3.0)})
+    assert averages.fold() == {"loss": 2.0, "rare": 8.0}
+    averages.add({"loss": torch.tensor(5.0)})
+    assert averages.fold() == {"loss": 5.0}
+    assert averages.means() == {"loss": 3.0, "rare": 8.0}
+
+
+def test_a_scalar_may_be_a_number_in_one_step_and_a_tensor_in_the_next() -> None:
+    averages = Averages()
+    averages.add({"share": 0.0})
+    averages.add({"share": torch.tensor(0.5)})
+    averages.add({"share": 1.0})
+    assert averages.fold() == {"share": 0.5}
+
+
+def test_nothing_added_has_no_means() -> None:
+    averages = Averages()
+    assert averages.fold() == {}
+    assert averages.means() == {}
+
+
+def test_lines_are_read_back_by_kind(tmp_path: Path) -> None:
+    log = MetricsLog(tmp_path / "metrics.jsonl")
+    assert log.read() == []
+    log.write("steps", 2, {"loss": 0.1})
+    log.write("epoch", 4, {"epoch": 1, "loss": 0.2})
+    assert log.read("epoch") == [{"kind": "epoch", "step": 4, "epoch": 1, "loss": 0.2}]
+    assert [line["step"] for line in log.read()] == [2, 4]
+
+
+def test_a_line_that_a_killed_writer_left_unfinished_is_left_out(tmp_path: Path) -> None:
+    log = MetricsLog(tmp_path / "metrics.jsonl")
+    log.write("steps", 2, {"loss": 0.1})
+    with log.path.open("a") as file:
+        file.write('{"kind": "steps", "st')
+    assert [line["step"] for line in log.read()] == [2]
+    log.write("steps", 4, {"loss": 0.2})
+    assert [line["step"] for line in log.read()] == [2, 4]
+
+
+def test_a_log_is_rewound_to_the_step_of_the_state(tmp_path: Path) -> None:
+    log = MetricsLog(tmp_path / "metrics.jsonl")
+    log.rewind(0)
+    assert not log.path.exists()
+    for step in (2, 4, 6):
+        log.write("steps", step, {"loss": 0.1 * step})
+    before = log.read()
+    log.rewind(4)
+    assert log.read() == before[:2]
+
+
+def test_events_without_tensorboard_are_refused_with_the_remedy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    with pytest.raises(UserError, match=r"install retable\[tensorboard\] or leave the option out"):
+        MetricsLog(tmp_path / "metrics.jsonl", tmp_path / "events")

@@ -1,0 +1,253 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from retable import pretrain as loop
+from retable import training_state
+from retable.checkpoints import load_encoder
+from retable.data.sources import open_source
+from retable.errors import UserError
+from retable.methods import Batch, Method, StepOutput, SupervisedRecipe
+from retable.pretrain import Execution, TrainingFailedError, check_fit, pretrain
+from retable.recipes import PretrainRecipe, build_method
+from retable.reproduce.execute import make_accelerator
+from retable.runs import RunDirectory
+
+Changed = Callable[..., PretrainRecipe]
+OFTEN = Execution(log_every=2, checkpoint_every=3, quiet=True)
+
+
+def watch(encoder: nn.Module, epoch: int) -> dict[str, float]:
+    """Monitor a run by its weights."""
+    return {"sum": float(sum(p.detach().double().sum() for p in encoder.parameters()))}
+
+
+def train(recipe: PretrainRecipe, folder: Path, execution: Execution = OFTEN) -> dict[str, Any]:
+    torch.set_num_threads(1)
+    source = open_source(recipe.data, "train")
+    return pretrain(
+        recipe, 3, source, RunDirectory(folder), make_accelerator("float32"), execution, watch
+    )
+
+
+def log_without_clock(folder: Path) -> list[dict[str, Any]]:
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    clock = {"images_per_second", "utilisation"}
+    return [{k: v for k, v in line.items() if k not in clock} for line in lines]
+
+
+class Stopped(Exception):  # noqa: N818
+    """A run is cut off here."""
+
+
+def train_in_pieces(
+    recipe: PretrainRecipe, folder: Path, stops: list[int], monkeypatch: pytest.MonkeyPatch
+) -> dict[str, Any]:
+    make_step = loop._Training.make_step
+    for stop in stops:
+
+        def step(self: Any, *arguments: Any, stop: int = stop) -> Any:
+            if self.step == stop:
+                raise Stopped
+            return make_step(self, *arguments)
+
+        monkeypatch.setattr(loop._Training, "make_step", step)
+        with pytest.raises(Stopped):
+            train(recipe, folder)
+    monkeypatch.setattr(loop._Training, "make_step", make_step)
+    return train(recipe, folder)
+
+
+@pytest.mark.parametrize("method", ["contrastive", "supervised"])
+@pytest.mark.parametrize("stops", [[2], [7], [3, 4, 7]])
+def test_a_run_stopped_inside_an_epoch_ends_with_the_bits_of_an_uninterrupted_one(
+    method: str,
+    stops: list[int],
+    request: pytest.FixtureRequest,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    recipe = request.getfixturevalue(method)()
+    whole = train(recipe, tmp_path / "whole")
+    pieces = train_in_pieces(recipe, tmp_path / "pieces", stops, monkeypatch)
+    assert pieces == whole
+    assert whole["steps"] == 8
+    assert whole["complete"]
+    assert [line["epoch"] for line in whole["epochs"]] == [1, 2]
+    first, second = (
+        load_encoder(tmp_path / run / "encoder.safetensors") for run in ("whole", "pieces")
+    )
+    for name, value in first.encoder.state_dict().items():
+        assert torch.equal(value, second.encoder.state_dict()[name]), name
+    assert log_without_clock(tmp_path / "pieces") == log_without_clock(tmp_path / "whole")
+
+
+def test_a_damaged_state_costs_the_steps_since_the_one_before_not_the_result(
+    contrastive: Changed,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    whole = train(contrastive(), tmp_path / "whole")
+    folder = tmp_path / "pieces"
+    monkeypatch.setattr(loop._Training, "save", stop_after_save_at(6))
+    with pytest.raises(Stopped):
+        train(contrastive(), folder)
+    monkeypatch.undo()
+    newest = max((folder / "checkpoints").iterdir())
+    newest.write_bytes(newest.read_bytes()[:-1])
+    assert train(contrastive(), folder) == whole
+    assert f"{newest} is damaged" in capsys.readouterr().err
+
+
+def stop_after_save_at(step: int) -> Callable[[Any], None]:
+    save = loop._Training.save
+
+    def save_and_stop(self: Any) -> None:
+        save(self)
+        if self.step == step:
+            raise Stopped
+
+    return save_and_stop
+
+
+def test_a_finished_run_repeats_nothing(contrastive: Changed, tmp_path: Path) -> None:
+    result = train(contrastive(), tmp_path)
+    before = (tmp_path / "metrics.jsonl").read_bytes()
+    assert train(contrastive(), tmp_path) == result
+    assert (tmp_path / "metrics.jsonl").read_bytes() == before
+
+
+def test_how_often_states_are_kept_and_logged_does_not_change_the_weights(
+    contrastive: Changed, tmp_path: Path
+) -> None:
+    train(contrastive(), tmp_path / "often")
+    train(contrastive(), tmp_path / "seldom", Execution(quiet=True))
+    often, seldom = ((tmp_path / run / "encoder.safetensors") for run in ("often", "seldom"))
+    for a, b in zip(*(load_encoder(f).encoder.parameters() for f in (often, seldom)), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_a_run_that_max_steps_has_cut_says_so(contrastive: Changed, tmp_path: Path) -> None:
+    result = train(contrastive(max_steps=3), tmp_path)
+    assert result["steps"] == 3
+    assert not result["complete"]
+    assert result["epochs"] == []
+    assert (tmp_path / "encoder.safetensors").exists()
+
+
+@pytest.mark.parametrize(("norm", "group"), [("group", None), ("batch", 8)])
+def test_accumulated_gradients_are_those_of_the_whole_batch(
+    norm: str, group: int | None, supervised: Changed, tmp_path: Path
+) -> None:
+    # The mean over equal parts of means is the mean over the whole; batch norm must not mix parts.
+    recipe = supervised(bn_group=group, max_steps=3)
+    recipe = replace(recipe, encoder=replace(recipe.encoder, norm=norm))
+    train(recipe, tmp_path / "whole")
+    train(recipe, tmp_path / "parts", replace(OFTEN, accumulate=2))
+    whole, parts = (load_encoder(tmp_path / run).encoder for run in ("whole", "parts"))
+    for a, b in zip(whole.parameters(), parts.parameters(), strict=True):
+        torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-4)
+
+
+def test_a_contrastive_batch_cannot_be_accumulated(contrastive: Changed, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"MoCo contrasts a whole batch.*--accumulate 1"):
+        train(contrastive(), tmp_path, replace(OFTEN, accumulate=2))
+    assert not (tmp_path / "checkpoints").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "processes", "sentence"),
+    [
+        ({}, 3, "16 images cannot be split over 3 processes: expected a divisor of 16"),
+        ({"bn_group": 12}, 2, "8 images at a time and .* has 12: expected that one divides"),
+        ({"bn_group": 16}, 1, None),
+        ({"bn_group": 16}, 4, None),
+        ({"bn_group": None}, 16, None),
+        ({"precision": "half"}, 1, "precision is 'half': expected one of float32, bf16, fp16"),
+        ({"epochs": 0}, 1, "epochs is 0: expected at least 1"),
+        ({"max_steps": 0}, 1, "max_steps is 0: expected at least 1"),
+    ],
+)
+def test_a_recipe_that_does_not_fit_is_refused_with_the_reason(
+    changes: dict[str, Any], processes: int, sentence: str | None, supervised: Changed
+) -> None:
+    recipe = supervised(**changes)
+    method = build_method(recipe, 0)
+    if sentence is None:
+        check_fit(recipe, method, processes, Execution())
+    else:
+        with pytest.raises(UserError, match=sentence):
+            check_fit(recipe, method, processes, Execution())
+
+
+def test_batch_norm_groups_may_span_processes_but_not_the_parts_of_a_batch(
+    supervised: Changed,
+) -> None:
+    recipe = supervised(bn_group=16)
+    method = build_method(recipe, 0)
+    check_fit(recipe, method, 2, Execution())
+    with pytest.raises(UserError, match="4 images at a time"):
+        check_fit(recipe, method, 2, Execution(accumulate=2))
+
+
+@dataclass(frozen=True)
+class FailingRecipe:
+    """Supervised training that goes wrong at a step."""
+
+    at: int
+    how: str
+
+    def build(self, encoder: nn.Module, key: int) -> Method:
+        return Failing(encoder, self, key)
+
+
+class Failing(Method):
+    accumulates = True
+    encoder_passes = 3.0
+
+    def __init__(self, encoder: nn.Module, recipe: FailingRecipe, key: int) -> None:
+        super().__init__()
+        self.recipe = recipe
+        self.inner = SupervisedRecipe(4).build(encoder, key)
+        self.encoder = encoder
+
+    def forward(self, batch: Batch) -> StepOutput:
+        loss, metrics = self.inner(batch)
+        spread = 1.0
+        if batch.progress.step >= self.recipe.at:
+            loss = loss * float("nan") if self.recipe.how == "nan" else loss
+            spread = 0.0 if self.recipe.how == "collapse" else 1.0
+        return StepOutput(loss, {**metrics, "embedding_spread": spread})
+
+
+def finite(value: Any) -> bool:
+    if isinstance(value, Tensor):
+        return bool(torch.isfinite(value.float()).all())
+    if isinstance(value, dict):
+        return all(finite(part) for part in value.values())
+    return True
+
+
+@pytest.mark.parametrize(
+    ("how", "reason"), [("nan", "loss is not finite"), ("collapse", "embedding has collapsed")]
+)
+def test_a_failing_run_stops_with_its_last_good_state_kept(
+    how: str, reason: str, supervised: Changed, tmp_path: Path
+) -> None:
+    with pytest.raises(TrainingFailedError, match=f"stopped at step 6: the {reason}") as failure:
+        train(supervised(method=FailingRecipe(at=4, how=how)), tmp_path)
+    assert str(tmp_path / "checkpoints") in str(failure.value)
+    found = training_state.load_newest(tmp_path / "checkpoints")
+    assert found is not None
+    assert found[0] == 4
+    assert finite(found[1])
+    assert not (tmp_path / "encoder.safetensors").exists()

@@ -1,0 +1,111 @@
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from retable import views
+from retable.errors import UserError
+from retable.evaluate.knn import Knn
+from retable.evaluate.linear import LinearProbe
+from retable.methods import MoCoRecipe
+from retable.recipes import PretrainRecipe
+from retable.reproduce.overrides import apply_overrides
+from retable.reproduce.table import Row
+from retable.runs import fingerprint
+
+Changed = Callable[..., PretrainRecipe]
+
+
+@pytest.fixture
+def row(contrastive: Changed) -> Row:
+    return Row(contrastive(), (LinearProbe(train_view=views.crop_and_flip(16)), Knn(k=5)))
+
+
+def test_no_override_leaves_a_row_as_it_is(row: Row) -> None:
+    assert apply_overrides(row, ()) == row
+
+
+@pytest.mark.parametrize(
+    ("override", "read", "value"),
+    [
+        ("pretrain.epochs=5", lambda row: row.pretrain.epochs, 5),
+        ("pretrain.method.temperature=1", lambda row: row.pretrain.method.temperature, 1.0),
+        ("pretrain.method.head=linear", lambda row: row.pretrain.method.head, "linear"),
+        ("pretrain.method.oracle=true", lambda row: row.pretrain.method.oracle, True),
+        ("pretrain.bn_group=null", lambda row: row.pretrain.bn_group, None),
+        ("pretrain.subset=10%", lambda row: row.pretrain.subset, "10%"),
+        ("pretrain.optimizer.schedule.final=0.1",
+         lambda row: row.pretrain.optimizer.schedule.final, 0.1),
+        ("linear.milestones=[2,3]", lambda row: row.evaluations[0].milestones, (2, 3)),
+        ("linear.milestones=2", lambda row: row.evaluations[0].milestones, (2,)),
+        ("linear.train_view.crop_scale=[1,1]",
+         lambda row: row.evaluations[0].train_view.crop_scale, (1.0, 1.0)),
+        ("knn.k=7", lambda row: row.evaluations[1].k, 7),
+    ],
+)  # fmt: skip
+def test_an_override_changes_one_field_and_keeps_its_type(
+    override: str, read: Callable[[Row], Any], value: Any, row: Row
+) -> None:
+    changed = apply_overrides(row, [override])
+    assert read(changed) == value
+    assert type(read(changed)) is type(value)
+    assert read(row) != value
+    assert [type(part) for part in changed.evaluations] == [LinearProbe, Knn]
+
+
+def test_the_last_of_several_overrides_holds(row: Row) -> None:
+    changed = apply_overrides(row, ["pretrain.epochs=5", "pretrain.batch=8", "pretrain.epochs=6"])
+    assert (changed.pretrain.epochs, changed.pretrain.batch) == (6, 8)
+
+
+def test_a_whole_number_makes_the_run_that_the_float_makes(row: Row) -> None:
+    whole = apply_overrides(row, ["pretrain.optimizer.lr=1"]).pretrain
+    optimizer = dataclasses.replace(row.pretrain.optimizer, lr=1.0)
+    assert fingerprint(whole) == fingerprint(dataclasses.replace(row.pretrain, optimizer=optimizer))
+
+
+@pytest.mark.parametrize(
+    ("override", "sentence"),
+    [
+        ("pretrain.epochs", r"--set pretrain\.epochs has no value: expected --set .*=VALUE"),
+        ("=5", "has no value: expected --set FIELD=VALUE"),
+        ("epochs=5", r"names no field of a row: expected one of pretrain\.FIELD, linear\.FIELD"),
+        ("pretrain=5", "names no field of a row"),
+        ("mlp.lr=5", "names no field of a row"),
+        ("pretrain.speed=5", "PretrainRecipe has no 'speed': expected one of method, data"),
+        ("pretrain.method.n_hard=5", "MoCoRecipe has no 'n_hard': expected one of queue"),
+        ("pretrain.epochs.x=5", "'epochs' has no fields"),
+        ("pretrain.epochs=many", "pretrain.epochs='many': expected int, as in 2"),
+        ("pretrain.epochs=1.5", "expected int"),
+        ("pretrain.epochs=true", "expected int"),
+        ("pretrain.epochs=null", "expected int"),
+        ("pretrain.bn_group=few", r"expected int \| None, as in 8"),
+        ("pretrain.method=moco", "expected MethodRecipe"),
+        ("pretrain.method.head=conv", "expected one of 'linear', 'mlp'"),
+        ("linear.milestones=[2,\"x\"]", r"expected tuple\[int, \.\.\.\]"),
+        ("linear.train_view.crop_scale=[0,1,2]", r"expected tuple\[float, float\] \| None"),
+        ("pretrain.encoder.name=resnet1", "resnet1"),
+    ],
+)  # fmt: skip
+def test_a_wrong_override_is_one_sentence_with_what_was_expected(
+    override: str, sentence: str, row: Row
+) -> None:
+    with pytest.raises(UserError, match=sentence):
+        apply_overrides(row, [override])
+
+
+def test_a_field_of_none_takes_only_what_its_type_allows(row: Row) -> None:
+    free = apply_overrides(row, ["pretrain.bn_group=null"])
+    assert apply_overrides(free, ["pretrain.bn_group=4"]).pretrain.bn_group == 4
+    with pytest.raises(UserError, match="expected int"):
+        apply_overrides(free, ["pretrain.bn_group=all"])
+
+
+def test_the_row_is_not_changed_in_place(row: Row) -> None:
+    before = fingerprint(row.pretrain)
+    apply_overrides(row, ["pretrain.method.queue=99"])
+    assert isinstance(row.pretrain.method, MoCoRecipe)
+    assert fingerprint(row.pretrain) == before

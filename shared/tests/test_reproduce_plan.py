@@ -1,0 +1,130 @@
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+
+import pytest
+
+from retable.encoders import build_encoder
+from retable.errors import UserError
+from retable.evaluate.geometry import Geometry
+from retable.evaluate.knn import Knn
+from retable.evaluate.linear import LinearProbe
+from retable.recipes import PretrainRecipe
+from retable.reproduce import Row, Table
+from retable.reproduce.dry_run import render_plan
+from retable.reproduce.plan import Request, plan_runs, price, resolve_rows
+from retable.throughput import forward_flops
+
+Changed = Callable[..., PretrainRecipe]
+
+
+def test_rows_that_share_a_pretraining_share_one_run_with_all_their_evaluations(
+    contrastive: Changed, supervised: Changed
+) -> None:
+    rows = {
+        "a": Row(contrastive(), (Knn(k=5),)),
+        "b": Row(contrastive(), (Geometry(), Knn(k=5))),
+        "c": Row(supervised(), (Knn(k=5),)),
+    }
+    first, second = plan_runs(rows, [0])
+    assert (first.rows, first.evaluations) == (("a", "b"), (Knn(k=5), Geometry()))
+    assert second.rows == ("c",)
+
+
+def test_every_seed_is_a_run_of_its_own_and_seeds_come_one_after_another(
+    contrastive: Changed, supervised: Changed
+) -> None:
+    rows = {"a": Row(contrastive(), ()), "b": Row(supervised(), ())}
+    runs = plan_runs(rows, [4, 2])
+    assert [(run.seed, run.rows) for run in runs] == [
+        (4, ("a",)),
+        (4, ("b",)),
+        (2, ("a",)),
+        (2, ("b",)),
+    ]
+    assert len({run.name for run in runs}) == 4
+
+
+def test_a_runs_name_tells_the_method_and_follows_its_recipe_alone(contrastive: Changed) -> None:
+    (one,) = plan_runs({"a": Row(contrastive(), (Knn(),))}, [0])
+    (same,) = plan_runs({"b": Row(contrastive(), (Geometry(),))}, [0])
+    (other,) = plan_runs({"a": Row(contrastive(batch=8), (Knn(),))}, [0])
+    assert one.name.startswith("moco-")
+    assert one.name == same.name != other.name
+
+
+def test_an_unknown_row_is_named_with_those_that_there_are(table: Table) -> None:
+    with pytest.raises(
+        UserError, match=r"paper-unit runs no row moco, x: choose from contrastive, supervised"
+    ):
+        resolve_rows(table, Request(rows=("moco", "supervised", "x")))
+
+
+def test_rows_are_chosen_and_keep_the_tables_order(table: Table) -> None:
+    assert list(resolve_rows(table, Request())) == ["contrastive", "supervised"]
+    assert list(resolve_rows(table, Request(rows=("supervised",)))) == ["supervised"]
+
+
+@pytest.mark.parametrize("scale", ["proxy", "smoke"])
+def test_data_belongs_to_paper_scale(table: Table, scale: str) -> None:
+    with pytest.raises(UserError, match=f"the {scale} scale uses the built-in data set"):
+        resolve_rows(table, Request(scale=scale, data="imagefolder:x"))
+
+
+def test_each_scale_shrinks_by_the_tables_own_function(table: Table) -> None:
+    def shrink(epochs: int) -> Callable[[Row], Row]:
+        return lambda row: dataclasses.replace(
+            row, pretrain=dataclasses.replace(row.pretrain, epochs=epochs)
+        )
+
+    table = dataclasses.replace(table, proxy=shrink(7), smoke=shrink(1), subset="imagenet100")
+    epochs = {
+        scale: resolve_rows(table, Request(scale=scale))["supervised"].pretrain.epochs
+        for scale in ("proxy", "smoke", "paper")
+    }
+    assert epochs == {"proxy": 7, "smoke": 1, "paper": 2}
+    paper = resolve_rows(table, Request(scale="paper", data="imagefolder:x"))
+    assert paper["supervised"].pretrain.data == "imagefolder:x"
+    assert paper["supervised"].pretrain.subset == "imagenet100"
+
+
+def test_precision_and_length_are_part_of_the_recipe_hence_of_the_run(table: Table) -> None:
+    (plain, *_) = plan_runs(resolve_rows(table, Request()), [0])
+    (half, *_) = plan_runs(resolve_rows(table, Request(precision="bf16")), [0])
+    (short, *_) = plan_runs(resolve_rows(table, Request(max_steps=3)), [0])
+    assert half.recipe.precision == "bf16"
+    assert short.recipe.max_steps == 3
+    assert len({plain.name, half.name, short.name}) == 3
+
+
+def test_max_steps_also_stops_the_evaluations_that_train(
+    table: Table, contrastive: Changed
+) -> None:
+    rows = {"a": Row(contrastive(), (LinearProbe(), Knn(k=5)))}
+    table = dataclasses.replace(table, rows=rows)
+    probe, knn = resolve_rows(table, Request(max_steps=3))["a"].evaluations
+    assert isinstance(probe, LinearProbe)
+    assert probe.max_steps == 3
+    assert knn == Knn(k=5)
+
+
+def test_a_price_counts_whole_batches_and_the_methods_passes(
+    contrastive: Changed, supervised: Changed
+) -> None:
+    flops = forward_flops(build_encoder(contrastive().encoder, 0), 16)
+    cost = price(contrastive(), images=72)
+    assert (cost.steps, cost.images) == (8, 128)
+    assert cost.flops == 128 * 4 * flops  # query forward and backward 3, key forward 1
+    assert price(supervised(), images=72).flops == 128 * 3 * flops
+    assert price(contrastive(max_steps=3), images=72).steps == 3
+
+
+def test_a_dry_run_shows_every_runs_recipe_and_price(table: Table) -> None:
+    text = render_plan(table, plan_runs(resolve_rows(table, Request()), [0, 1]), "proxy", 72)
+    assert text.startswith("paper-unit at proxy scale: 4 runs on 72 training images")
+    assert "contrastive  seed 1  moco-" in text
+    assert "2 epochs, 8 steps of 16 images: 128 images" in text
+    assert '"temperature": 0.2' in text
+    assert text.count("evaluate  {") == 4
+    assert text.endswith("Nothing was run.")

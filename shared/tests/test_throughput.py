@@ -1,0 +1,79 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from retable import throughput
+from retable.encoders import EncoderRecipe, build_encoder
+from retable.methods.method import Batch, Method, StepOutput
+from retable.throughput import Throughput, forward_flops, matmul_rate
+
+
+class Net(nn.Module):
+    feature_dim = 5
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3, padding=1, bias=False)
+        self.norm = nn.BatchNorm2d(4)
+        self.linear = nn.Linear(4 * 8 * 8, 5)
+
+    def forward(self, images: Tensor) -> Tensor:
+        features: Tensor = self.linear(self.norm(self.conv(images)).flatten(1))
+        return features
+
+
+class TwoPasses(Method):
+    encoder_passes = 2.0
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoder = Net()
+
+    def forward(self, batch: Batch) -> StepOutput:
+        raise NotImplementedError
+
+
+OPERATIONS = 2 * (8 * 8 * 4 * 3 * 3 * 3) + 2 * (4 * 8 * 8 * 5)
+"""Two for each multiply-add of the convolution and of the linear layer, counted by hand."""
+
+
+def test_operations_are_those_counted_by_hand() -> None:
+    assert forward_flops(Net(), 8) == OPERATIONS
+
+
+@pytest.mark.parametrize(("name", "operations"), [("resnet18", 1.82e9), ("resnet50", 4.09e9)])
+def test_operations_are_those_that_torchvision_states(name: str, operations: float) -> None:
+    # torchvision, documentation of its weights: GFLOPS 1.81 and 4.09, multiply-adds with the
+    # classifier; it calls a multiply-add one operation.
+    encoder = build_encoder(EncoderRecipe(name), 0)
+    classifier = encoder.feature_dim * 1000
+    assert forward_flops(encoder, 224) / 2 + classifier == pytest.approx(operations, rel=0.01)
+
+
+def test_counting_leaves_the_encoder_as_it_was() -> None:
+    net = Net().train()
+    net.norm.eval()
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    forward_flops(net, 8)
+    assert net.training
+    assert not net.norm.training
+    assert not net.conv._forward_hooks
+    assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
+
+
+def test_a_device_has_a_rate() -> None:
+    assert matmul_rate(torch.device("cpu"), torch.float32) > 1e6
+
+
+def test_rates_count_images_since_the_last_restart(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter([10.0, 12.0, 100.0, 101.0])
+    monkeypatch.setattr(throughput, "matmul_rate", lambda device, dtype: 1e6)
+    monkeypatch.setattr(throughput.time, "perf_counter", lambda: next(clock))
+    rates = Throughput(TwoPasses(), batch=50, precision="float32", size=8, step=3)
+    first = rates.rates(7)
+    assert first["images_per_second"] == 4 * 50 / 2.0
+    assert first["utilisation"] == pytest.approx(100.0 * 2 * OPERATIONS / 1e6)
+    rates.restart(7)
+    assert rates.rates(8)["images_per_second"] == 50.0
