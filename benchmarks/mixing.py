@@ -133,8 +133,10 @@ def contrast(report: Report, options: Options, shape: Shape) -> None:
         whole = ratios(measured[CLOSED], measured[POINTS])
         report.add(f"closed form over points, {shape}, {what}", whole, goal=goal)
         moco = statistics.median(measured[MOCO])
-        added = [value - moco for value in measured[CLOSED]]
-        added_by_points = [value - moco for value in measured[POINTS]]
+        # Never zero, which tiny sizes may come to.
+        added, added_by_points = (
+            [max(value - moco, 1e-9) for value in measured[form]] for form in (CLOSED, POINTS)
+        )
         said = f"the same, of what is added to MoCo v2's, {shape}, {what}"
         report.add(said, ratios(added, added_by_points), goal=goal)
 

@@ -82,7 +82,7 @@ def choose(options: Options) -> Setting:
         width=500,
         stored=256,
         log_every=20,
-        lines=options.pick(8, 3, 1),
+        lines=options.pick(6, 3, 1),
         workers=max(1, (os.cpu_count() or 2) - 1),
     )
     if not options.dry:

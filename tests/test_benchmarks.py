@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 FOLDER = Path(__file__).parents[1] / "benchmarks"
 
@@ -61,20 +62,47 @@ def test_imports_are_timed(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("value", [0.5, 2.0])
-def test_a_goal_is_compared_and_never_asserted(value: float, tmp_path: Path) -> None:
-    program = "\n".join(
-        (
-            "import sys",
-            f"sys.path.insert(0, {str(FOLDER)!r})",
-            "from _timing import Goal, Report, parse",
-            "from dataclasses import replace",
-            "report = Report('title', replace(parse(''), dry=False))",
-            f"report.add('ratio', [{value}, {value}, 9.0], goal=Goal(at_least=1.0))",
-            f"report.add('ratio', [{value}, {value}, 9.0], goal=Goal(at_most=1.0))",
-            "report.show()",
-        )
-    )
-    _, lines = run(["-c", program], tmp_path / "lines.jsonl")
+def test_a_goal_is_compared_and_never_asserted(
+    value: float,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.syspath_prepend(str(FOLDER))
+    from _timing import Goal, Options, Report
+
+    written = tmp_path / "lines.jsonl"
+    report = Report("title", Options(torch.device("cpu"), quick=False, dry=False, lines=written))
+    for goal in (Goal(at_least=1.0), Goal(at_most=1.0)):
+        report.add("ratio", [value, value, 9.0], goal=goal)
+    report.show()
+    lines = [json.loads(line) for line in written.read_text().splitlines()]
     assert [line["median"] for line in lines] == [value, value]
     expected = ["MISSED", "met"] if value < 1 else ["met", "MISSED"]
     assert [line["verdict"] for line in lines] == expected
+    table = capsys.readouterr().out.splitlines()
+    assert [row.split()[-1] for row in table[-2:]] == expected
+
+
+def test_a_round_times_every_side_once_and_ratios_are_those_of_a_round(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.syspath_prepend(str(FOLDER))
+    from _timing import interleave, ratios
+
+    now, order = [0.0], []
+
+    def side(name: str, seconds: float) -> None:
+        order.append(name)
+        now[0] += seconds * len(order)  # a machine that becomes slower
+
+    seconds = interleave(
+        {"a": lambda: side("a", 1.0), "b": lambda: side("b", 2.0)},
+        3,
+        torch.device("cpu"),
+        warmup=1,
+        clock=lambda: now[0],
+    )
+    assert "".join(order) == "abbaabba"
+    assert seconds == {"a": [4.0, 5.0, 8.0], "b": [6.0, 12.0, 14.0]}
+    assert ratios(seconds["b"], seconds["a"]) == [6 / 4, 12 / 5, 14 / 8]
