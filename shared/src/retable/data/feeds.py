@@ -23,6 +23,7 @@ from retable.data.decoding import read_image
 from retable.data.plans import Plan
 from retable.data.source import Source
 from retable.errors import UserError
+from retable.launched import end_with
 from retable.views import ViewRecipe, cut, finish_view, make_view, sample_parameters
 
 # Images that a worker holds decoded at once: enough to spread the cost of a batched draw, few
@@ -176,7 +177,7 @@ class WorkerFeed:
             num_workers=self.workers,
             collate_fn=_unchanged,
             pin_memory=self.device.type == "cuda",
-            worker_init_fn=_leave_interrupts_to_the_parent,
+            worker_init_fn=_begin_worker,
             # Of its own, so that the global generator is not advanced.
             generator=random.generator(0),
         )
@@ -217,12 +218,15 @@ def _unchanged(item: Any) -> Any:
     return item
 
 
-def _leave_interrupts_to_the_parent(worker: int) -> None:
-    """Let Ctrl-C, which reaches the whole group, be answered by the parent alone.
+def _begin_worker(worker: int) -> None:
+    """Let Ctrl-C, which reaches the whole group, be answered by the parent alone; end with it.
 
-    It stops its workers when it ends; if it is killed, torch's own watch ends them within seconds.
+    Torch's own watch would take five seconds and a batch to notice that the parent was killed, and
+    for so long the worker, a fork, would hold the parent's open files, the lock of its run among
+    them.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    end_with(os.getppid())
 
 
 def _checked(batches: Iterable[Crops | Failure]) -> Iterator[Crops]:
