@@ -33,13 +33,13 @@ higher_is_better = true
 [[rows]]
 key = "contrastive"
 label = "Contrastive"
-origin = "reproduced"
+origin = "run"
 values.top1 = { value = 50.0, std = 1.0, runs = 3 }
 
 [[rows]]
 key = "supervised"
 label = "Supervised"
-origin = "reproduced"
+origin = "run"
 values.top1 = { value = 60.0, std = 1.0, runs = 3 }
 """
 

@@ -4,7 +4,7 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -146,7 +146,7 @@ def test_a_run_that_max_steps_has_cut_says_so(contrastive: Changed, tmp_path: Pa
 
 @pytest.mark.parametrize(("norm", "group"), [("group", None), ("batch", 8)])
 def test_accumulated_gradients_are_those_of_the_whole_batch(
-    norm: str, group: int | None, supervised: Changed, tmp_path: Path
+    norm: Literal["batch", "group"], group: int | None, supervised: Changed, tmp_path: Path
 ) -> None:
     # The mean over equal parts of means is the mean over the whole; batch norm must not mix parts.
     recipe = supervised(bn_group=group, max_steps=3)

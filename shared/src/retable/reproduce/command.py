@@ -48,6 +48,7 @@ def _main(table: Table, words: Sequence[str]) -> int:
     request = command.request
     if command.record:
         request = replace(request, rows=results.recorded_rows(table))
+    results.load_references(table, request.scale)
     rows = resolve_rows(table, request)
     runs = plan_runs(rows, command.request.seeds)
     processes = launch.wanted_processes(command.processes)

@@ -53,6 +53,24 @@ def measure(table: Table, figures: Figures) -> Measured:
     return measured
 
 
+def load_references(table: Table, scale: str) -> tuple[Reference, Reference]:
+    """Return what a scale is compared with, and the paper's numbers, which may be the same.
+
+    Raises:
+        UserError: a file is missing or malformed, or lacks a column that the table measures.
+    """
+    paper = load_reference(table.reference)
+    recorded = table.proxy_reference.exists() and scale == "proxy"
+    reference = load_reference(table.proxy_reference) if recorded else paper
+    known = {column.key for column in (*paper.columns, *reference.columns)}
+    if unknown := [key for key in table.columns if key not in known]:
+        raise UserError(
+            f"{table.reference} has no column {unknown[0]}, which {table.name} measures: add it "
+            "under [[columns]]."
+        )
+    return reference, paper
+
+
 def compare_table(
     table: Table,
     rows: Mapping[str, Row],
@@ -69,10 +87,8 @@ def compare_table(
         figures: what the others gave.
         command: scale, and what was changed.
     """
-    paper = load_reference(table.reference)
     scale = command.request.scale
-    recorded = table.proxy_reference.exists() and scale == "proxy"
-    reference = load_reference(table.proxy_reference) if recorded else paper
+    reference, paper = load_references(table, scale)
     return compare(
         reference,
         measure(table, figures),

@@ -1,0 +1,274 @@
+"""Runs carried out through the whole command, on the table of seconds."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from retable.evaluate.geometry import Geometry
+from retable.evaluate.knn import Knn
+from retable.evaluate.linear import LinearProbe
+from retable.recipes import PretrainRecipe
+from retable.reproduce import Figure, Row, Table, execute, main, results
+from retable.reproduce.arguments import parse
+from retable.reproduce.execute import Setting
+from retable.reproduce.plan import Request, plan_runs, resolve_rows
+
+Changed = Callable[..., PretrainRecipe]
+PROBE = LinearProbe(lr=1.0, batch=16, epochs=2, milestones=(1,))
+DIVERGING = "pretrain.optimizer.lr=1e30"
+
+
+def reproduce(table: Table, folder: Path, *words: str) -> int:
+    return main(table, ["--runs", str(folder), "--quiet", "--jobs", "1", *words])
+
+
+def contents(folder: Path) -> dict[str, Any]:
+    """Return what must be equal between equal runs, by path."""
+    found: dict[str, Any] = {}
+    for path in sorted(folder.rglob("*")):
+        if path.name in ("result.json", "recipe.json", "encoder.safetensors"):
+            found[str(path.relative_to(folder))] = path.read_bytes()
+        elif path.name == "metrics.jsonl":
+            lines = [json.loads(line) for line in path.read_text().splitlines()]
+            for line in lines:
+                line.pop("images_per_second", None)
+                line.pop("utilisation", None)
+            found[str(path.relative_to(folder))] = lines
+    return found
+
+
+def cells(folder: Path) -> dict[str, Any]:
+    """Return the stored figures, row -> seed -> name -> value."""
+    (path,) = folder.glob("tables/*/figures.json")
+    figures: dict[str, Any] = json.loads(path.read_text())
+    return figures
+
+
+def test_rows_that_share_a_pretraining_train_it_once_and_evaluate_it_each(
+    table: Table, contrastive: Changed, tmp_path: Path
+) -> None:
+    rows = {
+        "contrastive": Row(contrastive(), (Knn(k=5),)),
+        "again": Row(contrastive(), (PROBE, Geometry())),
+    }
+    table = dataclasses.replace(table, rows=rows)
+    assert reproduce(table, tmp_path / "runs", "--scale", "smoke") == 0
+    (run,) = (tmp_path / "runs").glob("moco-*")
+    names = sorted(p.name.partition("-")[0] for p in (run / "evaluations").iterdir())
+    assert names == ["geometry", "knn", "linear"]
+    figures = cells(tmp_path / "runs")
+    assert figures["again"] == figures["contrastive"]
+    assert {"knn.top1", "linear.top1", "geometry.uniformity", "pretrain.loss", "halfway.loss",
+            "monitor.top1", "monitor_halfway.top1"} <= figures["again"]["0"].keys()  # fmt: skip
+
+
+def test_a_finished_table_costs_nothing_and_says_the_same(
+    table: Table,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    folder = tmp_path / "runs"
+    assert reproduce(table, folder) == 0
+    first = capsys.readouterr().out
+    monkeypatch.setattr(execute, "execute_one", lambda run, setting: pytest.fail("trained again"))
+    assert reproduce(table, folder, "--resume") == 0
+    assert capsys.readouterr().out == first
+
+
+def test_an_evaluation_added_later_finds_the_encoder(
+    table: Table, supervised: Changed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "runs"
+    assert reproduce(table, folder, "--rows", "supervised") == 0
+    rows = {"supervised": Row(supervised(), (Knn(k=5), Geometry()))}
+    monkeypatch.setattr(execute, "pretrain", lambda *arguments: pytest.fail("trained again"))
+    assert reproduce(dataclasses.replace(table, rows=rows), folder) == 0
+    assert "geometry.uniformity" in cells(folder)["supervised"]["0"]
+
+
+def test_fresh_forgets_these_runs_and_no_others(table: Table, tmp_path: Path) -> None:
+    folder = tmp_path / "runs"
+    assert reproduce(table, folder) == 0
+    before = contents(folder)
+    marks = [next(folder.glob(f"{name}-*")) / "mark" for name in ("moco", "supervised")]
+    for mark in marks:
+        mark.touch()
+    assert reproduce(table, folder, "--rows", "supervised", "--fresh") == 0
+    assert marks[0].exists()
+    assert not marks[1].exists()
+    assert contents(folder) == before
+
+
+@pytest.mark.slow
+def test_runs_side_by_side_have_the_bits_of_runs_one_after_another(
+    table: Table, tmp_path: Path
+) -> None:
+    words = ["--seeds", "0", "1", "--scale", "smoke"]
+    assert reproduce(table, tmp_path / "one", *words) == 0
+    assert reproduce(table, tmp_path / "two", *words, "--jobs", "2") == 0
+    one = contents(tmp_path / "one")
+    assert len(one) == 4 * 6  # recipe, result, encoder, log; recipe and result of the evaluation
+    assert contents(tmp_path / "two") == one
+
+
+def test_a_training_that_fails_misses_keeps_its_reason_and_ends_with_status_1(
+    table: Table, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "runs"
+    words = ["--rows", "supervised", "--set", DIVERGING]
+    assert reproduce(table, folder, *words) == 1
+    said = capsys.readouterr()
+    assert "Training stopped at step 4: the loss is not finite" in said.err
+    assert "Traceback" not in said.err
+    assert "training stopped, the loss is not finite" in " ".join(said.out.split())
+    (run,) = folder.glob("supervised-*")
+    assert json.loads((run / "result.json").read_text()).keys() == {"failed"}
+    assert not (run / "encoder.safetensors").exists()
+    assert reproduce(table, folder, *words) == 1  # nor does asking again mend it
+
+
+def judged(table: Table, folder: Path, **changes: Any) -> Any:
+    """Compare what lies in a folder at paper scale, where the table's numbers judge."""
+    command = parse(table, ["--scale", "paper", "--data", "imagefolder:x", "--quiet"])
+    request = dataclasses.replace(command.request, scale="proxy", data=None, **changes)
+    runs = plan_runs(resolve_rows(table, request), request.seeds)
+    setting = Setting(folder)
+    failed = results.failed_rows(runs, setting)
+    figures = results.gather_figures(runs, setting)
+    return results.compare_table(table, table.rows, failed, figures, command)
+
+
+def test_one_failed_seed_makes_the_cell_a_miss_however_well_the_others_did(
+    table: Table, tmp_path: Path
+) -> None:
+    folder = tmp_path / "runs"
+    reference = table.reference.read_text()
+    table.reference.write_text(
+        reference.replace(
+            "higher_is_better = true",
+            'higher_is_better = true\n\n[columns.tolerance]\nvalue = 500.0\nreason = "wide"',
+        )
+    )
+    assert reproduce(table, folder, "--rows", "supervised", "--seeds", "0-2") == 0
+    sound = judged(table, folder, rows=("supervised",), seeds=(0, 1, 2))
+    assert sound.counts() == {"match": 1, "not run": 1}
+    broken = next(folder.glob("supervised-*")) / "result.json"
+    broken.write_text('{"failed": "the embedding has collapsed"}')
+    comparison = judged(table, folder, rows=("supervised",), seeds=(0, 1, 2))
+    assert comparison.misses() == [("supervised", "top1")]
+    assert comparison.exit_status == 1
+    (cell,) = (r.cells["top1"] for r in comparison.rows if r.row.key == "supervised")
+    assert "training stopped, the embedding has collapsed" in cell.reason
+    assert len(cell.ours) == 2
+
+
+def test_a_run_cut_inside_its_first_epoch_still_shows_its_evaluation(
+    table: Table, tmp_path: Path
+) -> None:
+    folder = tmp_path / "runs"
+    assert reproduce(table, folder, "--rows", "supervised", "--max-steps", "2") == 0
+    assert cells(folder)["supervised"]["0"].keys() >= {"knn.top1"}
+
+
+def test_a_second_process_on_the_same_run_is_refused(
+    table: Table, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "runs"
+    (run,) = plan_runs(resolve_rows(table, Request(rows=("supervised",))), [0])
+    hold = (
+        "import sys, time; from pathlib import Path; from retable.runs import RunDirectory\n"
+        "with RunDirectory(Path(sys.argv[1])).locked(): print('held', flush=True); time.sleep(600)"
+    )
+    owner = subprocess.Popen(
+        [sys.executable, "-c", hold, str(folder / run.name)], stdout=subprocess.PIPE, text=True
+    )
+    with owner:
+        assert owner.stdout is not None
+        assert owner.stdout.readline() == "held\n"
+        assert reproduce(table, folder, "--rows", "supervised") == 2
+        owner.kill()
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert "is being trained by another process: wait for it to end" in said
+    assert reproduce(table, folder, "--rows", "supervised") == 0
+
+
+def test_resume_insists_on_something_to_continue(
+    table: Table, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert reproduce(table, tmp_path / "runs", "--resume") == 2
+    assert "holds no run of these rows and seeds: leave out --resume" in capsys.readouterr().err
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_dry_run_trains_nothing(
+    table: Table, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert reproduce(table, tmp_path / "runs", "--dry-run") == 0
+    assert "2 runs on 72 training images" in capsys.readouterr().out
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_dry_run_at_paper_scale_needs_no_images(
+    table: Table, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table = dataclasses.replace(table, images=1600)
+    assert reproduce(table, tmp_path / "runs", "--dry-run", "--scale", "paper") == 0
+    assert "6 runs on 1,600 training images" in capsys.readouterr().out
+
+
+def test_an_overridden_recipe_is_a_run_of_its_own_and_compares_with_nothing(
+    table: Table, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "runs"
+    assert reproduce(table, folder, "--rows", "supervised", "--set", "pretrain.epochs=1") == 0
+    assert reproduce(table, folder, "--rows", "supervised", "--set", "pretrain.batch=8") == 0
+    assert len(list(folder.glob("supervised-*"))) == 2
+    assert "the recipe was changed by --set pretrain.batch=8" in capsys.readouterr().out
+
+
+def test_a_recording_refuses_to_store_a_table_with_a_gap(
+    table: Table,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(execute, "execute", lambda runs, setting: None)
+    assert reproduce(table, tmp_path / "runs", "--record") == 2
+    assert "Nothing was recorded: contrastive (seed 1)" in capsys.readouterr().err
+    assert not table.proxy_reference.exists()
+
+
+@pytest.mark.slow
+def test_what_was_recorded_judges_the_next_run(
+    table: Table, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "runs"
+    table = dataclasses.replace(table, columns={"top1": Figure("knn.top1")})
+    assert reproduce(table, folder, "--record") == 0
+    assert table.proxy_reference.exists()
+    shutil.rmtree(folder / "tables")
+    capsys.readouterr()
+    assert reproduce(table, folder, "--seeds", "1", "2", "3") == 0
+    assert "match" in capsys.readouterr().out
+    edited = table.proxy_reference.read_text().replace("value = ", "value = 9", 1)
+    table.proxy_reference.write_text(edited)
+
+
+def test_threads_of_a_run_are_those_of_the_setting(
+    table: Table, supervised: Changed, tmp_path: Path
+) -> None:
+    (run,) = plan_runs({"a": Row(supervised(max_steps=1), ())}, [0])
+    execute.execute([run], Setting(tmp_path, threads=1))
+    assert torch.get_num_threads() == 1
