@@ -27,10 +27,11 @@ from retable.encoders import EncoderRecipe
 from retable.methods import MethodRecipe, moco_v2
 from retable.metrics_log import MetricsLog
 from retable.optim import OptimizerRecipe
-from retable.pretrain import Execution, pretrain
+from retable.pretrain import pretrain
 from retable.recipes import PretrainRecipe
 from retable.reproduce.execute import make_accelerator
 from retable.runs import RunDirectory
+from retable.training import Execution
 from retable.views import moco_v2 as moco_v2_view
 
 UNTIMED_LINES = 2

@@ -28,10 +28,11 @@ from retable.data.sampler import Sampler
 from retable.encoders import EncoderRecipe, build_encoder
 from retable.methods import Method, MethodRecipe, Progress, moco_v2
 from retable.optim import OptimizerRecipe
-from retable.pretrain import Execution, pretrain
+from retable.pretrain import pretrain
 from retable.recipes import PretrainRecipe
 from retable.reproduce.execute import make_accelerator
 from retable.runs import RunDirectory
+from retable.training import Execution
 from retable.views import moco_v2 as moco_v2_view
 
 OURS, LIGHTLY = "retable, end to end", "lightly, end to end"

@@ -15,12 +15,12 @@ PACKAGES = sorted(path.parent.name for path in ROOT.glob("packages/*/pyproject.t
 # From the ground up; a module may import from its own line and from lines above it. Checkpoints
 # stand below the loop, which saves encoders, and need nothing but the encoders themselves.
 ORDER = (
-    "errors files random distributed",
+    "errors files random distributed launched recipe_fields",
     "schedules batch_norm encoders heads momentum queues losses optim progress metrics_log",
     "checkpoints views",
     "data",
     "methods",
-    "recipes runs training_state health throughput",
+    "recipes runs training_state health throughput training",
     "pretrain evaluate",
     "tables",
     "reproduce",

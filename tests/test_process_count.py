@@ -23,12 +23,12 @@ from retable.encoders import EncoderRecipe
 from retable.methods import SupervisedRecipe, moco_v2
 from retable.methods.method import MethodRecipe
 from retable.optim import OptimizerRecipe
-from retable.pretrain import Execution
 from retable.recipes import PretrainRecipe, build_method
 from retable.reproduce.execute import make_accelerator
 from retable.runs import RunDirectory
 from retable.schedules import ScheduleRecipe
 from retable.testing import run_processes
+from retable.training import Execution
 
 METHODS: dict[str, MethodRecipe] = {
     "moco_v2": moco_v2(queue=192, momentum=0.99),

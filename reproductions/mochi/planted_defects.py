@@ -21,9 +21,10 @@ from mochi import MoCHi, MoCHiRecipe
 from mochi.draws import MixingDraws
 from mochi.pool import HardPool
 from retable.methods import Batch, MoCoRecipe, Progress
-from retable.reproduce.execute import Setting, execute
+from retable.reproduce.execute import execute
 from retable.reproduce.plan import Request, plan_runs, resolve_rows
 from retable.reproduce.results import gather_figures, measure
+from retable.reproduce.setting import Setting
 from retable.reproduce.table import Row
 from retable.tables import compare, load_reference
 

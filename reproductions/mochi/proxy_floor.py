@@ -20,8 +20,9 @@ from retable.checkpoints import load_encoder
 from retable.evaluate.linear import LinearProbe
 from retable.evaluate.logistic import LogisticProbe
 from retable.recipes import build_method
-from retable.reproduce.execute import Setting, directory_of, execute, open_cached
+from retable.reproduce.execute import execute, open_cached
 from retable.reproduce.plan import Request, plan_runs, resolve_rows
+from retable.reproduce.setting import Setting, directory_of
 
 
 class Pixels(nn.Module):

@@ -10,16 +10,16 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from retable import pretrain as loop
 from retable import training_state
 from retable.checkpoints import load_encoder
 from retable.data.sources import open_source
 from retable.errors import UserError
 from retable.methods import Batch, Method, StepOutput, SupervisedRecipe
-from retable.pretrain import Execution, TrainingFailedError, check_fit, pretrain
+from retable.pretrain import check_fit, pretrain
 from retable.recipes import PretrainRecipe, build_method
 from retable.reproduce.execute import make_accelerator
 from retable.runs import RunDirectory
+from retable.training import Execution, Training, TrainingFailedError
 
 Changed = Callable[..., PretrainRecipe]
 OFTEN = Execution(log_every=2, checkpoint_every=3, quiet=True)
@@ -51,7 +51,7 @@ class Stopped(Exception):  # noqa: N818
 def train_in_pieces(
     recipe: PretrainRecipe, folder: Path, stops: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> dict[str, Any]:
-    make_step = loop._Training.make_step
+    make_step = Training.make_step
     for stop in stops:
 
         def step(self: Any, *arguments: Any, stop: int = stop) -> Any:
@@ -59,10 +59,10 @@ def train_in_pieces(
                 raise Stopped
             return make_step(self, *arguments)
 
-        monkeypatch.setattr(loop._Training, "make_step", step)
+        monkeypatch.setattr(Training, "make_step", step)
         with pytest.raises(Stopped):
             train(recipe, folder)
-    monkeypatch.setattr(loop._Training, "make_step", make_step)
+    monkeypatch.setattr(Training, "make_step", make_step)
     return train(recipe, folder)
 
 
@@ -98,7 +98,7 @@ def test_a_damaged_state_costs_the_steps_since_the_one_before_not_the_result(
 ) -> None:
     whole = train(contrastive(), tmp_path / "whole")
     folder = tmp_path / "pieces"
-    monkeypatch.setattr(loop._Training, "save", stop_after_save_at(6))
+    monkeypatch.setattr(Training, "save", stop_after_save_at(6))
     with pytest.raises(Stopped):
         train(contrastive(), folder)
     monkeypatch.undo()
@@ -109,7 +109,7 @@ def test_a_damaged_state_costs_the_steps_since_the_one_before_not_the_result(
 
 
 def stop_after_save_at(step: int) -> Callable[[Any], None]:
-    save = loop._Training.save
+    save = Training.save
 
     def save_and_stop(self: Any) -> None:
         save(self)

@@ -20,8 +20,8 @@ from retable.evaluate.linear import LinearProbe
 from retable.recipes import PretrainRecipe
 from retable.reproduce import Figure, Row, Table, execute, main, results
 from retable.reproduce.arguments import parse
-from retable.reproduce.execute import Setting
 from retable.reproduce.plan import Request, plan_runs, resolve_rows
+from retable.reproduce.setting import Setting
 
 Changed = Callable[..., PretrainRecipe]
 PROBE = LinearProbe(lr=1.0, batch=16, epochs=2, milestones=(1,))
@@ -138,6 +138,13 @@ def test_a_training_that_fails_misses_keeps_its_reason_and_ends_with_status_1(
     assert reproduce(table, folder, *words) == 1  # nor does asking again mend it
 
 
+def widen(table: Table) -> None:
+    """Give the column a tolerance within which every finite accuracy matches."""
+    wide = 'higher_is_better = true\n\n[columns.tolerance]\nvalue = 500.0\nreason = "wide"'
+    text = table.reference.read_text()
+    table.reference.write_text(text.replace("higher_is_better = true", wide))
+
+
 def judged(table: Table, folder: Path, **changes: Any) -> Any:
     """Compare what lies in a folder at paper scale, where the table's numbers judge."""
     command = parse(table, ["--scale", "paper", "--data", "imagefolder:x", "--quiet"])
@@ -153,13 +160,7 @@ def test_one_failed_seed_makes_the_cell_a_miss_however_well_the_others_did(
     table: Table, tmp_path: Path
 ) -> None:
     folder = tmp_path / "runs"
-    reference = table.reference.read_text()
-    table.reference.write_text(
-        reference.replace(
-            "higher_is_better = true",
-            'higher_is_better = true\n\n[columns.tolerance]\nvalue = 500.0\nreason = "wide"',
-        )
-    )
+    widen(table)
     assert reproduce(table, folder, "--rows", "supervised", "--seeds", "0-2") == 0
     sound = judged(table, folder, rows=("supervised",), seeds=(0, 1, 2))
     assert sound.counts() == {"match": 1, "not run": 1}
@@ -171,6 +172,18 @@ def test_one_failed_seed_makes_the_cell_a_miss_however_well_the_others_did(
     (cell,) = (r.cells["top1"] for r in comparison.rows if r.row.key == "supervised")
     assert "training stopped, the embedding has collapsed" in cell.reason
     assert len(cell.ours) == 2
+
+
+def test_a_figure_that_is_no_number_is_kept_as_that_and_misses(
+    table: Table, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "runs"
+    widen(table)
+    monkeypatch.setattr(Knn, "run", lambda *arguments, **options: {"top1": float("nan")})
+    assert reproduce(table, folder, "--rows", "supervised") == 0  # nothing judges it here
+    assert cells(folder)["supervised"]["0"]["knn.top1"] == "nan"
+    comparison = judged(table, folder, rows=("supervised",), seeds=(0,))
+    assert comparison.misses() == [("supervised", "top1")]
 
 
 def test_a_run_cut_inside_its_first_epoch_still_shows_its_evaluation(

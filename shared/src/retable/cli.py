@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from retable.errors import UserError
-from retable.settings import parse_setting, with_field
+from retable.recipe_fields import parse_setting, with_field
 
 # Everything that imports torch is imported where it is used: help and usage errors come at once.
 if TYPE_CHECKING:

@@ -11,10 +11,10 @@ from pathlib import Path
 import torch
 
 from retable.errors import UserError
-from retable.pretrain import Execution
-from retable.reproduce.execute import Setting
 from retable.reproduce.plan import Request
+from retable.reproduce.setting import Setting
 from retable.reproduce.table import SCALES, Table
+from retable.training import Execution
 
 RECORDING_SEEDS = (1, 2, 3, 4, 5)
 """Seeds of a recording: fewer than five say little of a spread; a table is run with seed 0."""

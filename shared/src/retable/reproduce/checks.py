@@ -13,8 +13,9 @@ from retable.methods import SupervisedRecipe
 from retable.pretrain import check_fit
 from retable.queues import KeyQueue
 from retable.recipes import PretrainRecipe, build_method
-from retable.reproduce.execute import Setting, directory_of, opener
+from retable.reproduce.execute import opener
 from retable.reproduce.plan import Run
+from retable.reproduce.setting import Setting, directory_of
 
 
 def check_recipes(runs: Iterable[Run], processes: int, setting: Setting) -> None:

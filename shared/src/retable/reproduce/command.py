@@ -14,7 +14,9 @@ from retable.launched import end_with_launcher
 from retable.reproduce import arguments, checks, execute, launch, results
 from retable.reproduce.arguments import Command
 from retable.reproduce.dry_run import render_plan
+from retable.reproduce.finished import made_by_other_code
 from retable.reproduce.plan import Run, plan_runs, resolve_rows
+from retable.reproduce.setting import directory_of
 from retable.reproduce.table import Row, Table
 
 
@@ -81,7 +83,7 @@ def _prepare_folder(runs: list[Run], command: Command) -> None:
     if command.fresh:
         execute.forget(runs, command.setting)
     checks.check_folder(runs, command.setting)
-    known = any(execute.directory_of(run, command.setting).path.exists() for run in runs)
+    known = any(directory_of(run, command.setting).path.exists() for run in runs)
     if command.resume and not known:
         raise UserError(
             f"--resume: {command.setting.folder} holds no run of these rows and seeds: leave out "
@@ -106,7 +108,7 @@ def _conclude(
     results.write_report(table, comparison, figures, histories, folder)
     print(results.for_terminal(comparison))
     print(f"\nWritten to {folder}.")
-    if old := [run.name for run in runs if execute.made_by_other_code(run, command.setting)]:
+    if old := [run.name for run in runs if made_by_other_code(run, command.setting)]:
         print(
             f"{len(old)} of {len(runs)} runs were trained by other versions of the code: "
             "start with --fresh to train them anew."

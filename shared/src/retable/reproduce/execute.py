@@ -4,61 +4,35 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import json
-import multiprocessing
-import os
 import shutil
-import signal
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
-from retable import files, progress
+from retable import files
 from retable.checkpoints import load_encoder
 from retable.data.source import Source
 from retable.data.sources import open_source
-from retable.errors import UserError
 from retable.evaluate.evaluation import Evaluation
 from retable.evaluate.geometry import Geometry
 from retable.evaluate.knn import Knn
-from retable.launched import end_with
-from retable.pretrain import Execution, Monitor, TrainingFailedError, pretrain
+from retable.pretrain import pretrain
 from retable.recipes import PretrainRecipe
+from retable.reproduce.finished import collect, failure, storable
 from retable.reproduce.plan import Run
-from retable.runs import RunDirectory, code_digest, describe, environment, fingerprint, read_json
+from retable.reproduce.setting import Setting, directory_of, evaluation_directory
+from retable.reproduce.side_by_side import run_side_by_side
+from retable.runs import RunDirectory, code_digest, describe, environment
+from retable.training import Monitor, TrainingFailedError
 
 if TYPE_CHECKING:
     from retable.evaluate.evaluation import OpenSource
-
-
-@dataclass(frozen=True)
-class Setting:
-    """Where and how runs are carried out; nothing that changes their numbers.
-
-    Attributes:
-        folder: holds one directory for each run.
-        execution: options of the training loop.
-        monitors: at how many epochs of a pretraining the encoder is judged by kNN, evenly spaced.
-        skip_unreadable: leave out and count unreadable images.
-        threads: threads of a CPU run; one by default, so that figures do not depend on the machine.
-        jobs: runs side by side on a CPU.
-    """
-
-    folder: Path
-    execution: Execution = field(default_factory=Execution)
-    monitors: int = 2
-    skip_unreadable: bool = False
-    threads: int = 1
-    jobs: int = 1
 
 
 def execute(runs: Iterable[Run], setting: Setting) -> None:
@@ -72,18 +46,8 @@ def execute(runs: Iterable[Run], setting: Setting) -> None:
         for run in runs:
             execute_one(run, setting)
     else:
-        _execute_side_by_side(runs, setting)
-
-
-def directory_of(run: Run, setting: Setting) -> RunDirectory:
-    """Return the run's directory."""
-    return RunDirectory(setting.folder / run.name)
-
-
-def evaluation_directory(run: Run, evaluation: Evaluation, setting: Setting) -> Path:
-    """Return where an evaluation of the run's encoder is kept."""
-    name = f"{evaluation.name}-{fingerprint(evaluation, run.seed)}"
-    return directory_of(run, setting).path / "evaluations" / name
+        calls = [functools.partial(execute_one, run, setting) for run in runs]
+        run_side_by_side(calls, setting.jobs)
 
 
 def _is_complete(run: Run, setting: Setting) -> bool:
@@ -184,7 +148,7 @@ def _pretrain(run: Run, directory: RunDirectory, accelerator: Any, setting: Sett
             "seconds_of_last_start": round(time.perf_counter() - start, 1),
         }
         files.write_json(directory.environment, facts)
-        files.write_json(directory.result, result)
+        files.write_json(directory.result, storable(result))
     accelerator.wait_for_everyone()
 
 
@@ -237,61 +201,8 @@ def _evaluate(run: Run, evaluation: Evaluation, accelerator: Any, setting: Setti
     )
     if accelerator.is_main_process:
         files.write_json(folder / "recipe.json", describe(evaluation))
-        files.write_json(folder / "result.json", figures)
+        files.write_json(folder / "result.json", storable(figures))
     accelerator.wait_for_everyone()
-
-
-def collect(run: Run, setting: Setting) -> dict[str, float]:
-    """Return a complete run's figures by name; empty if its training failed or has not ended.
-
-    A run that ``max_steps`` stopped inside its first epoch has those of its evaluations alone.
-    """
-    result = directory_of(run, setting).finished()
-    if result is None or "failed" in result:
-        return {}
-    epochs, monitor = result["epochs"], result["monitor"]
-    figures: dict[str, float] = {}
-    for prefix, line in (
-        ("pretrain", epochs[-1:]),
-        ("halfway", epochs[(len(epochs) - 1) // 2 :][:1]),
-        ("monitor", monitor[-1:]),
-        ("monitor_halfway", _halfway(monitor)),
-    ):
-        figures |= {f"{prefix}.{name}": value for name, value in _scalars(*line)}
-    for evaluation in run.evaluations:
-        path = evaluation_directory(run, evaluation, setting) / "result.json"
-        if path.exists():
-            values = read_json(path)
-            figures |= {f"{evaluation.name}.{name}": value for name, value in values.items()}
-    return figures
-
-
-def failure(run: Run, setting: Setting) -> str | None:
-    """Return why a run's training failed, None if it did not."""
-    result = directory_of(run, setting).finished() or {}
-    return result.get("failed")
-
-
-def made_by_other_code(run: Run, setting: Setting) -> bool:
-    """Say whether the run was trained by sources that differ from today's."""
-    path = directory_of(run, setting).environment
-    known = path.exists() and json.loads(path.read_text()).get("code")
-    return bool(known) and known != code_digest(run.recipe.method)
-
-
-def history(run: Run, setting: Setting) -> list[dict[str, float]]:
-    """Return a complete run's means, one mapping for each epoch."""
-    result = directory_of(run, setting).finished() or {}
-    return [dict(_scalars(line)) for line in result.get("epochs", [])]
-
-
-def _halfway(monitor: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return the monitor's first line from the middle of the run on, in a list; empty without."""
-    return [line for line in monitor if 2 * line["epoch"] >= monitor[-1]["epoch"]][:1]
-
-
-def _scalars(line: Mapping[str, Any] = MappingProxyType({})) -> Iterator[tuple[str, float]]:
-    return ((k, float(v)) for k, v in line.items() if isinstance(v, int | float))
 
 
 def forget(runs: Iterable[Run], setting: Setting) -> None:
@@ -301,46 +212,3 @@ def forget(runs: Iterable[Run], setting: Setting) -> None:
         if directory.path.exists():
             with directory.locked():
                 shutil.rmtree(directory.path)
-
-
-def _execute_side_by_side(runs: list[Run], setting: Setting) -> None:
-    """Run on ``jobs`` worker processes, each with its own line for bars."""
-    context = multiprocessing.get_context("spawn")
-    lines = context.Queue()  # starts Python's resource tracker, which would undo the deferral
-    for line in range(setting.jobs):
-        lines.put(line)
-    pool = ProcessPoolExecutor(
-        setting.jobs, context, initializer=_begin_worker, initargs=(lines, os.getpid())
-    )
-    try:
-        with _interrupts_deferred():
-            futures = [pool.submit(execute_one, run, setting) for run in runs]
-        for future in as_completed(futures):
-            future.result()
-    except BrokenProcessPool:
-        raise UserError(
-            "A worker process was killed (often for want of memory): start the same command again "
-            "to continue, with --jobs 1 if it happens again."
-        ) from None
-    except BaseException:
-        # Ctrl-C does not reach workers, which would finish their run: their states are on disk.
-        for worker in multiprocessing.active_children():
-            worker.terminate()
-        raise
-    finally:
-        pool.shutdown(wait=False, cancel_futures=True)
-
-
-@contextlib.contextmanager
-def _interrupts_deferred() -> Iterator[None]:
-    """Let Ctrl-C wait; processes started meanwhile never see it, not even while they import."""
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
-
-
-def _begin_worker(lines: Any, parent: int) -> None:
-    progress.use_line(lines.get())
-    end_with(parent)

@@ -10,8 +10,9 @@ from pathlib import Path
 from retable import files
 from retable.errors import UserError
 from retable.reproduce.arguments import Command
-from retable.reproduce.execute import Setting, collect, failure, history
+from retable.reproduce.finished import collect, failure, history, storable
 from retable.reproduce.plan import Run
+from retable.reproduce.setting import Setting
 from retable.reproduce.table import Figures, Histories, Row, Table
 from retable.runs import environment
 from retable.tables import (
@@ -148,7 +149,7 @@ def write_report(
 ) -> None:
     """Write the comparison as Markdown, JSON and plots (with the extra ``plots``)."""
     save_comparison(folder, comparison)
-    files.write_json(folder / "figures.json", figures)
+    files.write_json(folder / "figures.json", storable(figures))
     if not plot.available():
         print("No plots: install retable[plots] for them.", file=sys.stderr)
         return

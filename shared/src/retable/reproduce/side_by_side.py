@@ -1,0 +1,63 @@
+"""Runs side by side on the cores of a CPU: workers that end with the command, however it ends."""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from typing import Any
+
+from retable import progress
+from retable.errors import UserError
+from retable.launched import end_with
+
+
+def run_side_by_side(calls: Sequence[Callable[[], None]], jobs: int) -> None:
+    """Make picklable calls on ``jobs`` worker processes, each with its own line for bars.
+
+    Raises:
+        UserError: a worker was killed. What a call raises is raised here, the others are ended.
+    """
+    context = multiprocessing.get_context("spawn")
+    lines = context.Queue()  # starts Python's resource tracker, which would undo the deferral
+    for line in range(jobs):
+        lines.put(line)
+    pool = ProcessPoolExecutor(
+        jobs, context, initializer=_begin_worker, initargs=(lines, os.getpid())
+    )
+    try:
+        with _interrupts_deferred():
+            futures = [pool.submit(call) for call in calls]
+        for future in as_completed(futures):
+            future.result()
+    except BrokenProcessPool:
+        raise UserError(
+            "A worker process was killed (often for want of memory): start the same command again "
+            "to continue, with --jobs 1 if it happens again."
+        ) from None
+    except BaseException:
+        # Ctrl-C does not reach workers, which would finish their run: their states are on disk.
+        for worker in multiprocessing.active_children():
+            worker.terminate()
+        raise
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+
+
+@contextlib.contextmanager
+def _interrupts_deferred() -> Iterator[None]:
+    """Let Ctrl-C wait; processes started meanwhile never see it, not even while they import."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+
+
+def _begin_worker(lines: Any, parent: int) -> None:
+    progress.use_line(lines.get())
+    end_with(parent)
