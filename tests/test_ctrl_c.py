@@ -18,7 +18,7 @@ MARK = "RETABLE_TEST_INTERRUPT"
 def start(runs: Path, *words: str) -> subprocess.Popen[str]:
     """Start the command in a process group of its own, as a terminal does."""
     command = [sys.executable, str(SCRIPT), "--runs", str(runs), "--scale", "smoke", "--quiet"]
-    command += ["--rows", "moco_t02", "moco_v2", "--set", "pretrain.epochs=6", *words]
+    command += ["--rows", "moco_t02", "moco_v2", "--set", "pretrain.epochs=3", *words]
     return subprocess.Popen(
         command,
         stdout=subprocess.PIPE,
