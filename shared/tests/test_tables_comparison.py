@@ -2,13 +2,14 @@
 
 import dataclasses
 import math
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
 
 from retable.errors import UserError
-from retable.tables import Provenance, compare, record_reference
-from retable.tables.comparison import ComparedCell
+from retable.tables import Comparison, Provenance, Reference, compare, record_reference
+from retable.tables.comparison import ComparedCell, Scale
 from retable.tables.reading import parse_reference
 from retable.tables.verdict import ClaimVerdict, Verdict
 
@@ -84,26 +85,26 @@ margin = 0.0
 PROVENANCE = Provenance("nox -s x", (0, 1, 2, 3, 4), "abc", "2030-01-01", "2 cores", {})
 
 
-def paper():
+def paper() -> Reference:
     return parse_reference(PAPER, Path("table9.toml"))
 
 
-def runs(centre, seeds=range(5), std=0.4):
+def runs(centre: float, seeds: Iterable[int] = range(5), std: float = 0.4) -> dict[int, float]:
     # A fixed pattern of mean 0 and sample std 1.
     pattern = dict(zip(range(5), [-1.2649, 0.6325, 0.0, 1.2649, -0.6325], strict=True))
     return {seed: centre + std * pattern[seed % 5] for seed in seeds}
 
 
-def proxy():
+def proxy() -> Reference:
     rows = {"base": {"top1": runs(30.0)}, "ours": {"top1": runs(32.0)}}
     return record_reference(paper(), rows, PROVENANCE)
 
 
-def cells(comparison, column="top1"):
+def cells(comparison: Comparison, column: str = "top1") -> dict[str, ComparedCell]:
     return {row.row.key: row.cells[column] for row in comparison.rows}
 
 
-def test_paper_scale_compares_with_the_paper():
+def test_paper_scale_compares_with_the_paper() -> None:
     measured = {"base": {"top1": runs(78.1)}, "ours": {"top1": runs(85.0)}}
     comparison = compare(paper(), measured, scale="paper")
     found = cells(comparison)
@@ -114,23 +115,26 @@ def test_paper_scale_compares_with_the_paper():
     assert comparison.exit_status == 1
 
 
-def test_a_cell_interval_rests_on_both_spreads_by_hand():
+def test_a_cell_interval_rests_on_both_spreads_by_hand() -> None:
     # By hand: reference std max(0.2, 0.4) with 4 degrees over two runs (the least that a std can
     # come from), ours 0.4 over five; pooled 0.4 with 8 degrees, t(0.975, 8) = 2.306004.
     comparison = compare(paper(), {"base": {"top1": runs(78.1)}}, scale="paper")
     half = 2.306004 * 0.4 * math.sqrt(1 / 5 + 1 / 2)
-    assert cells(comparison)["base"].interval.half_width == pytest.approx(half, rel=1e-4)
+    interval = cells(comparison)["base"].interval
+    assert interval is not None
+    assert interval.half_width == pytest.approx(half, rel=1e-4)
 
 
-def test_a_cited_row_is_printed_and_never_judged():
+def test_a_cited_row_is_printed_and_never_judged() -> None:
     comparison = compare(paper(), {"base": {"top1": runs(78.0)}}, scale="paper")
     cited = cells(comparison)["cited"]
+    assert cited.paper is not None
     assert cited.paper.value == 73.0
     assert cited.verdict is None
     assert "not run" in cited.reason
 
 
-def test_a_missing_run_is_never_a_match_and_says_why():
+def test_a_missing_run_is_never_a_match_and_says_why() -> None:
     comparison = compare(paper(), {}, scale="paper", not_run={"base": "left out by --rows"})
     found = cells(comparison)
     assert found["base"].verdict is Verdict.NOT_RUN
@@ -143,12 +147,12 @@ def test_a_missing_run_is_never_a_match_and_says_why():
     assert detection.reason == "needs detection fine-tuning"
 
 
-def test_a_column_may_be_excused_as_a_whole():
+def test_a_column_may_be_excused_as_a_whole() -> None:
     found = cells(compare(paper(), {}, scale="paper", not_run={"ap": "no detector"}), "ap")
     assert found["base"].reason == "no detector"
 
 
-def test_an_empty_cell_of_the_paper_is_not_missing():
+def test_an_empty_cell_of_the_paper_is_not_missing() -> None:
     measured = {"ours": {"top1": runs(79.0)}}
     assert cells(compare(paper(), measured, scale="paper"), "ap")["ours"].verdict is None
 
@@ -181,12 +185,12 @@ values = {}
 """
 
 
-def test_a_row_of_which_only_an_order_is_stated_was_to_be_run():
+def test_a_row_of_which_only_an_order_is_stated_was_to_be_run() -> None:
     comparison = compare(parse_reference(ONLY_ORDERS, Path("f.toml")), {}, scale="paper")
     assert comparison.counts()[Verdict.NOT_RUN] == 2
 
 
-def test_a_row_without_numbers_is_called_missing_once_beside_printed_numbers():
+def test_a_row_without_numbers_is_called_missing_once_beside_printed_numbers() -> None:
     row = '[[rows]]\nkey = "oracle"\nlabel = "Oracle"\norigin = "extra"\nvalues = {}\n\n[[claims]]'
     stated = parse_reference(PAPER.replace("[[claims]]", row, 1), Path("t.toml"))
     comparison = compare(stated, {}, scale="paper")
@@ -194,18 +198,20 @@ def test_a_row_without_numbers_is_called_missing_once_beside_printed_numbers():
     assert cells(comparison, "error")["oracle"].verdict is None
 
 
-def test_proxy_scale_compares_with_the_recording_and_shows_the_paper():
+def test_proxy_scale_compares_with_the_recording_and_shows_the_paper() -> None:
     measured = {"base": {"top1": {9: 30.2}}, "ours": {"top1": {9: 31.9}}}
     comparison = compare(proxy(), measured, paper(), "proxy")
     base = cells(comparison)["base"]
+    assert base.paper is not None
     assert base.paper.value == 78.0
+    assert base.reference is not None
     assert base.reference.value == pytest.approx(30.0)
     assert base.verdict is Verdict.MATCH
     assert comparison.provenance == PROVENANCE
 
 
 @pytest.mark.parametrize("scale", ["proxy", "smoke"])
-def test_the_papers_numbers_never_judge_another_scale(scale):
+def test_the_papers_numbers_never_judge_another_scale(scale: Scale) -> None:
     measured = {"base": {"top1": runs(78.0)}}
     comparison = compare(paper(), measured, paper(), scale)
     assert cells(comparison)["base"].verdict is None
@@ -213,38 +219,42 @@ def test_the_papers_numbers_never_judge_another_scale(scale):
     assert not comparison.counts()[Verdict.MATCH]
 
 
-def test_a_recording_never_judges_the_paper_scale():
+def test_a_recording_never_judges_the_paper_scale() -> None:
     measured = {"base": {"top1": runs(30.0)}}
     comparison = compare(proxy(), measured, paper(), "paper")
     assert cells(comparison)["base"].verdict is None
 
 
 @pytest.mark.parametrize(
-    "arguments", [{"scale": "smoke"}, {"scale": "paper", "unfinished": "stopped by --max-steps"}]
+    ("scale", "unfinished"), [("smoke", ""), ("paper", "stopped by --max-steps")]
 )
-def test_unfinished_numbers_are_shown_and_claim_nothing(arguments):
+def test_unfinished_numbers_are_shown_and_claim_nothing(scale: Scale, unfinished: str) -> None:
     measured = {"base": {"top1": runs(10.0)}, "ours": {"top1": runs(90.0)}}
-    comparison = compare(paper(), measured, **arguments)
+    comparison = compare(paper(), measured, scale=scale, unfinished=unfinished)
     assert comparison.exit_status == 0
     assert cells(comparison)["base"].mean == pytest.approx(10.0, abs=1e-3)
     assert cells(comparison)["base"].verdict is None
     assert set(comparison.claim_counts()) == {ClaimVerdict.UNRESOLVED}
 
 
-def test_a_reference_edited_by_more_than_its_tolerance_is_a_miss_that_names_the_cell():
+def test_a_reference_edited_by_more_than_its_tolerance_is_a_miss_that_names_the_cell() -> None:
     reference = proxy()
     measured = {"base": {"top1": {9: 30.1}}, "ours": {"top1": {9: 31.9}}}
     assert compare(reference, measured, paper(), "proxy").exit_status == 0
-    row = reference.row("ours")
-    edit = 2.0 * reference.tolerance_of("ours", "top1")
+    base, row = reference.row("base"), reference.row("ours")
+    assert base is not None
+    assert row is not None
+    tolerance = reference.tolerance_of("ours", "top1")
+    assert tolerance is not None
+    edit = 2.0 * tolerance
     value = dataclasses.replace(row.values["top1"], value=row.values["top1"].value + edit)
-    rows = (reference.row("base"), dataclasses.replace(row, values={"top1": value}))
+    rows = (base, dataclasses.replace(row, values={"top1": value}))
     edited = compare(dataclasses.replace(reference, rows=rows), measured, paper(), "proxy")
     assert edited.exit_status == 1
     assert edited.misses() == [("ours", "top1")]
 
 
-def test_an_added_row_is_shown_at_the_end_without_verdict():
+def test_an_added_row_is_shown_at_the_end_without_verdict() -> None:
     measured = {"mine": {"top1": {0: 50.0}}}
     comparison = compare(paper(), measured, scale="paper", labels={"mine": "My idea"})
     added = comparison.rows[-1]
@@ -253,7 +263,7 @@ def test_an_added_row_is_shown_at_the_end_without_verdict():
     assert "no number in the paper" in added.cells["top1"].reason
 
 
-def test_an_unknown_column_is_refused_by_name():
+def test_an_unknown_column_is_refused_by_name() -> None:
     with pytest.raises(
         UserError, match=r"Row 'base' of table9 measures the column 'knn'.*table9.toml"
     ):
@@ -261,16 +271,18 @@ def test_an_unknown_column_is_refused_by_name():
 
 
 @pytest.mark.parametrize("broken", [math.nan, math.inf])
-def test_a_number_that_is_not_finite_is_a_miss(broken):
+def test_a_number_that_is_not_finite_is_a_miss(broken: float) -> None:
     measured = {"base": {"top1": {0: 78.0, 1: broken}}, "ours": {"top1": {0: 79.0, 1: 79.0}}}
     comparison = compare(paper(), measured, scale="paper")
     assert cells(comparison)["base"].verdict is Verdict.MISS
-    assert math.isnan(cells(comparison)["base"].mean)
+    mean = cells(comparison)["base"].mean
+    assert mean is not None
+    assert math.isnan(mean)
     assert comparison.claims[0].verdict is ClaimVerdict.UNRESOLVED
     assert "not finite" in comparison.claims[0].reason
 
 
-def test_single_runs_without_any_spread_are_inconclusive():
+def test_single_runs_without_any_spread_are_inconclusive() -> None:
     text = PAPER.replace(
         'spread = { std = 0.4, degrees = 4, reason = "the stds of the table" }', ""
     )
@@ -282,7 +294,7 @@ def test_single_runs_without_any_spread_are_inconclusive():
     assert cells(comparison)["base"].interval is None
 
 
-def test_claims_are_tested_on_pairs_of_equal_seed():
+def test_claims_are_tested_on_pairs_of_equal_seed() -> None:
     # The two rows vary by 0.4 from seed to seed, their difference does not.
     measured = {"base": {"top1": runs(78.0, range(4))}, "ours": {"top1": runs(79.0, range(1, 5))}}
     claim = compare(paper(), measured, scale="paper").claims[0]
@@ -291,21 +303,22 @@ def test_claims_are_tested_on_pairs_of_equal_seed():
     assert claim.verdict is ClaimVerdict.SUPPORTED
 
 
-def test_rows_without_a_common_seed_resolve_nothing():
+def test_rows_without_a_common_seed_resolve_nothing() -> None:
     measured = {"base": {"top1": {0: 78.0}}, "ours": {"top1": {1: 79.0}}}
     claim = compare(paper(), measured, scale="paper").claims[0]
     assert claim.verdict is ClaimVerdict.UNRESOLVED
     assert claim.reason == "the two rows have no seed in common"
 
 
-def test_a_claim_of_rows_that_did_not_run_names_them():
+def test_a_claim_of_rows_that_did_not_run_names_them() -> None:
     claim = compare(paper(), {"base": {"top1": {0: 78.0}}}, scale="paper").claims[0]
     assert claim.reason == "'ours' not run"
 
 
-def test_a_claim_against_a_cited_row_uses_the_printed_value_at_paper_scale():
+def test_a_claim_against_a_cited_row_uses_the_printed_value_at_paper_scale() -> None:
     measured = {"ours": {"top1": runs(79.0)}}
     claim = compare(paper(), measured, scale="paper").claims[1]
+    assert claim.interval is not None
     assert claim.interval.centre == pytest.approx(6.0, abs=1e-3)
     assert claim.verdict is ClaimVerdict.SUPPORTED
     assert "printed value of 'cited'" in claim.reason
@@ -313,14 +326,15 @@ def test_a_claim_against_a_cited_row_uses_the_printed_value_at_paper_scale():
     assert claim.verdict is ClaimVerdict.UNRESOLVED  # the paper's number means nothing there
 
 
-def test_fewer_errors_count_in_favour_where_lower_is_better():
+def test_fewer_errors_count_in_favour_where_lower_is_better() -> None:
     measured = {"base": {"error": runs(20.0)}, "ours": {"error": runs(15.0)}}
     claim = compare(paper(), measured, scale="paper").claims[2]
+    assert claim.interval is not None
     assert claim.interval.centre == pytest.approx(5.0)
     assert claim.verdict is ClaimVerdict.SUPPORTED
 
 
-def test_a_margin_is_tested_at_paper_scale_only():
+def test_a_margin_is_tested_at_paper_scale_only() -> None:
     text = PAPER.replace("margin = 1.0", "margin = 5.0")
     stated = parse_reference(text, Path("t.toml"))
     measured = {"base": {"top1": runs(78.0)}, "ours": {"top1": runs(79.0)}}
@@ -331,7 +345,7 @@ def test_a_margin_is_tested_at_paper_scale_only():
     assert compare(proxy(), measured, stated, "proxy").claims[0].verdict is ClaimVerdict.SUPPORTED
 
 
-def test_one_seed_is_tested_with_the_recorded_spread_of_paired_differences():
+def test_one_seed_is_tested_with_the_recorded_spread_of_paired_differences() -> None:
     # By hand: recorded differences of std 0.2 (4 degrees), t(0.975, 4) = 2.776445.
     rows = {
         "base": {"top1": runs(30.0)},
@@ -341,11 +355,12 @@ def test_one_seed_is_tested_with_the_recorded_spread_of_paired_differences():
     reference = record_reference(paper(), rows, PROVENANCE)
     measured = {"base": {"top1": {7: 30.0}}, "ours": {"top1": {7: 31.0}}}
     claim = compare(reference, measured, paper(), "proxy").claims[0]
+    assert claim.interval is not None
     assert claim.interval.half_width == pytest.approx(2.776445 * 0.2, rel=1e-3)
     assert claim.verdict is ClaimVerdict.SUPPORTED
 
 
-def test_a_cell_knows_its_mean_and_std():
+def test_a_cell_knows_its_mean_and_std() -> None:
     assert ComparedCell(ours={0: 1.0, 1: 3.0}).mean == 2.0
     assert ComparedCell(ours={0: 1.0, 1: 3.0}).std == pytest.approx(math.sqrt(2))
     assert ComparedCell(ours={0: 1.0}).std is None

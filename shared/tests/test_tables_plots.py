@@ -1,19 +1,38 @@
 """Pictures carry the numbers of the table, and the report holds every table in one page."""
 
+from __future__ import annotations
+
 import base64
 import math
 import re
 import subprocess
 import sys
 import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+from typing import TYPE_CHECKING
 
+import numpy
 import pytest
 
 from retable.errors import UserError
-from retable.tables import Provenance, charts, compare, plot, record_reference, save_comparison
+from retable.tables import (
+    Comparison,
+    Provenance,
+    Reference,
+    charts,
+    compare,
+    plot,
+    record_reference,
+    save_comparison,
+)
 from retable.tables import report as report_module
+from retable.tables.comparison import Scale
 from retable.tables.reading import parse_reference
 from retable.tables.report import build_report
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+    from numpy.typing import ArrayLike
 
 pytest.importorskip("matplotlib")
 
@@ -53,11 +72,11 @@ values = { gain = { value = 0.7 } }
 """
 
 
-def paper():
-    return parse_reference(PAPER, "table9.toml")
+def paper() -> Reference:
+    return parse_reference(PAPER, Path("table9.toml"))
 
 
-def comparison(scale="paper"):
+def comparison(scale: Scale = "paper") -> Comparison:
     measured = {
         "a": {"gain": {0: 0.4, 1: 0.8}, "top1": {0: 50.0, 1: 51.0}},
         "b": {"gain": {0: 5.0, 1: 5.2}, "top1": {0: 60.0, 1: 61.0}},
@@ -65,41 +84,55 @@ def comparison(scale="paper"):
     return compare(paper(), measured, scale=scale)
 
 
-def texts(figure):
+def points(data: ArrayLike) -> list[tuple[float, ...]]:
+    """The rows of what a drawn line holds, which matplotlib types as anything like an array."""
+    array = numpy.asarray(data, dtype=float)
+    return [tuple(map(float, row)) for row in array]
+
+
+def numbers(data: ArrayLike) -> list[float]:
+    return [float(x) for x in numpy.asarray(data, dtype=float)]
+
+
+def texts(figure: Figure) -> list[str]:
     figure.canvas.draw()
-    return [text.get_text() for text in figure.findobj(match=lambda x: hasattr(x, "get_text"))]
+    return [artist.get_text() for artist in figure.findobj() if hasattr(artist, "get_text")]
 
 
-def test_our_bar_is_the_interval_and_the_band_the_tolerance():
+def test_our_bar_is_the_interval_and_the_band_the_tolerance() -> None:
+    from matplotlib.patches import Rectangle
+
     made = comparison()
     figure = plot.draw_comparison(made)
     axes = figure.axes[0]
     band = axes.patches[0]
+    assert isinstance(band, Rectangle)
     assert band.get_x() == pytest.approx(0.5 - 1.0)
     assert band.get_width() == pytest.approx(2.0)
     interval = made.rows[0].cells["gain"].interval
-    ends = (0.5 + interval.low, 0.5 + interval.high)
-    assert any(tuple(line.get_xdata()) == pytest.approx(ends) for line in axes.lines)
+    assert interval is not None
+    ends = [0.5 + interval.low, 0.5 + interval.high]
+    assert any(numbers(line.get_xdata()) == pytest.approx(ends) for line in axes.lines)
     assert any("miss" in text for text in texts(figure))
 
 
-def test_the_title_says_the_scale():
+def test_the_title_says_the_scale() -> None:
     assert any("not the paper's" in t for t in texts(plot.draw_comparison(comparison("smoke"))))
 
 
-def test_the_papers_numbers_are_not_drawn_at_another_scale():
+def test_the_papers_numbers_are_not_drawn_at_another_scale() -> None:
     figure = plot.draw_comparison(comparison("smoke"))
-    drawn = [x for line in figure.axes[0].lines for x in line.get_xdata()]
-    assert 0.5 not in [round(float(x), 6) for x in drawn]
+    drawn = [x for line in figure.axes[0].lines for x in numbers(line.get_xdata())]
+    assert 0.5 not in [round(x, 6) for x in drawn]
     assert not figure.axes[0].patches
 
 
-def test_a_table_without_any_measurement_still_draws_the_paper():
+def test_a_table_without_any_measurement_still_draws_the_paper() -> None:
     figure = plot.draw_comparison(compare(paper(), {}, scale="paper"))
     assert {"A", "B"} <= set(texts(figure))
 
 
-def test_a_grid_shows_every_value_and_what_is_missing():
+def test_a_grid_shows_every_value_and_what_is_missing() -> None:
     made = compare(paper(), {"a": {"gain": {0: 0.4, 1: 0.6}}}, scale="paper")
     figure = charts.draw_grid(
         made, "gain", [["a", "b"]], row_labels=["0"], column_labels=["0", "128"]
@@ -114,30 +147,30 @@ def test_a_grid_shows_every_value_and_what_is_missing():
 
 
 @pytest.mark.parametrize("colour", [None, "top1"])
-def test_a_scatter_has_a_point_for_each_row(colour):
+def test_a_scatter_has_a_point_for_each_row(colour: str | None) -> None:
     figure = charts.draw_scatter(comparison(), "gain", "top1", colour)
-    points = [line.get_xydata() for line in figure.axes[0].lines if len(line.get_xdata()) == 1]
-    assert [tuple(p[0]) for p in points] == [
+    lines = [points(line.get_xydata()) for line in figure.axes[0].lines]
+    assert [line[0] for line in lines if len(line) == 1] == [
         pytest.approx((0.6, 50.5)),
         pytest.approx((5.1, 60.5)),
     ]
 
 
-def test_rows_that_were_not_measured_are_left_out_of_a_scatter():
+def test_rows_that_were_not_measured_are_left_out_of_a_scatter() -> None:
     made = compare(paper(), {"a": {"gain": {0: 1.0}, "top1": {0: 2.0}}}, scale="paper")
     assert len(charts.draw_scatter(made, "gain", "top1").axes[0].lines) == 1
     empty = compare(paper(), {}, scale="paper")
     assert not charts.draw_scatter(empty, "gain", "top1", "top1").axes[0].lines
 
 
-def test_curves_are_means_over_the_seeds_that_have_the_point():
+def test_curves_are_means_over_the_seeds_that_have_the_point() -> None:
     curves = {"run": {0: [(0.0, 1.0), (1.0, 3.0)], 1: [(0.0, 3.0)]}}
     figure = charts.draw_curves(curves, title="t", x_label="epoch", y_label="%")
-    assert list(figure.axes[0].lines[0].get_ydata()) == [2.0, 3.0]
+    assert numbers(figure.axes[0].lines[0].get_ydata()) == [2.0, 3.0]
     assert "run (2)" in texts(figure)
 
 
-def test_equal_figures_give_equal_bytes(tmp_path):
+def test_equal_figures_give_equal_bytes(tmp_path: Path) -> None:
     for kind in ("svg", "png"):
         for name in ("a", "b"):
             plot.plot_comparison(comparison(), tmp_path / f"{name}.{kind}")
@@ -146,19 +179,21 @@ def test_equal_figures_give_equal_bytes(tmp_path):
     assert ElementTree.parse(tmp_path / "a.svg").getroot().tag.endswith("svg")
 
 
-def test_a_number_that_is_not_finite_is_left_out_of_the_plot():
+def test_a_number_that_is_not_finite_is_left_out_of_the_plot() -> None:
     made = compare(paper(), {"a": {"gain": {0: math.nan}}}, scale="paper")
     plot.draw_comparison(made).canvas.draw()
 
 
-def test_without_matplotlib_a_plot_says_what_to_install(monkeypatch, tmp_path):
+def test_without_matplotlib_a_plot_says_what_to_install(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setattr(plot, "available", lambda: False)
     with pytest.raises(UserError, match=r"retable\[plots\]"):
         plot.draw_comparison(comparison())
     assert "table.svg" not in [p.name for p in save_comparison(tmp_path, comparison())]
 
 
-def test_importing_tables_does_not_import_matplotlib_or_numpy():
+def test_importing_tables_does_not_import_matplotlib_or_numpy() -> None:
     code = (
         "import sys, retable.tables; print([m for m in ('matplotlib', 'PIL') if m in sys.modules])"
     )
@@ -167,7 +202,7 @@ def test_importing_tables_does_not_import_matplotlib_or_numpy():
 
 
 @pytest.fixture
-def folders(tmp_path):
+def folders(tmp_path: Path) -> Path:
     """A repository with two tables, one of them run at two scales."""
     for name in ("table9", "table10"):
         path = tmp_path / "reproductions" / "mochi" / f"{name}.toml"
@@ -184,7 +219,7 @@ def folders(tmp_path):
     return tmp_path
 
 
-def test_the_report_has_every_table_run_or_not(folders):
+def test_the_report_has_every_table_run_or_not(folders: Path) -> None:
     html, markdown = build_report(folders / "reproductions", folders / "runs", folders / "out")
     for text in (html.read_text(), markdown.read_text()):
         assert "1 of 2 tables were run" in text
@@ -195,7 +230,7 @@ def test_the_report_has_every_table_run_or_not(folders):
         assert "Scale: paper" in text
 
 
-def test_the_report_needs_no_other_file(folders):
+def test_the_report_needs_no_other_file(folders: Path) -> None:
     html, _ = build_report(folders / "reproductions", folders / "runs", folders / "out")
     text = html.read_text()
     assert "<of>" not in text  # escaped
@@ -207,20 +242,24 @@ def test_the_report_needs_no_other_file(folders):
         ElementTree.fromstring(base64.b64decode(image.partition(",")[2]))
 
 
-def test_the_markdown_report_links_plots_that_exist(folders):
+def test_the_markdown_report_links_plots_that_exist(folders: Path) -> None:
     _, markdown = build_report(folders / "reproductions", folders / "runs", folders / "out")
     links = re.findall(r"\]\(([^)]*\.svg)\)", markdown.read_text())
     assert len(links) == 2
     assert all((folders / "out" / link).exists() for link in links)
 
 
-def test_the_report_command_prints_what_it_wrote(folders, capsys):
+def test_the_report_command_prints_what_it_wrote(
+    folders: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     arguments = ["--reproductions", str(folders / "reproductions")]
     arguments += ["--results", str(folders / "runs"), "--out", str(folders / "out")]
     assert report_module.main(arguments) == 0
     assert "report.html" in capsys.readouterr().out
 
 
-def test_a_report_over_nothing_is_a_users_mistake(tmp_path, capsys):
+def test_a_report_over_nothing_is_a_users_mistake(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert report_module.main(["--reproductions", str(tmp_path)]) == 2
     assert str(tmp_path) in capsys.readouterr().err

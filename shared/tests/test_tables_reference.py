@@ -2,14 +2,23 @@
 
 import random
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
 from retable.errors import UserError
-from retable.tables import Provenance, load_reference, record_reference, write_reference
+from retable.tables import (
+    Measured,
+    Provenance,
+    Reference,
+    load_reference,
+    record_reference,
+    write_reference,
+)
 from retable.tables.reading import parse_reference
 from retable.tables.recording import reference_text
+from retable.tables.reference import Column, Value
 
 STORED = sorted((Path(__file__).parents[2] / "reproductions").glob("*/*.toml"))
 
@@ -52,19 +61,35 @@ margin = 1
 PROVENANCE = Provenance("nox -s x", (0, 1, 2, 3, 4), "abc", "2030-01-01", "2 cores", {"torch": "2"})
 
 
-def small():
+def small() -> Reference:
     return parse_reference(SMALL, Path("t.toml"))
 
 
-def measured(seeds=range(5)):
+def measured(seeds: Sequence[int] = range(5)) -> dict[str, dict[str, dict[int, float]]]:
     draw = random.Random(0)
     return {
         row: {"top1": {seed: 30.0 + draw.gauss(0, 1) for seed in seeds}} for row in ("a", "extra")
     }
 
 
-@pytest.mark.parametrize("path", STORED, ids=lambda path: f"{path.parent.name}-{path.stem}")
-def test_every_stored_reference_is_sound(path):
+def stored(reference: Reference, row: str, column: str) -> Value:
+    value = reference.value(row, column)
+    assert value is not None
+    return value
+
+
+def column_of(reference: Reference, key: str) -> Column:
+    column = reference.column(key)
+    assert column is not None
+    return column
+
+
+def folder_and_name(path: Path) -> str:
+    return f"{path.parent.name}-{path.stem}"
+
+
+@pytest.mark.parametrize("path", STORED, ids=folder_and_name)
+def test_every_stored_reference_is_sound(path: Path) -> None:
     reference = load_reference(path)
     assert reference.source
     for column in reference.columns:
@@ -72,43 +97,47 @@ def test_every_stored_reference_is_sound(path):
             assert stated is None or len(stated.reason) > 10
     for row in reference.rows:
         for key in row.values:
-            column = reference.column(key)
+            column = column_of(reference, key)
             judged = not (row.unjudged or column.unjudged or row.origin == "cited")
             assert not judged or reference.tolerance_of(row.key, key) is not None, (row.key, key)
 
 
-@pytest.mark.parametrize("path", STORED, ids=lambda path: f"{path.parent.name}-{path.stem}")
-def test_a_stored_reference_survives_being_written(path, tmp_path):
+@pytest.mark.parametrize("path", STORED, ids=folder_and_name)
+def test_a_stored_reference_survives_being_written(path: Path, tmp_path: Path) -> None:
     reference = load_reference(path)
     write_reference(tmp_path / "copy.toml", reference)
     assert load_reference(tmp_path / "copy.toml") == reference
 
 
-def test_fields_are_read_as_written():
+def test_fields_are_read_as_written() -> None:
     reference = small()
-    value = reference.value("a", "top1")
+    value = stored(reference, "a", "top1")
     assert (value.value, value.std, value.runs) == (71.25, 0.5, 3)
-    assert reference.value("b", "top1").value == 70.0
+    assert stored(reference, "b", "top1").value == 70.0
     assert reference.value("b", "nothing") is None
     assert reference.tolerance_of("a", "top1") == 1.5
-    assert reference.column("top1").decimals == 2  # as many as the stored values have
+    assert column_of(reference, "top1").decimals == 2  # as many as the stored values have
     assert not reference.recorded
 
 
-def test_what_a_number_without_runs_proves():
+def test_what_a_number_without_runs_proves() -> None:
     text = SMALL.replace("std = 0.5, runs = 3 }", "std = 0.5 }")
     reference = parse_reference(text, Path("t.toml"))
-    assert reference.value("a", "top1").runs_at_least == 2  # a std needs two
-    assert reference.value("a", "top1").spread.degrees == 1
-    assert reference.value("b", "top1").runs_at_least == 1
-    assert reference.value("b", "top1").spread is None
+    assert stored(reference, "a", "top1").runs_at_least == 2  # a std needs two
+    spread = stored(reference, "a", "top1").spread
+    assert spread is not None
+    assert spread.degrees == 1
+    assert stored(reference, "b", "top1").runs_at_least == 1
+    assert stored(reference, "b", "top1").spread is None
 
 
-def test_strings_with_every_kind_of_character_survive(tmp_path):
+def test_strings_with_every_kind_of_character_survive(tmp_path: Path) -> None:
     text = "quotes \" ' backslash \\ newline \n tab \t delete \x7f bell \x07 é 漢 \U0001d11e"
     reference = record_reference(small(), measured(), PROVENANCE, labels={"extra": text})
     write_reference(tmp_path / "r.toml", reference)
-    assert load_reference(tmp_path / "r.toml").row("extra").label == text
+    row = load_reference(tmp_path / "r.toml").row("extra")
+    assert row is not None
+    assert row.label == text
 
 
 @pytest.mark.parametrize(
@@ -132,7 +161,9 @@ def test_strings_with_every_kind_of_character_survive(tmp_path):
         ("[[claims]]", "[claims]", "the file has claims"),
     ],
 )
-def test_a_malformed_file_is_refused_by_file_place_and_field(old, new, sentence):
+def test_a_malformed_file_is_refused_by_file_place_and_field(
+    old: str, new: str, sentence: str
+) -> None:
     assert old in SMALL
     with pytest.raises(UserError, match=sentence) as error:
         parse_reference(SMALL.replace(old, new, 1), Path("t.toml"))
@@ -140,12 +171,12 @@ def test_a_malformed_file_is_refused_by_file_place_and_field(old, new, sentence)
     assert str(error.value).endswith(".")
 
 
-def test_a_missing_file_is_named(tmp_path):
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=re.escape(str(tmp_path / "none.toml"))):
         load_reference(tmp_path / "none.toml")
 
 
-def test_recording_keeps_every_run_and_states_tolerances_with_their_reason(tmp_path):
+def test_recording_keeps_every_run_and_states_tolerances_with_their_reason(tmp_path: Path) -> None:
     runs = measured()
     reference = record_reference(small(), runs, PROVENANCE)
     write_reference(tmp_path / "r.toml", reference)
@@ -154,19 +185,23 @@ def test_recording_keeps_every_run_and_states_tolerances_with_their_reason(tmp_p
     assert reference.provenance == PROVENANCE
     assert [row.key for row in reference.rows] == ["a", "extra"]
     for row, cells in runs.items():
-        value = reference.value(row, "top1")
+        value = stored(reference, row, "top1")
         assert value.per_seed == pytest.approx(tuple(cells["top1"].values()), rel=1e-7)
         assert value.value == pytest.approx(sum(cells["top1"].values()) / 5, rel=1e-7)
-        assert reference.tolerance_of(row, "top1") > 0
-    assert "99 of 100" in reference.column("top1").tolerance.reason
+        own = reference.tolerance_of(row, "top1")
+        assert own is not None
+        assert own > 0
+    tolerance = column_of(reference, "top1").tolerance
+    assert tolerance is not None
+    assert "99 of 100" in tolerance.reason
 
 
-def test_what_is_not_judged_is_recorded_without_tolerance_and_costs_none():
+def test_what_is_not_judged_is_recorded_without_tolerance_and_costs_none() -> None:
     text = SMALL.replace('unit = "%"', 'unit = "%"\nunjudged = "derived"')
     paper = parse_reference(text, Path("t.toml"))
     reference = record_reference(paper, measured(), PROVENANCE)
     assert reference.tolerance_of("a", "top1") is None
-    assert len(reference.value("a", "top1").per_seed) == 5
+    assert len(stored(reference, "a", "top1").per_seed) == 5
 
 
 @pytest.mark.parametrize(
@@ -179,13 +214,15 @@ def test_what_is_not_judged_is_recorded_without_tolerance_and_costs_none():
         ((0, 1, 2, 3, 4), {"a": {"knn": {}}}, "no column 'knn' to record"),
     ],
 )
-def test_an_incomplete_recording_is_refused(seeds, change, sentence):
+def test_an_incomplete_recording_is_refused(
+    seeds: tuple[int, ...], change: Measured, sentence: str
+) -> None:
     provenance = Provenance("x", seeds, "c", "d", "h", {})
     with pytest.raises(UserError, match=sentence):
-        record_reference(small(), measured() | change, provenance)
+        record_reference(small(), {**measured(), **change}, provenance)
 
 
-def test_a_recorded_file_whose_seeds_do_not_fit_is_refused():
+def test_a_recorded_file_whose_seeds_do_not_fit_is_refused() -> None:
     reference = record_reference(small(), measured(), PROVENANCE)
     text = reference_text(reference).replace("seeds = [0, 1, 2, 3, 4]", "seeds = [0, 1, 2, 3]")
     with pytest.raises(UserError, match="row 'a', column 'top1' has 5 numbers"):

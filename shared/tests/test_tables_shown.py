@@ -3,6 +3,8 @@
 import io
 import json
 import re
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -10,7 +12,9 @@ from hypothesis import strategies as st
 
 from retable.errors import UserError
 from retable.tables import (
+    Comparison,
     Provenance,
+    Reference,
     compare,
     load_comparison,
     record_reference,
@@ -79,20 +83,20 @@ PROVENANCE = Provenance(
 )
 
 
-def paper():
-    return parse_reference(PAPER, "table9.toml")
+def paper() -> Reference:
+    return parse_reference(PAPER, Path("table9.toml"))
 
 
-def runs(centre, seeds=range(5)):
+def runs(centre: float, seeds: Iterable[int] = range(5)) -> dict[int, float]:
     return {seed: centre + (seed - 2) * 0.25 for seed in seeds}
 
 
-def at_paper_scale():
+def at_paper_scale() -> Comparison:
     measured = {"base": {"top1": runs(78.1)}, "ours": {"top1": runs(84.0)}}
     return compare(paper(), measured, scale="paper")
 
 
-def at_proxy_scale(seeds=(7,)):
+def at_proxy_scale(seeds: Sequence[int] = (7,)) -> Comparison:
     rows = {"base": {"top1": runs(30.0)}, "ours": {"top1": runs(32.0)}}
     reference = record_reference(paper(), rows, PROVENANCE)
     fresh = {
@@ -102,7 +106,7 @@ def at_proxy_scale(seeds=(7,)):
     return compare(reference, fresh, paper(), "proxy")
 
 
-EVERY = [
+EVERY: list[Callable[[], Comparison]] = [
     at_paper_scale,
     at_proxy_scale,
     lambda: compare(paper(), {}, scale="smoke"),
@@ -111,12 +115,14 @@ EVERY = [
 ]
 
 
-def line_of(text, label):
+def line_of(text: str, label: str) -> str:
     return next(line for line in text.splitlines() if line.lstrip("| ").startswith(label))
 
 
 @pytest.mark.parametrize("render", [lambda c: render_terminal(c, width=100), render_markdown])
-def test_a_row_shows_both_numbers_their_spreads_the_interval_and_the_verdict(render):
+def test_a_row_shows_both_numbers_their_spreads_the_interval_and_the_verdict(
+    render: Callable[[Comparison], str],
+) -> None:
     line = line_of(render(at_paper_scale()), "Method").replace("\\", "")
     assert "79.0 ± 0.4" in line
     assert "84.0 ± 0.4 (5)" in line
@@ -126,7 +132,9 @@ def test_a_row_shows_both_numbers_their_spreads_the_interval_and_the_verdict(ren
 
 
 @pytest.mark.parametrize("render", [lambda c: render_terminal(c, width=130), render_markdown])
-def test_proxy_scale_shows_the_papers_number_the_recording_and_ours(render):
+def test_proxy_scale_shows_the_papers_number_the_recording_and_ours(
+    render: Callable[[Comparison], str],
+) -> None:
     line = line_of(render(at_proxy_scale()), "Method").replace("\\", "")
     assert "79.0 ± 0.4" in line
     assert "32.0 ± 0.4 (5)" in line
@@ -135,7 +143,9 @@ def test_proxy_scale_shows_the_papers_number_the_recording_and_ours(render):
 
 
 @pytest.mark.parametrize("render", [render_terminal, render_markdown])
-def test_the_header_says_the_scale_and_what_it_does_not_say(render):
+def test_the_header_says_the_scale_and_what_it_does_not_say(
+    render: Callable[[Comparison], str],
+) -> None:
     text = " ".join(render(at_proxy_scale()).split())
     assert "Scale: proxy" in text
     assert "absolute numbers are not the paper's" in text
@@ -143,39 +153,39 @@ def test_the_header_says_the_scale_and_what_it_does_not_say(render):
     assert "Scale: paper, on ImageNet-100" in render(at_paper_scale())
 
 
-def test_smoke_scale_says_that_it_claims_nothing():
+def test_smoke_scale_says_that_it_claims_nothing() -> None:
     comparison = compare(paper(), {"base": {"top1": {0: 1.0}}}, scale="smoke")
     assert any("claims nothing" in sentence for sentence in scale_sentences(comparison))
     assert remarks(comparison) == []  # said once, at the top
 
 
 @pytest.mark.parametrize("render", [render_terminal, render_markdown])
-def test_what_did_not_run_is_listed_with_its_reason(render):
+def test_what_did_not_run_is_listed_with_its_reason(render: Callable[[Comparison], str]) -> None:
     text = render(at_paper_scale())
     assert "AP, all rows: needs detection fine-tuning" in text
     assert re.search(r"Cited.*73\.0.*cited", text)
 
 
 @pytest.mark.parametrize("render", [render_terminal, render_markdown])
-def test_the_sum_names_every_miss(render):
+def test_the_sum_names_every_miss(render: Callable[[Comparison], str]) -> None:
     text = render(at_paper_scale()).replace("\n  ", " ")
     assert "1 match, 1 miss, 0 inconclusive, 2 not run" in text
     assert "MISS: row 'ours', column 'top1'." in text
 
 
-def test_a_column_that_the_paper_does_not_print_says_so():
+def test_a_column_that_the_paper_does_not_print_says_so() -> None:
     extra = PAPER.replace(
         "[[rows]]",
         '[[columns]]\nkey = "knn"\nlabel = "kNN"\nunit = "%"\nhigher_is_better = true\n\n[[rows]]',
         1,
     )
-    stated = parse_reference(extra, "table9.toml")
+    stated = parse_reference(extra, Path("table9.toml"))
     text = render_terminal(compare(stated, {"base": {"knn": {0: 5.0}}}, scale="paper"), width=100)
     assert "kNN (%), higher is better; the paper prints no number" in text
     assert "Top-1 (%), higher is better\n" in text
 
 
-def test_claims_are_shown_with_interval_seeds_and_margin():
+def test_claims_are_shown_with_interval_seeds_and_margin() -> None:
     text = render_terminal(at_paper_scale(), width=100)
     assert "supported    The method gains five points." in text
     assert re.search(r"\+5\.9 \[5\.\d, 6\.\d\], 5 paired seeds", text)
@@ -183,7 +193,7 @@ def test_claims_are_shown_with_interval_seeds_and_margin():
     assert "(paper: +5.0, contradicted below +3.8)" in text
 
 
-def test_markdown_tells_where_the_numbers_and_tolerances_are_from():
+def test_markdown_tells_where_the_numbers_and_tolerances_are_from() -> None:
     text = render_markdown(at_paper_scale())
     assert "Tolerance: three stds" in text
     assert "the stds of the table" in text
@@ -192,31 +202,31 @@ def test_markdown_tells_where_the_numbers_and_tolerances_are_from():
 
 @pytest.mark.parametrize("make", EVERY)
 @pytest.mark.parametrize("width", [72, 80, 100, 160])
-def test_no_line_is_wider_than_the_terminal(make, width):
+def test_no_line_is_wider_than_the_terminal(make: Callable[[], Comparison], width: int) -> None:
     for line in render_terminal(make(), width=width).splitlines():
         assert len(line) <= max(width, 80), line
         assert line == line.rstrip()
 
 
 @pytest.mark.parametrize("width", [60, 100, 160])
-def test_a_narrow_terminal_drops_nothing(width):
+def test_a_narrow_terminal_drops_nothing(width: int) -> None:
     text = render_terminal(at_proxy_scale(), width=width)
     assert "longer than a line would like" in " ".join(text.split())
     for part in ("73.0", "78.0 ± 0.2 (3)", "30.0 ± 0.4 (5)", "30.2 (1)", "20.0 (1)"):
         assert part in text
 
 
-def test_columns_are_aligned():
+def test_columns_are_aligned() -> None:
     lines = render_terminal(at_paper_scale(), width=160).splitlines()
     start = next(i for i, line in enumerate(lines) if line.startswith("─"))
     head, block = lines[start - 2], lines[start + 1 : start + 4]
     end = head.index("paper") + len("paper")
-    ends = [re.search(r"7[389]\.0( ± 0\.\d)?( \(3\))?", line).end() for line in block]
-    assert set(ends) == {end}
+    found = [re.search(r"7[389]\.0( ± 0\.\d)?( \(3\))?", line) for line in block]
+    assert {match and match.end() for match in found} == {end}
     assert all(line[head.index("verdict") - 1] == " " for line in block)
 
 
-def test_colours_change_nothing_but_the_colour():
+def test_colours_change_nothing_but_the_colour() -> None:
     comparison = at_paper_scale()
     plain, coloured = (render_terminal(comparison, width=100, colour=c) for c in (False, True))
     assert re.sub(r"\033\[[0-9;]*m", "", coloured) == plain
@@ -225,9 +235,9 @@ def test_colours_change_nothing_but_the_colour():
     assert "\033[32msupported\033[0m" in coloured
 
 
-def test_colour_needs_a_terminal_and_permission(monkeypatch):
+def test_colour_needs_a_terminal_and_permission(monkeypatch: pytest.MonkeyPatch) -> None:
     class Terminal(io.StringIO):
-        def isatty(self):
+        def isatty(self) -> bool:
             return True
 
     monkeypatch.delenv("NO_COLOR", raising=False)
@@ -239,7 +249,7 @@ def test_colour_needs_a_terminal_and_permission(monkeypatch):
 
 
 @pytest.mark.parametrize("make", EVERY)
-def test_markdown_tables_have_equal_numbers_of_cells(make):
+def test_markdown_tables_have_equal_numbers_of_cells(make: Callable[[], Comparison]) -> None:
     width = None
     for line in render_markdown(make()).splitlines():
         if not line.startswith("|"):
@@ -251,7 +261,7 @@ def test_markdown_tables_have_equal_numbers_of_cells(make):
 
 
 @given(st.floats(-1e6, 1e6), st.integers(0, 4), st.booleans())
-def test_numbers_read_back_and_zero_has_no_minus(value, decimals, signed):
+def test_numbers_read_back_and_zero_has_no_minus(value: float, decimals: int, signed: bool) -> None:
     text = number(value, decimals, signed=signed)
     assert float(text.replace("\N{MINUS SIGN}", "-")) == round(value, decimals)
     if not float(text.replace("\N{MINUS SIGN}", "-")):
@@ -259,7 +269,7 @@ def test_numbers_read_back_and_zero_has_no_minus(value, decimals, signed):
 
 
 @pytest.mark.parametrize("make", EVERY)
-def test_json_reads_back_to_the_same_comparison(make):
+def test_json_reads_back_to_the_same_comparison(make: Callable[[], Comparison]) -> None:
     comparison = make()
     text = render_json(comparison)
     again = parse_comparison(text)
@@ -271,7 +281,7 @@ def test_json_reads_back_to_the_same_comparison(make):
     assert content["summary"] == summary(comparison)
 
 
-def test_saving_writes_every_form_and_the_same_bytes_again(tmp_path):
+def test_saving_writes_every_form_and_the_same_bytes_again(tmp_path: Path) -> None:
     comparison = at_proxy_scale()
     written = save_comparison(tmp_path, comparison)
     names = {path.name for path in written}
@@ -283,13 +293,13 @@ def test_saving_writes_every_form_and_the_same_bytes_again(tmp_path):
 
 
 @pytest.mark.parametrize("content", ["", "[]", '{"id": "x"}', "not json"])
-def test_a_damaged_comparison_is_named(tmp_path, content):
+def test_a_damaged_comparison_is_named(tmp_path: Path, content: str) -> None:
     (tmp_path / "table.json").write_text(content)
     with pytest.raises(UserError, match=r"table\.json: not a stored comparison"):
         load_comparison(tmp_path / "table.json")
 
 
-def test_an_undecided_cell_says_how_many_seeds_would_decide():
+def test_an_undecided_cell_says_how_many_seeds_would_decide() -> None:
     rows = {"base": {"top1": runs(30.0)}, "ours": {"top1": runs(32.0)}}
     reference = record_reference(paper(), rows, PROVENANCE)
     fresh = {"base": {"top1": {9: 31.3}}}

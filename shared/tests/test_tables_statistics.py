@@ -28,13 +28,13 @@ finite = st.floats(-1e3, 1e3)
     ("degrees", "quantile"),
     [(1, 12.706), (2, 4.303), (4, 2.776), (5, 2.571), (10, 2.228), (20, 2.086), (100, 1.984)],
 )
-def test_quantiles_agree_with_printed_tables(degrees, quantile):
+def test_quantiles_agree_with_printed_tables(degrees: float, quantile: float) -> None:
     # Source: the two-sided 95 % column of any table of Student's t (Student, 1908; Fisher, 1925).
     assert student_quantile(0.975, degrees) == pytest.approx(quantile, abs=5e-4)
 
 
 @given(st.floats(0.5, 0.9999))
-def test_one_and_two_degrees_of_freedom_have_closed_forms(probability):
+def test_one_and_two_degrees_of_freedom_have_closed_forms(probability: float) -> None:
     # Source: with 1 degree Student's t is Cauchy; with 2 its distribution function is algebraic.
     cauchy = math.tan(math.pi * (probability - 0.5))
     assert student_quantile(probability, 1) == pytest.approx(cauchy, rel=1e-8, abs=1e-7)
@@ -42,43 +42,43 @@ def test_one_and_two_degrees_of_freedom_have_closed_forms(probability):
     assert student_quantile(probability, 2) == pytest.approx(two, rel=1e-8, abs=1e-7)
 
 
-def test_quantiles_approach_the_normal_distribution():
+def test_quantiles_approach_the_normal_distribution() -> None:
     assert student_quantile(0.975, 1e7) == pytest.approx(1.9599640, abs=1e-6)
 
 
 @given(st.floats(0.0, 50.0), st.floats(0.3, 200.0))
-def test_tail_and_quantile_are_inverse(t, degrees):
+def test_tail_and_quantile_are_inverse(t: float, degrees: float) -> None:
     tail = student_tail(t, degrees)
     if 1e-9 < tail < 0.5:
         assert student_quantile(1 - tail, degrees) == pytest.approx(t, rel=1e-4, abs=1e-6)
 
 
 @given(st.floats(0.01, 100.0))
-def test_f_with_two_and_two_degrees_has_a_closed_form(ratio):
+def test_f_with_two_and_two_degrees_has_a_closed_form(ratio: float) -> None:
     # Source: for F(2, 2) the tail is 1 / (1 + ratio).
     assert f_tail(ratio, 2, 2) == pytest.approx(1 / (1 + ratio), rel=1e-10)
 
 
 @given(st.floats(0.0, 20.0), st.floats(0.5, 60.0))
-def test_f_with_one_degree_is_the_square_of_students_t(t, degrees):
+def test_f_with_one_degree_is_the_square_of_students_t(t: float, degrees: float) -> None:
     # Source: T**2 with f degrees of freedom is F(1, f).
     assert f_tail(t * t, 1, degrees) == pytest.approx(2 * student_tail(t, degrees), abs=1e-9)
 
 
 @given(st.integers(0, 64), st.floats(0.5, 50.0), st.floats(0.5, 50.0))
-def test_incomplete_beta_is_symmetric(step, a, b):
+def test_incomplete_beta_is_symmetric(step: int, a: float, b: float) -> None:
     # Source: I_x(a, b) = 1 - I_{1-x}(b, a); x in 64ths, so that 1 - x is exact.
     x = step / 64
     assert regularised_beta(x, a, b) == pytest.approx(1 - regularised_beta(1 - x, b, a), abs=1e-12)
 
 
 @pytest.mark.parametrize(("probability", "degrees"), [(0.4, 3), (1.0, 3), (0.9, 0)])
-def test_quantile_outside_its_domain_is_refused(probability, degrees):
+def test_quantile_outside_its_domain_is_refused(probability: float, degrees: float) -> None:
     with pytest.raises(ValueError, match="quantile"):
         student_quantile(probability, degrees)
 
 
-def test_interval_of_two_small_samples_by_hand():
+def test_interval_of_two_small_samples_by_hand() -> None:
     # By hand: means 2 and 0, both std sqrt(2) with 1 degree; pooled std sqrt(2) with 2 degrees,
     # standard error sqrt(2) * sqrt(1/2 + 1/2), t(0.975, 2) = 4.302653.
     interval = difference_of_means([1.0, 3.0], 0.0, 2, Spread(math.sqrt(2), 1))
@@ -87,7 +87,7 @@ def test_interval_of_two_small_samples_by_hand():
     assert interval.half_width == pytest.approx(4.302653 * math.sqrt(2), rel=1e-6)
 
 
-def test_a_single_run_takes_the_spread_of_the_other_side():
+def test_a_single_run_takes_the_spread_of_the_other_side() -> None:
     # By hand: t(0.975, 4) = 2.776445, error 0.5 * sqrt(1 + 1/5).
     interval = difference_of_means([10.0], 9.0, 5, Spread(0.5, 4))
     assert interval is not None
@@ -99,12 +99,12 @@ def test_a_single_run_takes_the_spread_of_the_other_side():
     assert interval.half_width == pytest.approx(2.776445 * math.sqrt(0.625 * 1.2), rel=1e-6)
 
 
-def test_two_single_runs_without_any_spread_have_no_interval():
+def test_two_single_runs_without_any_spread_have_no_interval() -> None:
     assert difference_of_means([1.0], 1.0, 1, None) is None
     assert mean_of_differences([0.5]) is None
 
 
-def test_spreads_that_differ_beyond_chance_are_not_pooled():
+def test_spreads_that_differ_beyond_chance_are_not_pooled() -> None:
     # By hand, Welch: ours std 10 over 3 runs, theirs 0.1 over 5; the error is ours alone, and the
     # degrees of freedom are close to ours, 2.
     ours = [-10.0, 0.0, 10.0]
@@ -114,7 +114,7 @@ def test_spreads_that_differ_beyond_chance_are_not_pooled():
     assert interval.half_width == pytest.approx(4.302653 * error, rel=1e-3)
 
 
-def test_a_second_seed_does_not_widen_the_interval():
+def test_a_second_seed_does_not_widen_the_interval() -> None:
     one = difference_of_means([10.0], 9.0, 5, Spread(0.5, 4))
     two = difference_of_means([9.5, 10.5], 9.0, 5, Spread(0.5, 4))  # std 0.71: larger than theirs
     assert one is not None
@@ -122,34 +122,43 @@ def test_a_second_seed_does_not_widen_the_interval():
     assert two.half_width < one.half_width
 
 
-def test_a_std_of_zero_gives_an_interval_of_no_width():
+def test_a_std_of_zero_gives_an_interval_of_no_width() -> None:
     interval = difference_of_means([3.0], 3.0, 5, Spread(0.0, 4))
+    assert interval is not None
     assert (interval.low, interval.high) == (0.0, 0.0)
     unstable = difference_of_means([2.0, 4.0], 3.0, 5, Spread(0.0, 4))
+    assert unstable is not None
     assert unstable.half_width == pytest.approx(
         12.7062, rel=1e-4
     )  # t(0.975, 1) times sqrt(2)/sqrt(2)
 
 
-def test_paired_differences_by_hand():
+def test_paired_differences_by_hand() -> None:
     # By hand: mean 2, std 1, three pairs, t(0.975, 2) = 4.302653.
     interval = mean_of_differences([1.0, 2.0, 3.0])
+    assert interval is not None
     assert interval.half_width == pytest.approx(4.302653 / math.sqrt(3), rel=1e-6)
     # One pair with a stand-in: t(0.975, 4) = 2.776445 times its std.
-    assert mean_of_differences([1.0], Spread(0.3, 4)).half_width == pytest.approx(0.8329335)
+    interval = mean_of_differences([1.0], Spread(0.3, 4))
+    assert interval is not None
+    assert interval.half_width == pytest.approx(0.8329335)
 
 
 @given(st.lists(finite, min_size=2, max_size=6), finite, st.floats(0.01, 10.0))
-def test_intervals_are_centred_and_shift_with_the_reference(ours, value, std):
+def test_intervals_are_centred_and_shift_with_the_reference(
+    ours: list[float], value: float, std: float
+) -> None:
     a = difference_of_means(ours, value, 3, Spread(std, 2))
     b = difference_of_means(ours, value + 1.0, 3, Spread(std, 2))
+    assert a is not None
+    assert b is not None
     assert a.low <= a.centre <= a.high
     assert (a.low + a.high) / 2 == pytest.approx(a.centre, abs=1e-6)
     assert b.half_width == pytest.approx(a.half_width, rel=1e-6, abs=1e-9)
     assert b.centre == pytest.approx(a.centre - 1.0, abs=1e-6)
 
 
-def test_the_larger_std_counts_with_the_larger_number_of_degrees():
+def test_the_larger_std_counts_with_the_larger_number_of_degrees() -> None:
     assert larger(Spread(0.2, 1), Spread(0.39, 4)) == Spread(0.39, 4)
     assert larger(Spread(0.5, 1), Spread(0.39, 4)) == Spread(0.5, 4)
     assert larger(None, Spread(0.39, 4)) == Spread(0.39, 4)
@@ -157,13 +166,13 @@ def test_the_larger_std_counts_with_the_larger_number_of_degrees():
     assert larger(None, None) is None
 
 
-def test_one_value_has_no_spread_and_nothing_pools_to_nothing():
+def test_one_value_has_no_spread_and_nothing_pools_to_nothing() -> None:
     assert spread_of([1.0]) is None
     assert pooled([]) is None
 
 
 @pytest.mark.parametrize(("n", "m"), [(1, 5), (2, 5), (3, 3), (5, 5)])
-def test_intervals_cover_no_difference_in_95_of_100_experiments(n, m):
+def test_intervals_cover_no_difference_in_95_of_100_experiments(n: int, m: int) -> None:
     # Source: the definition of a 95 % interval, with draws of equal spread on both sides.
     trials = 2000
     draws = normal(derive_key(0, "coverage", n, m), torch.arange(trials * (n + m)))
@@ -171,6 +180,7 @@ def test_intervals_cover_no_difference_in_95_of_100_experiments(n, m):
     for sample in draws.view(trials, n + m).double().tolist():
         theirs = sample[n:]
         interval = difference_of_means(sample[:n], sum(theirs) / m, m, spread_of(theirs))
+        assert interval is not None
         covered += interval.low <= 0.0 <= interval.high
     # Four binomial standard errors, and what the F test's 1 % may take or give.
     assert covered / trials == pytest.approx(0.95, abs=4 * math.sqrt(0.05 * 0.95 / trials) + 0.005)

@@ -38,20 +38,24 @@ from retable.tables.verdict import (
         (-1.3, -1.1, Verdict.MISS),
     ],
 )
-def test_a_cell_is_judged_by_where_its_interval_lies(low, high, verdict):
+def test_a_cell_is_judged_by_where_its_interval_lies(
+    low: float, high: float, verdict: Verdict
+) -> None:
     assert judge(Interval((low + high) / 2, low, high), tolerance=1.0) is verdict
 
 
-def test_an_unknown_interval_is_inconclusive_however_close_the_means_are():
+def test_an_unknown_interval_is_inconclusive_however_close_the_means_are() -> None:
     assert judge(None, tolerance=100.0) is Verdict.INCONCLUSIVE
 
 
-def test_binary_rounding_does_not_decide_a_verdict():
+def test_binary_rounding_does_not_decide_a_verdict() -> None:
     assert judge(Interval(0.0, -(0.1 + 0.2), 0.1 + 0.2), tolerance=0.3) is Verdict.MATCH
 
 
 @given(st.floats(-10, 10), st.floats(0, 5), st.floats(0, 5), st.floats(0, 5))
-def test_a_larger_tolerance_never_turns_a_match_into_less(centre, half, tolerance, more):
+def test_a_larger_tolerance_never_turns_a_match_into_less(
+    centre: float, half: float, tolerance: float, more: float
+) -> None:
     interval = Interval(centre, centre - half, centre + half)
     if judge(interval, tolerance) is Verdict.MATCH:
         assert judge(interval, tolerance + more) is Verdict.MATCH
@@ -71,15 +75,17 @@ def test_a_larger_tolerance_never_turns_a_match_into_less(centre, half, toleranc
         (-0.1, 1.0, 0.9, ClaimVerdict.UNRESOLVED),
     ],
 )
-def test_a_claim_is_judged_by_order_and_where_stated_by_size(low, high, smallest, verdict):
+def test_a_claim_is_judged_by_order_and_where_stated_by_size(
+    low: float, high: float, smallest: float | None, verdict: ClaimVerdict
+) -> None:
     assert judge_claim(Interval((low + high) / 2, low, high), smallest) is verdict
 
 
-def test_a_claim_without_interval_is_unresolved():
+def test_a_claim_without_interval_is_unresolved() -> None:
     assert judge_claim(None) is ClaimVerdict.UNRESOLVED
 
 
-def test_recorded_tolerance_by_hand():
+def test_recorded_tolerance_by_hand() -> None:
     # By hand: two cells with std 1 (4 degrees each, pooled 8), five runs: Student's t at
     # 1 - 0.01 / 4 with 8 degrees (3.8325) times sqrt(1.2).
     runs = [-1.264911064, -0.632455532, 0.0, 0.632455532, 1.264911064]  # std 1
@@ -92,29 +98,31 @@ def test_recorded_tolerance_by_hand():
     assert tolerances["b"]["x"] == pytest.approx(tolerances["a"]["x"])
 
 
-def test_a_row_that_spreads_more_has_a_larger_tolerance():
+def test_a_row_that_spreads_more_has_a_larger_tolerance() -> None:
     table = {"calm": {"x": [0.0, 0.1, 0.2]}, "wild": {"x": [0.0, 5.0, -5.0]}}
     _, tolerances = recorded_tolerances(table)
     assert tolerances["wild"]["x"] > tolerances["calm"]["x"]
 
 
-def test_what_the_table_does_not_show_is_not_a_miss():
+def test_what_the_table_does_not_show_is_not_a_miss() -> None:
     _, tolerances = recorded_tolerances({"a": {"x": [7.0] * 5}}, decimals={"x": 2})
     assert tolerances["a"]["x"] == pytest.approx(0.005)
 
 
-def test_a_cell_that_never_varies_does_not_narrow_the_others():
+def test_a_cell_that_never_varies_does_not_narrow_the_others() -> None:
     alone, _ = recorded_tolerances({"a": {"x": [0.0, 1.0, 2.0]}})
     with_constant, _ = recorded_tolerances({"a": {"x": [0.0, 1.0, 2.0]}, "b": {"x": [5.0] * 3}})
     assert with_constant == alone
 
 
-def test_one_recorded_run_is_refused():
+def test_one_recorded_run_is_refused() -> None:
     with pytest.raises(ValueError, match="no spread"):
         recorded_tolerances({"a": {"x": [1.0]}})
 
 
-def _simulate(stds, shared, tables=1000, seeds=5):
+def _simulate(
+    stds: list[float], shared: float, tables: int = 1000, seeds: int = 5
+) -> tuple[float, float]:
     """Return the share of tables with a miss, and of matching cells, when nothing changes.
 
     Each seed shifts all rows alike with std ``shared``: rows share data order and initial weights.
@@ -151,17 +159,19 @@ def _simulate(stds, shared, tables=1000, seeds=5):
         ([1.0], 0.0),
     ],
 )
-def test_an_unchanged_method_raises_no_miss_in_99_of_100_tables(stds, shared):
+def test_an_unchanged_method_raises_no_miss_in_99_of_100_tables(
+    stds: list[float], shared: float
+) -> None:
     missed, _ = _simulate(stds, shared)
     assert missed <= 0.01
 
 
-def test_an_unchanged_method_with_one_seed_mostly_reads_match():
+def test_an_unchanged_method_with_one_seed_mostly_reads_match() -> None:
     _, matched = _simulate([1.0] * 6, 0.5)
     assert matched > 0.8
 
 
-def test_a_change_of_eight_stds_is_a_miss_with_one_seed():
+def test_a_change_of_eight_stds_is_a_miss_with_one_seed() -> None:
     runs = normal(derive_key(0, "power"), torch.arange(30)).view(6, 5).tolist()
     spreads, tolerances = recorded_tolerances({str(i): {"x": r} for i, r in enumerate(runs)})
     spread = larger(spread_of(runs[0]), spreads["x"])
@@ -169,10 +179,11 @@ def test_a_change_of_eight_stds_is_a_miss_with_one_seed():
     assert judge(interval, tolerances["0"]["x"]) is Verdict.MISS
 
 
-def test_seeds_to_decide_are_enough_and_one_fewer_is_not():
+def test_seeds_to_decide_are_enough_and_one_fewer_is_not() -> None:
     spread, runs, tolerance = Spread(1.0, 20), 5, 1.5
     interval = Interval(0.3, -2.0, 2.6)
     count = seeds_to_decide(interval, tolerance, spread, runs)
+    assert count is not None
     quantile = student_quantile(0.975, 20)
     for n, decided in ((count, True), (count - 1, False)):
         half = quantile * math.sqrt(1 / n + 1 / runs)
@@ -180,5 +191,5 @@ def test_seeds_to_decide_are_enough_and_one_fewer_is_not():
         assert (verdict is not Verdict.INCONCLUSIVE) is decided
 
 
-def test_no_number_of_seeds_decides_against_a_poorly_known_reference():
+def test_no_number_of_seeds_decides_against_a_poorly_known_reference() -> None:
     assert seeds_to_decide(Interval(0.0, -5, 5), 0.5, Spread(1.0, 2), 1) is None
