@@ -1,0 +1,128 @@
+"""The paper's recipe as it stands, on a folder in ImageNet's layout: one step of each part.
+
+ResNet-50 at 224 px, batch 128, the queue of 16384: minutes of two cores and 12 GiB of memory.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from retable.data.subsets import imagenet100_ids
+from retable.reproduce.command import load_table, main
+
+SCRIPTS = Path(__file__).parents[1] / "reproductions" / "mochi"
+OTHERS = ("n01440764", "n01443537", "n02114548", "n13054560")  # not in the subset
+
+
+def write_jpeg(path: Path, draw: random.Random) -> None:
+    """Make an image of its own size and colours."""
+    from PIL import Image
+
+    corners = Image.frombytes("RGB", (2, 2), draw.randbytes(12))
+    size = (draw.randint(90, 400), draw.randint(90, 400))
+    corners.resize(size, Image.Resampling.BILINEAR).save(path, "JPEG")
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Write two training images and one for testing of each class."""
+    folder = tmp_path_factory.mktemp("imagenet")
+    draw = random.Random(0)
+    for split, count in (("train", 2), ("val", 1)):
+        for name in (*imagenet100_ids(), *OTHERS):
+            (folder / split / name).mkdir(parents=True)
+            for number in range(count):
+                write_jpeg(folder / split / name / f"{name}_{number}.JPEG", draw)
+    return folder
+
+
+@pytest.mark.slow
+def test_a_step_of_the_paper_s_recipe(reproduce: Any, images: Path, tmp_path: Path) -> None:
+    options = ("--scale", "paper", "--data", f"imagefolder:{images}", "--max-steps", "1")
+    ended = reproduce.run(
+        "table1", tmp_path, *options, "--rows", "moco_v2", "--seeds", "0", "--workers", "2"
+    )
+
+    (directory,) = tmp_path.glob("moco-*")
+    recipe = json.loads((directory / "recipe.json").read_text())["pretrain"]
+    assert [view["size"] for view in recipe["views"]] == [224, 224]
+    assert recipe["encoder"]["name"] == "resnet50"
+    assert recipe["method"]["queue"] == 16384
+    assert (recipe["batch"], recipe["bn_group"], recipe["epochs"]) == (128, 32, 200)
+    assert recipe["subset"] == "imagenet100"
+
+    facts = json.loads((directory / "environment.json").read_text())["data"]
+    assert (facts["images"], facts["classes"]) == (200, 100)
+    lines = [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [1]
+    assert math.isfinite(lines[0]["loss"])
+    assert lines[0]["chance_loss"] == pytest.approx(math.log(1 + 16384))
+
+    (probe,) = directory.glob("evaluations/linear-*")
+    protocol = json.loads((probe / "recipe.json").read_text())
+    assert (protocol["lr"], protocol["epochs"], protocol["batch"]) == (10.0, 60, 128)
+    assert (protocol["train_view"]["size"], protocol["test_view"]["size"]) == (224, 224)
+    figures = json.loads((probe / "result.json").read_text())
+    assert math.isfinite(figures["train_loss"])
+
+    said = " ".join(ended.stdout.split())
+    assert "stopped after 1 steps by --max-steps" in said
+    assert "0 match, 0 miss, 0 inconclusive" in said
+    assert "0 supported, 0 contradicted" in said
+
+
+@pytest.mark.slow
+def test_a_saved_data_set_takes_the_place_of_a_folder(
+    reproduce: Any, images: Path, tmp_path: Path
+) -> None:
+    from datasets.arrow_dataset import Dataset
+    from datasets.dataset_dict import DatasetDict
+    from datasets.features import ClassLabel, Features, Image
+
+    names = sorted((*imagenet100_ids(), *OTHERS))
+    columns: Any = {"image": Image(), "label": ClassLabel(names=names)}
+    features = Features(columns)  # type: ignore[no-untyped-call]
+    splits = {}
+    for split, folder in (("train", "train"), ("validation", "val")):
+        files = [images / folder / name / f"{name}_0.JPEG" for name in names]
+        cells = [{"bytes": file.read_bytes(), "path": None} for file in files]
+        rows = {"image": cells, "label": list(range(len(names)))}
+        splits[split] = Dataset.from_dict(rows, features=features)
+    DatasetDict(splits).save_to_disk(tmp_path / "saved")
+
+    # Where the images come from is what differs from the test above: the rest is shrunk.
+    shrunk = ["pretrain.encoder.name=small_resnet8", "pretrain.method.queue=64"]
+    shrunk += ["pretrain.batch=16", "pretrain.bn_group=4", "linear.batch=16"]
+    options = ["--scale", "paper", "--data", f"arrow:{tmp_path / 'saved'}", "--max-steps", "1"]
+    options += ["--rows", "moco_v2", "--seeds", "0", "--workers", "1"]
+    options += [word for setting in shrunk for word in ("--set", setting)]
+    reproduce.run("table1", tmp_path / "runs", *options)
+    (facts,) = (tmp_path / "runs").glob("moco-*/environment.json")
+    data = json.loads(facts.read_text())["data"]
+    assert (data["images"], data["classes"]) == (100, 100)
+    assert list((tmp_path / "runs").glob("moco-*/evaluations/linear-*/result.json"))
+
+
+@pytest.mark.parametrize("name", ["table1", "table2", "figure2", "figure3b", "figure3c"])
+def test_a_dry_run_prices_every_row(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    table = load_table(SCRIPTS / f"{name}.py")
+    assert main(table, ["--dry-run", "--scale", "paper"]) == 0
+    said = capsys.readouterr().out
+    for row, stated in table.rows.items():
+        heads = [line.partition("  seed ")[0].split(", ") for line in said.splitlines()]
+        assert sum(row in rows for rows in heads) == len(table.seeds["paper"]), row
+        assert f'"queue": {getattr(stated.pretrain.method, "queue", "")}'.strip() in said
+    blocks = said.split("\n\n")[1:-1]
+    assert blocks
+    for block in blocks:
+        assert '"size": 224' in block
+        assert '"name": "resnet50"' in block
+        images, operations = block.split(": ", 1)[1].split("\n")[0].split(" images, ")
+        assert int(images.replace(",", "")) > 0
+        assert "EFLOP" in operations or "PFLOP" in operations
