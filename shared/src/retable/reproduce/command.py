@@ -25,8 +25,10 @@ def main(table: Table, words: Sequence[str] | None = None) -> int:
 
     0: nothing missed; 1: a cell missed or a training failed; 2: wrong usage; 130: interrupted.
     """
+    # What was started, not the table's own script: another script may have extended the table.
+    script = Path(sys.argv[0]) if words is None else table.script
     words = sys.argv[1:] if words is None else list(words)
-    return guarded(lambda: _main(table, words))
+    return guarded(lambda: _main(table, script, words))
 
 
 def guarded(command: Callable[[], int]) -> int:
@@ -45,7 +47,7 @@ def guarded(command: Callable[[], int]) -> int:
         return 130
 
 
-def _main(table: Table, words: Sequence[str]) -> int:
+def _main(table: Table, script: Path, words: Sequence[str]) -> int:
     command = arguments.parse(table, words)
     request = command.request
     if command.record:
@@ -59,7 +61,7 @@ def _main(table: Table, words: Sequence[str]) -> int:
         print(render_plan(table, runs, command.request.scale, _training_images(table, runs)))
         return 0
     if processes > 1 and not launch.is_launched():
-        return launch.relaunch(table.script, words, processes)
+        return launch.relaunch(script, words, processes)
     end_with_launcher()
     checks.check_data(runs, command.setting)
     _prepare_folder(runs, command)
