@@ -30,12 +30,19 @@ class Options:
         quick: fewer rounds.
         dry: sizes at which times mean nothing, to see that every path runs.
         lines: file to which JSON lines are appended.
+        cpu_time: count the process's CPU seconds instead of those on the wall.
     """
 
     device: torch.device
     quick: bool
     dry: bool
     lines: Path
+    cpu_time: bool = False
+
+    @property
+    def clock(self) -> Callable[[], float]:
+        """The clock to read, in seconds."""
+        return time.process_time if self.cpu_time else time.perf_counter
 
     def pick(self, full: Value, quick: Value, dry: Value) -> Value:
         """Choose by how much is asked for."""
@@ -53,6 +60,11 @@ def parse(description: str) -> Options:
     parser.add_argument("--quick", action="store_true", help="fewer rounds")
     parser.add_argument("--dry", action="store_true", help="tiny sizes: shows only that it runs")
     parser.add_argument(
+        "--cpu-time",
+        action="store_true",
+        help="one thread, and its CPU seconds: for a CPU that is busy with other programs",
+    )
+    parser.add_argument(
         "--json",
         type=Path,
         default=Path("runs/benchmarks.jsonl"),
@@ -60,12 +72,14 @@ def parse(description: str) -> Options:
         help="append one JSON object for each figure (runs/benchmarks.jsonl)",
     )
     options = parser.parse_args()
-    if options.threads:
-        torch.set_num_threads(options.threads)
     device = torch.device(options.device)
+    if options.cpu_time and device.type != "cpu":
+        parser.error("--cpu-time tells nothing about a GPU: leave one of the two out")
+    if options.threads or options.cpu_time:
+        torch.set_num_threads(1 if options.cpu_time else options.threads)
     if device.type == "cuda":
         torch.backends.cudnn.benchmark = True
-    return Options(device, options.quick, options.dry, options.json)
+    return Options(device, options.quick, options.dry, options.json, options.cpu_time)
 
 
 def wait(device: torch.device) -> None:
@@ -77,7 +91,7 @@ def wait(device: torch.device) -> None:
 def timed(
     call: Callable[[], object],
     device: torch.device,
-    clock: Callable[[], float] = time.perf_counter,
+    clock: Callable[[], float],
 ) -> float:
     """Return the seconds of one call."""
     wait(device)
@@ -90,22 +104,22 @@ def timed(
 def interleave(
     sides: Mapping[str, Callable[[], object]],
     rounds: int,
-    device: torch.device,
+    options: Options,
     *,
     warmup: int = 2,
-    clock: Callable[[], float] = time.perf_counter,
+    clock: Callable[[], float] | None = None,
 ) -> Seconds:
     """Time every side once in each round, each round beginning with another side.
 
     What else the machine does then slows all sides alike, and ratios within a round hardly change
-    where times do by tens of percent.
+    where times do by tens of percent. ``clock`` is the options' unless given.
     """
     names = list(sides)
     seconds: Seconds = {name: [] for name in names}
     for number in range(warmup + rounds):
         first = number % len(names)
         for name in names[first:] + names[:first]:
-            spent = timed(sides[name], device, clock)
+            spent = timed(sides[name], options.device, clock or options.clock)
             if number >= warmup:
                 seconds[name].append(spent)
     return seconds
@@ -202,10 +216,12 @@ class Report:
             where = torch.cuda.get_device_name(self.options.device)
         heading = f"{where}, {torch.get_num_threads()} threads, torch {torch.__version__}"
         print(f"\n{self.title}\n{heading}, load before {self.load:.1f}", end="")
+        print(", CPU seconds" if self.options.cpu_time else "", end="")
         print(", dry: the figures mean nothing" if self.options.dry else "")
         _print_table(self.rows)
         common = {"benchmark": self.title, "settings": self.settings, "load": self.load}
         common |= {"threads": torch.get_num_threads(), "device": where, "dry": self.options.dry}
+        common |= {"cpu_time": self.options.cpu_time}
         common |= {"time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "environment": facts}
         self.options.lines.parent.mkdir(parents=True, exist_ok=True)
         with self.options.lines.open("a", encoding="utf-8") as file:

@@ -117,9 +117,7 @@ def contrast(report: Report, options: Options, shape: Shape) -> None:
         POINTS: lambda: compute(POINTS),
         CLOSED: lambda: compute(CLOSED),
     }
-    seconds = interleave(
-        forms, options.pick(11, 4, 1), options.device, warmup=options.pick(2, 1, 0)
-    )
+    seconds = interleave(forms, options.pick(11, 4, 1), options, warmup=options.pick(2, 1, 0))
     for form, spent in seconds.items():
         report.add(f"{form}, {shape}", [1e3 * s for s in spent], "ms")
     memory = {
@@ -200,9 +198,7 @@ def whole_steps(report: Report, options: Options, encoder: EncoderRecipe, size: 
         )
         for name, recipe in ((MOCO, moco_v2(queue=shape.queue)), (CLOSED, shape.mochi()))
     }
-    seconds = interleave(
-        steps, options.pick(10, 3, 1), options.device, warmup=options.pick(2, 1, 0)
-    )
+    seconds = interleave(steps, options.pick(10, 3, 1), options, warmup=options.pick(2, 1, 0))
     what = f"{encoder.name}, {size} px, {shape}"
     for name, spent in seconds.items():
         report.add(f"whole step: {name}, {what}", [1e3 * s for s in spent], "ms")
@@ -232,9 +228,7 @@ def steps_in_parts(
                 options.device,
                 precision,
             )
-        seconds = interleave(
-            sides, options.pick(7, 2, 1), options.device, warmup=options.pick(1, 1, 0)
-        )
+        seconds = interleave(sides, options.pick(7, 2, 1), options, warmup=options.pick(1, 1, 0))
         scale = shape.batch / part
         encoding = [scale * (q + k) for q, k in zip(seconds["query"], seconds["key"], strict=True)]
         what = f"{encoder.name}, {size} px, {shape}"

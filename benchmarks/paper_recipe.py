@@ -155,7 +155,7 @@ def bound(options: Options, setting: Setting, batch: int, compiled: bool) -> lis
     seconds = interleave(
         {"query": alone.query, "key": alone.key},
         options.pick(30, 10, 1),
-        options.device,
+        options,
         warmup=options.pick(10, 5, 0),
     )
     return [batch / spent for spent in total(seconds, "query", "key")]

@@ -10,10 +10,10 @@ What happens once in an epoch (a checkpoint, the monitor) is not in these figure
 
 from __future__ import annotations
 
+import functools
 import itertools
 import os
 import tempfile
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,7 +69,7 @@ class Rounds:
     Args:
         sides: the others, each called as often as our loop made steps.
         steps: of our loop between two rests.
-        device: where all compute.
+        options: with the device where all compute.
         ahead: called before each side's turn, off the clock.
     """
 
@@ -77,10 +77,11 @@ class Rounds:
         self,
         sides: dict[str, Callable[[], object]],
         steps: int,
-        device: torch.device,
+        options: Options,
         ahead: dict[str, Callable[[], object]],
     ) -> None:
-        self.sides, self.steps, self.device, self.ahead = sides, steps, device, ahead
+        self.sides, self.steps, self.ahead = sides, steps, ahead
+        self.device, self.clock = options.device, options.clock
         self.seconds: Seconds = {OURS: [], **{name: [] for name in sides}}
         self.start: float | None = None
         self.made = 0
@@ -89,15 +90,16 @@ class Rounds:
         """Stop our clock, let every side have its turn, start our clock."""
         wait(self.device)
         if self.start is not None:
-            self._note(OURS, time.perf_counter() - self.start)
+            self._note(OURS, self.clock() - self.start)
         names = list(self.sides)
         first = self.made % len(names)
         for name in names[first:] + names[:first]:
             self.ahead.get(name, int)()
-            self._note(name, timed(lambda name=name: self._turn(name), self.device))  # type: ignore[misc]
+            spent = timed(functools.partial(self._turn, name), self.device, self.clock)
+            self._note(name, spent)
         self.made += 1
         wait(self.device)
-        self.start = time.perf_counter()
+        self.start = self.clock()
 
     def _turn(self, name: str) -> None:
         for _ in range(self.steps):
@@ -163,8 +165,9 @@ def choose(options: Options) -> Setting:
     )
 
 
-def measure(setting: Setting, device: torch.device) -> Seconds:
+def measure(setting: Setting, options: Options) -> Seconds:
     """Run our loop with the others between its steps."""
+    device = options.device
     # More images than the steps need: no epoch ends before the last rest.
     pool = images((setting.all_steps + 1) * setting.batch, setting.size, setting.size)
     source = MemorySource(pool)
@@ -185,7 +188,7 @@ def measure(setting: Setting, device: torch.device) -> Seconds:
     ahead: dict[str, Callable[[], object]] = {}
     if peer.installed():
         sides[LIGHTLY], ahead[LIGHTLY] = lightly(setting, pool, device)
-    rounds = Rounds(sides, setting.steps, device, ahead)
+    rounds = Rounds(sides, setting.steps, options, ahead)
     recipe = setting.recipe(Interrupted(method, rounds.rest, setting.steps))
     with tempfile.TemporaryDirectory() as folder:
         directory = RunDirectory(Path(folder))
@@ -259,7 +262,7 @@ def main() -> None:
         options,
         lightly=peer.version(),
     )
-    add_figures(report, measure(setting, options.device), setting)
+    add_figures(report, measure(setting, options), setting)
     report.show()
 
 

@@ -40,7 +40,7 @@ def measure(
         pil_images = peer.pil_images(pool)
         sides["lightly"] = lambda: torch.stack([one_view(image) for image in pil_images])
     seconds = interleave(
-        sides, rounds, options.device, warmup=options.pick(2, 2, 0), clock=time.thread_time
+        sides, rounds, options, warmup=options.pick(2, 2, 0), clock=time.thread_time
     )
     seconds["retable"] = [spent / repeats for spent in seconds["retable"]]
     what = f"{size} px from {source} x {source}"
@@ -70,7 +70,7 @@ def on_gpu(report: Report, options: Options) -> None:
             make_view(pool, indices, recipe, next(epochs), compiled=compiled)
 
     sides = {"as it is": lambda: make(False), "compiled": lambda: make(True)}
-    seconds = interleave(sides, options.pick(50, 10, 2), options.device, warmup=5)
+    seconds = interleave(sides, options.pick(50, 10, 2), options, warmup=5)
     for side, spent in seconds.items():
         report.add(
             f"{2 * batch} views of {size} px, {side}",

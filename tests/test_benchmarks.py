@@ -88,7 +88,7 @@ def test_a_round_times_every_side_once_and_ratios_are_those_of_a_round(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.syspath_prepend(str(FOLDER))
-    from _timing import interleave, ratios
+    from _timing import Options, interleave, ratios
 
     now, order = [0.0], []
 
@@ -99,7 +99,7 @@ def test_a_round_times_every_side_once_and_ratios_are_those_of_a_round(
     seconds = interleave(
         {"a": lambda: side("a", 1.0), "b": lambda: side("b", 2.0)},
         3,
-        torch.device("cpu"),
+        Options(torch.device("cpu"), quick=False, dry=False, lines=Path()),
         warmup=1,
         clock=lambda: now[0],
     )
