@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 from retable.distributed import process_index
 
 _line = 0
+_drawing = threading.RLock()
 
 
 def use_line(line: int) -> None:
@@ -21,6 +23,9 @@ def bar(
     """Return a tqdm bar on standard error: on a terminal only, and only in process 0."""
     from tqdm import tqdm
 
+    # Bars of other processes have lines of their own. tqdm's lock is a semaphore that a process
+    # ended by Ctrl-C would leave behind, with a warning.
+    tqdm.set_lock(_drawing)
     return tqdm(
         desc=description or None,
         initial=initial,
