@@ -159,7 +159,7 @@ def test_smoke_scale_says_that_it_claims_nothing() -> None:
     assert remarks(comparison) == []  # said once, at the top
 
 
-@pytest.mark.parametrize("render", [render_terminal, render_markdown])
+@pytest.mark.parametrize("render", [lambda c: render_terminal(c, width=100), render_markdown])
 def test_what_did_not_run_is_listed_with_its_reason(render: Callable[[Comparison], str]) -> None:
     text = render(at_paper_scale())
     assert "AP, all rows: needs detection fine-tuning" in text

@@ -18,7 +18,7 @@ def forward_flops(encoder: nn.Module, size: int) -> float:
     Those of convolutions and linear layers, counted while one image passes. Not by torch's own
     counter on meta tensors: both together import TorchDynamo and SymPy, which takes seconds.
 
-    >>> forward_flops(nn.Conv2d(3, 8, 1), 4)
+    >>> forward_flops(nn.Sequential(nn.Conv2d(3, 8, 1)), 4)
     768.0
     """
     total = 0
