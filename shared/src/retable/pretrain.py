@@ -6,6 +6,7 @@ its loss, its scalars and its encoder.
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import torch
@@ -71,7 +72,10 @@ def pretrain(
     if execution.channels_last:
         method = method.to(memory_format=torch.channels_last)
     optimizer = build_optimizer(recipe.optimizer, method)
-    wrapped, optimizer = accelerator.prepare(method, optimizer)
+    with warnings.catch_warnings():
+        # accelerate knows no other name for it yet; all processes' buffers are equal at the start
+        warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
+        wrapped, optimizer = accelerator.prepare(method, optimizer)
     if execution.compile:
         _compile_encoders(method)
     events = directory.path / "events" if execution.tensorboard else None
