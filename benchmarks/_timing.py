@@ -236,7 +236,9 @@ def _quartiles(values: Sequence[float]) -> tuple[float, float]:
 
 
 def _digits(value: float) -> str:
-    """Write three or four significant digits."""
+    """Write three or four significant digits: ratios near 1 are told apart by thousandths."""
+    if 0.9 <= abs(value) < 10:
+        return f"{value:.3f}"
     return f"{value:.0f}" if abs(value) >= 1000 else f"{value:#.3g}".rstrip(".")
 
 

@@ -20,15 +20,15 @@ MODULES = {
 
 PROGRAM = """
 import time
-start = time.perf_counter()
+start = time.{clock}()
 import {modules}
-print(time.perf_counter() - start)
+print(time.{clock}() - start)
 """
 
 
-def seconds_to_import(modules: str) -> float:
+def seconds_to_import(modules: str, clock: str) -> float:
     """Import in a new process and return what it took there, after the interpreter's own start."""
-    program = PROGRAM.format(modules=modules)
+    program = PROGRAM.format(modules=modules, clock=clock)
     command = [sys.executable, "-c", program]
     ended = subprocess.run(command, capture_output=True, text=True, check=True)
     return float(ended.stdout)
@@ -41,11 +41,12 @@ def main() -> None:
     rounds = options.pick(9, 4, 1)
     # The first round fills the system's file cache and writes byte code.
     warmup = options.pick(1, 1, 0)
+    clock = options.clock.__name__
     seconds: Seconds = {name: [] for name in names}
     for number in range(warmup + rounds):
         first = number % len(names)
         for name in names[first:] + names[:first]:
-            spent = seconds_to_import(MODULES[name])
+            spent = seconds_to_import(MODULES[name], clock)
             if number >= warmup:
                 seconds[name].append(spent)
     for name in names:
