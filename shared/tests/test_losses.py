@@ -148,3 +148,11 @@ def test_temperatures_must_be_positive() -> None:
         info_nce(torch.zeros(1, 2), 0)
     with pytest.raises(UserError, match=r"The temperature is -0\.1"):
         nt_xent(torch.zeros(1, 2), torch.zeros(1, 2), -0.1)
+
+
+def test_a_second_backward_pass_through_one_loss_is_refused_not_wrong() -> None:
+    logits = torch.randn(4, 9, requires_grad=True)
+    loss = info_nce(logits, 0.2)
+    loss.backward(retain_graph=True)  # type: ignore[no-untyped-call]
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()  # type: ignore[no-untyped-call]

@@ -36,7 +36,9 @@ class _FirstColumnCrossEntropy(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         (log_probabilities,) = ctx.saved_tensors
-        gradient = log_probabilities.exp()
+        # In place: one matrix of the queue's size less at the peak. A second backward pass through
+        # the same loss is refused by autograd, which sees the change.
+        gradient = log_probabilities.exp_()
         gradient[:, 0] -= 1
         return gradient.mul_(grad / (gradient.shape[0] * ctx.temperature)), None
 
