@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import fcntl
+import functools
 import hashlib
 import importlib
 import importlib.metadata
@@ -182,8 +183,12 @@ def _differences(found: Any, wanted: Any, prefix: str = "") -> Iterator[str]:
         yield prefix.rstrip(".")
 
 
+@functools.cache
 def environment() -> dict[str, Any]:
-    """Return versions, hardware and the commit of the working directory."""
+    """Return versions, hardware and the commit of the working directory.
+
+    Read at the first call of a process, for files may change under a long run.
+    """
     packages = ["torch", "torchvision", "accelerate", "datasets", "safetensors", "retable"]
     versions: dict[str, str | None] = {}
     for package in packages:

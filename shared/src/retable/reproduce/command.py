@@ -102,7 +102,7 @@ def _conclude(
     """Compare, record if asked, print and store the table."""
     figures = results.gather_figures(runs, command.setting)
     if command.record:
-        results.record(table, figures, command)
+        results.record(table, runs, figures, command)
     failed = results.failed_rows(runs, command.setting)
     comparison = results.compare_table(table, rows, failed, figures, command)
     folder = results.report_folder(table, command)

@@ -124,6 +124,7 @@ def opener(recipe: PretrainRecipe, setting: Setting) -> OpenSource:
 def _pretrain(run: Run, directory: RunDirectory, accelerator: Any, setting: Setting) -> None:
     recipe = run.recipe
     source = opener(recipe, setting)("train", None)
+    facts = {**environment(), "code": code_digest(recipe.method)}  # now, not when training ends
     start = time.perf_counter()
     try:
         result: dict[str, Any] = pretrain(
@@ -140,9 +141,7 @@ def _pretrain(run: Run, directory: RunDirectory, accelerator: Any, setting: Sett
         if accelerator.is_main_process:
             print(failure, file=sys.stderr)
     if accelerator.is_main_process:
-        facts = {
-            **environment(),
-            "code": code_digest(recipe.method),
+        facts |= {
             "data": source.description,
             "processes": accelerator.num_processes,
             "seconds_of_last_start": round(time.perf_counter() - start, 1),

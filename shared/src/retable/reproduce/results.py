@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from retable import files
@@ -12,9 +12,9 @@ from retable.errors import UserError
 from retable.reproduce.arguments import Command
 from retable.reproduce.finished import collect, failure, history, storable
 from retable.reproduce.plan import Run
-from retable.reproduce.setting import Setting
+from retable.reproduce.setting import Setting, directory_of
 from retable.reproduce.table import Figures, Histories, Row, Table
-from retable.runs import environment
+from retable.runs import read_json
 from retable.tables import (
     Comparison,
     Measured,
@@ -168,8 +168,8 @@ def recorded_rows(table: Table) -> tuple[str, ...]:
     return tuple(row for row in table.rows if row not in extra)
 
 
-def record(table: Table, figures: Figures, command: Command) -> None:
-    """Store the figures as the table's proxy references.
+def record(table: Table, runs: list[Run], figures: Figures, command: Command) -> None:
+    """Store the figures as the table's proxy references, with what the runs say of their making.
 
     Raises:
         UserError: a row or seed is missing.
@@ -183,16 +183,22 @@ def record(table: Table, figures: Figures, command: Command) -> None:
     ]
     if missing:
         raise UserError(f"Nothing was recorded: {', '.join(missing)} has no figures.")
-    facts = environment()
+    facts = [read_json(directory_of(run, command.setting).environment) for run in runs]
+    versions = {k: v for found in facts for k, v in found["versions"].items() if v is not None}
     provenance = Provenance(
         command=f"nox -s reproduce-{table.name} -- --record --seeds {' '.join(map(str, seeds))}",
         seeds=seeds,
-        commit=facts["commit"] or "unknown",
+        commit=_distinct(str(found["commit"]) for found in facts),
         date=datetime.datetime.now(datetime.UTC).date().isoformat(),
-        hardware=f"{facts['processor']}, {facts['cores']} cores",
-        versions={k: v for k, v in facts["versions"].items() if v is not None},
+        hardware=_distinct(f"{found['processor']}, {found['cores']} cores" for found in facts),
+        versions=versions,
     )
     paper = load_reference(table.reference)
     write_reference(
         table.proxy_reference, record_reference(paper, measure(table, figures), provenance)
     )
+
+
+def _distinct(words: Iterable[str]) -> str:
+    """Name each once, in the order of their coming."""
+    return ", ".join(dict.fromkeys(words))
