@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from mochi.method import MoCHiRecipe
+from mochi import MoCHiRecipe
 from retable import views
 from retable.encoders import EncoderRecipe
 from retable.evaluate.evaluation import Evaluation
