@@ -49,10 +49,18 @@ Metrics = dict[str, Tensor | float]
 
 
 class StepOutput(NamedTuple):
-    """The loss to differentiate, a scalar, and named scalars for the log."""
+    """What a step gives back.
+
+    Attributes:
+        loss: the scalar to differentiate.
+        metrics: named scalars, logged as means over many steps.
+        trace: named scalars that are kept of every step, for curves of single steps; logged as
+            means too.
+    """
 
     loss: Tensor
     metrics: Metrics
+    trace: Metrics = {}  # noqa: RUF012 - a tuple's default, never changed
 
 
 class Method(nn.Module):

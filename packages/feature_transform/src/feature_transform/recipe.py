@@ -1,0 +1,90 @@
+"""Which pairs are transformed, how, and from when on: plain fields, shared by every method."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from retable.errors import UserError
+from retable.methods.method import Progress
+
+Level = Literal["batch", "sample", "dimension"]
+
+
+@dataclass(frozen=True)
+class TransformRecipe:
+    """What is done to features between the projection head and the loss.
+
+    The defaults are those of the paper's final runs: both transformations, from the first step on,
+    one weight for all (supplement, sections D.2 and F.2; official code for the granularity).
+
+    Attributes:
+        positives: "extrapolate" pushes the two features of a positive pair apart; "none".
+        negatives: "interpolate" or "extrapolate" each negative with another one, "hard" mixes it
+            with the query (supplement, section G), "none".
+        alpha_ex: positive and negative extrapolation weigh by 1 + Beta(alpha_ex, alpha_ex), 2.0
+            (supplement, section B.4).
+        alpha_in: negative interpolation weighs by Beta(alpha_in, alpha_in), 1.6 (the same).
+        hard_beta: hard negatives weigh by Beta(a, b): (2, 1) or (5, 2) (supplement, table 7).
+        hard_weight_on: what of a hard negative takes that weight. Equation 2 says the query; then
+            even a perfect positive loses against the mean negative at temperature 0.07, so the
+            other reading, "negative", can be run beside it.
+        level: how many weights are drawn. "batch": one for all rows; "sample": one for each row;
+            "dimension": one for each row and dimension (supplement, table 3, last row).
+        draw_group: rows that share the draws of level "batch": the official code draws for each
+            GPU, so 64 queries on 4 GPUs and 32 on 8. None: the global batch. A group also has its
+            own permutation of the negatives.
+        renormalise: whether what was transformed is brought back to unit length; off in the final
+            runs (supplement, section F.2).
+        start_epoch: the first epoch, from 0, that is transformed; may be fractional.
+        negatives_see: whether negatives are scored against the "extrapolated" query (official
+            code) or the "raw" one.
+        single_target_elementwise: weigh by dimension where only one side is transformed, as the
+            official code does whatever was asked for.
+
+    Raises:
+        UserError: a value out of range, named.
+    """
+
+    positives: Literal["none", "extrapolate"] = "extrapolate"
+    negatives: Literal["none", "interpolate", "extrapolate", "hard"] = "interpolate"
+    alpha_ex: float = 2.0
+    alpha_in: float = 1.6
+    hard_beta: tuple[float, float] = (2.0, 1.0)
+    hard_weight_on: Literal["query", "negative"] = "query"
+    level: Level = "batch"
+    draw_group: int | None = None
+    renormalise: bool = False
+    start_epoch: float = 0.0
+    negatives_see: Literal["extrapolated", "raw"] = "extrapolated"
+    single_target_elementwise: bool = False
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "hard_beta", tuple(self.hard_beta))  # JSON has no tuples
+        for name in ("alpha_ex", "alpha_in"):
+            _require(getattr(self, name) > 0, name, getattr(self, name), "a positive number")
+        _require(
+            len(self.hard_beta) == 2 and min(self.hard_beta) > 0,
+            "hard_beta",
+            self.hard_beta,
+            "two positive numbers",
+        )
+        if self.draw_group is not None:
+            _require(self.draw_group >= 1, "draw_group", self.draw_group, "at least one row")
+        _require(self.start_epoch >= 0, "start_epoch", self.start_epoch, "an epoch from 0 on")
+
+    @property
+    def effective_level(self) -> Level:
+        """The level that is drawn at, with `single_target_elementwise` taken into account."""
+        single = (self.positives == "none") != (self.negatives == "none")
+        return "dimension" if single and self.single_target_elementwise else self.level
+
+    def active(self, progress: Progress) -> bool:
+        """Whether this step is transformed: anything is to be, and the start epoch has come."""
+        transforms = self.positives != "none" or self.negatives != "none"
+        return transforms and progress.step >= self.start_epoch * progress.steps_per_epoch
+
+
+def _require(holds: bool, name: str, value: object, expected: str) -> None:
+    if not holds:
+        raise UserError(f"The transformation's {name} is {value}: expected {expected}.")
