@@ -123,7 +123,7 @@ def test_an_interruption_has_status_130_and_one_line(
     def interrupted(_: object) -> int:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli, "_evaluate", interrupted)
+    monkeypatch.setattr(cli.evaluate, "run", interrupted)
     assert cli.main(["evaluate", checkpoint]) == 130
     assert capsys.readouterr().err == "retable: interrupted.\n"
 

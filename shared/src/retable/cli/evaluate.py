@@ -1,11 +1,10 @@
-"""The command line: judge a checkpoint, or hand it to another program."""
+"""``retable evaluate``: measure what an encoder's features hold."""
 
 from __future__ import annotations
 
 import argparse
 import json
 import os
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,56 +12,21 @@ from typing import TYPE_CHECKING, Any
 from retable.errors import UserError
 from retable.recipe_fields import parse_setting, with_field
 
-# Everything that imports torch is imported where it is used: help and usage errors come at once.
 if TYPE_CHECKING:
     from retable.data.source import Source
     from retable.evaluate.evaluation import Evaluation, OpenSource
 
-_CHECKPOINT = (
+CHECKPOINT = (
     "a file of Retable, the folder of a run, a ResNet of another program (.safetensors, .pth, "
     ".pth.tar), torchvision:resnet50, or untrained:resnet50"
 )
-_EXAMPLES = """examples:
-  retable evaluate runs/moco-1/encoder.safetensors --protocol linear --data shapes
-  retable evaluate moco_v2_200ep.pth.tar --protocol linear --data imagefolder:/data/imagenet \\
-      --set lr=30 --set batch=256 --set epochs=100 --set 'milestones=[60,80]'
-  retable evaluate torchvision:resnet50 --protocol knn --data hf:clane9/imagenet-100 --json
-  retable export runs/moco-1/encoder.safetensors --layout detectron2 backbone.pth
-"""
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; return 0, 2 after a mistake of the user's (one sentence), 130 after Ctrl-C."""
-    options = _parser().parse_args(arguments)
-    try:
-        if options.command == "evaluate":
-            return _evaluate(options)
-        return _export(options)
-    except UserError as error:
-        print(f"retable: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("retable: interrupted.", file=sys.stderr)
-        return 130
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="retable",
-        description="Judge self-supervised encoders and exchange their weights.",
-        epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    _add_evaluate(commands.add_parser("evaluate", help="measure what an encoder's features hold"))
-    _add_export(commands.add_parser("export", help="write an encoder for another program"))
-    return parser
-
-
-def _add_evaluate(parser: argparse.ArgumentParser) -> None:
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Describe the command's arguments."""
     from retable.evaluate import PROTOCOL_NAMES
 
-    parser.add_argument("checkpoint", metavar="CHECKPOINT", help=_CHECKPOINT)
+    parser.add_argument("checkpoint", metavar="CHECKPOINT", help=CHECKPOINT)
     parser.add_argument(
         "--protocol", choices=PROTOCOL_NAMES, default="linear", help="default: %(default)s"
     )
@@ -104,13 +68,8 @@ def _add_evaluate(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print one JSON object")
 
 
-def _add_export(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("checkpoint", metavar="CHECKPOINT", help=_CHECKPOINT)
-    parser.add_argument("--layout", choices=("torchvision", "timm", "detectron2"), required=True)
-    parser.add_argument("output", metavar="OUT", type=Path, help="a .safetensors or .pth file")
-
-
-def _evaluate(options: argparse.Namespace) -> int:
+def run(options: argparse.Namespace) -> int:
+    """Judge a checkpoint by a protocol and print its figures."""
     from retable.checkpoints import load_encoder
     from retable.distributed import process_index
     from retable.evaluate import protocol
@@ -157,15 +116,6 @@ def _readable(report: dict[str, Any]) -> str:
     width = max(len(name) for name in report["results"])
     lines += [f"  {name:<{width}}  {value:10.4g}" for name, value in report["results"].items()]
     return "\n".join(lines)
-
-
-def _export(options: argparse.Namespace) -> int:
-    from retable.checkpoints import load_encoder, save_export
-
-    encoder, recipe, _ = load_encoder(options.checkpoint)
-    save_export(options.output, encoder, recipe, options.layout)
-    print(f"{options.output}: {recipe.name} in the {options.layout} layout")
-    return 0
 
 
 def _opener(data: str, subset: str | None, skip_unreadable: bool) -> OpenSource:
@@ -215,7 +165,3 @@ def _with_settings(recipe: Evaluation, settings: Sequence[str]) -> Evaluation:
         path, value = parse_setting(setting)
         recipe = with_field(recipe, path.split("."), value, path)
     return recipe
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,0 +1,25 @@
+"""``retable export``: write an encoder for another program."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from retable.cli.evaluate import CHECKPOINT
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Describe the command's arguments."""
+    parser.add_argument("checkpoint", metavar="CHECKPOINT", help=CHECKPOINT)
+    parser.add_argument("--layout", choices=("torchvision", "timm", "detectron2"), required=True)
+    parser.add_argument("output", metavar="OUT", type=Path, help="a .safetensors or .pth file")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Write the encoder of a checkpoint in another program's layout."""
+    from retable.checkpoints import load_encoder, save_export
+
+    encoder, recipe, _ = load_encoder(options.checkpoint)
+    save_export(options.output, encoder, recipe, options.layout)
+    print(f"{options.output}: {recipe.name} in the {options.layout} layout")
+    return 0
