@@ -22,6 +22,7 @@ ORDER = (
     "methods",
     "recipes runs training_state health throughput training",
     "pretrain evaluate",
+    "plots",
     "tables",
     "reproduce",
     "cli",

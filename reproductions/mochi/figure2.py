@@ -41,7 +41,7 @@ CURVES = {
 
 def draw(comparison: Comparison, histories: Histories, folder: Path) -> None:
     """Draw each curve over epochs, one line for each row."""
-    from retable.tables import plot
+    from retable.plots import drawing
     from retable.tables.charts import draw_curves
 
     labels = {compared.row.key: compared.row.label for compared in comparison.rows}
@@ -57,7 +57,7 @@ def draw(comparison: Comparison, histories: Histories, folder: Path) -> None:
         if curves:
             title = f"figure 2, {comparison.scale} scale"
             figure = draw_curves(curves, title=title, x_label="epoch", y_label=meaning)
-            plot.save(figure, folder / f"{name}.svg")
+            drawing.save(figure, folder / f"{name}.svg")
 
 
 TABLE = Table(

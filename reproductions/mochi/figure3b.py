@@ -30,7 +30,7 @@ def method(s: int, s_prime: int) -> Row:
 
 def draw(comparison: Comparison, histories: Histories, folder: Path) -> None:
     """Draw the paper's grid and ours as heat maps."""
-    from retable.tables import plot
+    from retable.plots import drawing
     from retable.tables.charts import draw_grid
 
     figure = draw_grid(
@@ -42,7 +42,7 @@ def draw(comparison: Comparison, histories: Histories, folder: Path) -> None:
         row_title="s",
         column_title="s'",
     )
-    plot.save(figure, folder / "grid.svg")
+    drawing.save(figure, folder / "grid.svg")
 
 
 TABLE = Table(

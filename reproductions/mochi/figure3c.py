@@ -40,11 +40,11 @@ GEOMETRY = Geometry(view=views.center(224, 256))
 
 def draw(comparison: Comparison, histories: Histories, folder: Path) -> None:
     """Draw alignment against uniformity, coloured by top-1."""
-    from retable.tables import plot
+    from retable.plots import drawing
     from retable.tables.charts import draw_scatter
 
     figure = draw_scatter(comparison, "neg_align", "neg_uniform", "top1")
-    plot.save(figure, folder / "scatter.svg")
+    drawing.save(figure, folder / "scatter.svg")
 
 
 TABLE = Table(

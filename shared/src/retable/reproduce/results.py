@@ -9,6 +9,7 @@ from pathlib import Path
 
 from retable import files
 from retable.errors import UserError
+from retable.plots import drawing
 from retable.reproduce.arguments import Command
 from retable.reproduce.finished import collect, failure, history, storable
 from retable.reproduce.plan import Run
@@ -22,7 +23,6 @@ from retable.tables import (
     Reference,
     compare,
     load_reference,
-    plot,
     record_reference,
     render_terminal,
     save_comparison,
@@ -150,7 +150,7 @@ def write_report(
     """Write the comparison as Markdown, JSON and plots (with the extra ``plots``)."""
     save_comparison(folder, comparison)
     files.write_json(folder / "figures.json", storable(figures))
-    if not plot.available():
+    if not drawing.available():
         print("No plots: install retable[plots] for them.", file=sys.stderr)
         return
     for draw in table.plots:

@@ -6,9 +6,10 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from retable.plots.drawing import CYCLE, GREY, INK, new_figure
 from retable.tables.comparison import ComparedCell, Comparison
 from retable.tables.phrases import heading, number
-from retable.tables.plot import GREY, INK, new_figure, scale_title
+from retable.tables.plot import scale_title
 from retable.tables.reference import Column, Value
 
 if TYPE_CHECKING:
@@ -16,7 +17,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _SHAPES = "osD^vP*h"
-_CYCLE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999")
 
 _Entry = tuple[float, float | None]
 """What one place of a heat map says: a value, NaN where there is none, and its std."""
@@ -125,7 +125,7 @@ def draw_scatter(comparison: Comparison, x: str, y: str, colour: str | None = No
     axes = figure.subplots()
     scale = ScalarMappable(cmap="viridis")
     if colour is None:
-        inks: list[Any] = [_CYCLE[place % len(_CYCLE)] for place in range(len(points))]
+        inks: list[Any] = [CYCLE[place % len(CYCLE)] for place in range(len(points))]
     else:
         inks = list(scale.to_rgba(numpy.array([means[-1] for _, means in points])))
     for place, (row, means) in enumerate(points):
@@ -176,8 +176,8 @@ def draw_curves(
                 by_x.setdefault(x, []).append(y)
         xs = sorted(by_x)
         means = [math.fsum(by_x[x]) / len(by_x[x]) for x in xs]
-        ink = _CYCLE[place % len(_CYCLE)]
-        dashes = "-" if place < len(_CYCLE) else "--"
+        ink = CYCLE[place % len(CYCLE)]
+        dashes = "-" if place < len(CYCLE) else "--"
         axes.plot(xs, means, dashes, color=ink, label=f"{name} ({len(seeds)})")
         lows, highs = [min(by_x[x]) for x in xs], [max(by_x[x]) for x in xs]
         axes.fill_between(xs, lows, highs, color=ink, alpha=0.15, linewidth=0)

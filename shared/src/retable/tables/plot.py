@@ -1,21 +1,14 @@
-"""The picture of a comparison: ours beside the reference, with intervals and tolerances.
-
-matplotlib is an extra (``retable[plots]``) and is imported inside the functions. Figures are made
-without pyplot: no global state, no window.
-"""
+"""The picture of a comparison: ours beside the reference, with intervals and tolerances."""
 
 from __future__ import annotations
 
-import importlib.util
-import io
 import math
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from retable import files
-from retable.errors import UserError
+from retable.plots.drawing import GREY, INK, new_figure, save
 from retable.tables.comparison import ComparedCell, ComparedRow, Comparison
 from retable.tables.phrases import heading, shown_columns
 from retable.tables.reference import Column, Value
@@ -33,38 +26,7 @@ _COLOURS = {
     None: "#0072B2",
 }
 _MARKERS = {Verdict.MATCH: "o", Verdict.MISS: "X", Verdict.INCONCLUSIVE: "s", None: "o"}
-INK, GREY = "#222222", "#8a8a8a"
-
 _PANELS_IN_A_LINE = 3
-
-
-def available() -> bool:
-    """Whether matplotlib is installed."""
-    return importlib.util.find_spec("matplotlib") is not None
-
-
-def new_figure(width: float, height: float) -> Figure:
-    """Return an empty figure of this size in inches, or raise a `UserError` without matplotlib."""
-    if not available():
-        raise UserError(
-            "Plots need matplotlib: install the extra with pip install 'retable[plots]'."
-        )
-    from matplotlib.figure import Figure
-
-    return Figure(figsize=(width, height), layout="constrained", facecolor="white")
-
-
-def save(figure: Figure, path: str | Path) -> None:
-    """Write a figure as SVG or PNG, by the ending of ``path``, atomically; equal in, equal out."""
-    from matplotlib import rc_context
-
-    path = Path(path)
-    kind = path.suffix.removeprefix(".")
-    metadata: dict[str, Any] = {"svg": {"Date": None}, "png": {"Software": None}}.get(kind, {})
-    buffer = io.BytesIO()
-    with rc_context({"svg.hashsalt": "retable"}):
-        figure.savefig(buffer, format=kind, dpi=150, metadata=metadata)
-    files.write_bytes(path, buffer.getvalue())
 
 
 def _judged_value(comparison: Comparison, cell: ComparedCell) -> Value | None:

@@ -15,6 +15,7 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from retable import files
 from retable.errors import UserError
+from retable.plots import drawing
 from retable.tables import plot
 from retable.tables.comparison import ComparedCell, Comparison
 from retable.tables.markdown import render_markdown
@@ -103,7 +104,7 @@ def save_comparison(folder: str | os.PathLike[str], comparison: Comparison) -> l
     for name, text in contents.items():
         files.write_text(folder / name, text)
         written.append(folder / name)
-    if plot.available():
+    if drawing.available():
         plot.plot_comparison(comparison, folder / "table.svg")
         written.append(folder / "table.svg")
     return written

@@ -1,0 +1,1 @@
+"""Pictures of what runs recorded, and what all pictures share."""
