@@ -1,7 +1,19 @@
 """Feature transformation for contrastive learning (Zhu et al., ICCV 2021)."""
 
+from feature_transform.hard_negatives import hard_negative_scores, mix_with_query
+from feature_transform.logits import transformed_logits
+from feature_transform.negatives import mix_negatives, mixed_cosines
+from feature_transform.positives import extrapolate_positives
 from feature_transform.recipe import TransformRecipe
 
-__all__ = ["TransformRecipe"]
+__all__ = [
+    "TransformRecipe",
+    "extrapolate_positives",
+    "hard_negative_scores",
+    "mix_negatives",
+    "mix_with_query",
+    "mixed_cosines",
+    "transformed_logits",
+]
 
 __version__ = "0.1.0"

@@ -1,8 +1,9 @@
 """Momentum contrast (He et al., CVPR 2020; Chen et al., arXiv 2003.04297), with seams for heirs.
 
 A paper that changes which negatives are seen or how they are scored overrides `MoCo.logits`; one
-that changes what a view is overrides `MoCo.queries` or `MoCo.keys`; one that measures more,
-`MoCo.measure`. The step itself is written once, here.
+that changes what a view is overrides `MoCo.queries` or `MoCo.keys`; one that compares features off
+the unit sphere, `MoCo.project`; one that measures more, `MoCo.measure`. The step itself is written
+once, here.
 """
 
 from __future__ import annotations
@@ -91,7 +92,11 @@ class MoCo(Method):
 
     def queries(self, view: Tensor) -> Tensor:
         """Embed a view (B_r, 3, H, W) as unit queries (B_r, D), float32."""
-        return F.normalize(self.head(self.encoder(view)).float(), dim=1)
+        return self.project(self.head(self.encoder(view)))
+
+    def project(self, raw: Tensor) -> Tensor:
+        """Project a head's outputs (B_r, D) to the unit sphere, float32."""
+        return F.normalize(raw.float(), dim=1)
 
     @torch.no_grad()
     def keys(self, view: Tensor, batch: Batch) -> Tensor:
@@ -100,7 +105,7 @@ class MoCo(Method):
             raw = shuffled(self.key_encoder, view, derive_key(batch.key, "shuffle"))
         else:
             raw = self.key_encoder(view)
-        return F.normalize(raw.float(), dim=1)
+        return self.project(raw)
 
     def logits(self, queries: Tensor, keys: Tensor, batch: Batch) -> Tensor:
         """Return cosines (B_r, 1 + K), the positive first, not yet divided by the temperature.

@@ -1,0 +1,118 @@
+"""What is random in the transformation: weights and partners.
+
+Draws are a function of the step's key and of places in the global batch or in the queue, so that
+splitting a batch over processes changes none of them. Level "batch" draws once for each group of
+`TransformRecipe.draw_group` rows of the global batch. A training loop of another make may draw as
+it likes, for instance with `torch.distributions.Beta`: the operations take tensors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from feature_transform.recipe import Level, TransformRecipe
+from retable import distributed, random
+from retable.errors import UserError
+from retable.random import derive_key
+
+
+def row_weights(
+    key: int,
+    positions: Tensor,
+    dim: int,
+    beta: tuple[float, float],
+    level: Level,
+    group: int | None = None,
+) -> Tensor:
+    """Draw Beta(a, b) weights for rows.
+
+    Args:
+        key: the key of this step and purpose, equal on all processes.
+        positions: (n,) int64 places of the rows in the global batch or in the queue.
+        dim: D, used by level "dimension".
+        beta: a and b.
+        level: "batch": one draw for each group of rows; "sample": one for each row; "dimension":
+            one for each row and dimension.
+        group: rows of a group; None: all.
+
+    Returns:
+        (n, 1), or (n, D) for level "dimension".
+
+    >>> row_weights(7, torch.arange(4), 8, (2.0, 2.0), "batch", 2).shape
+    torch.Size([4, 1])
+    """
+    rows = positions[:, None]
+    if level == "batch":
+        rows = torch.zeros_like(rows) if group is None else rows // group
+    elif level == "dimension":
+        rows = rows * dim + torch.arange(dim, device=positions.device)
+    return random.beta(key, rows, *beta)
+
+
+def positive_weights(transform: TransformRecipe, key: int, positions: Tensor, dim: int) -> Tensor:
+    """Draw the weights 1 + Beta(alpha_ex, alpha_ex) of positive extrapolation: (n, 1) or (n, D)."""
+    alpha = transform.alpha_ex
+    purpose = derive_key(key, "positive weight")
+    level, group = transform.effective_level, transform.draw_group
+    return 1 + row_weights(purpose, positions, dim, (alpha, alpha), level, group)
+
+
+def hard_weights(transform: TransformRecipe, key: int, positions: Tensor, dim: int) -> Tensor:
+    """Draw the query's share in its hard negatives, whichever side the Beta lies on."""
+    purpose = derive_key(key, "hard weight")
+    level, group = transform.effective_level, transform.draw_group
+    weight = row_weights(purpose, positions, dim, transform.hard_beta, level, group)
+    return weight if transform.hard_weight_on == "query" else 1 - weight
+
+
+class Mixture(NamedTuple):
+    """How negatives are mixed among themselves: `feature_transform.mix_negatives` takes both."""
+
+    partners: Tensor
+    """(K,) int64, a permutation."""
+    weight: Tensor
+    """One number, (K, 1) or (K, D)."""
+
+
+def mixture(
+    transform: TransformRecipe, key: int, group: int, size: int, dim: int, device: torch.device
+) -> Mixture:
+    """Draw partners and weights for a queue of ``size`` rows, as the ``group``-th group sees it."""
+    partners = random.permutation(derive_key(key, "partners", group), size, device)
+    interpolates = transform.negatives == "interpolate"
+    alpha = transform.alpha_in if interpolates else transform.alpha_ex
+    purpose = derive_key(key, "negative weight", group)
+    if transform.effective_level == "batch":
+        weight = random.beta(
+            purpose, torch.zeros((), dtype=torch.int64, device=device), alpha, alpha
+        )
+    else:
+        rows = torch.arange(size, device=device)
+        weight = row_weights(purpose, rows, dim, (alpha, alpha), transform.effective_level)
+    return Mixture(partners, weight if interpolates else 1 + weight)
+
+
+def draw_groups(rows: int, group: int | None) -> Iterator[tuple[int, slice]]:
+    """Yield each group of this process's ``rows`` as (its number in the global batch, its rows).
+
+    Raises:
+        UserError: a group and a process's rows do not divide each other.
+
+    >>> list(draw_groups(4, 2))
+    [(0, slice(0, 2, None)), (1, slice(2, 4, None))]
+    """
+    if group is None:
+        yield 0, slice(0, rows)
+        return
+    if group % rows and rows % group:
+        raise UserError(
+            f"The transformation's draw_group is {group} and a process holds {rows} rows: expected "
+            "that one divides the other, so choose another draw_group or number of processes."
+        )
+    first = distributed.process_index() * rows
+    for start in range(0, rows, min(group, rows)):
+        yield (first + start) // group, slice(start, min(start + group, rows))

@@ -1,0 +1,133 @@
+"""The contrastive logits of transformed features, computed the way that measures cheapest.
+
+Nothing of size B x K x D exists, and nothing beyond MoCo's logits where no negatives are mixed:
+
+- positive extrapolation moves 2 B rows;
+- mixed negatives are one gather of the queue's rows, or, where few rows share a draw, one gather
+  of the scores' columns (`mixed_cosines`);
+- hard negatives are an affine function of the scores (`hard_negative_scores`).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from feature_transform.draws import draw_groups, hard_weights, mixture, positive_weights
+from feature_transform.hard_negatives import hard_negative_scores
+from feature_transform.negatives import mix_negatives, mixed_cosines
+from feature_transform.positives import extrapolate_positives
+from feature_transform.recipe import TransformRecipe
+
+
+def transformed_logits(
+    query: Tensor,
+    key: Tensor,
+    queue: Tensor,
+    transform: TransformRecipe,
+    draw_key: int,
+    positions: Tensor | None = None,
+) -> Tensor:
+    """Return the logits of transformed pairs and negatives, the positive in column 0.
+
+    Args:
+        query: (B, D) unit rows, with gradient.
+        key: (B, D) unit rows, detached.
+        queue: (K, D) unit rows; it stays as it is.
+        transform: what is done.
+        draw_key: key of the step's draws, equal on all processes; a number that changes with every
+            step.
+        positions: (B,) int64 places of the rows in the global batch; 0 to B - 1 if None.
+
+    Returns:
+        (B, 1 + K), **not** divided by the temperature.
+
+    >>> from torch.nn.functional import normalize
+    >>> query, key, queue = (normalize(torch.randn(n, 8), dim=1) for n in (2, 2, 16))
+    >>> transformed_logits(query, key, queue, TransformRecipe(), draw_key=5).shape
+    torch.Size([2, 17])
+    """
+    if positions is None:
+        positions = torch.arange(len(query), device=query.device)
+    moved, moved_key = transformed_pair(query, key, transform, draw_key, positions)
+    positive = (moved * moved_key).sum(dim=1, keepdim=True)
+    scored = moved if transform.negatives_see == "extrapolated" else query
+    scores = transformed_scores(scored, query, queue, transform, draw_key, positions)
+    return torch.cat([positive, scores], dim=1)
+
+
+def transformed_pair(
+    query: Tensor, key: Tensor, transform: TransformRecipe, draw_key: int, positions: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Return query and key (B, D) each, extrapolated if the recipe says so."""
+    if transform.positives == "none":
+        return query, key
+    weight = positive_weights(transform, draw_key, positions, query.shape[1])
+    return extrapolate_positives(query, key, weight, renormalise=transform.renormalise)
+
+
+def transformed_scores(
+    scored: Tensor,
+    query: Tensor,
+    queue: Tensor,
+    transform: TransformRecipe,
+    draw_key: int,
+    positions: Tensor,
+) -> Tensor:
+    """Score queries against the transformed negatives.
+
+    Args:
+        scored: (B, D) the queries that are scored, extrapolated or not.
+        query: (B, D) the raw ones, which hard negatives are mixed from.
+        queue: (K, D).
+        transform: what is done.
+        draw_key: key of the step's draws.
+        positions: (B,) places of the rows in the global batch.
+
+    Returns:
+        (B, K).
+    """
+    if transform.negatives == "none":
+        return scored @ queue.T
+    if transform.negatives == "hard":
+        weight = hard_weights(transform, draw_key, positions, query.shape[1])
+        return hard_negative_scores(scored, query, queue, weight, renormalise=transform.renormalise)
+    return mixed_scores([scored], queue, transform, draw_key)[0]
+
+
+def mixed_scores(
+    branches: list[Tensor], queue: Tensor, transform: TransformRecipe, draw_key: int
+) -> list[Tensor]:
+    """Score several branches' queries against one mixed queue for each group of rows.
+
+    Args:
+        branches: queries (B, D) each, row b of all of them at the same place of the global batch.
+        queue: (K, D).
+        transform: "interpolate" or "extrapolate" its negatives.
+        draw_key: key of the step's draws.
+
+    Returns:
+        (B, K) for each branch.
+    """
+    rows, dim = branches[0].shape
+    parts: list[list[Tensor]] = [[] for _ in branches]
+    for number, own in draw_groups(rows, transform.draw_group):
+        partners, weight = mixture(transform, draw_key, number, len(queue), dim, queue.device)
+        by_columns = weight.ndim == 0 and not transform.renormalise and _columns_pay(own, dim)
+        if by_columns:
+            for part, scored in zip(parts, branches, strict=True):
+                part.append(mixed_cosines(scored[own] @ queue.T, partners, weight))
+            continue
+        mixed = mix_negatives(queue, partners, weight, renormalise=transform.renormalise)
+        for part, scored in zip(parts, branches, strict=True):
+            part.append(scored[own] @ mixed.T)
+    return [part[0] if len(part) == 1 else torch.cat(part) for part in parts]
+
+
+def _columns_pay(rows: slice, dim: int) -> bool:
+    """Whether gathering columns of scores (n, K) is cheaper than rows of the queue (K, D).
+
+    Columns are gathered forward and scattered backward, rows gathered once: measured, they cost the
+    same at about D / 3 rows.
+    """
+    return 3 * (rows.stop - rows.start) < dim

@@ -1,0 +1,76 @@
+"""Negatives mixed among themselves: interpolation and extrapolation of a permuted queue.
+
+What mixing does to the scores of a query with one weight for all, exactly: a permutation keeps the
+mean, so Mean(neg) stays, and Var(neg) is multiplied by about w^2 + (1 - w)^2 - below 1 for
+interpolation, above for extrapolation. A rise of Mean(neg) over a training is an effect of the
+training, not of the operation.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def mix_negatives(
+    negatives: Tensor, partners: Tensor, weight: Tensor | float, *, renormalise: bool = False
+) -> Tensor:
+    """Mix each negative with its partner: Z' = w Z + (1 - w) Z[partners].
+
+    With w in (0, 1) this is interpolation, with w in (1, 2) extrapolation (supplement, equation 1).
+    The result replaces the negatives in the logits; what is stored in a queue stays raw.
+
+    Args:
+        negatives: (K, D) unit rows.
+        partners: (K,) int64, a permutation of the rows; fixed points keep theirs.
+        weight: w, one number, (K, 1) or (K, D). Interpolation draws it from Beta(1.6, 1.6),
+            extrapolation from 1 + Beta(2, 2).
+        renormalise: bring the rows back to unit length.
+
+    Returns:
+        (K, D); without ``renormalise`` squared lengths are 1 - 2 w (1 - w) (1 - z_j . z_partner)
+        for one weight in a row: at most 1 after interpolation, at least 1 after extrapolation.
+
+    >>> rows = torch.eye(4)
+    >>> mix_negatives(rows, torch.tensor([1, 0, 3, 2]), 0.5)[0]
+    tensor([0.5000, 0.5000, 0.0000, 0.0000])
+    """
+    weight = torch.as_tensor(weight, dtype=negatives.dtype, device=negatives.device)
+    # In place on the gathered rows: with a large queue, another allocation costs more than the mix.
+    mixed = negatives.index_select(0, partners).lerp_(negatives, weight)
+    return F.normalize(mixed, dim=1) if renormalise else mixed
+
+
+def mixed_cosines(
+    cosines: Tensor,
+    partners: Tensor,
+    weight: Tensor | float,
+    partner_cosines: Tensor | None = None,
+) -> Tensor:
+    """Return the scores with mixed negatives from those with raw ones, without the negatives.
+
+    Equal, in value and in the gradient of the query, to ``query @ mix_negatives(...).T``, for
+    weights that are one number for a negative. It reads and writes (B, K) where mixing reads and
+    writes (K, D), and so is the cheaper way where B is small or many groups of rows each have
+    their own permutation.
+
+    Args:
+        cosines: (B, K) ``query @ negatives.T``, with its gradient.
+        partners: (K,) int64, or (B, K) where rows have their own.
+        weight: w, one number, (K,), or broadcast to (B, K).
+        partner_cosines: (K,) or (B, K) ``z_j . z_partner``, for re-normalised negatives; None
+            leaves their length as it comes.
+
+    Returns:
+        (B, K).
+
+    >>> mixed_cosines(torch.tensor([[1.0, 0.0]]), torch.tensor([1, 0]), 0.75)
+    tensor([[0.7500, 0.2500]])
+    """
+    weight = torch.as_tensor(weight, dtype=cosines.dtype, device=cosines.device)
+    chosen = cosines[:, partners] if partners.ndim == 1 else cosines.gather(1, partners)
+    mixed = torch.lerp(chosen, cosines, weight)
+    if partner_cosines is None:
+        return mixed
+    return mixed / (1 - 2 * weight * (1 - weight) * (1 - partner_cosines)).sqrt()
