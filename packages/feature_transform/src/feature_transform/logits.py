@@ -113,7 +113,11 @@ def mixed_scores(
     parts: list[list[Tensor]] = [[] for _ in branches]
     for number, own in draw_groups(rows, transform.draw_group):
         partners, weight = mixture(transform, draw_key, number, len(queue), dim, queue.device)
-        by_columns = weight.ndim == 0 and not transform.renormalise and _columns_pay(own, dim)
+        by_columns = (
+            weight.ndim == 0
+            and not transform.renormalise
+            and _columns_pay(own.stop - own.start, dim)
+        )
         if by_columns:
             for part, scored in zip(parts, branches, strict=True):
                 part.append(mixed_cosines(scored[own] @ queue.T, partners, weight))
@@ -124,10 +128,10 @@ def mixed_scores(
     return [part[0] if len(part) == 1 else torch.cat(part) for part in parts]
 
 
-def _columns_pay(rows: slice, dim: int) -> bool:
+def _columns_pay(rows: int, dim: int) -> bool:
     """Whether gathering columns of scores (n, K) is cheaper than rows of the queue (K, D).
 
     Columns are gathered forward and scattered backward, rows gathered once: measured, they cost the
     same at about D / 3 rows.
     """
-    return 3 * (rows.stop - rows.start) < dim
+    return 3 * rows < dim
