@@ -11,20 +11,23 @@ from dataclasses import replace
 from mochi import MoCHiRecipe
 from retable import views
 from retable.encoders import EncoderRecipe
-from retable.evaluate.evaluation import Evaluation
-from retable.evaluate.geometry import Geometry
 from retable.evaluate.linear import LinearProbe
 from retable.methods import MoCoRecipe, SupervisedRecipe
 from retable.optim import OptimizerRecipe
 from retable.recipes import PretrainRecipe
+from retable.reproduce.shrinking import (
+    PROXY,
+    SMOKE,
+    SmallScale,
+    shrink_evaluation,
+    shrink_pretraining,
+)
 from retable.reproduce.table import Row
 from retable.schedules import ScheduleRecipe
-from retable.views import ViewRecipe
 
 IMAGENET100_IMAGES = 126_689
 IMAGENET1K_IMAGES = 1_281_167
 
-PROXY_DATA = "shapes?count=8000&test_count=2000&size=32&classes=64&rho=0.7"
 PROXY_EPOCHS = 12
 
 
@@ -103,54 +106,25 @@ def proxy(row: Row) -> Row:
     the key encoder's momentum (0.99), the probe's learning rate (3), grey with probability 0.5 and
     crops of at least half the image (six colours would otherwise tell images apart), half the blur.
     """
-    return replace(
-        row,
-        pretrain=shrink_pretraining(row.pretrain, PROXY_DATA, PROXY_EPOCHS, batch=64, queue=1024),
-        evaluations=tuple(shrink_evaluation(e, 12) for e in row.evaluations),
-    )
+    return shrink(row, PROXY, PROXY_EPOCHS, queue=1024)
 
 
 def smoke(row: Row) -> Row:
     """Shrink a row to seconds: the same code, two epochs on 512 images; claims nothing."""
-    data = "shapes?count=512&test_count=256&size=32&classes=16&rho=0.7"
-    return replace(
-        row,
-        pretrain=shrink_pretraining(row.pretrain, data, 2, batch=64, queue=256),
-        evaluations=tuple(shrink_evaluation(e, 2) for e in row.evaluations),
-    )
+    return shrink(row, SMOKE, 2, queue=256)
 
 
-def shrink_pretraining(
-    recipe: PretrainRecipe, data: str, epochs: int, *, batch: int, queue: int
-) -> PretrainRecipe:
-    """Return the recipe on small images with its proportions kept."""
-    scale = epochs / recipe.epochs
-    schedule = recipe.optimizer.schedule
-    milestones = tuple(sorted({max(1, round(m * scale)) for m in schedule.milestones}))
-    method = recipe.method
+def shrink(row: Row, scale: SmallScale, epochs: int, *, queue: int) -> Row:
+    """Return the row on small images with its proportions kept."""
+    method = row.pretrain.method
     if isinstance(method, MoCoRecipe):
         method = shrink_moco(method, queue, epochs)
     elif isinstance(method, SupervisedRecipe):
-        method = replace(method, classes=64 if "classes=64" in data else 16)
+        method = replace(method, classes=scale.classes)
     return replace(
-        recipe,
-        method=method,
-        data=data,
-        views=tuple(shrink_view(view) for view in recipe.views),
-        encoder=EncoderRecipe("small_resnet8"),
-        optimizer=replace(recipe.optimizer, schedule=replace(schedule, milestones=milestones)),
-        epochs=epochs,
-        batch=batch,
-        bn_group=None if recipe.bn_group is None else batch // 4,
-    )
-
-
-def shrink_view(view: ViewRecipe) -> ViewRecipe:
-    """Return a view of 32 px; a contrastive one without the shortcut of colour."""
-    if view.gray_probability == 0:
-        return replace(view, size=32)
-    return replace(
-        view, size=32, crop_scale=(0.5, 1.0), gray_probability=0.5, blur_sigma=(0.1, 1.0)
+        row,
+        pretrain=shrink_pretraining(row.pretrain, method, epochs, scale),
+        evaluations=tuple(shrink_evaluation(e, scale.probe_epochs) for e in row.evaluations),
     )
 
 
@@ -169,21 +143,4 @@ def shrink_moco(method: MoCoRecipe, queue: int, epochs: int) -> MoCoRecipe:
         s_prime=round(method.s_prime * share),
         mixing_warmup_epochs=max(1, round(epochs * 0.05)),
         analysed_negatives=round(1024 * share),
-    )
-
-
-def shrink_evaluation(evaluation: Evaluation, epochs: int) -> Evaluation:
-    """Return an evaluation at 32 px and, if it trains, for ``epochs`` epochs."""
-    if isinstance(evaluation, Geometry):
-        return replace(evaluation, view=views.center(32, 32))
-    if not isinstance(evaluation, LinearProbe):
-        return evaluation
-    scale = epochs / evaluation.epochs
-    return replace(
-        evaluation,
-        lr=3.0,
-        epochs=epochs,
-        milestones=tuple(max(1, round(m * scale)) for m in evaluation.milestones),
-        train_view=views.crop_and_flip(32),
-        test_view=views.center(32, 32),
     )

@@ -9,22 +9,20 @@ The detection columns (PASCAL VOC) say `not run: needs detection fine-tuning`.
 from __future__ import annotations
 
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 from mochi_recipes import (
     IMAGENET1K_IMAGES,
     LINEAR_1K,
-    PROXY_DATA,
     imagenet1k,
     mochi,
-    shrink_evaluation,
-    shrink_pretraining,
+    shrink,
     smoke,
 )
 
 from retable.methods import MoCoRecipe, moco_v2
 from retable.reproduce import Figure, Row, Table, main
+from retable.reproduce.shrinking import PROXY
 
 BASELINE = moco_v2(queue=65536)
 
@@ -53,13 +51,7 @@ ROWS = {
 
 def proxy(row: Row) -> Row:
     """Shrink a row as Table 1's, its length in proportion: 5, 10 and 40 epochs."""
-    return replace(
-        row,
-        pretrain=shrink_pretraining(
-            row.pretrain, PROXY_DATA, row.pretrain.epochs // 20, batch=64, queue=1024
-        ),
-        evaluations=tuple(shrink_evaluation(e, 12) for e in row.evaluations),
-    )
+    return shrink(row, PROXY, row.pretrain.epochs // 20, queue=1024)
 
 
 TABLE = Table(

@@ -1,0 +1,128 @@
+"""How a paper's recipe is shrunk to the built-in images, its proportions kept.
+
+Common to all papers: data, views, length and batch. What a method has of its own, a queue or a
+warm-up of its loss, its paper's scripts shrink by a function of theirs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+from retable import views
+from retable.encoders import EncoderRecipe
+from retable.evaluate.evaluation import Evaluation
+from retable.evaluate.geometry import Geometry
+from retable.evaluate.linear import LinearProbe
+from retable.methods.method import MethodRecipe
+from retable.optim import OptimizerRecipe
+from retable.recipes import PretrainRecipe
+from retable.views import ViewRecipe
+
+
+@dataclass(frozen=True)
+class SmallScale:
+    """The size that recipes are shrunk to.
+
+    Attributes:
+        data: a source.
+        classes: its number of classes.
+        batch: images in a step.
+        probe_epochs: length of a linear probe.
+        encoder: the network that is trained.
+    """
+
+    data: str
+    classes: int
+    batch: int
+    probe_epochs: int
+    encoder: EncoderRecipe = field(default_factory=lambda: EncoderRecipe("small_resnet8"))
+
+
+PROXY = SmallScale(
+    "shapes?count=8000&test_count=2000&size=32&classes=64&rho=0.7",
+    classes=64,
+    batch=64,
+    probe_epochs=12,
+)
+"""64 classes, 8,000 images of 32 px, an encoder of 77k weights."""
+
+SMOKE = SmallScale(
+    "shapes?count=512&test_count=256&size=32&classes=16&rho=0.7",
+    classes=16,
+    batch=64,
+    probe_epochs=2,
+)
+"""Seconds; claims nothing."""
+
+
+def shrink_pretraining(
+    recipe: PretrainRecipe, method: MethodRecipe, epochs: int, scale: SmallScale
+) -> PretrainRecipe:
+    """Return the recipe on small images.
+
+    Milestones and warm-up keep their share of the run, and batch-norm groups theirs of the batch,
+    but for at most four groups: a group of fewer than 16 images would measure noise.
+
+    Args:
+        recipe: at the paper's scale.
+        method: the method, already shrunk.
+        epochs: length of the small run.
+        scale: data, batch and encoder.
+    """
+    groups = 1 if recipe.bn_group is None else min(4, recipe.batch // recipe.bn_group)
+    return replace(
+        recipe,
+        method=method,
+        data=scale.data,
+        views=tuple(shrink_view(view) for view in recipe.views),
+        encoder=scale.encoder,
+        optimizer=shrink_optimizer(recipe.optimizer, epochs / recipe.epochs),
+        epochs=epochs,
+        batch=scale.batch,
+        bn_group=None if recipe.bn_group is None else scale.batch // groups,
+    )
+
+
+def shrink_optimizer(optimizer: OptimizerRecipe, share: float) -> OptimizerRecipe:
+    """Return the optimizer with its schedule at ``share`` of its length."""
+    schedule = optimizer.schedule
+    milestones = tuple(sorted({max(1, round(m * share)) for m in schedule.milestones}))
+    warmup = schedule.warmup_epochs * share
+    return replace(
+        optimizer, schedule=replace(schedule, milestones=milestones, warmup_epochs=warmup)
+    )
+
+
+def shrink_view(view: ViewRecipe) -> ViewRecipe:
+    """Return a view of 32 px; a contrastive one without the shortcut of colour.
+
+    Six colours would tell the built-in images apart: grey with probability 0.5, crops of at least
+    half of the image and half the blur leave the outline as the easier way.
+    """
+    if view.gray_probability == 0:
+        return replace(view, size=32)
+    return replace(
+        view,
+        size=32,
+        crop_scale=(0.5, 1.0),
+        gray_probability=0.5,
+        blur_sigma=(0.1, 1.0),
+        blur_kernel=None,
+    )
+
+
+def shrink_evaluation(evaluation: Evaluation, epochs: int) -> Evaluation:
+    """Return an evaluation at 32 px and, if it trains, for ``epochs`` epochs at learning rate 3."""
+    if isinstance(evaluation, Geometry):
+        return replace(evaluation, view=views.center(32, 32))
+    if not isinstance(evaluation, LinearProbe):
+        return evaluation
+    share = epochs / evaluation.epochs
+    return replace(
+        evaluation,
+        lr=3.0,
+        epochs=epochs,
+        milestones=tuple(max(1, round(m * share)) for m in evaluation.milestones),
+        train_view=views.crop_and_flip(32),
+        test_view=views.center(32, 32),
+    )
