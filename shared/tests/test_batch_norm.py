@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from retable import distributed
-from retable.batch_norm import average_statistics, group_batch_norm, shuffled
+from retable.batch_norm import average_statistics, group_batch_norm, rows_per_image, shuffled
 from retable.encoders import EncoderRecipe, build_encoder
 from retable.errors import UserError
 from retable.testing import run_processes
@@ -112,6 +112,28 @@ def test_a_batch_that_groups_do_not_divide_is_refused_in_training_only() -> None
         group_batch_norm(layer, 0)
 
 
+def test_a_group_holds_all_crops_of_its_images() -> None:
+    # Source: one ordinary layer called on all crops of the images of one group.
+    layer = disturbed(nn.BatchNorm2d(3))
+    grouped = group_batch_norm(copy.deepcopy(layer), 2)
+    crops = [randn(6, 3, 4, 4, seed=seed) for seed in range(3)]
+    with rows_per_image(nn.Sequential(grouped, nn.ReLU()), 3):
+        result = grouped(torch.stack(crops, dim=1).flatten(0, 1)).view(6, 3, 3, 4, 4)
+    for start in (0, 2, 4):
+        rows = slice(start, start + 2)
+        alone = copy.deepcopy(layer)(torch.cat([crop[rows] for crop in crops]))
+        for crop, expected in enumerate(alone.chunk(3)):
+            torch.testing.assert_close(result[rows, crop], expected)
+    assert grouped.group_size == 2
+
+
+def test_rows_of_an_image_are_counted_as_before_after_an_error() -> None:
+    layer = group_batch_norm(nn.BatchNorm2d(3), 4)
+    with pytest.raises(UserError, match="group of 8 images"), rows_per_image(layer, 2):
+        layer(randn(6, 3, 2, 2))
+    assert layer.group_size == 4
+
+
 @given(count=st.integers(1, 20), key=st.integers(-(2**63), 2**63 - 1))
 @settings(max_examples=50, deadline=None)
 def test_shuffling_and_back_is_the_identity(count: int, key: int) -> None:
@@ -132,14 +154,15 @@ Statistics = dict[str, Tensor]
 
 
 def encode(
-    images: Tensor, group: int, shuffle: bool, steps: int
+    images: Tensor, group: int, shuffle: bool, steps: int, crops: int = 1
 ) -> tuple[Tensor, Statistics, list[Tensor]]:
     """Encode this process's share; return its outputs, and statistics and gradients averaged."""
     encoder = group_batch_norm(build_encoder(EncoderRecipe("small_resnet8"), key=0), group)
     outputs = []
     for step in range(steps):
         own = distributed.own_slice(images[step])
-        outputs.append(shuffled(encoder, own, key=step) if shuffle else encoder(own))
+        with rows_per_image(encoder, crops):
+            outputs.append(shuffled(encoder, own, key=step) if shuffle else encoder(own))
     gradients: list[Tensor] = []
     if not shuffle:
         loss = torch.stack(outputs).sin().mean()
@@ -153,20 +176,25 @@ def encode(
 
 
 @pytest.mark.parametrize(
-    ("count", "group", "shuffle"),
+    ("count", "group", "shuffle", "crops"),
     [
-        (2, 2, False),
-        (2, 2, True),
+        (2, 2, False, 1),
+        (2, 2, True, 1),
         # Groups of 4 and of the whole batch of 8 span two and four processes.
-        (4, 4, False),
-        (4, 8, True),
+        (4, 4, False, 1),
+        (4, 8, True, 1),
+        # Four images of two crops; groups of one image and of four, which span two processes.
+        (2, 1, False, 2),
+        (2, 4, False, 2),
     ],
 )
-def test_processes_do_not_enter_the_result(count: int, group: int, shuffle: bool) -> None:
+def test_processes_do_not_enter_the_result(
+    count: int, group: int, shuffle: bool, crops: int
+) -> None:
     # Source: one process on the joined batch, with the same groups.
     images = randn(2, 8, 3, 16, 16)
-    outputs, statistics, gradients = encode(images, group, shuffle, 2)
-    shares = run_processes(encode, count, images, group, shuffle, 2)
+    outputs, statistics, gradients = encode(images, group, shuffle, 2, crops)
+    shares = run_processes(encode, count, images, group, shuffle, 2, crops)
     joined = torch.cat([share[0] for share in shares], dim=1)
     torch.testing.assert_close(joined, outputs, rtol=1e-4, atol=1e-5)
     for _, averaged, own_gradients in shares:

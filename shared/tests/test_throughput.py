@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -67,11 +69,23 @@ def test_a_device_has_a_rate() -> None:
     assert matmul_rate(torch.device("cpu"), torch.float32) > 1e6
 
 
+class MultiCrop(TwoPasses):
+    def encoder_work(self, sizes: Sequence[int]) -> float:
+        return float(sum((size / sizes[0]) ** 2 for size in sizes))
+
+
+def test_the_share_counts_views_at_their_sizes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(throughput, "matmul_rate", lambda device, dtype: 1e6)
+    monkeypatch.setattr("time.perf_counter", iter([0.0, 1.0]).__next__)
+    rates = Throughput(MultiCrop(), batch=50, precision="float32", sizes=[8, 8, 4], step=0).rates(1)
+    assert rates["utilisation"] == pytest.approx(50.0 * 2.25 * OPERATIONS / 1e6)
+
+
 def test_rates_count_images_since_the_last_restart(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = iter([10.0, 12.0, 100.0, 101.0])
     monkeypatch.setattr(throughput, "matmul_rate", lambda device, dtype: 1e6)
     monkeypatch.setattr("time.perf_counter", lambda: next(clock))
-    rates = Throughput(TwoPasses(), batch=50, precision="float32", size=8, step=3)
+    rates = Throughput(TwoPasses(), batch=50, precision="float32", sizes=[8, 8], step=3)
     first = rates.rates(7)
     assert first["images_per_second"] == 4 * 50 / 2.0
     assert first["utilisation"] == pytest.approx(100.0 * 2 * OPERATIONS / 1e6)

@@ -23,6 +23,7 @@ RECIPES = {
     "simclr": views.simclr(32),
     "byol_first": views.byol(32)[0],
     "byol_second": views.byol(32)[1],
+    "swav_small": views.swav(64, 32)[2],
     "everything": ViewRecipe(
         32,
         crop_scale=(0.1, 1.0),

@@ -199,6 +199,7 @@ def test_colours_do_not_depend_on_the_size_of_the_image() -> None:
         views.moco_v2(224),
         views.simclr(96, 0.5),
         *views.byol(32),
+        *views.swav(32, 16, 1),
         views.center(9),
     ],
 )
@@ -207,6 +208,15 @@ def test_a_recipe_survives_json(recipe: ViewRecipe) -> None:
     copy = ViewRecipe(**json.loads(json.dumps(asdict(recipe))))
     assert copy == recipe
     assert hash(copy) == hash(recipe)
+
+
+def test_multi_crop_takes_two_large_views_and_small_ones_of_small_parts() -> None:
+    # Source: swav_200ep_bs256_pretrain.sh of the official code.
+    crops = views.swav(224, 96)
+    assert [crop.size for crop in crops] == [224] * 2 + [96] * 6
+    assert [crop.crop_scale for crop in crops] == [(0.14, 1.0)] * 2 + [(0.05, 0.14)] * 6
+    assert len({replace(crop, size=224, crop_scale=None) for crop in crops}) == 1
+    assert [crop.size for crop in views.swav(224, 96, small_crops=0)] == [224] * 2
 
 
 @pytest.mark.parametrize(("size", "kernel"), [(224, 23), (96, 9), (64, 7), (32, 3)])

@@ -7,7 +7,8 @@ works in one process.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import cast
 
 import torch
@@ -138,6 +139,30 @@ def group_batch_norm(module: nn.Module, group_size: int) -> nn.Module:
             layer.__class__ = _GroupBatchNorm
             cast(_GroupBatchNorm, layer).group_size = group_size
     return module
+
+
+@contextmanager
+def rows_per_image(module: nn.Module, rows: int) -> Iterator[None]:
+    """Count ``rows`` consecutive rows of a batch as one image, inside the block.
+
+    For several crops of an image in one pass (SwAV's multi-crop): a group then holds as many images
+    as before with all their crops. Lay the crops of an image side by side, (B, crops, ...) made
+    (B * crops, ...); one crop after the other, a group's images would depend on the number of
+    processes. Layers that `group_batch_norm` has not changed normalise all rows, as ever.
+
+    >>> layer = group_batch_norm(nn.BatchNorm1d(3), 4)
+    >>> with rows_per_image(layer, 2):
+    ...     print(layer)
+    _GroupBatchNorm(3, eps=1e-05, group_size=8)
+    """
+    layers = [layer for layer in module.modules() if isinstance(layer, _GroupBatchNorm)]
+    for layer in layers:
+        layer.group_size *= rows
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.group_size //= rows
 
 
 @torch.no_grad()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -68,17 +69,25 @@ def _wait(device: torch.device) -> None:
 class Throughput:
     """Images a second since the last call, and the share of the matrix-product rate they make.
 
-    The share counts the encoder's operations alone (``Method.encoder_passes`` forward passes for an
+    The share counts the encoder's operations alone (``Method.encoder_work`` forward passes for an
     image), so it is the part of the device's arithmetic that trains the encoder.
+
+    Args:
+        method: what is trained.
+        batch: images of a step, over all processes.
+        precision: that of the recipe.
+        sizes: side of each view in pixels.
+        step: the step before the first one that is timed.
     """
 
-    def __init__(self, method: Method, batch: int, precision: str, size: int, step: int) -> None:
+    def __init__(
+        self, method: Method, batch: int, precision: str, sizes: Sequence[int], step: int
+    ) -> None:
         self._batch = batch
         device = next(method.parameters()).device
         dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision, torch.float32)
-        self._share_per_rate = (
-            method.encoder_passes * forward_flops(method.encoder, size) / matmul_rate(device, dtype)
-        )
+        flops = method.encoder_work(sizes) * forward_flops(method.encoder, sizes[0])
+        self._share_per_rate = flops / matmul_rate(device, dtype)
         self.restart(step)
 
     def restart(self, step: int) -> None:

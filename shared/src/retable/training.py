@@ -94,7 +94,7 @@ class Training:
             self.method,
             self.recipe.batch,
             self.recipe.precision,
-            self.recipe.views[0].size,
+            [view.size for view in self.recipe.views],
             self.step,
         )
         with progress.bar(self.total, "steps", initial=self.step, shown=not execution.quiet) as bar:

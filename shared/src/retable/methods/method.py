@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -70,8 +71,9 @@ class Method(nn.Module):
         encoder: the module that is evaluated and exported, images (B, 3, H, W) -> (B, F).
         accumulates: whether the loss of a batch is the mean of its parts' losses, so that gradients
             may be accumulated over micro-batches.
-        encoder_passes: encoder work for one image, in forward passes: 3 for each view that is
-            trained on (forward and backward), 1 for each that is only encoded.
+        encoder_passes: encoder work for one image whose views are of one size, in forward passes: 3
+            for each view that is trained on (forward and backward), 1 for each that is only
+            encoded.
     """
 
     encoder: nn.Module
@@ -81,6 +83,14 @@ class Method(nn.Module):
     def forward(self, batch: Batch) -> StepOutput:
         """Return the loss of one step."""
         raise NotImplementedError
+
+    def encoder_work(self, sizes: Sequence[int]) -> float:
+        """Return the encoder work for one image, in forward passes at the size of the first view.
+
+        Args:
+            sizes: side of each view in pixels; a method of views of several sizes overrides this.
+        """
+        return self.encoder_passes
 
     def after_step(self, progress: Progress) -> None:
         """Act after the optimizer's step, for instance by moving a target network."""

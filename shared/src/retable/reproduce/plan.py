@@ -19,7 +19,11 @@ from retable.throughput import forward_flops
 
 @dataclass(frozen=True)
 class Run:
-    """One pretraining with one seed, and the evaluations that some row wants of it."""
+    """One pretraining with one seed, and the evaluations that some row wants of it.
+
+    Attributes:
+        rows: names of the table's trainings that it is: rows, or variants of rows.
+    """
 
     recipe: PretrainRecipe
     seed: int
@@ -54,6 +58,10 @@ class Request:
 def resolve_rows(table: Table, request: Request) -> dict[str, Row]:
     """Return the requested rows at the requested scale, with everything filled in.
 
+    Returns:
+        One `Row` for each training, by the names of `training_name`: a requested row's variants
+        are all requested.
+
     Raises:
         UserError: an unknown row, missing data, or an override that fits no field.
     """
@@ -67,10 +75,12 @@ def resolve_rows(table: Table, request: Request) -> dict[str, Row]:
             f"--data {request.data} belongs to --scale paper: the {request.scale} scale uses the "
             "built-in data set."
         )
-    rows = {
-        name: row for name, row in table.rows.items() if not request.rows or name in request.rows
+    return {
+        name: _resolve(table, training, request)
+        for row in table.rows
+        if not request.rows or row in request.rows
+        for name, training in table.trainings(row).items()
     }
-    return {name: _resolve(table, row, request) for name, row in rows.items()}
 
 
 def _resolve(table: Table, row: Row, request: Request) -> Row:
@@ -100,7 +110,12 @@ def _shortened(evaluation: Evaluation, max_steps: int) -> Evaluation:
 
 
 def plan_runs(rows: Mapping[str, Row], seeds: Iterable[int]) -> list[Run]:
-    """Return the runs of all rows, seed by seed; rows with the same pretraining share it."""
+    """Return the runs of all rows, seed by seed; rows with the same pretraining share it.
+
+    Args:
+        rows: what `resolve_rows` returns.
+        seeds: in the order of the runs.
+    """
     runs: dict[tuple[PretrainRecipe, int], Run] = {}
     for seed in seeds:
         for name, row in rows.items():
@@ -129,7 +144,7 @@ def price(recipe: PretrainRecipe, images: int) -> Price:
     steps = recipe.epochs * (images // recipe.batch)
     if recipe.max_steps is not None:
         steps = min(steps, recipe.max_steps)
-    per_image = _encoder_flops(recipe.encoder, recipe.views[0].size) * _encoder_passes(recipe)
+    per_image = _encoder_flops(recipe.encoder, recipe.views[0].size) * _encoder_work(recipe)
     return Price(steps * recipe.batch, steps, steps * recipe.batch * per_image)
 
 
@@ -139,7 +154,7 @@ def _encoder_flops(recipe: EncoderRecipe, size: int) -> float:
 
 
 @functools.lru_cache(maxsize=64)
-def _encoder_passes(recipe: PretrainRecipe) -> float:
-    """Ask the method itself, built around the smallest encoder: the number is a class attribute."""
+def _encoder_work(recipe: PretrainRecipe) -> float:
+    """Ask the method itself, built around the smallest encoder: the number depends on none."""
     small = dataclasses.replace(recipe, encoder=EncoderRecipe("small_resnet8"))
-    return build_method(small, 0).encoder_passes
+    return build_method(small, 0).encoder_work([view.size for view in recipe.views])

@@ -13,6 +13,7 @@ from retable.views.recipe import (
     moco_v1,
     moco_v2,
     simclr,
+    swav,
 )
 from retable.views.sampling import ViewParameters, sample_parameters
 
@@ -33,4 +34,5 @@ __all__ = [
     "photometric",
     "sample_parameters",
     "simclr",
+    "swav",
 ]

@@ -232,6 +232,29 @@ def byol(size: int) -> tuple[ViewRecipe, ViewRecipe]:
     return first, second
 
 
+def swav(size: int, small_size: int, small_crops: int = 6) -> tuple[ViewRecipe, ...]:
+    """SwAV's multi-crop: two crops of most of an image, then small ones of small parts of it.
+
+    Source: Caron et al. 2020 (SwAV), section 3.2, and the official code's
+    ``multicropdataset.py``: ``swav(224, 96)``, scales (0.14, 1) and (0.05, 0.14), jitter
+    (0.8, 0.8, 0.8, 0.2) with p 0.8, greyscale 0.2, blur with p 0.5 and PIL's radius, see
+    `ViewRecipe.kernel_size`. The code divides red by 0.228, here by ImageNet's 0.229.
+    """
+    large, small = (
+        ViewRecipe(
+            side,
+            crop_scale=scale,
+            flip_probability=0.5,
+            jitter=(0.8, 0.8, 0.8, 0.2),
+            jitter_probability=0.8,
+            gray_probability=0.2,
+            blur_probability=0.5,
+        )
+        for side, scale in ((size, (0.14, 1.0)), (small_size, (0.05, 0.14)))
+    )
+    return (large,) * 2 + (small,) * small_crops
+
+
 def crop_and_flip(size: int, scale: tuple[float, float] = (0.08, 1.0)) -> ViewRecipe:
     """Random crop and flip only: supervised training and the linear probe.
 
