@@ -18,7 +18,7 @@ from retable.evaluate.geometry import Geometry
 from retable.evaluate.knn import Knn
 from retable.evaluate.linear import LinearProbe
 from retable.recipes import PretrainRecipe
-from retable.reproduce import Figure, Row, Table, execute, main, results
+from retable.reproduce import Figure, Gain, Row, Table, execute, main, results
 from retable.reproduce.arguments import parse
 from retable.reproduce.plan import Request, plan_runs, resolve_rows
 from retable.reproduce.setting import Setting
@@ -149,11 +149,12 @@ def judged(table: Table, folder: Path, **changes: Any) -> Any:
     """Compare what lies in a folder at paper scale, where the table's numbers judge."""
     command = parse(table, ["--scale", "paper", "--data", "imagefolder:x", "--quiet"])
     request = dataclasses.replace(command.request, scale="proxy", data=None, **changes)
-    runs = plan_runs(resolve_rows(table, request), request.seeds)
+    rows = resolve_rows(table, request)
+    runs = plan_runs(rows, request.seeds)
     setting = Setting(folder)
-    failed = results.failed_rows(runs, setting)
+    failed = results.failed_trainings(runs, setting)
     figures = results.gather_figures(runs, setting)
-    return results.compare_table(table, table.rows, failed, figures, command)
+    return results.compare_table(table, rows, failed, figures, command)
 
 
 def test_one_failed_seed_makes_the_cell_a_miss_however_well_the_others_did(
@@ -172,6 +173,79 @@ def test_one_failed_seed_makes_the_cell_a_miss_however_well_the_others_did(
     (cell,) = (r.cells["top1"] for r in comparison.rows if r.row.key == "supervised")
     assert "training stopped, the embedding has collapsed" in cell.reason
     assert len(cell.ours) == 2
+
+
+@pytest.fixture
+def side_by_side(table: Table, contrastive: Changed, supervised: Changed) -> Table:
+    """Make a table whose rows print two trainings each, and share one of them."""
+    shared = Row(contrastive(), (Knn(k=5),))
+    column = '[[columns]]\nkey = "{}"\nlabel = "{}"\nunit = "%"\nhigher_is_better = true\n'
+    column += 'tolerance = {{ value = 500.0, reason = "wide" }}\n'
+    row = '[[rows]]\nkey = "{}"\nlabel = "{}"\norigin = "run"\nvalues = {{ '
+    row += ", ".join(f"{key} = {{{{ value = 50.0, std = 1.0, runs = 3 }}}}" for key in "xy") + " }}"
+    head = table.reference.read_text().partition("[[columns]]")[0]
+    parts = [head, column.format("x", "X"), column.format("y", "Y"), row.format("a", "Row A")]
+    table.reference.write_text("\n".join([*parts, row.format("b", "Row B")]))
+    return dataclasses.replace(
+        table,
+        rows={
+            "a": {"one": shared, "two": Row(supervised(), (Knn(k=5),))},
+            "b": {"one": shared, "two": Row(supervised(batch=8), (Knn(k=5),))},
+        },
+        columns={
+            "x": Figure("knn.top1", variant="one"),
+            "y": Figure("knn.top1", variant="two"),
+        },
+    )
+
+
+def test_trainings_of_a_row_fill_its_columns_and_equal_ones_are_trained_once(
+    side_by_side: Table, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "runs"
+    assert reproduce(side_by_side, folder) == 0
+    assert len(list(folder.glob("moco-*"))) == 1
+    assert len(list(folder.glob("supervised-*"))) == 2
+    figures = cells(folder)
+    assert figures.keys() == {"a/one", "a/two", "b/one", "b/two"}
+    assert figures["a/one"] == figures["b/one"]
+    comparison = judged(side_by_side, folder, seeds=(0,))
+    for compared in comparison.rows:
+        for key, variant in (("x", "one"), ("y", "two")):
+            own = figures[f"{compared.row.key}/{variant}"]["0"]["knn.top1"]
+            assert compared.cells[key].ours == {0: own}
+
+
+def test_a_failed_training_misses_only_the_cells_that_are_read_from_it(
+    side_by_side: Table, tmp_path: Path
+) -> None:
+    folder = tmp_path / "runs"
+    assert reproduce(side_by_side, folder, "--rows", "a") == 0
+    broken = next(folder.glob("supervised-*")) / "result.json"
+    broken.write_text('{"failed": "the embedding has collapsed"}')
+    comparison = judged(side_by_side, folder, rows=("a",), seeds=(0,))
+    assert comparison.misses() == [("a", "y")]
+    assert comparison.counts() == {"match": 1, "miss": 1, "not run": 2}
+    cell = comparison.rows[0].cells["y"]
+    assert cell.reason == "a/two, seed 0: training stopped, the embedding has collapsed"
+    assert comparison.rows[1].cells["y"].reason == "left out by --rows"
+
+
+def test_a_gain_over_a_row_that_failed_misses_where_it_was_asked_for(
+    table: Table, tmp_path: Path
+) -> None:
+    folder = tmp_path / "runs"
+    widen(table)
+    gain = Gain(Figure("knn.top1"), over="contrastive")
+    table = dataclasses.replace(table, columns={"top1": gain})
+    assert reproduce(table, folder) == 0
+    (next(folder.glob("moco-*")) / "result.json").write_text('{"failed": "for a reason"}')
+    assert judged(table, folder, seeds=(0,)).misses() == [
+        ("contrastive", "top1"),
+        ("supervised", "top1"),
+    ]
+    alone = judged(table, folder, rows=("contrastive",), seeds=(0,))
+    assert alone.misses() == [("contrastive", "top1")]
 
 
 def test_a_figure_that_is_no_number_is_kept_as_that_and_misses(

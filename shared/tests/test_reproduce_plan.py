@@ -11,7 +11,7 @@ from retable.evaluate.geometry import Geometry
 from retable.evaluate.knn import Knn
 from retable.evaluate.linear import LinearProbe
 from retable.recipes import PretrainRecipe
-from retable.reproduce import Row, Table
+from retable.reproduce import Figure, Row, Table
 from retable.reproduce.dry_run import render_plan
 from retable.reproduce.plan import Request, plan_runs, price, resolve_rows
 from retable.throughput import forward_flops
@@ -52,6 +52,44 @@ def test_a_runs_name_tells_the_method_and_follows_its_recipe_alone(contrastive: 
     (other,) = plan_runs({"a": Row(contrastive(batch=8), (Knn(),))}, [0])
     assert one.name.startswith("moco-")
     assert one.name == same.name != other.name
+
+
+@pytest.fixture
+def side_by_side(table: Table, contrastive: Changed, supervised: Changed) -> Table:
+    """Make a table whose rows print two trainings each."""
+    plain, changed = Row(contrastive(), (Knn(k=5),)), Row(contrastive(batch=8), ())
+    rows = {
+        "a": {"one": plain, "two": Row(supervised(), ())},
+        "b": {"one": changed, "two": plain},
+    }
+    columns = {"top1": Figure("knn.top1", variant="one")}
+    return dataclasses.replace(table, rows=rows, columns=columns)
+
+
+def test_a_row_selects_all_of_its_trainings(side_by_side: Table) -> None:
+    assert list(resolve_rows(side_by_side, Request())) == ["a/one", "a/two", "b/one", "b/two"]
+    assert list(resolve_rows(side_by_side, Request(rows=("b",)))) == ["b/one", "b/two"]
+    with pytest.raises(UserError, match=r"runs no row a/one: choose from a, b\."):
+        resolve_rows(side_by_side, Request(rows=("a/one",)))
+
+
+def test_scales_and_overrides_reach_every_training_of_a_row(side_by_side: Table) -> None:
+    rows = resolve_rows(side_by_side, Request(overrides=("pretrain.epochs=9",), max_steps=3))
+    assert {row.pretrain.epochs for row in rows.values()} == {9}
+    assert {row.pretrain.max_steps for row in rows.values()} == {3}
+
+
+def test_equal_trainings_are_one_run_wherever_they_stand(side_by_side: Table) -> None:
+    runs = plan_runs(resolve_rows(side_by_side, Request()), [0])
+    assert [run.rows for run in runs] == [("a/one", "b/two"), ("a/two",), ("b/one",)]
+
+
+def test_a_dry_run_prices_every_training_of_a_row(side_by_side: Table) -> None:
+    runs = plan_runs(resolve_rows(side_by_side, Request()), [0])
+    text = render_plan(side_by_side, runs, "proxy", 72)
+    assert "a/one, b/two  seed 0  moco-" in text
+    assert "b/one  seed 0  moco-" in text
+    assert text.count("images, ") == 3
 
 
 def test_an_unknown_row_is_named_with_those_that_there_are(table: Table) -> None:

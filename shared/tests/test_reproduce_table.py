@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import dataclasses
+import math
 from pathlib import Path
 
 import pytest
 
 from retable.errors import UserError
-from retable.reproduce import Difference, Figure, Gain, Table
+from retable.reproduce import Difference, Figure, Gain, Ratio, Table
 from retable.reproduce.command import load_table
 
 FIGURES = {
@@ -42,6 +44,46 @@ def test_a_difference_is_between_columns_of_one_row() -> None:
     difference = Difference(Figure("knn.top1"), Figure("pretrain.share", 100.0))
     assert difference.value("a", 0, FIGURES) == 15.0
     assert difference.value("a", 1, FIGURES) is None
+
+
+def test_a_ratio_is_between_columns_of_one_row() -> None:
+    ratio = Ratio(Figure("pretrain.share"), Figure("pretrain.real"))
+    assert ratio.value("b", 0, FIGURES) == 0.5 / 0.75
+    assert ratio.value("a", 0, FIGURES) is None
+    over_zero = Ratio(Figure("knn.top1"), Figure("knn.top1", 0.0)).value("a", 0, FIGURES)
+    assert over_zero is not None
+    assert math.isnan(over_zero)
+
+
+SIDE_BY_SIDE = {
+    "base/res18": {0: {"knn.top1": 40.0}},
+    "base/res50": {0: {"knn.top1": 60.0}},
+    "ours/res18": {0: {"knn.top1": 45.0}},
+    "ours/res50": {0: {"knn.top1": 61.0}},
+}
+
+
+def test_a_column_reads_one_of_the_trainings_that_a_row_holds() -> None:
+    small, large = (Figure("knn.top1", variant=name) for name in ("res18", "res50"))
+    assert small.value("ours", 0, SIDE_BY_SIDE) == 45.0
+    assert large.value("ours", 0, SIDE_BY_SIDE) == 61.0
+    assert Figure("knn.top1").value("ours", 0, SIDE_BY_SIDE) is None
+    assert Gain(small, over="base").value("ours", 0, SIDE_BY_SIDE) == 5.0
+    assert Difference(large, small).value("ours", 0, SIDE_BY_SIDE) == 16.0
+
+
+def test_a_column_names_the_trainings_that_it_reads() -> None:
+    small, large = (Figure("knn.top1", variant=name) for name in ("res18", "res50"))
+    assert Figure("knn.top1").reads("a") == ("a",)
+    assert small.reads("ours") == ("ours/res18",)
+    assert Gain(small, over="base").reads("ours") == ("ours/res18", "base/res18")
+    assert Difference(large, small).reads("ours") == ("ours/res50", "ours/res18")
+    assert Ratio(large, small).reads("ours") == ("ours/res50", "ours/res18")
+
+
+def test_a_column_that_reads_no_training_is_a_mistake_of_the_script(table: Table) -> None:
+    with pytest.raises(ValueError, match="column top1 reads none of the trainings"):
+        dataclasses.replace(table, columns={"top1": Figure("knn.top1", variant="res18")})
 
 
 def test_a_table_is_named_after_its_folder_and_script(table: Table) -> None:

@@ -103,7 +103,7 @@ def _conclude(
     figures = results.gather_figures(runs, command.setting)
     if command.record:
         results.record(table, runs, figures, command)
-    failed = results.failed_rows(runs, command.setting)
+    failed = results.failed_trainings(runs, command.setting)
     comparison = results.compare_table(table, rows, failed, figures, command)
     folder = results.report_folder(table, command)
     histories = results.gather_histories(runs, command.setting)

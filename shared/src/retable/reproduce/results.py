@@ -32,7 +32,7 @@ from retable.tables import (
 
 
 def gather_figures(runs: list[Run], setting: Setting) -> Figures:
-    """Return row -> seed -> figure name -> value of all runs that are complete."""
+    """Return training -> seed -> figure name -> value of all runs that are complete."""
     figures: dict[str, dict[int, dict[str, float]]] = {}
     for run in runs:
         found = collect(run, setting)
@@ -45,9 +45,10 @@ def gather_figures(runs: list[Run], setting: Setting) -> Figures:
 def measure(table: Table, figures: Figures) -> Measured:
     """Return row -> column -> seed -> value, as the table's columns read the figures."""
     measured: dict[str, dict[str, dict[int, float]]] = {}
-    for row, by_seed in figures.items():
+    for row in table.rows:
+        seeds = {seed for name in table.trainings(row) for seed in figures.get(name, {})}
         for key, column in table.columns.items():
-            values = {seed: column.value(row, seed, figures) for seed in by_seed}
+            values = {seed: column.value(row, seed, figures) for seed in sorted(seeds)}
             present = {seed: value for seed, value in values.items() if value is not None}
             if present:
                 measured.setdefault(row, {})[key] = present
@@ -83,8 +84,8 @@ def compare_table(
 
     Args:
         table: the table.
-        rows: its rows that were run.
-        failed: those of them whose training failed, and why: never left out in silence.
+        rows: its trainings that were run.
+        failed: those of them that failed, and why: never left out in silence.
         figures: what the others gave.
         command: scale, and what was changed.
     """
@@ -96,7 +97,7 @@ def compare_table(
         paper,
         scale,  # type: ignore[arg-type]
         not_run=_reasons(table, paper, rows),
-        failed=failed,
+        failed=_failed_cells(table, rows, failed),
         unfinished=_unfinished(command),
     )
 
@@ -105,19 +106,33 @@ def _reasons(table: Table, paper: Reference, rows: Mapping[str, Row]) -> dict[st
     """Say of every row that was not run why."""
     reasons = dict(table.not_run)
     for row in paper.rows:
-        if row.key in table.rows and row.key not in rows:
+        if row.key in table.rows and not rows.keys() & table.trainings(row.key).keys():
             reasons[row.key] = "left out by --rows"
     return reasons
 
 
-def failed_rows(runs: list[Run], setting: Setting) -> dict[str, str]:
-    """Return the rows of which a training failed, with seeds and reasons."""
+def failed_trainings(runs: list[Run], setting: Setting) -> dict[str, str]:
+    """Return the trainings that failed, with seeds and reasons."""
     found: dict[str, list[str]] = {}
     for run in runs:
         if why := failure(run, setting):
-            for row in run.rows:
-                found.setdefault(row, []).append(f"seed {run.seed}: training stopped, {why}")
-    return {row: "; ".join(reasons) for row, reasons in found.items()}
+            for name in run.rows:
+                found.setdefault(name, []).append(f"seed {run.seed}: training stopped, {why}")
+    return {name: "; ".join(reasons) for name, reasons in found.items()}
+
+
+def _failed_cells(
+    table: Table, rows: Mapping[str, Row], failed: Mapping[str, str]
+) -> dict[str, dict[str, str]]:
+    """Return row -> column -> which of the trainings that the cell is read from failed, and why."""
+    found: dict[str, dict[str, str]] = {}
+    for row in table.rows:
+        for key, column in table.columns.items():
+            lost = [name for name in dict.fromkeys(column.reads(row)) if name in failed]
+            said = [failed[n] if n == row else f"{n}, {failed[n]}" for n in lost]
+            if said and rows.keys() & table.trainings(row).keys():
+                found.setdefault(row, {})[key] = "; ".join(said)
+    return found
 
 
 def _unfinished(command: Command) -> str:
@@ -136,7 +151,7 @@ def report_folder(table: Table, command: Command) -> Path:
 
 
 def gather_histories(runs: list[Run], setting: Setting) -> Histories:
-    """Return row -> seed -> the means of every epoch."""
+    """Return training -> seed -> the means of every epoch."""
     histories: dict[str, dict[int, list[dict[str, float]]]] = {}
     for run in runs:
         for row in run.rows:
@@ -176,10 +191,11 @@ def record(table: Table, runs: list[Run], figures: Figures, command: Command) ->
     """
     seeds = command.request.seeds
     missing = [
-        f"{row} (seed {seed})"
+        f"{name} (seed {seed})"
         for row in recorded_rows(table)
+        for name in table.trainings(row)
         for seed in seeds
-        if seed not in figures.get(row, {})
+        if seed not in figures.get(name, {})
     ]
     if missing:
         raise UserError(f"Nothing was recorded: {', '.join(missing)} has no figures.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,10 +15,10 @@ from retable.tables import Comparison
 SCALES = ("proxy", "paper", "smoke")
 
 Figures = Mapping[str, Mapping[int, Mapping[str, float]]]
-"""Figures of every row: row -> seed -> name -> value, named as `Figure` says."""
+"""Figures of every training: its name -> seed -> figure -> value, as `Figure` calls them."""
 
 Histories = Mapping[str, Mapping[int, Sequence[Mapping[str, float]]]]
-"""Curves of every row: row -> seed -> one mapping for each epoch, ``epoch`` among its names."""
+"""Curves of every training: its name -> seed -> one mapping an epoch, ``epoch`` among its names."""
 
 
 @dataclass(frozen=True)
@@ -28,11 +29,24 @@ class Row:
     evaluations: tuple[Evaluation, ...]
 
 
+def training_name(row: str, variant: str = "") -> str:
+    """Name a training by its row, and by its variant where the row holds several.
+
+    >>> training_name("start_2"), training_name("start_2", "res18")
+    ('start_2', 'start_2/res18')
+    """
+    return f"{row}/{variant}" if variant else row
+
+
 class Column(Protocol):
     """Reads one column's value from the figures of a table."""
 
     def value(self, row: str, seed: int, figures: Figures) -> float | None:
         """Return the value of a row's cell for a seed, None where it has none."""
+        ...
+
+    def reads(self, row: str) -> tuple[str, ...]:
+        """Name the trainings that a row's cell is read from; some may be named twice."""
         ...
 
 
@@ -42,17 +56,23 @@ class Figure:
 
     Names: ``pretrain.NAME`` (mean over the last epoch), ``halfway.NAME`` (over the middle epoch),
     ``monitor.NAME`` (kNN of the last epoch), ``monitor_halfway.NAME`` and ``EVALUATION.NAME``.
+    In rows that hold several trainings, ``variant`` says of which it is.
     """
 
     name: str
     factor: float = 1.0
     otherwise: str | None = None
+    variant: str = ""
 
     def value(self, row: str, seed: int, figures: Figures) -> float | None:
         """Return the figure, or the one called ``otherwise`` where there is none, scaled."""
-        own = figures.get(row, {}).get(seed, {})
+        own = figures.get(training_name(row, self.variant), {}).get(seed, {})
         found = own.get(self.name, own.get(self.otherwise or ""))
         return None if found is None else found * self.factor
+
+    def reads(self, row: str) -> tuple[str, ...]:
+        """Name the one training."""
+        return (training_name(row, self.variant),)
 
 
 @dataclass(frozen=True)
@@ -68,6 +88,10 @@ class Gain:
         other = self.column.value(self.over, seed, figures)
         return None if own is None or other is None else own - other
 
+    def reads(self, row: str) -> tuple[str, ...]:
+        """Name what the column reads of both rows."""
+        return self.column.reads(row) + self.column.reads(self.over)
+
 
 @dataclass(frozen=True)
 class Difference:
@@ -82,6 +106,30 @@ class Difference:
         second = self.subtrahend.value(row, seed, figures)
         return None if first is None or second is None else first - second
 
+    def reads(self, row: str) -> tuple[str, ...]:
+        """Name what both columns read."""
+        return self.minuend.reads(row) + self.subtrahend.reads(row)
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """One column's value over another's, of the same row and seed."""
+
+    numerator: Column
+    denominator: Column
+
+    def value(self, row: str, seed: int, figures: Figures) -> float | None:
+        """Return the ratio: None where either is missing, NaN over zero."""
+        above = self.numerator.value(row, seed, figures)
+        below = self.denominator.value(row, seed, figures)
+        if above is None or below is None:
+            return None
+        return above / below if below else math.nan
+
+    def reads(self, row: str) -> tuple[str, ...]:
+        """Name what both columns read."""
+        return self.numerator.reads(row) + self.denominator.reads(row)
+
 
 @dataclass(frozen=True)
 class Table:
@@ -89,7 +137,8 @@ class Table:
 
     Attributes:
         script: the script's path; ``<table>.toml`` and ``<table>.proxy.toml`` stand beside it.
-        rows: the rows that are run, at the paper's scale; ``data`` is filled in from ``--data``.
+        rows: the rows that are run, at the paper's scale; ``data`` is filled in from ``--data``. A
+            row that prints several trainings side by side maps each variant's name to a `Row`.
         columns: how to read each column of the reference from a run's figures.
         proxy: shrinks a row to the built-in data set and minutes.
         smoke: shrinks a row to seconds.
@@ -101,7 +150,7 @@ class Table:
     """
 
     script: Path
-    rows: Mapping[str, Row]
+    rows: Mapping[str, Row | Mapping[str, Row]]
     columns: Mapping[str, Column]
     proxy: Callable[[Row], Row]
     smoke: Callable[[Row], Row]
@@ -112,6 +161,19 @@ class Table:
         default_factory=lambda: {"paper": (0, 1, 2), "proxy": (0,), "smoke": (0,)}
     )
     plots: tuple[Callable[[Comparison, Histories, Path], None], ...] = ()
+
+    def __post_init__(self) -> None:
+        known = {name for row in self.rows for name in self.trainings(row)}
+        for key, column in self.columns.items():
+            if not any(known.intersection(column.reads(row)) for row in self.rows):
+                raise ValueError(f"the column {key} reads none of the trainings {sorted(known)}")
+
+    def trainings(self, row: str) -> dict[str, Row]:
+        """Return what a row trains, by the names of `training_name`."""
+        found = self.rows[row]
+        if isinstance(found, Row):
+            return {row: found}
+        return {training_name(row, variant): each for variant, each in found.items()}
 
     @property
     def name(self) -> str:

@@ -41,7 +41,7 @@ def compare(
     scale: Scale = "proxy",
     *,
     not_run: Mapping[str, str] | None = None,
-    failed: Mapping[str, str] | None = None,
+    failed: Mapping[str, Mapping[str, str]] | None = None,
     labels: Mapping[str, str] | None = None,
     unfinished: str = "",
 ) -> Comparison:
@@ -54,7 +54,8 @@ def compare(
         paper: the paper's table, shown beside a recorded one; it also states rows and claims.
         scale: "paper", "proxy" or "smoke" (which claims nothing).
         not_run: row key or column key -> why it was not run.
-        failed: row key -> why a training of it failed: its cells miss, whatever other seeds gave.
+        failed: row -> column -> which training behind the cell failed, and why: it misses, whatever
+            other seeds gave.
         labels: row key -> label of added rows; the key itself by default.
         unfinished: why these numbers claim nothing, for instance a run that was cut short.
 
@@ -141,7 +142,7 @@ class _Table:
     measured: Measured
     scale: Scale
     unfinished: str
-    failed: Mapping[str, str]
+    failed: Mapping[str, Mapping[str, str]]
 
     def ours(self, row_key: str, column_key: str) -> Mapping[int, float]:
         return self.measured.get(row_key, {}).get(column_key, {})
@@ -152,7 +153,7 @@ class _Table:
         ours = dict(sorted(self.ours(row.key, column.key).items()))
         tolerance = self.judged_by.tolerance_of(row.key, column.key) if self.judged_by else None
         silent = self._nothing_to_judge(row, column, value, tolerance)
-        failed = self.failed.get(row.key, "")
+        failed = self.failed.get(row.key, {}).get(column.key, "")
         if failed and not silent:
             return ComparedCell(paper, value, ours, tolerance, None, Verdict.MISS, failed)
         if not ours:
@@ -221,7 +222,8 @@ class _Table:
         seeds = sorted(set(better) & set(than))
         differences = {seed: sign * (better[seed] - than[seed]) for seed in seeds}
         unresolved = ClaimVerdict.UNRESOLVED
-        lost = [self.failed[key] for key in (claim.better, claim.than) if key in self.failed]
+        failed = [self.failed.get(key, {}).get(claim.column) for key in (claim.better, claim.than)]
+        lost = [why for why in failed if why]
         if self.unfinished or lost:
             reason = self.unfinished or lost[0]
             return ComparedClaim(claim, unresolved, None, differences, None, reason)
