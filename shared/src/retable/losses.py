@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -65,6 +65,56 @@ def info_nce(logits: Tensor, temperature: float) -> Tensor:
     return loss
 
 
+class Pairs(NamedTuple):
+    """Which embeddings of a batch are scored against which, without a queue.
+
+    A paper that changes the pairs of SimCLR replaces fields of what `view_pairs` returns.
+
+    Attributes:
+        anchors: (A, D), of this process.
+        partners: (A, D), the positive of each anchor.
+        columns: (C, D), the candidates for negatives, of all processes and the same on each.
+        barred: (A, C) bool, the columns that are no negative of an anchor.
+    """
+
+    anchors: Tensor
+    partners: Tensor
+    columns: Tensor
+    barred: Tensor
+
+    def logits(self) -> Tensor:
+        """Return the scores (A, 1 + C) for `info_nce`: the positive first, -inf where barred."""
+        positives = (self.anchors * self.partners).sum(dim=1, keepdim=True)
+        negatives = (self.anchors @ self.columns.T).masked_fill(self.barred, -torch.inf)
+        return torch.cat([positives, negatives], dim=1)
+
+
+def view_pairs(first: Tensor, second: Tensor) -> Pairs:
+    """Pair two views as SimCLR does (Chen et al., 2020, equation 1): A = 2 B_r, C = 2 B.
+
+    Each embedding is an anchor whose partner is its other view. The columns are the embeddings of
+    the global batch, all first views before all second ones, with gradient; an anchor's own image
+    is barred, that is the anchor itself and its partner.
+
+    Args:
+        first: (B_r, D) unit embeddings of one view of this process's samples.
+        second: (B_r, D) of the other view.
+
+    >>> pairs = view_pairs(torch.ones(3, 8), torch.ones(3, 8))
+    >>> pairs.columns.shape, pairs.logits().shape, pairs.barred.sum(1).tolist()
+    (torch.Size([6, 8]), torch.Size([6, 7]), [2, 2, 2, 2, 2, 2])
+    """
+    count, processes = first.shape[0], distributed.process_count()
+    images = torch.arange(count * processes, device=first.device)
+    own = distributed.own_slice(images)
+    return Pairs(
+        anchors=torch.cat([first, second]),
+        partners=torch.cat([second, first]),
+        columns=torch.cat([distributed.gather_with_gradient(view) for view in (first, second)]),
+        barred=torch.cat([own, own])[:, None] == torch.cat([images, images]),
+    )
+
+
 def nt_xent(first: Tensor, second: Tensor, temperature: float) -> Tensor:
     """Return SimCLR's loss over all processes' embeddings (Chen et al., 2020, equation 1).
 
@@ -86,17 +136,6 @@ def nt_xent(first: Tensor, second: Tensor, temperature: float) -> Tensor:
     >>> nt_xent(torch.ones(3, 8), torch.ones(3, 8), 0.5).shape
     torch.Size([])
     """
-    _check(temperature)
     with torch.autocast(first.device.type, enabled=False):
-        first = F.normalize(first.float(), dim=1)
-        second = F.normalize(second.float(), dim=1)
-        everything = torch.cat(
-            [distributed.gather_with_gradient(first), distributed.gather_with_gradient(second)]
-        )
-        count = first.shape[0]
-        whole = everything.shape[0] // 2
-        positions = torch.arange(count, device=first.device) + distributed.process_index() * count
-        logits = torch.cat([first, second]) @ everything.T / temperature
-        own = torch.cat([positions, positions + whole])
-        logits = logits.scatter(1, own[:, None], -torch.inf)
-        return F.cross_entropy(logits, torch.cat([positions + whole, positions]))
+        views = [F.normalize(view.float(), dim=1) for view in (first, second)]
+        return info_nce(view_pairs(*views).logits(), temperature)

@@ -1,0 +1,56 @@
+"""What methods log of a step: how pairs are ranked and how embeddings lie on the sphere.
+
+Nothing here waits for the device.
+"""
+
+from __future__ import annotations
+
+import math
+
+from torch import Tensor
+
+from retable.methods.method import Metrics
+
+
+def ranking(logits: Tensor) -> Metrics:
+    """Return how positives stand out from negatives, as scalars.
+
+    ``proxy_accuracy`` is the share of rows whose positive outranks every negative. The quantiles of
+    the negatives come from a slice of at most 16 rows and 512 columns: enough for a log, and
+    nothing beside the step.
+
+    Args:
+        logits: (B, 1 + K) cosines, the positive first; -inf is no negative.
+
+    >>> import torch
+    >>> sorted(ranking(torch.eye(4)))[-3:]
+    ['positive_score_q50', 'positive_score_q95', 'proxy_accuracy']
+    """
+    positives = logits[:, 0]
+    negatives = logits[:16, 1:513].float().flatten()
+    negatives = negatives.masked_fill(negatives.isinf(), -1.0)
+    return {
+        **quantiles("positive_score", positives),
+        **quantiles("negative_score", negatives),
+        "proxy_accuracy": (positives > logits[:, 1:].amax(dim=1)).float().mean(),
+        "positive_score": positives.mean(),
+    }
+
+
+def embedding_spread(embeddings: Tensor) -> Tensor:
+    """Return 1 for directions spread evenly over the sphere, 0 for a collapsed embedding.
+
+    The standard deviation in each dimension, averaged, as a multiple of that of even directions,
+    1 / sqrt(D) (Chen & He, 2021, section 4.1).
+
+    Args:
+        embeddings: (B, D) unit vectors.
+    """
+    return embeddings.std(dim=0).mean() * math.sqrt(embeddings.shape[1])
+
+
+def quantiles(name: str, scores: Tensor) -> Metrics:
+    """Return the 5, 50 and 95 % quantiles of scores (n,), each the nearest score below."""
+    ordered = scores.sort().values  # torch.quantile would send its levels to the device and wait
+    last = len(ordered) - 1
+    return {f"{name}_q{level:02}": ordered[last * level // 100] for level in (5, 50, 95)}
