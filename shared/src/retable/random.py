@@ -82,10 +82,14 @@ def normal(key: int, counters: Tensor) -> Tensor:
     return (radius * angle.cos_()).float()
 
 
+BETA_PARAMETERS = (0.1, 100.0)
+"""The range of a and b for which Beta(a, b) can be drawn; float32 is too coarse for less."""
+
+
 def beta(key: int, counters: Tensor, a: float, b: float) -> Tensor:
     """Draw float32 from Beta(a, b), one for each counter, by the inverse distribution function.
 
-    See `beta_quantile` for its accuracy; ``a`` and ``b`` at least 0.5.
+    See `beta_quantile` for its accuracy and for the range of ``a`` and ``b``.
 
     >>> draws = beta(derive_key(0, "example"), torch.arange(1000), 2.0, 2.0)
     >>> bool((draws > 0).all()), bool((draws < 1).all())
@@ -98,29 +102,32 @@ def beta_quantile(shares: Tensor, a: float, b: float) -> Tensor:
     """Return the values below which given shares of Beta(a, b) lie, float32 of the same shape.
 
     Interpolated in a table of the angle whose squared sine is the value, where the density is
-    smooth up to both ends. The distribution of the result is off by at most one cell of the table,
-    1.3e-4, and only inside its first and last cell.
+    smooth up to both ends. The distribution of the result is off by at most 2e-4, at its ends;
+    what float32 would round to 1 becomes the number before it.
 
     Args:
         shares: any shape, float32 in (0, 1).
-        a: first shape parameter, at least 0.5.
-        b: second shape parameter, at least 0.5.
+        a: first shape parameter, in `BETA_PARAMETERS`.
+        b: second shape parameter, in `BETA_PARAMETERS`.
 
     Raises:
-        ValueError: a parameter below 0.5, where the table would be coarse.
+        ValueError: a parameter out of range.
 
     >>> beta_quantile(torch.tensor([0.25, 0.5]), 1.0, 1.0)  # the uniform distribution
     tensor([0.2500, 0.5000])
     """
-    if min(a, b) < 0.5:
-        raise ValueError(f"Beta({a:g}, {b:g}): expected both parameters to be at least 0.5")
+    smallest, largest = BETA_PARAMETERS
+    if not (smallest <= min(a, b) and max(a, b) <= largest):
+        raise ValueError(
+            f"Beta({a:g}, {b:g}): expected both parameters between {smallest:g} and {largest:g}"
+        )
     table = _beta_angles(float(a), float(b), shares.device)
     place = shares * (len(table) - 1)
     below = place.long()
     low = table[below]
     angle = torch.lerp(low, table[below + 1], place - below)
-    # An angle that rounds to a right one would be a draw of exactly 1.
-    return angle.sin().square_().clamp_(1e-9, 1 - 2.0**-24)
+    tiny = torch.finfo(torch.float32).tiny
+    return angle.sin().square_().clamp_(tiny, 1 - 2.0**-24)
 
 
 _ANGLES = 1 << 13
@@ -128,29 +135,45 @@ _ANGLES = 1 << 13
 
 @functools.lru_cache(maxsize=16)
 def _beta_angles(a: float, b: float, device: torch.device) -> Tensor:
-    """Return the angles (8193,), float32, below which equal shares of Beta(a, b) lie.
-
-    With x = sin(t)^2, Beta's density is 2 sin(t)^(2a-1) cos(t)^(2b-1) dt up to a constant.
-    """
-    nodes = torch.linspace(0, torch.pi / 2, (1 << 17) + 1, dtype=torch.float64)
-    density = nodes.sin().pow(2 * a - 1) * nodes.cos().clamp(min=0).pow(2 * b - 1)
-    shares = torch.cumulative_trapezoid(density, nodes)
-    shares = torch.cat([shares.new_zeros(1), shares]) / shares[-1]
+    """Return the angles (8193,), float32, below which equal shares of Beta(a, b) lie."""
+    angles, shares = _lower_half(a, b)
+    # The upper half is the lower one of Beta(b, a), read from the other end.
+    angles_above, shares_above = _lower_half(b, a)
+    whole = shares[-1] + shares_above[-1]
+    angles = torch.cat([angles, torch.pi / 2 - angles_above.flip(0)])
+    shares = torch.cat([shares, whole - shares_above.flip(0)]) / whole
     wanted = torch.linspace(0, 1, _ANGLES + 1, dtype=torch.float64)
     above = torch.searchsorted(shares, wanted).clamp(1, len(shares) - 1)
     rise = shares[above] - shares[above - 1]
     part = ((wanted - shares[above - 1]) / rise.clamp(min=1e-300)).clamp(0, 1)
-    angles = nodes[above - 1] + part * (nodes[above] - nodes[above - 1])
-    return angles.float().to(device)
+    table = angles[above - 1] + part * (angles[above] - angles[above - 1])
+    return table.float().to(device)
 
 
-def permutation(key: int, n: int, device: torch.device | str = "cpu") -> Tensor:
+def _lower_half(a: float, b: float) -> tuple[Tensor, Tensor]:
+    """Return angles from 0 to pi / 4 and the integrals of x^(a-1) (1-x)^(b-1) up to them.
+
+    Integrated over a power of x, in which the integrand has no pole at 0: the square root, in
+    which all else is smooth, or x^a where that is not enough.
+    """
+    power = min(a, 0.5)
+    nodes = torch.linspace(0, 0.5**power, (1 << 16) + 1, dtype=torch.float64)
+    x = nodes ** (1 / power)
+    integrals = torch.cumulative_trapezoid(x ** (a - power) * (1 - x) ** (b - 1) / power, nodes)
+    return x.sqrt().asin(), torch.cat([integrals.new_zeros(1), integrals])
+
+
+def permutation(
+    key: int, n: int, device: torch.device | str = "cpu", number: int | Tensor = 0
+) -> Tensor:
     """Return a random permutation of range(n), int64 of shape (n,); equal on every device.
+
+    Different ``number``s give independent permutations; a 0-dim tensor is not read by the host.
 
     >>> sorted(permutation(0, 5).tolist())
     [0, 1, 2, 3, 4]
     """
-    return torch.argsort(bits(key, torch.arange(n, device=device)), stable=True)
+    return torch.argsort(bits(key, number * n + torch.arange(n, device=device)), stable=True)
 
 
 def generator(key: int, device: torch.device | str = "cpu") -> torch.Generator:

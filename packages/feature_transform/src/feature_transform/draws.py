@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from feature_transform.recipe import Level, TransformRecipe
-from retable import distributed, random
+from retable import random
 from retable.errors import UserError
 from retable.random import derive_key
 
@@ -78,41 +78,55 @@ class Mixture(NamedTuple):
     """One number, (K, 1) or (K, D)."""
 
 
-def mixture(
-    transform: TransformRecipe, key: int, group: int, size: int, dim: int, device: torch.device
-) -> Mixture:
-    """Draw partners and weights for a queue of ``size`` rows, as the ``group``-th group sees it."""
-    partners = random.permutation(derive_key(key, "partners", group), size, device)
+def mixture(transform: TransformRecipe, key: int, group: Tensor, size: int, dim: int) -> Mixture:
+    """Draw partners and weights for a queue of ``size`` rows, as one group of queries sees it.
+
+    Args:
+        transform: "interpolate" or "extrapolate" its negatives.
+        key: key of the step's draws.
+        group: the group's number in the global batch, a 0-dim int64 tensor.
+        size: K.
+        dim: D, used by level "dimension".
+    """
     interpolates = transform.negatives == "interpolate"
     alpha = transform.alpha_in if interpolates else transform.alpha_ex
-    purpose = derive_key(key, "negative weight", group)
-    if transform.effective_level == "batch":
-        weight = random.beta(
-            purpose, torch.zeros((), dtype=torch.int64, device=device), alpha, alpha
-        )
+    partners = random.permutation(derive_key(key, "partners"), size, group.device, group)
+    purpose, level = derive_key(key, "negative weight"), transform.effective_level
+    if level == "batch":
+        weight = random.beta(purpose, group, alpha, alpha)
     else:
-        rows = torch.arange(size, device=device)
-        weight = row_weights(purpose, rows, dim, (alpha, alpha), transform.effective_level)
+        rows = group * size + torch.arange(size, device=group.device)
+        weight = row_weights(purpose, rows, dim, (alpha, alpha), level)
     return Mixture(partners, weight if interpolates else 1 + weight)
 
 
-def draw_groups(rows: int, group: int | None) -> Iterator[tuple[int, slice]]:
-    """Yield each group of this process's ``rows`` as (its number in the global batch, its rows).
+def draw_groups(positions: Tensor, group: int | None) -> Iterator[tuple[Tensor, slice]]:
+    """Yield each group of this process's rows as (its number in the global batch, its rows).
+
+    Args:
+        positions: (n,) int64 places of the rows in the global batch, consecutive from a multiple
+            of the smaller of ``group`` and n on, as they are where a batch is split over processes.
+        group: rows of a group; None: all.
 
     Raises:
         UserError: a group and a process's rows do not divide each other.
 
-    >>> list(draw_groups(4, 2))
-    [(0, slice(0, 2, None)), (1, slice(2, 4, None))]
+    >>> list(draw_groups(torch.arange(4, 8), 2))
+    [(tensor(2), slice(0, 2, None)), (tensor(3), slice(2, 4, None))]
     """
+    rows = len(positions)
     if group is None:
-        yield 0, slice(0, rows)
+        yield torch.zeros_like(positions[0]), slice(0, rows)
         return
-    if group % rows and rows % group:
+    check_draw_group(rows, group)
+    for start in range(0, rows, min(group, rows)):
+        yield positions[start] // group, slice(start, min(start + group, rows))
+
+
+def check_draw_group(rows: int, group: int | None) -> None:
+    """Raise a UserError unless a process's rows are whole groups, or a whole part of one."""
+    if group is not None and group % rows and rows % group:
         raise UserError(
             f"The transformation's draw_group is {group} and a process holds {rows} rows: expected "
             "that one divides the other, so choose another draw_group or number of processes."
         )
-    first = distributed.process_index() * rows
-    for start in range(0, rows, min(group, rows)):
-        yield (first + start) // group, slice(start, min(start + group, rows))

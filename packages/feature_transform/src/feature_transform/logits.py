@@ -92,11 +92,15 @@ def transformed_scores(
     if transform.negatives == "hard":
         weight = hard_weights(transform, draw_key, positions, query.shape[1])
         return hard_negative_scores(scored, query, queue, weight, renormalise=transform.renormalise)
-    return mixed_scores([scored], queue, transform, draw_key)[0]
+    return mixed_scores([scored], queue, transform, draw_key, positions)[0]
 
 
 def mixed_scores(
-    branches: list[Tensor], queue: Tensor, transform: TransformRecipe, draw_key: int
+    branches: list[Tensor],
+    queue: Tensor,
+    transform: TransformRecipe,
+    draw_key: int,
+    positions: Tensor,
 ) -> list[Tensor]:
     """Score several branches' queries against one mixed queue for each group of rows.
 
@@ -105,14 +109,18 @@ def mixed_scores(
         queue: (K, D).
         transform: "interpolate" or "extrapolate" its negatives.
         draw_key: key of the step's draws.
+        positions: (B,) places of the rows in the global batch.
 
     Returns:
         (B, K) for each branch.
+
+    Raises:
+        UserError: `TransformRecipe.draw_group` does not fit B.
     """
-    rows, dim = branches[0].shape
+    size, dim = queue.shape
     parts: list[list[Tensor]] = [[] for _ in branches]
-    for number, own in draw_groups(rows, transform.draw_group):
-        partners, weight = mixture(transform, draw_key, number, len(queue), dim, queue.device)
+    for number, own in draw_groups(positions, transform.draw_group):
+        partners, weight = mixture(transform, draw_key, number, size, dim)
         by_columns = (
             weight.ndim == 0
             and not transform.renormalise
