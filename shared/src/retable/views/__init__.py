@@ -1,20 +1,20 @@
 """Views: random crops and photometric augmentation, what is drawn separated from what is done."""
 
-from retable.views.colours import photometric
-from retable.views.cropping import crop_resize, cut
-from retable.views.making import finish_view, make_view
-from retable.views.recipe import (
-    IMAGENET_MEAN,
-    IMAGENET_STD,
-    ViewRecipe,
+from retable.views.augmentations import (
     byol,
     center,
     crop_and_flip,
+    infomin,
+    jigsaw,
     moco_v1,
     moco_v2,
     simclr,
     swav,
 )
+from retable.views.colours import photometric
+from retable.views.cropping import crop_resize, cut
+from retable.views.making import finish_view, make_view
+from retable.views.recipe import IMAGENET_MEAN, IMAGENET_STD, ViewRecipe
 from retable.views.sampling import ViewParameters, sample_parameters
 
 __all__ = [
@@ -28,6 +28,8 @@ __all__ = [
     "crop_resize",
     "cut",
     "finish_view",
+    "infomin",
+    "jigsaw",
     "make_view",
     "moco_v1",
     "moco_v2",

@@ -1,4 +1,4 @@
-"""Colours: jitter, greyscale, blur, solarise, normalise, each sample with its own draws.
+"""Colours: jitter, greyscale, blur, solarise, RandAugment, normalise, each sample by its draws.
 
 `retable.views.schedule` puts the steps in order; here they are computed. Channels lie apart,
 (3, B, S, S), so that every operation runs over contiguous planes.
@@ -7,11 +7,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import torch
 from torch import Tensor
 
+from retable.views import affine, levels
 from retable.views.recipe import ViewRecipe
 from retable.views.sampling import ViewParameters
 from retable.views.schedule import BLENDS, Schedule, Subset, schedule
@@ -30,6 +31,7 @@ def photometric(
     Equal, to float rounding, to torchvision's functional operations one sample at a time:
     ``adjust_brightness``, ``adjust_contrast``, ``adjust_saturation``, ``adjust_hue``,
     ``rgb_to_grayscale``, ``gaussian_blur``, ``solarize`` (threshold 0.5), ``normalize``.
+    RandAugment takes the nearest 8-bit levels and does with them what Pillow does.
 
     Args:
         crops: (B, 3, S, S) float32 in [0, 1], or uint8; left unchanged.
@@ -69,12 +71,17 @@ def _program(crops: Tensor, plan: Schedule, basis: Tensor, recipe: ViewRecipe) -
         _apply(_grayscale, planes, plan.gray)
     if plan.jittered:
         _jitter(planes, plan, with_hue=recipe.jitter[3] > 0)
-    if recipe.jitter_position == "before_gray":
+    gray_follows = recipe.jitter_position == "before_gray"
+    if gray_follows and not plan.layers:
         _apply(_grayscale, planes, plan.gray)
     if recipe.blur_probability > 0:
         _apply(lambda x, sigma: _blur(x, sigma, basis), planes, plan.blur)
     if recipe.solarize_probability > 0:
         _apply(_solarize, planes, plan.solarize)
+    if plan.layers:
+        _rand_augment(planes, plan.layers, recipe)
+        if gray_follows:
+            _apply(_grayscale, planes, plan.gray)
     views = planes.transpose(0, 1)
     views = views.contiguous() if plan.restore is None else views.index_select(0, plan.restore)
     for channel, (mean, std) in enumerate(zip(recipe.mean, recipe.std, strict=True)):
@@ -161,6 +168,28 @@ def _grayscale(planes: Tensor, strength: Tensor) -> Tensor:
 def _solarize(planes: Tensor, strength: Tensor) -> Tensor:
     # x >= 0.5 ? 1 - x : x is min(x, 1 - x); with 2 - x, which is never smaller, nothing happens.
     return torch.minimum(planes, (2 - strength)[:, None, None] - planes)
+
+
+def _rand_augment(
+    planes: Tensor, layers: tuple[dict[str, Subset], ...], recipe: ViewRecipe
+) -> None:
+    """Round to levels and carry out RandAugment's layers on them, in place."""
+    fill = [min(255.0, round(255 * mean)) for mean in recipe.mean]
+    steps: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+        "look_up": levels.look_up,
+        "autocontrast": levels.autocontrast,
+        "equalize": levels.equalize,
+        "contrast": levels.contrast,
+        "color": levels.color,
+        "sharpness": levels.sharpness,
+        "bilinear": partial(affine.transform, fill=fill, bicubic=False),
+        "bicubic": partial(affine.transform, fill=fill, bicubic=True),
+    }
+    planes.mul_(255).round_()
+    for layer in layers:
+        for name, step in steps.items():
+            _apply(step, planes, layer[name])
+    planes.div_(255)
 
 
 def _blur(planes: Tensor, sigma: Tensor, basis: Tensor) -> Tensor:

@@ -2,8 +2,8 @@
 
 A recipe says which random crop and which photometric steps make a view, and with which strengths.
 It holds only numbers, words and tuples, so that it can be written to JSON, hashed and compared;
-`retable.views.sampling` draws from it; `retable.views.cropping` and `retable.views.colours` apply
-what was drawn.
+those of the papers are in `retable.views.augmentations`. `retable.views.sampling` draws from it;
+`retable.views.cropping` and `retable.views.colours` apply what was drawn.
 """
 
 from __future__ import annotations
@@ -23,8 +23,10 @@ class ViewRecipe:
     """How one view of an image is made, in torchvision's terms.
 
     The order of the steps is crop, resize, flip, colour jitter and greyscale (which of the two
-    comes first is ``jitter_position``), Gaussian blur, solarise, normalise. Every step after the
-    crop works on values in [0, 1]. The defaults switch every random step off.
+    comes first is ``jitter_position``), Gaussian blur, solarise, RandAugment, normalise; greyscale
+    after the jitter comes after RandAugment, where there is one. Every step after the crop works on
+    values in [0, 1], but RandAugment, which rounds them to the 256 levels of 8-bit images and
+    computes with these. The defaults switch every random step off.
 
     Attributes:
         size: side of the square view in pixels.
@@ -46,6 +48,8 @@ class ViewRecipe:
         blur_kernel: number of taps, odd and below twice the size. None takes three
             ``blur_sigma[1]`` on either side, see `kernel_size`.
         solarize_probability: probability that values of at least 0.5 are inverted.
+        rand_augment: number of layers, magnitude in [0, 10] and its standard deviation, see
+            `retable.views.rand_augment`; what comes into view from outside has the colour ``mean``.
         mean: subtracted from each channel at the end.
         std: divides each channel at the end.
 
@@ -67,11 +71,12 @@ class ViewRecipe:
     blur_sigma: tuple[float, float] = (0.1, 2.0)
     blur_kernel: int | None = None
     solarize_probability: float = 0.0
+    rand_augment: tuple[int, float, float] | None = None
     mean: tuple[float, float, float] = IMAGENET_MEAN
     std: tuple[float, float, float] = IMAGENET_STD
 
     def __post_init__(self) -> None:
-        for name in ("crop_scale", "crop_ratio", "jitter", "blur_sigma", "mean", "std"):
+        for name in _TUPLES:
             value = getattr(self, name)
             if value is not None:  # JSON brings lists; a recipe must stay hashable
                 object.__setattr__(self, name, tuple(value))
@@ -117,6 +122,16 @@ class ViewRecipe:
                 self.blur_kernel,
                 "an odd number of taps below twice the size",
             )
+        if self.rand_augment is not None:
+            _require(
+                len(self.rand_augment) == 3
+                and self.rand_augment[0] >= 1
+                and 0 <= self.rand_augment[1] <= 10
+                and self.rand_augment[2] >= 0,
+                "rand_augment",
+                self.rand_augment,
+                "at least one layer, a magnitude from 0 to 10, and its standard deviation",
+            )
         _require(len(self.mean) == 3, "mean", self.mean, "one number for each channel")
         _require(len(self.std) == 3 and min(self.std) > 0, "std", self.std, "three above zero")
 
@@ -138,6 +153,7 @@ class ViewRecipe:
         return 2 * min(math.ceil(3 * self.blur_sigma[1]), self.size - 1) + 1
 
 
+_TUPLES = ("crop_scale", "crop_ratio", "jitter", "blur_sigma", "rand_augment", "mean", "std")
 _SCALE = "0 < low <= high <= 1"
 
 
@@ -148,130 +164,3 @@ def _increasing(bounds: tuple[float, ...], highest: float = math.inf) -> bool:
 def _require(holds: bool, name: str, value: object, expected: str) -> None:
     if not holds:
         raise UserError(f"the view recipe's {name} is {value}, but must be {expected}: change it")
-
-
-def moco_v1(size: int) -> ViewRecipe:
-    """MoCo v1: greyscale first, then jitter always and with a hue of 0.4, no blur.
-
-    Source: He et al. 2020 (MoCo), section 3.3 "Technical details", and the official code's
-    ``main_moco.py`` without ``--aug-plus``. The official order puts the flip after the jitter,
-    which is the same.
-    """
-    return ViewRecipe(
-        size,
-        crop_scale=(0.2, 1.0),
-        flip_probability=0.5,
-        jitter=(0.4, 0.4, 0.4, 0.4),
-        jitter_probability=1.0,
-        jitter_position="after_gray",
-        gray_probability=0.2,
-    )
-
-
-def moco_v2(size: int) -> ViewRecipe:
-    """MoCo v2: jitter with p 0.8 and a hue of 0.1, greyscale, blur with p 0.5.
-
-    Source: Chen et al. 2020 (MoCo v2), section 3, and the official code's ``main_moco.py`` with
-    ``--aug-plus``. sigma is the radius of PIL's blur there, see `ViewRecipe.kernel_size`.
-    """
-    return ViewRecipe(
-        size,
-        crop_scale=(0.2, 1.0),
-        flip_probability=0.5,
-        jitter=(0.4, 0.4, 0.4, 0.1),
-        jitter_probability=0.8,
-        gray_probability=0.2,
-        blur_probability=0.5,
-    )
-
-
-def simclr(size: int, strength: float = 1.0) -> ViewRecipe:
-    """SimCLR at colour ``strength`` 1.0 (the ImageNet default; CIFAR-10 used 0.5 and no blur).
-
-    Source: Chen et al. 2020 (SimCLR), appendix A: scale (0.08, 1), jitter (0.8, 0.8, 0.8, 0.2)
-    times the strength with p 0.8, greyscale 0.2, blur with p 0.5, sigma in (0.1, 2) and a kernel
-    of a tenth of the side. The published TensorFlow code does not normalise; here the ImageNet
-    statistics are used as in the PyTorch ports.
-    """
-    return ViewRecipe(
-        size,
-        crop_scale=(0.08, 1.0),
-        flip_probability=0.5,
-        jitter=(0.8 * strength, 0.8 * strength, 0.8 * strength, 0.2 * strength),
-        jitter_probability=0.8,
-        gray_probability=0.2,
-        blur_probability=0.5,
-        blur_kernel=_tenth_of(size),
-    )
-
-
-def byol(size: int) -> tuple[ViewRecipe, ViewRecipe]:
-    """BYOL's two views: blur with p 1.0 and 0.1, solarise with p 0.0 and 0.2.
-
-    Source: Grill et al. 2020 (BYOL), appendix B, table 6: bicubic crops of scale (0.08, 1), jitter
-    (0.4, 0.4, 0.2, 0.1) with p 0.8, greyscale 0.2. The jitter has torchvision's semantics, like
-    the PyTorch ports; DeepMind's own code adds to the brightness, takes the contrast about each
-    channel's mean and scales the saturation in HSV. The blur there pads with zeros.
-    """
-    views = (
-        ViewRecipe(
-            size,
-            crop_scale=(0.08, 1.0),
-            interpolation="bicubic",
-            flip_probability=0.5,
-            jitter=(0.4, 0.4, 0.2, 0.1),
-            jitter_probability=0.8,
-            gray_probability=0.2,
-            blur_probability=blur,
-            blur_kernel=_tenth_of(size),
-            solarize_probability=solarize,
-        )
-        for blur, solarize in ((1.0, 0.0), (0.1, 0.2))
-    )
-    first, second = views
-    return first, second
-
-
-def swav(size: int, small_size: int, small_crops: int = 6) -> tuple[ViewRecipe, ...]:
-    """SwAV's multi-crop: two crops of most of an image, then small ones of small parts of it.
-
-    Source: Caron et al. 2020 (SwAV), section 3.2, and the official code's
-    ``multicropdataset.py``: ``swav(224, 96)``, scales (0.14, 1) and (0.05, 0.14), jitter
-    (0.8, 0.8, 0.8, 0.2) with p 0.8, greyscale 0.2, blur with p 0.5 and PIL's radius, see
-    `ViewRecipe.kernel_size`. The code divides red by 0.228, here by ImageNet's 0.229.
-    """
-    large, small = (
-        ViewRecipe(
-            side,
-            crop_scale=scale,
-            flip_probability=0.5,
-            jitter=(0.8, 0.8, 0.8, 0.2),
-            jitter_probability=0.8,
-            gray_probability=0.2,
-            blur_probability=0.5,
-        )
-        for side, scale in ((size, (0.14, 1.0)), (small_size, (0.05, 0.14)))
-    )
-    return (large,) * 2 + (small,) * small_crops
-
-
-def crop_and_flip(size: int, scale: tuple[float, float] = (0.08, 1.0)) -> ViewRecipe:
-    """Random crop and flip only: supervised training and the linear probe.
-
-    Source: Szegedy et al. 2015 as in torchvision's ImageNet reference and the official MoCo code's
-    ``main_lincls.py``; the scale is `RandomResizedCrop`'s default.
-    """
-    return ViewRecipe(size, crop_scale=scale, flip_probability=0.5)
-
-
-def center(size: int, resize: int | None = None) -> ViewRecipe:
-    """Resize the short side and cut out the centre: the view that is tested on, nothing random.
-
-    ``resize`` is in pixels, by default ``size``; ImageNet's convention is ``center(224, 256)``.
-    """
-    return ViewRecipe(size, resize=resize)
-
-
-def _tenth_of(size: int) -> int:
-    # 224: 23, 96: 9, 32: 3, as in SimCLR's and BYOL's published code.
-    return 2 * (size // 20) + 1

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from retable.random import uniform
+from retable.views.rand_augment import draw_operations
 from retable.views.recipe import ViewRecipe
 
 # One image owns this many counters; the unused ones are room for steps that do not exist yet.
@@ -44,6 +45,10 @@ class ViewParameters:
         gray: (B,) bool.
         blur_sigma: (B,) float32, in pixels of the view, 0 for no blur.
         solarize: (B,) bool.
+        operations: (B, n) int64, of RandAugment's n layers (0 without it), positions in
+            `retable.views.rand_augment.OPERATIONS` or its ``SKIPPED``.
+        arguments: (B, n) float32, of these operations.
+        bicubic: (B, n) bool, the filter of geometric ones, else bilinear.
     """
 
     crops: Tensor
@@ -56,6 +61,9 @@ class ViewParameters:
     gray: Tensor
     blur_sigma: Tensor
     solarize: Tensor
+    operations: Tensor
+    arguments: Tensor
+    bicubic: Tensor
 
     def __len__(self) -> int:
         return len(self.crops)
@@ -105,6 +113,7 @@ def sample_parameters(
     lowest = torch.cat([(1 - strengths[:3]).clamp_(min=0), -strengths[3:]])
     low, high = recipe.blur_sigma
     sigma = low + (high - low) * draws[:, _SIGMA]
+    operations, arguments, bicubic = draw_operations(recipe.rand_augment, key, indices)
     return ViewParameters(
         crops=crops,
         resized=resized,
@@ -116,6 +125,9 @@ def sample_parameters(
         gray=draws[:, _GRAY] < recipe.gray_probability,
         blur_sigma=sigma * (draws[:, _BLUR] < recipe.blur_probability),
         solarize=draws[:, _SOLARIZE] < recipe.solarize_probability,
+        operations=operations,
+        arguments=arguments,
+        bicubic=bicubic,
     )
 
 

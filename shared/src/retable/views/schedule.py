@@ -5,6 +5,9 @@ the grey image; here they are called blends, and one pass with per-sample coeffi
 them. Hue is the odd one out. It is applied to all jittered samples at once, between up to three
 blends before it and the rest after it. Sorted by the number of blends before the hue, the samples
 that take part in a pass are neighbours, and the pass works on a slice.
+
+Whatever RandAugment draws, each of its layers is eight steps (`rand_augment.layer_strengths`), each
+on the samples that drew it.
 """
 
 from __future__ import annotations
@@ -15,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from retable.views.rand_augment import layer_strengths
 from retable.views.recipe import ViewRecipe
 from retable.views.sampling import ViewParameters
 
@@ -28,7 +32,7 @@ class Subset:
 
     Attributes:
         rows: (n,) int64, or None for all B, when a strength of 0 must mean no change.
-        strength: (n,) float32.
+        strength: (n, ...) float32.
     """
 
     rows: Tensor | None
@@ -55,6 +59,7 @@ class Schedule:
         gray: greyscale, strength 1 (or 0).
         blur: Gaussian blur, the strength is sigma.
         solarize: strength 1 (or 0).
+        layers: of RandAugment, each the steps by name.
     """
 
     order: Tensor | None
@@ -66,6 +71,7 @@ class Schedule:
     gray: Subset
     blur: Subset
     solarize: Subset
+    layers: tuple[dict[str, Subset], ...]
 
     def to(self, device: torch.device) -> Schedule:
         """Copy to a device without waiting for it."""
@@ -78,6 +84,10 @@ class Schedule:
 def _moved(value: Any, device: torch.device) -> Any:
     if isinstance(value, Subset):
         return Subset(_moved(value.rows, device), _moved(value.strength, device))
+    if isinstance(value, dict):
+        return {name: _moved(subset, device) for name, subset in value.items()}
+    if isinstance(value, tuple):
+        return tuple(_moved(part, device) for part in value)
     if isinstance(value, Tensor):
         pinned = value.pin_memory() if device.type == "cuda" else value
         return pinned.to(device, non_blocking=True)
@@ -102,16 +112,33 @@ def schedule(
     after = jitter[:, None] & ~before
     blends = _coefficients(parameters, torch.stack([before, after]))
     shift = 6 * parameters.jitter_factors[:, _HUE] * jitter
-    steps = (parameters.gray.float(), parameters.blur_sigma, parameters.solarize.float())
-    if fixed_shapes:
-        jittered = count if max(recipe.jitter) > 0 else 0
-        everyone = (Subset(None, strength) for strength in steps)
-        return Schedule(None, None, jittered, (count,) * BLENDS, blends, shift, *everyone)
-    order = torch.where(jitter, BLENDS - hue_place, BLENDS + 1).argsort(stable=True)
-    jittered, *counts = torch.cat([jitter[:, None], before], dim=1).sum(dim=0).tolist()
-    subsets = (_subset(strength[order]) for strength in steps)
+    order: Tensor | None = None
+    chosen: Tensor | slice = slice(None)
+    jittered, counts = (count if max(recipe.jitter) > 0 else 0), [count] * BLENDS
+    if not fixed_shapes:
+        chosen = order = torch.where(jitter, BLENDS - hue_place, BLENDS + 1).argsort(stable=True)
+        jittered, *counts = torch.cat([jitter[:, None], before], dim=1).sum(dim=0).tolist()
+
+    def subset(applies: Tensor, strength: Tensor) -> Subset:
+        """Take the samples that a step applies to, or all, whose strength then must be neutral."""
+        if order is None:
+            return Subset(None, strength)
+        rows = applies[order].nonzero()[:, 0]
+        return Subset(rows, strength[order][rows])
+
+    columns = (parameters.operations.T, parameters.arguments.T, parameters.bicubic.T)
+    layers = (layer_strengths(*layer, size=recipe.size) for layer in zip(*columns, strict=True))
     return Schedule(
-        order, order.argsort(), jittered, tuple(counts), blends[..., order], shift[order], *subsets
+        order=order,
+        restore=None if order is None else order.argsort(),
+        jittered=jittered,
+        before=tuple(counts),
+        blends=blends[..., chosen],
+        shift=shift[chosen],
+        gray=subset(parameters.gray, parameters.gray.float()),
+        blur=subset(parameters.blur_sigma > 0, parameters.blur_sigma),
+        solarize=subset(parameters.solarize, parameters.solarize.float()),
+        layers=tuple({name: subset(*drawn) for name, drawn in layer.items()} for layer in layers),
     )
 
 
@@ -123,8 +150,3 @@ def _coefficients(parameters: ViewParameters, takes_part: Tensor) -> Tensor:
     rest = 1 - factors
     coefficients = [factors, rest * (operations == _SATURATION), rest * (operations == _CONTRAST)]
     return torch.stack(coefficients).permute(1, 3, 0, 2).contiguous()
-
-
-def _subset(strength: Tensor) -> Subset:
-    rows = strength.nonzero()[:, 0]
-    return Subset(rows, strength[rows])

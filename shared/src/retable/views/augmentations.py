@@ -1,0 +1,162 @@
+"""The papers' augmentations, as view recipes."""
+
+from __future__ import annotations
+
+from retable.views.recipe import ViewRecipe
+
+
+def moco_v1(size: int) -> ViewRecipe:
+    """MoCo v1: greyscale first, then jitter always and with a hue of 0.4, no blur.
+
+    Source: He et al. 2020 (MoCo), section 3.3 "Technical details", and the official code's
+    ``main_moco.py`` without ``--aug-plus``. The official order puts the flip after the jitter,
+    which is the same.
+    """
+    return ViewRecipe(
+        size,
+        crop_scale=(0.2, 1.0),
+        flip_probability=0.5,
+        jitter=(0.4, 0.4, 0.4, 0.4),
+        jitter_probability=1.0,
+        jitter_position="after_gray",
+        gray_probability=0.2,
+    )
+
+
+def moco_v2(size: int) -> ViewRecipe:
+    """MoCo v2: jitter with p 0.8 and a hue of 0.1, greyscale, blur with p 0.5.
+
+    Source: Chen et al. 2020 (MoCo v2), section 3, and the official code's ``main_moco.py`` with
+    ``--aug-plus``. sigma is the radius of PIL's blur there, see `ViewRecipe.kernel_size`.
+    """
+    return ViewRecipe(
+        size,
+        crop_scale=(0.2, 1.0),
+        flip_probability=0.5,
+        jitter=(0.4, 0.4, 0.4, 0.1),
+        jitter_probability=0.8,
+        gray_probability=0.2,
+        blur_probability=0.5,
+    )
+
+
+def simclr(size: int, strength: float = 1.0) -> ViewRecipe:
+    """SimCLR at colour ``strength`` 1.0 (the ImageNet default; CIFAR-10 used 0.5 and no blur).
+
+    Source: Chen et al. 2020 (SimCLR), appendix A: scale (0.08, 1), jitter (0.8, 0.8, 0.8, 0.2)
+    times the strength with p 0.8, greyscale 0.2, blur with p 0.5, sigma in (0.1, 2) and a kernel
+    of a tenth of the side. The published TensorFlow code does not normalise; here the ImageNet
+    statistics are used as in the PyTorch ports.
+    """
+    return ViewRecipe(
+        size,
+        crop_scale=(0.08, 1.0),
+        flip_probability=0.5,
+        jitter=(0.8 * strength, 0.8 * strength, 0.8 * strength, 0.2 * strength),
+        jitter_probability=0.8,
+        gray_probability=0.2,
+        blur_probability=0.5,
+        blur_kernel=_tenth_of(size),
+    )
+
+
+def byol(size: int) -> tuple[ViewRecipe, ViewRecipe]:
+    """BYOL's two views: blur with p 1.0 and 0.1, solarise with p 0.0 and 0.2.
+
+    Source: Grill et al. 2020 (BYOL), appendix B, table 6: bicubic crops of scale (0.08, 1), jitter
+    (0.4, 0.4, 0.2, 0.1) with p 0.8, greyscale 0.2. The jitter has torchvision's semantics, like
+    the PyTorch ports; DeepMind's own code adds to the brightness, takes the contrast about each
+    channel's mean and scales the saturation in HSV. The blur there pads with zeros.
+    """
+    views = (
+        ViewRecipe(
+            size,
+            crop_scale=(0.08, 1.0),
+            interpolation="bicubic",
+            flip_probability=0.5,
+            jitter=(0.4, 0.4, 0.2, 0.1),
+            jitter_probability=0.8,
+            gray_probability=0.2,
+            blur_probability=blur,
+            blur_kernel=_tenth_of(size),
+            solarize_probability=solarize,
+        )
+        for blur, solarize in ((1.0, 0.0), (0.1, 0.2))
+    )
+    first, second = views
+    return first, second
+
+
+def swav(size: int, small_size: int, small_crops: int = 6) -> tuple[ViewRecipe, ...]:
+    """SwAV's multi-crop: two crops of most of an image, then small ones of small parts of it.
+
+    Source: Caron et al. 2020 (SwAV), section 3.2, and the official code's
+    ``multicropdataset.py``: ``swav(224, 96)``, scales (0.14, 1) and (0.05, 0.14), jitter
+    (0.8, 0.8, 0.8, 0.2) with p 0.8, greyscale 0.2, blur with p 0.5 and PIL's radius, see
+    `ViewRecipe.kernel_size`. The code divides red by 0.228, here by ImageNet's 0.229.
+    """
+    large, small = (
+        ViewRecipe(
+            side,
+            crop_scale=scale,
+            flip_probability=0.5,
+            jitter=(0.8, 0.8, 0.8, 0.2),
+            jitter_probability=0.8,
+            gray_probability=0.2,
+            blur_probability=0.5,
+        )
+        for side, scale in ((size, (0.14, 1.0)), (small_size, (0.05, 0.14)))
+    )
+    return (large,) * 2 + (small,) * small_crops
+
+
+def infomin(size: int) -> ViewRecipe:
+    """InfoMin's view: strong jitter with p 0.8, blur with p 0.5, RandAugment, greyscale.
+
+    Source: augmentation "D" of PyContrast, the official code of Tian et al. 2020 (InfoMin), with
+    the crops of methods that have a queue: scale (0.2, 1), jitter (0.8, 0.8, 0.8, 0.2), blur with
+    23 taps at 224 pixels, here a tenth of the side, RandAugment with n 2, magnitude 10 and standard
+    deviation 0.5, greyscale 0.2, in this order.
+    """
+    return ViewRecipe(
+        size,
+        crop_scale=(0.2, 1.0),
+        flip_probability=0.5,
+        jitter=(0.8, 0.8, 0.8, 0.2),
+        jitter_probability=0.8,
+        gray_probability=0.2,
+        blur_probability=0.5,
+        blur_kernel=_tenth_of(size),
+        rand_augment=(2, 10.0, 0.5),
+    )
+
+
+def jigsaw(size: int = 255) -> ViewRecipe:
+    """InfoMin's view that is cut into a jigsaw: large crops and flips, colours untouched.
+
+    Source: PyContrast, the official code of Tian et al. 2020 (InfoMin): scale (0.6, 1), 255 pixels
+    for 3 x 3 cells of 85.
+    """
+    return crop_and_flip(size, (0.6, 1.0))
+
+
+def crop_and_flip(size: int, scale: tuple[float, float] = (0.08, 1.0)) -> ViewRecipe:
+    """Random crop and flip only: supervised training and the linear probe.
+
+    Source: Szegedy et al. 2015 as in torchvision's ImageNet reference and the official MoCo code's
+    ``main_lincls.py``; the scale is `RandomResizedCrop`'s default.
+    """
+    return ViewRecipe(size, crop_scale=scale, flip_probability=0.5)
+
+
+def center(size: int, resize: int | None = None) -> ViewRecipe:
+    """Resize the short side and cut out the centre: the view that is tested on, nothing random.
+
+    ``resize`` is in pixels, by default ``size``; ImageNet's convention is ``center(224, 256)``.
+    """
+    return ViewRecipe(size, resize=resize)
+
+
+def _tenth_of(size: int) -> int:
+    # 224: 23, 96: 9, 32: 3, as in SimCLR's and BYOL's published code.
+    return 2 * (size // 20) + 1

@@ -1,0 +1,91 @@
+"""Operations on the levels of 8-bit images that leave every pixel in its place.
+
+Levels are whole numbers from 0 to 255, held as float32 and with the channels apart, (3, B, S, S).
+Every operation gives what Pillow gives, rounding included, and works on all samples at once, each
+with its own strength.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def look_up(levels: Tensor, tables: Tensor) -> Tensor:
+    """Replace every level of a sample by an entry of its table.
+
+    Args:
+        levels: (3, B, S, S).
+        tables: (B, 256), or (3, B, 256) with one for each channel.
+    """
+    entries = tables.to(levels.dtype).expand(len(levels), -1, -1)
+    return entries.gather(2, levels.flatten(2).long()).view_as(levels)
+
+
+def autocontrast(levels: Tensor, strength: Tensor) -> Tensor:
+    """Stretch each channel to [0, 255], ``ImageOps.autocontrast``; strength (B,) 1 or 0.
+
+    A channel of one level stays.
+    """
+    low, high = (bound[..., None].double() for bound in levels.flatten(2).aminmax(dim=2))
+    places = _places(levels)
+    # In double precision and in this order: elsewhere 255 would become 254 here and there.
+    scale = 255 / (high - low).clamp(min=1)
+    table = (places * scale - low * scale).trunc().clamp(0, 255)
+    return look_up(levels, _where(strength, high > low, table, places))
+
+
+def equalize(levels: Tensor, strength: Tensor) -> Tensor:
+    """Flatten each channel's histogram, ``ImageOps.equalize``; strength (B,) 1 or 0."""
+    pixels = levels.flatten(2).long()
+    counts = pixels.new_zeros(*levels.shape[:2], 256)
+    counts.scatter_add_(2, pixels, torch.ones_like(pixels))
+    of_highest = counts.gather(2, pixels.amax(dim=2, keepdim=True))
+    step = (pixels.shape[2] - of_highest) // 255
+    below = counts.cumsum(dim=2) - counts
+    table = ((below + step // 2) // step.clamp(min=1)).clamp(max=255)
+    return look_up(levels, _where(strength, step > 0, table, _places(levels)))
+
+
+def contrast(levels: Tensor, factor: Tensor) -> Tensor:
+    """Blend with the rounded mean of the grey image, ``ImageEnhance.Contrast``; factor (B,)."""
+    mean = _gray(levels).mean(dim=(1, 2), dtype=torch.float64).add_(0.5).floor_()
+    return _blend(mean.to(levels.dtype)[:, None, None], levels, factor)
+
+
+def color(levels: Tensor, factor: Tensor) -> Tensor:
+    """Blend with the grey image, ``ImageEnhance.Color``; factor (B,)."""
+    return _blend(_gray(levels), levels, factor)
+
+
+def sharpness(levels: Tensor, factor: Tensor) -> Tensor:
+    """Blend with the smoothed image, ``ImageEnhance.Sharpness``; factor (B,).
+
+    Smoothed is a pixel's mean with its eight neighbours, itself weighing five times, and on the
+    border the pixel itself.
+    """
+    rows = levels[:, :, :-2] + levels[:, :, 1:-1] + levels[:, :, 2:]
+    sums = rows[..., :-2] + rows[..., 1:-1] + rows[..., 2:] + 4 * levels[:, :, 1:-1, 1:-1]
+    smoothed = levels.clone()
+    smoothed[:, :, 1:-1, 1:-1] = sums.div_(13).add_(0.5).floor_()
+    return _blend(smoothed, levels, factor)
+
+
+def _gray(levels: Tensor) -> Tensor:
+    """(3, B, S, S) -> (B, S, S) with ITU-R 601-2 weights in 16 bits, exact in float32."""
+    red, green, blue = levels.unbind()
+    return (red * 19595 + green * 38470 + blue * 7471 + 32768).div_(65536).floor_()
+
+
+def _blend(degenerate: Tensor, levels: Tensor, factor: Tensor) -> Tensor:
+    """Move from the degenerate image to this one, and beyond it where the factor exceeds 1."""
+    return (factor[:, None, None] * (levels - degenerate)).add_(degenerate).clamp_(0, 255).floor_()
+
+
+def _places(levels: Tensor) -> Tensor:
+    return torch.arange(256, device=levels.device)
+
+
+def _where(strength: Tensor, holds: Tensor, table: Tensor, places: Tensor) -> Tensor:
+    """Return tables (3, B, 256) where the strength is 1 and the condition (3, B, 1) holds."""
+    return torch.where((strength > 0)[:, None] & holds, table, places.to(table.dtype))
