@@ -7,6 +7,7 @@ variant costs next to nothing.
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -86,4 +87,5 @@ def _lengths(query: Tensor, negatives: Tensor, weight: Tensor | float) -> Tensor
         others = (1 - weight).square() @ negatives.square().T
     else:
         others = (1 - weight) ** 2 * negatives.square().sum(dim=1)
-    return (own + 2 * crossed + others).sqrt()
+    # What rounding leaves of a query and its opposite has no direction.
+    return (own + 2 * crossed + others).clamp(min=torch.finfo(own.dtype).eps).sqrt()

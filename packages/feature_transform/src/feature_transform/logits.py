@@ -18,6 +18,7 @@ from feature_transform.hard_negatives import hard_negative_scores
 from feature_transform.negatives import mix_negatives, mixed_cosines
 from feature_transform.positives import extrapolate_positives
 from feature_transform.recipe import TransformRecipe
+from retable.errors import UserError
 
 
 def transformed_logits(
@@ -29,6 +30,9 @@ def transformed_logits(
     positions: Tensor | None = None,
 ) -> Tensor:
     """Return the logits of transformed pairs and negatives, the positive in column 0.
+
+    Computed in float32 at least, whatever autocast does around it: extrapolated scores divided by
+    the temperature reach -129, and neighbours among them are one number in half precision.
 
     Args:
         query: (B, D) unit rows, with gradient.
@@ -42,18 +46,33 @@ def transformed_logits(
     Returns:
         (B, 1 + K), **not** divided by the temperature.
 
+    Raises:
+        UserError: shapes do not fit, or `TransformRecipe.draw_group` does not fit B.
+
     >>> from torch.nn.functional import normalize
     >>> query, key, queue = (normalize(torch.randn(n, 8), dim=1) for n in (2, 2, 16))
     >>> transformed_logits(query, key, queue, TransformRecipe(), draw_key=5).shape
     torch.Size([2, 17])
     """
+    if query.ndim != 2 or key.shape != query.shape or queue.shape[1:] != query.shape[1:]:
+        shapes = ", ".join(str(tuple(features.shape)) for features in (query, key, queue))
+        raise UserError(
+            f"Query, key and queue of shapes {shapes} do not fit: pass (B, D), (B, D) and (K, D)."
+        )
     if positions is None:
         positions = torch.arange(len(query), device=query.device)
-    moved, moved_key = transformed_pair(query, key, transform, draw_key, positions)
-    positive = (moved * moved_key).sum(dim=1, keepdim=True)
-    scored = moved if transform.negatives_see == "extrapolated" else query
-    scores = transformed_scores(scored, query, queue, transform, draw_key, positions)
-    return torch.cat([positive, scores], dim=1)
+    with torch.autocast(query.device.type, enabled=False):
+        query, key, queue = (_in_float32(features) for features in (query, key, queue))
+        moved, moved_key = transformed_pair(query, key, transform, draw_key, positions)
+        positive = (moved * moved_key).sum(dim=1, keepdim=True)
+        scored = moved if transform.negatives_see == "extrapolated" else query
+        scores = transformed_scores(scored, query, queue, transform, draw_key, positions)
+        return torch.cat([positive, scores], dim=1)
+
+
+def _in_float32(features: Tensor) -> Tensor:
+    """Widen half precision; leave float32 and float64."""
+    return features.to(torch.promote_types(features.dtype, torch.float32))
 
 
 def transformed_pair(

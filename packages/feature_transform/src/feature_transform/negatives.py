@@ -36,7 +36,8 @@ def mix_negatives(
     >>> mix_negatives(rows, torch.tensor([1, 0, 3, 2]), 0.5)[0]
     tensor([0.5000, 0.5000, 0.0000, 0.0000])
     """
-    weight = torch.as_tensor(weight, dtype=negatives.dtype, device=negatives.device)
+    if isinstance(weight, Tensor):
+        weight = weight.to(negatives.dtype)
     # In place on the gathered rows: with a large queue, another allocation costs more than the mix.
     mixed = negatives.index_select(0, partners).lerp_(negatives, weight)
     return F.normalize(mixed, dim=1) if renormalise else mixed
@@ -68,9 +69,12 @@ def mixed_cosines(
     >>> mixed_cosines(torch.tensor([[1.0, 0.0]]), torch.tensor([1, 0]), 0.75)
     tensor([[0.7500, 0.2500]])
     """
-    weight = torch.as_tensor(weight, dtype=cosines.dtype, device=cosines.device)
+    if isinstance(weight, Tensor):
+        weight = weight.to(cosines.dtype)
     chosen = cosines[:, partners] if partners.ndim == 1 else cosines.gather(1, partners)
     mixed = torch.lerp(chosen, cosines, weight)
     if partner_cosines is None:
         return mixed
-    return mixed / (1 - 2 * weight * (1 - weight) * (1 - partner_cosines)).sqrt()
+    squared = 1 - 2 * weight * (1 - weight) * (1 - partner_cosines)
+    # What rounding leaves of a negative and its opposite has no direction.
+    return mixed / squared.clamp(min=torch.finfo(mixed.dtype).eps).sqrt()

@@ -3,12 +3,25 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from retable.errors import UserError
 from retable.methods.method import Progress
+from retable.random import BETA_PARAMETERS
 
+Positives = Literal["none", "extrapolate"]
+Negatives = Literal["none", "interpolate", "extrapolate", "hard"]
+Side = Literal["query", "negative"]
 Level = Literal["batch", "sample", "dimension"]
+Seen = Literal["extrapolated", "raw"]
+
+_CHOICES = {
+    "positives": get_args(Positives),
+    "negatives": get_args(Negatives),
+    "hard_weight_on": get_args(Side),
+    "level": get_args(Level),
+    "negatives_see": get_args(Seen),
+}
 
 
 @dataclass(frozen=True)
@@ -46,29 +59,31 @@ class TransformRecipe:
         UserError: a value out of range, named.
     """
 
-    positives: Literal["none", "extrapolate"] = "extrapolate"
-    negatives: Literal["none", "interpolate", "extrapolate", "hard"] = "interpolate"
+    positives: Positives = "extrapolate"
+    negatives: Negatives = "interpolate"
     alpha_ex: float = 2.0
     alpha_in: float = 1.6
     hard_beta: tuple[float, float] = (2.0, 1.0)
-    hard_weight_on: Literal["query", "negative"] = "query"
+    hard_weight_on: Side = "query"
     level: Level = "batch"
     draw_group: int | None = None
     renormalise: bool = False
     start_epoch: float = 0.0
-    negatives_see: Literal["extrapolated", "raw"] = "extrapolated"
+    negatives_see: Seen = "extrapolated"
     single_target_elementwise: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "hard_beta", tuple(self.hard_beta))  # JSON has no tuples
+        for name, choices in _CHOICES.items():
+            value = getattr(self, name)
+            _require(value in choices, name, value, f"one of {', '.join(choices)}")
+        smallest, largest = BETA_PARAMETERS
+        drawable = f"between {smallest:g} and {largest:g}"
         for name in ("alpha_ex", "alpha_in"):
-            _require(getattr(self, name) > 0, name, getattr(self, name), "a positive number")
-        _require(
-            len(self.hard_beta) == 2 and min(self.hard_beta) > 0,
-            "hard_beta",
-            self.hard_beta,
-            "two positive numbers",
-        )
+            value = getattr(self, name)
+            _require(smallest <= value <= largest, name, value, f"a number {drawable}")
+        fits = len(self.hard_beta) == 2 and all(smallest <= x <= largest for x in self.hard_beta)
+        _require(fits, "hard_beta", self.hard_beta, f"two numbers {drawable}")
         if self.draw_group is not None:
             _require(self.draw_group >= 1, "draw_group", self.draw_group, "at least one row")
         _require(self.start_epoch >= 0, "start_epoch", self.start_epoch, "an epoch from 0 on")
@@ -82,7 +97,8 @@ class TransformRecipe:
     def active(self, progress: Progress) -> bool:
         """Whether this step is transformed: anything is to be, and the start epoch has come."""
         transforms = self.positives != "none" or self.negatives != "none"
-        return transforms and progress.step >= self.start_epoch * progress.steps_per_epoch
+        # Divided, not multiplied: 0.07 of 100 steps would round to a little more than 7.
+        return transforms and progress.step / progress.steps_per_epoch >= self.start_epoch
 
 
 def _require(holds: bool, name: str, value: object, expected: str) -> None:
