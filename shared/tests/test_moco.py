@@ -125,6 +125,22 @@ def test_proxy_accuracy_is_the_share_of_queries_whose_key_outranks_the_queue() -
     assert metrics["queue_full_step"] == 2
 
 
+def test_the_trace_is_of_raw_scores_with_every_row_whatever_the_loss_sees() -> None:
+    for oracle in (False, True):
+        moco, batch = make_moco(oracle=oracle), make_batch(labels=[7, 1, 7, 1])
+        moco.queue.enqueue(moco.queue.rows.clone(), torch.arange(8))
+        queries, keys = moco.queries(batch.views[0]).detach(), moco.keys(batch.views[1], batch)
+        scores = (queries @ moco.queue.rows.T).double()
+        expected = {
+            "positive_mean": float((queries * keys).sum(1).mean()),
+            "negative_mean": float(scores.mean()),
+            "negative_variance": float(scores.var(dim=1).mean()),
+        }
+        trace = moco(batch).trace
+        assert {name: float(value) for name, value in trace.items()} == pytest.approx(expected)
+        assert not any(v.requires_grad for v in trace.values() if isinstance(v, Tensor))
+
+
 def test_a_state_saved_and_loaded_continues_to_the_bit() -> None:
     def train(moco: MoCo, steps: range) -> None:
         optimizer = torch.optim.SGD([p for p in moco.parameters() if p.requires_grad], lr=0.1)

@@ -5,9 +5,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import nn
 
 from retable.errors import UserError
 from retable.queues import KeyQueue
+from retable.random import normal
 
 
 @settings(max_examples=200, deadline=None)
@@ -50,6 +52,50 @@ def test_a_loaded_queue_continues_exactly(size: int, before: list[int], after: l
     push(resumed, after, len(before))
     assert torch.equal(resumed.rows, straight.rows)
     assert (resumed.pointer, resumed.filled) == (straight.pointer, straight.filled)
+
+
+def assert_moments_are_those_of_the_rows(queue: KeyQueue) -> None:
+    rows = queue.rows.double()
+    size, mean, products = queue.moments
+    assert size == len(rows)
+    assert mean.dtype == products.dtype == torch.float64
+    torch.testing.assert_close(mean, rows.mean(0), rtol=0, atol=1e-14)
+    expected = torch.einsum("ki,kj->ij", rows, rows) / size
+    torch.testing.assert_close(products, expected, rtol=0, atol=1e-14)
+
+
+@settings(max_examples=100, deadline=None)
+@given(size=st.integers(1, 40), data=st.data())
+def test_the_moments_are_those_of_all_rows_after_any_batches_and_restarts(
+    size: int, data: st.DataObject
+) -> None:
+    queue = KeyQueue(size, 3, key=5)
+    assert_moments_are_those_of_the_rows(queue)
+    for step, count in enumerate(data.draw(st.lists(st.integers(0, size), max_size=30))):
+        queue.enqueue(nn.functional.normalize(normal(step, torch.arange(3 * count).view(-1, 3))))
+        if data.draw(st.booleans()):
+            loaded = KeyQueue(size, 3, key=6)
+            loaded.load_state_dict(queue.state_dict())
+            assert all(map(torch.equal, loaded.moments[1:], queue.moments[1:]))
+            queue = loaded
+    assert_moments_are_those_of_the_rows(queue)
+
+
+def test_moments_do_not_drift_however_long_the_queue_is_in_use() -> None:
+    queue = KeyQueue(100, 4, key=0)
+    keys = nn.functional.normalize(normal(1, torch.arange(64 * 7 * 4).view(64, 7, 4)), dim=2)
+    for step in range(3000):
+        queue.enqueue(keys[step % 64])
+    assert_moments_are_those_of_the_rows(queue)
+
+
+def test_keys_that_were_not_finite_leave_the_moments_with_the_queue() -> None:
+    queue = KeyQueue(6, 2, key=0)
+    queue.enqueue(torch.full((4, 2), torch.nan))
+    assert queue.moments.mean.isnan().any()
+    for _ in range(3):
+        queue.enqueue(torch.ones(4, 2))
+    assert_moments_are_those_of_the_rows(queue)
 
 
 def test_the_state_survives_safe_files(tmp_path: Path) -> None:

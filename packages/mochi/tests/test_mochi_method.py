@@ -278,6 +278,28 @@ def test_the_warm_up_logs_no_synthetic_metrics() -> None:
     assert not [name for name in metrics if "pairs" in name or "query_mixed" in name]
 
 
+@pytest.mark.parametrize("step", [0, STEPS_PER_EPOCH])
+@pytest.mark.parametrize("oracle", [False, True])
+def test_the_trace_tells_raw_scores_from_those_that_the_loss_saw(oracle: bool, step: int) -> None:
+    mochi = replace(RECIPE, oracle=oracle).build(Pixels(), 3)
+    mochi.queue.enqueue(mochi.queue.rows.clone(), torch.arange(32) % 3)
+    logits, queries = (x.detach() for x in cosines_of_step(mochi, step)[:2])
+    seen = [row[1:][row[1:].isfinite()].double() for row in logits]
+    raw = (queries @ mochi.queue.rows.T).double()
+    expected = {
+        "positive_mean": float(logits[:, 0].mean()),
+        "negative_mean": float(raw.mean()),
+        "negative_variance": float(raw.var(dim=1).mean()),
+        "transformed_positive_mean": float(logits[:, 0].mean()),
+        "transformed_negative_mean": float(torch.stack([row.mean() for row in seen]).mean()),
+        "transformed_negative_variance": float(torch.stack([row.var() for row in seen]).mean()),
+    }
+    trace = {name: float(value) for name, value in mochi(make_batch(step)).trace.items()}
+    assert trace == pytest.approx(expected, rel=1e-5)
+    as_in_the_queue = trace["negative_mean"] == pytest.approx(trace["transformed_negative_mean"])
+    assert as_in_the_queue == (step == 0 and not oracle)
+
+
 # Processes
 
 

@@ -16,6 +16,7 @@ from mochi.pool import HardPool, check_pool, hardest
 from retable.methods.method import Batch, Metrics, Progress
 from retable.methods.moco import MoCo, MoCoRecipe
 from retable.random import derive_key
+from retable.scores import score_statistics
 
 
 @dataclass(frozen=True)
@@ -119,6 +120,15 @@ class MoCHi(MoCo):
         if self.recipe.analyse:
             metrics |= self._analyse(logits, queries, batch)
         return metrics
+
+    @torch.no_grad()
+    def trace(self, logits: Tensor, queries: Tensor, keys: Tensor, batch: Batch) -> Metrics:
+        """Return the statistics of raw scores and of all that the loss saw, also of synthetic ones.
+
+        Without synthetic negatives they are equal, unless an oracle bars some.
+        """
+        seen = score_statistics(logits[:, 0], logits[:, 1:])
+        return super().trace(logits, queries, keys, batch) | seen.named("transformed_")
 
     def _negatives(self, logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Cut the negatives (B_r, K), (B_r, s), (B_r, s') out of logits, empty where not mixed."""

@@ -2,8 +2,8 @@
 
 A paper that changes which negatives are seen or how they are scored overrides `MoCo.logits`; one
 that changes what a view is overrides `MoCo.queries` or `MoCo.keys`; one that compares features off
-the unit sphere, `MoCo.project`; one that measures more, `MoCo.measure`. The step itself is written
-once, here.
+the unit sphere, `MoCo.project`; one that measures more, `MoCo.measure` or, for curves of single
+steps, `MoCo.trace`. The step itself is written once, here.
 """
 
 from __future__ import annotations
@@ -20,10 +20,12 @@ from retable import distributed
 from retable.batch_norm import shuffled
 from retable.heads import linear_head, mlp_head
 from retable.losses import info_nce
+from retable.methods.measures import embedding_spread, ranking
 from retable.methods.method import Batch, Method, Metrics, Progress, StepOutput
 from retable.momentum import MomentumCopy
 from retable.queues import KeyQueue
 from retable.random import derive_key
+from retable.scores import queue_score_statistics
 
 
 @dataclass(frozen=True)
@@ -127,26 +129,24 @@ class MoCo(Method):
 
     @torch.no_grad()
     def measure(self, logits: Tensor, queries: Tensor, keys: Tensor, batch: Batch) -> Metrics:
-        """Return the scalars to log, from cosines (B_r, 1 + K + ...) of this step.
-
-        ``proxy_accuracy`` is the share of queries whose key outranks every negative. The quantiles
-        of the negatives come from a slice of at most 16 queries and 512 rows: enough for a log, and
-        nothing beside the step.
-        """
-        positives = logits[:, 0]
-        negatives = logits[:16, 1:513].float().flatten()
-        negatives = negatives.masked_fill(negatives.isinf(), -1.0)
-        scores = _quantiles("positive_score", positives) | _quantiles("negative_score", negatives)
+        """Return the scalars to log, from cosines (B_r, 1 + K + ...) of this step."""
         global_batch = len(queries) * distributed.process_count()
-        return scores | {
-            "proxy_accuracy": (positives > logits[:, 1:].amax(dim=1)).float().mean(),
-            "positive_score": positives.mean(),
-            # 1 for directions spread evenly over the sphere, 0 for a collapsed embedding
-            "embedding_spread": queries.std(dim=0).mean() * math.sqrt(queries.shape[1]),
+        return ranking(logits) | {
+            "embedding_spread": embedding_spread(queries),
             "chance_loss": math.log(logits.shape[1]),
             "queue_fill": self.queue.filled / self.queue.size,
             "queue_full_step": math.ceil(self.queue.size / global_batch),
         }
+
+    @torch.no_grad()
+    def trace(self, logits: Tensor, queries: Tensor, keys: Tensor, batch: Batch) -> Metrics:
+        """Return the scalars to keep of every step: the statistics of the raw scores.
+
+        Of all rows of the queue, at the cost of the queue's moments (`retable.scores`), whatever
+        the loss made of them; an heir that scores other pairs adds the statistics of its
+        ``logits`` (B_r, 1 + K + ...) as ``transformed_*``.
+        """
+        return queue_score_statistics(queries, keys, self.queue.moments).named()
 
     def forward(self, batch: Batch) -> StepOutput:
         """Make one step: two views in, the InfoNCE loss out; `after_step` enqueues the keys."""
@@ -158,11 +158,12 @@ class MoCo(Method):
         with torch.autocast(queries.device.type, enabled=False):
             logits = self.logits(queries, keys, batch)
             loss = info_nce(logits, self.temperature)
-        metrics = self.measure(logits.detach(), queries.detach(), keys, batch)
+        seen = (logits.detach(), queries.detach(), keys, batch)
+        metrics, trace = self.measure(*seen), self.trace(*seen)
         if self._unqueued is not None:
             raise RuntimeError("call after_step() between two steps: it enqueues the keys")
         self._unqueued = (keys, batch.labels)
-        return StepOutput(loss, metrics)
+        return StepOutput(loss, metrics, trace)
 
     def after_step(self, progress: Progress) -> None:
         """Enqueue the keys of the step, all processes' in rank order.
@@ -174,10 +175,3 @@ class MoCo(Method):
             keys, labels = self._unqueued
             self.queue.enqueue(distributed.gather(keys), distributed.gather(labels))
             self._unqueued = None
-
-
-def _quantiles(name: str, scores: Tensor) -> Metrics:
-    """Return the 5, 50 and 95 % quantiles of scores (n,), each the nearest score below."""
-    ordered = scores.sort().values  # torch.quantile would send its levels to the device and wait
-    last = len(ordered) - 1
-    return {f"{name}_q{level:02}": ordered[last * level // 100] for level in (5, 50, 95)}

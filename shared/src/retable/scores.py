@@ -1,0 +1,106 @@
+"""Score statistics: what the pairs of a contrastive step look like, in three numbers.
+
+Zhu et al. (ICCV 2021, section 3.1; supplement, section A) watch a training by the mean score of its
+positive pairs and the mean and variance of the scores of its negative pairs, at every step. A score
+is the inner product of two features, a cosine on the unit sphere.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from retable.queues import Moments
+
+
+class ScoreStatistics(NamedTuple):
+    """What the scores of one step look like; 0-dim tensors, float64, without gradient.
+
+    Attributes:
+        positive_mean: mean over queries of the score with their positive.
+        negative_mean: mean over queries of their mean score with negatives.
+        negative_variance: mean over queries of the unbiased variance of their scores with
+            negatives: not the variance of all scores, which also has that between queries.
+    """
+
+    positive_mean: Tensor
+    negative_mean: Tensor
+    negative_variance: Tensor
+
+    def named(self, prefix: str = "") -> dict[str, Tensor | float]:
+        """Return the statistics by name, as scalars for a log.
+
+        >>> list(score_statistics(torch.ones(2), torch.zeros(2, 3)).named("transformed_"))[0]
+        'transformed_positive_mean'
+        """
+        return {f"{prefix}{name}": value for name, value in self._asdict().items()}
+
+
+@torch.no_grad()
+def score_statistics(positives: Tensor, negatives: Tensor) -> ScoreStatistics:
+    """Return the statistics of scores that have been computed.
+
+    Args:
+        positives: (B,) score of each query with its positive.
+        negatives: (B, K) scores with its negatives. -inf is no negative, as in
+            `retable.losses.info_nce`; a query that has none left does not count, and one that has a
+            single one has no variance.
+
+    >>> statistics = score_statistics(torch.ones(2), torch.tensor([[0.0, 1.0], [2.0, 2.0]]))
+    >>> [float(value) for value in statistics]
+    [1.0, 1.25, 0.25]
+    """
+    positives, negatives = (x.float() if x.itemsize < 4 else x for x in (positives, negatives))
+    # Few passes over what may be the largest matrix of a step: x - x is NaN where x is -inf.
+    dropped = (negatives - negatives).nan_to_num_(nan=1.0).sum(dim=1)
+    count = (negatives.shape[1] - dropped).double()
+    sums = _without_dropped(negatives).sum(dim=1)
+    means = sums.double() / count
+    centred = _without_dropped(negatives - means[:, None].to(negatives.dtype))
+    variances = centred.square_().sum(dim=1) / (count - 1)
+    broken = sums.isnan()  # to be seen, not left out
+    return ScoreStatistics(
+        positives.double().mean(),
+        _mean_where((count > 0) | broken, means),
+        _mean_where((count > 1) | broken, variances),
+    )
+
+
+def _without_dropped(scores: Tensor) -> Tensor:
+    """Return scores with 0 in place of -inf."""
+    return scores.nan_to_num(nan=math.nan, posinf=math.inf, neginf=0.0)
+
+
+def _mean_where(kept: Tensor, values: Tensor) -> Tensor:
+    return torch.where(kept, values, 0.0).sum() / kept.sum()
+
+
+@torch.no_grad()
+def queue_score_statistics(queries: Tensor, keys: Tensor, moments: Moments) -> ScoreStatistics:
+    """Return the statistics of raw scores with every row of a queue, without computing the scores.
+
+    With the queue's mean row m and mean outer product M, a query q has the mean score q.m and the
+    variance K / (K - 1) (q^T M q - (q.m)^2): work B D^2 instead of B K D, in float64, for the
+    difference may be small beside its terms.
+
+    Args:
+        queries: (B, D).
+        keys: (B, D), the positive of each query.
+        moments: `retable.queues.KeyQueue.moments`.
+
+    >>> from retable.queues import KeyQueue
+    >>> queue, features = KeyQueue(1024, 16, key=0), torch.eye(16)
+    >>> statistics = queue_score_statistics(features, features, queue.moments)
+    >>> [round(float(value), 1) for value in statistics]  # the variance is about 1 / D
+    [1.0, 0.0, 0.1]
+    """
+    queries, keys = queries.double(), keys.double()
+    covariance = moments.products - torch.outer(moments.mean, moments.mean)
+    unbiased = moments.size / (moments.size - 1) if moments.size > 1 else math.nan
+    variances = ((queries @ covariance) * queries).sum(dim=1).clamp_min(0.0) * unbiased
+    return ScoreStatistics(
+        (queries * keys).sum(dim=1).mean(), (queries @ moments.mean).mean(), variances.mean()
+    )
