@@ -2,11 +2,17 @@
 
 from feature_transform.hard_negatives import hard_negative_scores, mix_with_query
 from feature_transform.logits import transformed_logits
+from feature_transform.moco import MoCoFT, MoCoFTRecipe
 from feature_transform.negatives import mix_negatives, mixed_cosines
 from feature_transform.positives import extrapolate_positives
 from feature_transform.recipe import TransformRecipe
+from feature_transform.simclr import SimCLRFT, SimCLRFTRecipe
 
 __all__ = [
+    "MoCoFT",
+    "MoCoFTRecipe",
+    "SimCLRFT",
+    "SimCLRFTRecipe",
     "TransformRecipe",
     "extrapolate_positives",
     "hard_negative_scores",

@@ -1,0 +1,100 @@
+"""MoCo, version 1 or 2, whose pairs are transformed between the heads and the loss."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from feature_transform.draws import check_draw_group
+from feature_transform.logits import transformed_logits
+from feature_transform.recipe import TransformRecipe
+from retable.errors import UserError
+from retable.methods.method import Batch, Metrics
+from retable.methods.moco import MoCo, MoCoRecipe
+from retable.random import derive_key
+from retable.scores import score_statistics
+
+
+@dataclass(frozen=True)
+class MoCoFTRecipe(MoCoRecipe):
+    """MoCo with feature transformation; MoCo's defaults are version 1's, as in the paper's tables.
+
+    Attributes:
+        momentum: 0.99 on ImageNet-100, 0.999 on ImageNet-1K (supplement, sections B.2 to B.4).
+        transform: what is done to the features.
+        unit_sphere: project the heads' outputs to the unit sphere. Off, features are compared by
+            inner products, and the training collapses (supplement, section F.1 and table 5).
+
+    Raises:
+        UserError: an oracle beside a transformation.
+    """
+
+    momentum: float = 0.99
+    transform: TransformRecipe = field(default_factory=TransformRecipe)
+    unit_sphere: bool = True
+
+    def __post_init__(self) -> None:
+        transformed = (self.transform.positives, self.transform.negatives) != ("none", "none")
+        if self.oracle and transformed:
+            raise UserError(
+                "MoCo's oracle bars raw negatives by their class: expected transform.positives and "
+                "transform.negatives none beside oracle, so switch one of them off."
+            )
+
+    def build(self, encoder: nn.Module, key: int) -> MoCoFT:
+        """Return the method; ``key`` draws the head's weights and the first queue."""
+        return MoCoFT(encoder, self, key)
+
+
+class MoCoFT(MoCo):
+    """Contrast transformed queries with transformed keys and with transformed negatives.
+
+    What is enqueued stays raw. Nothing is drawn before the start epoch, so that a run is plain MoCo
+    until then.
+    """
+
+    def __init__(self, encoder: nn.Module, recipe: MoCoFTRecipe, key: int) -> None:
+        super().__init__(encoder, recipe, key)
+        self.transform = recipe.transform
+        self.unit_sphere = recipe.unit_sphere
+
+    def project(self, raw: Tensor) -> Tensor:
+        """Return heads' outputs (B_r, D) in float32, on the unit sphere if the recipe says so."""
+        return super().project(raw) if self.unit_sphere else raw.float()
+
+    def logits(self, queries: Tensor, keys: Tensor, batch: Batch) -> Tensor:
+        """Return scores (B_r, 1 + K) of the transformed features, the positive first.
+
+        Raises:
+            UserError: `TransformRecipe.draw_group` does not fit B_r; also before the start epoch.
+        """
+        check_draw_group(len(queries), self.transform.draw_group)
+        if not self.transform.active(batch.progress):
+            return super().logits(queries, keys, batch)
+        return transformed_logits(
+            queries,
+            keys,
+            self.queue.rows,
+            self.transform,
+            derive_key(batch.key, "transform"),
+            batch.positions,
+        )
+
+    @torch.no_grad()
+    def measure(self, logits: Tensor, queries: Tensor, keys: Tensor, batch: Batch) -> Metrics:
+        """Return MoCo's scalars, of directions where features are not unit vectors."""
+        if self.unit_sphere:
+            return super().measure(logits, queries, keys, batch)
+        queries, keys = F.normalize(queries, dim=1), F.normalize(keys, dim=1)
+        return super().measure(logits, queries, keys, batch)
+
+    @torch.no_grad()
+    def trace(self, logits: Tensor, queries: Tensor, keys: Tensor, batch: Batch) -> Metrics:
+        """Return the score statistics of raw pairs and, while they are transformed, of those."""
+        raw = super().trace(logits, queries, keys, batch)
+        if not self.transform.active(batch.progress):
+            return raw
+        return raw | score_statistics(logits[:, 0], logits[:, 1:]).named("transformed_")
