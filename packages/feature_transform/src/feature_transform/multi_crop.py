@@ -1,0 +1,53 @@
+"""Several crops of an image through one network: one pass for all crops of one size.
+
+Batch norm so normalises the crops of a size together, as in the official code of SwAV, and a
+group of it (`PretrainRecipe.bn_group`) holds all these crops of its images.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import groupby
+
+import torch
+from torch import Tensor, nn
+
+from retable.batch_norm import rows_per_image
+
+
+def encode_crops(encoder: nn.Module, crops: Sequence[Tensor]) -> Tensor:
+    """Encode V crops of each image, consecutive ones of equal size in one pass.
+
+    Args:
+        encoder: images (n, 3, H, W) -> features (n, F).
+        crops: V tensors (B, 3, H, W), each size in one run.
+
+    Returns:
+        (B, V, F) in the order of the crops.
+
+    >>> crops = [torch.zeros(2, 3, 8, 8), torch.zeros(2, 3, 8, 8), torch.zeros(2, 3, 4, 4)]
+    >>> average = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    >>> encode_crops(average, crops).shape
+    torch.Size([2, 3, 3])
+    """
+    of_one_size = (list(run) for _, run in groupby(crops, key=lambda crop: crop.shape[-2:]))
+    return torch.cat([by_image(encoder, _side_by_side(run)) for run in of_one_size], dim=1)
+
+
+def by_image(network: nn.Module, rows: Tensor) -> Tensor:
+    """Call a network on (B, V, ...), V rows of each image, in one pass; return (B, V, ...).
+
+    >>> by_image(nn.Linear(4, 3), torch.zeros(2, 5, 4)).shape
+    torch.Size([2, 5, 3])
+    """
+    with rows_per_image(network, rows.shape[1]):
+        output: Tensor = network(rows.flatten(0, 1))
+    return output.view(*rows.shape[:2], *output.shape[1:])
+
+
+def _side_by_side(crops: Sequence[Tensor]) -> Tensor:
+    """Stack crops (B, 3, H, W) as (B, V, 3, H, W) in the memory format that they have."""
+    if not crops[0].is_contiguous(memory_format=torch.channels_last):
+        return torch.stack(list(crops), dim=1)
+    by_pixel = torch.stack([crop.permute(0, 2, 3, 1) for crop in crops], dim=1)
+    return by_pixel.permute(0, 1, 4, 2, 3)

@@ -1,0 +1,279 @@
+"""SwAV (Caron et al., NeurIPS 2020), with positive extrapolation of its two large crops.
+
+Each of the first two views is assigned to prototypes, and every other view predicts the
+assignment. The paper's transformation (supplement, section E) moves the two large crops' features
+apart before they meet the prototypes; everything else stays as it is.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from feature_transform.draws import positive_weights
+from feature_transform.multi_crop import by_image, encode_crops
+from feature_transform.positives import extrapolate_positives
+from feature_transform.recipe import TransformRecipe
+from feature_transform.sinkhorn import check_sinkhorn, sinkhorn
+from retable import distributed
+from retable.errors import UserError
+from retable.methods.method import Batch, Method, Metrics, Progress, StepOutput
+from retable.queues import KeyQueue
+from retable.random import derive_key, initialising
+
+ASSIGNING = 2
+"""The first two views are assigned to prototypes; the official code's ``crops_for_assign``."""
+
+
+def _untransformed() -> TransformRecipe:
+    return TransformRecipe(positives="none", negatives="none")
+
+
+@dataclass(frozen=True)
+class SwAVRecipe:
+    """What makes SwAV, besides encoder and crops; defaults from ``swav_200ep_bs256_pretrain.sh``.
+
+    Attributes:
+        prototypes: P, 3000.
+        temperature: tau of the predictions.
+        epsilon: temperature of the assignments.
+        sinkhorn_iterations: of `feature_transform.sinkhorn.sinkhorn`.
+        queue: images of earlier batches, over all processes, whose two large crops share in the
+            assignment; 0: none. The official code rounds it down to a multiple of the batch.
+        queue_start_epoch: the first epoch, from 0, whose features are kept; they are used as soon
+            as the queue is full.
+        frozen_prototype_steps: first steps whose gradient leaves the prototypes alone, one epoch
+            of ImageNet in batches of 256.
+        hidden_dim: width of the projection head's hidden layer.
+        dim: D, dimension of the features that are compared with prototypes.
+        transform: what is done to the large crops' features; negatives there are none.
+
+    Raises:
+        UserError: a value out of range, or negatives are to be transformed.
+    """
+
+    prototypes: int = 3000
+    temperature: float = 0.1
+    epsilon: float = 0.05
+    sinkhorn_iterations: int = 3
+    queue: int = 3840
+    queue_start_epoch: int = 15
+    frozen_prototype_steps: int = 5005
+    hidden_dim: int = 2048
+    dim: int = 128
+    transform: TransformRecipe = field(default_factory=_untransformed)
+
+    def __post_init__(self) -> None:
+        check_sinkhorn(self.epsilon, self.sinkhorn_iterations)
+        if not self.temperature > 0:
+            raise UserError(f"The temperature is {self.temperature}; use a positive number.")
+        for name, least in (("prototypes", 2), ("queue", 0), ("hidden_dim", 1), ("dim", 1)):
+            if getattr(self, name) < least:
+                value = getattr(self, name)
+                raise UserError(f"SwAV's {name} is {value}: expected at least {least}.")
+        if self.transform.negatives != "none":
+            raise UserError(
+                f"SwAV has no negatives to {self.transform.negatives}: expected the "
+                "transformation's negatives to be 'none'."
+            )
+
+    def build(self, encoder: nn.Module, key: int) -> SwAV:
+        """Return the method; ``key`` draws the head's weights and the prototypes."""
+        return SwAV(encoder, self, key)
+
+
+def prediction_losses(scores: Tensor, codes: Tensor, temperature: float) -> Tensor:
+    """Return the cross-entropy of each view's prediction with each assignment, means over images.
+
+    Args:
+        scores: (B, V, P) dot products of the views' features with the prototypes.
+        codes: (B, A, P) assignments, rows that sum to one.
+        temperature: tau of the predictions, softmax(scores / tau).
+
+    Returns:
+        (A, V).
+
+    >>> codes = torch.ones(4, 2, 5) / 5
+    >>> prediction_losses(torch.zeros(4, 3, 5), codes, 0.1) / math.log(5)
+    tensor([[1., 1., 1.],
+            [1., 1., 1.]])
+    """
+    log_predictions = (scores / temperature).log_softmax(dim=2)
+    return -torch.bmm(codes, log_predictions.mT).mean(dim=0)
+
+
+class SwAV(Method):
+    """Predict from each view the assignment of another view of the image.
+
+    Attributes:
+        encoder: images (n, 3, H, W) -> (n, F).
+        head: projection head, (n, F) -> (n, D).
+        prototypes: linear layer without bias, rows of unit length at each step.
+        queue: raw features of earlier batches, first in, first out, each row those of the two large
+            crops of an image; None without queue.
+    """
+
+    encoder_passes = 3.0 * ASSIGNING  # without small crops
+
+    def __init__(self, encoder: nn.Module, recipe: SwAVRecipe, key: int) -> None:
+        super().__init__()
+        self.recipe = recipe
+        self.encoder = encoder
+        features = int(encoder.feature_dim)  # type: ignore[arg-type]
+        with initialising(derive_key(key, "head")):
+            self.head = nn.Sequential(
+                nn.Linear(features, recipe.hidden_dim),
+                nn.BatchNorm1d(recipe.hidden_dim),
+                nn.ReLU(inplace=True),
+                nn.Linear(recipe.hidden_dim, recipe.dim),
+            )
+        with initialising(derive_key(key, "prototypes")):
+            self.prototypes = nn.Linear(recipe.dim, recipe.prototypes, bias=False)
+        width = ASSIGNING * recipe.dim
+        self.queue = (
+            KeyQueue(recipe.queue, width, derive_key(key, "queue")) if recipe.queue else None
+        )
+        self._unqueued: Tensor | None = None
+
+    def encoder_work(self, sizes: Sequence[int]) -> float:
+        """Return 3 passes for each view, a small crop's less by the ratio of areas."""
+        return sum(3.0 * (size / sizes[0]) ** 2 for size in sizes)
+
+    def features(self, views: Sequence[Tensor]) -> Tensor:
+        """Embed V views (B_r, 3, H, W) as unit features (B_r, V, D), float32."""
+        return F.normalize(by_image(self.head, encode_crops(self.encoder, views)).float(), dim=2)
+
+    def transformed(self, features: Tensor, batch: Batch) -> Tensor:
+        """Move the features (B_r, V, D) of the two large crops apart, if it is time.
+
+        Prototypes are linear: to move scores instead would give the same, for P/D times the work.
+        """
+        transform = self.recipe.transform
+        if not transform.active(batch.progress):
+            return features
+        key = derive_key(batch.key, "transform")
+        weight = positive_weights(transform, key, batch.positions, features.shape[2])
+        large = extrapolate_positives(
+            features[:, 0], features[:, 1], weight, renormalise=transform.renormalise
+        )
+        return torch.cat([torch.stack(large, dim=1), features[:, ASSIGNING:]], dim=1)
+
+    def normalised_prototypes(self, progress: Progress) -> Tensor:
+        """Bring the prototypes (P, D) to unit length, in place, and return them for this step.
+
+        While they are frozen their gradient is zero, not None as in the official code: DDP waits
+        for every parameter's gradient. Weight decay then shortens them, and the next step undoes
+        it.
+        """
+        with torch.no_grad():
+            self.prototypes.weight.copy_(F.normalize(self.prototypes.weight, dim=1))
+        weight = self.prototypes.weight.view_as(self.prototypes.weight)
+        if progress.step < self.recipe.frozen_prototype_steps and weight.requires_grad:
+            weight.register_hook(torch.zeros_like)  # type: ignore[no-untyped-call]
+        return weight
+
+    @torch.no_grad()
+    def codes(self, scores: Tensor, prototypes: Tensor) -> Tensor:
+        """Assign the large crops, given all views' scores (B_r, V, P); return (B_r, 2, P).
+
+        Each crop is assigned by itself, together with its queue once that is full, of which each
+        process takes a share.
+        """
+        recipe, count = self.recipe, len(scores)
+        assigned = []
+        for crop in range(ASSIGNING):
+            rows = self.queued(crop) @ prototypes.T
+            together = torch.cat([rows, scores[:, crop]])
+            codes = sinkhorn(
+                together, epsilon=recipe.epsilon, iterations=recipe.sinkhorn_iterations
+            )
+            assigned.append(codes[-count:])
+        return torch.stack(assigned, dim=1)
+
+    def queued(self, crop: int) -> Tensor:
+        """Return this process's share (n, D) of a large crop's queue, no row before it is full."""
+        if self.queue is None:
+            return self.prototypes.weight.new_empty(0, self.recipe.dim)
+        rows = self.queue.rows if self.queue.filled == self.queue.size else self.queue.rows[:0]
+        own = rows.tensor_split(distributed.process_count())[distributed.process_index()]
+        return own.view(len(own), ASSIGNING, self.recipe.dim)[:, crop]
+
+    def forward(self, batch: Batch) -> StepOutput:
+        """Make one step: V views in, of which the first two are large and of one size.
+
+        Raises:
+            UserError: the views are not so.
+        """
+        _check_views(batch.views)
+        features = self.features(batch.views)
+        # Sums over thousands of prototypes, and scores / 0.05, need float32.
+        with torch.autocast(features.device.type, enabled=False):
+            prototypes = self.normalised_prototypes(batch.progress)
+            moved = self.transformed(features, batch)
+            scores = moved @ prototypes.T
+            codes = self.codes(scores.detach(), prototypes.detach())
+            losses = prediction_losses(scores, codes, self.recipe.temperature)
+            # No view predicts its own assignment.
+            others = ~torch.eye(*losses.shape, dtype=torch.bool, device=losses.device)
+            loss = (losses * others).sum() / (ASSIGNING * (len(batch.views) - 1))
+        metrics = self.measure(losses.detach(), codes, features.detach())
+        if self.queue is not None and batch.progress.epoch >= self.recipe.queue_start_epoch:
+            if self._unqueued is not None:
+                raise RuntimeError("call after_step() between two steps: it fills the queue")
+            self._unqueued = features[:, :ASSIGNING].detach().flatten(1)
+        return StepOutput(loss, metrics, self.trace(features.detach(), moved.detach(), batch))
+
+    def after_step(self, progress: Progress) -> None:
+        """Enqueue the raw features of a step that leaves any, all processes' in rank order."""
+        if self.queue is not None and self._unqueued is not None:
+            self.queue.enqueue(distributed.gather(self._unqueued))
+            self._unqueued = None
+
+    @torch.no_grad()
+    def measure(self, losses: Tensor, codes: Tensor, features: Tensor) -> Metrics:
+        """Return the scalars to log, from losses (2, V), codes (B_r, 2, P), features (B_r, V, D).
+
+        ``prototype_usage`` is the entropy of the global batch's mean assignment, as a share of the
+        largest possible: 1 where all prototypes are used alike. ``assignment_sharpness`` is the
+        mean of an image's largest share: 1 where images are assigned to one prototype each.
+        """
+        count = codes.shape[2]
+        usage = distributed.mean(codes.mean(dim=(0, 1)))
+        metrics: Metrics = {
+            "loss_large_crops": (losses[0, 1] + losses[1, 0]) / 2,
+            "prototype_usage": torch.special.entr(usage).sum() / math.log(count),
+            "assignment_sharpness": codes.amax(dim=2).mean(),
+            # 1 for directions spread evenly over the sphere, 0 for a collapsed embedding
+            "embedding_spread": features[:, 0].std(dim=0).mean() * math.sqrt(features.shape[2]),
+            "chance_loss": math.log(count),
+            "queue_used": float(self.queue is not None and self.queue.filled == self.queue.size),
+        }
+        if losses.shape[1] > ASSIGNING:
+            metrics["loss_small_crops"] = losses[:, ASSIGNING:].mean()
+        return metrics
+
+    @torch.no_grad()
+    def trace(self, features: Tensor, moved: Tensor, batch: Batch) -> Metrics:
+        """Return the mean score of the two large crops, raw and, while it is, transformed."""
+        raw: Metrics = {"positive_mean": _mean_score(features)}
+        if not self.recipe.transform.active(batch.progress):
+            return raw
+        return raw | {"transformed_positive_mean": _mean_score(moved)}
+
+
+def _mean_score(features: Tensor) -> Tensor:
+    return (features[:, 0] * features[:, 1]).sum(dim=1).mean()
+
+
+def _check_views(views: Sequence[Tensor]) -> None:
+    sizes = [view.shape[-1] for view in views]
+    if len(sizes) < ASSIGNING or sizes[0] != sizes[1]:
+        raise UserError(
+            f"SwAV got views of {sizes} pixels: expected at least two, the first two of one size; "
+            "retable.views.swav makes them."
+        )

@@ -1,0 +1,614 @@
+import json
+import math
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from feature_transform.draws import positive_weights
+from feature_transform.multi_crop import encode_crops
+from feature_transform.positives import extrapolate_positives
+from feature_transform.recipe import TransformRecipe
+from feature_transform.swav import SwAV, SwAVRecipe
+from retable import distributed, views
+from retable.batch_norm import average_statistics, group_batch_norm
+from retable.data.sources import open_source
+from retable.encoders import EncoderRecipe, build_encoder
+from retable.errors import UserError
+from retable.methods.method import Batch, Progress
+from retable.optim import OptimizerRecipe, build_optimizer
+from retable.pretrain import pretrain
+from retable.random import derive_key, initialising, normal
+from retable.recipes import PretrainRecipe
+from retable.reproduce.execute import make_accelerator
+from retable.reproduce.plan import price
+from retable.runs import RunDirectory
+from retable.testing import run_processes
+from retable.throughput import forward_flops
+from retable.training import Execution, Training
+
+torch.set_num_threads(1)
+
+RECIPE = SwAVRecipe(
+    prototypes=11, queue=20, queue_start_epoch=1, frozen_prototype_steps=0, hidden_dim=16, dim=6
+)
+APART = TransformRecipe(negatives="none")
+STEPS_PER_EPOCH = 5
+BATCH = 8
+
+
+class Pixels(nn.Module):
+    """Pixels through one convolution, averaged; if asked, with batch norm."""
+
+    feature_dim = 12
+
+    def __init__(self, norm: bool = False) -> None:
+        super().__init__()
+        with initialising(5):
+            self.conv = nn.Conv2d(3, 12, 3)
+        self.norm = nn.BatchNorm2d(12) if norm else nn.Identity()
+
+    def forward(self, images: Tensor) -> Tensor:
+        return torch.tanh(2 * self.norm(self.conv(images))).mean(dim=(2, 3))
+
+
+def make_batch(step: int, small_crops: int = 2, size: int = BATCH) -> Batch:
+    """Make the global batch of a step: views of an image differ by noise, small ones by half."""
+    images = normal(derive_key(step, "images"), torch.arange(size * 3)).view(size, 3, 1, 1)
+    crops = []
+    for number in range(2 + small_crops):
+        side = 8 if number < 2 else 5
+        noise = normal(derive_key(step, "view", number), torch.arange(size * 3 * side * side))
+        crops.append(images + 0.5 * noise.view(size, 3, side, side))
+    return Batch(
+        views=tuple(crops),
+        labels=torch.zeros(size).long(),
+        indices=torch.arange(size),
+        positions=torch.arange(size),
+        progress=Progress(step, STEPS_PER_EPOCH, 4),
+        key=derive_key(0, "step", step),
+    )
+
+
+def own_share(batch: Batch) -> Batch:
+    take = distributed.own_slice
+    return replace(
+        batch,
+        views=tuple(take(view) for view in batch.views),
+        labels=take(batch.labels),
+        indices=take(batch.indices),
+        positions=take(batch.positions),
+    )
+
+
+def train(method: SwAV, steps: Iterable[int], lr: float = 0.1) -> list[float]:
+    """Take SGD steps, gradients averaged over processes; return the losses."""
+    losses = []
+    for step in steps:
+        output = method(own_share(make_batch(step)))
+        method.zero_grad()
+        output.loss.backward()
+        with torch.no_grad():
+            for parameter in method.parameters():
+                assert parameter.grad is not None  # DDP waits for all
+                parameter.sub_(lr * distributed.mean(parameter.grad))
+        method.after_step(make_batch(step).progress)
+        losses.append(float(distributed.mean(output.loss)))
+    return losses
+
+
+def with_full_queue(method: SwAV) -> SwAV:
+    assert method.queue is not None
+    rows = normal(3, torch.arange(20 * 12)).view(20, 2, 6)
+    method.queue.enqueue(nn.functional.normalize(rows, dim=2).flatten(1))
+    return method
+
+
+# The loss
+
+
+def plain_codes(scores: Tensor, epsilon: float, iterations: int) -> Tensor:
+    """Follow algorithm 1 of SwAV's appendix, in float64."""
+    Q = (scores.double() / epsilon).exp().T
+    Q = Q / Q.sum()
+    for _ in range(iterations):
+        Q = Q / Q.sum(dim=1, keepdim=True) / Q.shape[0]
+        Q = Q / Q.sum(dim=0, keepdim=True) / Q.shape[1]
+    return (Q * Q.shape[1]).T
+
+
+def plain_loss(method: SwAV, batch: Batch, queued: Tensor | None, weight: float) -> Tensor:
+    """Write SwAV's loss out, image by image and crop by crop."""
+    recipe = method.recipe
+    crops = [method.encoder(view) for view in batch.views]
+    rows = method.head(torch.cat(crops)).double()  # its batch norm sees all crops
+    z = [part / part.norm(dim=1, keepdim=True) for part in rows.split(len(batch.labels))]
+    prototypes = method.prototypes.weight.double()
+    prototypes = prototypes / prototypes.detach().norm(dim=1, keepdim=True)
+    z[0], z[1] = (
+        weight * z[0] + (1 - weight) * z[1],
+        weight * z[1] + (1 - weight) * z[0],
+    )
+    loss = torch.zeros((), dtype=torch.float64)
+    for crop in (0, 1):
+        scores = z[crop] @ prototypes.T
+        if queued is not None:
+            scores = torch.cat([queued[:, crop].double() @ prototypes.T, scores])
+        codes = plain_codes(scores.detach(), recipe.epsilon, recipe.sinkhorn_iterations)
+        codes = codes[-len(batch.labels) :]
+        for view in range(len(z)):
+            if view == crop:
+                continue
+            for image in range(len(batch.labels)):
+                exponents = (z[view][image] @ prototypes.T / recipe.temperature).exp()
+                entropy = -(codes[image] * (exponents / exponents.sum()).log()).sum()
+                loss = loss + entropy / len(batch.labels) / (len(z) - 1) / 2
+    return loss
+
+
+@pytest.mark.parametrize("small_crops", [0, 2])
+@pytest.mark.parametrize("queue", [False, True])
+@pytest.mark.parametrize("apart", [False, True])
+def test_loss_and_gradient_are_those_written_out(
+    small_crops: int, queue: bool, apart: bool
+) -> None:
+    recipe = replace(RECIPE, transform=APART) if apart else RECIPE
+    method = recipe.build(Pixels(), 3)
+    queued, weight = None, 1.0
+    batch = make_batch(STEPS_PER_EPOCH, small_crops)
+    if queue:
+        with_full_queue(method)
+        assert method.queue is not None
+        queued = method.queue.rows.view(20, 2, 6)
+    if apart:
+        key = derive_key(batch.key, "transform")
+        weight = float(positive_weights(APART, key, batch.positions, 6)[0])
+        assert weight > 1.05
+    expected = plain_loss(method, batch, queued, weight)
+    parameters = list(method.parameters())
+    theirs = torch.autograd.grad(expected, parameters)
+    loss = method(batch).loss
+    torch.testing.assert_close(loss.double(), expected, rtol=1e-5, atol=1e-6)
+    # Written out for prototypes of unit length, which is what they have been made in place.
+    torch.testing.assert_close(
+        method.prototypes.weight.norm(dim=1), torch.ones(11), rtol=1e-6, atol=1e-6
+    )
+    expected = plain_loss(method, batch, queued, weight)
+    theirs = torch.autograd.grad(expected, parameters)
+    ours = torch.autograd.grad(loss, parameters)
+    for one, other in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-5)
+
+
+def test_only_directions_of_prototypes_count() -> None:
+    method, longer = RECIPE.build(Pixels(), 3), RECIPE.build(Pixels(), 3)
+    with torch.no_grad():
+        longer.prototypes.weight.mul_(torch.linspace(0.1, 5, 11)[:, None])
+    losses = [one(make_batch(0)).loss for one in (method, longer)]
+    torch.testing.assert_close(losses[0], losses[1])
+
+
+def test_training_brings_assignments_and_predictions_together() -> None:
+    losses = train(replace(RECIPE, queue=0).build(Pixels(), 3), [0] * 30)
+    assert losses[-1] < losses[0] - 0.3
+
+
+# Positive extrapolation
+
+
+@settings(max_examples=30, deadline=None)
+@given(weight=st.floats(1, 2), level=st.sampled_from(["batch", "sample"]), key=st.integers(0, 99))
+def test_to_move_features_is_to_move_scores(weight: float, level: str, key: int) -> None:
+    # Source: prototypes are linear.
+    weights = torch.tensor(weight, dtype=torch.float64)
+    if level == "sample":
+        weights = torch.linspace(1, weight, 7, dtype=torch.float64)[:, None]
+    rows = normal(key, torch.arange(7 * 2 * 6)).view(2, 7, 6).double()
+    first, second = nn.functional.normalize(rows, dim=2)
+    prototypes = normal(key + 1, torch.arange(11 * 6)).view(11, 6).double()
+    features = extrapolate_positives(first, second, weights)
+    scores = extrapolate_positives(first @ prototypes.T, second @ prototypes.T, weights)
+    for moved, expected in zip(features, scores, strict=True):
+        torch.testing.assert_close(moved @ prototypes.T, expected)
+
+
+@pytest.mark.parametrize("level", ["batch", "sample", "dimension"])
+@pytest.mark.parametrize("renormalise", [False, True])
+def test_the_large_crops_features_move_apart_and_nothing_else_does(
+    level: Any, renormalise: bool
+) -> None:
+    transform = replace(APART, level=level, renormalise=renormalise)
+    method = replace(RECIPE, transform=transform).build(Pixels(), 3)
+    batch = make_batch(0)
+    raw = method.features(batch.views)
+    moved = method.transformed(raw, batch)
+    assert torch.equal(moved[:, 2:], raw[:, 2:])
+    before, after = ((z[:, 0] * z[:, 1]).sum(dim=1) for z in (raw, moved))
+    assert (after < before).all()
+    lengths = moved[:, :2].norm(dim=2)
+    if renormalise:
+        torch.testing.assert_close(lengths, torch.ones(BATCH, 2))
+    else:
+        torch.testing.assert_close(moved.sum(dim=1), raw.sum(dim=1))
+        assert (lengths > 1).all() or level == "dimension"
+    assert not torch.equal(moved, method.transformed(raw, make_batch(1)))
+
+
+def test_before_its_epoch_nothing_is_moved_or_drawn() -> None:
+    plain = RECIPE.build(Pixels(), 3)
+    late = replace(RECIPE, transform=replace(APART, start_epoch=1.0)).build(Pixels(), 3)
+    before = [train(method, range(STEPS_PER_EPOCH)) for method in (plain, late)]
+    assert before[0] == before[1]
+    after = [train(method, [STEPS_PER_EPOCH])[0] for method in (plain, late)]
+    assert after[1] != after[0]
+
+
+def test_negatives_to_transform_are_refused_for_there_are_none() -> None:
+    with pytest.raises(UserError, match="SwAV has no negatives to interpolate"):
+        SwAVRecipe(transform=TransformRecipe())
+
+
+# The queue
+
+
+def test_the_queue_keeps_raw_features_first_in_first_out_from_its_epoch_on() -> None:
+    recipe = replace(RECIPE, transform=APART)
+    method = recipe.build(Pixels(), 3)
+    assert method.queue is not None
+    first = method.queue.rows.clone()
+    train(method, range(STEPS_PER_EPOCH))
+    assert torch.equal(method.queue.rows, first)
+    enqueued = []
+    for step in range(STEPS_PER_EPOCH, STEPS_PER_EPOCH + 4):
+        enqueued.append(method.features(make_batch(step).views)[:, :2].detach())
+        train(method, [step])
+    rows = torch.cat(enqueued)  # 32 images through 20 rows: the oldest 12 have left
+    kept = torch.cat([rows[20:], rows[12:20]]).flatten(1)
+    torch.testing.assert_close(method.queue.rows, kept)
+    torch.testing.assert_close(rows.norm(dim=2), torch.ones(32, 2))
+
+
+def test_the_queue_is_used_once_it_is_full() -> None:
+    method, without = RECIPE.build(Pixels(), 3), replace(RECIPE, queue=0).build(Pixels(), 3)
+    steps = range(STEPS_PER_EPOCH + 3)  # 24 features for 20 rows
+    assert train(method, steps) == train(without, steps)
+    used, plain = (one(make_batch(STEPS_PER_EPOCH + 3)) for one in (method, without))
+    assert used.metrics["queue_used"] == 1
+    assert plain.metrics["queue_used"] == 0
+    assert abs(used.loss - plain.loss) > 1e-3
+    assert "queue.rows" not in without.state_dict()
+
+
+def test_the_order_of_the_queue_has_no_say() -> None:
+    losses = []
+    for shift in (0, 7):
+        method = with_full_queue(RECIPE.build(Pixels(), 3))
+        assert method.queue is not None
+        method.queue.rows.copy_(method.queue.rows.roll(shift, dims=0))
+        losses.append(method(make_batch(0)).loss)
+    torch.testing.assert_close(losses[0], losses[1])
+
+
+def test_features_enter_the_queue_after_the_step_and_before_the_next() -> None:
+    method = RECIPE.build(Pixels(), 3)
+    assert method.queue is not None
+    method(make_batch(STEPS_PER_EPOCH))
+    assert method.queue.filled == 0
+    with pytest.raises(RuntimeError, match="after_step"):
+        method(make_batch(STEPS_PER_EPOCH + 1))
+    method.after_step(make_batch(STEPS_PER_EPOCH).progress)
+    assert method.queue.filled == BATCH
+
+
+# Frozen prototypes
+
+
+def test_frozen_prototypes_have_a_gradient_of_zero_and_the_others_have_theirs() -> None:
+    free, frozen = (
+        replace(RECIPE, frozen_prototype_steps=steps).build(Pixels(), 3) for steps in (3, 4)
+    )
+    for method in (free, frozen):
+        method(make_batch(3)).loss.backward()
+    for (name, one), other in zip(free.named_parameters(), frozen.parameters(), strict=True):
+        assert one.grad is not None
+        assert other.grad is not None
+        if name == "prototypes.weight":
+            assert one.grad.abs().max() > 0
+            assert torch.equal(other.grad, torch.zeros(11, 6))
+        else:
+            assert torch.equal(one.grad, other.grad)
+
+
+@pytest.mark.parametrize("name", ["sgd", "lars"])
+def test_no_optimizer_turns_frozen_prototypes(name: Any) -> None:
+    method = replace(RECIPE, frozen_prototype_steps=3).build(Pixels(), 3)
+    optimizer = build_optimizer(OptimizerRecipe(name, lr=0.6, weight_decay=1e-2), method)
+    directions = []
+    for step in range(5):
+        method(make_batch(step)).loss.backward()
+        directions.append(method.prototypes.weight.detach().clone())
+        optimizer.step()
+        optimizer.zero_grad()
+        method.after_step(make_batch(step).progress)
+    for direction in directions[1:4]:
+        torch.testing.assert_close(direction, directions[0], rtol=0, atol=1e-6)
+    assert (directions[4] - directions[0]).abs().max() > 1e-5
+
+
+# Batch norm
+
+
+def test_crops_of_one_size_are_normalised_together_and_the_head_sees_all() -> None:
+    # Source: the official code's wrapper, which concatenates crops of a size for the encoder and
+    # everything for the head.
+    method = RECIPE.build(Pixels(norm=True), 3)
+    other = RECIPE.build(Pixels(norm=True), 3)
+    batch = make_batch(0)
+    features = method.features(batch.views)
+    large = other.encoder(torch.cat(batch.views[:2]))
+    small = other.encoder(torch.cat(batch.views[2:]))
+    raw = other.head(torch.cat([large, small]))
+    expected = nn.functional.normalize(raw, dim=1).view(4, BATCH, 6).transpose(0, 1)
+    torch.testing.assert_close(features, expected)
+    for one, two in zip(method.buffers(), other.buffers(), strict=True):
+        torch.testing.assert_close(one, two)
+    alone = [other.encoder(view) for view in batch.views[:2]]
+    assert not torch.allclose(torch.cat(alone), large, atol=1e-3)
+
+
+def test_a_batch_norm_group_holds_all_crops_of_its_images() -> None:
+    grouped = group_batch_norm(RECIPE.build(Pixels(norm=True), 3), 4)
+    assert isinstance(grouped, SwAV)
+    views_of_all = make_batch(0).views
+    features = grouped.features(views_of_all)
+    for rows in (slice(0, 4), slice(4, 8)):
+        alone = RECIPE.build(Pixels(norm=True), 3).features([v[rows] for v in views_of_all])
+        torch.testing.assert_close(features[rows], alone)
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_crops_keep_their_order_and_their_memory_format(layout: torch.memory_format) -> None:
+    seen = []
+
+    class Average(nn.Module):
+        def forward(self, images: Tensor) -> Tensor:
+            seen.append(images)
+            return images.mean(dim=(2, 3))
+
+    crops = [crop.contiguous(memory_format=layout) for crop in make_batch(0).views]
+    expected = torch.stack([crop.mean(dim=(2, 3)) for crop in crops], dim=1)
+    torch.testing.assert_close(encode_crops(Average(), crops), expected)
+    assert [len(images) for images in seen] == [2 * BATCH, 2 * BATCH]
+    assert all(images.is_contiguous(memory_format=layout) for images in seen)
+
+
+# What it measures
+
+
+def test_metrics_are_those_of_the_step() -> None:
+    method = replace(RECIPE, transform=APART).build(Pixels(), 3)
+    batch = make_batch(0)
+    output = method(batch)
+    z = method.features(batch.views).detach()
+    moved = method.transformed(z, batch).detach()
+    scores = moved @ method.prototypes.weight.detach().T
+    codes = [plain_codes(scores[:, crop], 0.05, 3) for crop in (0, 1)]
+    log_p = (scores / 0.1).log_softmax(dim=2).double()
+    losses = [
+        [float(-(codes[crop] * log_p[:, view]).sum(dim=1).mean()) for view in range(4)]
+        for crop in (0, 1)
+    ]
+    usage = (codes[0].mean(dim=0) + codes[1].mean(dim=0)) / 2
+    expected = {
+        "loss_large_crops": (losses[0][1] + losses[1][0]) / 2,
+        "loss_small_crops": sum(losses[crop][view] for crop in (0, 1) for view in (2, 3)) / 4,
+        "prototype_usage": float(-(usage * usage.log()).sum()) / math.log(11),
+        "assignment_sharpness": float(torch.cat(codes).max(dim=1).values.mean()),
+        "embedding_spread": float(z[:, 0].std(dim=0).mean()) * math.sqrt(6),
+        "chance_loss": math.log(11),
+        "queue_used": 0.0,
+    }
+    found = {name: float(value) for name, value in output.metrics.items()}
+    assert found == pytest.approx(expected, rel=1e-4)
+    assert output.loss.item() == pytest.approx(
+        (expected["loss_large_crops"] + 2 * expected["loss_small_crops"]) / 3, rel=1e-4
+    )
+    assert {name: float(value) for name, value in output.trace.items()} == pytest.approx(
+        {
+            "positive_mean": float((z[:, 0] * z[:, 1]).sum(dim=1).mean()),
+            "transformed_positive_mean": float((moved[:, 0] * moved[:, 1]).sum(dim=1).mean()),
+        },
+        rel=1e-4,
+    )
+    assert list(RECIPE.build(Pixels(), 3)(batch).trace) == ["positive_mean"]
+
+
+def test_an_untrained_prediction_at_chance_has_the_chance_loss() -> None:
+    method = replace(RECIPE, temperature=1e6).build(Pixels(), 3)
+    output = method(make_batch(0))
+    assert output.loss.item() == pytest.approx(float(output.metrics["chance_loss"]), rel=1e-4)
+
+
+def test_assignments_are_made_in_float32_under_autocast() -> None:
+    method = replace(RECIPE, transform=APART).build(Pixels(), 3)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        features = method.features(make_batch(0).views)
+        output = method(make_batch(0))
+    assert features.dtype == output.loss.dtype == torch.float32
+    exact = RECIPE.build(Pixels(), 3)
+    scores = features.detach() @ exact.normalised_prototypes(make_batch(0).progress).T
+    assert scores.dtype == torch.float32
+
+
+def test_small_crops_cost_their_share_of_the_pixels() -> None:
+    crops = views.swav(224, 96)
+    recipe = PretrainRecipe(
+        method=SwAVRecipe(),
+        data="shapes",
+        views=crops,
+        encoder=EncoderRecipe("resnet50"),
+        optimizer=OptimizerRecipe(),
+        epochs=1,
+        batch=256,
+    )
+    encoder = build_encoder(recipe.encoder, 0)
+    large, small = (forward_flops(encoder, size) for size in (224, 96))
+    expected = 256 * 3 * (2 * large + 6 * small)
+    assert price(recipe, 256).flops == pytest.approx(expected, rel=1e-6)
+    assert RECIPE.build(Pixels(), 0).encoder_work([224, 224]) == SwAV.encoder_passes == 6
+
+
+# Processes
+
+
+Share = tuple[list[float], dict[str, Tensor], list[Tensor], dict[str, float]]
+
+
+def train_share(recipe: SwAVRecipe, steps: list[int], group: int | None) -> Share:
+    """Train; return losses, state, the gradient of one more step, and what that step measured."""
+    method = recipe.build(Pixels(norm=group is not None), 3)
+    if group is not None:
+        group_batch_norm(method, group)
+    losses = train(method, steps)
+    output = method(own_share(make_batch(steps[-1] + 1)))
+    gradients = torch.autograd.grad(output.loss, list(method.parameters()))
+    average_statistics(method)
+    state = {k: v for k, v in method.state_dict().items() if isinstance(v, Tensor)}
+    measured = {
+        name: float(distributed.mean(torch.as_tensor(value, dtype=torch.float64)))
+        for name, value in {**output.metrics, **output.trace}.items()
+        if name != "embedding_spread"  # of each process's images, before it is averaged
+    }
+    return losses, state, [distributed.mean(gradient) for gradient in gradients], measured
+
+
+@pytest.mark.parametrize(
+    ("level", "draw_group", "group"),
+    [("batch", None, 2), ("sample", None, 8), ("batch", 2, 4), ("dimension", None, 8)],
+)
+def test_two_processes_train_as_one(level: Any, draw_group: int | None, group: int) -> None:
+    """Theorem: mean of the processes' losses and gradients = those of the global batch."""
+    transform = replace(APART, level=level, draw_group=draw_group)
+    recipe = replace(RECIPE, transform=transform, frozen_prototype_steps=STEPS_PER_EPOCH + 1)
+    # Draws from the first step; prototypes learn from the seventh, the queue is used in the ninth.
+    steps = list(range(STEPS_PER_EPOCH - 1, STEPS_PER_EPOCH + 3))
+    one = train_share(recipe, steps, group)
+    first, second = run_processes(train_share, 2, recipe, steps, group)
+    assert first[0] == pytest.approx(one[0], abs=1e-5)
+    assert one[3]["queue_used"] == 1
+    assert first[1].keys() == one[1].keys()
+    for name, expected in one[1].items():
+        assert torch.equal(first[1][name], second[1][name]), name
+        torch.testing.assert_close(first[1][name], expected, rtol=0, atol=2e-5)
+    for gradient, expected in zip(first[2], one[2], strict=True):
+        torch.testing.assert_close(gradient, expected, rtol=1e-3, atol=1e-4)
+    assert first[3] == pytest.approx(one[3], abs=2e-5)
+
+
+# Through the loop
+
+
+def shapes_recipe() -> PretrainRecipe:
+    crops = tuple(replace(view, blur_probability=0.0) for view in views.swav(16, 8, 2))
+    return PretrainRecipe(
+        method=SwAVRecipe(
+            prototypes=12,
+            queue=32,
+            queue_start_epoch=0,
+            frozen_prototype_steps=3,
+            hidden_dim=16,
+            dim=8,
+            transform=APART,
+        ),
+        data="shapes?count=72&test_count=32&size=16&classes=4",
+        views=crops,
+        encoder=EncoderRecipe("small_resnet8", width=0.25),
+        optimizer=OptimizerRecipe("lars", lr=0.6, weight_decay=1e-6),
+        epochs=2,
+        batch=16,
+        bn_group=8,
+    )
+
+
+def run(folder: Path, execution: Execution) -> dict[str, Any]:
+    recipe = shapes_recipe()
+    source = open_source(recipe.data, "train")
+    directory = RunDirectory(folder)
+    return pretrain(recipe, 3, source, directory, make_accelerator("float32"), execution)
+
+
+def test_a_run_stopped_and_continued_ends_with_the_bits_of_an_uninterrupted_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    often = Execution(log_every=1, checkpoint_every=1, quiet=True)
+    whole = run(tmp_path / "whole", often)
+    make_step = Training.make_step
+
+    class StoppedError(Exception):
+        pass
+
+    def stop(self: Training, *arguments: Any) -> Any:
+        if self.step == 6:  # in the second epoch, the queue full, the prototypes free
+            raise StoppedError
+        return make_step(self, *arguments)
+
+    monkeypatch.setattr(Training, "make_step", stop)
+    with pytest.raises(StoppedError):
+        run(tmp_path / "pieces", often)
+    monkeypatch.undo()
+    assert run(tmp_path / "pieces", often) == whole
+    assert whole["steps"] == 8
+    encoders = [tmp_path / name / "encoder.safetensors" for name in ("whole", "pieces")]
+    assert encoders[0].read_bytes() != b""
+    lines = [
+        json.loads(line) for line in (tmp_path / "whole" / "metrics.jsonl").read_text().splitlines()
+    ]
+    used = [line["queue_used"] for line in lines if line["kind"] == "steps"]
+    assert used == [0, 0, 1, 1, 1, 1, 1, 1]
+
+
+def test_workers_and_memory_give_the_same_crops_to_rounding(tmp_path: Path) -> None:
+    resident = run(tmp_path / "a", Execution(quiet=True))
+    again = run(tmp_path / "b", Execution(quiet=True, channels_last=False))
+    assert again["epochs"][0]["loss"] == pytest.approx(resident["epochs"][0]["loss"], rel=1e-3)
+
+
+# Usage
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"epsilon": 0.0}, "epsilon is 0.0"),
+        ({"temperature": -0.1}, "temperature is -0.1"),
+        ({"prototypes": 1}, "SwAV's prototypes is 1: expected at least 2"),
+        ({"queue": -1}, "SwAV's queue is -1: expected at least 0"),
+    ],
+)
+def test_a_wrong_recipe_is_a_user_error(change: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(UserError, match=sentence):
+        replace(RECIPE, **change)
+
+
+@pytest.mark.parametrize("kept", [[0], [0, 2]])
+def test_views_that_are_no_multi_crop_are_refused(kept: list[int]) -> None:
+    batch = make_batch(0)
+    batch = replace(batch, views=tuple(batch.views[number] for number in kept))
+    with pytest.raises(UserError, match=r"expected at least two, the first two of one size"):
+        RECIPE.build(Pixels(), 3)(batch)
+
+
+def test_the_defaults_are_those_of_the_official_script() -> None:
+    # Source: swav_200ep_bs256_pretrain.sh and resnet50.py of the official code.
+    recipe = SwAVRecipe()
+    assert (recipe.prototypes, recipe.temperature, recipe.epsilon) == (3000, 0.1, 0.05)
+    assert (recipe.sinkhorn_iterations, recipe.frozen_prototype_steps) == (3, 5005)
+    assert (recipe.queue, recipe.queue_start_epoch) == (3840, 15)
+    assert (recipe.hidden_dim, recipe.dim) == (2048, 128)
+    assert (recipe.transform.positives, recipe.transform.negatives) == ("none", "none")
