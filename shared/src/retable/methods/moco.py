@@ -2,8 +2,9 @@
 
 A paper that changes which negatives are seen or how they are scored overrides `MoCo.logits`; one
 that changes what a view is overrides `MoCo.queries` or `MoCo.keys`; one that compares features off
-the unit sphere, `MoCo.project`; one that measures more, `MoCo.measure` or, for curves of single
-steps, `MoCo.trace`. The step itself is written once, here.
+the unit sphere, `MoCo.project`; one that has further views, `MoCo.pair` and, where they enter the
+loss, `MoCo.contrast`; one that measures more, `MoCo.measure` or, for curves of single steps,
+`MoCo.trace`. The step itself is written once, here.
 """
 
 from __future__ import annotations
@@ -148,22 +149,31 @@ class MoCo(Method):
         """
         return queue_score_statistics(queries, keys, self.queue.moments).named()
 
-    def forward(self, batch: Batch) -> StepOutput:
-        """Make one step: two views in, the InfoNCE loss out; `after_step` enqueues the keys."""
+    def pair(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Return the views of queries and of keys, (B_r, 3, H, W) each."""
         query_view, key_view = batch.views
-        self.key_encoder.update(self.momentum)
-        queries = self.queries(query_view)
-        keys = self.keys(key_view, batch)
+        return query_view, key_view
+
+    def contrast(self, queries: Tensor, keys: Tensor, batch: Batch) -> StepOutput:
+        """Compare queries (B_r, D) with keys (B_r, D) and queue: loss, metrics and trace."""
         # Ranking and log-sum-exp over K cosines lose their order in half precision.
         with torch.autocast(queries.device.type, enabled=False):
             logits = self.logits(queries, keys, batch)
             loss = info_nce(logits, self.temperature)
         seen = (logits.detach(), queries.detach(), keys, batch)
-        metrics, trace = self.measure(*seen), self.trace(*seen)
+        return StepOutput(loss, self.measure(*seen), self.trace(*seen))
+
+    def forward(self, batch: Batch) -> StepOutput:
+        """Make one step: two views in, the InfoNCE loss out; `after_step` enqueues the keys."""
+        query_view, key_view = self.pair(batch)
+        self.key_encoder.update(self.momentum)
+        queries = self.queries(query_view)
+        keys = self.keys(key_view, batch)
+        output = self.contrast(queries, keys, batch)
         if self._unqueued is not None:
             raise RuntimeError("call after_step() between two steps: it enqueues the keys")
         self._unqueued = (keys, batch.labels)
-        return StepOutput(loss, metrics, trace)
+        return output
 
     def after_step(self, progress: Progress) -> None:
         """Enqueue the keys of the step, all processes' in rank order.
