@@ -7,12 +7,15 @@ from feature_transform.negatives import mix_negatives, mixed_cosines
 from feature_transform.positives import extrapolate_positives
 from feature_transform.recipe import TransformRecipe
 from feature_transform.simclr import SimCLRFT, SimCLRFTRecipe
+from feature_transform.swav import SwAV, SwAVRecipe
 
 __all__ = [
     "MoCoFT",
     "MoCoFTRecipe",
     "SimCLRFT",
     "SimCLRFTRecipe",
+    "SwAV",
+    "SwAVRecipe",
     "TransformRecipe",
     "extrapolate_positives",
     "hard_negative_scores",
