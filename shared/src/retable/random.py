@@ -117,7 +117,7 @@ def beta_quantile(shares: Tensor, a: float, b: float) -> Tensor:
     tensor([0.2500, 0.5000])
     """
     smallest, largest = BETA_PARAMETERS
-    if not (smallest <= min(a, b) and max(a, b) <= largest):
+    if not all(smallest <= parameter <= largest for parameter in (a, b)):
         raise ValueError(
             f"Beta({a:g}, {b:g}): expected both parameters between {smallest:g} and {largest:g}"
         )
