@@ -104,3 +104,7 @@ class TransformRecipe:
 def _require(holds: bool, name: str, value: object, expected: str) -> None:
     if not holds:
         raise UserError(f"The transformation's {name} is {value}: expected {expected}.")
+
+
+UNTRANSFORMED = TransformRecipe(positives="none", negatives="none")
+"""What a method does that other papers have trained without feature transformation."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from feature_transform.draws import positive_weights
 from feature_transform.multi_crop import by_image, encode_crops
 from feature_transform.positives import extrapolate_positives
-from feature_transform.recipe import TransformRecipe
+from feature_transform.recipe import UNTRANSFORMED, TransformRecipe
 from feature_transform.sinkhorn import check_sinkhorn, sinkhorn
 from retable import distributed
 from retable.errors import UserError
@@ -28,10 +28,6 @@ from retable.random import derive_key, initialising
 
 ASSIGNING = 2
 """The first two views are assigned to prototypes; the official code's ``crops_for_assign``."""
-
-
-def _untransformed() -> TransformRecipe:
-    return TransformRecipe(positives="none", negatives="none")
 
 
 @dataclass(frozen=True)
@@ -66,7 +62,7 @@ class SwAVRecipe:
     frozen_prototype_steps: int = 5005
     hidden_dim: int = 2048
     dim: int = 128
-    transform: TransformRecipe = field(default_factory=_untransformed)
+    transform: TransformRecipe = UNTRANSFORMED
 
     def __post_init__(self) -> None:
         check_sinkhorn(self.epsilon, self.sinkhorn_iterations)

@@ -1,0 +1,196 @@
+"""InfoMin (Tian et al., NeurIPS 2020) as PyContrast trains it, with feature transformation.
+
+MoCo version 2 with stronger views and a third one, cut into a jigsaw, whose feature is contrasted
+with the same key and the same queue. Both branches' pairs are transformed (supplement, section E),
+each with weights of its own; the negatives are mixed once, for both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from feature_transform.jigsaw import JigsawHead, check_jigsaw, cut_jigsaw, shuffled_orders
+from feature_transform.logits import mixed_scores, transformed_pair, transformed_scores
+from feature_transform.moco import MoCoFT, MoCoFTRecipe
+from feature_transform.multi_crop import by_image
+from feature_transform.recipe import UNTRANSFORMED, TransformRecipe
+from retable.errors import UserError
+from retable.losses import info_nce
+from retable.methods.measures import embedding_spread, ranking
+from retable.methods.method import Batch, StepOutput
+from retable.random import derive_key
+
+
+def branch_logits(
+    branches: Sequence[Tensor],
+    key: Tensor,
+    queue: Tensor,
+    transform: TransformRecipe,
+    draw_key: int,
+    positions: Tensor,
+) -> list[Tensor]:
+    """Return the logits of several queries of each image, which share its key and the negatives.
+
+    The first branch's are `feature_transform.transformed_logits`. The others draw weights of their
+    own, and are scored against the very same mixed queue.
+
+    Args:
+        branches: queries (B, D) each, unit rows.
+        key: (B, D) unit rows, detached.
+        queue: (K, D) unit rows.
+        transform: what is done.
+        draw_key: key of the step's draws, equal on all processes.
+        positions: (B,) int64 places of the images in the global batch.
+
+    Returns:
+        (B, 1 + K) for each branch, the positive in column 0, not divided by the temperature.
+
+    >>> rows = torch.nn.functional.normalize(torch.randn(16, 8), dim=1)
+    >>> branches = [rows[:2], rows[2:4]]
+    >>> found = branch_logits(branches, rows[4:6], rows, TransformRecipe(), 5, torch.arange(2))
+    >>> [tuple(logits.shape) for logits in found]
+    [(2, 17), (2, 17)]
+    """
+    draw_keys = [draw_key, *(derive_key(draw_key, "branch", i) for i in range(1, len(branches)))]
+    pairs = [
+        transformed_pair(query, key, transform, own, positions)
+        for query, own in zip(branches, draw_keys, strict=True)
+    ]
+    positives = [(moved * moved_key).sum(dim=1, keepdim=True) for moved, moved_key in pairs]
+    scored = list(branches)
+    if transform.negatives_see == "extrapolated":
+        scored = [moved for moved, _ in pairs]
+    if transform.negatives in ("interpolate", "extrapolate"):
+        scores = mixed_scores(scored, queue, transform, draw_key, positions)
+    else:
+        scores = [
+            transformed_scores(seen, query, queue, transform, own, positions)
+            for seen, query, own in zip(scored, branches, draw_keys, strict=True)
+        ]
+    return [torch.cat(columns, dim=1) for columns in zip(positives, scores, strict=True)]
+
+
+@dataclass(frozen=True)
+class InfoMinRecipe(MoCoFTRecipe):
+    """What makes InfoMin, besides encoder and views; defaults are PyContrast's ``InfoMin``.
+
+    The views are two of `retable.views.infomin` and, for the jigsaw, one of `retable.views.jigsaw`.
+
+    Attributes:
+        queue: K, keys in the queue.
+        temperature: tau.
+        momentum: m of the key encoder's moving average.
+        head: the projection head, also that of the jigsaw's crops.
+        transform: what is done to the features of both branches; by default nothing.
+        jigsaw: whether there is a jigsaw branch; without it, this is MoCo.
+        grid: cells in a row and in a column of the jigsaw.
+        cell: side of a cell in pixels; the jigsaw's view has grid * cell.
+        crop: side in pixels of the crop that is cut out of each cell.
+    """
+
+    queue: int = 65536
+    temperature: float = 0.15
+    momentum: float = 0.999
+    head: Literal["linear", "mlp"] = "mlp"
+    transform: TransformRecipe = UNTRANSFORMED
+    jigsaw: bool = True
+    grid: int = 3
+    cell: int = 85
+    crop: int = 64
+
+    def build(self, encoder: nn.Module, key: int) -> InfoMin:
+        """Return the method; ``key`` draws the heads' weights and the first queue."""
+        return InfoMin(encoder, self, key)
+
+
+class InfoMin(MoCoFT):
+    """Contrast an image's view and its jigsaw with the key of another view.
+
+    Attributes:
+        jigsaw_head: crops' features to the jigsaw's feature; None without the branch.
+    """
+
+    def __init__(self, encoder: nn.Module, recipe: InfoMinRecipe, key: int) -> None:
+        check_jigsaw(recipe.grid, recipe.cell, recipe.crop)
+        super().__init__(encoder, recipe, key)
+        self.recipe = recipe
+        self.jigsaw_head: JigsawHead | None = None
+        if recipe.jigsaw:
+            features = int(encoder.feature_dim)  # type: ignore[arg-type]
+            self.jigsaw_head = JigsawHead(
+                features,
+                recipe.grid**2,
+                recipe.dim,
+                head=recipe.head,
+                key=derive_key(key, "jigsaw head"),
+            )
+
+    def encoder_work(self, sizes: Sequence[int]) -> float:
+        """Return MoCo's forward passes and those of the crops, forward and backward, by area."""
+        if self.jigsaw_head is None:
+            return super().encoder_work(sizes)
+        crops = (self.recipe.grid * self.recipe.crop / sizes[0]) ** 2
+        return super().encoder_work(sizes) + 3 * crops
+
+    def pair(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Return the views of queries and of keys.
+
+        Raises:
+            UserError: there are not two views, or three with a jigsaw.
+        """
+        expected = 2 if self.jigsaw_head is None else 3
+        if len(batch.views) != expected:
+            raise UserError(
+                f"InfoMin got {len(batch.views)} views: expected {expected}, two of "
+                "retable.views.infomin and, where the recipe has a jigsaw, one of "
+                "retable.views.jigsaw."
+            )
+        return batch.views[0], batch.views[1]
+
+    def jigsaw_queries(self, view: Tensor, batch: Batch) -> Tensor:
+        """Embed a view (B_r, 3, S, S), S = grid * cell, as queries (B_r, D): cut and shuffled."""
+        assert self.jigsaw_head is not None
+        recipe, key = self.recipe, derive_key(batch.key, "jigsaw")
+        crops = cut_jigsaw(
+            view, key, batch.positions, grid=recipe.grid, cell=recipe.cell, crop=recipe.crop
+        )
+        orders = shuffled_orders(derive_key(key, "order"), batch.positions, crops.shape[1])
+        return self.project(self.jigsaw_head(by_image(self.encoder, crops), orders))
+
+    def logits_of_both(self, branches: list[Tensor], keys: Tensor, batch: Batch) -> list[Tensor]:
+        """Return scores (B_r, 1 + K) of each branch's queries, the positive first."""
+        if not self.transform.active(batch.progress):
+            return [self.logits(queries, keys, batch) for queries in branches]
+        draw_key = derive_key(batch.key, "transform")
+        queue = self.queue.rows
+        return branch_logits(branches, keys, queue, self.transform, draw_key, batch.positions)
+
+    def contrast(self, queries: Tensor, keys: Tensor, batch: Batch) -> StepOutput:
+        """Compare both branches' queries with the keys; the loss is the mean of both losses."""
+        if self.jigsaw_head is None:
+            return super().contrast(queries, keys, batch)
+        branches = [queries, self.jigsaw_queries(batch.views[2], batch)]
+        with torch.autocast(queries.device.type, enabled=False):
+            logits = self.logits_of_both(branches, keys, batch)
+            losses = [info_nce(of_branch, self.temperature) for of_branch in logits]
+            loss = (losses[0] + losses[1]) / 2
+        pair, puzzle = (
+            (of_branch.detach(), embedded.detach(), keys, batch)
+            for of_branch, embedded in zip(logits, branches, strict=True)
+        )
+        puzzle_metrics = {
+            **ranking(puzzle[0]),
+            "embedding_spread": embedding_spread(F.normalize(puzzle[1], dim=1)),
+            "loss": losses[1].detach(),
+        }
+        metrics = {**self.measure(*pair), "pair_loss": losses[0].detach()}
+        metrics |= {f"jigsaw_{name}": value for name, value in puzzle_metrics.items()}
+        trace = self.trace(*pair)
+        trace |= {f"jigsaw_{name}": value for name, value in self.trace(*puzzle).items()}
+        return StepOutput(loss, metrics, trace)

@@ -1,0 +1,121 @@
+"""The jigsaw branch of PIRL and InfoMin: an image as a shuffled set of patches.
+
+A view is divided into grid x grid cells, a smaller crop is cut out of each at random, the crops are
+embedded one by one, and their embeddings, in random order, make one feature of the image (Misra &
+van der Maaten, CVPR 2020; sizes and head as in PyContrast, InfoMin's official code).
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from retable.errors import UserError
+from retable.heads import linear_head, mlp_head
+from retable.random import derive_key, initialising, integers, uniform
+
+
+def cut_jigsaw(
+    views: Tensor, key: int, positions: Tensor, *, grid: int = 3, cell: int = 85, crop: int = 64
+) -> Tensor:
+    """Cut one crop out of each cell, at a place drawn for each sample and cell.
+
+    Args:
+        views: (B, 3, S, S) with S = grid * cell.
+        key: key of the step's draws, equal on all processes.
+        positions: (B,) int64 places of the samples in the global batch.
+        grid: cells in a row and in a column.
+        cell: side of a cell in pixels.
+        crop: side of a crop in pixels, at most the cell's.
+
+    Returns:
+        (B, grid^2, 3, crop, crop), the cells of a view row by row, contiguous.
+
+    Raises:
+        UserError: the sizes do not fit together.
+
+    >>> cut_jigsaw(torch.zeros(2, 3, 33, 33), 0, torch.arange(2), cell=11, crop=8).shape
+    torch.Size([2, 9, 3, 8, 8])
+    """
+    check_jigsaw(grid, cell, crop)
+    check_jigsaw_view(views.shape[-2:], grid, cell)
+    device, cells = views.device, torch.arange(grid * grid, device=views.device)
+    counters = positions[:, None, None] * (2 * len(cells)) + 2 * cells[:, None]
+    shifts = integers(key, counters + torch.arange(2, device=device), cell - crop + 1)
+    top, left = (torch.stack([cells // grid, cells % grid], dim=1) * cell + shifts).unbind(dim=2)
+    inside = torch.arange(crop, device=device)
+    return views[
+        torch.arange(len(views), device=device)[:, None, None, None, None],
+        torch.arange(views.shape[1], device=device)[:, None, None],
+        (top[..., None] + inside)[:, :, None, :, None],
+        (left[..., None] + inside)[:, :, None, None, :],
+    ]
+
+
+def shuffled_orders(key: int, positions: Tensor, count: int) -> Tensor:
+    """Draw a permutation of ``count`` crops for each sample: (B, count) int64.
+
+    >>> shuffled_orders(0, torch.arange(2), 9).sort(dim=1).values[0]
+    tensor([0, 1, 2, 3, 4, 5, 6, 7, 8])
+    """
+    counters = positions[:, None] * count + torch.arange(count, device=positions.device)
+    return uniform(key, counters).argsort(dim=1, stable=True)
+
+
+class JigsawHead(nn.Module):
+    """Features of an image's crops (B, n, F) to one embedding (B, D), not yet normalised.
+
+    Each crop's features pass through a head like MoCo's, "linear" (PIRL) or "mlp" (InfoMin); the
+    results, in the given order, are joined and pass through one linear layer.
+
+    >>> head = JigsawHead(64, 9, 128, key=0)
+    >>> head(torch.zeros(2, 9, 64), torch.arange(9).expand(2, -1)).shape
+    torch.Size([2, 128])
+    """
+
+    def __init__(
+        self,
+        in_dim: int,
+        crops: int,
+        out_dim: int = 128,
+        *,
+        head: Literal["linear", "mlp"] = "mlp",
+        key: int,
+    ) -> None:
+        super().__init__()
+        build_head = linear_head if head == "linear" else mlp_head
+        self.each = build_head(in_dim, out_dim, key=derive_key(key, "each"))
+        with initialising(derive_key(key, "joined")):
+            self.joined = nn.Linear(crops * out_dim, out_dim)
+
+    def forward(self, features: Tensor, orders: Tensor) -> Tensor:
+        """Embed crops' features (B, n, F), place i of the joined ones taken by crop orders[:, i].
+
+        ``orders`` is (B, n) int64.
+        """
+        embedded = self.each(features)
+        chosen = embedded.gather(1, orders[..., None].expand_as(embedded))
+        joined: Tensor = self.joined(chosen.flatten(1))
+        return joined
+
+
+def check_jigsaw(grid: int, cell: int, crop: int) -> None:
+    """Raise a UserError unless a grid of cells and crops within them can be."""
+    if not (grid >= 1 and 1 <= crop <= cell):
+        raise UserError(
+            f"The jigsaw has {grid} x {grid} cells of {cell} pixels and crops of {crop}: expected "
+            "at least one cell and crops of 1 pixel to a cell's side."
+        )
+
+
+def check_jigsaw_view(shape: torch.Size | tuple[int, ...], grid: int, cell: int) -> None:
+    """Raise a UserError unless a view (height, width) is what the grid covers."""
+    side = grid * cell
+    if tuple(shape) != (side, side):
+        height, width = shape
+        raise UserError(
+            f"The jigsaw's view is {height} x {width} pixels: expected {side} x {side}, {grid} "
+            f"cells of {cell} pixels each way, as retable.views.jigsaw({side}) makes it."
+        )
