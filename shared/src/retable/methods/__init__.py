@@ -2,6 +2,7 @@
 
 from retable.methods.method import Batch, Method, MethodRecipe, Metrics, Progress, StepOutput
 from retable.methods.moco import MoCo, MoCoRecipe, moco_v1, moco_v2
+from retable.methods.simclr import SimCLR, SimCLRRecipe
 from retable.methods.supervised import Supervised, SupervisedRecipe
 
 __all__ = [
@@ -12,6 +13,8 @@ __all__ = [
     "MoCo",
     "MoCoRecipe",
     "Progress",
+    "SimCLR",
+    "SimCLRRecipe",
     "StepOutput",
     "Supervised",
     "SupervisedRecipe",

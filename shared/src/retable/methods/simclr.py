@@ -1,0 +1,133 @@
+"""SimCLR (Chen et al., ICML 2020), with seams for heirs.
+
+A paper that changes which pairs are scored, or how, overrides `SimCLR.logits`, which is given the
+pairs of NT-Xent with the embeddings of all processes; one that changes what a view is overrides
+`SimCLR.embeddings`; one that measures more, `SimCLR.measure` or `SimCLR.trace`. The step itself is
+written once, here.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from retable.batch_norm import rows_per_image
+from retable.errors import UserError
+from retable.heads import mlp_head, simclr_head
+from retable.losses import Pairs, info_nce, view_pairs
+from retable.methods.measures import embedding_spread, ranking
+from retable.methods.method import Batch, Method, Metrics, StepOutput
+from retable.random import derive_key
+from retable.scores import score_statistics
+
+
+@dataclass(frozen=True)
+class SimCLRRecipe:
+    """What makes SimCLR, besides the encoder.
+
+    Its batch norm is synchronised over all devices: set ``bn_group`` of the pretraining to the
+    global batch.
+
+    Attributes:
+        temperature: tau; 0.1 (Chen et al., table 5), 0.5 at CIFAR size (appendix B.9).
+        dim: D of the embeddings, 128 (section 2.1).
+        head: "mlp" (Linear, ReLU, Linear: section 2.1) or "simclr" (batch norm after both layers
+            and no biases: the official code).
+        hidden_dim: width of the head's hidden layer; None: the encoder's features, 2048 for
+            ResNet-50.
+
+    Raises:
+        UserError: the head is unknown.
+    """
+
+    temperature: float = 0.1
+    dim: int = 128
+    head: Literal["mlp", "simclr"] = "mlp"
+    hidden_dim: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.head not in ("mlp", "simclr"):
+            raise UserError(f"SimCLR's head is {self.head!r}; use mlp or simclr.")
+
+    def build(self, encoder: nn.Module, key: int) -> SimCLR:
+        """Return the method; ``key`` draws the head's weights."""
+        return SimCLR(encoder, self, key)
+
+
+class SimCLR(Method):
+    """Contrast the two views of each image with each other and with those of all other images.
+
+    Attributes:
+        encoder: images (B, 3, H, W) -> (B, F).
+        head: projection head, (B, F) -> (B, D).
+    """
+
+    encoder_passes = 6.0  # forward and backward of both views
+
+    def __init__(self, encoder: nn.Module, recipe: SimCLRRecipe, key: int) -> None:
+        super().__init__()
+        self.temperature = recipe.temperature
+        features = int(encoder.feature_dim)  # type: ignore[arg-type]
+        self.encoder = encoder
+        build_head = mlp_head if recipe.head == "mlp" else simclr_head
+        self.head = build_head(
+            features, recipe.dim, hidden_dim=recipe.hidden_dim, key=derive_key(key, "head")
+        )
+
+    def embeddings(self, views: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """Embed V views (B_r, 3, H, W) of one size as unit vectors (B_r, D), float32.
+
+        In one pass: a batch-norm group's images are normalised with all their views, as the
+        official code does.
+        """
+        count = len(views)
+        images = torch.stack(views, dim=1).flatten(0, 1)
+        with rows_per_image(self, count):
+            raw = self.head(self.encoder(images))
+        units = F.normalize(raw.float(), dim=1)
+        return units.view(-1, count, units.shape[1]).unbind(dim=1)
+
+    def logits(self, pairs: Pairs, batch: Batch) -> Tensor:
+        """Return the scores of pairs, not yet divided by the temperature.
+
+        Args:
+            pairs: of `retable.losses.view_pairs`: 2 B_r anchors, first views before second ones,
+                and 2 B columns.
+            batch: this process's share.
+
+        Returns:
+            (2 B_r, 1 + 2 B), the positive first, -inf where an anchor does not see a column.
+        """
+        return pairs.logits()
+
+    @torch.no_grad()
+    def measure(self, logits: Tensor, pairs: Pairs, batch: Batch) -> Metrics:
+        """Return the scalars to log, from the scores (2 B_r, 1 + 2 B) of this step."""
+        return ranking(logits) | {
+            "embedding_spread": embedding_spread(pairs.anchors),
+            "chance_loss": math.log(len(pairs.columns) - 1),  # all embeddings but the anchor
+        }
+
+    @torch.no_grad()
+    def trace(self, logits: Tensor, pairs: Pairs, batch: Batch) -> Metrics:
+        """Return the scalars to keep of every step: the statistics of the scores of raw pairs.
+
+        An heir whose ``logits`` are of other pairs hands over ``pairs.logits()`` in their place,
+        and adds the statistics of its own as ``transformed_*``.
+        """
+        return score_statistics(logits[:, 0], logits[:, 1:]).named()
+
+    def forward(self, batch: Batch) -> StepOutput:
+        """Make one step: two views in, NT-Xent out (Chen et al., equation 1)."""
+        first, second = self.embeddings(batch.views)
+        with torch.autocast(first.device.type, enabled=False):
+            pairs = view_pairs(first, second)
+            logits = self.logits(pairs, batch)
+            loss = info_nce(logits, self.temperature)
+        seen = (logits.detach(), Pairs(*(tensor.detach() for tensor in pairs)), batch)
+        return StepOutput(loss, self.measure(*seen), self.trace(*seen))
