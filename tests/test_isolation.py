@@ -17,6 +17,7 @@ PACKAGES = sorted(path.parent.name for path in ROOT.glob("packages/*/pyproject.t
 ORDER = (
     "errors files random distributed launched recipe_fields",
     "schedules batch_norm encoders heads momentum queues scores losses optim progress metrics_log",
+    "traces gradient_landscape",
     "checkpoints views",
     "data",
     "methods",

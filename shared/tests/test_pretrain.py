@@ -14,11 +14,12 @@ from retable import training_state
 from retable.checkpoints import load_encoder
 from retable.data.sources import open_source
 from retable.errors import UserError
-from retable.methods import Batch, Method, StepOutput, SupervisedRecipe
+from retable.methods import Batch, Method, Metrics, StepOutput, SupervisedRecipe
 from retable.pretrain import check_fit, pretrain
 from retable.recipes import PretrainRecipe, build_method
 from retable.reproduce.execute import make_accelerator
 from retable.runs import RunDirectory
+from retable.traces import read_traces
 from retable.training import Execution, Training, TrainingFailedError
 
 Changed = Callable[..., PretrainRecipe]
@@ -88,6 +89,32 @@ def test_a_run_stopped_inside_an_epoch_ends_with_the_bits_of_an_uninterrupted_on
     for name, value in first.encoder.state_dict().items():
         assert torch.equal(value, second.encoder.state_dict()[name]), name
     assert log_without_clock(tmp_path / "pieces") == log_without_clock(tmp_path / "whole")
+
+
+def test_the_trace_of_every_step_is_kept_however_often_lines_are_written(
+    contrastive: Changed, tmp_path: Path
+) -> None:
+    result = train(contrastive(), tmp_path / "often")
+    train(contrastive(), tmp_path / "seldom", Execution(quiet=True))
+    traces = read_traces(tmp_path / "often")
+    assert traces == read_traces(tmp_path / "seldom")
+    assert list(traces) == ["negative_mean", "negative_variance", "positive_mean"]
+    for name, (steps, values) in traces.items():
+        assert steps == list(range(1, 9))
+        assert len(set(values)) == 8  # a number of each step's own
+        for number, epoch in enumerate(result["epochs"]):
+            of_epoch = values[4 * number : 4 * number + 4]
+            assert epoch[name] == pytest.approx(sum(of_epoch) / 4, rel=1e-5)
+
+
+def test_traces_of_parts_are_averaged_to_those_of_their_step(
+    supervised: Changed, tmp_path: Path
+) -> None:
+    recipe = supervised(method=FailingRecipe(at=99, how="never"), bn_group=8, max_steps=3)
+    train(recipe, tmp_path / "whole")
+    train(recipe, tmp_path / "parts", replace(OFTEN, accumulate=2))
+    whole, parts = (read_traces(tmp_path / run)["mean_position"] for run in ("whole", "parts"))
+    assert whole.values == parts.values == [7.5] * 3
 
 
 def test_a_damaged_state_costs_the_steps_since_the_one_before_not_the_result(
@@ -221,12 +248,13 @@ class Failing(Method):
         self.encoder = encoder
 
     def forward(self, batch: Batch) -> StepOutput:
-        loss, metrics = self.inner(batch)
+        loss, metrics, _ = self.inner(batch)
         spread = 1.0
         if batch.progress.step >= self.recipe.at:
             loss = loss * float("nan") if self.recipe.how == "nan" else loss
             spread = 0.0 if self.recipe.how == "collapse" else 1.0
-        return StepOutput(loss, {**metrics, "embedding_spread": spread})
+        trace: Metrics = {"mean_position": batch.positions.double().mean()}
+        return StepOutput(loss, {**metrics, "embedding_spread": spread}, trace)
 
 
 def finite(value: Any) -> bool:

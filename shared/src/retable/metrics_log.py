@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -93,12 +95,35 @@ class MetricsLog:
         self.path = path
         self._writer = None if events is None else _event_writer(events)
 
-    def write(self, kind: str, step: int, values: dict[str, Any]) -> None:
-        """Append one line; ``kind`` is "steps", "epoch" or "monitor"."""
+    @classmethod
+    def of(cls, place: str | os.PathLike[str]) -> MetricsLog:
+        """Return the log in this file, or ``metrics.jsonl`` in this folder."""
+        path = Path(place)
+        in_file = path.is_file() or path.suffix == ".jsonl"
+        return cls(path if in_file else path / "metrics.jsonl")
+
+    def write(
+        self,
+        kind: str,
+        step: int,
+        values: dict[str, Any],
+        events: Iterable[tuple[str, int, float]] | None = None,
+    ) -> None:
+        """Append one line.
+
+        Args:
+            kind: "steps", "epoch", "monitor", "trace" (`retable.traces`) or "gradients"
+                (`retable.gradient_landscape`).
+            step: steps made.
+            values: numbers or plain JSON values.
+            events: (name, step, number) of each event where values are no plain numbers.
+        """
         files.append_line(self.path, json.dumps({"kind": kind, "step": step, **values}))
         if self._writer is not None:
-            for name, value in values.items():
-                self._writer.add_scalar(f"{kind}/{name}", value, step)
+            if events is None:
+                events = ((name, step, value) for name, value in values.items())
+            for name, place, number in events:
+                self._writer.add_scalar(f"{kind}/{name}", number, place)
             self._writer.flush()
 
     def read(self, kind: str | None = None) -> list[dict[str, Any]]:
@@ -114,6 +139,15 @@ class MetricsLog:
         if self.path.exists():
             kept = [json.dumps(line) for line in self.read() if line["step"] <= step]
             files.write_text(self.path, "".join(f"{line}\n" for line in kept))
+
+
+def rounded(value: float) -> float:
+    """Round to six significant digits: what a curve needs, in half the bytes.
+
+    >>> rounded(0.123456789), rounded(float("inf"))
+    (0.123457, inf)
+    """
+    return float(f"{value:.6g}")
 
 
 def _event_writer(folder: Path) -> Any:

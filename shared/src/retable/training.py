@@ -14,6 +14,7 @@ from torch import nn
 from retable import batch_norm, health, progress, training_state
 from retable.data.loader import Loader
 from retable.errors import UserError
+from retable.gradient_landscape import GradientLandscape
 from retable.methods.method import Batch, Method, Metrics, Progress
 from retable.metrics_log import Averages, MetricsLog
 from retable.random import derive_key
@@ -21,6 +22,7 @@ from retable.recipes import PretrainRecipe
 from retable.runs import RunDirectory
 from retable.schedules import learning_rate
 from retable.throughput import Throughput
+from retable.traces import TraceLog
 
 Monitor = Callable[[nn.Module, int], dict[str, float]]
 
@@ -82,6 +84,8 @@ class Training:
 
     def __post_init__(self) -> None:
         self.epoch_means = Averages()
+        self.trace = TraceLog(self.log)
+        self.gradients = GradientLandscape(self.method.encoder)
         self.total = self.recipe.epochs * self.loader.steps_per_epoch
         if self.recipe.max_steps is not None:
             self.total = min(self.total, self.recipe.max_steps)
@@ -149,16 +153,19 @@ class Training:
             with nullcontext() if last else self.accelerator.no_sync(self.wrapped):
                 output = self.wrapped(part)
                 self.accelerator.backward(output.loss / accumulate)
-            of_parts.append({"loss": output.loss.detach(), **output.metrics})
+            of_parts.append({"loss": output.loss.detach(), **output.metrics, **output.trace})
+        self.accelerator.unscale_gradients(self.optimizer)
+        self.gradients.measure()
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.method.after_step(batch.progress)
         self.step += 1
         mean = {name: sum(p[name] for p in of_parts) / accumulate for name in of_parts[0]}
+        self.trace.add(self.step, {name: mean[name] for name in output.trace})
         return {**mean, "learning_rate": rate}
 
     def record_steps(self, throughput: Throughput) -> dict[str, float]:
-        """Log the means since the last line.
+        """Log the means since the last line, and the traces.
 
         Raises:
             TrainingFailedError: they show that going on is useless.
@@ -166,6 +173,7 @@ class Training:
         means = self.epoch_means.fold()
         if self.main:
             self.log.write("steps", self.step, {**means, **throughput.rates(self.step)})
+        self.trace.write()
         if reason := health.fatal(means):
             raise TrainingFailedError(reason, self.directory, self.step)
         return means
@@ -175,6 +183,7 @@ class Training:
         means = self.epoch_means.means()
         self.epoch_means = Averages()
         batch_norm.average_statistics(self.method)
+        self.gradients.write(self.log, self.step, epoch)
         watched = monitor(self.method.encoder, epoch) if monitor else {}
         if not self.main:
             return []
@@ -195,6 +204,7 @@ class Training:
                 "optimizer": self.optimizer.state_dict(),
                 "scaler": scaler.state_dict() if scaler is not None else None,
                 "epoch_means": self.epoch_means.state(),
+                "gradients": self.gradients.state(),
             }
             training_state.save(self.directory.checkpoints, self.step, state)
         self.accelerator.wait_for_everyone()
@@ -211,6 +221,7 @@ class Training:
             if state["scaler"] is not None:
                 self.accelerator.scaler.load_state_dict(state["scaler"])
             self.epoch_means.restore(state["epoch_means"])
+            self.gradients.restore(state["gradients"])
         if self.main:
             self.log.rewind(self.step)
 
