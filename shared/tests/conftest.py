@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
@@ -15,6 +15,8 @@ from retable.methods import SupervisedRecipe, moco_v2
 from retable.optim import OptimizerRecipe
 from retable.recipes import PretrainRecipe
 from retable.reproduce import Figure, Row, Table
+from retable.tables import Provenance, Reference, record_reference
+from retable.tables.reading import parse_reference
 
 REFERENCE = """
 [table]
@@ -43,7 +45,118 @@ origin = "run"
 values.top1 = { value = 60.0, std = 1.0, runs = 3 }
 """
 
+PRINTED = """
+[table]
+id = "table9"
+title = "Top-1 of a method | and others"
+paper = "A paper"
+source = "A source"
+dataset = "ImageNet-100"
+notes = "Star = rerun."
+
+[[columns]]
+key = "top1"
+label = "Top-1"
+unit = "%"
+higher_is_better = true
+tolerance = { value = 1.25, reason = "three stds" }
+spread = { std = 0.4, degrees = 4, reason = "the stds of the table" }
+
+[[columns]]
+key = "error"
+label = "Error"
+unit = "%"
+higher_is_better = false
+
+[[columns]]
+key = "ap"
+label = "AP"
+unit = "AP"
+higher_is_better = true
+not_run = "needs detection fine-tuning"
+
+[[rows]]
+key = "cited"
+label = "Cited [7]"
+origin = "cited"
+values = { top1 = { value = 73.0 } }
+
+[[rows]]
+key = "base"
+label = "A baseline with quite a long label, longer than a line would like"
+origin = "reimplemented"
+values = { top1 = { value = 78.0, std = 0.2, runs = 3 }, ap = { value = 50.0 } }
+
+[[rows]]
+key = "ours"
+label = "Method <1|2>"
+origin = "run"
+values = { top1 = { value = 79.0, std = 0.4 }, ap = { value = 51.0 } }
+
+[[claims]]
+text = "The method gains a point."
+better = "ours"
+than = "base"
+column = "top1"
+margin = 1.0
+
+[[claims]]
+text = "The method is far above what others had."
+better = "ours"
+than = "cited"
+column = "top1"
+margin = 6.0
+
+[[claims]]
+text = "The method makes fewer errors."
+better = "ours"
+than = "base"
+column = "error"
+margin = 0.0
+"""
+
 Changed = Callable[..., PretrainRecipe]
+
+
+Printed = Callable[..., Reference]
+
+
+@pytest.fixture
+def printed() -> Printed:
+    """Make a paper's table, each ``old`` of its text replaced by ``new``."""
+
+    def make(changes: Mapping[str, str] | None = None) -> Reference:
+        text = PRINTED
+        for old, new in (changes or {}).items():
+            assert old in text
+            text = text.replace(old, new, 1)
+        return parse_reference(text, Path("table9.toml"))
+
+    return make
+
+
+@pytest.fixture
+def paper(printed: Printed) -> Reference:
+    """Make a paper's table."""
+    return printed()
+
+
+@pytest.fixture
+def provenance() -> Provenance:
+    """Say how a proxy reference was recorded."""
+    commit = "0123456789abcdef"
+    return Provenance("nox -s x", (0, 1, 2, 3, 4), commit, "2030-01-01", "2 cores", {"torch": "2"})
+
+
+@pytest.fixture
+def proxy(paper: Reference, provenance: Provenance) -> Reference:
+    """Record the paper's table at proxy scale: 30 and 32 with a std of 0.4."""
+    offsets = {seed: 0.25 * (seed - 2) for seed in provenance.seeds}
+    rows = {
+        row: {"top1": {seed: centre + offset for seed, offset in offsets.items()}}
+        for row, centre in (("base", 30.0), ("ours", 32.0))
+    }
+    return record_reference(paper, rows, provenance)
 
 
 @pytest.fixture

@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import pytest
@@ -11,82 +11,10 @@ from retable.errors import UserError
 from retable.tables import Comparison, Provenance, Reference, compare, record_reference
 from retable.tables.comparison import ComparedCell, Scale
 from retable.tables.reading import parse_reference
+from retable.tables.reference import Value
 from retable.tables.verdict import ClaimVerdict, Verdict
 
-PAPER = """
-[table]
-id = "table9"
-title = "A title"
-paper = "A paper"
-source = "A source"
-dataset = "A data set"
-
-[[columns]]
-key = "top1"
-label = "Top-1"
-unit = "%"
-higher_is_better = true
-tolerance = { value = 1.2, reason = "three stds" }
-spread = { std = 0.4, degrees = 4, reason = "the stds of the table" }
-
-[[columns]]
-key = "error"
-label = "Error"
-unit = "%"
-higher_is_better = false
-
-[[columns]]
-key = "ap"
-label = "AP"
-unit = "AP"
-higher_is_better = true
-not_run = "needs detection fine-tuning"
-
-[[rows]]
-key = "cited"
-label = "Cited"
-origin = "cited"
-values = { top1 = { value = 73.0 } }
-
-[[rows]]
-key = "base"
-label = "Baseline"
-origin = "reimplemented"
-values = { top1 = { value = 78.0, std = 0.2 }, ap = { value = 50.0 } }
-
-[[rows]]
-key = "ours"
-label = "Method"
-origin = "run"
-values = { top1 = { value = 79.0, std = 0.4 } }
-
-[[claims]]
-text = "The method gains a point."
-better = "ours"
-than = "base"
-column = "top1"
-margin = 1.0
-
-[[claims]]
-text = "The method is far above what others had."
-better = "ours"
-than = "cited"
-column = "top1"
-margin = 6.0
-
-[[claims]]
-text = "The method makes fewer errors."
-better = "ours"
-than = "base"
-column = "error"
-margin = 0.0
-"""
-
-PROVENANCE = Provenance("nox -s x", (0, 1, 2, 3, 4), "abc", "2030-01-01", "2 cores", {})
-
-
-def paper() -> Reference:
-    return parse_reference(PAPER, Path("table9.toml"))
+Printed = Callable[..., Reference]
 
 
 def runs(centre: float, seeds: Iterable[int] = range(5), std: float = 0.4) -> dict[int, float]:
@@ -95,18 +23,13 @@ def runs(centre: float, seeds: Iterable[int] = range(5), std: float = 0.4) -> di
     return {seed: centre + std * pattern[seed % 5] for seed in seeds}
 
 
-def proxy() -> Reference:
-    rows = {"base": {"top1": runs(30.0)}, "ours": {"top1": runs(32.0)}}
-    return record_reference(paper(), rows, PROVENANCE)
-
-
 def cells(comparison: Comparison, column: str = "top1") -> dict[str, ComparedCell]:
     return {row.row.key: row.cells[column] for row in comparison.rows}
 
 
-def test_paper_scale_compares_with_the_paper() -> None:
+def test_paper_scale_compares_with_the_paper(paper: Reference) -> None:
     measured = {"base": {"top1": runs(78.1)}, "ours": {"top1": runs(85.0)}}
-    comparison = compare(paper(), measured, scale="paper")
+    comparison = compare(paper, measured, scale="paper")
     found = cells(comparison)
     assert found["base"].verdict is Verdict.MATCH
     assert found["ours"].verdict is Verdict.MISS
@@ -115,46 +38,46 @@ def test_paper_scale_compares_with_the_paper() -> None:
     assert comparison.exit_status == 1
 
 
-def test_a_cell_interval_rests_on_both_spreads_by_hand() -> None:
-    # By hand: reference std max(0.2, 0.4) with 4 degrees over two runs (the least that a std can
-    # come from), ours 0.4 over five; pooled 0.4 with 8 degrees, t(0.975, 8) = 2.306004.
-    comparison = compare(paper(), {"base": {"top1": runs(78.1)}}, scale="paper")
+def test_a_cell_interval_rests_on_both_spreads_by_hand(paper: Reference) -> None:
+    # By hand: reference std 0.4 with the 4 degrees of its column over two runs (the least that a
+    # std can come from), ours 0.4 over five; pooled 0.4 with 8 degrees, t(0.975, 8) = 2.306004.
+    comparison = compare(paper, {"ours": {"top1": runs(79.1)}}, scale="paper")
     half = 2.306004 * 0.4 * math.sqrt(1 / 5 + 1 / 2)
-    interval = cells(comparison)["base"].interval
+    interval = cells(comparison)["ours"].interval
     assert interval is not None
     assert interval.half_width == pytest.approx(half, rel=1e-4)
 
 
-def test_a_cited_row_is_printed_and_never_judged() -> None:
-    comparison = compare(paper(), {"base": {"top1": runs(78.0)}}, scale="paper")
+def test_a_cited_row_is_printed_and_never_judged(paper: Reference) -> None:
+    comparison = compare(paper, {"base": {"top1": runs(78.0)}}, scale="paper")
     cited = cells(comparison)["cited"]
-    assert cited.paper is not None
+    assert isinstance(cited.paper, Value)
     assert cited.paper.value == 73.0
     assert cited.verdict is None
     assert "not run" in cited.reason
 
 
-def test_a_missing_run_is_never_a_match_and_says_why() -> None:
-    comparison = compare(paper(), {}, scale="paper", not_run={"base": "left out by --rows"})
+def test_a_missing_run_is_never_a_match_and_says_why(paper: Reference) -> None:
+    comparison = compare(paper, {}, scale="paper", not_run={"base": "left out by --rows"})
     found = cells(comparison)
     assert found["base"].verdict is Verdict.NOT_RUN
     assert found["base"].reason == "left out by --rows"
     assert found["ours"].verdict is Verdict.NOT_RUN
     assert comparison.exit_status == 0
     measured = {"base": {"top1": runs(78.0)}}
-    detection = cells(compare(paper(), measured, scale="paper"), "ap")["base"]
+    detection = cells(compare(paper, measured, scale="paper"), "ap")["base"]
     assert detection.verdict is Verdict.NOT_RUN
     assert detection.reason == "needs detection fine-tuning"
 
 
-def test_a_column_may_be_excused_as_a_whole() -> None:
-    found = cells(compare(paper(), {}, scale="paper", not_run={"ap": "no detector"}), "ap")
+def test_a_column_may_be_excused_as_a_whole(paper: Reference) -> None:
+    found = cells(compare(paper, {}, scale="paper", not_run={"ap": "no detector"}), "ap")
     assert found["base"].reason == "no detector"
 
 
-def test_an_empty_cell_of_the_paper_is_not_missing() -> None:
+def test_an_empty_cell_of_the_paper_is_not_missing(paper: Reference) -> None:
     measured = {"ours": {"top1": runs(79.0)}}
-    assert cells(compare(paper(), measured, scale="paper"), "ap")["ours"].verdict is None
+    assert cells(compare(paper, measured, scale="paper"), "error")["ours"].verdict is None
 
 
 ONLY_ORDERS = """
@@ -190,90 +113,99 @@ def test_a_row_of_which_only_an_order_is_stated_was_to_be_run() -> None:
     assert comparison.counts()[Verdict.NOT_RUN] == 2
 
 
-def test_a_row_without_numbers_is_called_missing_once_beside_printed_numbers() -> None:
+def test_a_row_without_numbers_is_called_missing_once_beside_printed_numbers(
+    printed: Printed,
+) -> None:
     row = '[[rows]]\nkey = "oracle"\nlabel = "Oracle"\norigin = "extra"\nvalues = {}\n\n[[claims]]'
-    stated = parse_reference(PAPER.replace("[[claims]]", row, 1), Path("t.toml"))
+    stated = printed({"[[claims]]": row})
     comparison = compare(stated, {}, scale="paper")
     assert cells(comparison, "top1")["oracle"].verdict is Verdict.NOT_RUN
     assert cells(comparison, "error")["oracle"].verdict is None
 
 
-def test_proxy_scale_compares_with_the_recording_and_shows_the_paper() -> None:
+def test_proxy_scale_compares_with_the_recording_and_shows_the_paper(
+    paper: Reference, proxy: Reference, provenance: Provenance
+) -> None:
     measured = {"base": {"top1": {9: 30.2}}, "ours": {"top1": {9: 31.9}}}
-    comparison = compare(proxy(), measured, paper(), "proxy")
+    comparison = compare(proxy, measured, paper, "proxy")
     base = cells(comparison)["base"]
-    assert base.paper is not None
+    assert isinstance(base.paper, Value)
     assert base.paper.value == 78.0
-    assert base.reference is not None
+    assert isinstance(base.reference, Value)
     assert base.reference.value == pytest.approx(30.0)
     assert base.verdict is Verdict.MATCH
-    assert comparison.provenance == PROVENANCE
+    assert comparison.provenance == provenance
 
 
 @pytest.mark.parametrize("scale", ["proxy", "smoke"])
-def test_the_papers_numbers_never_judge_another_scale(scale: Scale) -> None:
+def test_the_papers_numbers_never_judge_another_scale(scale: Scale, paper: Reference) -> None:
     measured = {"base": {"top1": runs(78.0)}}
-    comparison = compare(paper(), measured, paper(), scale)
+    comparison = compare(paper, measured, paper, scale)
     assert cells(comparison)["base"].verdict is None
     assert cells(comparison)["base"].interval is None
     assert not comparison.counts()[Verdict.MATCH]
 
 
-def test_a_recording_never_judges_the_paper_scale() -> None:
+def test_a_recording_never_judges_the_paper_scale(paper: Reference, proxy: Reference) -> None:
     measured = {"base": {"top1": runs(30.0)}}
-    comparison = compare(proxy(), measured, paper(), "paper")
+    comparison = compare(proxy, measured, paper, "paper")
     assert cells(comparison)["base"].verdict is None
 
 
 @pytest.mark.parametrize(
     ("scale", "unfinished"), [("smoke", ""), ("paper", "stopped by --max-steps")]
 )
-def test_unfinished_numbers_are_shown_and_claim_nothing(scale: Scale, unfinished: str) -> None:
+def test_unfinished_numbers_are_shown_and_claim_nothing(
+    scale: Scale, unfinished: str, paper: Reference
+) -> None:
     measured = {"base": {"top1": runs(10.0)}, "ours": {"top1": runs(90.0)}}
-    comparison = compare(paper(), measured, scale=scale, unfinished=unfinished)
+    comparison = compare(paper, measured, scale=scale, unfinished=unfinished)
     assert comparison.exit_status == 0
     assert cells(comparison)["base"].mean == pytest.approx(10.0, abs=1e-3)
     assert cells(comparison)["base"].verdict is None
     assert set(comparison.claim_counts()) == {ClaimVerdict.UNRESOLVED}
 
 
-def test_a_reference_edited_by_more_than_its_tolerance_is_a_miss_that_names_the_cell() -> None:
-    reference = proxy()
+def test_a_reference_edited_by_more_than_its_tolerance_is_a_miss_that_names_the_cell(
+    paper: Reference, proxy: Reference
+) -> None:
     measured = {"base": {"top1": {9: 30.1}}, "ours": {"top1": {9: 31.9}}}
-    assert compare(reference, measured, paper(), "proxy").exit_status == 0
-    base, row = reference.row("base"), reference.row("ours")
+    assert compare(proxy, measured, paper, "proxy").exit_status == 0
+    base, row = proxy.row("base"), proxy.row("ours")
     assert base is not None
     assert row is not None
-    tolerance = reference.tolerance_of("ours", "top1")
+    tolerance = proxy.tolerance_of("ours", "top1")
     assert tolerance is not None
     edit = 2.0 * tolerance
-    value = dataclasses.replace(row.values["top1"], value=row.values["top1"].value + edit)
+    recorded = proxy.value("ours", "top1")
+    assert recorded is not None
+    value = dataclasses.replace(recorded, value=recorded.value + edit)
     rows = (base, dataclasses.replace(row, values={"top1": value}))
-    edited = compare(dataclasses.replace(reference, rows=rows), measured, paper(), "proxy")
+    edited = compare(dataclasses.replace(proxy, rows=rows), measured, paper, "proxy")
     assert edited.exit_status == 1
     assert edited.misses() == [("ours", "top1")]
 
 
-def test_an_added_row_is_shown_at_the_end_without_verdict() -> None:
+def test_an_added_row_is_shown_at_the_end_without_verdict(paper: Reference) -> None:
     measured = {"mine": {"top1": {0: 50.0}}}
-    comparison = compare(paper(), measured, scale="paper", labels={"mine": "My idea"})
+    comparison = compare(paper, measured, scale="paper", labels={"mine": "My idea"})
     added = comparison.rows[-1]
     assert (added.row.key, added.row.label) == ("mine", "My idea")
     assert added.cells["top1"].verdict is None
     assert "no number in the paper" in added.cells["top1"].reason
 
 
-def test_an_unknown_column_is_refused_by_name() -> None:
+def test_an_unknown_column_is_refused_by_name(paper: Reference) -> None:
     with pytest.raises(
         UserError, match=r"Row 'base' of table9 measures the column 'knn'.*table9.toml"
     ):
-        compare(paper(), {"base": {"knn": {0: 1.0}}}, scale="paper")
+        compare(paper, {"base": {"knn": {0: 1.0}}}, scale="paper")
 
 
 @pytest.mark.parametrize("broken", [math.nan, math.inf])
-def test_a_number_that_is_not_finite_is_a_miss(broken: float) -> None:
+def test_a_number_that_is_not_finite_is_a_miss(broken: float, paper: Reference) -> None:
     measured = {"base": {"top1": {0: 78.0, 1: broken}}, "ours": {"top1": {0: 79.0, 1: 79.0}}}
-    comparison = compare(paper(), measured, scale="paper")
+    comparison = compare(paper, measured, scale="paper")
     assert cells(comparison)["base"].verdict is Verdict.MISS
     mean = cells(comparison)["base"].mean
     assert mean is not None
@@ -282,79 +214,78 @@ def test_a_number_that_is_not_finite_is_a_miss(broken: float) -> None:
     assert "not finite" in comparison.claims[0].reason
 
 
-def test_single_runs_without_any_spread_are_inconclusive() -> None:
-    text = PAPER.replace(
-        'spread = { std = 0.4, degrees = 4, reason = "the stds of the table" }', ""
-    )
-    text = text.replace("std = 0.2 }, ap", "runs = 1 }, ap")
-    comparison = compare(
-        parse_reference(text, Path("t.toml")), {"base": {"top1": {0: 78.0}}}, scale="paper"
-    )
+def test_single_runs_without_any_spread_are_inconclusive(printed: Printed) -> None:
+    spread = 'spread = { std = 0.4, degrees = 4, reason = "the stds of the table" }'
+    single = printed({spread: "", "std = 0.2, runs = 3 }": "runs = 1 }"})
+    comparison = compare(single, {"base": {"top1": {0: 78.0}}}, scale="paper")
     assert cells(comparison)["base"].verdict is Verdict.INCONCLUSIVE
     assert cells(comparison)["base"].interval is None
 
 
-def test_claims_are_tested_on_pairs_of_equal_seed() -> None:
+def test_claims_are_tested_on_pairs_of_equal_seed(paper: Reference) -> None:
     # The two rows vary by 0.4 from seed to seed, their difference does not.
     measured = {"base": {"top1": runs(78.0, range(4))}, "ours": {"top1": runs(79.0, range(1, 5))}}
-    claim = compare(paper(), measured, scale="paper").claims[0]
+    claim = compare(paper, measured, scale="paper").claims[0]
     assert list(claim.differences) == [1, 2, 3]
     assert all(v == pytest.approx(1.0) for v in claim.differences.values())
     assert claim.verdict is ClaimVerdict.SUPPORTED
 
 
-def test_rows_without_a_common_seed_resolve_nothing() -> None:
+def test_rows_without_a_common_seed_resolve_nothing(paper: Reference) -> None:
     measured = {"base": {"top1": {0: 78.0}}, "ours": {"top1": {1: 79.0}}}
-    claim = compare(paper(), measured, scale="paper").claims[0]
+    claim = compare(paper, measured, scale="paper").claims[0]
     assert claim.verdict is ClaimVerdict.UNRESOLVED
     assert claim.reason == "the two rows have no seed in common"
 
 
-def test_a_claim_of_rows_that_did_not_run_names_them() -> None:
-    claim = compare(paper(), {"base": {"top1": {0: 78.0}}}, scale="paper").claims[0]
+def test_a_claim_of_rows_that_did_not_run_names_them(paper: Reference) -> None:
+    claim = compare(paper, {"base": {"top1": {0: 78.0}}}, scale="paper").claims[0]
     assert claim.reason == "'ours' not run"
 
 
-def test_a_claim_against_a_cited_row_uses_the_printed_value_at_paper_scale() -> None:
+def test_a_claim_against_a_cited_row_uses_the_printed_value_at_paper_scale(
+    paper: Reference, proxy: Reference
+) -> None:
     measured = {"ours": {"top1": runs(79.0)}}
-    claim = compare(paper(), measured, scale="paper").claims[1]
+    claim = compare(paper, measured, scale="paper").claims[1]
     assert claim.interval is not None
     assert claim.interval.centre == pytest.approx(6.0, abs=1e-3)
     assert claim.verdict is ClaimVerdict.SUPPORTED
     assert "printed value of 'cited'" in claim.reason
-    claim = compare(proxy(), {"ours": {"top1": runs(32.0)}}, paper(), "proxy").claims[1]
+    claim = compare(proxy, {"ours": {"top1": runs(32.0)}}, paper, "proxy").claims[1]
     assert claim.verdict is ClaimVerdict.UNRESOLVED  # the paper's number means nothing there
 
 
-def test_fewer_errors_count_in_favour_where_lower_is_better() -> None:
+def test_fewer_errors_count_in_favour_where_lower_is_better(paper: Reference) -> None:
     measured = {"base": {"error": runs(20.0)}, "ours": {"error": runs(15.0)}}
-    claim = compare(paper(), measured, scale="paper").claims[2]
+    claim = compare(paper, measured, scale="paper").claims[2]
     assert claim.interval is not None
     assert claim.interval.centre == pytest.approx(5.0)
     assert claim.verdict is ClaimVerdict.SUPPORTED
 
 
-def test_a_margin_is_tested_at_paper_scale_only() -> None:
-    text = PAPER.replace("margin = 1.0", "margin = 5.0")
-    stated = parse_reference(text, Path("t.toml"))
+def test_a_margin_is_tested_at_paper_scale_only(proxy: Reference, printed: Printed) -> None:
+    stated = printed({"margin = 1.0": "margin = 5.0"})
     measured = {"base": {"top1": runs(78.0)}, "ours": {"top1": runs(79.0)}}
     claim = compare(stated, measured, scale="paper").claims[0]
-    assert claim.smallest == pytest.approx(5.0 - 1.2)
+    assert claim.smallest == pytest.approx(5.0 - 1.25)
     assert claim.verdict is ClaimVerdict.CONTRADICTED
     measured = {"base": {"top1": runs(30.0)}, "ours": {"top1": runs(31.5)}}
-    assert compare(proxy(), measured, stated, "proxy").claims[0].verdict is ClaimVerdict.SUPPORTED
+    assert compare(proxy, measured, stated, "proxy").claims[0].verdict is ClaimVerdict.SUPPORTED
 
 
-def test_one_seed_is_tested_with_the_recorded_spread_of_paired_differences() -> None:
+def test_one_seed_is_tested_with_the_recorded_spread_of_paired_differences(
+    paper: Reference, provenance: Provenance
+) -> None:
     # By hand: recorded differences of std 0.2 (4 degrees), t(0.975, 4) = 2.776445.
     rows = {
         "base": {"top1": runs(30.0)},
         "ours": {"top1": {k: v + 2 for k, v in runs(0.0, std=0.6).items()}},
     }
     rows["ours"]["top1"] = {k: v + 30.0 for k, v in rows["ours"]["top1"].items()}
-    reference = record_reference(paper(), rows, PROVENANCE)
+    reference = record_reference(paper, rows, provenance)
     measured = {"base": {"top1": {7: 30.0}}, "ours": {"top1": {7: 31.0}}}
-    claim = compare(reference, measured, paper(), "proxy").claims[0]
+    claim = compare(reference, measured, paper, "proxy").claims[0]
     assert claim.interval is not None
     assert claim.interval.half_width == pytest.approx(2.776445 * 0.2, rel=1e-3)
     assert claim.verdict is ClaimVerdict.SUPPORTED

@@ -2,7 +2,7 @@
 
 import random
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -22,53 +22,14 @@ from retable.tables.reference import Column, Value
 
 STORED = sorted((Path(__file__).parents[2] / "reproductions").glob("*/*.toml"))
 
-SMALL = """
-[table]
-id = "t"
-title = "A title"
-paper = "A paper"
-source = "A source"
-dataset = "A data set"
-
-[[columns]]
-key = "top1"
-label = "Top-1"
-unit = "%"
-higher_is_better = true
-tolerance = { value = 1.5, reason = "three stds" }
-spread = { std = 0.5, degrees = 4, reason = "trials" }
-
-[[rows]]
-key = "a"
-label = "A"
-origin = "run"
-values = { top1 = { value = 71.25, std = 0.5, runs = 3 } }
-
-[[rows]]
-key = "b"
-label = "B"
-origin = "cited"
-values = { top1 = { value = 70 } }
-
-[[claims]]
-text = "A is better."
-better = "a"
-than = "b"
-column = "top1"
-margin = 1
-"""
-
-PROVENANCE = Provenance("nox -s x", (0, 1, 2, 3, 4), "abc", "2030-01-01", "2 cores", {"torch": "2"})
-
-
-def small() -> Reference:
-    return parse_reference(SMALL, Path("t.toml"))
+Printed = Callable[..., Reference]
 
 
 def measured(seeds: Sequence[int] = range(5)) -> dict[str, dict[str, dict[int, float]]]:
     draw = random.Random(0)
     return {
-        row: {"top1": {seed: 30.0 + draw.gauss(0, 1) for seed in seeds}} for row in ("a", "extra")
+        row: {"top1": {seed: 30.0 + draw.gauss(0, 1) for seed in seeds}}
+        for row in ("base", "extra")
     }
 
 
@@ -109,31 +70,31 @@ def test_a_stored_reference_survives_being_written(path: Path, tmp_path: Path) -
     assert load_reference(tmp_path / "copy.toml") == reference
 
 
-def test_fields_are_read_as_written() -> None:
-    reference = small()
-    value = stored(reference, "a", "top1")
-    assert (value.value, value.std, value.runs) == (71.25, 0.5, 3)
-    assert stored(reference, "b", "top1").value == 70.0
-    assert reference.value("b", "nothing") is None
-    assert reference.tolerance_of("a", "top1") == 1.5
+def test_fields_are_read_as_written(printed: Printed) -> None:
+    reference = printed({"value = 78.0": "value = 78.25", "value = 73.0": "value = 73"})
+    value = stored(reference, "base", "top1")
+    assert (value.value, value.std, value.runs) == (78.25, 0.2, 3)
+    assert stored(reference, "cited", "top1").value == 73.0
+    assert reference.value("cited", "nothing") is None
+    assert reference.tolerance_of("base", "top1") == 1.25
     assert column_of(reference, "top1").decimals == 2  # as many as the stored values have
     assert not reference.recorded
 
 
-def test_what_a_number_without_runs_proves() -> None:
-    text = SMALL.replace("std = 0.5, runs = 3 }", "std = 0.5 }")
-    reference = parse_reference(text, Path("t.toml"))
-    assert stored(reference, "a", "top1").runs_at_least == 2  # a std needs two
-    spread = stored(reference, "a", "top1").spread
+def test_what_a_number_without_runs_proves(paper: Reference) -> None:
+    assert stored(paper, "ours", "top1").runs_at_least == 2  # a std needs two
+    spread = stored(paper, "ours", "top1").spread
     assert spread is not None
     assert spread.degrees == 1
-    assert stored(reference, "b", "top1").runs_at_least == 1
-    assert stored(reference, "b", "top1").spread is None
+    assert stored(paper, "cited", "top1").runs_at_least == 1
+    assert stored(paper, "cited", "top1").spread is None
 
 
-def test_strings_with_every_kind_of_character_survive(tmp_path: Path) -> None:
+def test_strings_with_every_kind_of_character_survive(
+    tmp_path: Path, paper: Reference, provenance: Provenance
+) -> None:
     text = "quotes \" ' backslash \\ newline \n tab \t delete \x7f bell \x07 é 漢 \U0001d11e"
-    reference = record_reference(small(), measured(), PROVENANCE, labels={"extra": text})
+    reference = record_reference(paper, measured(), provenance, labels={"extra": text})
     write_reference(tmp_path / "r.toml", reference)
     row = load_reference(tmp_path / "r.toml").row("extra")
     assert row is not None
@@ -143,31 +104,30 @@ def test_strings_with_every_kind_of_character_survive(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("old", "new", "sentence"),
     [
-        ('title = "A title"\n', "", r"t.toml: \[table\] lacks the field 'title' \(str\)"),
-        ("value = 71.25", 'value = "71"', "row 'a', column 'top1', has value = '71'"),
-        ("value = 71.25", "value = nan", "row 'a', column 'top1', has value = nan"),
-        ("value = 71.25", "value = true", "row 'a', column 'top1', has value = True"),
-        ("std = 0.5, runs", "std = -0.5, runs", "row 'a', column 'top1', has a negative std"),
-        ("runs = 3", "runs = 0", "row 'a', column 'top1', has runs = 0"),
-        ("runs = 3", "trials = 3", "row 'a', column 'top1', has unknown fields 'trials'"),
-        ("{ top1 = { value = 70", "{ top2 = { value = 70", "row 'b', values, names the column"),
-        ('origin = "run"', 'origin = "guess"', "row 'a' has origin = 'guess'"),
-        ('key = "b"', 'key = "a"', "row 'a' appears twice"),
-        ('than = "b"', 'than = "c"', "claim 1 has than = 'c'"),
-        ("value = 1.5", "value = -1", "column 'top1', tolerance, has value = -1"),
-        ("degrees = 4", "degrees = 0", "column 'top1', spread, has std = 0.5, degrees = 0"),
+        ('id = "table9"\n', "", r"table9.toml: \[table\] lacks the field 'id' \(str\)"),
+        ("value = 78.0", 'value = "78"', "row 'base', column 'top1', has value = '78'"),
+        ("value = 78.0", "value = nan", "row 'base', column 'top1', has value = nan"),
+        ("value = 78.0", "value = true", "row 'base', column 'top1', has value = True"),
+        ("std = 0.2, runs", "std = -0.2, runs", "row 'base', column 'top1', has a negative std"),
+        ("runs = 3", "runs = 0", "row 'base', column 'top1', has runs = 0"),
+        ("runs = 3", "trials = 3", "row 'base', column 'top1', has unknown fields 'trials'"),
+        ("{ top1 = { value = 73", "{ top2 = { value = 73", "row 'cited', values, names the column"),
+        ('origin = "run"', 'origin = "guess"', "row 'ours' has origin = 'guess'"),
+        ('key = "ours"', 'key = "base"', "row 'base' appears twice"),
+        ('than = "base"', 'than = "c"', "claim 1 has than = 'c'"),
+        ("value = 1.25", "value = -1", "column 'top1', tolerance, has value = -1"),
+        ("degrees = 4", "degrees = 0", "column 'top1', spread, has std = 0.4, degrees = 0"),
         ("[table]", "[tabel]", "the file lacks the field 'table'"),
         ("[table]", "[table", "not valid TOML"),
-        ("[[claims]]", "[claims]", "the file has claims"),
+        ("[[claims]]", "[[claim]]", "the file has unknown fields 'claim'"),
     ],
 )
 def test_a_malformed_file_is_refused_by_file_place_and_field(
-    old: str, new: str, sentence: str
+    old: str, new: str, sentence: str, printed: Printed
 ) -> None:
-    assert old in SMALL
     with pytest.raises(UserError, match=sentence) as error:
-        parse_reference(SMALL.replace(old, new, 1), Path("t.toml"))
-    assert str(error.value).startswith("t.toml: ")
+        printed({old: new})
+    assert str(error.value).startswith("table9.toml: ")
     assert str(error.value).endswith(".")
 
 
@@ -176,14 +136,16 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
         load_reference(tmp_path / "none.toml")
 
 
-def test_recording_keeps_every_run_and_states_tolerances_with_their_reason(tmp_path: Path) -> None:
+def test_recording_keeps_every_run_and_states_tolerances_with_their_reason(
+    tmp_path: Path, paper: Reference, provenance: Provenance
+) -> None:
     runs = measured()
-    reference = record_reference(small(), runs, PROVENANCE)
+    reference = record_reference(paper, runs, provenance)
     write_reference(tmp_path / "r.toml", reference)
     reference = load_reference(tmp_path / "r.toml")
     assert reference.recorded
-    assert reference.provenance == PROVENANCE
-    assert [row.key for row in reference.rows] == ["a", "extra"]
+    assert reference.provenance == provenance
+    assert [row.key for row in reference.rows] == ["base", "extra"]
     for row, cells in runs.items():
         value = stored(reference, row, "top1")
         assert value.per_seed == pytest.approx(tuple(cells["top1"].values()), rel=1e-7)
@@ -196,12 +158,13 @@ def test_recording_keeps_every_run_and_states_tolerances_with_their_reason(tmp_p
     assert "99 of 100" in tolerance.reason
 
 
-def test_what_is_not_judged_is_recorded_without_tolerance_and_costs_none() -> None:
-    text = SMALL.replace('unit = "%"', 'unit = "%"\nunjudged = "derived"')
-    paper = parse_reference(text, Path("t.toml"))
-    reference = record_reference(paper, measured(), PROVENANCE)
-    assert reference.tolerance_of("a", "top1") is None
-    assert len(stored(reference, "a", "top1").per_seed) == 5
+def test_what_is_not_judged_is_recorded_without_tolerance_and_costs_none(
+    provenance: Provenance, printed: Printed
+) -> None:
+    paper = printed({'unit = "%"': 'unit = "%"\nunjudged = "derived"'})
+    reference = record_reference(paper, measured(), provenance)
+    assert reference.tolerance_of("base", "top1") is None
+    assert len(stored(reference, "base", "top1").per_seed) == 5
 
 
 @pytest.mark.parametrize(
@@ -209,21 +172,23 @@ def test_what_is_not_judged_is_recorded_without_tolerance_and_costs_none() -> No
     [
         ((0, 1, 2, 3), {}, "at least 5 different seeds, not 4"),
         ((0, 1, 2, 3, 3), {}, "at least 5 different seeds, not 4"),
-        ((0, 1, 2, 3, 9), {}, "row 'a', column 'top1', seed 9 is missing"),
-        ((0, 1, 2, 3, 4), {"a": {"top1": {0: float("nan")}}}, "seed 0 is nan"),
-        ((0, 1, 2, 3, 4), {"a": {"knn": {}}}, "no column 'knn' to record"),
+        ((0, 1, 2, 3, 9), {}, "row 'base', column 'top1', seed 9 is missing"),
+        ((0, 1, 2, 3, 4), {"base": {"top1": {0: float("nan")}}}, "seed 0 is nan"),
+        ((0, 1, 2, 3, 4), {"base": {"knn": {}}}, "no column 'knn' to record"),
     ],
 )
 def test_an_incomplete_recording_is_refused(
-    seeds: tuple[int, ...], change: Measured, sentence: str
+    seeds: tuple[int, ...], change: Measured, sentence: str, paper: Reference
 ) -> None:
-    provenance = Provenance("x", seeds, "c", "d", "h", {})
+    of_seeds = Provenance("x", seeds, "c", "d", "h", {})
     with pytest.raises(UserError, match=sentence):
-        record_reference(small(), {**measured(), **change}, provenance)
+        record_reference(paper, {**measured(), **change}, of_seeds)
 
 
-def test_a_recorded_file_whose_seeds_do_not_fit_is_refused() -> None:
-    reference = record_reference(small(), measured(), PROVENANCE)
+def test_a_recorded_file_whose_seeds_do_not_fit_is_refused(
+    paper: Reference, provenance: Provenance
+) -> None:
+    reference = record_reference(paper, measured(), provenance)
     text = reference_text(reference).replace("seeds = [0, 1, 2, 3, 4]", "seeds = [0, 1, 2, 3]")
-    with pytest.raises(UserError, match="row 'a', column 'top1' has 5 numbers"):
+    with pytest.raises(UserError, match="row 'base', column 'top1' has 5 numbers"):
         parse_reference(text, Path("t.toml"))

@@ -2,8 +2,9 @@
 
 import io
 import json
+import math
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import pytest
@@ -13,11 +14,9 @@ from hypothesis import strategies as st
 from retable.errors import UserError
 from retable.tables import (
     Comparison,
-    Provenance,
     Reference,
     compare,
     load_comparison,
-    record_reference,
     render_json,
     render_markdown,
     render_terminal,
@@ -25,94 +24,47 @@ from retable.tables import (
     supports_colour,
 )
 from retable.tables.phrases import number, remarks, scale_sentences, summary
-from retable.tables.reading import parse_reference
 from retable.tables.storage import parse_comparison
 
-PAPER = """
-[table]
-id = "table9"
-title = "Top-1 of a method | and others"
-paper = "A paper"
-source = "A source"
-dataset = "ImageNet-100"
-notes = "Star = rerun."
-
-[[columns]]
-key = "top1"
-label = "Top-1"
-unit = "%"
-higher_is_better = true
-tolerance = { value = 1.25, reason = "three stds" }
-spread = { std = 0.4, degrees = 4, reason = "the stds of the table" }
-
-[[columns]]
-key = "ap"
-label = "AP"
-unit = "AP"
-higher_is_better = true
-not_run = "needs detection fine-tuning"
-
-[[rows]]
-key = "cited"
-label = "Cited [7]"
-origin = "cited"
-values = { top1 = { value = 73.0 } }
-
-[[rows]]
-key = "base"
-label = "A baseline with quite a long label, longer than a line would like"
-origin = "reimplemented"
-values = { top1 = { value = 78.0, std = 0.2, runs = 3 }, ap = { value = 50.0 } }
-
-[[rows]]
-key = "ours"
-label = "Method <1|2>"
-origin = "run"
-values = { top1 = { value = 79.0, std = 0.4 }, ap = { value = 51.0 } }
-
-[[claims]]
-text = "The method gains five points."
-better = "ours"
-than = "base"
-column = "top1"
-margin = 5.0
-"""
-
-PROVENANCE = Provenance(
-    "nox -s x", (0, 1, 2, 3, 4), "0123456789abcdef", "2030-01-01", "2 cores", {}
-)
-
-
-def paper() -> Reference:
-    return parse_reference(PAPER, Path("table9.toml"))
+Printed = Callable[..., Reference]
 
 
 def runs(centre: float, seeds: Iterable[int] = range(5)) -> dict[int, float]:
     return {seed: centre + (seed - 2) * 0.25 for seed in seeds}
 
 
-def at_paper_scale() -> Comparison:
+@pytest.fixture
+def at_paper_scale(paper: Reference) -> Comparison:
+    """Compare a match and a miss with the paper."""
     measured = {"base": {"top1": runs(78.1)}, "ours": {"top1": runs(84.0)}}
-    return compare(paper(), measured, scale="paper")
+    return compare(paper, measured, scale="paper")
 
 
-def at_proxy_scale(seeds: Sequence[int] = (7,)) -> Comparison:
-    rows = {"base": {"top1": runs(30.0)}, "ours": {"top1": runs(32.0)}}
-    reference = record_reference(paper(), rows, PROVENANCE)
-    fresh = {
-        "base": {"top1": dict.fromkeys(seeds, 30.2)},
-        "ours": {"top1": dict.fromkeys(seeds, 20.0)},
+@pytest.fixture
+def at_proxy_scale(paper: Reference, proxy: Reference) -> Comparison:
+    """Compare a match and a miss with a recording."""
+    fresh = {"base": {"top1": {7: 30.2}}, "ours": {"top1": {7: 20.0}}}
+    return compare(proxy, fresh, paper, "proxy")
+
+
+@pytest.fixture(
+    params=["paper scale", "proxy scale", "nothing run", "not a number", "nothing recorded"]
+)
+def each(
+    request: pytest.FixtureRequest,
+    paper: Reference,
+    at_paper_scale: Comparison,
+    at_proxy_scale: Comparison,
+) -> Comparison:
+    """Make a comparison of every kind."""
+    kinds = {
+        "paper scale": at_paper_scale,
+        "proxy scale": at_proxy_scale,
+        "nothing run": compare(paper, {}, scale="smoke"),
+        "not a number": compare(paper, {"base": {"top1": {0: math.nan}}}, scale="paper"),
+        "nothing recorded": compare(paper, {"base": {"top1": {0: 30.0}}}, paper, "proxy"),
     }
-    return compare(reference, fresh, paper(), "proxy")
-
-
-EVERY: list[Callable[[], Comparison]] = [
-    at_paper_scale,
-    at_proxy_scale,
-    lambda: compare(paper(), {}, scale="smoke"),
-    lambda: compare(paper(), {"base": {"top1": {0: float("nan")}}}, scale="paper"),
-    lambda: compare(paper(), {"base": {"top1": {0: 30.0}}}, paper(), "proxy"),
-]
+    return kinds[str(request.param)]
 
 
 def line_of(text: str, label: str) -> str:
@@ -121,9 +73,9 @@ def line_of(text: str, label: str) -> str:
 
 @pytest.mark.parametrize("render", [lambda c: render_terminal(c, width=100), render_markdown])
 def test_a_row_shows_both_numbers_their_spreads_the_interval_and_the_verdict(
-    render: Callable[[Comparison], str],
+    render: Callable[[Comparison], str], at_paper_scale: Comparison
 ) -> None:
-    line = line_of(render(at_paper_scale()), "Method").replace("\\", "")
+    line = line_of(render(at_paper_scale), "Method").replace("\\", "")
     assert "79.0 ± 0.4" in line
     assert "84.0 ± 0.4 (5)" in line
     assert re.search(r"\+5\.0 \[4\.\d, 5\.\d\]", line)
@@ -133,9 +85,9 @@ def test_a_row_shows_both_numbers_their_spreads_the_interval_and_the_verdict(
 
 @pytest.mark.parametrize("render", [lambda c: render_terminal(c, width=130), render_markdown])
 def test_proxy_scale_shows_the_papers_number_the_recording_and_ours(
-    render: Callable[[Comparison], str],
+    render: Callable[[Comparison], str], at_proxy_scale: Comparison
 ) -> None:
-    line = line_of(render(at_proxy_scale()), "Method").replace("\\", "")
+    line = line_of(render(at_proxy_scale), "Method").replace("\\", "")
     assert "79.0 ± 0.4" in line
     assert "32.0 ± 0.4 (5)" in line
     assert "20.0 (1)" in line
@@ -144,80 +96,83 @@ def test_proxy_scale_shows_the_papers_number_the_recording_and_ours(
 
 @pytest.mark.parametrize("render", [render_terminal, render_markdown])
 def test_the_header_says_the_scale_and_what_it_does_not_say(
-    render: Callable[[Comparison], str],
+    render: Callable[[Comparison], str], at_paper_scale: Comparison, at_proxy_scale: Comparison
 ) -> None:
-    text = " ".join(render(at_proxy_scale()).split())
+    text = " ".join(render(at_proxy_scale).split())
     assert "Scale: proxy" in text
     assert "absolute numbers are not the paper's" in text
     assert "recorded on 2030-01-01 (5 seeds, commit 0123456789ab)" in text
-    assert "Scale: paper, on ImageNet-100" in render(at_paper_scale())
+    assert "Scale: paper, on ImageNet-100" in render(at_paper_scale)
 
 
-def test_smoke_scale_says_that_it_claims_nothing() -> None:
-    comparison = compare(paper(), {"base": {"top1": {0: 1.0}}}, scale="smoke")
+def test_smoke_scale_says_that_it_claims_nothing(paper: Reference) -> None:
+    comparison = compare(paper, {"base": {"top1": {0: 1.0}}}, scale="smoke")
     assert any("claims nothing" in sentence for sentence in scale_sentences(comparison))
     assert remarks(comparison) == []  # said once, at the top
 
 
 @pytest.mark.parametrize("render", [lambda c: render_terminal(c, width=100), render_markdown])
-def test_what_did_not_run_is_listed_with_its_reason(render: Callable[[Comparison], str]) -> None:
-    text = render(at_paper_scale())
+def test_what_did_not_run_is_listed_with_its_reason(
+    render: Callable[[Comparison], str], at_paper_scale: Comparison
+) -> None:
+    text = render(at_paper_scale)
     assert "AP, all rows: needs detection fine-tuning" in text
     assert re.search(r"Cited.*73\.0.*cited", text)
 
 
 @pytest.mark.parametrize("render", [render_terminal, render_markdown])
-def test_the_sum_names_every_miss(render: Callable[[Comparison], str]) -> None:
-    text = render(at_paper_scale()).replace("\n  ", " ")
+def test_the_sum_names_every_miss(
+    render: Callable[[Comparison], str], at_paper_scale: Comparison
+) -> None:
+    text = render(at_paper_scale).replace("\n  ", " ")
     assert "1 match, 1 miss, 0 inconclusive, 2 not run" in text
     assert "MISS: row 'ours', column 'top1'." in text
 
 
-def test_a_column_that_the_paper_does_not_print_says_so() -> None:
-    extra = PAPER.replace(
-        "[[rows]]",
-        '[[columns]]\nkey = "knn"\nlabel = "kNN"\nunit = "%"\nhigher_is_better = true\n\n[[rows]]',
-        1,
-    )
-    stated = parse_reference(extra, Path("table9.toml"))
+def test_a_column_that_the_paper_does_not_print_says_so(printed: Printed) -> None:
+    column = '[[columns]]\nkey = "knn"\nlabel = "kNN"\nunit = "%"\nhigher_is_better = true\n\n'
+    stated = printed({"[[rows]]": column + "[[rows]]"})
     text = render_terminal(compare(stated, {"base": {"knn": {0: 5.0}}}, scale="paper"), width=100)
     assert "kNN (%), higher is better; the paper prints no number" in text
     assert "Top-1 (%), higher is better\n" in text
 
 
-def test_claims_are_shown_with_interval_seeds_and_margin() -> None:
-    text = render_terminal(at_paper_scale(), width=100)
-    assert "supported    The method gains five points." in text
+def test_claims_are_shown_with_interval_seeds_and_margin(printed: Printed) -> None:
+    measured = {"base": {"top1": runs(78.1)}, "ours": {"top1": runs(84.0)}}
+    stated = printed({"margin = 1.0": "margin = 5.0"})
+    text = render_terminal(compare(stated, measured, scale="paper"), width=100)
+    assert "supported    The method gains a point." in text
     assert re.search(r"\+5\.9 \[5\.\d, 6\.\d\], 5 paired seeds", text)
     # 5.0 less the tolerance of 1.25.
     assert "(paper: +5.0, contradicted below +3.8)" in text
 
 
-def test_markdown_tells_where_the_numbers_and_tolerances_are_from() -> None:
-    text = render_markdown(at_paper_scale())
+def test_markdown_tells_where_the_numbers_and_tolerances_are_from(
+    at_paper_scale: Comparison,
+) -> None:
+    text = render_markdown(at_paper_scale)
     assert "Tolerance: three stds" in text
     assert "the stds of the table" in text
     assert "Source of the paper's numbers: A source" in text
 
 
-@pytest.mark.parametrize("make", EVERY)
 @pytest.mark.parametrize("width", [72, 80, 100, 160])
-def test_no_line_is_wider_than_the_terminal(make: Callable[[], Comparison], width: int) -> None:
-    for line in render_terminal(make(), width=width).splitlines():
+def test_no_line_is_wider_than_the_terminal(each: Comparison, width: int) -> None:
+    for line in render_terminal(each, width=width).splitlines():
         assert len(line) <= max(width, 80), line
         assert line == line.rstrip()
 
 
 @pytest.mark.parametrize("width", [60, 100, 160])
-def test_a_narrow_terminal_drops_nothing(width: int) -> None:
-    text = render_terminal(at_proxy_scale(), width=width)
+def test_a_narrow_terminal_drops_nothing(width: int, at_proxy_scale: Comparison) -> None:
+    text = render_terminal(at_proxy_scale, width=width)
     assert "longer than a line would like" in " ".join(text.split())
     for part in ("73.0", "78.0 ± 0.2 (3)", "30.0 ± 0.4 (5)", "30.2 (1)", "20.0 (1)"):
         assert part in text
 
 
-def test_columns_are_aligned() -> None:
-    lines = render_terminal(at_paper_scale(), width=160).splitlines()
+def test_columns_are_aligned(at_paper_scale: Comparison) -> None:
+    lines = render_terminal(at_paper_scale, width=160).splitlines()
     start = next(i for i, line in enumerate(lines) if line.startswith("─"))
     head, block = lines[start - 2], lines[start + 1 : start + 4]
     end = head.index("paper") + len("paper")
@@ -226,8 +181,8 @@ def test_columns_are_aligned() -> None:
     assert all(line[head.index("verdict") - 1] == " " for line in block)
 
 
-def test_colours_change_nothing_but_the_colour() -> None:
-    comparison = at_paper_scale()
+def test_colours_change_nothing_but_the_colour(at_paper_scale: Comparison) -> None:
+    comparison = at_paper_scale
     plain, coloured = (render_terminal(comparison, width=100, colour=c) for c in (False, True))
     assert re.sub(r"\033\[[0-9;]*m", "", coloured) == plain
     assert "\033[1;31mmiss\033[0m" in coloured
@@ -248,10 +203,9 @@ def test_colour_needs_a_terminal_and_permission(monkeypatch: pytest.MonkeyPatch)
     assert not supports_colour(Terminal())
 
 
-@pytest.mark.parametrize("make", EVERY)
-def test_markdown_tables_have_equal_numbers_of_cells(make: Callable[[], Comparison]) -> None:
+def test_markdown_tables_have_equal_numbers_of_cells(each: Comparison) -> None:
     width = None
-    for line in render_markdown(make()).splitlines():
+    for line in render_markdown(each).splitlines():
         if not line.startswith("|"):
             width = None
             continue
@@ -268,9 +222,8 @@ def test_numbers_read_back_and_zero_has_no_minus(value: float, decimals: int, si
         assert "\N{MINUS SIGN}" not in text
 
 
-@pytest.mark.parametrize("make", EVERY)
-def test_json_reads_back_to_the_same_comparison(make: Callable[[], Comparison]) -> None:
-    comparison = make()
+def test_json_reads_back_to_the_same_comparison(each: Comparison) -> None:
+    comparison = each
     text = render_json(comparison)
     again = parse_comparison(text)
     # repr, because NaN differs from itself.
@@ -281,8 +234,10 @@ def test_json_reads_back_to_the_same_comparison(make: Callable[[], Comparison]) 
     assert content["summary"] == summary(comparison)
 
 
-def test_saving_writes_every_form_and_the_same_bytes_again(tmp_path: Path) -> None:
-    comparison = at_proxy_scale()
+def test_saving_writes_every_form_and_the_same_bytes_again(
+    tmp_path: Path, at_proxy_scale: Comparison
+) -> None:
+    comparison = at_proxy_scale
     written = save_comparison(tmp_path, comparison)
     names = {path.name for path in written}
     assert {"table.md", "table.txt", "table.json"} <= names
@@ -299,8 +254,8 @@ def test_a_damaged_comparison_is_named(tmp_path: Path, content: str) -> None:
         load_comparison(tmp_path / "table.json")
 
 
-def test_an_undecided_cell_says_how_many_seeds_would_decide() -> None:
-    rows = {"base": {"top1": runs(30.0)}, "ours": {"top1": runs(32.0)}}
-    reference = record_reference(paper(), rows, PROVENANCE)
+def test_an_undecided_cell_says_how_many_seeds_would_decide(
+    paper: Reference, proxy: Reference
+) -> None:
     fresh = {"base": {"top1": {9: 31.3}}}
-    assert any("seeds would decide" in s for s in remarks(compare(reference, fresh, paper())))
+    assert any("seeds would decide" in s for s in remarks(compare(proxy, fresh, paper)))

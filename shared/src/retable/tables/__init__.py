@@ -1,7 +1,7 @@
 """Stored numbers, comparison, verdicts and how they are shown."""
 
 from retable.tables.comparing import compare
-from retable.tables.comparison import Comparison, Measured
+from retable.tables.comparison import Collapsed, Comparison, Measured
 from retable.tables.markdown import render_markdown
 from retable.tables.reading import load_reference
 from retable.tables.recording import record_reference, write_reference
@@ -10,6 +10,7 @@ from retable.tables.storage import load_comparison, render_json, save_comparison
 from retable.tables.terminal import render_terminal, supports_colour
 
 __all__ = [
+    "Collapsed",
     "Comparison",
     "Measured",
     "Provenance",

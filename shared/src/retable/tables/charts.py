@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from retable.plots.drawing import CYCLE, GREY, INK, new_figure
 from retable.tables.comparison import ComparedCell, Comparison
 from retable.tables.phrases import heading, number
 from retable.tables.plot import scale_title
-from retable.tables.reference import Column, Value
+from retable.tables.reference import COLLAPSE, Collapse, Column, Value
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -18,8 +18,13 @@ if TYPE_CHECKING:
 
 _SHAPES = "osD^vP*h"
 
-_Entry = tuple[float, float | None]
-"""What one place of a heat map says: a value, NaN where there is none, and its std."""
+
+class _Entry(NamedTuple):
+    """What one place of a heat map says: a value and its std, or a word where there is none."""
+
+    value: float = math.nan
+    std: float | None = None
+    word: str = "not run"
 
 
 def draw_grid(
@@ -52,13 +57,13 @@ def draw_grid(
         maps["paper"] = [[_stored_entry(cell.paper) for cell in line] for line in lines]
     if comparison.provenance is not None:
         maps["proxy reference"] = [[_stored_entry(c.reference) for c in line] for line in lines]
-    if any(cell.ours for cell in every):
+    if any(cell.ours or cell.collapsed for cell in every):
         own = [[_own_entry(cell) for cell in line] for line in lines]
         maps[f"ours ({comparison.scale} scale)"] = own
     size = (1.0 + 0.95 * len(column_labels), 1.5 + 0.55 * len(row_labels))
     figure = new_figure(max(size[0] * max(len(maps), 1), 4.0), size[1])
     axes = figure.subplots(1, max(len(maps), 1), squeeze=False)[0]
-    values = [v for entries in maps.values() for line in entries for v, _ in line]
+    values = [entry.value for entries in maps.values() for line in entries for entry in line]
     limit = max((abs(v) for v in values if math.isfinite(v)), default=1.0) or 1.0
     for place, (title, entries) in zip(axes, maps.items(), strict=False):
         _draw_heat_map(place, entries, described, limit)
@@ -71,26 +76,30 @@ def draw_grid(
     return figure
 
 
-def _stored_entry(value: Value | None) -> _Entry:
-    return (value.value, value.std) if value else (math.nan, None)
+def _stored_entry(value: Value | Collapse | None) -> _Entry:
+    if isinstance(value, Collapse):
+        return _Entry(word=COLLAPSE)
+    return _Entry(value.value, value.std) if value else _Entry()
 
 
 def _own_entry(cell: ComparedCell) -> _Entry:
-    return (cell.mean, cell.std) if cell.mean is not None else (math.nan, None)
+    if cell.mean is None:
+        return _Entry(word=COLLAPSE) if cell.collapsed else _Entry()
+    return _Entry(cell.mean, cell.std)
 
 
 def _draw_heat_map(axes: Axes, lines: list[list[_Entry]], column: Column, limit: float) -> None:
     """Colour signed values around zero and all others from their least to their largest."""
-    values = [[value for value, _ in line] for line in lines]
+    values = [[entry.value for entry in line] for line in lines]
     finite = [v for line in values for v in line if math.isfinite(v)]
     signed = column.unit == "points" or any(v < 0 for v in finite)
     low, high = (-limit, limit) if signed else (min(finite, default=0), max(finite, default=1))
     axes.set_facecolor("#f4f4f4")
     axes.imshow(values, cmap="RdBu" if signed else "cividis", vmin=low, vmax=high, aspect="auto")
     for y, line in enumerate(lines):
-        for x, (value, std) in enumerate(line):
+        for x, (value, std, word) in enumerate(line):
             if not math.isfinite(value):
-                axes.text(x, y, "not run", ha="center", va="center", fontsize=7, color=GREY)
+                axes.text(x, y, word, ha="center", va="center", fontsize=7, color=GREY)
                 continue
             text = number(value, column.decimals, signed=signed)
             text += f"\n± {number(std, column.decimals)}" if std is not None else ""
@@ -118,7 +127,7 @@ def draw_scatter(comparison: Comparison, x: str, y: str, colour: str | None = No
     keys = [x, y] + ([colour] if colour else [])
     points = []
     for row in comparison.rows:
-        means = [_own_entry(row.cells[key])[0] for key in keys]
+        means = [_own_entry(row.cells[key]).value for key in keys]
         if all(map(math.isfinite, means)):
             points.append((row, means))
     figure = new_figure(5.6, 4.6)

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from retable.tables.reference import Claim, Column, Provenance, Row, Value
+from retable.tables.reference import Claim, Collapse, Column, Provenance, Row, Value
 from retable.tables.statistics import (
     Interval,
     mean,
@@ -19,6 +19,8 @@ from retable.tables.verdict import ClaimVerdict, Verdict
 Scale = Literal["paper", "proxy", "smoke"]
 Measured = Mapping[str, Mapping[str, Mapping[int, float]]]
 """Row key -> column key -> seed -> number."""
+Collapsed = Mapping[str, Mapping[str, Mapping[int, str]]]
+"""Row key -> column key -> seed -> why the run counts as collapsed."""
 
 
 def all_finite(values: Mapping[int, float]) -> bool:
@@ -31,27 +33,29 @@ class ComparedCell:
     """One cell of the printed table.
 
     Attributes:
-        paper: the paper's number, None where it prints none.
-        reference: the number that ours is compared with, None where there is none.
+        paper: the paper's number, or that it expects a collapse; None where it prints nothing.
+        reference: what ours is compared with, None where there is nothing.
         ours: seed -> our number, empty if it was not measured.
         tolerance: how far our mean may be off, None where nothing is judged.
         interval: 95 % interval of our mean minus the reference, None where a spread is missing.
         verdict: None where there is nothing to judge, `reason` says why.
         seeds_needed: how many seeds would decide an inconclusive cell, None if 100 would not.
+        collapsed: seed -> why its run counts as collapsed; it has no number in ``ours``.
     """
 
-    paper: Value | None = None
-    reference: Value | None = None
+    paper: Value | Collapse | None = None
+    reference: Value | Collapse | None = None
     ours: Mapping[int, float] = field(default_factory=dict)
     tolerance: float | None = None
     interval: Interval | None = None
     verdict: Verdict | None = None
     reason: str = ""
     seeds_needed: int | None = None
+    collapsed: Mapping[int, str] = field(default_factory=dict)
 
     @property
     def mean(self) -> float | None:
-        """Our mean over seeds, NaN if any of them is not finite."""
+        """Our mean over the seeds that have a number, NaN if any of them is not finite."""
         if not self.ours:
             return None
         return mean(list(self.ours.values())) if all_finite(self.ours) else math.nan
@@ -140,4 +144,4 @@ class Comparison:
     def seeds(self) -> list[int]:
         """All seeds that any cell was measured with."""
         cells = (cell for row in self.rows for cell in row.cells.values())
-        return sorted({seed for cell in cells for seed in cell.ours})
+        return sorted({seed for cell in cells for seed in (*cell.ours, *cell.collapsed)})

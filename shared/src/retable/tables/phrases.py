@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from retable.tables.comparison import ComparedCell, ComparedClaim, Comparison
-from retable.tables.reference import Column, Value
+from retable.tables.reference import COLLAPSE, Collapse, Column, Value
 from retable.tables.verdict import ClaimVerdict, Verdict
 
 EMPTY = "–"  # noqa: RUF001 (typography, not arithmetic)
@@ -21,10 +21,16 @@ def number(value: float, decimals: int, *, signed: bool = False) -> str:
     return sign + text
 
 
-def stored(value: Value | None, decimals: int) -> str:
-    """Format a stored number with its std and, where known, its runs."""
+def stored(value: Value | Collapse | None, decimals: int) -> str:
+    """Format a stored number with its std and, where known, its runs, or say a collapse.
+
+    >>> stored(Collapse(), 1), stored(Collapse(3, 5), 1)
+    ('collapse', 'collapse (3 of 5)')
+    """
     if value is None:
         return EMPTY
+    if isinstance(value, Collapse):
+        return COLLAPSE + (f" ({value.collapsed} of {value.runs})" if value.runs else "")
     text = number(value.value, decimals)
     if value.std is not None:
         text += f" ± {number(value.std, decimals)}"
@@ -32,13 +38,14 @@ def stored(value: Value | None, decimals: int) -> str:
 
 
 def measured(cell: ComparedCell, decimals: int) -> str:
-    """Format our mean, std and number of seeds."""
+    """Format our mean, std and number of seeds, and how many collapsed."""
+    collapse = f"{COLLAPSE} ({len(cell.collapsed)})" if cell.collapsed else ""
     if cell.mean is None:
-        return EMPTY
+        return collapse or EMPTY
     text = number(cell.mean, decimals)
     if cell.std is not None:
         text += f" ± {number(cell.std, decimals)}"
-    return f"{text} ({len(cell.ours)})"
+    return f"{text} ({len(cell.ours)})" + (f", {collapse}" if collapse else "")
 
 
 def difference(cell: ComparedCell, decimals: int) -> str:
@@ -46,7 +53,8 @@ def difference(cell: ComparedCell, decimals: int) -> str:
     if cell.interval is not None:
         low, high = (number(v, decimals) for v in (cell.interval.low, cell.interval.high))
         return f"{number(cell.interval.centre, decimals, signed=True)} [{low}, {high}]"
-    if cell.verdict is Verdict.INCONCLUSIVE and cell.mean is not None and cell.reference:
+    undecided = cell.verdict is Verdict.INCONCLUSIVE and not cell.collapsed
+    if undecided and cell.mean is not None and isinstance(cell.reference, Value):
         gap = cell.mean - cell.reference.value
         return f"{number(gap, decimals, signed=True)} [?]"
     return ""
@@ -58,7 +66,7 @@ def verdict(cell: ComparedCell) -> str:
         return str(cell.verdict)
     if cell.reason.startswith("cited"):
         return "cited"
-    return "not judged" if cell.ours else ""
+    return "not judged" if cell.ours or cell.collapsed else ""
 
 
 def scale_sentences(comparison: Comparison) -> list[str]:
@@ -96,7 +104,7 @@ def tolerance(cell: ComparedCell, decimals: int) -> str:
 def block(comparison: Comparison, column: Column) -> tuple[list[str], list[list[str]]]:
     """Return the heads and lines of one column's block, without the rows that are empty in it."""
     rows = [(row.row.label, row.cells[column.key]) for row in comparison.rows]
-    rows = [(label, cell) for label, cell in rows if _has_number(cell) or cell.verdict] or rows
+    rows = [(label, cell) for label, cell in rows if _says(cell) or cell.verdict] or rows
     decimals = column.decimals
     fields = {
         "": [label for label, _ in rows],
@@ -118,17 +126,18 @@ def block(comparison: Comparison, column: Column) -> tuple[list[str], list[list[
 
 
 def shown_columns(comparison: Comparison) -> list[Column]:
-    """Return the columns that have any number, or that nothing was measured for anywhere."""
+    """Return the columns that say anything, or that nothing was measured for anywhere."""
     filled = [
         column
         for column in comparison.columns
-        if any(_has_number(row.cells[column.key]) for row in comparison.rows)
+        if any(_says(row.cells[column.key]) for row in comparison.rows)
     ]
     return filled or list(comparison.columns)
 
 
-def _has_number(cell: ComparedCell) -> bool:
-    return bool(cell.ours) or cell.paper is not None or cell.reference is not None
+def _says(cell: ComparedCell) -> bool:
+    stored = cell.paper is not None or cell.reference is not None
+    return bool(cell.ours or cell.collapsed) or stored
 
 
 def heading(column: Column) -> str:
@@ -188,7 +197,7 @@ def missing(comparison: Comparison) -> list[str]:
         if (
             len(gaps) > 1
             and len(set(gaps.values())) == 1
-            and not any(c.ours for c in cells.values())
+            and not any(c.ours or c.collapsed for c in cells.values())
         ):
             sentences.append(f"{column.label}, all rows: {next(iter(gaps.values()))}")
             continue
@@ -200,20 +209,33 @@ def missing(comparison: Comparison) -> list[str]:
 
 
 def remarks(comparison: Comparison) -> list[str]:
-    """Say what would decide the undecided cells and why measured cells are not judged."""
+    """Say why cells collapsed or missed, what would decide them, and why they are not judged."""
     found: dict[str, list[str]] = {}
     recorded = comparison.scale != "proxy" or comparison.provenance is not None
     said_at_the_top = bool(comparison.unfinished) or not recorded
     for row in comparison.rows:
         for column in comparison.columns:
             cell = row.cells[column.key]
+            for why, seeds in _collapses(cell).items():
+                found.setdefault(f"Collapse, {why}", []).append(f"{row.row.label} ({seeds})")
             if cell.verdict is Verdict.INCONCLUSIVE:
                 found.setdefault(_undecided(cell), []).append(row.row.label)
             elif cell.verdict is Verdict.MISS and cell.reason:
                 found.setdefault(f"Miss, {cell.reason}", []).append(row.row.label)
-            elif cell.verdict is None and cell.ours and not said_at_the_top:
+            elif cell.verdict is None and (cell.ours or cell.collapsed) and not said_at_the_top:
                 found.setdefault(f"Not judged, {cell.reason}", []).append(row.row.label)
     return [f"{what}: {_listed(list(dict.fromkeys(names)))}." for what, names in found.items()]
+
+
+def _collapses(cell: ComparedCell) -> dict[str, str]:
+    """Return reason -> the seeds that collapsed for it, in words."""
+    found: dict[str, list[str]] = {}
+    for seed, why in cell.collapsed.items():
+        found.setdefault(why, []).append(str(seed))
+    return {
+        why: f"seed{'s' if len(seeds) > 1 else ''} {', '.join(seeds)}"
+        for why, seeds in found.items()
+    }
 
 
 def _listed(names: list[str]) -> str:

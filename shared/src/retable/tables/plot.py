@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from retable.plots.drawing import GREY, INK, new_figure, save
 from retable.tables.comparison import ComparedCell, ComparedRow, Comparison
-from retable.tables.phrases import heading, shown_columns
-from retable.tables.reference import Column, Value
+from retable.tables.phrases import heading, shown_columns, stored
+from retable.tables.reference import COLLAPSE, Collapse, Column, Value
 from retable.tables.verdict import Verdict
 
 if TYPE_CHECKING:
@@ -29,8 +29,8 @@ _MARKERS = {Verdict.MATCH: "o", Verdict.MISS: "X", Verdict.INCONCLUSIVE: "s", No
 _PANELS_IN_A_LINE = 3
 
 
-def _judged_value(comparison: Comparison, cell: ComparedCell) -> Value | None:
-    """Return the stored number to draw: the one ours is compared with, on the same scale."""
+def _judged_value(comparison: Comparison, cell: ComparedCell) -> Value | Collapse | None:
+    """Return what is stored to draw: what ours is compared with, on the same scale."""
     if cell.reference is not None:
         return cell.reference
     return cell.paper if comparison.scale == "paper" else None
@@ -40,10 +40,11 @@ def draw_comparison(comparison: Comparison) -> Figure:
     """Draw, for each column, every row's reference with tolerance and our mean with its interval.
 
     The bar around our mean is the 95 % interval of the difference, set at the reference: a match
-    where it lies inside the grey tolerance band. Small dots are single seeds.
+    where it lies inside the grey tolerance band. Small dots are single seeds. A collapse is written
+    where its row begins, ours below the reference's.
     """
     shown = shown_columns(comparison)
-    measured = [c for c in shown if any(row.cells[c.key].ours for row in comparison.rows)]
+    measured = [c for c in shown if any(_measured(row.cells[c.key]) for row in comparison.rows)]
     columns = measured or shown
     rows = [
         row for row in comparison.rows if any(_drawn(comparison, row, column) for column in columns)
@@ -78,9 +79,13 @@ def scale_title(comparison: Comparison) -> str:
     return f"{comparison.scale} scale, absolute numbers are not the paper's"
 
 
+def _measured(cell: ComparedCell) -> bool:
+    return bool(cell.ours or cell.collapsed)
+
+
 def _drawn(comparison: Comparison, row: ComparedRow, column: Column) -> bool:
     cell = row.cells[column.key]
-    return bool(cell.ours) or _judged_value(comparison, cell) is not None
+    return _measured(cell) or _judged_value(comparison, cell) is not None
 
 
 def _draw_column(
@@ -88,11 +93,17 @@ def _draw_column(
 ) -> None:
     for y, row in enumerate(rows):
         cell = row.cells[column.key]
-        value = _judged_value(comparison, cell)
+        stated = _judged_value(comparison, cell)
+        value = stated if isinstance(stated, Value) else None
+        if isinstance(stated, Collapse):
+            _write(axes, y - 0.2, stored(stated, column.decimals), GREY)
         if value is not None:
             _draw_reference(axes, y, value, cell.tolerance)
         if cell.mean is not None and math.isfinite(cell.mean):
             _draw_ours(axes, y, cell, value)
+        if cell.collapsed:
+            said = f"{COLLAPSE} ({len(cell.collapsed)})"
+            _write(axes, y + 0.2, said, _COLOURS.get(cell.verdict, GREY))
     axes.use_sticky_edges = False  # else a band that is the widest mark touches the frame
     axes.margins(x=0.06)
     axes.set_xlabel(textwrap.fill(heading(column), 52), fontsize=9)
@@ -101,6 +112,12 @@ def _draw_column(
     axes.set_axisbelow(True)
     axes.spines[["top", "right", "left"]].set_visible(False)
     axes.tick_params(axis="y", length=0)
+
+
+def _write(axes: Axes, y: float, text: str, colour: str) -> None:
+    """Write a word at the left edge of a panel, whatever numbers its axis shows."""
+    place = axes.get_yaxis_transform()
+    axes.text(0.01, y, text, color=colour, fontsize=8, va="center", transform=place, zorder=6)
 
 
 def _draw_reference(axes: Axes, y: int, value: Value, tolerance: float | None) -> None:
@@ -156,6 +173,6 @@ def _legend(figure: Figure, comparison: Comparison) -> None:
             ink, marker, label = _COLOURS[verdict], _MARKERS[verdict], f"ours, 95 %: {verdict}"
             handles += [Line2D([], [], color=ink, marker=marker, label=label)]
     cells = [cell for row in comparison.rows for cell in row.cells.values()]
-    if any(cell.ours and cell.verdict is None for cell in cells):
+    if any(_measured(cell) and cell.verdict is None for cell in cells):
         handles += [Line2D([], [], color=_COLOURS[None], marker="o", label="ours, not judged")]
     figure.legend(handles=handles, loc="outside lower center", ncols=3, fontsize=8, frameon=False)

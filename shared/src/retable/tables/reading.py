@@ -10,7 +10,9 @@ from typing import Any, get_args
 
 from retable.errors import UserError
 from retable.tables.reference import (
+    COLLAPSE,
     Claim,
+    Collapse,
     Column,
     Origin,
     Provenance,
@@ -84,7 +86,9 @@ def _stated_spread(fields: _Fields | None) -> StatedSpread | None:
     return stated
 
 
-def _value(fields: _Fields) -> Value:
+def _value(fields: _Fields) -> Value | Collapse:
+    if "collapsed" in fields.content:
+        return _collapse(fields)
     per_seed = fields.optional("per_seed", list, [])
     if not all(isinstance(v, int | float) and math.isfinite(v) for v in per_seed):
         raise fields.error(f"has per_seed = {per_seed}; write finite numbers")
@@ -105,6 +109,14 @@ def _value(fields: _Fields) -> Value:
     return value
 
 
+def _collapse(fields: _Fields) -> Collapse:
+    collapsed, runs = fields.take("collapsed", int), fields.take("runs", int)
+    if not 1 <= collapsed <= runs:
+        raise fields.error(f"has collapsed = {collapsed} of runs = {runs}; write 1 to {runs}")
+    fields.finish()
+    return Collapse(collapsed, runs)
+
+
 def _row(path: Path, content: Any, columns: Mapping[str, Column]) -> Row:
     fields = _Fields(path, "a row", content)
     key = fields.take("key", str)
@@ -123,6 +135,11 @@ def _row(path: Path, content: Any, columns: Mapping[str, Column]) -> Row:
         choices = ", ".join(get_args(Origin))
         raise fields.error(f"has origin = '{origin}'; it is one of {choices}")
     recipe = fields.optional("recipe", dict, {})
+    expected = recipe.get("expected", COLLAPSE)
+    if expected != COLLAPSE or ("expected" in recipe and values):
+        raise fields.error(
+            f"has recipe.expected = '{expected}'; write '{COLLAPSE}', in a row without values"
+        )
     label, unjudged = fields.take("label", str), fields.optional("unjudged", str, "")
     fields.finish()
     return Row(key, label, origin, recipe, values, unjudged)
@@ -243,10 +260,14 @@ def _check_recorded_seeds(reference: Reference) -> None:
     count = len(reference.provenance.seeds)
     for row in reference.rows:
         for column, value in row.values.items():
-            if len(value.per_seed) != count:
+            if isinstance(value, Collapse):
+                runs, said = value.runs, f"runs = {value.runs}"
+            else:
+                runs, said = len(value.per_seed), f"{len(value.per_seed)} numbers in per_seed"
+            if runs != count:
                 raise UserError(
-                    f"{reference.path}: row '{row.key}', column '{column}' has"
-                    f" {len(value.per_seed)} numbers in per_seed for {count} seeds; record again."
+                    f"{reference.path}: row '{row.key}', column '{column}' has {said} for {count}"
+                    " seeds; record again."
                 )
 
 

@@ -6,16 +6,17 @@ import json
 import math
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from retable import files
 from retable.errors import UserError
-from retable.tables.comparison import Measured
+from retable.tables.comparison import Collapsed, Measured
 from retable.tables.reading import parse_reference
 from retable.tables.reference import (
+    Collapse,
     Column,
     Provenance,
     Reference,
@@ -35,6 +36,7 @@ def record_reference(
     measured: Measured,
     provenance: Provenance,
     *,
+    collapsed: Collapsed | None = None,
     labels: Mapping[str, str] | None = None,
 ) -> Reference:
     """Return a reference that holds what we measured, with tolerances that follow from its spread.
@@ -43,6 +45,8 @@ def record_reference(
         paper: the paper's table; gives columns, labels and what is not judged.
         measured: row -> column -> seed -> number; every cell with all seeds of the provenance.
         provenance: how it was measured.
+        collapsed: row -> column -> seed -> why the run has no number there. Of such a cell only the
+            number of these seeds is stored: what is left of its numbers is no mean to match.
         labels: row key -> label of rows that the paper's table does not have.
 
     Raises:
@@ -55,12 +59,17 @@ def record_reference(
             f"Recording {paper.id} needs at least {LEAST_SEEDS} different seeds, not"
             f" {len(set(seeds))}: name them with --seeds."
         )
-    rows = {key: _recorded_row(paper, key, cells, seeds) for key, cells in measured.items()}
+    collapsed = collapsed or {}
+    rows = {
+        key: _recorded_row(paper, key, measured.get(key, {}), collapsed.get(key, {}), seeds)
+        for key in dict.fromkeys([*measured, *collapsed])
+    }
     judged = {
         key: {
             column: value.per_seed
             for column, value in row.values.items()
-            if not (row.unjudged or paper_column(paper, column).unjudged)
+            if isinstance(value, Value)
+            and not (row.unjudged or paper_column(paper, column).unjudged)
         }
         for key, row in rows.items()
     }
@@ -100,26 +109,37 @@ def paper_column(paper: Reference, key: str) -> Column:
 
 
 def _recorded_row(
-    paper: Reference, key: str, cells: Mapping[str, Mapping[int, float]], seeds: tuple[int, ...]
+    paper: Reference,
+    key: str,
+    cells: Mapping[str, Mapping[int, float]],
+    collapsed: Mapping[str, Mapping[int, str]],
+    seeds: tuple[int, ...],
 ) -> Row:
-    values = {}
-    for column, by_seed in cells.items():
+    values: dict[str, Value | Collapse] = {}
+    for column in dict.fromkeys([*cells, *collapsed]):
         paper_column(paper, column)
+        numbers, gone = cells.get(column, {}), collapsed.get(column, {})
         for seed in seeds:
-            if not math.isfinite(by_seed.get(seed, math.nan)):
+            if seed not in gone and not math.isfinite(numbers.get(seed, math.nan)):
                 raise UserError(
                     f"Cannot record {paper.id}: row '{key}', column '{column}', seed {seed} is"
-                    f" {by_seed.get(seed, 'missing')}; run it, then record again."
+                    f" {numbers.get(seed, 'missing')}; run it, then record again."
                 )
-        # Eight digits are beyond any spread, and the file stays readable.
-        runs = tuple(float(f"{by_seed[seed]:.8g}") for seed in seeds)
-        spread = spread_of(runs)
-        assert spread is not None
-        values[column] = Value(
-            float(f"{mean(runs):.8g}"), float(f"{spread.std:.4g}"), len(runs), runs
+        values[column] = (
+            Collapse(len(gone), len(seeds))
+            if gone
+            else _recorded_value([numbers[seed] for seed in seeds])
         )
     known = paper.row(key) or Row(key, key, "extra", recipe={}, values={})
     return replace(known, values=values, recipe={})
+
+
+def _recorded_value(numbers: Sequence[float]) -> Value:
+    # Eight digits are beyond any spread, and the file stays readable.
+    runs = tuple(float(f"{number:.8g}") for number in numbers)
+    spread = spread_of(runs)
+    assert spread is not None
+    return Value(float(f"{mean(runs):.8g}"), float(f"{spread.std:.4g}"), len(runs), runs)
 
 
 def _recorded_column(
@@ -155,9 +175,9 @@ def _with_tolerances(
     row: Row, own: Mapping[str, float], common: Mapping[str, float], labels: Mapping[str, str]
 ) -> Row:
     values = {
-        column: value
-        if column not in own or _rounded_up(own[column]) <= common[column]
-        else replace(value, tolerance=_rounded_up(own[column]))
+        column: replace(value, tolerance=_rounded_up(own[column]))
+        if isinstance(value, Value) and _rounded_up(own.get(column, 0.0)) > common.get(column, 0.0)
+        else value
         for column, value in row.values.items()
     }
     return replace(row, label=labels.get(row.key, row.label), values=values)

@@ -18,6 +18,10 @@ A reference file is TOML. ``[table]`` says what it is and where it is from; ``[[
     values = { top1 = { value = 78.0, std = 0.2, runs = 3 } }
 
 ``std`` and ``runs`` stay out where nobody printed them: ``spread`` says what stands in, and why.
+
+A row that is stated to collapse has ``recipe.expected = "collapse"`` and no value: it stands for a
+collapse in every column that other rows print numbers in. Where we recorded collapses ourselves,
+``values = { top1 = { collapsed = 5, runs = 5 } }`` says in how many of the runs.
 """
 
 from __future__ import annotations
@@ -32,6 +36,9 @@ from retable.tables.statistics import Spread, spread_of
 Origin = Literal["cited", "reimplemented", "run", "extra"]
 """Where a row comes from: quoted by the paper from others, rerun by its authors, the paper's own,
 or added by us (no number to compare with)."""
+
+COLLAPSE = "collapse"
+"""What ``recipe.expected`` says of a row that collapses."""
 
 
 @dataclass(frozen=True)
@@ -103,6 +110,19 @@ class Value:
 
 
 @dataclass(frozen=True)
+class Collapse:
+    """What a cell says instead of a number where runs collapsed; both None: stated, not counted."""
+
+    collapsed: int | None = None
+    runs: int | None = None
+
+    @property
+    def always(self) -> bool:
+        """Whether every run collapsed."""
+        return self.collapsed == self.runs
+
+
+@dataclass(frozen=True)
 class Row:
     """One line of the table."""
 
@@ -110,7 +130,7 @@ class Row:
     label: str
     origin: Origin
     recipe: Mapping[str, Any]
-    values: Mapping[str, Value]
+    values: Mapping[str, Value | Collapse]
     unjudged: str = ""
 
 
@@ -167,10 +187,22 @@ class Reference:
         """Return the column of this key, None if there is none."""
         return next((column for column in self.columns if column.key == key), None)
 
-    def value(self, row_key: str, column_key: str) -> Value | None:
-        """Return a cell's stored number, None if the cell is empty."""
+    def stored(self, row_key: str, column_key: str) -> Value | Collapse | None:
+        """Return what a cell says, a number or a collapse; None if it is empty."""
         row = self.row(row_key)
-        return row.values.get(column_key) if row else None
+        if row is None:
+            return None
+        if row.recipe.get("expected") == COLLAPSE and self._prints_numbers(column_key):
+            return row.values.get(column_key, Collapse())
+        return row.values.get(column_key)
+
+    def _prints_numbers(self, column_key: str) -> bool:
+        return any(isinstance(row.values.get(column_key), Value) for row in self.rows)
+
+    def value(self, row_key: str, column_key: str) -> Value | None:
+        """Return a cell's stored number, None if it has none."""
+        stored = self.stored(row_key, column_key)
+        return stored if isinstance(stored, Value) else None
 
     def tolerance_of(self, row_key: str, column_key: str) -> float | None:
         """Return the cell's tolerance: its own, else its column's, else the table's."""

@@ -20,6 +20,7 @@ from retable.tables import plot
 from retable.tables.comparison import ComparedCell, Comparison
 from retable.tables.markdown import render_markdown
 from retable.tables.phrases import summary
+from retable.tables.reference import COLLAPSE, Collapse
 from retable.tables.terminal import render_terminal
 
 COMPARISON_FILE = "table.json"
@@ -31,6 +32,8 @@ def encode(value: object) -> Any:
         encoded = {f.name: encode(getattr(value, f.name)) for f in fields(value)}
         if isinstance(value, ComparedCell):  # for readers of the file, not read back
             encoded |= {"mean": encode(value.mean), "std": encode(value.std)}
+        if isinstance(value, Collapse):
+            encoded |= {"outcome": COLLAPSE}
         return encoded
     if isinstance(value, StrEnum):
         return str(value)
@@ -49,7 +52,7 @@ def decode(kind: Any, value: Any) -> Any:
     if origin in (Union, types.UnionType):
         if value is None:
             return None
-        return decode(next(a for a in arguments if a is not type(None)), value)
+        return decode(next(a for a in arguments if _fits(a, value)), value)
     if is_dataclass(kind) and isinstance(kind, type):
         hints = get_type_hints(kind)
         return kind(**{f.name: decode(hints[f.name], value[f.name]) for f in fields(kind)})
@@ -60,6 +63,13 @@ def decode(kind: Any, value: Any) -> Any:
     if kind is float:
         return math.nan if value is None else float(value)
     return kind(value) if isinstance(kind, type) and issubclass(kind, StrEnum) else value
+
+
+def _fits(kind: Any, value: Any) -> bool:
+    """Whether a value that is there can be of this kind, one of a union's."""
+    if is_dataclass(kind) and isinstance(kind, type):
+        return isinstance(value, dict) and {f.name for f in fields(kind)} <= value.keys()
+    return kind is not type(None)
 
 
 def render_json(comparison: Comparison) -> str:

@@ -55,6 +55,17 @@ def judge(interval: Interval | None, tolerance: float) -> Verdict:
     return Verdict.INCONCLUSIVE
 
 
+def judge_collapse(collapsed: int, runs: int) -> Verdict:
+    """Return the verdict on a cell of which every run is expected to collapse.
+
+    >>> [judge_collapse(collapsed, runs=3) for collapsed in (3, 1, 0)]
+    [<Verdict.MATCH: 'match'>, <Verdict.INCONCLUSIVE: 'inconclusive'>, <Verdict.MISS: 'miss'>]
+    """
+    if collapsed == runs:
+        return Verdict.MATCH
+    return Verdict.INCONCLUSIVE if collapsed else Verdict.MISS
+
+
 def judge_claim(interval: Interval | None, smallest: float | None = None) -> ClaimVerdict:
     """Return the verdict on a claimed order, and on its size where ``smallest`` is given.
 
