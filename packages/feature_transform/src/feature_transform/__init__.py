@@ -1,6 +1,8 @@
 """Feature transformation for contrastive learning (Zhu et al., ICCV 2021)."""
 
 from feature_transform.hard_negatives import hard_negative_scores, mix_with_query
+from feature_transform.infomin import InfoMin, InfoMinRecipe
+from feature_transform.jigsaw import JigsawHead, cut_jigsaw
 from feature_transform.logits import transformed_logits
 from feature_transform.moco import MoCoFT, MoCoFTRecipe
 from feature_transform.negatives import mix_negatives, mixed_cosines
@@ -10,6 +12,9 @@ from feature_transform.simclr import SimCLRFT, SimCLRFTRecipe
 from feature_transform.swav import SwAV, SwAVRecipe
 
 __all__ = [
+    "InfoMin",
+    "InfoMinRecipe",
+    "JigsawHead",
     "MoCoFT",
     "MoCoFTRecipe",
     "SimCLRFT",
@@ -17,6 +22,7 @@ __all__ = [
     "SwAV",
     "SwAVRecipe",
     "TransformRecipe",
+    "cut_jigsaw",
     "extrapolate_positives",
     "hard_negative_scores",
     "mix_negatives",
