@@ -1,3 +1,5 @@
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
@@ -129,3 +131,18 @@ def test_group_norm_encoders_have_no_batch_statistics() -> None:
 def test_impossible_recipes_are_named(fields: dict[str, object], sentence: str) -> None:
     with pytest.raises(UserError, match=sentence.replace(".", r"\.")):
         EncoderRecipe(**fields)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", ["resnet18", "resnet50", "small_resnet14"])
+def test_silenced_residual_blocks_start_as_their_shortcuts(name: str) -> None:
+    loud = build_encoder(EncoderRecipe(name, width=0.25), key=0)
+    encoder = build_encoder(EncoderRecipe(name, width=0.25, zero_init_residual=True), key=0)
+    blocks: list[Any] = [m for m in encoder.modules() if hasattr(m, "downsample")]
+    assert blocks
+    for block in blocks:
+        x = torch.rand(2, block.conv1.in_channels, 8, 8)
+        shortcut = x if block.downsample is None else block.downsample(x)
+        torch.testing.assert_close(block(x), shortcut.relu())
+    weights = dict(loud.named_parameters())
+    silenced = [n for n, p in encoder.named_parameters() if not torch.equal(p, weights[n])]
+    assert len(silenced) == len(blocks)

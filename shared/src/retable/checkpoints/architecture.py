@@ -23,8 +23,9 @@ def recognise(state: Mapping[str, Tensor]) -> EncoderRecipe:
     Raises:
         UserError: if the number of blocks or the stem is none of ours.
 
-    >>> recognise(build_encoder(EncoderRecipe("resnet18", width=0.25), key=0).state_dict())
-    EncoderRecipe(name='resnet18', width=0.25, stem='imagenet', norm='batch')
+    >>> recipe = EncoderRecipe("resnet18", width=0.25)
+    >>> recognise(build_encoder(recipe, key=0).state_dict()) == recipe
+    True
     """
     blocks = tuple(_count_blocks(state, stage) for stage in (1, 2, 3, 4))
     bottleneck = "layer1.0.conv3.weight" in state

@@ -7,7 +7,7 @@ from typing import Literal
 
 from torch import nn
 
-from retable.encoders.resnet import DEPTHS, ResNet
+from retable.encoders.resnet import DEPTHS, ResNet, silence_residuals
 from retable.encoders.small import SMALL_DEPTHS, SmallResNet
 from retable.errors import UserError
 from retable.random import initialising
@@ -28,6 +28,7 @@ class EncoderRecipe:
         stem: ``imagenet`` (7x7 stride 2 and max-pool; 3x3 stride 2 in the small family) or
             ``small`` (3x3 stride 1, no pooling: the usual choice for 32 px, SimCLR appendix B.9).
         norm: ``batch``, or ``group`` (Wu and He, 2018) for encoders without batch statistics.
+        zero_init_residual: start each residual block as its shortcut (SimSiam's official code).
 
     Raises:
         UserError: a field is none of these.
@@ -37,6 +38,7 @@ class EncoderRecipe:
     width: float = 1.0
     stem: Literal["imagenet", "small"] = "imagenet"
     norm: Literal["batch", "group"] = "batch"
+    zero_init_residual: bool = False
 
     def __post_init__(self) -> None:
         for field, choices in (
@@ -64,5 +66,7 @@ def build_encoder(recipe: EncoderRecipe, key: int) -> ResNet | SmallResNet:
     build: type[nn.Module] = ResNet if recipe.name in DEPTHS else SmallResNet
     with initialising(key):
         encoder = build(recipe.name, width=recipe.width, stem=recipe.stem, norm=recipe.norm)
+    if recipe.zero_init_residual:
+        silence_residuals(encoder)
     assert isinstance(encoder, ResNet | SmallResNet)
     return encoder

@@ -48,12 +48,23 @@ def convolution(inputs: int, outputs: int, size: int, stride: int = 1) -> nn.Con
 def initialise(module: nn.Module) -> None:
     """Draw convolutions from He's normal distribution by fan-out, as torchvision does.
 
-    The last normalisation of a block starts at scale one: the MoCo and BYOL results were made so.
+    The last normalisation of a block starts at scale one: the MoCo and BYOL results were made so,
+    SimSiam's from `silence_residuals`.
     """
     for layer in module.modules():
         # On the meta device nothing can be drawn, and trying imports sympy and TorchDynamo.
         if isinstance(layer, nn.Conv2d) and not layer.weight.is_meta:
             nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
+
+
+def silence_residuals(module: nn.Module) -> None:
+    """Start the last normalisation of every residual block at scale zero (Goyal et al., 2017).
+
+    Each block is the identity at first, or its projection.
+    """
+    for block in module.modules():
+        if isinstance(block, _Block):
+            nn.init.zeros_(block.last_norm.weight)  # type: ignore[arg-type]
 
 
 class _Block(nn.Module):
@@ -75,6 +86,11 @@ class _Block(nn.Module):
 
     def _residual(self, x: Tensor) -> Tensor:
         raise NotImplementedError
+
+    @property
+    def last_norm(self) -> nn.Module:
+        """The normalisation before the sum with the shortcut."""
+        return self.bn3 if isinstance(self, Bottleneck) else self.bn2
 
     def forward(self, x: Tensor) -> Tensor:
         shortcut = x if self.downsample is None else self.downsample(x)
