@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from retable import random
 from retable.batch_norm import group_batch_norm, shuffled
 from retable.encoders import EncoderRecipe, build_encoder
 from retable.losses import info_nce
@@ -34,3 +35,14 @@ def test_a_contrastive_step_reads_nothing_from_the_device() -> None:
         optimizer.step()
         queue.enqueue(keys, labels)
     assert queue.pointer == 4
+
+
+def test_draws_read_nothing_from_the_device() -> None:
+    with torch.device("meta"):
+        places = torch.arange(6)
+    for counters in (places, places.view(2, 3), places[0]):
+        assert random.beta(1, counters, 2.0, 2.0).shape == counters.shape
+        assert random.uniform(1, counters).shape == counters.shape
+        assert random.integers(1, counters, 5).shape == counters.shape
+        assert random.normal(1, counters).shape == counters.shape
+    assert random.permutation(1, 5, "meta", number=places[0]).shape == (5,)

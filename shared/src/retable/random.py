@@ -124,8 +124,8 @@ def beta_quantile(shares: Tensor, a: float, b: float) -> Tensor:
     table = _beta_angles(float(a), float(b), shares.device)
     place = shares * (len(table) - 1)
     below = place.long()
-    low = table[below]
-    angle = torch.lerp(low, table[below + 1], place - below)
+    low = table.take(below)  # table[below] would ask the device for a below that is one number
+    angle = torch.lerp(low, table.take(below + 1), place - below)
     tiny = torch.finfo(torch.float32).tiny
     return angle.sin().square_().clamp_(tiny, 1 - 2.0**-24)
 

@@ -72,6 +72,8 @@ def hard_negative_scores(
     >>> hard_negative_scores(torch.eye(3)[:1], torch.eye(3)[:1], torch.eye(3), 0.25)
     tensor([[1.0000, 0.2500, 0.2500]])
     """
+    if isinstance(weight, Tensor):
+        weight = weight.to(query.dtype)
     own = (scored * query * weight).sum(dim=1, keepdim=True)
     scores = own + (scored * (1 - weight)) @ negatives.T
     if not renormalise:
