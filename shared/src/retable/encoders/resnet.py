@@ -90,7 +90,7 @@ class _Block(nn.Module):
     @property
     def last_norm(self) -> nn.Module:
         """The normalisation before the sum with the shortcut."""
-        return self.bn3 if isinstance(self, Bottleneck) else self.bn2
+        return self.get_submodule("bn3" if isinstance(self, Bottleneck) else "bn2")
 
     def forward(self, x: Tensor) -> Tensor:
         shortcut = x if self.downsample is None else self.downsample(x)
