@@ -2,7 +2,14 @@ import pytest
 import torch
 from torch import nn
 
-from retable.heads import byol_head, linear_head, mlp_head, simclr_head
+from retable.heads import (
+    byol_head,
+    linear_head,
+    mlp_head,
+    simclr_head,
+    simsiam_predictor,
+    simsiam_projector,
+)
 
 
 def layers(head: nn.Sequential) -> list[str]:
@@ -46,7 +53,21 @@ def test_simclr_head_ends_with_a_batch_norm_without_shift() -> None:
     torch.testing.assert_close(out.mean(0), torch.zeros(128), atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize("build", [linear_head, mlp_head, simclr_head, byol_head])
+def test_simsiam_heads_have_the_official_layers() -> None:
+    # Source: facebookresearch/simsiam builder.py; the bias before its last batch norm is frozen.
+    projector, predictor = simsiam_projector(64, 32, key=0), simsiam_predictor(32, key=1)
+    hidden = ["Linear", "BatchNorm1d", "ReLU"]
+    assert layers(projector) == [*hidden, *hidden, "Linear", "BatchNorm1d"]
+    assert biases(projector) == [False, True, False, True, False, False]
+    assert not list(projector[-1].parameters())
+    assert layers(predictor) == [*hidden, "Linear"]
+    assert biases(predictor) == [False, True, True]
+
+
+@pytest.mark.parametrize(
+    "build",
+    [linear_head, mlp_head, simclr_head, byol_head, simsiam_projector, simsiam_predictor],
+)
 def test_weights_are_a_function_of_the_key(build: object) -> None:
     assert callable(build)
     one, same, other = (next(build(8, key=key).parameters()) for key in (1, 1, 2))

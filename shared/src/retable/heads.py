@@ -79,3 +79,48 @@ def byol_head(
             nn.ReLU(inplace=True),
             nn.Linear(hidden_dim, out_dim, bias=False),
         )
+
+
+def simsiam_projector(
+    in_dim: int, out_dim: int = 2048, *, hidden_dim: int | None = None, key: int
+) -> nn.Sequential:
+    """SimSiam's projector: three layers, batch norm after each (Chen & He, 2021, section 3).
+
+    No linear layer has a bias, since batch norm removes it, and the last batch norm has neither
+    scale nor shift (official code). ``hidden_dim`` is ``in_dim`` where not given: 2048 for
+    ResNet-50.
+
+    >>> import torch
+    >>> simsiam_projector(64, 32, key=0)(torch.randn(2, 64)).shape
+    torch.Size([2, 32])
+    """
+    hidden = hidden_dim or in_dim
+    with initialising(key):
+        return nn.Sequential(
+            nn.Linear(in_dim, hidden, bias=False),
+            nn.BatchNorm1d(hidden),
+            nn.ReLU(inplace=True),
+            nn.Linear(hidden, hidden, bias=False),
+            nn.BatchNorm1d(hidden),
+            nn.ReLU(inplace=True),
+            nn.Linear(hidden, out_dim, bias=False),
+            nn.BatchNorm1d(out_dim, affine=False),
+        )
+
+
+def simsiam_predictor(dim: int = 2048, *, hidden_dim: int = 512, key: int) -> nn.Sequential:
+    """SimSiam's predictor: Linear-BN-ReLU-Linear, a bottleneck (Chen & He, 2021, section 3).
+
+    The first layer has no bias (official code).
+
+    >>> import torch
+    >>> simsiam_predictor(32, hidden_dim=8, key=0)(torch.randn(2, 32)).shape
+    torch.Size([2, 32])
+    """
+    with initialising(key):
+        return nn.Sequential(
+            nn.Linear(dim, hidden_dim, bias=False),
+            nn.BatchNorm1d(hidden_dim),
+            nn.ReLU(inplace=True),
+            nn.Linear(hidden_dim, dim),
+        )

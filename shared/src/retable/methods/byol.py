@@ -1,0 +1,102 @@
+"""BYOL (Grill et al., NeurIPS 2020): predict what a moving average of the network makes of a view.
+
+A paper with views of its own calls `BYOL.predictions` and `BYOL.targets`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from retable.heads import byol_head
+from retable.methods.method import Progress
+from retable.methods.siamese import Siamese
+from retable.momentum import MomentumCopy, MomentumRecipe
+from retable.random import derive_key
+
+
+def _thousand_epochs() -> MomentumRecipe:
+    return MomentumRecipe(0.996, "cosine")
+
+
+@dataclass(frozen=True)
+class BYOLRecipe:
+    """What makes BYOL, besides the encoder (appendix C.1).
+
+    Its batch norm is synchronised over all devices: set ``bn_group`` of the pretraining to the
+    global batch.
+
+    Attributes:
+        dim: D of projections and predictions.
+        hidden_dim: width of the hidden layer of projector and predictor.
+        momentum: of the target network. Its base is 0.996 at 1000 epochs, 0.99 at 300 and at 100
+            and 0.97 at 40 (presets of the official code); it rises to 1 over the whole run.
+    """
+
+    dim: int = 256
+    hidden_dim: int = 4096
+    momentum: MomentumRecipe = field(default_factory=_thousand_epochs)
+
+    def build(self, encoder: nn.Module, key: int) -> BYOL:
+        """Return the method; ``key`` draws the heads' weights."""
+        return BYOL(encoder, self, key)
+
+
+class BYOL(Siamese):
+    """Predict each view's target projection from the other view.
+
+    The target network begins as a copy of the online one. The official code draws it anew, and
+    notes that this made no difference.
+
+    Attributes:
+        encoder: online encoder, images (B, 3, H, W) -> (B, F).
+        projector: (B, F) -> (B, D).
+        predictor: (B, D) -> (B, D).
+        target_encoder: moving average of encoder and projector, without gradient; its batch norm
+            has statistics of its own.
+    """
+
+    encoder_passes = 8.0  # forward and backward of both views (6), targets of both (2)
+
+    def __init__(self, encoder: nn.Module, recipe: BYOLRecipe, key: int) -> None:
+        super().__init__()
+        self.momentum = recipe.momentum
+        features = int(encoder.feature_dim)  # type: ignore[arg-type]
+        hidden = recipe.hidden_dim
+        self.encoder = encoder
+        self.projector = byol_head(
+            features, recipe.dim, hidden_dim=hidden, key=derive_key(key, "projector")
+        )
+        self.predictor = byol_head(
+            recipe.dim, recipe.dim, hidden_dim=hidden, key=derive_key(key, "predictor")
+        )
+        self.target_encoder = MomentumCopy(nn.Sequential(self.encoder, self.projector))
+
+    def predictions(self, view: Tensor) -> Tensor:
+        """Return the online network's predictions (B_r, D) of a view (B_r, 3, H, W)."""
+        predictions: Tensor = self.predictor(self.projector(self.encoder(view)))
+        return predictions
+
+    @torch.no_grad()
+    def targets(self, view: Tensor) -> Tensor:
+        """Return the target network's projections (B_r, D) of a view (B_r, 3, H, W)."""
+        targets: Tensor = self.target_encoder(view)
+        return targets
+
+    def branches(self, view: Tensor) -> tuple[Tensor, Tensor]:
+        """Return predictions (B_r, D), and targets (B_r, D) without gradient, of one view."""
+        return self.predictions(view), self.targets(view)
+
+    def loss(self, similarities: Tensor) -> Tensor:
+        """Return the sum of the terms' 2 - 2 s, averaged over samples (equation 2): 0 to 8.
+
+        The sum of both terms, not their mean, as in the official code.
+        """
+        return (2 - 2 * similarities).sum(dim=0).mean()
+
+    def after_step(self, progress: Progress) -> None:
+        """Move the target network after the online one, with this step's momentum."""
+        steps = progress.steps_per_epoch * progress.epochs
+        self.target_encoder.update(self.momentum.at(progress.step, steps))

@@ -1,0 +1,95 @@
+"""Siamese methods without negatives: one view's prediction is to meet the other view's target.
+
+BYOL and SimSiam differ in where targets come from and in the constants of their losses. A paper
+that compares predictions and targets otherwise, or with more than each other, overrides
+`Siamese.similarity`; one that measures more, `Siamese.measure` or `Siamese.trace`. The step itself
+is written once, here.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from retable.methods.measures import embedding_spread, quantiles
+from retable.methods.method import Batch, Method, Metrics, StepOutput
+
+
+class Siamese(Method):
+    """Base of methods that predict one view's target from the other view, in both directions."""
+
+    accumulates = True
+
+    def branches(self, view: Tensor) -> tuple[Tensor, Tensor]:
+        """Return predictions (B_r, D), and targets (B_r, D) without gradient, of one view."""
+        raise NotImplementedError
+
+    def loss(self, similarities: Tensor) -> Tensor:
+        """Return the scalar loss of similarities (2, B_r), one row for each term."""
+        raise NotImplementedError
+
+    def similarity(self, predictions: Tensor, targets: Tensor, batch: Batch, term: int) -> Tensor:
+        """Return how near predictions are to targets: their cosines.
+
+        Args:
+            predictions: (B_r, D) unit vectors, float32, with gradient.
+            targets: (B_r, D) unit vectors, float32, without gradient.
+            batch: this process's share.
+            term: 0 where the first view predicts the second, 1 where the second predicts the first.
+
+        Returns:
+            (B_r,), as large as a prediction is good; gradient flows into the predictions alone.
+        """
+        return (predictions * targets).sum(dim=1)
+
+    @torch.no_grad()
+    def measure(self, cosines: Tensor, targets: Tensor, batch: Batch) -> Metrics:
+        """Return the scalars to log.
+
+        Args:
+            cosines: (2, B_r), raw, of predictions and targets.
+            targets: (2, B_r, D) unit vectors, of the first view and of the second.
+            batch: this process's share.
+
+        Returns:
+            Among them ``embedding_spread``, near 0 where all images have one target: a collapse,
+            which the loss does not tell from perfection.
+        """
+        return {
+            **quantiles("positive_score", cosines.flatten()),
+            "positive_score": cosines.mean(),
+            "embedding_spread": embedding_spread(targets.flatten(0, 1)),
+        }
+
+    @torch.no_grad()
+    def trace(self, similarities: Tensor, cosines: Tensor, batch: Batch) -> Metrics:
+        """Return the scalars to keep of every step: the mean raw cosine.
+
+        Args:
+            similarities: (2, B_r), as the loss has them; an heir adds their mean as
+                ``transformed_positive_mean``.
+            cosines: (2, B_r), raw.
+            batch: this process's share.
+        """
+        return {"positive_mean": cosines.mean()}
+
+    def forward(self, batch: Batch) -> StepOutput:
+        """Make one step: two views in, the symmetric loss out.
+
+        Each view passes the networks by itself, so that its batch-norm statistics are its own.
+        """
+        first_view, second_view = batch.views
+        first, second = self.branches(first_view), self.branches(second_view)
+        with torch.autocast(first_view.device.type, enabled=False):
+            predictions = [F.normalize(branch[0].float(), dim=1) for branch in (first, second)]
+            targets = [F.normalize(branch[1].float(), dim=1) for branch in (second, first)]
+            terms = list(zip(predictions, targets, strict=True))
+            similarities = torch.stack(
+                [self.similarity(*pair, batch, term) for term, pair in enumerate(terms)]
+            )
+            loss = self.loss(similarities)
+            with torch.no_grad():
+                cosines = torch.stack([(one * other).sum(dim=1) for one, other in terms])
+        metrics = self.measure(cosines, torch.stack(targets[::-1]), batch)
+        return StepOutput(loss, metrics, self.trace(similarities.detach(), cosines, batch))

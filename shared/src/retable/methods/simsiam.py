@@ -1,0 +1,69 @@
+"""SimSiam (Chen & He, CVPR 2021): a predictor and a stopped gradient, no negatives, no momentum."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from retable.heads import simsiam_predictor, simsiam_projector
+from retable.methods.siamese import Siamese
+from retable.random import derive_key
+
+
+@dataclass(frozen=True)
+class SimSiamRecipe:
+    """What makes SimSiam, besides the encoder (section 3 and the official code).
+
+    There, batch norm is synchronised over all devices (``bn_group`` of the pretraining: the global
+    batch), and the predictor's learning rate does not decay (``constant_rate`` of the optimizer:
+    "predictor").
+
+    Attributes:
+        dim: D of projections and predictions.
+        hidden_dim: width of the projector's hidden layers; None: the encoder's features, 2048 for
+            ResNet-50.
+        predictor_hidden_dim: width of the predictor's hidden layer.
+    """
+
+    dim: int = 2048
+    hidden_dim: int | None = None
+    predictor_hidden_dim: int = 512
+
+    def build(self, encoder: nn.Module, key: int) -> SimSiam:
+        """Return the method; ``key`` draws the heads' weights."""
+        return SimSiam(encoder, self, key)
+
+
+class SimSiam(Siamese):
+    """Predict each view's projection from the other view's, whose gradient is stopped.
+
+    Attributes:
+        encoder: images (B, 3, H, W) -> (B, F).
+        projector: (B, F) -> (B, D).
+        predictor: (B, D) -> (B, D).
+    """
+
+    encoder_passes = 6.0  # forward and backward of both views
+
+    def __init__(self, encoder: nn.Module, recipe: SimSiamRecipe, key: int) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.projector = simsiam_projector(
+            int(encoder.feature_dim),  # type: ignore[arg-type]
+            recipe.dim,
+            hidden_dim=recipe.hidden_dim,
+            key=derive_key(key, "projector"),
+        )
+        self.predictor = simsiam_predictor(
+            recipe.dim, hidden_dim=recipe.predictor_hidden_dim, key=derive_key(key, "predictor")
+        )
+
+    def branches(self, view: Tensor) -> tuple[Tensor, Tensor]:
+        """Return predictions (B_r, D), and projections (B_r, D) without gradient, of one view."""
+        projections = self.projector(self.encoder(view))
+        return self.predictor(projections), projections.detach()
+
+    def loss(self, similarities: Tensor) -> Tensor:
+        """Return minus the mean similarity (equation 2): -1 at best, 1 at worst."""
+        return -similarities.mean()

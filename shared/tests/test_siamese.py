@@ -1,0 +1,196 @@
+"""What BYOL and SimSiam share: the seam, the collapse that is seen, parts of a batch."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from retable import health
+from retable.batch_norm import group_batch_norm
+from retable.methods import (
+    Batch,
+    BYOLRecipe,
+    MethodRecipe,
+    Progress,
+    Siamese,
+    SimSiamRecipe,
+)
+from retable.random import derive_key, initialising, normal
+
+RECIPES: dict[str, MethodRecipe] = {
+    "byol": BYOLRecipe(dim=6, hidden_dim=10),
+    "simsiam": SimSiamRecipe(dim=6, hidden_dim=10, predictor_hidden_dim=4),
+}
+PERFECT = {"byol": 0.0, "simsiam": -1.0}
+OPPOSITE = {"byol": 8.0, "simsiam": 1.0}
+SLOPE = {"byol": -4.0, "simsiam": -1.0}
+"""Of the loss over a similarity that all samples and both terms have."""
+
+
+class Flat(nn.Module):
+    """An encoder without batch norm: pixels through one matrix."""
+
+    feature_dim = 12
+
+    def __init__(self) -> None:
+        super().__init__()
+        with initialising(5):
+            self.linear = nn.Linear(3 * 4 * 4, self.feature_dim)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return torch.tanh(self.linear(images.flatten(1)))
+
+
+def make_batch(size: int = 8) -> Batch:
+    views = [
+        normal(derive_key(0, "v", n), torch.arange(size * 48)).view(size, 3, 4, 4) for n in (0, 1)
+    ]
+    rows = torch.arange(size)
+    return Batch((views[0], views[1]), -torch.ones_like(rows), rows, rows, Progress(0, 10, 2), 7)
+
+
+@pytest.fixture(params=RECIPES)
+def name(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def method(name: str) -> Siamese:
+    built = RECIPES[name].build(Flat(), key=3)
+    assert isinstance(built, Siamese)
+    return built
+
+
+def trained(method: nn.Module) -> list[nn.Parameter]:
+    return [parameter for parameter in method.parameters() if parameter.requires_grad]
+
+
+@given(similarity=st.floats(-1, 1))
+@pytest.mark.parametrize("name", RECIPES)
+def test_the_loss_is_linear_between_its_bounds(name: str, similarity: float) -> None:
+    built = RECIPES[name].build(Flat(), key=3)
+    assert isinstance(built, Siamese)
+    loss = float(built.loss(torch.full((2, 5), similarity)))
+    assert loss == pytest.approx(PERFECT[name] + SLOPE[name] * (similarity - 1), abs=1e-5)
+    assert PERFECT[name] - 1e-5 <= loss <= OPPOSITE[name] + 1e-5
+
+
+def test_both_terms_count_alike(name: str, method: Siamese) -> None:
+    terms = torch.tensor([[1.0, 1.0, 1.0], [-1.0, -1.0, -1.0]])
+    middle = (PERFECT[name] + OPPOSITE[name]) / 2
+    assert float(method.loss(terms)) == float(method.loss(terms.flip(0))) == middle
+
+
+def test_the_seam_compares_each_prediction_with_the_target_of_the_other_view(
+    method: Siamese,
+) -> None:
+    batch = make_batch()
+    seen: list[tuple[int, Tensor, Tensor]] = []
+
+    class Watched(type(method)):  # type: ignore[misc]
+        def similarity(
+            self, predictions: Tensor, targets: Tensor, batch: Batch, term: int
+        ) -> Tensor:
+            seen.append((term, predictions, targets))
+            return super().similarity(predictions, targets, batch, term)  # type: ignore[no-any-return]
+
+    method.__class__ = Watched
+    method(batch)
+    (first, target_of_first), (second, target_of_second) = (
+        [x / x.norm(dim=1, keepdim=True) for x in method.branches(view)] for view in batch.views
+    )
+    expected = [(0, first, target_of_second), (1, second, target_of_first)]
+    for (term, *ours), (number, *theirs) in zip(seen, expected, strict=True):
+        assert term == number
+        for one, other in zip(ours, theirs, strict=True):
+            torch.testing.assert_close(one, other)
+        assert ours[0].requires_grad
+        assert not ours[1].requires_grad
+
+
+def test_an_heirs_similarity_is_differentiated_and_the_trace_stays_raw(method: Siamese) -> None:
+    batch = make_batch()
+    output = method(batch)
+    gradients = torch.autograd.grad(output.loss, trained(method))
+
+    class Weighted(type(method)):  # type: ignore[misc]
+        def similarity(
+            self, predictions: Tensor, targets: Tensor, batch: Batch, term: int
+        ) -> Tensor:
+            raw = super().similarity(predictions, targets, batch, term)
+            return 2.5 * raw - 1.5  # type: ignore[no-any-return]
+
+    method.__class__ = Weighted
+    heirs = method(batch)
+    for one, other in zip(torch.autograd.grad(heirs.loss, trained(method)), gradients, strict=True):
+        torch.testing.assert_close(one, 2.5 * other, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(heirs.trace["positive_mean"], output.trace["positive_mean"])
+
+
+def test_the_trace_is_the_mean_cosine_of_both_terms(method: Siamese) -> None:
+    batch = make_batch()
+    with torch.no_grad():
+        (first, target_of_first), (second, target_of_second) = map(method.branches, batch.views)
+    cosines = [
+        float(one @ other / one.norm() / other.norm())
+        for pair in ((first, target_of_second), (second, target_of_first))
+        for one, other in zip(*pair, strict=True)
+    ]
+    output = method(batch)
+    assert float(output.trace["positive_mean"]) == pytest.approx(sum(cosines) / 16, abs=1e-6)
+    assert float(output.metrics["positive_score"]) == pytest.approx(sum(cosines) / 16, abs=1e-6)
+
+
+def test_a_collapse_has_the_best_loss_and_is_called_by_its_name(name: str, method: Siamese) -> None:
+    class Collapsed(type(method)):  # type: ignore[misc]
+        def branches(self, view: Tensor) -> tuple[Tensor, Tensor]:
+            return torch.ones(len(view), 6), torch.ones(len(view), 6)
+
+    healthy = method(make_batch()).metrics
+    assert 0.3 < float(healthy["embedding_spread"]) < 1.2
+    method.__class__ = Collapsed
+    output = method(make_batch())
+    assert output.loss.item() == pytest.approx(PERFECT[name], abs=1e-5)
+    metrics = {key: float(value) for key, value in output.metrics.items()}
+    assert metrics["embedding_spread"] == pytest.approx(0.0, abs=1e-5)
+    reason = health.fatal({"loss": output.loss.item(), **metrics})
+    assert reason is not None
+    assert "collapsed" in reason
+
+
+def test_gradient_of_a_batch_is_the_mean_of_its_parts(method: Siamese) -> None:
+    batch = make_batch()
+    assert method.accumulates
+    group_batch_norm(method, 4)
+    whole = torch.autograd.grad(method(batch).loss, trained(method))
+    parts = [torch.zeros_like(gradient) for gradient in whole]
+    for rows in (slice(0, 4), slice(4, 8)):
+        part = replace(
+            batch,
+            views=tuple(view[rows] for view in batch.views),
+            positions=batch.positions[rows],
+        )
+        for sum_, gradient in zip(
+            parts, torch.autograd.grad(method(part).loss, trained(method)), strict=True
+        ):
+            sum_ += gradient / 2
+    for one, other in zip(parts, whole, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
+
+
+def test_the_loss_is_float32_under_autocast(method: Siamese) -> None:
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        output = method(make_batch())
+    assert output.loss.dtype == torch.float32
+    assert output.loss.item() == pytest.approx(method(make_batch()).loss.item(), abs=0.05)
+
+
+def test_three_views_are_refused(method: Siamese) -> None:
+    batch = make_batch()
+    with pytest.raises(ValueError, match="unpack"):
+        method(replace(batch, views=(*batch.views, batch.views[0])))
