@@ -48,8 +48,8 @@ def draw(comparison: Comparison, histories: Histories, folder: Path) -> None:
     for name, meaning in CURVES.items():
         curves = {
             labels[row]: {
-                seed: [(line["epoch"], 100.0 * line[name]) for line in lines if name in line]
-                for seed, lines in by_seed.items()
+                seed: [(line["epoch"], 100.0 * line[name]) for line in own.epochs if name in line]
+                for seed, own in by_seed.items()
             }
             for row, by_seed in histories.items()
         }

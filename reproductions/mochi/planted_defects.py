@@ -22,11 +22,12 @@ from mochi.draws import MixingDraws
 from mochi.pool import HardPool
 from retable.methods import Batch, MoCoRecipe, Progress
 from retable.reproduce.execute import execute
+from retable.reproduce.outcomes import gather_figures, measure
 from retable.reproduce.plan import Request, plan_runs, resolve_rows
-from retable.reproduce.results import gather_figures, measure
 from retable.reproduce.setting import Setting
 from retable.reproduce.table import Row
 from retable.tables import compare, load_reference
+from retable.tables.reference import Value
 
 ROWS = ("moco_v2", "mochi_1024_256_512")
 
@@ -117,7 +118,7 @@ def main() -> int:
         print(f"\n{defect}: {'caught' if misses else 'NOT caught by the table'}")
         for compared in comparison.rows:
             for column, cell in compared.cells.items():
-                if cell.ours and cell.reference is not None:
+                if cell.ours and isinstance(cell.reference, Value):
                     verdict = cell.verdict or "not judged"
                     print(
                         f"  {compared.row.key:22} {column:20} {cell.mean:8.2f}"

@@ -17,11 +17,15 @@ import torch
 from retable.evaluate.geometry import Geometry
 from retable.evaluate.knn import Knn
 from retable.evaluate.linear import LinearProbe
+from retable.optim import OptimizerRecipe
 from retable.recipes import PretrainRecipe
-from retable.reproduce import Figure, Gain, Row, Table, execute, main, results
+from retable.reproduce import Figure, Gain, Histories, Row, Table, execute, main, results
 from retable.reproduce.arguments import parse
+from retable.reproduce.outcomes import gather_figures, gather_outcomes
 from retable.reproduce.plan import Request, plan_runs, resolve_rows
 from retable.reproduce.setting import Setting
+from retable.tables import Comparison
+from retable.traces import read_traces
 
 Changed = Callable[..., PretrainRecipe]
 PROBE = LinearProbe(lr=1.0, batch=16, epochs=2, milestones=(1,))
@@ -152,9 +156,9 @@ def judged(table: Table, folder: Path, **changes: Any) -> Any:
     rows = resolve_rows(table, request)
     runs = plan_runs(rows, request.seeds)
     setting = Setting(folder)
-    failed = results.failed_trainings(runs, setting)
-    figures = results.gather_figures(runs, setting)
-    return results.compare_table(table, rows, failed, figures, command)
+    figures = gather_figures(runs, setting)
+    outcomes = gather_outcomes(table, rows, runs, figures, "proxy", setting)
+    return results.compare_table(table, rows, outcomes, command)
 
 
 def test_one_failed_seed_makes_the_cell_a_miss_however_well_the_others_did(
@@ -258,6 +262,30 @@ def test_a_figure_that_is_no_number_is_kept_as_that_and_misses(
     assert cells(folder)["supervised"]["0"]["knn.top1"] == "nan"
     comparison = judged(table, folder, rows=("supervised",), seeds=(0,))
     assert comparison.misses() == [("supervised", "top1")]
+
+
+def test_plots_get_the_epochs_and_the_folder_of_every_training_also_of_one_that_failed(
+    side_by_side: Table, supervised: Changed, tmp_path: Path
+) -> None:
+    pytest.importorskip("matplotlib")
+    found: dict[str, Histories] = {}
+
+    def draw(comparison: Comparison, histories: Histories, folder: Path) -> None:
+        found[comparison.id] = histories
+        assert folder == tmp_path / "runs" / "tables" / "paper-unit-proxy"
+
+    table = dataclasses.replace(side_by_side, plots=(draw,))
+    optimizer = OptimizerRecipe(lr=1e30)
+    diverging = Row(supervised(optimizer=optimizer), (Knn(k=5),))
+    rows = {"a": {"one": table.trainings("a")["a/one"], "two": diverging}}
+    assert reproduce(dataclasses.replace(table, rows=rows), tmp_path / "runs") == 1
+    histories = found["unit"]
+    assert histories.keys() == {"a/one", "a/two"}
+    sound, failed = histories["a/one"][0], histories["a/two"][0]
+    assert [line["epoch"] for line in sound.epochs] == [1, 2]
+    assert failed.epochs == []
+    assert len(read_traces(sound.folder)["positive_mean"].steps) == 8
+    assert (failed.folder / "metrics.jsonl").exists()
 
 
 def test_a_run_cut_inside_its_first_epoch_still_shows_its_evaluation(

@@ -15,6 +15,7 @@ from retable.reproduce import arguments, checks, execute, launch, results
 from retable.reproduce.arguments import Command
 from retable.reproduce.dry_run import render_plan
 from retable.reproduce.finished import made_by_other_code
+from retable.reproduce.outcomes import failed_unexpectedly, gather_figures, gather_outcomes
 from retable.reproduce.plan import Run, plan_runs, resolve_rows
 from retable.reproduce.setting import directory_of
 from retable.reproduce.table import Row, Table
@@ -100,21 +101,23 @@ def _conclude(
     command: Command,
 ) -> int:
     """Compare, record if asked, print and store the table."""
-    figures = results.gather_figures(runs, command.setting)
+    setting, scale = command.setting, command.request.scale
+    figures = gather_figures(runs, setting)
+    outcomes = gather_outcomes(table, rows, runs, figures, scale, setting)
     if command.record:
-        results.record(table, runs, figures, command)
-    failed = results.failed_trainings(runs, command.setting)
-    comparison = results.compare_table(table, rows, failed, figures, command)
+        results.record(table, runs, figures, outcomes, command)
+    comparison = results.compare_table(table, rows, outcomes, command)
     folder = results.report_folder(table, command)
-    histories = results.gather_histories(runs, command.setting)
+    histories = results.gather_histories(runs, setting)
     results.write_report(table, comparison, figures, histories, folder)
     print(results.for_terminal(comparison))
     print(f"\nWritten to {folder}.")
-    if old := [run.name for run in runs if made_by_other_code(run, command.setting)]:
+    if old := [run.name for run in runs if made_by_other_code(run, setting)]:
         print(
             f"{len(old)} of {len(runs)} runs were trained by other versions of the code: "
             "start with --fresh to train them anew."
         )
+    failed = failed_unexpectedly(table, outcomes, comparison)
     return 1 if failed else comparison.exit_status
 
 

@@ -8,8 +8,10 @@ from collections.abc import Iterator, Mapping
 from types import MappingProxyType
 from typing import Any
 
+from retable.metrics_log import MetricsLog
 from retable.reproduce.plan import Run
 from retable.reproduce.setting import Setting, directory_of, evaluation_directory
+from retable.reproduce.table import History
 from retable.runs import code_digest, read_json
 
 _NOT_FINITE = ("nan", "inf", "-inf")
@@ -59,6 +61,12 @@ def failure(run: Run, setting: Setting) -> str | None:
     return result.get("failed")
 
 
+def ending(run: Run, setting: Setting) -> str | None:
+    """Return of what kind a failure is, as `TrainingFailedError` says; None if there was none."""
+    result = directory_of(run, setting).finished() or {}
+    return result.get("kind")
+
+
 def made_by_other_code(run: Run, setting: Setting) -> bool:
     """Say whether the run was trained by sources that differ from today's."""
     path = directory_of(run, setting).environment
@@ -66,10 +74,11 @@ def made_by_other_code(run: Run, setting: Setting) -> bool:
     return bool(known) and known != code_digest(run.recipe.method)
 
 
-def history(run: Run, setting: Setting) -> list[dict[str, float]]:
-    """Return a complete run's means, one mapping for each epoch."""
-    result = directory_of(run, setting).finished() or {}
-    return [dict(_scalars(line)) for line in result.get("epochs", [])]
+def history(run: Run, setting: Setting) -> History:
+    """Return what a run has recorded over time, also where its training failed."""
+    directory = directory_of(run, setting)
+    lines = MetricsLog(directory.metrics).read("epoch")
+    return History([dict(_scalars(line)) for line in lines], directory.path)
 
 
 def _halfway(monitor: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -11,10 +11,11 @@ from retable import files
 from retable.errors import UserError
 from retable.plots import drawing
 from retable.reproduce.arguments import Command
-from retable.reproduce.finished import collect, failure, history, storable
+from retable.reproduce.finished import history, storable
+from retable.reproduce.outcomes import Outcomes
 from retable.reproduce.plan import Run
 from retable.reproduce.setting import Setting, directory_of
-from retable.reproduce.table import Figures, Histories, Row, Table
+from retable.reproduce.table import Figures, Histories, History, Row, Table
 from retable.runs import read_json
 from retable.tables import (
     Comparison,
@@ -29,30 +30,6 @@ from retable.tables import (
     supports_colour,
     write_reference,
 )
-
-
-def gather_figures(runs: list[Run], setting: Setting) -> Figures:
-    """Return training -> seed -> figure name -> value of all runs that are complete."""
-    figures: dict[str, dict[int, dict[str, float]]] = {}
-    for run in runs:
-        found = collect(run, setting)
-        for row in run.rows:
-            if found:
-                figures.setdefault(row, {})[run.seed] = found
-    return figures
-
-
-def measure(table: Table, figures: Figures) -> Measured:
-    """Return row -> column -> seed -> value, as the table's columns read the figures."""
-    measured: dict[str, dict[str, dict[int, float]]] = {}
-    for row in table.rows:
-        seeds = {seed for name in table.trainings(row) for seed in figures.get(name, {})}
-        for key, column in table.columns.items():
-            values = {seed: column.value(row, seed, figures) for seed in sorted(seeds)}
-            present = {seed: value for seed, value in values.items() if value is not None}
-            if present:
-                measured.setdefault(row, {})[key] = present
-    return measured
 
 
 def load_references(table: Table, scale: str) -> tuple[Reference, Reference]:
@@ -74,30 +51,26 @@ def load_references(table: Table, scale: str) -> tuple[Reference, Reference]:
 
 
 def compare_table(
-    table: Table,
-    rows: Mapping[str, Row],
-    failed: Mapping[str, str],
-    figures: Figures,
-    command: Command,
+    table: Table, rows: Mapping[str, Row], outcomes: Outcomes, command: Command
 ) -> Comparison:
     """Compare with the paper at paper scale, with what we recorded at proxy scale.
 
     Args:
         table: the table.
-        rows: its trainings that were run.
-        failed: those of them that failed, and why: never left out in silence.
-        figures: what the others gave.
+        rows: its trainings that were requested.
+        outcomes: what came of them.
         command: scale, and what was changed.
     """
     scale = command.request.scale
     reference, paper = load_references(table, scale)
     return compare(
         reference,
-        measure(table, figures),
+        outcomes.measured,
         paper,
         scale,  # type: ignore[arg-type]
         not_run=_reasons(table, paper, rows),
-        failed=_failed_cells(table, rows, failed),
+        failed=outcomes.failed,
+        collapsed=outcomes.collapsed,
         unfinished=_unfinished(command),
     )
 
@@ -109,30 +82,6 @@ def _reasons(table: Table, paper: Reference, rows: Mapping[str, Row]) -> dict[st
         if row.key in table.rows and not rows.keys() & table.trainings(row.key).keys():
             reasons[row.key] = "left out by --rows"
     return reasons
-
-
-def failed_trainings(runs: list[Run], setting: Setting) -> dict[str, str]:
-    """Return the trainings that failed, with seeds and reasons."""
-    found: dict[str, list[str]] = {}
-    for run in runs:
-        if why := failure(run, setting):
-            for name in run.rows:
-                found.setdefault(name, []).append(f"seed {run.seed}: training stopped, {why}")
-    return {name: "; ".join(reasons) for name, reasons in found.items()}
-
-
-def _failed_cells(
-    table: Table, rows: Mapping[str, Row], failed: Mapping[str, str]
-) -> dict[str, dict[str, str]]:
-    """Return row -> column -> which of the trainings that the cell is read from failed, and why."""
-    found: dict[str, dict[str, str]] = {}
-    for row in table.rows:
-        for key, column in table.columns.items():
-            lost = [name for name in dict.fromkeys(column.reads(row)) if name in failed]
-            said = [failed[n] if n == row else f"{n}, {failed[n]}" for n in lost]
-            if said and rows.keys() & table.trainings(row).keys():
-                found.setdefault(row, {})[key] = "; ".join(said)
-    return found
 
 
 def _unfinished(command: Command) -> str:
@@ -151,11 +100,11 @@ def report_folder(table: Table, command: Command) -> Path:
 
 
 def gather_histories(runs: list[Run], setting: Setting) -> Histories:
-    """Return training -> seed -> the means of every epoch."""
-    histories: dict[str, dict[int, list[dict[str, float]]]] = {}
+    """Return training -> seed -> what it has recorded over time."""
+    histories: dict[str, dict[int, History]] = {}
     for run in runs:
-        for row in run.rows:
-            histories.setdefault(row, {})[run.seed] = history(run, setting)
+        for name in run.rows:
+            histories.setdefault(name, {})[run.seed] = history(run, setting)
     return histories
 
 
@@ -183,8 +132,10 @@ def recorded_rows(table: Table) -> tuple[str, ...]:
     return tuple(row for row in table.rows if row not in extra)
 
 
-def record(table: Table, runs: list[Run], figures: Figures, command: Command) -> None:
-    """Store the figures as the table's proxy references, with what the runs say of their making.
+def record(
+    table: Table, runs: list[Run], figures: Figures, outcomes: Outcomes, command: Command
+) -> None:
+    """Store what came of the runs as the table's proxy references, with how it was made.
 
     Raises:
         UserError: a row or seed is missing.
@@ -195,7 +146,7 @@ def record(table: Table, runs: list[Run], figures: Figures, command: Command) ->
         for row in recorded_rows(table)
         for name in table.trainings(row)
         for seed in seeds
-        if seed not in figures.get(name, {})
+        if seed not in figures.get(name, {}) and seed not in outcomes.collapses.get(name, {})
     ]
     if missing:
         raise UserError(f"Nothing was recorded: {', '.join(missing)} has no figures.")
@@ -210,9 +161,27 @@ def record(table: Table, runs: list[Run], figures: Figures, command: Command) ->
         versions=versions,
     )
     paper = load_reference(table.reference)
+    measured = _recordable(table, figures, outcomes)
     write_reference(
-        table.proxy_reference, record_reference(paper, measure(table, figures), provenance)
+        table.proxy_reference,
+        record_reference(paper, measured, provenance, collapsed=outcomes.collapsed),
     )
+
+
+def _recordable(table: Table, figures: Figures, outcomes: Outcomes) -> Measured:
+    """Leave out the numbers of cells where a collapse has stopped the run of another seed."""
+    return {
+        row: {
+            key: numbers
+            for key, numbers in cells.items()
+            if not any(
+                seed not in figures.get(name, {})
+                for name in table.columns[key].reads(row)
+                for seed in outcomes.collapses.get(name, {})
+            )
+        }
+        for row, cells in outcomes.measured.items()
+    }
 
 
 def _distinct(words: Iterable[str]) -> str:

@@ -10,6 +10,7 @@ from typing import Protocol
 
 from retable.evaluate.evaluation import Evaluation
 from retable.recipes import PretrainRecipe
+from retable.reproduce.collapse import CollapseCriterion
 from retable.tables import Comparison
 
 SCALES = ("proxy", "paper", "smoke")
@@ -17,8 +18,24 @@ SCALES = ("proxy", "paper", "smoke")
 Figures = Mapping[str, Mapping[int, Mapping[str, float]]]
 """Figures of every training: its name -> seed -> figure -> value, as `Figure` calls them."""
 
-Histories = Mapping[str, Mapping[int, Sequence[Mapping[str, float]]]]
-"""Curves of every training: its name -> seed -> one mapping an epoch, ``epoch`` among its names."""
+
+@dataclass(frozen=True)
+class History:
+    """What a run has recorded over time.
+
+    Attributes:
+        epochs: the means of each epoch, ``epoch`` among their names; where the training failed,
+            those before.
+        folder: the run's own: `retable.traces.read_traces` reads there what was recorded of every
+            step, `retable.gradient_landscape.read_landscape` the gradients of every epoch.
+    """
+
+    epochs: Sequence[Mapping[str, float]]
+    folder: Path
+
+
+Histories = Mapping[str, Mapping[int, History]]
+"""What every training has recorded: its name -> seed -> history."""
 
 
 @dataclass(frozen=True)
@@ -146,6 +163,8 @@ class Table:
         subset: the subset of ``--data`` that the table uses, for instance "imagenet100".
         not_run: reasons for rows and columns of the reference that this script does not run.
         seeds: seeds run by default, by scale.
+        collapse: which cells say "collapse" instead of a number, and when; None: a training that
+            ends early has failed, and every other has its number.
         plots: draw more than the comparison, into the report's folder.
     """
 
@@ -160,6 +179,7 @@ class Table:
     seeds: Mapping[str, tuple[int, ...]] = field(
         default_factory=lambda: {"paper": (0, 1, 2), "proxy": (0,), "smoke": (0,)}
     )
+    collapse: CollapseCriterion | None = None
     plots: tuple[Callable[[Comparison, Histories, Path], None], ...] = ()
 
     def __post_init__(self) -> None:
@@ -167,6 +187,14 @@ class Table:
         for key, column in self.columns.items():
             if not any(known.intersection(column.reads(row)) for row in self.rows):
                 raise ValueError(f"the column {key} reads none of the trainings {sorted(known)}")
+        if self.collapse is not None:
+            named = {*self.collapse.rows, *self.collapse.columns}
+            if unknown := named - {*self.rows, *self.columns}:
+                raise ValueError(
+                    f"the collapse criterion names {sorted(unknown)}, not in the table"
+                )
+            if unknown := set(SCALES) - self.collapse.chance.keys():
+                raise ValueError(f"the collapse criterion lacks the chance at {sorted(unknown)}")
 
     def trainings(self, row: str) -> dict[str, Row]:
         """Return what a row trains, by the names of `training_name`."""

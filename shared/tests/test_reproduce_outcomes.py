@@ -1,0 +1,235 @@
+"""What came of runs, read from the files that they left: numbers, collapses, failures."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from retable.evaluate.knn import Knn
+from retable.recipes import PretrainRecipe
+from retable.reproduce import CollapseCriterion, Figure, Gain, Row, Table, execute, main, results
+from retable.reproduce.arguments import parse
+from retable.reproduce.outcomes import (
+    Outcomes,
+    failed_unexpectedly,
+    gather_figures,
+    gather_outcomes,
+)
+from retable.reproduce.plan import Run, plan_runs, resolve_rows
+from retable.reproduce.setting import Setting, directory_of, evaluation_directory
+from retable.tables import Comparison, load_reference
+from retable.tables.reference import Collapse, Value
+
+Changed = Callable[..., PretrainRecipe]
+
+OFF = """
+[[columns]]
+key = "loss"
+label = "Loss"
+unit = ""
+higher_is_better = false
+
+[[rows]]
+key = "off"
+label = "Without the sphere"
+origin = "run"
+recipe = { expected = "collapse" }
+values = {}
+
+"""
+
+CHANCE = {"paper": 10.0, "proxy": 10.0, "smoke": 10.0}
+
+
+@pytest.fixture
+def judged_table(table: Table, contrastive: Changed, supervised: Changed) -> Table:
+    """Make a table of three rows, two of them judged for collapse, one expected to."""
+    text = table.reference.read_text()
+    table.reference.write_text(text.replace("[[rows]]", OFF.lstrip() + "[[rows]]", 1))
+    return dataclasses.replace(
+        table,
+        rows={
+            "off": Row(contrastive(batch=8), (Knn(k=5),)),
+            "contrastive": Row(contrastive(), (Knn(k=5),)),
+            "supervised": Row(supervised(), (Knn(k=5),)),
+        },
+        columns={"top1": Figure("knn.top1"), "loss": Figure("pretrain.loss")},
+        collapse=CollapseCriterion(("off", "contrastive"), ("top1",), CHANCE, probe="knn.top1"),
+    )
+
+
+Left = float | dict[str, str]
+"""What a run left: an accuracy, or the reason and kind of its early end."""
+
+
+def leave(run: Run, setting: Setting, found: Left) -> None:
+    directory = directory_of(run, setting)
+    directory.claim(run.claim)
+    ended = {"epochs": [{"epoch": 1, "loss": 2.0}], "monitor": []}
+    directory.result.write_text(json.dumps(found if isinstance(found, dict) else ended))
+    facts = {"versions": {}, "commit": "c", "processor": "p", "cores": 2}
+    directory.environment.write_text(json.dumps(facts))
+    if not isinstance(found, dict):
+        folder = evaluation_directory(run, run.evaluations[0], setting)
+        folder.mkdir(parents=True)
+        (folder / "result.json").write_text(json.dumps({"top1": found}))
+
+
+DIVERGED = {"failed": "the loss is not finite (nan)", "kind": "diverged"}
+FLAT = {"failed": "the embedding has collapsed", "kind": "collapse"}
+BROKEN = {"failed": "for another reason", "kind": "other"}
+
+
+def outcome(
+    table: Table, folder: Path, left: Mapping[str, Mapping[int, Left]], scale: str = "proxy"
+) -> tuple[Outcomes, Comparison]:
+    """Leave an accuracy or an early end for each row and seed, and compare at a scale."""
+    command = parse(table, ["--scale", scale, "--runs", str(folder), "--quiet"])
+    seeds = tuple(dict.fromkeys(seed for by_seed in left.values() for seed in by_seed))
+    request = dataclasses.replace(command.request, rows=tuple(left), seeds=seeds)
+    rows, setting = resolve_rows(table, request), Setting(folder)
+    runs = [run for run in plan_runs(rows, seeds) if run.seed in left[run.rows[0]]]
+    for run in runs:
+        leave(run, setting, left[run.rows[0]][run.seed])
+    figures = gather_figures(runs, setting)
+    outcomes = gather_outcomes(table, rows, runs, figures, scale, setting)
+    return outcomes, results.compare_table(table, rows, outcomes, command)
+
+
+@pytest.mark.parametrize("end", [DIVERGED, FLAT])
+def test_a_training_that_ended_in_a_collapse_is_one_where_the_table_judges_so(
+    end: dict[str, str], judged_table: Table, tmp_path: Path
+) -> None:
+    left: dict[str, dict[int, Left]] = {
+        "off": {0: end},
+        "contrastive": {0: 90.0},
+        "supervised": {0: end},
+    }
+    outcomes, comparison = outcome(judged_table, tmp_path, left)
+    assert outcomes.collapsed == {"off": {"top1": {0: end["failed"]}}}
+    assert outcomes.measured["contrastive"] == {"top1": {0: 90.0}, "loss": {0: 2.0}}
+    # Another column has no number and no collapse to say: the training is missing there.
+    assert outcomes.failed["off"] == {"loss": f"seed 0: training stopped, {end['failed']}"}
+    assert outcomes.failed["supervised"].keys() == {"top1", "loss"}
+    (off, *_) = comparison.rows
+    assert off.cells["top1"].verdict == "match"
+    assert failed_unexpectedly(judged_table, outcomes, comparison)  # the row that is not judged
+
+
+def test_a_training_that_ended_otherwise_has_failed(judged_table: Table, tmp_path: Path) -> None:
+    outcomes, comparison = outcome(judged_table, tmp_path, {"off": {0: BROKEN}})
+    assert not outcomes.collapsed
+    assert comparison.rows[0].cells["top1"].verdict != "match"
+    assert failed_unexpectedly(judged_table, outcomes, comparison)
+
+
+def test_a_collapse_that_the_figures_show_replaces_the_number_it_is_judged_in(
+    judged_table: Table, tmp_path: Path
+) -> None:
+    left: dict[str, dict[int, Left]] = {"off": {0: 12.0, 1: 80.0}, "supervised": {0: 12.0}}
+    outcomes, comparison = outcome(judged_table, tmp_path, left)
+    assert outcomes.collapsed["off"]["top1"].keys() == {0}
+    assert outcomes.measured["off"] == {"top1": {1: 80.0}, "loss": {0: 2.0, 1: 2.0}}
+    assert outcomes.measured["supervised"]["top1"] == {0: 12.0}
+    assert comparison.rows[0].cells["top1"].verdict == "inconclusive"
+    assert not failed_unexpectedly(judged_table, outcomes, comparison)
+
+
+@pytest.mark.parametrize("scale", ["proxy", "smoke"])
+def test_only_an_expected_collapse_ends_well(
+    scale: str, judged_table: Table, tmp_path: Path
+) -> None:
+    expected = outcome(judged_table, tmp_path / "a", {"off": {0: DIVERGED}}, scale)
+    assert not failed_unexpectedly(judged_table, *expected)
+    not_expected = outcome(judged_table, tmp_path / "b", {"contrastive": {0: DIVERGED}}, scale)
+    assert failed_unexpectedly(judged_table, *not_expected)
+
+
+def test_a_collapse_expected_and_absent_is_a_miss_with_its_number(
+    judged_table: Table, tmp_path: Path
+) -> None:
+    _, comparison = outcome(judged_table, tmp_path, {"off": {0: 80.0}})
+    cell = comparison.rows[0].cells["top1"]
+    assert (cell.verdict, cell.reason, cell.ours) == ("miss", "expected collapse", {0: 80.0})
+
+
+def test_a_cell_read_from_two_trainings_collapses_with_either(
+    judged_table: Table, tmp_path: Path
+) -> None:
+    gain = Gain(Figure("knn.top1"), over="off")
+    table = dataclasses.replace(judged_table, columns={**judged_table.columns, "top1": gain})
+    left: dict[str, dict[int, Left]] = {"off": {0: DIVERGED}, "contrastive": {0: 90.0}}
+    outcomes, _ = outcome(table, tmp_path, left)
+    assert outcomes.collapsed["contrastive"]["top1"] == {0: "off, the loss is not finite (nan)"}
+
+
+def test_a_variant_collapses_alone(
+    judged_table: Table, contrastive: Changed, tmp_path: Path
+) -> None:
+    rows = {
+        "off": {
+            "a": Row(contrastive(batch=8), (Knn(k=5),)),
+            "b": Row(contrastive(batch=4), (Knn(k=5),)),
+        }
+    }
+    table = dataclasses.replace(
+        judged_table,
+        rows=rows,
+        columns={"top1": Figure("knn.top1", variant="a"), "loss": Figure("knn.top1", variant="b")},
+        collapse=CollapseCriterion(("off",), ("top1", "loss"), CHANCE, probe="knn.top1"),
+    )
+    setting = Setting(tmp_path)
+    runs = plan_runs(table.trainings("off"), [0])
+    leave(runs[0], setting, FLAT)
+    leave(runs[1], setting, 80.0)
+    figures = gather_figures(runs, setting)
+    found = gather_outcomes(table, table.trainings("off"), runs, figures, "proxy", setting)
+    assert found.collapsed == {"off": {"top1": {0: "off/a, the embedding has collapsed"}}}
+    assert found.measured["off"]["loss"] == {0: 80.0}
+    assert not found.failed
+
+
+def test_a_recording_keeps_which_rows_collapsed(
+    judged_table: Table, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fake(runs: list[Run], setting: Setting) -> None:
+        for run in runs:
+            # Seeds 1 and 2 of the row do not even end, its others stay at chance.
+            collapsed: Left = DIVERGED if run.seed < 3 else 11.0
+            leave(run, setting, collapsed if run.rows == ("off",) else 80.0 + run.seed)
+
+    monkeypatch.setattr(execute, "execute", fake)
+    assert main(judged_table, ["--runs", str(tmp_path), "--quiet", "--record"]) == 0
+    recorded = load_reference(judged_table.proxy_reference)
+    assert recorded.stored("off", "top1") == Collapse(5, 5)
+    assert recorded.stored("off", "loss") is None  # two of its seeds have no number
+    value = recorded.stored("supervised", "top1")
+    assert isinstance(value, Value)
+    assert value.per_seed == (81.0, 82.0, 83.0, 84.0, 85.0)
+    # The next run is judged by it.
+    left: dict[str, dict[int, Left]] = {"off": {9: FLAT}, "supervised": {9: 83.0}}
+    _, comparison = outcome(judged_table, tmp_path / "next", left)
+    verdicts = {row.row.key: row.cells["top1"].verdict for row in comparison.rows}
+    assert verdicts == {"off": "match", "contrastive": "not run", "supervised": "match"}
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"rows": ("on",)}, r"the collapse criterion names \['on'\], not in the table"),
+        ({"columns": ("top5",)}, r"names \['top5'\]"),
+        ({"chance": {"paper": 1.0}}, r"lacks the chance at \['proxy', 'smoke'\]"),
+    ],
+)
+def test_a_criterion_of_what_is_not_there_is_a_mistake_of_the_script(
+    change: dict[str, Any], said: str, judged_table: Table
+) -> None:
+    assert judged_table.collapse is not None
+    criterion = dataclasses.replace(judged_table.collapse, **change)
+    with pytest.raises(ValueError, match=said):
+        dataclasses.replace(judged_table, collapse=criterion)
