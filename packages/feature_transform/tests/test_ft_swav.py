@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from feature_transform.draws import positive_weights
-from feature_transform.multi_crop import encode_crops
 from feature_transform.positives import extrapolate_positives
 from feature_transform.recipe import TransformRecipe
 from feature_transform.swav import SwAV, SwAVRecipe
@@ -22,6 +21,7 @@ from retable.data.sources import open_source
 from retable.encoders import EncoderRecipe, build_encoder
 from retable.errors import UserError
 from retable.methods.method import Batch, Progress
+from retable.methods.multi_crop import encode_crops
 from retable.optim import OptimizerRecipe, build_optimizer
 from retable.pretrain import pretrain
 from retable.random import derive_key, initialising, normal

@@ -18,12 +18,12 @@ from torch import Tensor, nn
 from feature_transform.jigsaw import JigsawHead, check_jigsaw, cut_jigsaw, shuffled_orders
 from feature_transform.logits import mixed_scores, transformed_pair, transformed_scores
 from feature_transform.moco import MoCoFT, MoCoFTRecipe
-from feature_transform.multi_crop import by_image
 from feature_transform.recipe import UNTRANSFORMED, TransformRecipe
 from retable.errors import UserError
 from retable.losses import info_nce
 from retable.methods.measures import embedding_spread, ranking
 from retable.methods.method import Batch, StepOutput
+from retable.methods.multi_crop import by_image
 from retable.random import derive_key
 
 

@@ -16,13 +16,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from feature_transform.draws import positive_weights
-from feature_transform.multi_crop import by_image, encode_crops
 from feature_transform.positives import extrapolate_positives
 from feature_transform.recipe import UNTRANSFORMED, TransformRecipe
 from feature_transform.sinkhorn import check_sinkhorn, sinkhorn
 from retable import distributed
 from retable.errors import UserError
+from retable.methods.measures import embedding_spread
 from retable.methods.method import Batch, Method, Metrics, Progress, StepOutput
+from retable.methods.multi_crop import by_image, encode_crops
 from retable.queues import KeyQueue
 from retable.random import derive_key, initialising
 
@@ -244,8 +245,7 @@ class SwAV(Method):
             "loss_large_crops": (losses[0, 1] + losses[1, 0]) / 2,
             "prototype_usage": torch.special.entr(usage).sum() / math.log(count),
             "assignment_sharpness": codes.amax(dim=2).mean(),
-            # 1 for directions spread evenly over the sphere, 0 for a collapsed embedding
-            "embedding_spread": features[:, 0].std(dim=0).mean() * math.sqrt(features.shape[2]),
+            "embedding_spread": embedding_spread(features[:, 0]),
             "chance_loss": math.log(count),
             "queue_used": float(self.queue is not None and self.queue.filled == self.queue.size),
         }

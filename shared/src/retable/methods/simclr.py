@@ -16,12 +16,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from retable.batch_norm import rows_per_image
 from retable.errors import UserError
 from retable.heads import mlp_head, simclr_head
 from retable.losses import Pairs, info_nce, view_pairs
 from retable.methods.measures import embedding_spread, ranking
 from retable.methods.method import Batch, Method, Metrics, StepOutput
+from retable.methods.multi_crop import by_image, encode_crops
 from retable.random import derive_key
 from retable.scores import score_statistics
 
@@ -85,12 +85,8 @@ class SimCLR(Method):
         In one pass: a batch-norm group's images are normalised with all their views, as the
         official code does.
         """
-        count = len(views)
-        images = torch.stack(views, dim=1).flatten(0, 1)
-        with rows_per_image(self, count):
-            raw = self.head(self.encoder(images))
-        units = F.normalize(raw.float(), dim=1)
-        return units.view(-1, count, units.shape[1]).unbind(dim=1)
+        raw = by_image(self.head, encode_crops(self.encoder, views))
+        return F.normalize(raw.float(), dim=2).unbind(dim=1)
 
     def logits(self, pairs: Pairs, batch: Batch) -> Tensor:
         """Return the scores of pairs, not yet divided by the temperature.

@@ -1,7 +1,7 @@
 """Several crops of an image through one network: one pass for all crops of one size.
 
-Batch norm so normalises the crops of a size together, as in the official code of SwAV, and a
-group of it (`PretrainRecipe.bn_group`) holds all these crops of its images.
+Batch norm so normalises the crops of a size together, as in the official codes of SimCLR and SwAV,
+and a group of it (`PretrainRecipe.bn_group`) holds all these crops of its images.
 """
 
 from __future__ import annotations
