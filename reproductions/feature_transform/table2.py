@@ -1,0 +1,52 @@
+"""Feature transformation, Table 2: accuracy against the epoch from which pairs are transformed.
+
+    nox -s reproduce-feature_transform-table2
+    nox -s reproduce-feature_transform-table2 -- --scale paper --data imagefolder:/data/imagenet
+
+A row is two trainings, ResNet-18 for 100 epochs and ResNet-50 for 200. Those of ResNet-50 from
+epoch 0 and without transformation are Table 6's, those of ResNet-18 are Figure 3's.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from feature_transform_recipes import (
+    IMAGENET100_IMAGES,
+    LINEAR_R18,
+    LINEAR_R50,
+    moco,
+    proxy,
+    resnet18,
+    resnet50,
+    smoke,
+    transform,
+)
+
+from retable.methods import MoCoRecipe
+from retable.reproduce import Figure, Row, Table, main
+
+
+def both_encoders(method: MoCoRecipe) -> dict[str, Row]:
+    """Return the two trainings of a row."""
+    return {
+        "res18": Row(resnet18(method), (LINEAR_R18,)),
+        "res50": Row(resnet50(method), (LINEAR_R50,)),
+    }
+
+
+METHODS = {f"start_{epoch}": moco(transform(start_epoch=epoch)) for epoch in (0, 2, 30, 50, 80)}
+
+TABLE = Table(
+    script=Path(__file__),
+    rows={name: both_encoders(method) for name, method in {**METHODS, "no_ft": moco()}.items()},
+    columns={name: Figure("linear.top1", variant=name) for name in ("res18", "res50")},
+    proxy=proxy,
+    smoke=smoke,
+    images=IMAGENET100_IMAGES,
+    subset="imagenet100",
+)
+
+if __name__ == "__main__":
+    sys.exit(main(TABLE))
