@@ -19,7 +19,7 @@ from retable.evaluate.knn import Knn
 from retable.evaluate.linear import LinearProbe
 from retable.optim import OptimizerRecipe
 from retable.recipes import PretrainRecipe
-from retable.reproduce import Figure, Gain, Histories, Row, Table, execute, main, results
+from retable.reproduce import Figure, Gain, Histories, History, Row, Table, execute, main, results
 from retable.reproduce.arguments import parse
 from retable.reproduce.outcomes import gather_figures, gather_outcomes
 from retable.reproduce.plan import Request, plan_runs, resolve_rows
@@ -286,6 +286,27 @@ def test_plots_get_the_epochs_and_the_folder_of_every_training_also_of_one_that_
     assert failed.epochs == []
     assert len(read_traces(sound.folder)["positive_mean"].steps) == 8
     assert (failed.folder / "metrics.jsonl").exists()
+
+
+def test_a_table_may_derive_figures_from_what_a_run_recorded_over_time(
+    table: Table, tmp_path: Path
+) -> None:
+    def derive(recipe: PretrainRecipe, history: History) -> dict[str, float]:
+        losses = [line["loss"] for line in history.epochs]
+        return {"fall": losses[0] - losses[-1], "batch": recipe.batch}
+
+    columns = {"top1": Figure("history.fall"), "batch": Figure("history.batch")}
+    reference = table.reference.read_text().partition("[[columns]]")
+    column = '[[columns]]\nkey = "batch"\nlabel = "B"\nunit = ""\nhigher_is_better = true\n\n'
+    table.reference.write_text(reference[0] + column + "".join(reference[1:]))
+    table = dataclasses.replace(table, columns=columns, derive=derive)
+    assert reproduce(table, tmp_path / "runs", "--rows", "supervised") == 0
+    found = cells(tmp_path / "runs")["supervised"]["0"]
+    assert found["history.batch"] == 16
+    (log,) = (tmp_path / "runs").glob("supervised-*/metrics.jsonl")
+    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    first, last = (line["loss"] for line in lines if line["kind"] == "epoch")
+    assert found["history.fall"] == first - last
 
 
 def test_a_run_cut_inside_its_first_epoch_still_shows_its_evaluation(

@@ -102,7 +102,7 @@ def _conclude(
 ) -> int:
     """Compare, record if asked, print and store the table."""
     setting, scale = command.setting, command.request.scale
-    figures = gather_figures(runs, setting)
+    figures = gather_figures(runs, setting, table.derive)
     outcomes = gather_outcomes(table, rows, runs, figures, scale, setting)
     if command.record:
         results.record(table, runs, figures, outcomes, command)

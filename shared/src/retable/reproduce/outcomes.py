@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from itertools import chain
 
 from retable.reproduce.collapse import ENDINGS, collapse_reason
-from retable.reproduce.finished import collect, ending, failure
+from retable.reproduce.finished import collect, ending, failure, history
 from retable.reproduce.plan import Run
 from retable.reproduce.setting import Setting
-from retable.reproduce.table import Figures, Row, Table
+from retable.reproduce.table import Derive, Figures, Row, Table
 from retable.tables import Collapsed, Comparison, Measured
 from retable.tables.reference import Collapse
 
@@ -37,11 +37,14 @@ class Outcomes:
     failed: Mapping[str, Mapping[str, str]]
 
 
-def gather_figures(runs: list[Run], setting: Setting) -> Figures:
+def gather_figures(runs: list[Run], setting: Setting, derive: Derive | None = None) -> Figures:
     """Return training -> seed -> figure name -> value of all runs that are complete."""
     figures: dict[str, dict[int, dict[str, float]]] = {}
     for run in runs:
         found = collect(run, setting)
+        if found and derive is not None:
+            derived = derive(run.recipe, history(run, setting))
+            found |= {f"history.{name}": value for name, value in derived.items()}
         for name in run.rows:
             if found:
                 figures.setdefault(name, {})[run.seed] = found

@@ -38,6 +38,9 @@ Histories = Mapping[str, Mapping[int, History]]
 """What every training has recorded: its name -> seed -> history."""
 
 
+Derive = Callable[[PretrainRecipe, History], Mapping[str, float]]
+
+
 @dataclass(frozen=True)
 class Row:
     """What one row runs: a pretraining, then evaluations of its encoder."""
@@ -72,7 +75,8 @@ class Figure:
     """One figure of the row itself, times a factor.
 
     Names: ``pretrain.NAME`` (mean over the last epoch), ``halfway.NAME`` (over the middle epoch),
-    ``monitor.NAME`` (kNN of the last epoch), ``monitor_halfway.NAME`` and ``EVALUATION.NAME``.
+    ``monitor.NAME`` (kNN of the last epoch), ``monitor_halfway.NAME``, ``EVALUATION.NAME``, and
+    ``history.NAME`` for what the table's ``derive`` returns.
     In rows that hold several trainings, ``variant`` says of which it is.
     """
 
@@ -163,6 +167,7 @@ class Table:
         subset: the subset of ``--data`` that the table uses, for instance "imagenet100".
         not_run: reasons for rows and columns of the reference that this script does not run.
         seeds: seeds run by default, by scale.
+        derive: further figures of a run, from its recipe and what it has recorded over time.
         collapse: which cells say "collapse" instead of a number, and when; None: a training that
             ends early has failed, and every other has its number.
         plots: draw more than the comparison, into the report's folder.
@@ -179,6 +184,7 @@ class Table:
     seeds: Mapping[str, tuple[int, ...]] = field(
         default_factory=lambda: {"paper": (0, 1, 2), "proxy": (0,), "smoke": (0,)}
     )
+    derive: Derive | None = None
     collapse: CollapseCriterion | None = None
     plots: tuple[Callable[[Comparison, Histories, Path], None], ...] = ()
 
