@@ -8,10 +8,13 @@ from feature_transform.moco import MoCoFT, MoCoFTRecipe
 from feature_transform.negatives import mix_negatives, mixed_cosines
 from feature_transform.positives import extrapolate_positives
 from feature_transform.recipe import TransformRecipe
+from feature_transform.siamese import BYOLFT, BYOLFTRecipe, SimSiamFT, SimSiamFTRecipe
 from feature_transform.simclr import SimCLRFT, SimCLRFTRecipe
 from feature_transform.swav import SwAV, SwAVRecipe
 
 __all__ = [
+    "BYOLFT",
+    "BYOLFTRecipe",
     "InfoMin",
     "InfoMinRecipe",
     "JigsawHead",
@@ -19,6 +22,8 @@ __all__ = [
     "MoCoFTRecipe",
     "SimCLRFT",
     "SimCLRFTRecipe",
+    "SimSiamFT",
+    "SimSiamFTRecipe",
     "SwAV",
     "SwAVRecipe",
     "TransformRecipe",

@@ -1,0 +1,138 @@
+"""SimSiam and BYOL with positive extrapolation, and the control that tells what it does.
+
+Predictions and targets are extrapolated before their score is taken (supplement, section E.2).
+Without re-normalisation and with one weight w in a row, the score of a pair falls from S to
+S - 2 w (w - 1) (1 - S): the loss is multiplied by 1 + 2 w (w - 1) and shifted by a constant. That
+is a random loss weight of mean 2.6 for Beta(2, 2), so the fair comparison is not the plain method
+but one whose loss is weighted by 2.6. With re-normalisation the change is not linear.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from feature_transform.logits import transformed_pair
+from feature_transform.recipe import TransformRecipe
+from retable.errors import UserError
+from retable.methods.byol import BYOL, BYOLRecipe
+from retable.methods.method import Batch, Metrics, StepOutput
+from retable.methods.siamese import Siamese
+from retable.methods.simsiam import SimSiam, SimSiamRecipe
+from retable.random import derive_key
+
+
+def mean_loss_weight(alpha: float) -> float:
+    """Return the mean of 1 + 2 w (w - 1) for w = 1 + Beta(alpha, alpha).
+
+    >>> mean_loss_weight(2.0)
+    2.6
+    """
+    return 1 + 2 * (0.75 + 0.25 / (2 * alpha + 1))
+
+
+def _positives() -> TransformRecipe:
+    return TransformRecipe(negatives="none")
+
+
+def _check(transform: TransformRecipe, loss_weight: float, name: str) -> None:
+    if transform.negatives != "none":
+        raise UserError(
+            f"{name} has no negatives: expected transform.negatives none instead of "
+            f"{transform.negatives}."
+        )
+    if not loss_weight > 0:
+        raise UserError(f"{name}'s loss_weight is {loss_weight}: expected a positive number.")
+
+
+@dataclass(frozen=True)
+class SimSiamFTRecipe(SimSiamRecipe):
+    """SimSiam with positive extrapolation, or with a weighted loss.
+
+    Attributes:
+        transform: what is done to predictions and targets.
+        loss_weight: factor of the loss; `mean_loss_weight` with ``transform.positives`` none is
+            the control.
+
+    Raises:
+        UserError: negatives are to be transformed, or the weight is not positive.
+    """
+
+    transform: TransformRecipe = field(default_factory=_positives)
+    loss_weight: float = 1.0
+
+    def __post_init__(self) -> None:
+        _check(self.transform, self.loss_weight, "SimSiam")
+
+    def build(self, encoder: nn.Module, key: int) -> SimSiamFT:
+        """Return the method; ``key`` draws the heads' weights."""
+        return SimSiamFT(encoder, self, key)
+
+
+@dataclass(frozen=True)
+class BYOLFTRecipe(BYOLRecipe):
+    """BYOL with positive extrapolation, or with a weighted loss.
+
+    Attributes:
+        transform: what is done to predictions and targets.
+        loss_weight: factor of the loss, as in `SimSiamFTRecipe`.
+
+    Raises:
+        UserError: negatives are to be transformed, or the weight is not positive.
+    """
+
+    transform: TransformRecipe = field(default_factory=_positives)
+    loss_weight: float = 1.0
+
+    def __post_init__(self) -> None:
+        _check(self.transform, self.loss_weight, "BYOL")
+
+    def build(self, encoder: nn.Module, key: int) -> BYOLFT:
+        """Return the method; ``key`` draws the heads' weights."""
+        return BYOLFT(encoder, self, key)
+
+
+class _Extrapolated(Siamese):
+    """What both methods change of the Siamese step."""
+
+    transform: TransformRecipe
+    loss_weight: float
+
+    def similarity(self, predictions: Tensor, targets: Tensor, batch: Batch, term: int) -> Tensor:
+        """Return the scores (B_r,) of predictions and targets that were pushed apart."""
+        if not self.transform.active(batch.progress):
+            return super().similarity(predictions, targets, batch, term)
+        draw_key = derive_key(batch.key, "transform", term)
+        pair = transformed_pair(predictions, targets, self.transform, draw_key, batch.positions)
+        return super().similarity(*pair, batch, term)
+
+    @torch.no_grad()
+    def trace(self, similarities: Tensor, cosines: Tensor, batch: Batch) -> Metrics:
+        """Return the mean raw cosine and, while pairs are transformed, that of those."""
+        raw = super().trace(similarities, cosines, batch)
+        if not self.transform.active(batch.progress):
+            return raw
+        return raw | {"transformed_positive_mean": similarities.mean()}
+
+    def forward(self, batch: Batch) -> StepOutput:
+        """Make one step, its loss weighted."""
+        output = super().forward(batch)
+        return output._replace(loss=self.loss_weight * output.loss)
+
+
+class SimSiamFT(_Extrapolated, SimSiam):
+    """Predict each view's projection, both pushed apart before they are compared."""
+
+    def __init__(self, encoder: nn.Module, recipe: SimSiamFTRecipe, key: int) -> None:
+        super().__init__(encoder, recipe, key)
+        self.transform, self.loss_weight = recipe.transform, recipe.loss_weight
+
+
+class BYOLFT(_Extrapolated, BYOL):
+    """Predict each view's target projection, both pushed apart before they are compared."""
+
+    def __init__(self, encoder: nn.Module, recipe: BYOLFTRecipe, key: int) -> None:
+        super().__init__(encoder, recipe, key)
+        self.transform, self.loss_weight = recipe.transform, recipe.loss_weight
