@@ -1,6 +1,7 @@
 import json
 import math
 from collections.abc import Iterable
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,6 @@ from retable.data.sources import open_source
 from retable.encoders import EncoderRecipe, build_encoder
 from retable.errors import UserError
 from retable.methods.method import Batch, Progress
-from retable.methods.multi_crop import encode_crops
 from retable.optim import OptimizerRecipe, build_optimizer
 from retable.pretrain import pretrain
 from retable.random import derive_key, initialising, normal
@@ -372,22 +372,6 @@ def test_a_batch_norm_group_holds_all_crops_of_its_images() -> None:
         torch.testing.assert_close(features[rows], alone)
 
 
-@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
-def test_crops_keep_their_order_and_their_memory_format(layout: torch.memory_format) -> None:
-    seen = []
-
-    class Average(nn.Module):
-        def forward(self, images: Tensor) -> Tensor:
-            seen.append(images)
-            return images.mean(dim=(2, 3))
-
-    crops = [crop.contiguous(memory_format=layout) for crop in make_batch(0).views]
-    expected = torch.stack([crop.mean(dim=(2, 3)) for crop in crops], dim=1)
-    torch.testing.assert_close(encode_crops(Average(), crops), expected)
-    assert [len(images) for images in seen] == [2 * BATCH, 2 * BATCH]
-    assert all(images.is_contiguous(memory_format=layout) for images in seen)
-
-
 # What it measures
 
 
@@ -433,6 +417,23 @@ def test_an_untrained_prediction_at_chance_has_the_chance_loss() -> None:
     method = replace(RECIPE, temperature=1e6).build(Pixels(), 3)
     output = method(make_batch(0))
     assert output.loss.item() == pytest.approx(float(output.metrics["chance_loss"]), rel=1e-4)
+
+
+def test_a_step_reads_nothing_from_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Tensors on the meta device have no values to wait for; it knows no half precision either.
+    monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())
+    with torch.device("meta"):
+        method = with_full_queue(replace(RECIPE, transform=APART).build(Pixels(norm=True), 3))
+    batch = make_batch(STEPS_PER_EPOCH)
+    batch = replace(
+        batch,
+        views=tuple(view.to("meta") for view in batch.views),
+        positions=batch.positions.to("meta"),
+    )
+    output = method(batch)
+    torch.autograd.backward(output.loss)
+    method.after_step(batch.progress)
+    assert all(value.is_meta for value in output.trace.values() if isinstance(value, Tensor))
 
 
 def test_assignments_are_made_in_float32_under_autocast() -> None:
