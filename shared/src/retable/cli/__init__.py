@@ -10,7 +10,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from retable.cli import evaluate, export
+from retable.cli import evaluate, export, plot
 from retable.errors import UserError
 
 _EXAMPLES = """examples:
@@ -19,6 +19,7 @@ _EXAMPLES = """examples:
       --set lr=30 --set batch=256 --set epochs=100 --set 'milestones=[60,80]'
   retable evaluate torchvision:resnet50 --protocol knn --data hf:clane9/imagenet-100 --json
   retable export runs/moco-1/encoder.safetensors --layout detectron2 backbone.pth
+  retable plot scores runs/moco-1 runs/moco-2 --epochs 0:10 --out scores.pdf
 """
 
 
@@ -39,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="retable",
-        description="Judge self-supervised encoders and exchange their weights.",
+        description="Judge self-supervised encoders, exchange their weights, draw their training.",
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -47,6 +48,7 @@ def _parser() -> argparse.ArgumentParser:
     for name, module, summary in (
         ("evaluate", evaluate, "measure what an encoder's features hold"),
         ("export", export, "write an encoder for another program"),
+        ("plot", plot, "draw what runs recorded"),
     ):
         command = commands.add_parser(name, help=summary)
         module.add_arguments(command)

@@ -8,19 +8,24 @@ from __future__ import annotations
 
 import importlib.util
 import io
+import math
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from retable import files
 from retable.errors import UserError
 
 if TYPE_CHECKING:
+    from matplotlib.artist import Artist
     from matplotlib.figure import Figure
 
 INK, GREY = "#222222", "#8a8a8a"
 
 CYCLE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999")
 """Okabe and Ito (2008): told apart by readers with any colour vision."""
+
+Place = Literal["outside lower center", "outside upper center"]
 
 _METADATA: dict[str, dict[str, Any]] = {
     "png": {"Software": None},
@@ -60,7 +65,7 @@ def kind_of(path: str | Path) -> str:
     kind = Path(path).suffix.removeprefix(".").lower()
     if kind not in _METADATA:
         raise UserError(
-            f"{path} is no name of a picture: expected it to end with .png, .svg, .pdf."
+            f"{path} is no name of a picture: expected it to end with .png, .svg or .pdf."
         )
     return kind
 
@@ -78,3 +83,29 @@ def save(figure: Figure, path: str | Path) -> None:
     with rc_context({"svg.hashsalt": "retable"}):
         figure.savefig(buffer, format=kind, dpi=150, metadata=_METADATA[kind])
     files.write_bytes(path, buffer.getvalue())
+
+
+def add_legend(figure: Figure, handles: Sequence[Artist], place: Place) -> None:
+    """Put a legend beside the panels of a figure, in as few lines as its width allows."""
+    labels = [str(handle.get_label()) for handle in handles]
+    figure.legend(
+        handles=handles,
+        loc=place,
+        ncols=_columns(labels, figure.get_figwidth()),
+        fontsize=8,
+        frameon=False,
+    )
+
+
+def _columns(labels: Sequence[str], width: float) -> int:
+    """Return how many columns of entries in 8 points fit into a width in inches.
+
+    >>> _columns(["MoCo", "MoCo, momentum=0.5", "MoCo, momentum=0.6"], 6.0)
+    3
+    """
+    for columns in range(len(labels), 1, -1):
+        lines = math.ceil(len(labels) / columns)
+        longest = [max(map(len, labels[i : i + lines])) for i in range(0, len(labels), lines)]
+        if sum(0.062 * length + 0.65 for length in longest) <= width:
+            return math.ceil(len(labels) / lines)  # as few as fill the lines
+    return 1

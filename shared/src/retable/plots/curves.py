@@ -1,0 +1,97 @@
+"""Long curves made drawable: running means, and few enough points that no extreme is lost."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy
+from numpy.typing import NDArray
+
+Values = NDArray[numpy.float64]
+Places = NDArray[numpy.int64]
+
+
+def running_mean(values: Values, window: int) -> Values:
+    """Return the mean around each value, over ``window`` values, fewer at both ends.
+
+    Values that are not finite are left out of the means they would enter.
+
+    Args:
+        values: (N,).
+        window: values in a mean, at least 1; an even one takes one more after than before.
+
+    Returns:
+        (N,); NaN where a window holds no finite value.
+
+    >>> running_mean(numpy.array([1.0, 2.0, 6.0, numpy.nan]), 3)
+    array([1.5, 3. , 4. , 6. ])
+    """
+    finite = numpy.isfinite(values)
+    if window == 1:
+        return numpy.where(
+            finite, values, numpy.nan
+        )  # to the bit, which differences of sums are not
+    places = numpy.arange(len(values))
+    first, end = _window(places, window, len(values))
+    sums = numpy.concatenate([[0.0], numpy.cumsum(numpy.where(finite, values, 0.0))])
+    counts = numpy.concatenate([[0], numpy.cumsum(finite)])
+    total, count = sums[end] - sums[first], counts[end] - counts[first]
+    return numpy.where(count > 0, total / numpy.maximum(count, 1), numpy.nan)
+
+
+def running_range(values: Values, window: int, places: Places) -> tuple[Values, Values]:
+    """Return the least and the largest value around some places, together covering every value.
+
+    Args:
+        values: (N,).
+        window: values around a place, as for `running_mean`; where the places stand further apart
+            than that, each takes all values up to halfway to its neighbours.
+        places: (P,) ascending indices of values.
+
+    Returns:
+        lows and highs, (P,) each; NaN where no value is finite.
+    """
+    first, end = _window(places, window, len(values))
+    halfway = (places[1:] + places[:-1] + 1) // 2
+    first = numpy.minimum(first, numpy.concatenate([[0], halfway]))
+    end = numpy.maximum(end, numpy.concatenate([halfway, [len(values)]]))
+    lows, highs = numpy.full(len(places), numpy.nan), numpy.full(len(places), numpy.nan)
+    for place, (start, stop) in enumerate(zip(first, end, strict=True)):
+        around = values[start:stop]
+        around = around[numpy.isfinite(around)]
+        if len(around):
+            lows[place], highs[place] = around.min(), around.max()
+    return lows, highs
+
+
+def thin(values: Values, bins: int) -> Places:
+    """Choose the places of a curve that make up its picture on so many columns of pixels.
+
+    Of each of ``bins`` equal pieces the first, the least, the largest and the last value are kept,
+    and one that is not finite, which interrupts the line.
+
+    Args:
+        values: (N,).
+        bins: pieces; a curve of at most four values a piece is kept whole.
+
+    Returns:
+        ascending indices of the values to draw, at most 5 for each piece.
+    """
+    count = len(values)
+    if count <= 4 * bins:
+        return numpy.arange(count)
+    edges = numpy.linspace(0, count, bins + 1).astype(numpy.int64)
+    finite = numpy.isfinite(values)
+    low, high = numpy.where(finite, values, numpy.inf), numpy.where(finite, values, -numpy.inf)
+    kept = set()
+    for start, end in itertools.pairwise(edges):
+        piece = slice(start, end)
+        kept |= {start, end - 1, start + low[piece].argmin(), start + high[piece].argmax()}
+        kept.add(start + finite[piece].argmin())
+    return numpy.array(sorted(kept))
+
+
+def _window(places: Places, window: int, count: int) -> tuple[Places, Places]:
+    """Return first and end (exclusive) of the values around each place."""
+    first = numpy.maximum(places - (window - 1) // 2, 0)
+    return first, numpy.minimum(places + window // 2 + 1, count)

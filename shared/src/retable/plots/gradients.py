@@ -1,0 +1,308 @@
+"""The gradient landscape of runs: the norm of each module's gradient over training.
+
+Zhu et al. (ICCV 2021, supplement, section C, figures 2 and 3) see from it how steady a training is.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import textwrap
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy
+
+from retable.errors import UserError
+from retable.gradient_landscape import Landscape
+from retable.plots.curves import Places, Values
+from retable.plots.drawing import new_figure
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.colors import LogNorm
+    from matplotlib.figure import Figure
+
+Statistic = Literal["mean", "std", "max"]
+STATISTICS: Mapping[Statistic, str] = {
+    "mean": "mean over an epoch's steps",
+    "std": "standard deviation over an epoch's steps",
+    "max": "maximum over an epoch's steps",
+}
+
+Kind = Literal["heat", "surface", "both"]
+
+_COLOURS = "viridis"  # even in lightness: read alike by readers with any colour vision, and in grey
+_NOTHING = "#d9d9d9"  # the colour of what has no logarithm
+_IN_A_LINE = 5
+_ALL_NAMED = 12  # so many modules have room for their names
+_SURFACE_EPOCHS = 120  # more are not told apart, and each is many polygons
+_HEIGHTS = {"heat": 3.1, "surface": 2.7}  # inches
+_NORM = re.compile(r"(^|\.)(bn|norm|gn|ln)\d*$|(downsample|shortcut)\.1$")
+_CONVOLUTION = re.compile(r"(^|\.)conv\d*$|(downsample|shortcut)\.0$")
+
+
+def is_norm(module: str) -> bool:
+    """Whether a module is a normalisation layer, by torchvision's names.
+
+    >>> [is_norm(name) for name in ("bn1", "layer2.0.downsample.1", "layer2.0.conv1")]
+    [True, True, False]
+    """
+    return _NORM.search(module) is not None
+
+
+def block_of(module: str) -> str:
+    """Return the part of the network a module is labelled with: its stage, or the stem.
+
+    >>> [block_of(name) for name in ("conv1", "layer2.0.bn1", "blocks.3.conv1")]
+    ['stem', 'layer2', 'blocks.3']
+    """
+    parts = module.split(".")
+    if len(parts) == 1:
+        return "stem"
+    return ".".join(parts[:2]) if parts[0] == "blocks" else parts[0]
+
+
+def draw_gradients(
+    runs: Mapping[str, Landscape], *, kind: Kind = "both", statistic: Statistic = "mean"
+) -> Figure:
+    """Draw modules by epochs, coloured by the norm of the gradient, all runs on one scale.
+
+    Convolutions stand above normalisation layers, both in the order of the network; the scale is
+    logarithmic. A norm of zero, which has no logarithm, is grey; epochs that were not recorded too.
+
+    Args:
+        runs: label -> what was recorded; the networks need not be the same.
+        kind: "heat" map, "surface" in three dimensions, or "both".
+        statistic: what is shown of the steps of an epoch.
+
+    Raises:
+        UserError: there is nothing to draw, or no matplotlib.
+    """
+    kinds = [one for one in _HEIGHTS if kind in (one, "both")]
+    lines = math.ceil(len(runs) / _IN_A_LINE) or 1
+    per_line = math.ceil(len(runs) / lines) or 1
+    heights = [_HEIGHTS[one] for one in kinds] * lines
+    figure = new_figure(2.2 + 2.3 * per_line, sum(heights) + 0.3)
+    norms = {label: _norms(landscape, statistic) for label, landscape in runs.items()}
+    scale = _common_scale(list(norms.values()))
+    grid = figure.add_gridspec(len(heights), per_line, height_ratios=heights)
+    panels, shown_modules = [], None
+    for place, (label, landscape) in enumerate(runs.items()):
+        line, column = divmod(place, per_line)
+        rows = _Rows.of(landscape.modules)
+        epochs, shown = numpy.array(landscape.epochs), rows.lay_out(norms[label])
+        named = column == 0 or landscape.modules != shown_modules
+        shown_modules = landscape.modules
+        for number, one in enumerate(kinds):
+            spot = grid[line * len(kinds) + number, column]
+            axes = figure.add_subplot(spot, projection="3d" if one == "surface" else None)
+            if one == "heat":
+                _draw_heat(axes, epochs, shown, rows, scale)
+                _name_rows(axes, rows, named)
+            else:
+                _draw_surface(axes, epochs, shown, rows, scale)
+            if number == 0:
+                axes.set_title(textwrap.fill(label, 32), fontsize=9)
+            panels.append(axes)
+    _add_colour_bar(figure, panels, scale, statistic)
+    return figure
+
+
+def _norms(landscape: Landscape, statistic: Statistic) -> Values:
+    chosen = {"mean": landscape.mean, "std": landscape.std, "max": landscape.maximum}
+    return numpy.asarray(chosen[statistic], dtype=numpy.float64)
+
+
+def _common_scale(norms: Sequence[Values]) -> LogNorm:
+    """Return the scale that holds every norm above zero of every run."""
+    from matplotlib.colors import LogNorm
+
+    every = numpy.concatenate([*(one.ravel() for one in norms), numpy.zeros(0)])
+    every = every[numpy.isfinite(every) & (every > 0)]
+    if not len(every):
+        raise UserError("There is nothing to draw: expected epochs with gradients above zero.")
+    low, high = float(every.min()), float(every.max())
+    return LogNorm(low, high if high > low else 10 * low)
+
+
+def _add_colour_bar(
+    figure: Figure, panels: Sequence[Axes], scale: LogNorm, statistic: Statistic
+) -> None:
+    from matplotlib.cm import ScalarMappable
+
+    colours = ScalarMappable(scale, _COLOURS)
+    bar = figure.colorbar(colours, ax=panels, shrink=0.8, aspect=30, pad=0.02)
+    bar.set_label(f"l2 norm of the gradient,\n{STATISTICS[statistic]}", fontsize=9)
+    bar.ax.tick_params(labelsize=8)
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """Where the modules stand: convolutions, an empty row, normalisation layers.
+
+    Attributes:
+        order: index of each row's module, None in the empty row.
+        ticks: row and label of each block, or of each module where there are few.
+        borders: rows before which a block ends.
+        parts: first row, end and name of the convolutions and of the normalisation layers.
+    """
+
+    order: tuple[int | None, ...]
+    ticks: tuple[tuple[float, str], ...]
+    borders: tuple[int, ...]
+    parts: tuple[tuple[int, int, str], ...]
+
+    @classmethod
+    def of(cls, modules: Sequence[str]) -> _Rows:
+        """Lay the modules out."""
+        names = _without_common_prefix(modules)
+        norms = [i for i, name in enumerate(names) if is_norm(name)]
+        others = [i for i, name in enumerate(names) if not is_norm(name)]
+        convolutions = all(_CONVOLUTION.search(names[i]) for i in others)
+        order: list[int | None] = []
+        ticks: list[tuple[float, str]] = []
+        borders: list[int] = []
+        parts: list[tuple[int, int, str]] = []
+        for members, title in (
+            (others, "convolutions" if convolutions else "other modules"),
+            (norms, "normalisation"),
+        ):
+            if not members:
+                continue
+            order += [None] if order else []
+            first = len(order)
+            for block, found in groupby(members, lambda i: block_of(names[i])):
+                own = list(found)
+                ticks += [(len(order) + (len(own) - 1) / 2, block)]
+                borders += [len(order)] if len(order) > first else []
+                order += own
+            parts += [(first, len(order), title)]
+        if len(names) <= _ALL_NAMED:
+            ticks = [(row, names[i]) for row, i in enumerate(order) if i is not None]
+        return cls(tuple(order), tuple(ticks), tuple(borders), tuple(parts))
+
+    def lay_out(self, norms: Values) -> Values:
+        """Turn (E, M) into (R, E): rows as they are drawn, NaN where a norm is not positive."""
+        shown = numpy.full((len(self.order), len(norms)), numpy.nan)
+        for row, module in enumerate(self.order):
+            if module is not None:
+                shown[row] = norms[:, module]
+        return numpy.where(shown > 0, shown, numpy.nan)
+
+
+def _without_common_prefix(modules: Sequence[str]) -> list[str]:
+    """Return the names without the parts that all begin with, such as ``encoder``.
+
+    >>> _without_common_prefix(["encoder.conv1", "encoder.layer1.0.conv1"])
+    ['conv1', 'layer1.0.conv1']
+    """
+    names = [name.split(".") for name in modules]
+    while all(len(name) > 1 for name in names) and len({name[0] for name in names}) == 1:
+        names = [name[1:] for name in names]
+    return [".".join(name) for name in names]
+
+
+def _draw_heat(axes: Axes, epochs: Places, shown: Values, rows: _Rows, scale: LogNorm) -> None:
+    from matplotlib.ticker import MaxNLocator
+
+    first, last = int(epochs[0]), int(epochs[-1])
+    columns = numpy.full((len(shown), last - first + 1), numpy.nan)
+    columns[:, epochs - first] = shown
+    axes.set_facecolor(_NOTHING)
+    axes.imshow(
+        columns,
+        norm=scale,
+        cmap=_COLOURS,
+        aspect="auto",
+        interpolation="none",
+        extent=(first - 0.5, last + 0.5, len(shown) - 0.5, -0.5),
+    )
+    for start, _, _ in rows.parts[1:]:
+        axes.axhspan(start - 1.5, start - 0.5, color="white", zorder=2)
+    for border in rows.borders:
+        axes.axhline(border - 0.5, color="white", linewidth=0.6, zorder=2)
+    axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+    axes.tick_params(labelsize=8)
+    axes.set_xlabel("epoch", fontsize=9)
+    axes.spines[:].set_visible(False)
+
+
+def _name_rows(axes: Axes, rows: _Rows, named: bool) -> None:
+    """Label the rows of a heat map, unless those of its neighbour stand for it."""
+    axes.tick_params(axis="y", length=0)
+    if not named:
+        axes.set_yticks([])
+        return
+    labels = [label for _, label in rows.ticks]
+    axes.set_yticks([row for row, _ in rows.ticks], labels, fontsize=7)
+    left = -(12 + 4.0 * max(map(len, labels)))  # points; beyond the labels
+    for start, end, title in rows.parts:
+        axes.annotate(
+            title,
+            (0, (start + end - 1) / 2),
+            (left, 0),
+            xycoords=("axes fraction", "data"),
+            textcoords="offset points",
+            rotation=90,
+            ha="right",
+            va="center",
+            fontsize=8,
+        )
+
+
+def _draw_surface(axes: Any, epochs: Places, shown: Values, rows: _Rows, scale: LogNorm) -> None:
+    from matplotlib import colormaps
+    from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+    middles, shown = _coarsened(epochs, shown)
+    for start, end, _ in rows.parts:
+        x, y, norms = _as_grid(middles, numpy.arange(start, end), shown[start:end])
+        axes.plot_surface(
+            x,
+            y,
+            numpy.log10(norms),
+            facecolors=colormaps[_COLOURS](scale(norms)),
+            rstride=1,
+            cstride=1,
+            linewidth=0,
+            antialiased=False,
+            shade=False,
+            rasterized=True,  # thousands of polygons
+        )
+    axes.view_init(elev=32, azim=-62)
+    axes.set_box_aspect((1.4, 1.2, 0.8), zoom=1.05)
+    axes.set_zlim(math.log10(scale.vmin or 1), math.log10(scale.vmax or 1))
+    axes.invert_yaxis()  # the order of the heat map, and the smaller norms before the larger
+    titles = {"convolutions": "conv", "normalisation": "norm", "other modules": "other"}
+    axes.set_yticks(
+        [(start + end - 1) / 2 for start, end, _ in rows.parts],
+        [titles[title] for _, _, title in rows.parts],
+    )
+    axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
+    axes.zaxis.set_major_locator(MaxNLocator(4, integer=True))
+    axes.zaxis.set_major_formatter(FuncFormatter(lambda z, _: f"$10^{{{z:g}}}$"))
+    axes.set_xlabel("epoch", fontsize=8, labelpad=-4)
+    axes.tick_params(labelsize=7, pad=-2)
+
+
+def _coarsened(epochs: Places, shown: Values) -> tuple[Values, Values]:
+    """Join neighbouring epochs of (R, E) where there are too many, keeping the largest norm."""
+    if len(epochs) <= _SURFACE_EPOCHS:
+        return epochs.astype(float), shown
+    groups = numpy.array_split(numpy.arange(len(epochs)), _SURFACE_EPOCHS)
+    # Not nanmax, which warns of a group without any number.
+    largest = [numpy.fmax.reduce(shown[:, group], axis=1) for group in groups]
+    return numpy.array([epochs[group].mean() for group in groups]), numpy.stack(largest, axis=1)
+
+
+def _as_grid(epochs: Values, rows: Places, norms: Values) -> tuple[Values, Values, Values]:
+    """Return the grid of a surface; one epoch, or one module, becomes a strip."""
+    places, strip = rows.astype(float), numpy.array([-0.5, 0.5])
+    if len(epochs) == 1:
+        epochs, norms = epochs + strip, norms.repeat(2, axis=1)
+    if len(places) == 1:
+        places, norms = places + strip, norms.repeat(2, axis=0)
+    return (*numpy.meshgrid(epochs, places), norms)
