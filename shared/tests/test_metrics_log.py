@@ -97,3 +97,14 @@ def test_events_without_tensorboard_are_refused_with_the_remedy(
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
     with pytest.raises(UserError, match=r"install retable\[tensorboard\] or leave the option out"):
         MetricsLog(tmp_path / "metrics.jsonl", tmp_path / "events")
+
+
+@pytest.mark.parametrize("damage", [b'{"kind": "ste\n', b"[3]\n", b'{"step": 3}\n', b"\xff\xfe\n"])
+def test_a_damaged_line_is_named(damage: bytes, tmp_path: Path) -> None:
+    log = MetricsLog(tmp_path / "metrics.jsonl")
+    log.write("steps", 1, {"loss": 1.0})
+    with log.path.open("ab") as file:
+        file.write(damage)
+    log.write("steps", 2, {"loss": 1.0})
+    with pytest.raises(UserError, match=r"Line 2 of .*metrics.jsonl is damaged"):
+        log.read("steps")

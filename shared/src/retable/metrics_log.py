@@ -127,11 +127,16 @@ class MetricsLog:
             self._writer.flush()
 
     def read(self, kind: str | None = None) -> list[dict[str, Any]]:
-        """Return the lines, of one kind if named; an unfinished last line is left out."""
+        """Return the lines, of one kind if named; an unfinished last line is left out.
+
+        Raises:
+            UserError: a line is no JSON object with a kind.
+        """
         if not self.path.exists():
             return []
-        text = self.path.read_text()
-        lines = [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
+        text = self.path.read_text(encoding="utf-8", errors="replace")
+        whole = text[: text.rfind("\n") + 1].splitlines()
+        lines = [_parse(line, self.path, number) for number, line in enumerate(whole, start=1)]
         return [line for line in lines if kind is None or line["kind"] == kind]
 
     def rewind(self, step: int) -> None:
@@ -139,6 +144,19 @@ class MetricsLog:
         if self.path.exists():
             kept = [json.dumps(line) for line in self.read() if line["step"] <= step]
             files.write_text(self.path, "".join(f"{line}\n" for line in kept))
+
+
+def _parse(text: str, path: Path, number: int) -> dict[str, Any]:
+    try:
+        line = json.loads(text)
+    except ValueError:
+        line = None
+    if not isinstance(line, dict) or "kind" not in line:
+        raise UserError(
+            f"Line {number} of {path} is damaged: expected a JSON object that says its kind, so "
+            "remove the line or use another run."
+        )
+    return line
 
 
 def rounded(value: float) -> float:
