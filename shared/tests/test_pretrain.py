@@ -273,6 +273,7 @@ def test_a_failing_run_stops_with_its_last_good_state_kept(
 ) -> None:
     with pytest.raises(TrainingFailedError, match=f"stopped at step 6: the {reason}") as failure:
         train(supervised(method=FailingRecipe(at=4, how=how)), tmp_path)
+    assert failure.value.kind == {"nan": "diverged", "collapse": "collapse"}[how]
     assert str(tmp_path / "checkpoints") in str(failure.value)
     found = training_state.load_newest(tmp_path / "checkpoints")
     assert found is not None

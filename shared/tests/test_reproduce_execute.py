@@ -19,7 +19,18 @@ from retable.evaluate.knn import Knn
 from retable.evaluate.linear import LinearProbe
 from retable.optim import OptimizerRecipe
 from retable.recipes import PretrainRecipe
-from retable.reproduce import Figure, Gain, Histories, History, Row, Table, execute, main, results
+from retable.reproduce import (
+    CollapseCriterion,
+    Figure,
+    Gain,
+    Histories,
+    History,
+    Row,
+    Table,
+    execute,
+    main,
+    results,
+)
 from retable.reproduce.arguments import parse
 from retable.reproduce.outcomes import gather_figures, gather_outcomes
 from retable.reproduce.plan import Request, plan_runs, resolve_rows
@@ -137,7 +148,8 @@ def test_a_training_that_fails_misses_keeps_its_reason_and_ends_with_status_1(
     assert "Traceback" not in said.err
     assert "training stopped, the loss is not finite" in " ".join(said.out.split())
     (run,) = folder.glob("supervised-*")
-    assert json.loads((run / "result.json").read_text()).keys() == {"failed"}
+    result = json.loads((run / "result.json").read_text())
+    assert (result.keys(), result["kind"]) == ({"failed", "kind"}, "diverged")
     assert not (run / "encoder.safetensors").exists()
     assert reproduce(table, folder, *words) == 1  # nor does asking again mend it
 
@@ -262,6 +274,33 @@ def test_a_figure_that_is_no_number_is_kept_as_that_and_misses(
     assert cells(folder)["supervised"]["0"]["knn.top1"] == "nan"
     comparison = judged(table, folder, rows=("supervised",), seeds=(0,))
     assert comparison.misses() == [("supervised", "top1")]
+
+
+def test_a_training_that_diverges_as_expected_prints_collapse_and_ends_well(
+    table: Table, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = table.reference.read_text()
+    text = text.replace("values.top1 = { value = 60.0, std = 1.0, runs = 3 }", "values = {}")
+    text = text.replace("values = {}", 'values = {}\nrecipe = { expected = "collapse" }')
+    table.reference.write_text(text)
+    diverging = table.trainings("supervised")["supervised"]
+    optimizer = OptimizerRecipe(lr=1e30)
+    pretrain = dataclasses.replace(diverging.pretrain, optimizer=optimizer)
+    criterion = CollapseCriterion(
+        ("supervised",), ("top1",), dict.fromkeys(("paper", "proxy", "smoke"), 1.0), "knn.top1"
+    )
+    table = dataclasses.replace(
+        table,
+        rows={"supervised": dataclasses.replace(diverging, pretrain=pretrain)},
+        collapse=criterion,
+    )
+    assert reproduce(table, tmp_path / "runs") == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "Supervised collapse collapse (1) match" in said
+    assert "Collapse, the loss is not finite (nan): Supervised (seed 0)." in said
+    sound = dataclasses.replace(table, rows={"supervised": diverging})
+    assert reproduce(sound, tmp_path / "runs") == 1
+    assert "Miss, expected collapse: Supervised." in " ".join(capsys.readouterr().out.split())
 
 
 def test_plots_get_the_epochs_and_the_folder_of_every_training_also_of_one_that_failed(

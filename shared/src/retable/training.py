@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -25,6 +26,7 @@ from retable.throughput import Throughput
 from retable.traces import TraceLog
 
 Monitor = Callable[[nn.Module, int], dict[str, float]]
+FailureKind = Literal["collapse", "diverged"]
 
 
 @dataclass(frozen=True)
@@ -57,13 +59,19 @@ class Execution:
 
 
 class TrainingFailedError(UserError):
-    """The run cannot go on: its loss is not finite or its embedding has collapsed."""
+    """The run cannot go on.
 
-    def __init__(self, reason: str, directory: RunDirectory, step: int) -> None:
+    Attributes:
+        kind: "diverged": its loss is not finite; "collapse": its embedding is almost one direction.
+        reason: the same in words, with the number that tells it.
+    """
+
+    def __init__(self, kind: FailureKind, reason: str, directory: RunDirectory, step: int) -> None:
         super().__init__(
             f"Training stopped at step {step}: {reason}; the last good state is in "
             f"{directory.checkpoints}, lower the learning rate or change the method's recipe."
         )
+        self.kind = kind
         self.reason = reason
 
 
@@ -175,7 +183,8 @@ class Training:
             self.log.write("steps", self.step, {**means, **throughput.rates(self.step)})
         self.trace.write()
         if reason := health.fatal(means):
-            raise TrainingFailedError(reason, self.directory, self.step)
+            kind: FailureKind = "collapse" if math.isfinite(means["loss"]) else "diverged"
+            raise TrainingFailedError(kind, reason, self.directory, self.step)
         return means
 
     def end_epoch(self, epoch: int, monitor: Monitor | None) -> list[str]:

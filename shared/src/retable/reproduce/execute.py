@@ -137,7 +137,7 @@ def _pretrain(run: Run, directory: RunDirectory, accelerator: Any, setting: Sett
             _monitor(run, len(source), accelerator, setting),
         )
     except TrainingFailedError as failure:
-        result = {"failed": failure.reason}
+        result = {"failed": failure.reason, "kind": failure.kind}
         if accelerator.is_main_process:
             print(failure, file=sys.stderr)
     if accelerator.is_main_process:
