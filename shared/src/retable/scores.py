@@ -83,7 +83,7 @@ def queue_score_statistics(queries: Tensor, keys: Tensor, moments: Moments) -> S
     """Return the statistics of raw scores with every row of a queue, without computing the scores.
 
     With the queue's mean row m and mean outer product M, a query q has the mean score q.m and the
-    variance K / (K - 1) (q^T M q - (q.m)^2): work B D^2 instead of B K D, in float64, for the
+    variance K / (K - 1) q^T (M - m m^T) q: work B D^2 instead of B K D, in float64, for the
     difference may be small beside its terms.
 
     Args:
@@ -98,9 +98,12 @@ def queue_score_statistics(queries: Tensor, keys: Tensor, moments: Moments) -> S
     [1.0, 0.0, 0.1]
     """
     queries, keys = queries.double(), keys.double()
-    covariance = moments.products - torch.outer(moments.mean, moments.mean)
+    mean_query = queries.mean(dim=0)
+    covariance = torch.addr(moments.products, moments.mean, moments.mean, alpha=-1.0)
     unbiased = moments.size / (moments.size - 1) if moments.size > 1 else math.nan
-    variances = ((queries @ covariance) * queries).sum(dim=1).clamp_min(0.0) * unbiased
+    # A sum of inner products is the inner product of everything in one row.
+    positive = torch.dot(queries.flatten(), keys.flatten()) / len(queries)
+    variance = torch.dot((queries @ covariance).flatten(), queries.flatten()) / len(queries)
     return ScoreStatistics(
-        (queries * keys).sum(dim=1).mean(), (queries @ moments.mean).mean(), variances.mean()
+        positive, torch.dot(mean_query, moments.mean), variance.clamp_min(0.0) * unbiased
     )
