@@ -17,7 +17,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from feature_transform import InfoMinRecipe, SwAVRecipe, TransformRecipe
+from feature_transform import InfoMinRecipe, MoCoFTRecipe, SwAVRecipe, TransformRecipe
 from mochi.method import MoCHiRecipe
 from retable import distributed, pretrain, views
 from retable.data.sources import open_source
@@ -36,6 +36,14 @@ METHODS: dict[str, MethodRecipe] = {
     "moco_v2": moco_v2(queue=192, momentum=0.99),
     "mochi": MoCHiRecipe(
         queue=192, momentum=0.99, n_hard=32, s=24, s_prime=16, mixing_warmup_epochs=1
+    ),
+    "moco_ft": MoCoFTRecipe(
+        queue=192, temperature=0.2, transform=TransformRecipe(draw_group=16, start_epoch=0.5)
+    ),
+    "moco_ft_hard": MoCoFTRecipe(
+        queue=192,
+        temperature=0.2,
+        transform=TransformRecipe(negatives="hard", level="dimension", hard_weight_on="negative"),
     ),
     "supervised": SupervisedRecipe(16),
     # At the paper's temperatures, 0.1 and 0.05, rounding grows thirtyfold in each of these steps.
@@ -184,7 +192,7 @@ def test_two_processes_have_the_losses_of_one(name: str, alone: Any, together: A
     assert together[0][name]["epochs"] == pytest.approx(alone[name]["epochs"], rel=1e-4)
 
 
-@pytest.mark.parametrize("name", ["moco_v2", "mochi"])
+@pytest.mark.parametrize("name", ["moco_v2", "mochi", "moco_ft"])
 def test_both_processes_hold_the_same_queue_and_it_is_that_of_one(
     name: str, alone: Any, together: Any
 ) -> None:
