@@ -21,6 +21,7 @@ from feature_transform_recipes import (
     resnet18,
     smoke,
 )
+from recorded_curves import draw_gradient_landscapes, draw_score_curves
 
 from retable.reproduce import Figure, Row, Table, main
 
@@ -39,6 +40,7 @@ TABLE = Table(
     smoke=smoke,
     images=IMAGENET100_IMAGES,
     subset="imagenet100",
+    plots=(draw_score_curves, draw_gradient_landscapes),
 )
 
 if __name__ == "__main__":

@@ -22,9 +22,11 @@ from feature_transform_recipes import (
     smoke,
     transform,
 )
+from recorded_curves import draw_score_curves
 
 from retable.recipes import PretrainRecipe
-from retable.reproduce import Figure, Row, Table, main
+from retable.reproduce import CollapseCriterion, Figure, Row, Table, main
+from retable.reproduce.shrinking import PROXY, SMOKE
 
 NOTHING = transform(positives=False, negatives="none")
 
@@ -57,6 +59,12 @@ TABLE = Table(
     smoke=smoke,
     images=IMAGENET100_IMAGES,
     subset="imagenet100",
+    collapse=CollapseCriterion(
+        rows=tuple(RECIPES),
+        columns=("top1",),
+        chance={"paper": 1.0, "proxy": 100 / PROXY.classes, "smoke": 100 / SMOKE.classes},
+    ),
+    plots=(draw_score_curves,),
 )
 
 if __name__ == "__main__":
