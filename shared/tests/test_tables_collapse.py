@@ -27,6 +27,7 @@ from retable.tables import (
 from retable.tables.comparison import ComparedCell, Scale
 from retable.tables.phrases import remarks, summary
 from retable.tables.reference import Collapse
+from retable.tables.report import ReportedTable, html_page, markdown_page
 from retable.tables.storage import parse_comparison
 from retable.tables.verdict import ClaimVerdict, Verdict
 
@@ -305,6 +306,15 @@ def test_a_collapse_is_stored_and_read_back(comparison: Comparison) -> None:
     assert rows["off"]["paper"] == {"collapsed": None, "runs": None, "outcome": "collapse"}
     assert rows["off"]["collapsed"] == {"0": NAN, "1": "the probe finds 2 %", "2": NAN}
     assert rows["base"]["paper"]["value"] == 78.0
+
+
+def test_the_report_says_it_too(comparison: Comparison, paper: Reference, tmp_path: Path) -> None:
+    table = ReportedTable("paper-table9", paper, {"paper": (comparison, [])})
+    html, markdown = html_page([table], "2030-01-01"), markdown_page([table], "day", tmp_path)
+    assert "<td>collapse (3)</td>" in html
+    assert "<td>79.0 ± 0.1 (2), collapse (1)</td>" in html
+    assert "Collapse, the probe finds 2 %: Without the sphere (seed 1)." in html
+    assert "collapse (3)" in markdown
 
 
 def drawn(comparison: Comparison) -> list[str]:

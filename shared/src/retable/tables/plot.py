@@ -103,7 +103,8 @@ def _draw_column(
             _draw_ours(axes, y, cell, value)
         if cell.collapsed:
             said = f"{COLLAPSE} ({len(cell.collapsed)})"
-            _write(axes, y + 0.2, said, _COLOURS.get(cell.verdict, GREY))
+            below = 0.34 if cell.ours else 0.2  # where numbers lie at the edge as well
+            _write(axes, y + below, said, _COLOURS.get(cell.verdict, GREY))
     axes.use_sticky_edges = False  # else a band that is the widest mark touches the frame
     axes.margins(x=0.06)
     axes.set_xlabel(textwrap.fill(heading(column), 52), fontsize=9)
