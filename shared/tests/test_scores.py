@@ -49,6 +49,20 @@ def test_statistics_are_those_of_single_scores_in_float64(centre: float, spread:
     assert as_floats(score_statistics(positives, negatives)) == pytest.approx(expected, rel=1e-5)
 
 
+@pytest.mark.parametrize("barred", [False, True])
+def test_so_many_scores_that_they_are_summed_in_several_parts(barred: bool) -> None:
+    positives, negatives = draw("many p", 5), 0.5 + 0.1 * draw("many n", 5, 400_000)
+    if barred:
+        negatives[1, ::2] = negatives[4, 1:] = -math.inf
+    wide = negatives.double()
+    rows = [row[row > -math.inf] for row in wide]
+    variances = [row.var() for row in rows if len(row) > 1]
+    expected = [positives.double().mean(), torch.stack([row.mean() for row in rows]).mean()]
+    expected.append(torch.stack(variances).mean())
+    found = score_statistics(positives, negatives)
+    assert as_floats(found) == pytest.approx([float(value) for value in expected], rel=1e-5)
+
+
 def test_the_variance_is_that_within_queries_not_that_between_them() -> None:
     negatives = torch.tensor([[0.0, 0.0, 0.0], [1.0, 1.0, 1.0]])
     assert float(score_statistics(torch.ones(2), negatives).negative_variance) == 0.0

@@ -53,25 +53,48 @@ def score_statistics(positives: Tensor, negatives: Tensor) -> ScoreStatistics:
     >>> [float(value) for value in statistics]
     [1.0, 1.25, 0.25]
     """
-    positives, negatives = (x.float() if x.itemsize < 4 else x for x in (positives, negatives))
-    # Few passes over what may be the largest matrix of a step: x - x is NaN where x is -inf.
-    dropped = (negatives - negatives).nan_to_num_(nan=1.0).sum(dim=1)
-    count = (negatives.shape[1] - dropped).double()
-    sums = _without_dropped(negatives).sum(dim=1)
-    means = sums.double() / count
-    centred = _without_dropped(negatives - means[:, None].to(negatives.dtype))
-    variances = centred.square_().sum(dim=1) / (count - 1)
+    positives = positives.float() if positives.itemsize < 4 else positives
+    at_once = max(1, len(negatives))
+    if negatives.device.type == "cpu":
+        at_once = max(1, min(at_once, _SCORES_IN_CACHE // max(1, negatives.shape[1])))
+    wide = torch.promote_types(negatives.dtype, torch.float32)
+    scratch = negatives.new_empty((at_once, negatives.shape[1]), dtype=wide)
+    parts = (
+        _of_rows(rows.to(wide), scratch[: len(rows)]) for rows in torch.split(negatives, at_once)
+    )
+    count, sums, squares = (torch.cat(of_rows) for of_rows in zip(*parts, strict=True))
     broken = sums.isnan()  # to be seen, not left out
     return ScoreStatistics(
         positives.double().mean(),
-        _mean_where((count > 0) | broken, means),
-        _mean_where((count > 1) | broken, variances),
+        _mean_where((count > 0) | broken, sums / count),
+        _mean_where((count > 1) | broken, squares / (count - 1)),
     )
 
 
-def _without_dropped(scores: Tensor) -> Tensor:
-    """Return scores with 0 in place of -inf."""
-    return scores.nan_to_num(nan=math.nan, posinf=math.inf, neginf=0.0)
+# What may be the largest matrix of a step is passed over a few rows at a time, 2 MiB: on a CPU, new
+# memory for all of it would cost several times what the sums cost.
+_SCORES_IN_CACHE = 1 << 19
+
+
+def _of_rows(scores: Tensor, scratch: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return number, sum, and sum of squares about the mean of rows (n, K), float64 of (n,) each.
+
+    Args:
+        scores: (n, K); -inf does not count.
+        scratch: (n, K), overwritten.
+    """
+    # x - x is NaN where x is -inf.
+    dropped = torch.sub(scores, scores, out=scratch).nan_to_num_(nan=1.0).sum(dim=1)
+    count = (scores.shape[1] - dropped).double()
+    sums = _drop(scratch.copy_(scores)).sum(dim=1).double()
+    means = (sums / count).to(scores.dtype)[:, None]
+    squares = _drop(torch.sub(scores, means, out=scratch)).square_().sum(dim=1).double()
+    return count, sums, squares
+
+
+def _drop(scores: Tensor) -> Tensor:
+    """Write 0 in place of -inf."""
+    return scores.nan_to_num_(nan=math.nan, posinf=math.inf, neginf=0.0)
 
 
 def _mean_where(kept: Tensor, values: Tensor) -> Tensor:
