@@ -18,6 +18,7 @@ from feature_transform.recipe import TransformRecipe
 from feature_transform.swav import SwAV, SwAVRecipe
 from retable import distributed, views
 from retable.batch_norm import average_statistics, group_batch_norm
+from retable.checkpoints import load_encoder
 from retable.data.sources import open_source
 from retable.encoders import EncoderRecipe, build_encoder
 from retable.errors import UserError
@@ -565,8 +566,12 @@ def test_a_run_stopped_and_continued_ends_with_the_bits_of_an_uninterrupted_one(
     monkeypatch.undo()
     assert run(tmp_path / "pieces", often) == whole
     assert whole["steps"] == 8
-    encoders = [tmp_path / name / "encoder.safetensors" for name in ("whole", "pieces")]
-    assert encoders[0].read_bytes() != b""
+    first, second = (
+        load_encoder(tmp_path / name / "encoder.safetensors").encoder.state_dict()
+        for name in ("whole", "pieces")
+    )
+    for name, value in first.items():
+        assert torch.equal(value, second[name]), name
     lines = [
         json.loads(line) for line in (tmp_path / "whole" / "metrics.jsonl").read_text().splitlines()
     ]
@@ -574,10 +579,10 @@ def test_a_run_stopped_and_continued_ends_with_the_bits_of_an_uninterrupted_one(
     assert used == [0, 0, 1, 1, 1, 1, 1, 1]
 
 
-def test_workers_and_memory_give_the_same_crops_to_rounding(tmp_path: Path) -> None:
-    resident = run(tmp_path / "a", Execution(quiet=True))
-    again = run(tmp_path / "b", Execution(quiet=True, channels_last=False))
-    assert again["epochs"][0]["loss"] == pytest.approx(resident["epochs"][0]["loss"], rel=1e-3)
+def test_the_memory_format_changes_a_run_by_rounding_alone(tmp_path: Path) -> None:
+    usual = run(tmp_path / "a", Execution(quiet=True))
+    other = run(tmp_path / "b", Execution(quiet=True, channels_last=False))
+    assert other["epochs"][0]["loss"] == pytest.approx(usual["epochs"][0]["loss"], rel=1e-3)
 
 
 # Usage

@@ -39,7 +39,7 @@ class SwAVRecipe:
         prototypes: P, 3000.
         temperature: tau of the predictions.
         epsilon: temperature of the assignments. The official README advises 0.03 where the loss
-            stays at log P, all images alike; extrapolated pairs bring that nearer.
+            stays at log P, all images alike.
         sinkhorn_iterations: of `feature_transform.sinkhorn.sinkhorn`.
         queue: images of earlier batches, over all processes, whose two large crops share in the
             assignment; 0: none. The official code rounds it down to a multiple of the batch.
