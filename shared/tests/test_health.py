@@ -4,17 +4,31 @@ import math
 
 import pytest
 
-from retable.health import COLLAPSED_SPREAD, fatal, sentences
+from retable.health import (
+    COLLAPSE,
+    COLLAPSED_SPREAD,
+    DIVERGED,
+    ScoreWatch,
+    fatal,
+    scores_alike,
+    sentences,
+)
 
 
 @pytest.mark.parametrize("loss", [math.nan, math.inf, -math.inf])
 def test_a_loss_that_is_no_number_ends_a_run(loss: float) -> None:
-    assert fatal({"loss": loss, "embedding_spread": 1.0}) == f"the loss is not finite ({loss})"
+    # Also where the embedding has gone with the loss: one word for one ending.
+    for spread in (1.0, math.nan):
+        failure = fatal({"loss": loss, "embedding_spread": spread})
+        assert failure == (DIVERGED, f"the loss is not finite ({loss})")
 
 
 @pytest.mark.parametrize("spread", [0.0, 0.99 * COLLAPSED_SPREAD, math.nan])
 def test_a_collapsed_embedding_ends_a_run(spread: float) -> None:
-    assert "the embedding has collapsed" in str(fatal({"loss": 1.0, "embedding_spread": spread}))
+    failure = fatal({"loss": 1.0, "embedding_spread": spread})
+    assert failure is not None
+    assert failure.kind == COLLAPSE
+    assert "the embedding has collapsed" in failure.reason
 
 
 @pytest.mark.parametrize("metrics", [{}, {"loss": 9.0}, {"loss": 1.0, "embedding_spread": 0.02}])
@@ -37,6 +51,72 @@ def test_a_loss_that_rises_while_the_queue_fills_is_called_normal() -> None:
     assert "25% filled" in said
     assert "full at step 256: normal" in said
     assert sentences({"loss": 1.0, "queue_fill": 1.0, "queue_full_step": 256.0}) == []
+
+
+def test_a_queue_that_should_be_full_and_is_not_is_a_fault_not_normal() -> None:
+    fill = {"loss": 1.0, "queue_full_step": 256.0}
+    (filling,) = sentences({**fill, "queue_fill": 0.25, "queue_expected_fill": 0.25})
+    assert "normal" in filling
+    for found, expected in ((0.6, 1.0), (0.0, 0.25)):
+        (said,) = sentences({**fill, "queue_fill": found, "queue_expected_fill": expected})
+        assert f"queue only {found:.0%} filled with keys where {expected:.0%} were expected" in said
+        assert "full at step 256" in said
+        assert "after_step" in said
+        assert "normal" not in said
+    assert sentences({**fill, "queue_fill": 1.0, "queue_expected_fill": 1.0}) == []
+
+
+def scores(apart: float, std: float = 0.1) -> dict[str, float]:
+    """Return what an epoch logs whose positives score so many std above its negatives."""
+    mean = 0.7
+    return {
+        "loss": 1.0,
+        "positive_mean": mean + apart * std,
+        "negative_mean": mean,
+        "negative_variance": std**2,
+    }
+
+
+@pytest.mark.parametrize("std", [0.3, 1e-3])
+def test_scores_are_alike_within_five_percent_of_the_negatives_deviation(std: float) -> None:
+    assert all(scores_alike(scores(apart, std)) for apart in (-0.049, 0.0, 0.049))
+    assert not any(scores_alike(scores(apart, std)) for apart in (-0.051, 0.051, 0.5))
+    assert scores_alike({**scores(0.0), "negative_variance": 0.0})  # all features are one
+    assert not scores_alike({**scores(0.0), "positive_mean": math.nan})
+    assert not scores_alike({"loss": 1.0})
+
+
+def test_positives_like_negatives_end_a_run_after_two_epochs_that_are_not_the_first() -> None:
+    watch = ScoreWatch()
+    failures = [watch.fatal(epoch, 25, scores(0.01)) for epoch in (1, 2, 3)]
+    assert failures[:2] == [None, None]
+    assert failures[2] is not None
+    assert failures[2].kind == COLLAPSE
+    assert "the embedding has collapsed" in failures[2].reason
+    assert "0.7" in failures[2].reason
+
+
+def test_an_epoch_in_which_positives_stand_out_begins_the_count_anew() -> None:
+    watch = ScoreWatch()
+    apart = [0.0, 0.0, 0.5, 0.0, 0.5, 0.5, 0.0]
+    assert not any(watch.fatal(epoch, 100, scores(x)) for epoch, x in enumerate(apart, start=1))
+
+
+def test_few_steps_end_no_run_by_chance() -> None:
+    watch = ScoreWatch()
+    failures = [watch.fatal(epoch, 10, scores(0.0)) for epoch in range(1, 7)]
+    assert [failure is None for failure in failures] == [True] * 5 + [False]
+
+
+def test_a_method_that_logs_no_scores_is_not_watched() -> None:
+    watch = ScoreWatch()
+    assert not any(watch.fatal(epoch, 100, {"loss": 1.0}) for epoch in range(1, 9))
+
+
+def test_scores_that_are_alike_are_pointed_out() -> None:
+    (said,) = sentences(scores(0.01))
+    assert "collapsed or not begun to learn" in said
+    assert sentences(scores(0.5)) == []
 
 
 def test_positives_among_the_hardest_negatives_are_pointed_out() -> None:

@@ -125,6 +125,19 @@ def test_proxy_accuracy_is_the_share_of_queries_whose_key_outranks_the_queue() -
     assert metrics["queue_full_step"] == 2
 
 
+def test_the_fill_of_the_queue_is_held_against_what_the_steps_made_so_far_give() -> None:
+    moco, idle = make_moco(), make_moco()
+    fills = []
+    for step in range(4):
+        for method in (moco, idle):
+            metrics = method(make_batch(step, size=3)).metrics
+            fills.append((metrics["queue_fill"], metrics["queue_expected_fill"]))
+        moco.after_step(make_batch(step).progress)
+        idle._unqueued = None  # as a method would whose after_step enqueues nothing
+    assert fills[::2] == [(fill, fill) for fill in (0.0, 3 / 8, 6 / 8, 1.0)]
+    assert fills[1::2] == [(0.0, fill) for fill in (0.0, 3 / 8, 6 / 8, 1.0)]
+
+
 def test_the_trace_is_of_raw_scores_with_every_row_whatever_the_loss_sees() -> None:
     for oracle in (False, True):
         moco, batch = make_moco(oracle=oracle), make_batch(labels=[7, 1, 7, 1])

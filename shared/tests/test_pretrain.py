@@ -14,7 +14,9 @@ from retable import training_state
 from retable.checkpoints import load_encoder
 from retable.data.sources import open_source
 from retable.errors import UserError
+from retable.health import COLLAPSE, DIVERGED
 from retable.methods import Batch, Method, Metrics, StepOutput, SupervisedRecipe
+from retable.metrics_log import MetricsLog
 from retable.pretrain import check_fit, pretrain
 from retable.recipes import PretrainRecipe, build_method
 from retable.reproduce.execute import make_accelerator
@@ -254,6 +256,8 @@ class Failing(Method):
             loss = loss * float("nan") if self.recipe.how == "nan" else loss
             spread = 0.0 if self.recipe.how == "collapse" else 1.0
         trace: Metrics = {"mean_position": batch.positions.double().mean()}
+        if self.recipe.how == "alike":
+            trace |= {"positive_mean": 0.7, "negative_mean": 0.7, "negative_variance": 0.01}
         return StepOutput(loss, {**metrics, "embedding_spread": spread}, trace)
 
 
@@ -266,17 +270,35 @@ def finite(value: Any) -> bool:
 
 
 @pytest.mark.parametrize(
-    ("how", "reason"), [("nan", "loss is not finite"), ("collapse", "embedding has collapsed")]
+    ("how", "kind", "reason"),
+    [
+        ("nan", DIVERGED, "loss is not finite"),
+        ("collapse", COLLAPSE, "embedding has collapsed"),
+    ],
 )
 def test_a_failing_run_stops_with_its_last_good_state_kept(
-    how: str, reason: str, supervised: Changed, tmp_path: Path
+    how: str, kind: str, reason: str, supervised: Changed, tmp_path: Path
 ) -> None:
     with pytest.raises(TrainingFailedError, match=f"stopped at step 6: the {reason}") as failure:
         train(supervised(method=FailingRecipe(at=4, how=how)), tmp_path)
-    assert failure.value.kind == {"nan": "diverged", "collapse": "collapse"}[how]
+    assert failure.value.kind == kind
     assert str(tmp_path / "checkpoints") in str(failure.value)
     found = training_state.load_newest(tmp_path / "checkpoints")
     assert found is not None
     assert found[0] == 4
     assert finite(found[1])
     assert not (tmp_path / "encoder.safetensors").exists()
+    # The trace leads up to the failure.
+    assert read_traces(tmp_path)["mean_position"].steps == list(range(1, 7))
+
+
+@pytest.mark.parametrize("stops", [[], [9, 13]])
+def test_positives_like_negatives_stop_a_run_after_some_epochs_interrupted_or_not(
+    stops: list[int], supervised: Changed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # It takes 13 epochs of four steps to make 50, and the very first does not count.
+    recipe = supervised(method=FailingRecipe(at=0, how="alike"), epochs=16)
+    with pytest.raises(TrainingFailedError, match="stopped at step 56: the embed") as failure:
+        train_in_pieces(recipe, tmp_path, stops, monkeypatch)
+    assert failure.value.kind == COLLAPSE
+    assert len(MetricsLog.of(tmp_path).read("epoch")) == 14

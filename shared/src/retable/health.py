@@ -6,27 +6,91 @@ Nothing here knows a method: a sentence appears where the scalars that it needs 
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 COLLAPSED_SPREAD = 0.01
 """An embedding whose per-dimension spread is below this share of the sphere's is collapsed."""
 
+ALIKE = 0.05
+"""Mean scores of positives and negatives within this share of the negatives' std count as one.
 
-def fatal(metrics: dict[str, float]) -> str | None:
+An untrained ResNet's stand about 0.5 apart, over an epoch: a picture resembles its own crops.
+"""
+
+DIVERGED = "diverged"
+"""Kind of failure: the loss is not finite."""
+
+COLLAPSE = "collapse"
+"""Kind of failure: the embedding tells images apart no more."""
+
+
+class Failure(NamedTuple):
+    """Why a run must stop: `DIVERGED` or `COLLAPSE`, and the reason in words."""
+
+    kind: str
+    reason: str
+
+
+def fatal(metrics: dict[str, float]) -> Failure | None:
     """Return why a run must stop, or None; from means over some steps.
 
     >>> fatal({"loss": float("nan")})
-    'the loss is not finite (nan)'
+    Failure(kind='diverged', reason='the loss is not finite (nan)')
     """
     loss = metrics.get("loss", 0.0)
     if not math.isfinite(loss):
-        return f"the loss is not finite ({loss})"
+        return Failure(DIVERGED, f"the loss is not finite ({loss})")
     spread = metrics.get("embedding_spread", 1.0)
     if not spread >= COLLAPSED_SPREAD:
-        return (
+        return Failure(
+            COLLAPSE,
             f"the embedding has collapsed (its spread is {spread:.4f} of that of directions "
-            f"spread evenly, below {COLLAPSED_SPREAD})"
+            f"spread evenly, below {COLLAPSED_SPREAD})",
         )
     return None
+
+
+def scores_alike(metrics: dict[str, float]) -> bool:
+    """Return whether positives do not stand out from negatives, by their mean raw scores.
+
+    >>> scores_alike({"positive_mean": 0.5, "negative_mean": 0.5, "negative_variance": 0.01})
+    True
+    """
+    if not metrics.keys() >= {"positive_mean", "negative_mean", "negative_variance"}:
+        return False
+    apart = abs(metrics["positive_mean"] - metrics["negative_mean"])
+    return apart <= ALIKE * math.sqrt(max(metrics["negative_variance"], 0.0))
+
+
+class ScoreWatch:
+    """Ends a run whose positives have not stood out from negatives for a while.
+
+    Not at once, for a few steps can look so by chance, and not in the first epoch, in which nothing
+    is learned yet: after two epochs in a row, of 50 steps together, that look so on average.
+
+    Attributes:
+        epochs: how many in a row have looked so, to be kept with the training state.
+    """
+
+    EPOCHS, STEPS = 2, 50
+
+    def __init__(self) -> None:
+        self.epochs = 0
+
+    def fatal(self, epoch: int, steps: int, means: dict[str, float]) -> Failure | None:
+        """Take in an epoch, counted from 1, of so many steps; return why the run must stop."""
+        self.epochs = self.epochs + 1 if epoch > 1 and scores_alike(means) else 0
+        if self.epochs < self.EPOCHS or self.epochs * steps < self.STEPS:
+            return None
+        return Failure(COLLAPSE, f"the embedding has collapsed ({_mean_scores(means)})")
+
+
+def _mean_scores(metrics: dict[str, float]) -> str:
+    std = math.sqrt(max(metrics["negative_variance"], 0.0))
+    return (
+        f"the mean score of positives, {metrics['positive_mean']:.4g}, lies within {ALIKE:.0%} of "
+        f"a standard deviation, {std:.2g}, of that of negatives, {metrics['negative_mean']:.4g}"
+    )
 
 
 def sentences(metrics: dict[str, float]) -> list[str]:
@@ -41,6 +105,7 @@ def sentences(metrics: dict[str, float]) -> list[str]:
             _against_chance(metrics),
             _queue(metrics),
             _scores(metrics),
+            _alike(metrics),
             _spread(metrics),
             _rank(metrics),
         )
@@ -60,9 +125,17 @@ def _queue(metrics: dict[str, float]) -> str | None:
     fill = metrics.get("queue_fill", 1.0)
     if fill >= 1.0:
         return None
+    full = f"full at step {metrics['queue_full_step']:.0f}"
+    expected = metrics.get("queue_expected_fill", fill)
+    if fill < expected - 0.01:  # else rounding, or a smaller batch
+        return (
+            f"queue only {fill:.0%} filled with keys where {expected:.0%} were expected (means of "
+            f"the epoch; {full}): not every step enqueues its keys, so queries are contrasted with "
+            "random or old rows: check that the method's after_step is called and calls MoCo's"
+        )
     return (
         f"queue {fill:.0%} filled with keys (mean of the epoch), the rest still random: loss rises "
-        f"until the queue is full at step {metrics['queue_full_step']:.0f}: normal"
+        f"until the queue is {full}: normal"
     )
 
 
@@ -77,6 +150,12 @@ def _scores(metrics: dict[str, float]) -> str | None:
     if positive <= hard:
         return text + ": positives do not stand out from the hardest negatives yet"
     return text
+
+
+def _alike(metrics: dict[str, float]) -> str | None:
+    if not scores_alike(metrics):
+        return None
+    return f"the embedding has collapsed or not begun to learn: {_mean_scores(metrics)}"
 
 
 def _rank(metrics: dict[str, float]) -> str | None:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import math
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import nn
@@ -26,7 +25,6 @@ from retable.throughput import Throughput
 from retable.traces import TraceLog
 
 Monitor = Callable[[nn.Module, int], dict[str, float]]
-FailureKind = Literal["collapse", "diverged"]
 
 
 @dataclass(frozen=True)
@@ -59,20 +57,19 @@ class Execution:
 
 
 class TrainingFailedError(UserError):
-    """The run cannot go on.
+    """The run cannot go on: its loss is not finite or its embedding has collapsed.
 
     Attributes:
-        kind: "diverged": its loss is not finite; "collapse": its embedding is almost one direction.
-        reason: the same in words, with the number that tells it.
+        kind: `health.DIVERGED` or `health.COLLAPSE`.
+        reason: why, in words.
     """
 
-    def __init__(self, kind: FailureKind, reason: str, directory: RunDirectory, step: int) -> None:
+    def __init__(self, failure: health.Failure, directory: RunDirectory, step: int) -> None:
         super().__init__(
-            f"Training stopped at step {step}: {reason}; the last good state is in "
+            f"Training stopped at step {step}: {failure.reason}; the last good state is in "
             f"{directory.checkpoints}, lower the learning rate or change the method's recipe."
         )
-        self.kind = kind
-        self.reason = reason
+        self.kind, self.reason = failure
 
 
 @dataclass
@@ -94,6 +91,7 @@ class Training:
         self.epoch_means = Averages()
         self.trace = TraceLog(self.log)
         self.gradients = GradientLandscape(self.method.encoder)
+        self.scores = health.ScoreWatch()
         self.total = self.recipe.epochs * self.loader.steps_per_epoch
         if self.recipe.max_steps is not None:
             self.total = min(self.total, self.recipe.max_steps)
@@ -182,23 +180,27 @@ class Training:
         if self.main:
             self.log.write("steps", self.step, {**means, **throughput.rates(self.step)})
         self.trace.write()
-        if reason := health.fatal(means):
-            kind: FailureKind = "collapse" if math.isfinite(means["loss"]) else "diverged"
-            raise TrainingFailedError(kind, reason, self.directory, self.step)
+        if failure := health.fatal(means):
+            raise TrainingFailedError(failure, self.directory, self.step)
         return means
 
     def end_epoch(self, epoch: int, monitor: Monitor | None) -> list[str]:
-        """Log the epoch's means and its monitor; return what to say of them, at both ends."""
+        """Log the epoch's means and its monitor; return what to say of them, at both ends.
+
+        Raises:
+            TrainingFailedError: they show that going on is useless.
+        """
         means = self.epoch_means.means()
         self.epoch_means = Averages()
         batch_norm.average_statistics(self.method)
         self.gradients.write(self.log, self.step, epoch)
         watched = monitor(self.method.encoder, epoch) if monitor else {}
-        if not self.main:
-            return []
-        self.log.write("epoch", self.step, {"epoch": epoch, **means})
-        if watched:
-            self.log.write("monitor", self.step, {"epoch": epoch, **watched})
+        if self.main:
+            self.log.write("epoch", self.step, {"epoch": epoch, **means})
+            if watched:
+                self.log.write("monitor", self.step, {"epoch": epoch, **watched})
+        if failure := self.scores.fatal(epoch, self.loader.steps_per_epoch, means):
+            raise TrainingFailedError(failure, self.directory, self.step)
         if epoch not in (1, self.recipe.epochs):
             return []
         return [f"epoch {epoch}: {remark}" for remark in health.sentences({**means, **watched})]
@@ -214,6 +216,7 @@ class Training:
                 "scaler": scaler.state_dict() if scaler is not None else None,
                 "epoch_means": self.epoch_means.state(),
                 "gradients": self.gradients.state(),
+                "epochs_alike": self.scores.epochs,
             }
             training_state.save(self.directory.checkpoints, self.step, state)
         self.accelerator.wait_for_everyone()
@@ -231,6 +234,7 @@ class Training:
                 self.accelerator.scaler.load_state_dict(state["scaler"])
             self.epoch_means.restore(state["epoch_means"])
             self.gradients.restore(state["gradients"])
+            self.scores.epochs = state["epochs_alike"]
         if self.main:
             self.log.rewind(self.step)
 

@@ -136,6 +136,7 @@ class MoCo(Method):
             "embedding_spread": embedding_spread(queries),
             "chance_loss": math.log(logits.shape[1]),
             "queue_fill": self.queue.filled / self.queue.size,
+            "queue_expected_fill": min(1.0, batch.progress.step * global_batch / self.queue.size),
             "queue_full_step": math.ceil(self.queue.size / global_batch),
         }
 
