@@ -87,6 +87,21 @@ def test_all_runs_have_one_logarithmic_scale() -> None:
     assert heights == [pytest.approx((0.0, math.log10(2400.0)))] * 2
 
 
+@pytest.mark.parametrize("span", [1.3, 4.0, 60.0, 1e4, 1e9])
+def test_the_scale_says_at_least_three_numbers_of_its_own(span: float) -> None:
+    shown = landscape([1], ["conv1", "conv2"])
+    shown.mean[0, :] = torch.tensor([0.03, 0.03 * span])
+    figure = draw_gradients({"a": shown})
+    (bar,) = (axes for axes in figure.axes if axes.get_label() == "<colorbar>")
+    (surface,) = surfaces(figure)
+    ticks = [float(label.get_text()) for label in bar.get_yticklabels()]
+    assert len(ticks) >= 3
+    assert all(0.029999 <= tick <= 0.030001 * span for tick in ticks)
+    assert bar.get_yticks().tolist() == pytest.approx(ticks, rel=5e-3)
+    heights = surface.get_zticks()  # type: ignore[attr-defined]
+    assert [10**z for z in heights] == pytest.approx(ticks, rel=5e-3)
+
+
 def test_blocks_of_a_large_network_are_named_once_in_each_part() -> None:
     network = build_encoder(EncoderRecipe("resnet18"), key=0)
     modules = GradientLandscape(network).modules

@@ -6,11 +6,8 @@ Zhu et al. (ICCV 2021, supplement, section C, figures 2 and 3) see from it how s
 from __future__ import annotations
 
 import math
-import re
 import textwrap
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from itertools import groupby
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy
@@ -19,6 +16,7 @@ from retable.errors import UserError
 from retable.gradient_landscape import Landscape
 from retable.plots.curves import Places, Values
 from retable.plots.drawing import new_figure
+from retable.plots.modules import Rows
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -37,32 +35,8 @@ Kind = Literal["heat", "surface", "both"]
 _COLOURS = "viridis"  # even in lightness: read alike by readers with any colour vision, and in grey
 _NOTHING = "#d9d9d9"  # the colour of what has no logarithm
 _IN_A_LINE = 5
-_ALL_NAMED = 12  # so many modules have room for their names
 _SURFACE_EPOCHS = 120  # more are not told apart, and each is many polygons
 _HEIGHTS = {"heat": 3.1, "surface": 2.7}  # inches
-_NORM = re.compile(r"(^|\.)(bn|norm|gn|ln)\d*$|(downsample|shortcut)\.1$")
-_CONVOLUTION = re.compile(r"(^|\.)conv\d*$|(downsample|shortcut)\.0$")
-
-
-def is_norm(module: str) -> bool:
-    """Whether a module is a normalisation layer, by torchvision's names.
-
-    >>> [is_norm(name) for name in ("bn1", "layer2.0.downsample.1", "layer2.0.conv1")]
-    [True, True, False]
-    """
-    return _NORM.search(module) is not None
-
-
-def block_of(module: str) -> str:
-    """Return the part of the network a module is labelled with: its stage, or the stem.
-
-    >>> [block_of(name) for name in ("conv1", "layer2.0.bn1", "blocks.3.conv1")]
-    ['stem', 'layer2', 'blocks.3']
-    """
-    parts = module.split(".")
-    if len(parts) == 1:
-        return "stem"
-    return ".".join(parts[:2]) if parts[0] == "blocks" else parts[0]
 
 
 def draw_gradients(
@@ -92,7 +66,7 @@ def draw_gradients(
     panels, shown_modules = [], None
     for place, (label, landscape) in enumerate(runs.items()):
         line, column = divmod(place, per_line)
-        rows = _Rows.of(landscape.modules)
+        rows = Rows.of(landscape.modules)
         epochs, shown = numpy.array(landscape.epochs), rows.lay_out(norms[label])
         named = column == 0 or landscape.modules != shown_modules
         shown_modules = landscape.modules
@@ -128,6 +102,18 @@ def _common_scale(norms: Sequence[Values]) -> LogNorm:
     return LogNorm(low, high if high > low else 10 * low)
 
 
+def _ticks(scale: LogNorm) -> list[float]:
+    """Return at least three numbers of a scale: powers of ten, or else the next roundest."""
+    low, high = scale.vmin or 1.0, scale.vmax or 1.0
+    exponents = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    for factors in ((1,), (1, 2, 5), range(1, 10)):
+        ticks = [factor * 10.0**exponent for exponent in exponents for factor in factors]
+        ticks = [tick for tick in ticks if low <= tick <= high]
+        if len(ticks) >= 3:
+            return ticks
+    return [float(tick) for tick in numpy.geomspace(low, high, 3)]
+
+
 def _add_colour_bar(
     figure: Figure, panels: Sequence[Axes], scale: LogNorm, statistic: Statistic
 ) -> None:
@@ -135,77 +121,14 @@ def _add_colour_bar(
 
     colours = ScalarMappable(scale, _COLOURS)
     bar = figure.colorbar(colours, ax=panels, shrink=0.8, aspect=30, pad=0.02)
+    ticks = _ticks(scale)
+    bar.set_ticks(ticks, labels=[f"{tick:.3g}" for tick in ticks], minor=False)
+    bar.minorticks_off()
     bar.set_label(f"l2 norm of the gradient,\n{STATISTICS[statistic]}", fontsize=9)
     bar.ax.tick_params(labelsize=8)
 
 
-@dataclass(frozen=True)
-class _Rows:
-    """Where the modules stand: convolutions, an empty row, normalisation layers.
-
-    Attributes:
-        order: index of each row's module, None in the empty row.
-        ticks: row and label of each block, or of each module where there are few.
-        borders: rows before which a block ends.
-        parts: first row, end and name of the convolutions and of the normalisation layers.
-    """
-
-    order: tuple[int | None, ...]
-    ticks: tuple[tuple[float, str], ...]
-    borders: tuple[int, ...]
-    parts: tuple[tuple[int, int, str], ...]
-
-    @classmethod
-    def of(cls, modules: Sequence[str]) -> _Rows:
-        """Lay the modules out."""
-        names = _without_common_prefix(modules)
-        norms = [i for i, name in enumerate(names) if is_norm(name)]
-        others = [i for i, name in enumerate(names) if not is_norm(name)]
-        convolutions = all(_CONVOLUTION.search(names[i]) for i in others)
-        order: list[int | None] = []
-        ticks: list[tuple[float, str]] = []
-        borders: list[int] = []
-        parts: list[tuple[int, int, str]] = []
-        for members, title in (
-            (others, "convolutions" if convolutions else "other modules"),
-            (norms, "normalisation"),
-        ):
-            if not members:
-                continue
-            order += [None] if order else []
-            first = len(order)
-            for block, found in groupby(members, lambda i: block_of(names[i])):
-                own = list(found)
-                ticks += [(len(order) + (len(own) - 1) / 2, block)]
-                borders += [len(order)] if len(order) > first else []
-                order += own
-            parts += [(first, len(order), title)]
-        if len(names) <= _ALL_NAMED:
-            ticks = [(row, names[i]) for row, i in enumerate(order) if i is not None]
-        return cls(tuple(order), tuple(ticks), tuple(borders), tuple(parts))
-
-    def lay_out(self, norms: Values) -> Values:
-        """Turn (E, M) into (R, E): rows as they are drawn, NaN where a norm is not positive."""
-        shown = numpy.full((len(self.order), len(norms)), numpy.nan)
-        for row, module in enumerate(self.order):
-            if module is not None:
-                shown[row] = norms[:, module]
-        return numpy.where(shown > 0, shown, numpy.nan)
-
-
-def _without_common_prefix(modules: Sequence[str]) -> list[str]:
-    """Return the names without the parts that all begin with, such as ``encoder``.
-
-    >>> _without_common_prefix(["encoder.conv1", "encoder.layer1.0.conv1"])
-    ['conv1', 'layer1.0.conv1']
-    """
-    names = [name.split(".") for name in modules]
-    while all(len(name) > 1 for name in names) and len({name[0] for name in names}) == 1:
-        names = [name[1:] for name in names]
-    return [".".join(name) for name in names]
-
-
-def _draw_heat(axes: Axes, epochs: Places, shown: Values, rows: _Rows, scale: LogNorm) -> None:
+def _draw_heat(axes: Axes, epochs: Places, shown: Values, rows: Rows, scale: LogNorm) -> None:
     from matplotlib.ticker import MaxNLocator
 
     first, last = int(epochs[0]), int(epochs[-1])
@@ -230,7 +153,7 @@ def _draw_heat(axes: Axes, epochs: Places, shown: Values, rows: _Rows, scale: Lo
     axes.spines[:].set_visible(False)
 
 
-def _name_rows(axes: Axes, rows: _Rows, named: bool) -> None:
+def _name_rows(axes: Axes, rows: Rows, named: bool) -> None:
     """Label the rows of a heat map, unless those of its neighbour stand for it."""
     axes.tick_params(axis="y", length=0)
     if not named:
@@ -253,9 +176,9 @@ def _name_rows(axes: Axes, rows: _Rows, named: bool) -> None:
         )
 
 
-def _draw_surface(axes: Any, epochs: Places, shown: Values, rows: _Rows, scale: LogNorm) -> None:
+def _draw_surface(axes: Any, epochs: Places, shown: Values, rows: Rows, scale: LogNorm) -> None:
     from matplotlib import colormaps
-    from matplotlib.ticker import FuncFormatter, MaxNLocator
+    from matplotlib.ticker import MaxNLocator
 
     middles, shown = _coarsened(epochs, shown)
     for start, end, _ in rows.parts:
@@ -282,8 +205,8 @@ def _draw_surface(axes: Any, epochs: Places, shown: Values, rows: _Rows, scale: 
         [titles[title] for _, _, title in rows.parts],
     )
     axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
-    axes.zaxis.set_major_locator(MaxNLocator(4, integer=True))
-    axes.zaxis.set_major_formatter(FuncFormatter(lambda z, _: f"$10^{{{z:g}}}$"))
+    ticks = _ticks(scale)
+    axes.set_zticks([math.log10(tick) for tick in ticks], [f"{tick:.3g}" for tick in ticks])
     axes.set_xlabel("epoch", fontsize=8, labelpad=-4)
     axes.tick_params(labelsize=7, pad=-2)
 

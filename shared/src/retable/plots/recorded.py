@@ -18,7 +18,7 @@ from retable.errors import UserError
 from retable.gradient_landscape import Landscape, read_landscape
 from retable.metrics_log import MetricsLog
 from retable.plots.labels import flatten, label_runs
-from retable.plots.scores import ScoreCurves
+from retable.plots.score_curves import ScoreCurves
 from retable.runs import RunDirectory, read_json
 from retable.traces import read_traces
 

@@ -8,85 +8,31 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy
-from numpy.typing import NDArray
 
 from retable.errors import UserError
-from retable.plots.curves import Places, Values, running_mean, running_range, thin
+from retable.plots.curves import running_mean, running_range, thin
 from retable.plots.drawing import CYCLE, INK, add_legend, new_figure
+from retable.plots.score_curves import (
+    STATISTICS,
+    TRANSFORMED,
+    ScoreCurves,
+    Scores,
+    View,
+    Window,
+)
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-STATISTICS = {
-    "positive_mean": ("Mean(pos)", "mean of the positive scores"),
-    "negative_mean": ("Mean(neg)", "mean of the negative scores"),
-    "negative_variance": ("Var(neg)", "variance of the negative scores"),
-}
-"""Name in the log -> title and meaning of its panel."""
-
-TRANSFORMED = "transformed_"
-"""What precedes the name of a statistic of the scores as used in the loss."""
-
-Scores = Literal["both", "raw", "transformed"]
-Window = tuple[float, float]
-
 _BINS = 400  # columns of pixels in a panel
 _MARKERS = ("", "o", "s", "^", "D", "v")  # for the second eight runs, the third, ...
 _BAND = 0.14  # opacity
-
-
-@dataclass(frozen=True)
-class ScoreCurves:
-    """What a run recorded of its pair scores.
-
-    Attributes:
-        steps: (N,) int64, ascending, the recorded steps, counted from 1.
-        values: statistic, a name of `STATISTICS` with or without `TRANSFORMED` before it -> (N,),
-            NaN where a step lacks it.
-        steps_per_epoch: None where it is not known: then there is no axis of epochs.
-        dim: D, the dimension of the unit sphere that the scores are cosines on; None: not known,
-            or the features have no unit length.
-        start_epoch: the epoch, from 0, from which on scores are transformed; None: they never are.
-    """
-
-    steps: Places
-    values: Mapping[str, Values] = field(repr=False)
-    steps_per_epoch: int | None = None
-    dim: int | None = None
-    start_epoch: float | None = None
-
-
-@dataclass(frozen=True)
-class _View:
-    """How the curves of a figure are shown."""
-
-    in_epochs: bool
-    window: Window
-    smooth: int
-    scores: Scores
-    alone: bool
-
-    def x(self, run: ScoreCurves) -> Values:
-        """Return the places (N,) of a run's steps; a step is done at the end of its stretch."""
-        return run.steps / (run.steps_per_epoch or 1 if self.in_epochs else 1)
-
-    def part(self, run: ScoreCurves) -> NDArray[numpy.bool_]:
-        """Return which steps (N,) are shown."""
-        x = self.x(run)
-        return (x >= self.window[0]) & (x <= self.window[1])
-
-    def kinds(self, run: ScoreCurves, name: str) -> Iterator[tuple[str, Values]]:
-        """Yield what is shown of a statistic: raw or transformed, and its values (N,)."""
-        for kind, prefix in (("raw", ""), ("transformed", TRANSFORMED)):
-            if self.scores in (kind, "both") and prefix + name in run.values:
-                yield kind, run.values[prefix + name]
 
 
 def draw_scores(
@@ -123,13 +69,13 @@ def draw_scores(
             "The epochs of a run are not known (its log has no epoch lines): give --steps instead."
         )
     window = epochs or steps or (-math.inf, math.inf)
-    view = _View(in_epochs, window, smooth or 1, scores, alone=len(curves) == 1)
+    view = View(in_epochs, window, smooth or 1, scores, alone=len(curves) == 1)
     names = [n for n in STATISTICS if any(any(True for _ in view.kinds(r, n)) for r in curves)]
     longest = max((int(view.part(run).sum()) for run in curves), default=0)
     if not names or not longest:
         raise UserError(_nothing(curves, view, names))
     if smooth is None:
-        view = _View(in_epochs, window, max(1, longest // 100), scores, view.alone)
+        view = View(in_epochs, window, max(1, longest // 100), scores, view.alone)
     figure = new_figure(1.2 + 3.3 * len(names), 4.0)
     figure.get_layout_engine().set(wspace=0.04)  # type: ignore[union-attr,call-arg]
     panels = figure.subplots(1, len(names), squeeze=False)[0]
@@ -143,7 +89,7 @@ def draw_scores(
     return figure
 
 
-def _nothing(curves: Sequence[ScoreCurves], view: _View, names: Sequence[str]) -> str:
+def _nothing(curves: Sequence[ScoreCurves], view: View, names: Sequence[str]) -> str:
     if names:
         unit = "epochs" if view.in_epochs else "steps"
         last = max((view.x(run)[-1] for run in curves if len(run.steps)), default=0)
@@ -162,7 +108,7 @@ def _marker(place: int) -> str:
     return _MARKERS[place // len(CYCLE) % len(_MARKERS)]
 
 
-def _draw_run(axes: Axes, place: int, run: ScoreCurves, name: str, view: _View) -> None:
+def _draw_run(axes: Axes, place: int, run: ScoreCurves, name: str, view: View) -> None:
     part = view.part(run)
     x = view.x(run)[part]
     if not len(x):
@@ -175,7 +121,7 @@ def _draw_run(axes: Axes, place: int, run: ScoreCurves, name: str, view: _View) 
             mean[kept],
             "-" if kind == "raw" else "--",
             color=_colour(place),
-            linewidth=1.2 if view.smooth > 1 else 0.6,
+            linewidth=1.2 if view.smooth > 1 or len(x) <= _BINS else 0.6,
             marker=_marker(place) or ("o" if len(kept) == 1 else ""),
             markevery=0.1,
             markersize=4,
@@ -202,7 +148,7 @@ def _choose_scale(axes: Axes, name: str) -> None:
         axes.set_yscale("log")
 
 
-def _draw_marks(axes: Axes, curves: Sequence[ScoreCurves], name: str, view: _View) -> None:
+def _draw_marks(axes: Axes, curves: Sequence[ScoreCurves], name: str, view: View) -> None:
     """Draw where transformations start and, for the variance, what the uniform sphere has."""
     seen: Counter[float] = Counter()
     for place, run in enumerate(curves):
@@ -219,7 +165,7 @@ def _draw_marks(axes: Axes, curves: Sequence[ScoreCurves], name: str, view: _Vie
             axes.axhline(1 / dim, color=INK, linewidth=0.9, linestyle=":", zorder=1)
 
 
-def _start(run: ScoreCurves, view: _View) -> float | None:
+def _start(run: ScoreCurves, view: View) -> float | None:
     """Return where the transformation of a run starts on the axis, None where that is not shown."""
     transformed = any(TRANSFORMED + name in run.values for name in STATISTICS)
     if run.start_epoch is None or not transformed or not run.steps_per_epoch:
@@ -231,7 +177,7 @@ def _start(run: ScoreCurves, view: _View) -> float | None:
     return run.start_epoch if view.in_epochs else first
 
 
-def _describe(axes: Axes, curves: Sequence[ScoreCurves], name: str, view: _View) -> None:
+def _describe(axes: Axes, curves: Sequence[ScoreCurves], name: str, view: View) -> None:
     """Name the axes."""
     from matplotlib.ticker import FuncFormatter
 
@@ -253,7 +199,7 @@ def _describe(axes: Axes, curves: Sequence[ScoreCurves], name: str, view: _View)
         _add_other_axis(axes, each if view.in_epochs else 1 / each, view)
 
 
-def _add_other_axis(axes: Axes, factor: float, view: _View) -> None:
+def _add_other_axis(axes: Axes, factor: float, view: View) -> None:
     """Add steps above epochs, or epochs above steps."""
     from matplotlib.ticker import FuncFormatter, MaxNLocator
 
@@ -281,7 +227,7 @@ def _in_thousands(x: float, _: int | None = None) -> str:
 
 
 def _draw_legends(
-    figure: Figure, runs: Mapping[str, ScoreCurves], names: Sequence[str], view: _View
+    figure: Figure, runs: Mapping[str, ScoreCurves], names: Sequence[str], view: View
 ) -> None:
     """Say below which colour is which run, and above what lines, bands and marks are."""
     from matplotlib.lines import Line2D
