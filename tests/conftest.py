@@ -9,26 +9,31 @@ from pathlib import Path
 
 import pytest
 
-SCRIPTS = Path(__file__).parents[1] / "reproductions" / "mochi"
+SCRIPTS = Path(__file__).parents[1] / "reproductions"
 
 
 class TableCommand:
     """Runs table scripts in processes of their own, with results in a folder of the test."""
 
-    def start(self, table: str, runs: Path, *options: str, mark: str = "") -> subprocess.Popen[str]:
+    def start(
+        self, table: str, runs: Path, *options: str, mark: str = "", package: str = "mochi"
+    ) -> subprocess.Popen[str]:
         """Begin a command; ``mark`` is found in the environment of all its processes."""
+        script = SCRIPTS / package / f"{table}.py"
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "RETABLE_TEST_MARK": mark}
         return subprocess.Popen(
-            [sys.executable, SCRIPTS / f"{table}.py", "--runs", runs, "--quiet", *options],
+            [sys.executable, script, "--runs", runs, "--quiet", *options],
             env=environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
         )
 
-    def run(self, table: str, runs: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    def run(
+        self, table: str, runs: Path, *options: str, package: str = "mochi"
+    ) -> subprocess.CompletedProcess[str]:
         """Run a command to its end, which must be status 0."""
-        process = self.start(table, runs, *options)
+        process = self.start(table, runs, *options, package=package)
         output, errors = process.communicate()
         assert process.returncode == 0, f"status {process.returncode}\n{output}\n{errors}"
         return subprocess.CompletedProcess(process.args, 0, output, errors)

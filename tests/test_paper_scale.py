@@ -1,4 +1,4 @@
-"""The paper's recipe as it stands, on a folder in ImageNet's layout: one step of each part.
+"""The papers' recipes as they stand, on a folder in ImageNet's layout: one step of each part.
 
 ResNet-50 at 224 px, batch 128, the queue of 16384: minutes of two cores and 12 GiB of memory.
 """
@@ -16,7 +16,11 @@ import pytest
 from retable.data.subsets import imagenet100_ids
 from retable.reproduce.command import load_table, main
 
-SCRIPTS = Path(__file__).parents[1] / "reproductions" / "mochi"
+SCRIPTS = sorted(
+    script
+    for script in (Path(__file__).parents[1] / "reproductions").glob("*/*.py")
+    if script.with_suffix(".toml").exists()
+)
 OTHERS = ("n01440764", "n01443537", "n02114548", "n13054560")  # not in the subset
 
 
@@ -31,10 +35,10 @@ def write_jpeg(path: Path, draw: random.Random) -> None:
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Write two training images and one for testing of each class."""
+    """Write three training images and one for testing of each class."""
     folder = tmp_path_factory.mktemp("imagenet")
     draw = random.Random(0)
-    for split, count in (("train", 2), ("val", 1)):
+    for split, count in (("train", 3), ("val", 1)):
         for name in (*imagenet100_ids(), *OTHERS):
             (folder / split / name).mkdir(parents=True)
             for number in range(count):
@@ -58,7 +62,7 @@ def test_a_step_of_the_paper_s_recipe(reproduce: Any, images: Path, tmp_path: Pa
     assert recipe["subset"] == "imagenet100"
 
     facts = json.loads((directory / "environment.json").read_text())["data"]
-    assert (facts["images"], facts["classes"]) == (200, 100)
+    assert (facts["images"], facts["classes"]) == (300, 100)
     lines = [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
     assert {line["step"] for line in lines} == {1}
     assert math.isfinite(lines[0]["loss"])
@@ -109,20 +113,76 @@ def test_a_saved_data_set_takes_the_place_of_a_folder(
     assert list((tmp_path / "runs").glob("moco-*/evaluations/linear-*/result.json"))
 
 
-@pytest.mark.parametrize("name", ["table1", "table2", "figure2", "figure3b", "figure3c"])
-def test_a_dry_run_prices_every_row(name: str, capsys: pytest.CaptureFixture[str]) -> None:
-    table = load_table(SCRIPTS / f"{name}.py")
+@pytest.mark.slow
+def test_a_step_of_transformed_moco_as_the_paper_trains_it(
+    reproduce: Any, images: Path, tmp_path: Path
+) -> None:
+    options = ("--scale", "paper", "--data", f"imagefolder:{images}", "--max-steps", "1")
+    options += ("--rows", "start_0", "--seeds", "0", "--workers", "2")
+    reproduce.run("figure3", tmp_path, *options, package="feature_transform")
+
+    (directory,) = tmp_path.glob("mocoft-*")
+    recipe = json.loads((directory / "recipe.json").read_text())["pretrain"]
+    assert [view["size"] for view in recipe["views"]] == [224, 224]
+    assert recipe["encoder"]["name"] == "resnet18"
+    assert (recipe["method"]["queue"], recipe["method"]["momentum"]) == (65536, 0.99)
+    assert (recipe["batch"], recipe["bn_group"], recipe["epochs"]) == (256, 64, 100)
+    lines = [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
+    (trace,) = (line for line in lines if line["kind"] == "trace")
+    (raw,), (transformed,) = trace["negative_mean"], trace["transformed_negative_mean"]
+    assert math.isfinite(raw)
+    assert math.isfinite(transformed)
+    assert trace["transformed_positive_mean"][0] < trace["positive_mean"][0]
+
+
+@pytest.mark.slow
+def test_a_step_of_simsiam_as_its_paper_trains_it_but_for_the_batch(
+    reproduce: Any, images: Path, tmp_path: Path
+) -> None:
+    options = ["--scale", "paper", "--data", f"imagefolder:{images}", "--max-steps", "1"]
+    options += ["--rows", "pos_ex/simsiam", "--seeds", "0", "--workers", "2"]
+    # 512 images of 224 px through ResNet-50 take 60 GiB.
+    options += ["--set", "pretrain.batch=32", "--set", "pretrain.bn_group=32"]
+    reproduce.run("table4", tmp_path, *options, package="feature_transform")
+
+    (directory,) = tmp_path.glob("simsiamft-*")
+    recipe = json.loads((directory / "recipe.json").read_text())["pretrain"]
+    assert recipe["encoder"] == {
+        "name": "resnet50",
+        "norm": "batch",
+        "stem": "imagenet",
+        "width": 1.0,
+        "zero_init_residual": True,
+    }
+    assert recipe["optimizer"]["constant_rate"] == ["predictor"]
+    assert (recipe["method"]["dim"], recipe["method"]["predictor_hidden_dim"]) == (2048, 512)
+    (line,) = (
+        line
+        for line in map(json.loads, (directory / "metrics.jsonl").read_text().splitlines())
+        if line["kind"] == "steps"
+    )
+    assert math.isfinite(line["loss"])
+    (probe,) = directory.glob("evaluations/linear-*")
+    assert math.isfinite(json.loads((probe / "result.json").read_text())["train_loss"])
+
+
+@pytest.mark.parametrize(
+    "script", SCRIPTS, ids=lambda script: f"{script.parent.name}-{script.stem}"
+)
+def test_a_dry_run_prices_every_training(script: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    table = load_table(script)
     assert main(table, ["--dry-run", "--scale", "paper"]) == 0
     said = capsys.readouterr().out
-    for row, stated in table.rows.items():
-        heads = [line.partition("  seed ")[0].split(", ") for line in said.splitlines()]
-        assert sum(row in rows for rows in heads) == len(table.seeds["paper"]), row
-        assert f'"queue": {getattr(stated.pretrain.method, "queue", "")}'.strip() in said
+    heads = [line.partition("  seed ")[0].split(", ") for line in said.splitlines()]
+    for row in table.rows:
+        for name, stated in table.trainings(row).items():
+            assert sum(name in names for names in heads) == len(table.seeds["paper"]), name
+            assert f'"queue": {getattr(stated.pretrain.method, "queue", "")}'.strip() in said
     blocks = said.split("\n\n")[1:-1]
     assert blocks
     for block in blocks:
         assert '"size": 224' in block
-        assert '"name": "resnet50"' in block
+        assert '"name": "resnet50"' in block or '"name": "resnet18"' in block
         images, operations = block.split(": ", 1)[1].split("\n")[0].split(" images, ")
         assert int(images.replace(",", "")) > 0
         assert "EFLOP" in operations or "PFLOP" in operations
