@@ -6,7 +6,13 @@ from torch import Tensor, nn
 
 from retable.encoders import EncoderRecipe, build_encoder
 from retable.errors import UserError
-from retable.optim import LARS, OptimizerRecipe, build_optimizer, parameter_groups
+from retable.optim import (
+    LARS,
+    OptimizerRecipe,
+    build_optimizer,
+    parameter_groups,
+    set_learning_rate,
+)
 from retable.random import initialising
 
 torch.set_num_threads(1)
@@ -177,6 +183,52 @@ def test_frozen_parameters_are_in_no_group() -> None:
     for exclude in (False, True):
         groups = parameter_groups(model, 0.1, exclude_bias_and_norm=exclude)
         assert sum(len(group["params"]) for group in groups) == 4
+
+
+def named_network() -> nn.ModuleDict:
+    return nn.ModuleDict({"encoder": network(), "predictor": network(), "predictor2": network()})
+
+
+@pytest.mark.parametrize("exclude", [False, True])
+def test_every_trained_parameter_is_in_one_group_of_its_kind(exclude: bool) -> None:
+    model = named_network()
+    model["encoder"][0].requires_grad_(False)  # type: ignore[index]
+    groups = parameter_groups(model, 0.1, exclude, ("predictor", "encoder.2.bias"))
+    kinds = {
+        id(parameter): (group["weight_decay"], group["adapt"], group["constant_rate"])
+        for group in groups
+        for parameter in group["params"]
+    }
+    assert sum(len(group["params"]) for group in groups) == len(kinds) == 4 + 6 + 6
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            spared = exclude and parameter.ndim <= 1
+            constant = name.startswith("predictor.") or name == "encoder.2.bias"
+            assert kinds[id(parameter)] == (0.0 if spared else 0.1, not spared, constant), name
+
+
+def test_a_constant_rate_is_that_of_an_optimizer_whose_schedule_stands_still() -> None:
+    # Source: SimSiam's main_simsiam.py, fix_lr: torch's SGD with one group that is not adjusted.
+    ours, theirs = named_network(), named_network()
+    optimizer = build_optimizer(OptimizerRecipe(lr=0.5, constant_rate=("predictor",)), ours)
+    fixed = list(theirs["predictor"].parameters())
+    decaying = [*theirs["encoder"].parameters(), *theirs["predictor2"].parameters()]
+    plain = torch.optim.SGD(
+        [{"params": decaying}, {"params": fixed}], 0.5, 0.9, weight_decay=1e-4, foreach=False
+    )
+    for rate in (0.5, 0.3, 0.0):
+        set_learning_rate(optimizer, rate)
+        plain.param_groups[0]["lr"] = rate
+        train(ours, optimizer, 1)
+        train(theirs, plain, 1)
+    for one, other in zip(ours.parameters(), theirs.parameters(), strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def test_a_constant_rate_of_nothing_is_refused() -> None:
+    recipe = OptimizerRecipe(constant_rate=("predictor", "predict"))
+    with pytest.raises(UserError, match=r"'predict', under which nothing is trained.*predictor2"):
+        build_optimizer(recipe, named_network())
 
 
 @pytest.mark.parametrize(

@@ -29,6 +29,8 @@ class OptimizerRecipe:
         trust_coefficient: LARS's eta, 1e-3 (You et al., 2017; SimCLR, BYOL). Without effect for
             ``sgd``.
         schedule: see `retable.schedules`.
+        constant_rate: names of modules or parameters whose learning rate stays ``lr``, whatever the
+            schedule: ("predictor",) in SimSiam (Chen & He, 2021, table 1 and official code).
 
     Raises:
         UserError: an unknown name, or Nesterov's momentum without momentum.
@@ -42,8 +44,10 @@ class OptimizerRecipe:
     exclude_bias_and_norm: bool = False
     trust_coefficient: float = 1e-3
     schedule: ScheduleRecipe = field(default_factory=ScheduleRecipe)
+    constant_rate: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "constant_rate", tuple(self.constant_rate))  # JSON has no tuples
         if self.name not in ("sgd", "lars"):
             raise UserError(f"The optimizer is {self.name!r}; use sgd or lars.")
         for name in ("lr", "momentum", "weight_decay"):
@@ -55,7 +59,10 @@ class OptimizerRecipe:
 
 
 def parameter_groups(
-    model: nn.Module, weight_decay: float, exclude_bias_and_norm: bool
+    model: nn.Module,
+    weight_decay: float,
+    exclude_bias_and_norm: bool,
+    constant_rate: tuple[str, ...] = (),
 ) -> list[dict[str, Any]]:
     """Return an optimizer's parameter groups, only of parameters that are trained.
 
@@ -65,27 +72,59 @@ def parameter_groups(
         exclude_bias_and_norm: whether parameters of at most one dimension, that is biases and
             scales and shifts of normalisation layers, form a group of their own, without decay
             and, in `LARS`, without adaptation.
+        constant_rate: names of modules or parameters that form groups of their own, which
+            `set_learning_rate` passes over.
+
+    Raises:
+        UserError: there is nothing to train under one of these names.
 
     >>> groups = parameter_groups(nn.Linear(2, 3), 0.1, exclude_bias_and_norm=True)
     >>> [(group["weight_decay"], group["adapt"], len(group["params"])) for group in groups]
     [(0.1, True, 1), (0.0, False, 1)]
     """
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    if not exclude_bias_and_norm:
-        return [{"params": trained, "weight_decay": weight_decay, "adapt": True}]
-    groups = [
+    trained = [(name, value) for name, value in model.named_parameters() if value.requires_grad]
+    for chosen in constant_rate:
+        if not any(_is_under(name, (chosen,)) for name, _ in trained):
+            parts = ", ".join(dict.fromkeys(name.partition(".")[0] for name, _ in trained))
+            raise UserError(
+                f"The optimizer's constant_rate names {chosen!r}, under which nothing is trained: "
+                f"expected names of modules such as {parts}."
+            )
+    kinds: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+    for constant in (False, True):
+        for spared in (False, True):
+            kinds[constant, spared] = [
+                value
+                for name, value in trained
+                if _is_under(name, constant_rate) == constant
+                and (exclude_bias_and_norm and value.ndim <= 1) == spared
+            ]
+    return [
         {
-            "params": [parameter for parameter in trained if parameter.ndim > 1],
-            "weight_decay": weight_decay,
-            "adapt": True,
-        },
-        {
-            "params": [parameter for parameter in trained if parameter.ndim <= 1],
-            "weight_decay": 0.0,
-            "adapt": False,
-        },
+            "params": members,
+            "weight_decay": 0.0 if spared else weight_decay,
+            "adapt": not spared,
+            "constant_rate": constant,
+        }
+        for (constant, spared), members in kinds.items()
+        if members
     ]
-    return [group for group in groups if group["params"]]
+
+
+def _is_under(name: str, modules: tuple[str, ...]) -> bool:
+    """Say whether a parameter is one of these or belongs to one of these modules.
+
+    >>> _is_under("head.0.weight", ("head",)), _is_under("head2.weight", ("head",))
+    (True, False)
+    """
+    return any(f"{name}.".startswith(f"{module}.") for module in modules)
+
+
+def set_learning_rate(optimizer: Optimizer, rate: float) -> None:
+    """Set the learning rate of every parameter group but those of a constant rate."""
+    for group in optimizer.param_groups:
+        if not group.get("constant_rate", False):
+            group["lr"] = rate
 
 
 def build_optimizer(recipe: OptimizerRecipe, model: nn.Module) -> Optimizer:
@@ -93,7 +132,9 @@ def build_optimizer(recipe: OptimizerRecipe, model: nn.Module) -> Optimizer:
 
     The loop sets the rate before each step from `retable.schedules.learning_rate`.
     """
-    groups = parameter_groups(model, recipe.weight_decay, recipe.exclude_bias_and_norm)
+    groups = parameter_groups(
+        model, recipe.weight_decay, recipe.exclude_bias_and_norm, recipe.constant_rate
+    )
     if recipe.name == "lars":
         return LARS(
             groups,

@@ -17,6 +17,7 @@ from retable.errors import UserError
 from retable.gradient_landscape import GradientLandscape
 from retable.methods.method import Batch, Method, Metrics, Progress
 from retable.metrics_log import Averages, MetricsLog
+from retable.optim import set_learning_rate
 from retable.random import derive_key
 from retable.recipes import PretrainRecipe
 from retable.runs import RunDirectory
@@ -151,8 +152,7 @@ class Training:
             self.loader.steps_per_epoch,
             self.recipe.epochs,
         )
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
+        set_learning_rate(self.optimizer, rate)
         of_parts: list[Metrics] = []
         for number, part in enumerate(_parts(batch, accumulate), start=1):
             last = number == accumulate
