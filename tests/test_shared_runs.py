@@ -6,6 +6,31 @@ from typing import Any
 
 import pytest
 
+from retable.reproduce.command import load_table
+from retable.reproduce.plan import Request, plan_runs, resolve_rows
+
+SCRIPTS = Path(__file__).parents[1] / "reproductions" / "feature_transform"
+
+
+def runs_of(table: str, scale: str) -> dict[str, str]:
+    """Return which run each training of a table is."""
+    rows = resolve_rows(load_table(SCRIPTS / f"{table}.py"), Request(scale=scale))
+    return {name: run.name for run in plan_runs(rows, (0,)) for name in run.rows}
+
+
+@pytest.mark.parametrize("scale", ["paper", "proxy", "smoke"])
+def test_tables_of_feature_transformation_share_their_trainings(scale: str) -> None:
+    table2, table6, table7, figure3, momentum = (
+        runs_of(name, scale) for name in ("table2", "table6", "table7", "figure3", "main_momentum")
+    )
+    assert table2["no_ft/res50"] == table6["moco_v1"] == table7["moco_v1"]
+    assert table2["start_0/res50"] == table6["both"]
+    assert (table7["neg_in"], table7["neg_ex"]) == (table6["neg_in"], table6["neg_ex"])
+    assert table2["no_ft/res18"] == momentum["m_099"] == figure3["moco"]
+    for start in ("start_0", "start_2", "start_30", "start_50"):
+        assert figure3[start] == table2[f"{start}/res18"]
+    assert len(set(table6.values())) == len(table6)
+
 
 def trace(runs: Path) -> dict[str, tuple[int, int]]:
     """Return what a second training or evaluation would change of every file of the runs."""

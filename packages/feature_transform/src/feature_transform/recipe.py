@@ -73,6 +73,8 @@ class TransformRecipe:
     single_target_elementwise: bool = False
 
     def __post_init__(self) -> None:
+        # A run is named by its recipe as text, where 0 and 0.0 differ.
+        object.__setattr__(self, "start_epoch", float(self.start_epoch))
         object.__setattr__(self, "hard_beta", tuple(self.hard_beta))  # JSON has no tuples
         for name, choices in _CHOICES.items():
             value = getattr(self, name)
