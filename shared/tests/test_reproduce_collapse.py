@@ -41,7 +41,7 @@ def test_positives_within_a_twentieth_of_the_negatives_std_are_a_collapse(
     # Variance 0.0144: a std of 0.12, a twentieth of it 0.006.
     said = reason({"pretrain.positive_mean": -0.03 + side * stds * 0.12})
     assert (said is not None) is collapsed
-    assert said is None or said.startswith("positives score ")
+    assert said is None or said.startswith("the mean score of positives, ")
 
 
 @given(

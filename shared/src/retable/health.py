@@ -82,10 +82,11 @@ class ScoreWatch:
         self.epochs = self.epochs + 1 if epoch > 1 and scores_alike(means) else 0
         if self.epochs < self.EPOCHS or self.epochs * steps < self.STEPS:
             return None
-        return Failure(COLLAPSE, f"the embedding has collapsed ({_mean_scores(means)})")
+        return Failure(COLLAPSE, f"the embedding has collapsed ({mean_scores(means)})")
 
 
-def _mean_scores(metrics: dict[str, float]) -> str:
+def mean_scores(metrics: dict[str, float]) -> str:
+    """Say how near the mean scores of `scores_alike` are."""
     std = math.sqrt(max(metrics["negative_variance"], 0.0))
     return (
         f"the mean score of positives, {metrics['positive_mean']:.4g}, lies within {ALIKE:.0%} of "
@@ -155,7 +156,7 @@ def _scores(metrics: dict[str, float]) -> str | None:
 def _alike(metrics: dict[str, float]) -> str | None:
     if not scores_alike(metrics):
         return None
-    return f"the embedding has collapsed or not begun to learn: {_mean_scores(metrics)}"
+    return f"the embedding has collapsed or not begun to learn: {mean_scores(metrics)}"
 
 
 def _rank(metrics: dict[str, float]) -> str | None:

@@ -4,8 +4,8 @@ A paper that prints the word instead of a number (Zhu et al., ICCV 2021, supplem
 nothing of how it knew. The criterion is ours: any one of
 
 - the loss became NaN or infinite, or the training was stopped because the embedding collapsed;
-- positives do not stand out: their mean score lies within 5 % of the negatives' std of the
-  negatives' mean score, over the last epoch;
+- positives do not stand out: over the last epoch their mean score lies within 5 % of the
+  negatives' std of the negatives' mean score (`retable.health.ALIKE`);
 - the linear probe is below three times chance.
 """
 
@@ -15,10 +15,10 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-ENDINGS = ("collapse", "diverged")
+from retable import health
+
+ENDINGS = (health.COLLAPSE, health.DIVERGED)
 """The kinds of `retable.training.TrainingFailedError` that count as a collapse."""
-NEAR = 0.05
-"""Share of the negatives' std within which two mean scores count as one."""
 TIMES_CHANCE = 3.0
 """A probe below this many times chance has found next to nothing in the features."""
 
@@ -52,17 +52,12 @@ def collapse_reason(figures: Mapping[str, float], *, probe: str, chance: float) 
     >>> collapse_reason({"linear.top1": 2.5}, probe="linear.top1", chance=1.0)
     'the probe finds 2.50 %, less than 3 times the 1 % of chance'
     """
-    loss = figures.get("pretrain.loss", 0.0)
-    if not math.isfinite(loss):
-        return f"the loss is not finite ({loss})"
-    names = ("positive_mean", "negative_mean", "negative_variance")
-    scores = [figures.get(f"pretrain.{name}", math.nan) for name in names]
-    positive, negative, std = scores[0], scores[1], math.sqrt(max(scores[2], 0.0))
-    if abs(positive - negative) <= NEAR * std:
-        return (
-            f"positives score {positive:.3g} on average and negatives {negative:.3g}, not"
-            f" {100 * NEAR:g} % of the negatives' std ({std:.3g}) apart"
-        )
+    prefix = "pretrain."
+    own = {n.removeprefix(prefix): value for n, value in figures.items() if n.startswith(prefix)}
+    if failure := health.fatal(own):
+        return failure.reason
+    if health.scores_alike(own):
+        return health.mean_scores(own)
     accuracy = figures.get(probe, math.inf)
     if accuracy < TIMES_CHANCE * chance:
         said = f"less than {TIMES_CHANCE:g} times the {chance:g} % of chance"
