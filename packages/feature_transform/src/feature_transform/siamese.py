@@ -9,6 +9,7 @@ but one whose loss is weighted by 2.6. With re-normalisation the change is not l
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 import torch
@@ -43,7 +44,7 @@ def _check(transform: TransformRecipe, loss_weight: float, name: str) -> None:
             f"{name} has no negatives: expected transform.negatives none instead of "
             f"{transform.negatives}."
         )
-    if not loss_weight > 0:
+    if not 0 < loss_weight < math.inf:
         raise UserError(f"{name}'s loss_weight is {loss_weight}: expected a positive number.")
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from feature_transform.draws import draw_groups, mixture
+from feature_transform.draws import check_draw_group, draw_groups, mixture
 from feature_transform.logits import transformed_pair
 from feature_transform.negatives import mix_negatives
 from feature_transform.recipe import TransformRecipe
@@ -29,7 +29,8 @@ def transformed_pairs_logits(
 ) -> Tensor:
     """Return SimCLR's scores of transformed pairs.
 
-    With weights of 1, or nothing to transform, they are those of NT-Xent.
+    Where nothing is transformed they are those of NT-Xent; with weights of 1 too, less the columns
+    whose partner is of the anchor's own image.
 
     Args:
         pairs: of `retable.losses.view_pairs`: 2 B_r anchors, first views before second ones, and
@@ -107,11 +108,22 @@ class SimCLRFT(SimCLR):
         self.transform = recipe.transform
 
     def logits(self, pairs: Pairs, batch: Batch) -> Tensor:
-        """Return scores (2 B_r, 1 + 2 B) of the transformed pairs, the positive first."""
+        """Return scores (2 B_r, 1 + 2 B) of the transformed pairs, the positive first.
+
+        Raises:
+            UserError: `TransformRecipe.draw_group` does not fit B_r; also before the start epoch.
+        """
+        check_draw_group(len(batch.positions), self.transform.draw_group)
         if not self.transform.active(batch.progress):
             return super().logits(pairs, batch)
         draw_key = derive_key(batch.key, "transform")
         return transformed_pairs_logits(pairs, self.transform, draw_key, batch.positions)
+
+    @torch.no_grad()
+    def measure(self, logits: Tensor, pairs: Pairs, batch: Batch) -> Metrics:
+        """Return SimCLR's scalars; chance is that of the columns which an anchor still sees."""
+        ways = (logits != -torch.inf).sum(dim=1)
+        return super().measure(logits, pairs, batch) | {"chance_loss": ways.log().mean()}
 
     @torch.no_grad()
     def trace(self, logits: Tensor, pairs: Pairs, batch: Batch) -> Metrics:
