@@ -11,6 +11,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from retable.gradient_landscape import GradientLandscape
+from retable.scores import score_statistics
+from retable.traces import TraceLog
+
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 PIP = 'python -m pip install "nox[uv]"'
@@ -47,11 +51,37 @@ def test_the_loop_of_your_own_runs() -> None:
 def test_a_checkpoint_is_judged_and_exported(tmp_path: Path) -> None:
     make_moco_checkpoint(tmp_path / "moco_v2_200ep_pretrain.pth.tar")
     make_image_folder(tmp_path / "imagenet")
-    (block,) = blocks("sh")
-    evaluate, export = (shlex.split(line) for line in block.splitlines())
+    evaluate, export = (shlex.split(line) for line in blocks("sh")[0].splitlines())
     assert "top1" in run(program(evaluate), tmp_path)
     run(program(export), tmp_path)
     assert (tmp_path / "backbone.pth").stat().st_size > 0
+
+
+def test_a_training_is_watched(tmp_path: Path) -> None:
+    scores, gradients = (shlex.split(line, comments=True) for line in blocks("sh")[1].splitlines())
+    for name in scores[3:]:
+        record_run(tmp_path / name)
+    run(program(scores), tmp_path)
+    run(program(gradients), tmp_path)
+    for picture in ("scores.png", "gradients.png"):
+        assert (tmp_path / picture).read_bytes().startswith(b"\x89PNG")
+
+
+def record_run(folder: Path) -> None:
+    """Record two epochs of a small network, as a loop of one's own would."""
+    network = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.Linear(8, 4))
+    landscape = GradientLandscape(network)
+    with TraceLog(folder / "metrics.jsonl") as trace:
+        for step in range(1, 7):
+            features = torch.nn.functional.normalize(network(torch.randn(8, 4)), dim=1)
+            scores = features @ features.T
+            scores.square().sum().backward()  # type: ignore[no-untyped-call]
+            landscape.measure()
+            statistics = score_statistics(scores.diagonal(), scores[:, :4])
+            trace.add(step, statistics.named())
+            if step % 3 == 0:
+                trace.write()
+                landscape.write(folder, step, step // 3)
 
 
 def program(words: list[str]) -> list[str]:
