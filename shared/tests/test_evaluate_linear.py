@@ -1,3 +1,4 @@
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,9 @@ from retable.errors import UserError
 from retable.evaluate import features, linear
 from retable.evaluate.classifier import LinearClassifier, accuracy
 from retable.evaluate.evaluation import Splits
-from retable.evaluate.linear import LinearProbe, ProbeState, sgd_step
+from retable.evaluate.linear import LinearProbe
+from retable.evaluate.linear_steps import ProbeState, sgd_step
+from retable.optim import LARS
 from retable.views import center, crop_and_flip, make_view
 
 
@@ -109,6 +112,45 @@ def test_a_step_equals_torch_sgd_on_a_linear_layer() -> None:
     torch.testing.assert_close(state.bias[0], layer.bias.detach(), rtol=1e-12, atol=1e-14)
 
 
+def test_lars_steps_equal_retables_lars_on_linear_layers() -> None:
+    # Reference: `retable.optim.LARS`, which has references of its own; float64, three learning
+    # rates of which each classifier has its own norms. The first bias is 0 and is not adapted.
+    x = random.normal(0, torch.arange(5 * 24 * 7)).view(5, 24, 7).double()
+    y = random.integers(1, torch.arange(5 * 24), 4).view(5, 24)
+    rates = (0.7, 3.0, 40.0)
+    state = ProbeState.initial(3, 4, 7, key=2)
+    state = ProbeState(**{name: value.double() for name, value in state.tensors().items()})
+    layers = [nn.Linear(7, 4).double() for _ in rates]
+    for layer in layers:
+        layer.load_state_dict({"weight": state.weight[0].clone(), "bias": state.bias[0].clone()})
+    optimizers = [
+        LARS(layer.parameters(), rate, weight_decay=0.01)
+        for layer, rate in zip(layers, rates, strict=True)
+    ]
+    for inputs, labels in zip(x, y, strict=True):
+        ours = sgd_step(
+            state,
+            inputs,
+            labels,
+            torch.tensor(rates, dtype=torch.float64),
+            momentum=0.9,
+            weight_decay=0.01,
+            trust_coefficient=1e-3,
+        )
+        for number, (layer, optimizer) in enumerate(zip(layers, optimizers, strict=True)):
+            loss = F.cross_entropy(layer(inputs), labels)
+            optimizer.zero_grad()
+            torch.autograd.backward(loss)
+            optimizer.step()
+            torch.testing.assert_close(ours[number], loss.detach(), rtol=1e-12, atol=0)
+    for number, layer in enumerate(layers):
+        for found, expected in (
+            (state.weight[number], layer.weight),
+            (state.bias[number], layer.bias),
+        ):
+            torch.testing.assert_close(found, expected.detach(), rtol=1e-12, atol=1e-14)
+
+
 def test_learning_rates_side_by_side_do_not_influence_each_other(encoder: nn.Sequential) -> None:
     alone = run(probe(lr=0.3), encoder)
     beside = run(probe(lr=1.0, other_lrs=(0.3, 3.0)), encoder)
@@ -116,17 +158,40 @@ def test_learning_rates_side_by_side_do_not_influence_each_other(encoder: nn.Seq
     assert beside["top1@lr=0.3"] == pytest.approx(alone["top1"], abs=1.1)
 
 
-def test_the_probe_equals_the_official_protocol_step_by_step(encoder: nn.Sequential) -> None:
-    # Reference: MoCo's loop written out: every shuffled batch goes through the encoder in eval
-    # mode, one step of torch.optim.SGD follows; learning rate by epoch.
-    recipe = probe()
+def torch_sgd(layer: nn.Linear) -> torch.optim.Optimizer:
+    return torch.optim.SGD(layer.parameters(), lr=1.0, momentum=0.9)
+
+
+COSINE = [60.0, 60.0 * (2 + 2**0.5) / 4, 30.0, 60.0 * (2 - 2**0.5) / 4]
+
+
+@pytest.mark.parametrize(
+    ("recipe", "rates", "build"),
+    [
+        (probe(), [1.0, 1.0, 0.1, 0.01], torch_sgd),
+        (
+            probe(lr=60.0, optimizer="lars", schedule="cosine", milestones=()),
+            COSINE,
+            lambda layer: LARS(layer.parameters(), 60.0),
+        ),
+    ],
+    ids=["moco", "simsiam"],
+)
+def test_the_probe_equals_the_official_protocol_step_by_step(
+    recipe: LinearProbe,
+    rates: list[float],
+    build: Callable[[nn.Linear], torch.optim.Optimizer],
+    encoder: nn.Sequential,
+) -> None:
+    # Reference: MoCo's and SimSiam's loop written out: every shuffled batch goes through the
+    # encoder in eval mode, one step of the optimizer follows; learning rate by epoch.
     encoder.eval()
     train, test = Blobs("train"), Blobs("test")
     weights = ProbeState.initial(1, 6, 64, random.derive_key(3, "linear probe", "weights"))
     layer = nn.Linear(64, 6)
     layer.load_state_dict({"weight": weights.weight[0], "bias": weights.bias[0]})
-    optimizer = torch.optim.SGD(layer.parameters(), lr=1.0, momentum=0.9)
-    for epoch, lr in enumerate([1.0, 1.0, 0.1, 0.01]):
+    optimizer = build(layer)
+    for epoch, lr in enumerate(rates):
         optimizer.param_groups[0]["lr"] = lr
         order = random.permutation(random.derive_key(3, "linear probe", "order", epoch), 96)
         key = random.derive_key(3, "linear probe", "views", epoch)
@@ -167,10 +232,15 @@ class KilledError(Exception):
     """Stands for the end of the process."""
 
 
+@pytest.mark.parametrize(
+    "recipe",
+    [probe(), probe(lr=60.0, optimizer="lars", schedule="cosine", milestones=())],
+    ids=["sgd", "lars"],
+)
 def test_a_killed_probe_goes_on_and_ends_with_the_same_bits(
-    encoder: nn.Sequential, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    recipe: LinearProbe, encoder: nn.Sequential, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = run(probe(), encoder)
+    whole = run(recipe, encoder)
     calls: list[int] = []
 
     def dying(*args: Any, **kwargs: Any) -> Any:
@@ -182,11 +252,11 @@ def test_a_killed_probe_goes_on_and_ends_with_the_same_bits(
     monkeypatch.setattr(linear, "extract", dying)
     for _ in range(2):
         with pytest.raises(KilledError):
-            run(probe(), encoder, directory=tmp_path)
-    resumed = run(probe(), encoder, directory=tmp_path)
+            run(recipe, encoder, directory=tmp_path)
+    resumed = run(recipe, encoder, directory=tmp_path)
     assert resumed == whole
     calls.clear()
-    assert run(probe(), encoder, directory=tmp_path) == whole
+    assert run(recipe, encoder, directory=tmp_path) == whole
     assert len(calls) == 1, "a finished probe computes the test features only"
     assert len(list(tmp_path.iterdir())) == 2
 
@@ -252,6 +322,21 @@ def test_unlabelled_images_and_odd_classes_end_with_a_sentence(
 def test_settings_that_mean_nothing_end_with_a_sentence(setting: str) -> None:
     with pytest.raises(UserError, match=f"{setting} is 0"):
         probe(**{setting: 0})
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ({"optimizer": "adam"}, "optimizer is 'adam': expected sgd or lars"),
+        ({"schedule": "linear"}, "schedule is 'linear': expected step or cosine"),
+        ({"schedule": "cosine"}, r"cosine and its milestones \(2, 3\)"),
+    ],
+)
+def test_optimizers_and_schedules_that_are_unknown_or_contradictory_end_with_a_sentence(
+    settings: dict[str, str], sentence: str
+) -> None:
+    with pytest.raises(UserError, match=sentence):
+        probe(**settings)
 
 
 def test_accuracy_counts_the_label_among_the_likeliest() -> None:

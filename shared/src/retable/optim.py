@@ -211,8 +211,15 @@ class LARS(Optimizer):
         decay, momentum = group["weight_decay"], group["momentum"]
         update: Any = torch._foreach_add(gradients, weights, alpha=decay) if decay else gradients
         if group["adapt"]:
-            divided = gradients if group["denominator"] == "sum_of_norms" else update
-            ratios = _trust_ratios(group, weights, divided)
+            apart = group["denominator"] == "sum_of_norms"
+            ratios = list(
+                trust_ratios(
+                    weights,
+                    gradients if apart else update,
+                    group["trust_coefficient"],
+                    decay if apart else 0.0,
+                )
+            )
             if decay:
                 torch._foreach_mul_(update, ratios)  # our own tensors, not the gradients
             else:
@@ -232,13 +239,23 @@ class LARS(Optimizer):
         return [self.state[weight]["momentum_buffer"] for weight in weights]
 
 
-def _trust_ratios(
-    group: dict[str, Any], weights: list[Tensor], gradients: list[Tensor]
-) -> list[Tensor]:
+def trust_ratios(
+    weights: list[Tensor], gradients: list[Tensor], coefficient: float, decay: float = 0.0
+) -> Tensor:
+    """Return LARS's factor of each of n layers: eta |w| / (|g| + decay |w|), 1 where a norm is 0.
+
+    Args:
+        weights: n tensors.
+        gradients: n tensors like the weights.
+        coefficient: eta.
+        decay: weight decay, where it is not a part of the gradients already.
+
+    >>> trust_ratios([torch.ones(4), torch.zeros(4)], [torch.ones(4)] * 2, 1e-3)
+    tensor([0.0010, 1.0000])
+    """
     sizes = torch.stack(torch._foreach_norm(weights))
     slopes = torch.stack(torch._foreach_norm(gradients))
     positive = (sizes > 0) & (slopes > 0)
-    if group["denominator"] == "sum_of_norms":
-        slopes = slopes + group["weight_decay"] * sizes
-    ratios = torch.where(positive, group["trust_coefficient"] * sizes / slopes, 1.0)
-    return list(ratios.unbind())
+    if decay:
+        slopes = slopes + decay * sizes
+    return torch.where(positive, coefficient * sizes / slopes, 1.0)

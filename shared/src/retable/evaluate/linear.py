@@ -1,4 +1,4 @@
-"""The linear probe by SGD: a classifier on frozen features, images augmented anew every epoch.
+"""The linear probe by SGD or LARS: a classifier on frozen features, images augmented every epoch.
 
 The official protocol (MoCo's `main_lincls.py`) sends each shuffled batch through the encoder and
 makes one step. With a frozen encoder in eval mode a feature depends on its image alone, so here an
@@ -12,10 +12,9 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from retable import random
@@ -30,105 +29,18 @@ from retable.evaluate.evaluation import (
 )
 from retable.evaluate.features import Features, extract
 from retable.evaluate.frozen import FrozenEncoder, freeze
+from retable.evaluate.linear_steps import ProbeState, sgd_step
 from retable.evaluate.resume import Checkpoints
 from retable.progress import bar
+from retable.schedules import ScheduleRecipe, learning_rate
 from retable.views import ViewRecipe
 
 if TYPE_CHECKING:
     from retable.data.source import Source
     from retable.evaluate.evaluation import OpenSource
 
-
-@dataclass
-class ProbeState:
-    """L linear classifiers in training, one for each learning rate.
-
-    Attributes:
-        weight: (L, C, F).
-        bias: (L, C).
-        weight_momentum: like ``weight``, SGD's momentum buffer.
-        bias_momentum: like ``bias``.
-    """
-
-    weight: Tensor
-    bias: Tensor
-    weight_momentum: Tensor
-    bias_momentum: Tensor
-
-    @classmethod
-    def initial(cls, rates: int, classes: int, dim: int, key: int) -> ProbeState:
-        """Draw weights from N(0, 0.01^2), the same for every learning rate; biases are 0.
-
-        >>> ProbeState.initial(2, 10, 64, key=0).weight.shape
-        torch.Size([2, 10, 64])
-        """
-        weight = 0.01 * random.normal(key, torch.arange(classes * dim)).view(1, classes, dim)
-        weight = weight.repeat(rates, 1, 1)
-        bias = torch.zeros(rates, classes)
-        return cls(weight, bias, torch.zeros_like(weight), torch.zeros_like(bias))
-
-    def tensors(self) -> dict[str, Tensor]:
-        """Return the state by name."""
-        return dict(vars(self))
-
-    def to(self, device: torch.device) -> ProbeState:
-        """Return the state on a device."""
-        return ProbeState(**{name: value.to(device) for name, value in vars(self).items()})
-
-    def classifier(self, rate: int) -> LinearClassifier:
-        """Return the classifier of the rate-th learning rate."""
-        return LinearClassifier(self.weight[rate], self.bias[rate])
-
-
-@torch.no_grad()
-def sgd_step(
-    state: ProbeState,
-    features: Tensor,
-    labels: Tensor,
-    rates: Tensor,
-    *,
-    momentum: float,
-    weight_decay: float,
-) -> Tensor:
-    """Make one step of SGD on the mean cross-entropy of a batch, in place, without autograd.
-
-    The L classifiers share two matrix products. Equal to `torch.optim.SGD` on a linear layer, with
-    momentum without dampening and weight decay on weight and bias.
-
-    Args:
-        state: L classifiers, changed.
-        features: (B, F).
-        labels: (B,) int64.
-        rates: (L,) learning rates.
-        momentum: SGD's momentum.
-        weight_decay: added to the gradient times the parameter.
-
-    Returns:
-        The losses (L,) before the step.
-
-    >>> state = ProbeState.initial(3, 10, 64, key=0)
-    >>> x, y = torch.ones(5, 64), torch.zeros(5, dtype=torch.int64)
-    >>> sgd_step(state, x, y, torch.ones(3), momentum=0.9, weight_decay=0.0).shape
-    torch.Size([3])
-    """
-    count, classes, dim = state.weight.shape
-    logits = torch.addmm(state.bias.view(-1), features, state.weight.view(-1, dim).T)
-    log_probabilities = F.log_softmax(logits.view(-1, count, classes), dim=-1)
-    target = labels[:, None, None].expand(-1, count, 1)
-    losses = -log_probabilities.gather(2, target).mean((0, 2))
-    gradient = log_probabilities.exp_()
-    gradient.scatter_add_(2, target, gradient.new_full((), -1.0).expand(target.shape))
-    gradient = gradient.view(-1, count * classes).div_(len(features))
-    weight_gradient = (gradient.T @ features).view_as(state.weight)
-    bias_gradient = gradient.sum(0).view_as(state.bias)
-    if weight_decay:
-        weight_gradient.add_(state.weight, alpha=weight_decay)
-        bias_gradient.add_(state.bias, alpha=weight_decay)
-    state.weight_momentum.mul_(momentum).add_(weight_gradient)
-    state.bias_momentum.mul_(momentum).add_(bias_gradient)
-    state.weight.addcmul_(state.weight_momentum, rates[:, None, None], value=-1)
-    state.bias.addcmul_(state.bias_momentum, rates[:, None], value=-1)
-    return losses
+TRUST_COEFFICIENT = 1e-3
+"""LARS's eta, in You et al. (2017) and in SimSiam's code."""
 
 
 @dataclass(frozen=True)
@@ -138,14 +50,20 @@ class LinearProbe:
     For ImageNet-1K (R4, MoCo's `main_lincls.py`): lr 30, batch 256, 100 epochs, milestones
     (60, 80). The last batch of an epoch may be smaller, as there.
 
+    For SimSiam (its code's `main_lincls.py` with ``--lars``): "lars", "cosine" without milestones,
+    batch 4096, lr 0.1 times batch / 256, 90 epochs. Weight and bias are both adapted there.
+
     Attributes:
-        lr: learning rate of SGD.
+        lr: learning rate of the optimizer, after any scaling by the batch.
         momentum: its momentum.
         weight_decay: its weight decay.
         batch: images in a step, over all processes.
         epochs: passes over the training images.
-        milestones: zero-based epochs from which the learning rate is multiplied by ``gamma``.
+        milestones: zero-based epochs from which the learning rate is multiplied by ``gamma``; of
+            the step schedule alone.
         gamma: that factor.
+        optimizer: "sgd", or "lars": SGD whose steps are scaled by |w| / |g| (`retable.optim.LARS`).
+        schedule: "step", or "cosine": from ``lr`` down towards 0, set anew for each epoch.
         train_view: drawn anew in every epoch (R2: random crop of scale (0.08, 1) and flip); None:
             `natural_train_view`.
         test_view: R2: short side to 256, centre crop of 224; None: `natural_test_view`.
@@ -164,6 +82,8 @@ class LinearProbe:
     epochs: int = 60
     milestones: tuple[int, ...] = (30, 40, 50)
     gamma: float = 0.1
+    optimizer: Literal["sgd", "lars"] = "sgd"
+    schedule: Literal["step", "cosine"] = "step"
     train_view: ViewRecipe | None = None
     test_view: ViewRecipe | None = None
     max_steps: int | None = None
@@ -178,6 +98,17 @@ class LinearProbe:
                     f"the linear probe's {setting} is {getattr(self, setting)}: expected a positive"
                     " number."
                 )
+        for setting, allowed in (("optimizer", ("sgd", "lars")), ("schedule", ("step", "cosine"))):
+            if getattr(self, setting) not in allowed:
+                raise UserError(
+                    f"the linear probe's {setting} is {getattr(self, setting)!r}: expected "
+                    f"{' or '.join(allowed)}."
+                )
+        if self.schedule == "cosine" and self.milestones:
+            raise UserError(
+                f"the linear probe's schedule is cosine and its milestones {self.milestones}: "
+                "expected milestones with the step schedule alone, so set them to () first."
+            )
 
     def learning_rate(self, epoch: int, base: float) -> float:
         """Return the learning rate of a zero-based epoch.
@@ -185,6 +116,8 @@ class LinearProbe:
         >>> [LinearProbe().learning_rate(epoch, 10.0) for epoch in (0, 29, 30, 49)]
         [10.0, 10.0, 1.0, 0.1]
         """
+        if self.schedule == "cosine":
+            return learning_rate(ScheduleRecipe("cosine"), base, epoch, 1, self.epochs)
         for milestone in self.milestones:
             base *= self.gamma if epoch >= milestone else 1.0
         return base
@@ -316,6 +249,7 @@ class LinearProbe:
                 rates,
                 momentum=self.momentum,
                 weight_decay=self.weight_decay,
+                trust_coefficient=TRUST_COEFFICIENT if self.optimizer == "lars" else None,
             )
         return total / len(train.labels)
 
