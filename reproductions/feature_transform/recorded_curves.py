@@ -8,7 +8,7 @@ from pathlib import Path
 from retable.plots import drawing
 from retable.plots.gradients import draw_gradients
 from retable.plots.recorded import read_gradients, read_scores
-from retable.plots.scores import Window, draw_scores
+from retable.plots.scores import draw_scores
 from retable.reproduce import Histories
 from retable.tables import Comparison
 
@@ -35,7 +35,7 @@ def draw_early_scores(comparison: Comparison, histories: Histories, folder: Path
     _save_scores(runs, folder / "scores_early.svg", (0, math.ceil(last / 10)))
 
 
-def _save_scores(runs: dict[str, Path], path: Path, epochs: Window | None = None) -> None:
+def _save_scores(runs: dict[str, Path], path: Path, epochs: tuple[float, float] | None = None) -> None:
     if runs:
         curves = {label: read_scores(run) for label, run in runs.items()}
         drawing.save(draw_scores(curves, epochs=epochs), path)

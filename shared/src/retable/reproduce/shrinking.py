@@ -112,7 +112,10 @@ def shrink_view(view: ViewRecipe) -> ViewRecipe:
 
 
 def shrink_evaluation(evaluation: Evaluation, epochs: int) -> Evaluation:
-    """Return an evaluation at 32 px and, if it trains, for ``epochs`` epochs at learning rate 3."""
+    """Return an evaluation at 32 px and, if it trains, for ``epochs`` epochs of SGD at rate 3.
+
+    LARS is for batches of thousands, which would be two steps an epoch.
+    """
     if isinstance(evaluation, Geometry):
         return replace(evaluation, view=views.center(32, 32))
     if not isinstance(evaluation, LinearProbe):
@@ -121,6 +124,8 @@ def shrink_evaluation(evaluation: Evaluation, epochs: int) -> Evaluation:
     return replace(
         evaluation,
         lr=3.0,
+        optimizer="sgd",
+        batch=min(256, evaluation.batch),
         epochs=epochs,
         milestones=tuple(max(1, round(m * share)) for m in evaluation.milestones),
         train_view=views.crop_and_flip(32),
