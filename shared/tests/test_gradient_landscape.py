@@ -209,6 +209,20 @@ def test_each_epoch_has_a_line_of_its_own_steps_and_is_read_back(tmp_path: Path)
     assert [float(x[1, 2]) for x in read[2:]] == second["modules"]["3"]
 
 
+def test_the_mean_norm_of_each_module_becomes_an_event(tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    network = small_network()
+    landscape = GradientLandscape(network)
+    backward(network, 0)
+    landscape.measure()
+    landscape.write(MetricsLog(tmp_path / "metrics.jsonl", tmp_path / "events"), 7, 1)
+    events: Any = EventAccumulator(str(tmp_path / "events"))  # type: ignore[no-untyped-call]
+    events.Reload()
+    (event,) = events.Scalars("gradients/3")
+    assert (event.step, event.value) == (7, pytest.approx(norms_one_by_one(network, "3"), rel=1e-5))
+
+
 def test_an_epoch_without_any_gradient_has_no_line(tmp_path: Path) -> None:
     GradientLandscape(small_network()).write(tmp_path, 1, 1)
     assert not (tmp_path / "metrics.jsonl").exists()

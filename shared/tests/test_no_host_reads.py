@@ -1,15 +1,20 @@
 """A step must not wait for the device: tensors on the meta device have no values to wait for."""
 
+from pathlib import Path
+
 import pytest
 import torch
 
 from retable import random
 from retable.batch_norm import group_batch_norm, shuffled
 from retable.encoders import EncoderRecipe, build_encoder
+from retable.gradient_landscape import GradientLandscape
 from retable.losses import info_nce
 from retable.momentum import MomentumCopy
 from retable.optim import LARS, parameter_groups
 from retable.queues import KeyQueue
+from retable.scores import queue_score_statistics, score_statistics
+from retable.traces import TraceLog
 
 
 def test_the_meta_device_refuses_to_be_read() -> None:
@@ -35,6 +40,24 @@ def test_a_contrastive_step_reads_nothing_from_the_device() -> None:
         optimizer.step()
         queue.enqueue(keys, labels)
     assert queue.pointer == 4
+
+
+def test_what_is_kept_of_every_step_reads_nothing_from_the_device(tmp_path: Path) -> None:
+    with torch.device("meta"):
+        encoder = build_encoder(EncoderRecipe("small_resnet8"), key=0)
+        landscape, trace = GradientLandscape(encoder), TraceLog(tmp_path)
+        queue = KeyQueue(12, 64, key=0)
+        images = torch.empty(8, 3, 32, 32)
+    for step in range(3):
+        features = encoder(images)
+        logits = features @ queue.rows.T
+        torch.autograd.backward(info_nce(logits, 0.2))
+        landscape.measure()
+        raw = queue_score_statistics(features, features, queue.moments)
+        seen = score_statistics(logits[:, 0], logits[:, 1:])
+        trace.add(step, raw.named() | seen.named("transformed_"))
+        queue.enqueue(features)
+    landscape.state()
 
 
 def test_draws_read_nothing_from_the_device() -> None:
