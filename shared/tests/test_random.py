@@ -44,6 +44,15 @@ def test_a_draw_depends_on_its_key_and_counter_alone(draw: Callable[..., Tensor]
 
 
 @pytest.mark.parametrize("draw", DRAWS.values(), ids=DRAWS)
+def test_so_many_draws_that_they_are_made_in_pieces(draw: Callable[..., Tensor]) -> None:
+    many = counters(300 * 500).view(300, 500)
+    whole = draw(KEY, many)
+    assert whole.shape == many.shape
+    assert torch.equal(whole, torch.cat([draw(KEY, part) for part in torch.split(many, 37)]))
+    assert torch.equal(draw(KEY, many.T), whole.T)
+
+
+@pytest.mark.parametrize("draw", DRAWS.values(), ids=DRAWS)
 def test_draws_leave_the_global_generator_alone(draw: Callable[..., Tensor]) -> None:
     before = torch.random.get_rng_state()
     draw(KEY, counters(10))

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
@@ -74,9 +74,30 @@ def integers(key: int, counters: Tensor, high: int | Tensor) -> Tensor:
     return (_shift_right(bits(key, counters), 32) * high) >> 32
 
 
+def _few_at_a_time(draw: Callable[[Tensor], Tensor], counters: Tensor) -> Tensor:
+    """Return float32 draws, one for each counter; on a CPU, those of one piece after another.
+
+    What lies between counters and draws then stays in the cache. New memory for all of it would
+    cost several times what the arithmetic does.
+    """
+    if counters.device.type != "cpu" or counters.numel() <= _COUNTERS_IN_CACHE:
+        return draw(counters)
+    drawn = torch.empty(counters.shape)
+    pieces = (torch.split(x.reshape(-1), _COUNTERS_IN_CACHE) for x in (counters, drawn))
+    for piece, place in zip(*pieces, strict=True):
+        place.copy_(draw(piece))
+    return drawn
+
+
+_COUNTERS_IN_CACHE = 1 << 16  # 512 KiB
+
+
 def normal(key: int, counters: Tensor) -> Tensor:
     """Draw float32 from the standard normal distribution (Box-Muller), one for each counter."""
-    word = bits(key, counters)
+    return _few_at_a_time(lambda piece: _box_muller(bits(key, piece)), counters)
+
+
+def _box_muller(word: Tensor) -> Tensor:
     radius = ((_shift_right(word, 32).double() + 0.5) * 2.0**-32).log_().mul_(-2).sqrt_()
     angle = (word & 0xFFFFFFFF).double() * (2 * torch.pi * 2.0**-32)
     return (radius * angle.cos_()).float()
@@ -95,7 +116,7 @@ def beta(key: int, counters: Tensor, a: float, b: float) -> Tensor:
     >>> bool((draws > 0).all()), bool((draws < 1).all())
     (True, True)
     """
-    return beta_quantile(uniform(key, counters), a, b)
+    return _few_at_a_time(lambda piece: beta_quantile(uniform(key, piece), a, b), counters)
 
 
 def beta_quantile(shares: Tensor, a: float, b: float) -> Tensor:
