@@ -17,6 +17,7 @@ from table1 import TABLE
 from torch import Tensor, nn
 
 from retable.checkpoints import load_encoder
+from retable.evaluate.evaluation import Where
 from retable.evaluate.linear import LinearProbe
 from retable.evaluate.logistic import LogisticProbe
 from retable.recipes import build_method
@@ -54,8 +55,8 @@ def main() -> int:
             figures = probe.run(
                 encoder,
                 lambda split, variant: open_cached(run.recipe.data, split, None, variant, False),
+                Where("cpu"),
                 seed=0,
-                device="cpu",
             )
             print(f"{probe.name:10} {name:12} top-1 {figures['top1']:6.2f} %", flush=True)
     return 0

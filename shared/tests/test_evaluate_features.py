@@ -9,6 +9,7 @@ from retable.data.sources import open_source
 from retable.distributed import process_index
 from retable.encoders import EncoderRecipe, build_encoder
 from retable.errors import UserError
+from retable.evaluate.evaluation import Where
 from retable.evaluate.features import extract, gather_uneven
 from retable.evaluate.frozen import autocast_type, freeze
 from retable.evaluate.knn import Knn
@@ -109,8 +110,8 @@ def _evaluate() -> tuple[Tensor, dict[str, float], dict[str, float]]:
     encoder = trained()
     probe = LinearProbe(lr=0.3, batch=16, epochs=2, milestones=(1,))
     found = extract(encoder, open_source(DATA, "test"), crop_and_flip(32), device="cpu", key=1)
-    linear = probe.run(encoder, open_split, seed=1, device="cpu")
-    return found.features, linear, Knn(k=7).run(encoder, open_split, device="cpu")
+    linear = probe.run(encoder, open_split, Where("cpu"), seed=1)
+    return found.features, linear, Knn(k=7).run(encoder, open_split, Where("cpu"))
 
 
 def test_two_processes_measure_what_one_measures(two_processes: Results) -> None:

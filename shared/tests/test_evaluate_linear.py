@@ -12,7 +12,7 @@ from retable import random
 from retable.errors import UserError
 from retable.evaluate import features, linear
 from retable.evaluate.classifier import LinearClassifier, accuracy
-from retable.evaluate.evaluation import Splits
+from retable.evaluate.evaluation import Splits, Where
 from retable.evaluate.linear import LinearProbe
 from retable.evaluate.linear_steps import ProbeState, sgd_step
 from retable.optim import LARS
@@ -86,9 +86,10 @@ def probe(**settings: Any) -> LinearProbe:
     return LinearProbe(**(defaults | settings))
 
 
-def run(recipe: LinearProbe, encoder: nn.Sequential, **arguments: Any) -> dict[str, float]:
-    defaults: dict[str, Any] = {"seed": 0, "device": "cpu"}
-    return recipe.run(encoder, open_blobs, **(defaults | arguments))
+def run(
+    recipe: LinearProbe, encoder: nn.Sequential, directory: Path | None = None
+) -> dict[str, float]:
+    return recipe.run(encoder, open_blobs, Where("cpu", directory), seed=0)
 
 
 def test_a_step_equals_torch_sgd_on_a_linear_layer() -> None:
@@ -202,7 +203,7 @@ def test_the_probe_equals_the_official_protocol_step_by_step(
             optimizer.zero_grad()
             torch.autograd.backward(F.cross_entropy(layer(embedded), train.labels[rows]))
             optimizer.step()
-    ours, results = recipe.fit(encoder, Splits(train, test, 6), seed=3, device="cpu")
+    ours, results = recipe.fit(encoder, Splits(train, test, 6), Where("cpu"), seed=3)
     torch.testing.assert_close(ours.weight, layer.weight.detach(), rtol=1e-4, atol=1e-5)
     with torch.no_grad():
         views = make_view(test.resident(), torch.arange(96), center(8), 0)
@@ -288,9 +289,7 @@ def test_a_checkpoint_of_something_else_is_refused_by_name(
     noise = 41.0 if change == "test" else 40.0
     sources = {"train": Blobs("train"), "test": Blobs("test", noise=noise)}
     with pytest.raises(UserError, match=f"another {change}: expected the same"):
-        recipe.run(
-            encoder, lambda split, _: sources[split], seed=seed, device="cpu", directory=tmp_path
-        )
+        recipe.run(encoder, lambda split, _: sources[split], Where("cpu", tmp_path), seed=seed)
 
 
 def test_a_diverging_probe_ends_with_a_sentence(encoder: nn.Sequential) -> None:
@@ -312,10 +311,10 @@ def test_unlabelled_images_and_odd_classes_end_with_a_sentence(
     unlabelled.labels = torch.full_like(unlabelled.labels, -1)
     sources = {"train": Blobs("train"), "test": unlabelled}
     with pytest.raises(UserError, match="labels from -1"):
-        probe().run(encoder, lambda split, _: sources[split], seed=0, device="cpu")
+        probe().run(encoder, lambda split, _: sources[split], Where("cpu"), seed=0)
     sources["test"] = Blobs("test", classes=5)
     with pytest.raises(UserError, match="class 5"):
-        probe().run(encoder, lambda split, _: sources[split], seed=0, device="cpu")
+        probe().run(encoder, lambda split, _: sources[split], Where("cpu"), seed=0)
 
 
 @pytest.mark.parametrize("setting", ["lr", "batch", "epochs"])

@@ -8,7 +8,7 @@ from retable.data.sources import open_source
 from retable.encoders import EncoderRecipe, build_encoder
 from retable.errors import UserError
 from retable.evaluate.classifier import accuracy
-from retable.evaluate.evaluation import open_splits
+from retable.evaluate.evaluation import Where, open_splits
 from retable.evaluate.features import extract
 from retable.evaluate.linear import LinearProbe
 from retable.evaluate.logistic import LogisticProbe
@@ -48,8 +48,8 @@ def test_variants_are_judged_by_the_probe_of_clean_images(
     # Reference: the same probe applied by hand to the variant's features.
     encoder = build_encoder(EncoderRecipe("small_resnet8", width=0.5), key=0)
     evaluation = OutOfDistribution(probe, ("silhouette", "clean"))
-    results = evaluation.run(encoder, open_shapes, seed=0, device="cpu")
-    classifier, clean = probe.fit(encoder, open_splits(open_shapes), seed=0, device="cpu")
+    results = evaluation.run(encoder, open_shapes, Where("cpu"), seed=0)
+    classifier, clean = probe.fit(encoder, open_splits(open_shapes), Where("cpu"), seed=0)
     source = open_shapes("test", "silhouette")
     found = extract(encoder, source, probe.test_view_of(source), device="cpu")
     expected = accuracy(classifier(found.features), found.labels)["top1"]
@@ -62,4 +62,4 @@ def test_a_variant_with_other_classes_ends_with_a_sentence() -> None:
 
     encoder = torch.nn.Flatten()
     with pytest.raises(UserError, match="'sketch' has other classes"):
-        OutOfDistribution(PROBES[1], ("sketch",)).run(encoder, open_other, seed=0, device="cpu")
+        OutOfDistribution(PROBES[1], ("sketch",)).run(encoder, open_other, Where("cpu"), seed=0)

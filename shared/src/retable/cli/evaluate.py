@@ -73,6 +73,7 @@ def run(options: argparse.Namespace) -> int:
     from retable.checkpoints import load_encoder
     from retable.distributed import process_index
     from retable.evaluate import protocol
+    from retable.evaluate.evaluation import Where
     from retable.runs import describe
 
     recipe = _with_settings(protocol(options.protocol, options.size), options.settings)
@@ -82,12 +83,14 @@ def run(options: argparse.Namespace) -> int:
     results = recipe.run(
         encoder,
         open_variant,
+        Where(
+            device,
+            directory=options.directory,
+            workers=options.workers,
+            precision=options.precision,
+            progress=not options.json,
+        ),
         seed=options.seed,
-        device=device,
-        directory=options.directory,
-        workers=options.workers,
-        precision=options.precision,
-        progress=not options.json,
     )
     if process_index() == 0:
         report = {

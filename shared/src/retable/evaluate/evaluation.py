@@ -20,6 +20,25 @@ if TYPE_CHECKING:
     OpenSource = Callable[[str, str | None], Source]
 
 
+@dataclass(frozen=True)
+class Where:
+    """Where and how an evaluation is computed, none of which is a setting of its protocol.
+
+    Attributes:
+        device: where to compute.
+        directory: where to keep what makes an interrupted evaluation resumable; None: nowhere.
+        workers: decoding processes.
+        precision: "float32", "bf16" or "fp16" for the encoder's forward passes.
+        progress: whether process 0 shows a progress bar, if there is a terminal.
+    """
+
+    device: torch.device | str
+    directory: Path | None = None
+    workers: int = 0
+    precision: str = "float32"
+    progress: bool = False
+
+
 class Evaluation(Protocol):
     """A frozen dataclass of settings; equal settings, encoder, data and seed give equal numbers."""
 
@@ -31,25 +50,17 @@ class Evaluation(Protocol):
         self,
         encoder: nn.Module | FrozenEncoder,
         open_source: OpenSource,
+        where: Where,
         *,
         seed: int,
-        device: torch.device | str,
-        directory: Path | None = None,
-        workers: int = 0,
-        precision: str = "float32",
-        progress: bool = False,
     ) -> dict[str, float]:
         """Evaluate the encoder, which is left as it was.
 
         Args:
             encoder: images (B,3,H,W) -> (B,F).
             open_source: gives the source of a split ("train", "test") and a variant of it or None.
+            where: where and how to compute.
             seed: seed of everything that is drawn.
-            device: where to compute.
-            directory: where to keep what makes an interrupted evaluation resumable; None: nowhere.
-            workers: decoding processes.
-            precision: "float32", "bf16" or "fp16" for the encoder's forward passes.
-            progress: whether process 0 shows a progress bar, if there is a terminal.
 
         Returns:
             Named numbers; accuracies are in percent.

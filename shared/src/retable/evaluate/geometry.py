@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
@@ -12,7 +11,7 @@ from torch import Tensor, nn
 
 from retable.errors import UserError
 from retable.evaluate.classifier import check_labels
-from retable.evaluate.evaluation import natural_test_view
+from retable.evaluate.evaluation import Where, natural_test_view
 from retable.evaluate.features import extract
 from retable.evaluate.frozen import FrozenEncoder, freeze
 from retable.progress import bar
@@ -132,13 +131,9 @@ class Geometry:
         self,
         encoder: nn.Module | FrozenEncoder,
         open_source: OpenSource,
+        where: Where,
         *,
         seed: int = 0,
-        device: torch.device | str,
-        directory: Path | None = None,
-        workers: int = 0,
-        precision: str = "float32",
-        progress: bool = False,
     ) -> dict[str, float]:
         """Return "alignment", "uniformity" (losses: lower is better) and "effective_rank".
 
@@ -146,13 +141,13 @@ class Geometry:
         """
         source = open_source("test", None)
         check_labels(source.labels, len(source.class_names), "test")
-        with bar(len(source), "images", self.name, shown=progress) as shown:
+        with bar(len(source), "images", self.name, shown=where.progress) as shown:
             found = extract(
-                freeze(encoder, device, precision),
+                freeze(encoder, where.device, where.precision),
                 source,
                 self.view or natural_test_view(source),
-                device=device,
-                workers=workers,
+                device=where.device,
+                workers=where.workers,
                 on_batch=shown.update,
             )
         return {

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
@@ -12,7 +11,7 @@ from torch import Tensor, nn
 
 from retable.errors import UserError
 from retable.evaluate.classifier import accuracy, check_labels
-from retable.evaluate.evaluation import natural_test_view, open_splits
+from retable.evaluate.evaluation import Where, natural_test_view, open_splits
 from retable.evaluate.features import extract
 from retable.evaluate.frozen import FrozenEncoder, freeze
 from retable.progress import bar
@@ -117,24 +116,27 @@ class Knn:
         self,
         encoder: nn.Module | FrozenEncoder,
         open_source: OpenSource,
+        where: Where,
         *,
         seed: int = 0,
-        device: torch.device | str,
-        directory: Path | None = None,
-        workers: int = 0,
-        precision: str = "float32",
-        progress: bool = False,
     ) -> dict[str, float]:
         """Return "top1" and "top5" in percent, see `Evaluation.run`; nothing is drawn or kept."""
         splits = open_splits(open_source)
         check_labels(splits.train.labels, splits.classes, "train")
         check_labels(splits.test.labels, splits.classes, "test")
-        frozen = freeze(encoder, device, precision)
+        frozen = freeze(encoder, where.device, where.precision)
         images = len(splits.train) + len(splits.test)
         view = self.view or natural_test_view(splits.test)
-        with bar(images, "images", self.name, shown=progress) as shown:
+        with bar(images, "images", self.name, shown=where.progress) as shown:
             train, test = (
-                extract(frozen, source, view, device=device, workers=workers, on_batch=shown.update)
+                extract(
+                    frozen,
+                    source,
+                    view,
+                    device=where.device,
+                    workers=where.workers,
+                    on_batch=shown.update,
+                )
                 for source in (splits.train, splits.test)
             )
         scores = knn_scores(

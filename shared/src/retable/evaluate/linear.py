@@ -11,7 +11,6 @@ process makes the same steps on the gathered features, so their number does not 
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -23,6 +22,7 @@ from retable.errors import UserError
 from retable.evaluate.classifier import LinearClassifier, accuracy, check_labels
 from retable.evaluate.evaluation import (
     Splits,
+    Where,
     natural_test_view,
     natural_train_view,
     open_splits,
@@ -130,13 +130,9 @@ class LinearProbe:
         self,
         encoder: nn.Module | FrozenEncoder,
         open_source: OpenSource,
+        where: Where,
         *,
         seed: int,
-        device: torch.device | str,
-        directory: Path | None = None,
-        workers: int = 0,
-        precision: str = "float32",
-        progress: bool = False,
     ) -> dict[str, float]:
         """Train the classifier and return the test accuracy in percent, see `Evaluation.run`.
 
@@ -145,37 +141,24 @@ class LinearProbe:
             (one-based; the first of equals) over all epochs, "train_loss" of the last epoch, and
             "top1@lr=<value>" for every one of ``other_lrs``.
         """
-        _, results = self.fit(
-            encoder,
-            open_splits(open_source),
-            seed=seed,
-            device=device,
-            directory=directory,
-            workers=workers,
-            precision=precision,
-            progress=progress,
-        )
+        _, results = self.fit(encoder, open_splits(open_source), where, seed=seed)
         return results
 
     def fit(
         self,
         encoder: nn.Module | FrozenEncoder,
         splits: Splits,
+        where: Where,
         *,
         seed: int,
-        device: torch.device | str,
-        directory: Path | None = None,
-        workers: int = 0,
-        precision: str = "float32",
-        progress: bool = False,
     ) -> tuple[LinearClassifier, dict[str, float]]:
         """Train as `run` does; return the classifier of the last epoch beside the numbers."""
-        frozen = freeze(encoder, device, precision)
+        frozen = freeze(encoder, where.device, where.precision)
         splits, epochs = self._shortened(splits, seed)
         check_labels(splits.train.labels, splits.classes, "train")
         check_labels(splits.test.labels, splits.classes, "test")
         checkpoints = Checkpoints(
-            directory,
+            where.directory,
             self.name,
             encoder=frozen.digest,
             recipe=asdict(self),
@@ -189,10 +172,10 @@ class LinearProbe:
         rates = (self.lr, *self.other_lrs)
         view = self.train_view or natural_train_view(splits.train)
         images = len(splits.train) * (epochs - start) + len(splits.test)
-        with bar(images, "images", self.name, shown=progress) as shown:
+        with bar(images, "images", self.name, shown=where.progress) as shown:
             arguments: dict[str, Any] = {
-                "device": device,
-                "workers": workers,
+                "device": where.device,
+                "workers": where.workers,
                 "on_batch": shown.update,
             }
             test = extract(frozen, splits.test, self.test_view_of(splits.test), **arguments)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
@@ -14,7 +13,7 @@ from torch import Tensor, nn
 from retable import random
 from retable.errors import UserError
 from retable.evaluate.classifier import LinearClassifier, accuracy, check_labels
-from retable.evaluate.evaluation import Splits, natural_test_view, open_splits
+from retable.evaluate.evaluation import Splits, Where, natural_test_view, open_splits
 from retable.evaluate.features import Features, extract
 from retable.evaluate.frozen import FrozenEncoder, freeze
 from retable.evaluate.resume import Checkpoints
@@ -192,49 +191,32 @@ class LogisticProbe:
         self,
         encoder: nn.Module | FrozenEncoder,
         open_source: OpenSource,
+        where: Where,
         *,
         seed: int,
-        device: torch.device | str,
-        directory: Path | None = None,
-        workers: int = 0,
-        precision: str = "float32",
-        progress: bool = False,
     ) -> dict[str, float]:
         """Return "top1", "top5" (test), "train_top1" in percent and "l2", see `Evaluation.run`."""
-        _, results = self.fit(
-            encoder,
-            open_splits(open_source),
-            seed=seed,
-            device=device,
-            directory=directory,
-            workers=workers,
-            precision=precision,
-            progress=progress,
-        )
+        _, results = self.fit(encoder, open_splits(open_source), where, seed=seed)
         return results
 
     def fit(
         self,
         encoder: nn.Module | FrozenEncoder,
         splits: Splits,
+        where: Where,
         *,
         seed: int,
-        device: torch.device | str,
-        directory: Path | None = None,
-        workers: int = 0,
-        precision: str = "float32",
-        progress: bool = False,
     ) -> tuple[LinearClassifier, dict[str, float]]:
         """Train as `run` does; return the classifier beside the numbers.
 
         A finished probe is kept in ``directory``; an interrupted one starts anew, since it takes
         about as long as one pass over the images.
         """
-        frozen = freeze(encoder, device, precision)
+        frozen = freeze(encoder, where.device, where.precision)
         check_labels(splits.train.labels, splits.classes, "train")
         check_labels(splits.test.labels, splits.classes, "test")
         checkpoints = Checkpoints(
-            directory,
+            where.directory,
             self.name,
             encoder=frozen.digest,
             recipe=asdict(self),
@@ -249,9 +231,16 @@ class LogisticProbe:
             return LinearClassifier(**on_device), saved.facts
         images = len(splits.train) + len(splits.test)
         view = self.test_view_of(splits.test)
-        with bar(images, "images", self.name, shown=progress) as shown:
+        with bar(images, "images", self.name, shown=where.progress) as shown:
             train, test = (
-                extract(frozen, source, view, device=device, workers=workers, on_batch=shown.update)
+                extract(
+                    frozen,
+                    source,
+                    view,
+                    device=where.device,
+                    workers=where.workers,
+                    on_batch=shown.update,
+                )
                 for source in (splits.train, splits.test)
             )
         classifier, results = self._judge(train, test, splits.classes, seed)

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from collections import defaultdict
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-import torch
 from torch import nn
 
 from retable.errors import UserError
 from retable.evaluate.classifier import accuracy
-from retable.evaluate.evaluation import open_splits
+from retable.evaluate.evaluation import Where, open_splits
 from retable.evaluate.features import extract
 from retable.evaluate.frozen import FrozenEncoder, freeze
 from retable.evaluate.linear import LinearProbe
@@ -64,13 +62,9 @@ class OutOfDistribution:
         self,
         encoder: nn.Module | FrozenEncoder,
         open_source: OpenSource,
+        where: Where,
         *,
         seed: int,
-        device: torch.device | str,
-        directory: Path | None = None,
-        workers: int = 0,
-        precision: str = "float32",
-        progress: bool = False,
     ) -> dict[str, float]:
         """Return top-1 accuracy in percent by variant, see `Evaluation.run`.
 
@@ -80,22 +74,13 @@ class OutOfDistribution:
         Raises:
             UserError: a variant has other classes than the clean test split.
         """
-        frozen = freeze(encoder, device, precision)
+        frozen = freeze(encoder, where.device, where.precision)
         splits = open_splits(open_source)
-        classifier, clean = self.probe.fit(
-            frozen,
-            splits,
-            seed=seed,
-            device=device,
-            directory=directory,
-            workers=workers,
-            precision=precision,
-            progress=progress,
-        )
+        classifier, clean = self.probe.fit(frozen, splits, where, seed=seed)
         view = self.probe.test_view_of(splits.test)
         results = {"clean": clean["top1"]}
         variants = self.variants or _all_variants()
-        with bar(len(variants), "variants", self.name, shown=progress) as shown:
+        with bar(len(variants), "variants", self.name, shown=where.progress) as shown:
             for variant in variants:
                 source = open_source("test", variant)
                 if list(source.class_names) != list(splits.test.class_names):
@@ -103,7 +88,7 @@ class OutOfDistribution:
                         f"the variant {variant!r} has other classes than the test split: expected "
                         "the same, so choose another variant."
                     )
-                found = extract(frozen, source, view, device=device, workers=workers)
+                found = extract(frozen, source, view, device=where.device, workers=where.workers)
                 results[variant] = accuracy(classifier(found.features), found.labels)["top1"]
                 shown.update(1)
         return summary(results)

@@ -19,7 +19,7 @@ from retable import files
 from retable.checkpoints import load_encoder
 from retable.data.source import Source
 from retable.data.sources import open_source
-from retable.evaluate.evaluation import Evaluation
+from retable.evaluate.evaluation import Evaluation, Where
 from retable.evaluate.geometry import Geometry
 from retable.evaluate.knn import Knn
 from retable.pretrain import pretrain
@@ -158,31 +158,23 @@ def _monitor(run: Run, images: int, accelerator: Any, setting: Setting) -> Monit
     epochs = run.recipe.epochs
     due = {max(1, round(epochs * (i + 1) / setting.monitors)) for i in range(setting.monitors)}
     judges = (Knn(k=min(Knn.k, images)), Geometry())
+    where = _where(run, None, accelerator, setting)
 
     def monitor(encoder: nn.Module, epoch: int) -> dict[str, float]:
         if epoch not in due:
             return {}
         figures: dict[str, float] = {}
         for judge in judges:
-            figures |= _run_evaluation(judge, run, encoder, None, accelerator, setting)
+            figures |= judge.run(encoder, opener(run.recipe, setting), where, seed=run.seed)
         return figures
 
     return monitor
 
 
-def _run_evaluation(
-    evaluation: Evaluation,
-    run: Run,
-    encoder: nn.Module,
-    directory: Path | None,
-    accelerator: Any,
-    setting: Setting,
-) -> dict[str, float]:
-    return evaluation.run(
-        encoder,
-        opener(run.recipe, setting),
-        seed=run.seed,
-        device=accelerator.device,
+def _where(run: Run, directory: Path | None, accelerator: Any, setting: Setting) -> Where:
+    """Return how to evaluate a run; what is kept nowhere shows no progress either."""
+    return Where(
+        accelerator.device,
         directory=directory,
         workers=setting.execution.workers,
         precision=run.recipe.precision,
@@ -195,9 +187,9 @@ def _evaluate(run: Run, evaluation: Evaluation, accelerator: Any, setting: Setti
     if (folder / "result.json").exists():
         return
     encoder, _, _ = load_encoder(directory_of(run, setting).encoder)
-    figures = _run_evaluation(
-        evaluation, run, encoder.to(accelerator.device), folder, accelerator, setting
-    )
+    where = _where(run, folder, accelerator, setting)
+    open_variant = opener(run.recipe, setting)
+    figures = evaluation.run(encoder.to(where.device), open_variant, where, seed=run.seed)
     if accelerator.is_main_process:
         files.write_json(folder / "recipe.json", describe(evaluation))
         files.write_json(folder / "result.json", storable(figures))
