@@ -1,5 +1,6 @@
 """A step must not wait for the device: tensors on the meta device have no values to wait for."""
 
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -10,8 +11,15 @@ from retable.batch_norm import group_batch_norm, shuffled
 from retable.encoders import EncoderRecipe, build_encoder
 from retable.gradient_landscape import GradientLandscape
 from retable.losses import info_nce
+from retable.methods import Batch, BYOLRecipe, MethodRecipe, Progress, SimCLRRecipe, SimSiamRecipe
 from retable.momentum import MomentumCopy
-from retable.optim import LARS, parameter_groups
+from retable.optim import (
+    LARS,
+    OptimizerRecipe,
+    build_optimizer,
+    parameter_groups,
+    set_learning_rate,
+)
 from retable.queues import KeyQueue
 from retable.scores import queue_score_statistics, score_statistics
 from retable.traces import TraceLog
@@ -40,6 +48,25 @@ def test_a_contrastive_step_reads_nothing_from_the_device() -> None:
         optimizer.step()
         queue.enqueue(keys, labels)
     assert queue.pointer == 4
+
+
+@pytest.mark.parametrize("recipe", [SimCLRRecipe(), BYOLRecipe(), SimSiamRecipe()], ids=repr)
+def test_a_step_of_a_method_reads_nothing_from_the_device(
+    recipe: MethodRecipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())  # none on this device
+    with torch.device("meta"):
+        encoder = build_encoder(EncoderRecipe("small_resnet8"), key=0)
+        method = recipe.build(encoder, key=0)
+        group_batch_norm(method, 4)
+        images, rows = torch.empty(8, 3, 32, 32), torch.arange(8)
+        optimizer = build_optimizer(OptimizerRecipe("lars", constant_rate=("encoder",)), method)
+    for step in range(2):
+        batch = Batch((images, images), rows, rows, rows, Progress(step, 2, 1), key=step)
+        torch.autograd.backward(method(batch).loss)
+        set_learning_rate(optimizer, 0.1)
+        optimizer.step()
+        method.after_step(batch.progress)
 
 
 def test_what_is_kept_of_every_step_reads_nothing_from_the_device(tmp_path: Path) -> None:

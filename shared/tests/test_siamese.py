@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -10,8 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from retable import health
+from retable import health, training_state
 from retable.batch_norm import group_batch_norm
+from retable.data.sources import open_source
 from retable.methods import (
     Batch,
     BYOLRecipe,
@@ -20,7 +24,14 @@ from retable.methods import (
     Siamese,
     SimSiamRecipe,
 )
+from retable.optim import OptimizerRecipe
+from retable.pretrain import pretrain
 from retable.random import derive_key, initialising, normal
+from retable.recipes import PretrainRecipe
+from retable.reproduce.execute import make_accelerator
+from retable.runs import RunDirectory
+from retable.schedules import ScheduleRecipe
+from retable.training import Execution, Training
 
 RECIPES: dict[str, MethodRecipe] = {
     "byol": BYOLRecipe(dim=6, hidden_dim=10),
@@ -158,9 +169,9 @@ def test_a_collapse_has_the_best_loss_and_is_called_by_its_name(name: str, metho
     assert output.loss.item() == pytest.approx(PERFECT[name], abs=1e-5)
     metrics = {key: float(value) for key, value in output.metrics.items()}
     assert metrics["embedding_spread"] == pytest.approx(0.0, abs=1e-5)
-    reason = health.fatal({"loss": output.loss.item(), **metrics})
-    assert reason is not None
-    assert "collapsed" in reason
+    failure = health.fatal({"loss": output.loss.item(), **metrics})
+    assert failure is not None
+    assert failure.kind == health.COLLAPSE
 
 
 def test_gradient_of_a_batch_is_the_mean_of_its_parts(method: Siamese) -> None:
@@ -194,3 +205,51 @@ def test_three_views_are_refused(method: Siamese) -> None:
     batch = make_batch()
     with pytest.raises(ValueError, match="unpack"):
         method(replace(batch, views=(*batch.views, batch.views[0])))
+
+
+class StoppedError(Exception):
+    """Ends a training early."""
+
+
+def train(recipe: PretrainRecipe, folder: Path) -> dict[str, Tensor]:
+    """Train in the loop; return the method's state."""
+    directory = RunDirectory(folder)
+    source, accelerator = open_source(recipe.data, "train"), make_accelerator("float32")
+    execution = Execution(log_every=1, checkpoint_every=1, quiet=True)
+    pretrain(recipe, 3, source, directory, accelerator, execution)
+    found = training_state.load_newest(directory.checkpoints)
+    assert found is not None
+    state: dict[str, Tensor] = found[1]["method"]
+    return state
+
+
+def test_a_predictor_of_constant_rate_moves_on_when_the_schedule_has_come_to_rest(
+    contrastive: Callable[..., PretrainRecipe], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = contrastive(
+        method=SimSiamRecipe(dim=16, predictor_hidden_dim=4),
+        optimizer=OptimizerRecipe(
+            lr=0.05,
+            schedule=ScheduleRecipe("step", milestones=(1,), gamma=0.0),
+            constant_rate=("predictor",),
+        ),
+    )
+    make_step = Training.make_step
+
+    def stop_at_6(self: Any, *arguments: Any) -> Any:
+        if self.step == 6:
+            raise StoppedError
+        return make_step(self, *arguments)
+
+    first_epoch = train(replace(recipe, max_steps=4), tmp_path / "first")
+    whole = train(recipe, tmp_path / "whole")
+    monkeypatch.setattr(Training, "make_step", stop_at_6)
+    with pytest.raises(StoppedError):
+        train(recipe, tmp_path / "pieces")
+    monkeypatch.undo()
+    pieces = train(recipe, tmp_path / "pieces")
+    for name, value in whole.items():
+        assert torch.equal(value, pieces[name]), name
+        if name.endswith(("weight", "bias")):
+            moved = not torch.equal(value, first_epoch[name])
+            assert moved == name.startswith("predictor."), name
