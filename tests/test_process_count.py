@@ -17,7 +17,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from feature_transform import InfoMinRecipe, MoCoFTRecipe, SwAVRecipe, TransformRecipe
+from feature_transform import (
+    BYOLFTRecipe,
+    InfoMinRecipe,
+    MoCoFTRecipe,
+    SimCLRFTRecipe,
+    SimSiamFTRecipe,
+    SwAVRecipe,
+    TransformRecipe,
+)
 from mochi.method import MoCHiRecipe
 from retable import distributed, pretrain, views
 from retable.data.sources import open_source
@@ -63,11 +71,24 @@ METHODS: dict[str, MethodRecipe] = {
     "simclr": SimCLRRecipe(dim=32),
     "byol": BYOLRecipe(dim=32, hidden_dim=64, momentum=MomentumRecipe(0.99, "cosine")),
     "simsiam": SimSiamRecipe(dim=64, predictor_hidden_dim=16),
+    "simclr_ft": SimCLRFTRecipe(dim=32, transform=TransformRecipe(draw_group=16, start_epoch=0.5)),
+    "byol_ft": BYOLFTRecipe(
+        dim=32,
+        hidden_dim=64,
+        momentum=MomentumRecipe(0.99, "cosine"),
+        transform=TransformRecipe(negatives="none", level="dimension", renormalise=True),
+    ),
+    "simsiam_ft": SimSiamFTRecipe(
+        dim=64,
+        predictor_hidden_dim=16,
+        transform=TransformRecipe(negatives="none", draw_group=16),
+        loss_weight=0.5,
+    ),
     "infomin": InfoMinRecipe(
         queue=192, momentum=0.99, cell=11, crop=8, transform=TransformRecipe(start_epoch=1)
     ),
 }
-SYNCHRONISED = {"simclr", "byol", "simsiam"}
+SYNCHRONISED = {"simclr", "byol", "simsiam", "simclr_ft", "byol_ft", "simsiam_ft"}
 STEPS = 4  # two epochs of two; the queue of three batches wraps, MoCHi mixes in the second epoch
 
 
