@@ -117,8 +117,8 @@ def test_a_saved_data_set_takes_the_place_of_a_folder(
 def test_a_step_of_transformed_moco_as_the_paper_trains_it(
     reproduce: Any, images: Path, tmp_path: Path
 ) -> None:
-    options = ("--scale", "paper", "--data", f"imagefolder:{images}", "--max-steps", "1")
-    options += ("--rows", "start_0", "--seeds", "0", "--workers", "2")
+    options = ["--scale", "paper", "--data", f"imagefolder:{images}", "--max-steps", "1"]
+    options += ["--rows", "start_0", "--seeds", "0", "--workers", "2"]
     reproduce.run("figure3", tmp_path, *options, package="feature_transform")
 
     (directory,) = tmp_path.glob("mocoft-*")

@@ -35,7 +35,9 @@ def draw_early_scores(comparison: Comparison, histories: Histories, folder: Path
     _save_scores(runs, folder / "scores_early.svg", (0, math.ceil(last / 10)))
 
 
-def _save_scores(runs: dict[str, Path], path: Path, epochs: tuple[float, float] | None = None) -> None:
+def _save_scores(
+    runs: dict[str, Path], path: Path, epochs: tuple[float, float] | None = None
+) -> None:
     if runs:
         curves = {label: read_scores(run) for label, run in runs.items()}
         drawing.save(draw_scores(curves, epochs=epochs), path)
