@@ -142,7 +142,7 @@ def test_columns_of_scores_and_rows_of_the_queue_give_equal_logits(
     query, key, queue = features()
     forms, gradients = [], []
     for columns in (True, False):
-        monkeypatch.setattr(logits_module, "_columns_pay", lambda rows, dim, c=columns: c)
+        monkeypatch.setattr(logits_module, "_columns_pay", lambda *_, c=columns: c)
         forms.append(transformed_logits(query, key, queue, transform, KEY))
         gradients.append(torch.autograd.grad(forms[-1].square().sum(), query)[0])
     torch.testing.assert_close(*forms, rtol=1e-12, atol=1e-12)

@@ -1,3 +1,5 @@
+import itertools
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -6,6 +8,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from feature_transform import mix_negatives, mixed_cosines
+from feature_transform.negatives import MixedGroup, scores_of_groups
 
 WEIGHT_SHAPES = {"batch": (), "sample": (40, 1), "dimension": (40, 8)}
 SHAPES = pytest.mark.parametrize("shape", WEIGHT_SHAPES.values(), ids=WEIGHT_SHAPES)
@@ -161,6 +164,36 @@ def test_mixed_scores_equal_scores_with_mixed_negatives_in_value_and_gradient(
     torch.testing.assert_close(*forms, rtol=1e-9, atol=1e-9)
     gradients = [torch.autograd.grad((form * pull).sum(), query)[0] for form in forms]
     torch.testing.assert_close(*gradients, rtol=1e-8, atol=1e-8)
+
+
+@settings(deadline=None, max_examples=50)
+@given(
+    sizes=st.lists(st.integers(1, 3), min_size=1, max_size=4),
+    size=st.integers(1, 30),
+    outside=st.sampled_from([0, 1]),
+    trained=st.booleans(),
+    seed=st.integers(0, 1000),
+)
+def test_scores_of_groups_are_those_with_negatives_mixed_for_each(
+    sizes: list[int], size: int, outside: int, trained: bool, seed: int
+) -> None:
+    ends = list(itertools.accumulate(sizes, initial=0))
+    query, queue = unit(ends[-1], 5, seed=seed).requires_grad_(), unit(size, 5, seed=seed + 1)
+    queue.requires_grad_(trained)
+    pull = unit(ends[-1], size, seed=seed + 2)
+    weights = outside + shares(len(sizes), seed=seed)
+    groups = [
+        MixedGroup(slice(start, stop), permuted(size, seed + start), weight)
+        for start, stop, weight in zip(ends, ends[1:], weights, strict=False)
+    ]
+    mixed = [query[rows] @ mix_negatives(queue, *how).T for rows, *how in groups]
+    forms = (scores_of_groups(query, queue, groups), torch.cat(mixed))
+    torch.testing.assert_close(*forms)
+    inputs = [query, queue] if trained else [query]
+    for gradients in zip(
+        *(torch.autograd.grad((form * pull).sum(), inputs) for form in forms), strict=True
+    ):
+        torch.testing.assert_close(*gradients)
 
 
 @pytest.mark.parametrize("renormalise", [False, True])

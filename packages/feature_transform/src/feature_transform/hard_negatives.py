@@ -75,7 +75,7 @@ def hard_negative_scores(
     if isinstance(weight, Tensor):
         weight = weight.to(query.dtype)
     own = (scored * query * weight).sum(dim=1, keepdim=True)
-    scores = own + (scored * (1 - weight)) @ negatives.T
+    scores = ((scored * (1 - weight)) @ negatives.T).add_(own)
     if not renormalise:
         return scores
     return scores / _lengths(query, negatives, weight)

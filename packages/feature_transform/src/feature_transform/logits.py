@@ -3,8 +3,8 @@
 Nothing of size B x K x D exists, and nothing beyond MoCo's logits where no negatives are mixed:
 
 - positive extrapolation moves 2 B rows;
-- mixed negatives are one gather of the queue's rows, or, where few rows share a draw, one gather
-  of the scores' columns (`mixed_cosines`);
+- mixed negatives are one gather of the queue's rows, or, where few rows share a draw, of the
+  scores' columns (`scores_of_groups`);
 - hard negatives are an affine function of the scores (`hard_negative_scores`).
 """
 
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from feature_transform.draws import draw_groups, hard_weights, mixture, positive_weights
 from feature_transform.hard_negatives import hard_negative_scores
-from feature_transform.negatives import mix_negatives, mixed_cosines
+from feature_transform.negatives import MixedGroup, mix_negatives, scores_of_groups
 from feature_transform.positives import extrapolate_positives
 from feature_transform.recipe import TransformRecipe
 from retable.errors import UserError
@@ -136,29 +136,27 @@ def mixed_scores(
     Raises:
         UserError: `TransformRecipe.draw_group` does not fit B.
     """
-    size, dim = queue.shape
+    drawn = (
+        MixedGroup(rows, *mixture(transform, draw_key, number, *queue.shape))
+        for number, rows in draw_groups(positions, transform.draw_group)
+    )
+    if _columns_pay(transform, len(positions), queue.shape[1]):
+        groups = list(drawn)
+        return [scores_of_groups(scored, queue, groups) for scored in branches]
     parts: list[list[Tensor]] = [[] for _ in branches]
-    for number, own in draw_groups(positions, transform.draw_group):
-        partners, weight = mixture(transform, draw_key, number, size, dim)
-        by_columns = (
-            weight.ndim == 0
-            and not transform.renormalise
-            and _columns_pay(own.stop - own.start, dim)
-        )
-        if by_columns:
-            for part, scored in zip(parts, branches, strict=True):
-                part.append(mixed_cosines(scored[own] @ queue.T, partners, weight))
-            continue
+    for rows, partners, weight in drawn:
         mixed = mix_negatives(queue, partners, weight, renormalise=transform.renormalise)
         for part, scored in zip(parts, branches, strict=True):
-            part.append(scored[own] @ mixed.T)
+            part.append(scored[rows] @ mixed.T)
     return [part[0] if len(part) == 1 else torch.cat(part) for part in parts]
 
 
-def _columns_pay(rows: int, dim: int) -> bool:
-    """Whether gathering columns of scores (n, K) is cheaper than rows of the queue (K, D).
+def _columns_pay(transform: TransformRecipe, rows: int, dim: int) -> bool:
+    """Whether columns of scores (n, K) can be mixed, and at less cost than rows of a queue (K, D).
 
-    Columns are gathered forward and scattered backward, rows gathered once: measured, they cost the
-    same at about D / 3 rows.
+    Columns are gathered forward and backward, rows only once and with all their numbers side by
+    side: measured, both cost the same for groups of about D / 2 queries.
     """
-    return 3 * rows < dim
+    of_group = min(transform.draw_group or rows, rows)
+    possible = transform.effective_level == "batch" and not transform.renormalise
+    return possible and 2 * of_group <= dim

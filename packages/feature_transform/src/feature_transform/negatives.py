@@ -8,9 +8,13 @@ training, not of the operation.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 
 def mix_negatives(
@@ -71,10 +75,78 @@ def mixed_cosines(
     """
     if isinstance(weight, Tensor):
         weight = weight.to(cosines.dtype)
-    chosen = cosines[:, partners] if partners.ndim == 1 else cosines.gather(1, partners)
+    by_column = partners.ndim == 1
+    chosen = cosines.index_select(1, partners) if by_column else cosines.gather(1, partners)
     mixed = torch.lerp(chosen, cosines, weight)
     if partner_cosines is None:
         return mixed
     squared = 1 - 2 * weight * (1 - weight) * (1 - partner_cosines)
     # What rounding leaves of a negative and its opposite has no direction.
     return mixed / squared.clamp(min=torch.finfo(mixed.dtype).eps).sqrt()
+
+
+class MixedGroup(NamedTuple):
+    """Rows of queries that see the same mixed negatives."""
+
+    rows: slice
+    """Of the queries (B, D); the groups follow each other and hold every row once."""
+    partners: Tensor
+    """(K,) int64, a permutation."""
+    weight: Tensor
+    """One number, without gradient."""
+
+
+def scores_of_groups(scored: Tensor, negatives: Tensor, groups: Sequence[MixedGroup]) -> Tensor:
+    """Score queries, each group of them against negatives mixed for it alone.
+
+    Equal, in value and gradient, to ``scored[rows] @ mix_negatives(...).T`` for each group. One
+    matrix product serves all of them, and its result is mixed in place: nothing of size K x D, nor
+    a second (B, K), is made.
+
+    Args:
+        scored: (B, D).
+        negatives: (K, D).
+        groups: the rows and how their negatives are mixed.
+
+    Returns:
+        (B, K).
+
+    >>> swap, queries = torch.tensor([1, 0]), torch.tensor([[1.0, 0.0], [1.0, 0.0]])
+    >>> groups = [MixedGroup(slice(b, b + 1), swap, torch.tensor(0.25 * b)) for b in (0, 1)]
+    >>> scores_of_groups(queries, torch.eye(2), groups)
+    tensor([[0.0000, 1.0000],
+            [0.2500, 0.7500]])
+    """
+    scores: Tensor = _ScoresOfGroups.apply(scored, negatives, groups)
+    return scores
+
+
+class _ScoresOfGroups(torch.autograd.Function):
+    """Autograd would save, and gather and scatter, matrices of scores for each group."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, scored: Tensor, negatives: Tensor, groups: Sequence[MixedGroup]
+    ) -> Tensor:
+        ctx.save_for_backward(scored, negatives)
+        ctx.groups = groups
+        scores = scored @ negatives.T
+        for rows, partners, weight in groups:
+            scores[rows] = mixed_cosines(scores[rows], partners, weight)
+        return scores
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+        scored, negatives = ctx.saved_tensors
+        of_scored, of_negatives = torch.empty_like(scored), None
+        for rows, partners, weight in ctx.groups:
+            # Mixing with one weight is a matrix whose transpose mixes with the inverse permutation.
+            inverse = torch.empty_like(partners)
+            inverse[partners] = torch.arange(len(partners), device=partners.device)
+            of_raw = mixed_cosines(grad[rows], inverse, weight)
+            of_scored[rows] = of_raw @ negatives
+            if ctx.needs_input_grad[1]:
+                added = of_raw.T @ scored[rows]
+                of_negatives = added if of_negatives is None else of_negatives.add_(added)
+        return of_scored, of_negatives, None
