@@ -78,16 +78,16 @@ def hard_negative_scores(
     scores = ((scored * (1 - weight)) @ negatives.T).add_(own)
     if not renormalise:
         return scores
-    return scores / _lengths(query, negatives, weight)
+    return scores * _squared_lengths(query, negatives, weight).rsqrt()
 
 
-def _lengths(query: Tensor, negatives: Tensor, weight: Tensor | float) -> Tensor:
-    """Return the lengths (B, K) of w q + (1 - w) z."""
+def _squared_lengths(query: Tensor, negatives: Tensor, weight: Tensor | float) -> Tensor:
+    """Return the squared lengths (B, K) of w q + (1 - w) z."""
     own = (query * weight).square().sum(dim=1, keepdim=True)
-    crossed = (query * weight * (1 - weight)) @ negatives.T
+    crossed = (2 * query * weight * (1 - weight)) @ negatives.T
     if isinstance(weight, Tensor) and weight.ndim == 2 and weight.shape[1] > 1:
         others = (1 - weight).square() @ negatives.square().T
     else:
         others = (1 - weight) ** 2 * negatives.square().sum(dim=1)
     # What rounding leaves of a query and its opposite has no direction.
-    return (own + 2 * crossed + others).clamp(min=torch.finfo(own.dtype).eps).sqrt()
+    return crossed.add_(own).add_(others).clamp(min=torch.finfo(own.dtype).eps)
