@@ -13,7 +13,7 @@ import torch
 FOLDER = Path(__file__).parents[1] / "benchmarks"
 
 # One process for those that only compute: importing takes longer than they do.
-COMPUTING = ("mixing", "paper_recipe", "pretraining", "views")
+COMPUTING = ("mixing", "paper_recipe", "pretraining", "transforming", "views")
 
 PROGRAM = """
 import runpy, sys
@@ -43,7 +43,7 @@ def test_every_benchmark_is_tried_here() -> None:
     assert scripts == {*COMPUTING, "imports"}
 
 
-def test_steps_views_and_mixing_are_timed(tmp_path: Path) -> None:
+def test_steps_views_and_methods_are_timed(tmp_path: Path) -> None:
     program = tmp_path / "all.py"
     program.write_text(PROGRAM.format(folder=str(FOLDER)))
     printed, lines = run([str(program), " ".join(COMPUTING)], tmp_path / "lines.jsonl")
