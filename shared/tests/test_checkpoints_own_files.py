@@ -92,6 +92,7 @@ def test_file_is_readable_by_safetensors_alone_under_torchvision_names(tmp_path:
         "width": 0.0625,
         "stem": "small",
         "norm": "batch",
+        "zero_init_residual": False,
     }
     assert header["metadata"] == {"method": "moco"}
 
