@@ -47,9 +47,9 @@ def mean_between(values: Mapping[int, float], first: float, last: float) -> floa
 def around_the_start(recipe: PretrainRecipe, history: History) -> dict[str, float]:
     """Return what happens in the first tenth of a run, and where its transformation starts.
 
-    Before and after the start are a twentieth of the run each, and for gradients, which are
-    recorded by epoch, the last epoch before and the first one after. A run that starts transformed,
-    or with too little before it, has no "before".
+    Before and after the start are a fiftieth of the run each, two epochs of the paper's, and for
+    gradients, which are recorded by epoch, the last epoch before and the first one after. A run
+    that starts transformed, or with too little before it, has no "before".
     """
     traces = read_traces(history.folder)
     scores = {
@@ -60,7 +60,7 @@ def around_the_start(recipe: PretrainRecipe, history: History) -> dict[str, floa
     method = recipe.method
     if not isinstance(method, MoCoFTRecipe) or method.transform.start_epoch < 1:
         return figures
-    start, window = method.transform.start_epoch * steps / len(history.epochs), steps / 20
+    start, window = method.transform.start_epoch * steps / len(history.epochs), steps / 50
     for name, found in scores.items():
         after = mean_between(found, start, start + window)
         figures[f"switch_{name}"] = after - mean_between(found, start - window, start)
