@@ -11,6 +11,7 @@ from typing import Any, Generic, TypeVar
 import torch
 from _memory import peak_memory
 from _timing import Goal, Options, Report, Seconds, interleave, ratios
+from torch import Tensor
 
 from retable.losses import info_nce
 from retable.random import derive_key, normal
@@ -42,7 +43,7 @@ class Contrast(Generic[ShapeT]):
     """
 
     def __init__(self, shape: ShapeT, device: torch.device) -> None:
-        def unit(name: str, rows: int) -> torch.Tensor:
+        def unit(name: str, rows: int) -> Tensor:
             places = torch.arange(rows * DIM).view(rows, DIM)
             drawn = normal(derive_key(0, "contrast", name), places)
             return torch.nn.functional.normalize(drawn, dim=1).to(device)
@@ -52,30 +53,30 @@ class Contrast(Generic[ShapeT]):
         self.queue = unit("queue", shape.queue)
         self.query.requires_grad_()
 
-    def positive(self) -> torch.Tensor:
+    def positive(self) -> Tensor:
         """Return the scores (B, 1) of positive pairs."""
         return (self.query * self.key).sum(dim=1, keepdim=True)
 
-    def descend(self, *logits: torch.Tensor) -> None:
-        """Take the gradient of InfoNCE with logits that are still to be joined, (B, n) each."""
-        joined = logits[0] if len(logits) == 1 else torch.cat(logits, dim=1)
-        loss = info_nce(joined, TEMPERATURE)
+    def descend(self, form: Form[ShapeT]) -> None:
+        """Take the gradient of InfoNCE with a form's logits."""
+        loss = info_nce(form(self), TEMPERATURE)
         loss.backward()  # type: ignore[no-untyped-call]
         self.query.grad = None
 
 
-Form = Callable[[Contrast[ShapeT]], None]
-"""One way to compute loss and gradient; a function of a module, or a `functools.partial` of one."""
+Form = Callable[[Contrast[ShapeT]], Tensor]
+"""One way to compute logits (B, n), the positive first; a function of a module, or a
+`functools.partial` of one. What it holds on to when it returns would count as its memory."""
 
 
-def moco(contrast: Contrast[Any]) -> None:
+def moco(contrast: Contrast[Any]) -> Tensor:
     """Score the raw pairs."""
-    contrast.descend(contrast.positive(), contrast.query @ contrast.queue.T)
+    return torch.cat([contrast.positive(), contrast.query @ contrast.queue.T], dim=1)
 
 
 def prepare(shape: ShapeT, form: Form[ShapeT], device: torch.device) -> Callable[[], object]:
     """Return the call of a form on vectors of a shape."""
-    return functools.partial(form, Contrast(shape, device))
+    return functools.partial(Contrast(shape, device).descend, form)
 
 
 def compare_forms(
@@ -87,7 +88,7 @@ def compare_forms(
 ) -> tuple[Seconds, Seconds]:
     """Add time and peak memory of each form; return seconds, and megabytes."""
     compute = Contrast(shape, options.device)
-    sides = {name: functools.partial(form, compute) for name, form in forms.items()}
+    sides = {name: functools.partial(compute.descend, form) for name, form in forms.items()}
     seconds = interleave(sides, options.pick(11, 4, 1), options, warmup=options.pick(2, 1, 0))
     for name, spent in seconds.items():
         report.add(f"{name}, {shape}", [1e3 * s for s in spent], "ms")

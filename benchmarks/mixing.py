@@ -14,6 +14,7 @@ from _contrast import DIM, Contrast, Form, Shape, add_over, added_to, compare_fo
 from _steps import best_precision
 from _timing import Goal, Options, Report, parse, ratios
 from _whole_steps import Training, compare_steps
+from torch import Tensor
 
 from mochi import MoCHiRecipe, mix_hard_negatives, mixed_logits
 from retable.encoders import EncoderRecipe
@@ -50,7 +51,7 @@ IMAGENET1K = MixingShape(256, 65536, 128, 1024, 512)
 TINY = MixingShape(4, 32, 8, 8, 2)
 
 
-def points(contrast: Contrast[MixingShape]) -> None:
+def points(contrast: Contrast[MixingShape]) -> Tensor:
     """Score points that are made."""
     shape, query = contrast.shape, contrast.query
     cosines = query @ contrast.queue.T
@@ -62,10 +63,11 @@ def points(contrast: Contrast[MixingShape]) -> None:
         s_prime=shape.s_prime,
         cosines=cosines,
     )
-    contrast.descend(contrast.positive(), cosines, torch.einsum("bd,bsd->bs", query, mixed))
+    scores = torch.einsum("bd,bsd->bs", query, mixed)
+    return torch.cat([contrast.positive(), cosines, scores], dim=1)
 
 
-def closed(contrast: Contrast[MixingShape]) -> None:
+def closed(contrast: Contrast[MixingShape]) -> Tensor:
     """Score points that are not made."""
     shape = contrast.shape
     cosines = contrast.query @ contrast.queue.T
@@ -77,7 +79,7 @@ def closed(contrast: Contrast[MixingShape]) -> None:
         s_prime=shape.s_prime,
         cosines=cosines,
     )
-    contrast.descend(contrast.positive(), cosines, mixed)
+    return torch.cat([contrast.positive(), cosines, mixed], dim=1)
 
 
 def contrastive_part(report: Report, options: Options, shape: MixingShape) -> None:

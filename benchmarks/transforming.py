@@ -61,40 +61,44 @@ PAPER, PROXY, TINY = Shape(256, 65536), Shape(64, 1024), Shape(4, 32)
 # The contrastive part
 
 
-def ours(contrast: Contrast[Shape], transform: TransformRecipe) -> None:
+def ours(contrast: Contrast[Shape], transform: TransformRecipe) -> Tensor:
     """Score transformed pairs the way the package does; draws cost the same with every key."""
-    logits = transformed_logits(
+    return transformed_logits(
         contrast.query, contrast.key, contrast.queue, transform, draw_key=derive_key(0, "draws")
     )
-    contrast.descend(logits)
 
 
-def plain(contrast: Contrast[Shape], group: int | None = None, by_dimension: bool = False) -> None:
+def plain_draw(a: float, b: float, like: Tensor, shape: tuple[int, ...] = ()) -> Tensor:
+    """Draw from Beta(a, b) with torch's own generator, where ``like`` lies."""
+    return Beta(like.new_tensor(a), like.new_tensor(b)).sample(torch.Size(shape))
+
+
+def plain(
+    contrast: Contrast[Shape], group: int | None = None, by_dimension: bool = False
+) -> Tensor:
     """Mix the whole queue for each group of queries, with torch's own draws."""
 
     def draw(alpha: float, like: Tensor) -> Tensor:
-        return Beta(alpha, alpha).sample(like.shape if by_dimension else ()).to(like.device)
+        return plain_draw(alpha, alpha, like, like.shape if by_dimension else ())
 
-    positives, negatives = [], []
-    queue = contrast.queue
+    queue, logits = contrast.queue, []
     groups = (torch.split(x, group or contrast.shape.batch) for x in (contrast.query, contrast.key))
     for query, key in zip(*groups, strict=True):
         query, key = extrapolate_positives(query, key, 1 + draw(2.0, query))
         weight, partners = draw(1.6, queue), torch.randperm(len(queue), device=queue.device)
         mixed = weight * queue + (1 - weight) * queue[partners]
-        positives.append((query * key).sum(dim=1, keepdim=True))
-        negatives.append(query @ mixed.T)
-    contrast.descend(torch.cat(positives), torch.cat(negatives))
+        positive = (query * key).sum(dim=1, keepdim=True)
+        logits.append(torch.cat([positive, query @ mixed.T], dim=1))
+    return logits[0] if len(logits) == 1 else torch.cat(logits)
 
 
-def hard_points(contrast: Contrast[Shape]) -> None:
+def hard_points(contrast: Contrast[Shape]) -> Tensor:
     """Make the hard negatives, B x K x D numbers."""
-    query, key = extrapolate_positives(
-        contrast.query, contrast.key, 1 + Beta(2.0, 2.0).sample().to(contrast.query.device)
-    )
-    points = mix_with_query(contrast.query, contrast.queue, Beta(2.0, 1.0).sample().to(key.device))
+    query, key, queue = contrast.query, contrast.key, contrast.queue
+    query, key = extrapolate_positives(query, key, 1 + plain_draw(2.0, 2.0, key))
+    points = mix_with_query(contrast.query, queue, plain_draw(2.0, 1.0, key))
     positive = (query * key).sum(dim=1, keepdim=True)
-    contrast.descend(positive, torch.einsum("bd,bkd->bk", query, points))
+    return torch.cat([positive, torch.einsum("bd,bkd->bk", query, points)], dim=1)
 
 
 def contrastive_part(report: Report, options: Options, shape: Shape) -> None:
@@ -268,6 +272,7 @@ def main() -> None:
     overheads(report, options, small, shape.queue)
     overheads(report, options, large, shape.queue)
     own = Training(EncoderRecipe("small_resnet8", width=width), size, proxy.batch)
+    compare_steps(report, options, own, recipes(proxy), proxy, Goal(at_most=1.10))
     overheads(report, options, own, proxy.queue)
     report.show()
 
