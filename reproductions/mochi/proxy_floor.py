@@ -21,7 +21,7 @@ from retable.evaluate.evaluation import Where
 from retable.evaluate.linear import LinearProbe
 from retable.evaluate.logistic import LogisticProbe
 from retable.recipes import build_method
-from retable.reproduce.execute import execute, open_cached
+from retable.reproduce.execute import execute, opener
 from retable.reproduce.plan import Request, plan_runs, resolve_rows
 from retable.reproduce.setting import Setting, directory_of
 
@@ -52,12 +52,7 @@ def main() -> int:
     assert isinstance(linear, LinearProbe)
     for probe in (linear, LogisticProbe(view=linear.test_view)):
         for name, encoder in encoders.items():
-            figures = probe.run(
-                encoder,
-                lambda split, variant: open_cached(run.recipe.data, split, None, variant, False),
-                Where("cpu"),
-                seed=0,
-            )
+            figures = probe.run(encoder, opener(run.recipe, setting), Where("cpu"), seed=0)
             print(f"{probe.name:10} {name:12} top-1 {figures['top1']:6.2f} %", flush=True)
     return 0
 

@@ -104,7 +104,7 @@ def test_shares_of_unequal_size_are_joined_in_rank_order(
 
 
 def _evaluate() -> tuple[Tensor, dict[str, float], dict[str, float]]:
-    def open_split(split: str, variant: str | None) -> Any:
+    def open_split(split: str, variant: str | None = None, data: str | None = None) -> Any:
         return open_source(DATA, split)
 
     encoder = trained()

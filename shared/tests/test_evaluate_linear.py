@@ -58,7 +58,7 @@ class Blobs:
         return (patterns[self.labels] + self.noise * noise).clamp(0, 255).to(torch.uint8)
 
 
-def open_blobs(split: str, variant: str | None = None) -> Blobs:
+def open_blobs(split: str, variant: str | None = None, data: str | None = None) -> Blobs:
     return Blobs(split, variant=variant)
 
 
@@ -289,7 +289,12 @@ def test_a_checkpoint_of_something_else_is_refused_by_name(
     noise = 41.0 if change == "test" else 40.0
     sources = {"train": Blobs("train"), "test": Blobs("test", noise=noise)}
     with pytest.raises(UserError, match=f"another {change}: expected the same"):
-        recipe.run(encoder, lambda split, _: sources[split], Where("cpu", tmp_path), seed=seed)
+        recipe.run(
+            encoder,
+            lambda split, variant=None, data=None: sources[split],
+            Where("cpu", tmp_path),
+            seed=seed,
+        )
 
 
 def test_a_diverging_probe_ends_with_a_sentence(encoder: nn.Sequential) -> None:
@@ -311,10 +316,14 @@ def test_unlabelled_images_and_odd_classes_end_with_a_sentence(
     unlabelled.labels = torch.full_like(unlabelled.labels, -1)
     sources = {"train": Blobs("train"), "test": unlabelled}
     with pytest.raises(UserError, match="labels from -1"):
-        probe().run(encoder, lambda split, _: sources[split], Where("cpu"), seed=0)
+        probe().run(
+            encoder, lambda split, variant=None, data=None: sources[split], Where("cpu"), seed=0
+        )
     sources["test"] = Blobs("test", classes=5)
     with pytest.raises(UserError, match="class 5"):
-        probe().run(encoder, lambda split, _: sources[split], Where("cpu"), seed=0)
+        probe().run(
+            encoder, lambda split, variant=None, data=None: sources[split], Where("cpu"), seed=0
+        )
 
 
 @pytest.mark.parametrize("setting", ["lr", "batch", "epochs"])

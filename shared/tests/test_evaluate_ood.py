@@ -20,7 +20,7 @@ PROBES = (
 )
 
 
-def open_shapes(split: str, variant: str | None) -> Source:
+def open_shapes(split: str, variant: str | None = None, data: str | None = None) -> Source:
     more = "" if variant is None else f"&variant={variant}"
     return open_source(f"shapes?count=160&test_count=80&classes=4{more}", split)
 
@@ -57,7 +57,7 @@ def test_variants_are_judged_by_the_probe_of_clean_images(
 
 
 def test_a_variant_with_other_classes_ends_with_a_sentence() -> None:
-    def open_other(split: str, variant: str | None) -> Source:
+    def open_other(split: str, variant: str | None = None, data: str | None = None) -> Source:
         return open_shapes(split, None) if variant is None else open_source("shapes", split)
 
     encoder = torch.nn.Flatten()

@@ -122,24 +122,26 @@ def _readable(report: dict[str, Any]) -> str:
 
 
 def _opener(data: str, subset: str | None, skip_unreadable: bool) -> OpenSource:
-    """Return a function that opens a split or a variant of it, each once."""
-    from retable.data.sources import open_source
+    """Return a function that opens a split, a variant of it or other data, each once."""
+    from retable.data.sources import open_source, with_parameter
 
-    opened: dict[tuple[str, str | None], Source] = {}
+    opened: dict[tuple[str, str | None, str | None], Source] = {}
+    own, own_subset = data, subset
 
-    def open_variant(split: str, variant: str | None) -> Source:
-        if variant is not None and data.partition("?")[0] != "shapes":
+    def open_variant(split: str, variant: str | None = None, data: str | None = None) -> Source:
+        address, subset = (own, own_subset) if data is None else (data, None)
+        if variant is not None and address.partition("?")[0] != "shapes":
             raise UserError(
-                f"the data set {data!r} has no variant {variant!r}: expected shapes for the ood "
+                f"the data set {address!r} has no variant {variant!r}: expected shapes for the ood "
                 "protocol, so use --data shapes or another --protocol."
             )
-        if (split, variant) not in opened:
-            joint = "&" if "?" in data else "?"
-            address = data if variant is None else f"{data}{joint}variant={variant}"
-            opened[split, variant] = open_source(
+        if (split, variant, data) not in opened:
+            if variant is not None:
+                address = with_parameter(address, "variant", variant)
+            opened[split, variant, data] = open_source(
                 address, split, subset=subset, skip_unreadable=skip_unreadable
             )
-        return opened[split, variant]
+        return opened[split, variant, data]
 
     return open_variant
 

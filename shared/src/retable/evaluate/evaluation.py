@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from retable import random
+from retable.data.source import TEST, TRAIN
+from retable.data.subsets import Subset
 from retable.errors import UserError
 from retable.evaluate.frozen import FrozenEncoder
 from retable.views import ViewRecipe, center, crop_and_flip
@@ -17,7 +19,19 @@ from retable.views import ViewRecipe, center, crop_and_flip
 if TYPE_CHECKING:
     from retable.data.source import Source
 
-    OpenSource = Callable[[str, str | None], Source]
+
+class OpenSource(Protocol):
+    """Opens what an encoder is judged on."""
+
+    def __call__(self, split: str, variant: str | None = None, data: str | None = None) -> Source:
+        """Return a source.
+
+        Args:
+            split: "train" or "test".
+            variant: a variant of the split that the data set knows; None: the split itself.
+            data: the name of a data set (`retable.data.sources.open_source`); None: that of the
+                pretraining, with its subset.
+        """
 
 
 @dataclass(frozen=True)
@@ -58,7 +72,7 @@ class Evaluation(Protocol):
 
         Args:
             encoder: images (B,3,H,W) -> (B,F).
-            open_source: gives the source of a split ("train", "test") and a variant of it or None.
+            open_source: gives the source of a split.
             where: where and how to compute.
             seed: seed of everything that is drawn.
 
@@ -76,13 +90,20 @@ class Splits:
     classes: int
 
 
-def open_splits(open_source: OpenSource) -> Splits:
+def open_splits(open_source: OpenSource, data: str | None = None) -> Splits:
     """Open train and test split and check that they have the same classes.
+
+    Args:
+        open_source: opens them.
+        data: see `OpenSource`.
 
     Raises:
         UserError: the classes differ.
     """
-    train, test = open_source("train", None), open_source("test", None)
+    train, test = (
+        open_source(split, None) if data is None else open_source(split, None, data)
+        for split in (TRAIN, TEST)
+    )
     if list(train.class_names) != list(test.class_names):
         odd = sorted(set(train.class_names) ^ set(test.class_names))[:5]
         raise UserError(
@@ -90,6 +111,88 @@ def open_splits(open_source: OpenSource) -> Splits:
             " the same list in both, so check the data set's folders."
         )
     return Splits(train, test, len(train.class_names))
+
+
+@dataclass(frozen=True)
+class Judged:
+    """Which images an encoder is judged on, and how many of their labels a classifier learns from.
+
+    Attributes:
+        data: another data set than the pretraining's (`retable.data.sources.open_source`); "": the
+            pretraining's.
+        labels: share of the training images that keep their labels, uniform over the images and not
+            balanced over the classes (Kolesnikov et al. 2019, tables 2 and 4: "10%", "random 5%").
+            A smaller share is contained in a larger one.
+        split: "official" tests on the test split; "held_out" on images cut out of the train split,
+            which then teach nothing.
+        held_out_images: how many, but never more than a tenth of the train split. Default: those
+            that the official code of Kolesnikov et al. 2019 keeps from ImageNet.
+    """
+
+    data: str = ""
+    labels: float = 1.0
+    split: Literal["official", "held_out"] = "official"
+    held_out_images: int = 50_046
+
+    def __post_init__(self) -> None:
+        """Refuse settings that mean nothing."""
+        if not 0 < self.labels <= 1:
+            raise UserError(f"the share of labels is {self.labels}: expected it above 0, up to 1.")
+        if self.split not in ("official", "held_out"):
+            raise UserError(f"the split is {self.split!r}: expected 'official' or 'held_out'.")
+        if self.held_out_images < 1:
+            raise UserError(
+                f"held_out_images is {self.held_out_images}: expected at least one image to test "
+                "on, so raise it or set split to 'official'."
+            )
+
+
+class Part(Subset):
+    """Some of a source's images; a cache of features keeps the whole's, for all its parts."""
+
+
+def fixed_order(n: int) -> Tensor:
+    """Return the order (n,) int64 of a train split in which shares of its labels are beginnings.
+
+    The images held out are its end. Uniformly random, always the same; no seed enters, so that all
+    encoders are judged on the same images.
+
+    >>> fixed_order(5).sort().values
+    tensor([0, 1, 2, 3, 4])
+    """
+    return random.permutation(random.derive_key(0, "images of an evaluation"), n)
+
+
+def _part(source: Source, rows: Tensor, what: str) -> Part:
+    rows = rows.sort().values
+    name = ", ".join(filter(None, (source.description.get("subset"), what)))
+    return Part(source, rows, source.labels[rows], list(source.class_names), name)
+
+
+def open_judged(open_source: OpenSource, on: Judged) -> Splits:
+    """Open the images that ``on`` names; a split of which not all images count is a `Part`.
+
+    Raises:
+        UserError: the classes of the splits differ, or there is nothing to hold out.
+    """
+    if on.split == "official":
+        splits = open_splits(open_source, on.data or None)
+    else:
+        whole = open_source(TRAIN, None, on.data) if on.data else open_source(TRAIN, None)
+        splits = Splits(whole, whole, len(whole.class_names))
+    n = len(splits.train)
+    order = fixed_order(n)
+    test, rest = splits.test, order
+    if on.split == "held_out":
+        if n < 2:
+            raise UserError(f"the train split has {n} images: expected two or more to hold out of.")
+        count = min(on.held_out_images, max(1, n // 10))
+        test, rest = _part(splits.train, order[-count:], f"{count} held out"), order[:-count]
+    kept = rest[: max(1, round(on.labels * len(rest)))]
+    train = splits.train
+    if len(kept) < n:
+        train = _part(train, kept, f"{len(kept)} to learn from")
+    return Splits(train, test, splits.classes)
 
 
 def _side(source: Source) -> int | None:

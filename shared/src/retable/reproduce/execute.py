@@ -113,10 +113,11 @@ def open_cached(
 
 
 def opener(recipe: PretrainRecipe, setting: Setting) -> OpenSource:
-    """Return a function that opens a split of a recipe's data, or a variant of it."""
+    """Return a function that opens a split of a recipe's data, of other data, or a variant."""
 
-    def open_variant(split: str, variant: str | None) -> Source:
-        return open_cached(recipe.data, split, recipe.subset, variant, setting.skip_unreadable)
+    def open_variant(split: str, variant: str | None = None, data: str | None = None) -> Source:
+        data, subset = (recipe.data, recipe.subset) if data is None else (data, None)
+        return open_cached(data, split, subset, variant, setting.skip_unreadable)
 
     return open_variant
 
