@@ -231,11 +231,111 @@ def test_a_constant_rate_of_nothing_is_refused() -> None:
         build_optimizer(recipe, named_network())
 
 
+DECAYS = (("encoder", 0.2), ("encoder.2", 0.0), ("predictor", 0.1), ("predictor2.0.weight", 0.3))
+
+
+@pytest.mark.parametrize("exclude", [False, True])
+@pytest.mark.parametrize("order", [1, -1])
+def test_the_longest_name_decides_a_parameters_decay_and_exclusion_above_it(
+    exclude: bool, order: int
+) -> None:
+    model = named_network()
+    groups = parameter_groups(model, 0.1, exclude, ("encoder.0",), DECAYS[::order])
+    found = {
+        id(parameter): (group["weight_decay"], group["adapt"], group["constant_rate"])
+        for group in groups
+        for parameter in group["params"]
+    }
+    assert sum(len(group["params"]) for group in groups) == len(found) == 18
+    usual = {"encoder": 0.2, "predictor": 0.1, "predictor2": 0.1}
+    for name, parameter in model.named_parameters():
+        decay = usual[name.partition(".")[0]]
+        if name.startswith("encoder.2."):
+            decay = 0.0
+        elif name == "predictor2.0.weight":
+            decay = 0.3
+        spared = exclude and parameter.ndim <= 1
+        constant = name.startswith("encoder.0.")
+        assert found[id(parameter)] == (0.0 if spared else decay, not spared, constant), name
+    kinds = {(group["weight_decay"], group["adapt"], group["constant_rate"]) for group in groups}
+    assert len(kinds) == len(groups), "parameters that are treated alike share a group"
+
+
+def test_without_decays_of_their_own_the_groups_and_their_order_are_as_they_were() -> None:
+    model = named_network()
+    groups = parameter_groups(model, 0.1, True, ("predictor",))
+    flags = [(group["constant_rate"], group["adapt"]) for group in groups]
+    assert flags == [(False, True), (False, False), (True, True), (True, False)]
+
+
+def test_sgd_decays_each_module_by_its_own_share() -> None:
+    # Source: TensorFlow's l2_regularizer(s) adds s/2 |w|^2 to the loss: s w to the gradient.
+    model = named_network().double()
+    before = {name: value.detach().clone() for name, value in model.named_parameters()}
+    recipe = OptimizerRecipe(
+        lr=0.5,
+        momentum=0.0,
+        weight_decay=0.1,
+        exclude_bias_and_norm=True,
+        decays=(("predictor", 0.4), ("encoder.0", 0.0)),
+    )
+    optimizer = build_optimizer(recipe, model)
+    for parameter in model.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    optimizer.step()
+    for name, value in model.named_parameters():
+        decay = 0.4 if name.startswith("predictor.") else 0.1
+        if value.ndim <= 1 or name.startswith("encoder.0."):
+            decay = 0.0
+        torch.testing.assert_close(value.detach(), before[name] * (1 - 0.5 * decay))
+
+
+def test_lars_decays_each_module_by_its_own_share() -> None:
+    # Source: two optimizers, one for each decay.
+    ours, theirs = named_network(), named_network()
+    recipe = OptimizerRecipe("lars", lr=3.0, weight_decay=0.1, decays=(("predictor", 0.4),))
+    other = [*theirs["encoder"].parameters(), *theirs["predictor2"].parameters()]
+    optimizer = build_optimizer(recipe, ours)
+    train(ours, optimizer, 3)
+    apart = [
+        LARS(theirs["predictor"].parameters(), 3.0, weight_decay=0.4),
+        LARS(other, 3.0, weight_decay=0.1),
+    ]
+    for step in range(3):
+        generator = torch.Generator().manual_seed(step)
+        for parameter in theirs.parameters():
+            parameter.grad = torch.randn(parameter.shape, generator=generator)
+        for one in apart:
+            one.step()
+    for mine, expected in zip(ours.parameters(), theirs.parameters(), strict=True):
+        torch.testing.assert_close(mine, expected)
+
+
+def test_a_module_without_decay_is_still_adapted_by_lars() -> None:
+    groups = parameter_groups(named_network(), 0.1, True, decays=(("predictor", 0.0),))
+    spared = [group for group in groups if group["weight_decay"] == 0]
+    assert sorted(group["adapt"] for group in spared) == [False, True]
+
+
+def test_decays_of_nothing_are_refused() -> None:
+    recipe = OptimizerRecipe(decays=(("encoder.root", 0.0),))
+    with pytest.raises(UserError, match=r"decays names 'encoder.root', under which nothing is tr"):
+        build_optimizer(recipe, named_network())
+
+
+def test_decays_are_tuples_also_where_json_made_them_lists() -> None:
+    read = OptimizerRecipe(decays=[["head", 5e-4]])  # type: ignore[arg-type]
+    assert read == OptimizerRecipe(decays=(("head", 5e-4),))
+    assert hash(read) == hash(OptimizerRecipe(decays=(("head", 5e-4),)))
+
+
 @pytest.mark.parametrize(
     ("fields", "sentence"),
     [
         ({"name": "adam"}, "The optimizer is 'adam'; use sgd or lars"),
         ({"lr": -1.0}, "The optimizer's lr is -1.0; use 0 or more"),
+        ({"decays": (("head", -0.1),)}, "The optimizer's decay of 'head' is -0.1; use 0 or more"),
+        ({"decays": (("head", 0.0), ("head", 0.1))}, "decays are of head, head; name each once"),
         ({"momentum": 0.0, "nesterov": True}, "needs a momentum"),
     ],
 )

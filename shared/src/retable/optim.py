@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, Literal, overload
 
@@ -31,9 +31,13 @@ class OptimizerRecipe:
         schedule: see `retable.schedules`.
         constant_rate: names of modules or parameters whose learning rate stays ``lr``, whatever the
             schedule: ("predictor",) in SimSiam (Chen & He, 2021, table 1 and official code).
+        decays: pairs of a name of modules or parameters and the weight decay there, in place of
+            ``weight_decay``: (("head", 5e-4),) for the patch tasks of Kolesnikov et al. (2019,
+            official code). The longest name that fits decides.
 
     Raises:
-        UserError: an unknown name, or Nesterov's momentum without momentum.
+        UserError: an unknown optimizer, a rate or decay below 0, a name twice in ``decays``, or
+            Nesterov's momentum without momentum.
     """
 
     name: Literal["sgd", "lars"] = "sgd"
@@ -45,15 +49,23 @@ class OptimizerRecipe:
     trust_coefficient: float = 1e-3
     schedule: ScheduleRecipe = field(default_factory=ScheduleRecipe)
     constant_rate: tuple[str, ...] = ()
+    decays: tuple[tuple[str, float], ...] = ()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "constant_rate", tuple(self.constant_rate))  # JSON has no tuples
+        object.__setattr__(self, "decays", tuple((name, decay) for name, decay in self.decays))
         if self.name not in ("sgd", "lars"):
             raise UserError(f"The optimizer is {self.name!r}; use sgd or lars.")
         for name in ("lr", "momentum", "weight_decay"):
             value = getattr(self, name)
             if not value >= 0:
                 raise UserError(f"The optimizer's {name} is {value}; use 0 or more.")
+        for name, decay in self.decays:
+            if not decay >= 0:
+                raise UserError(f"The optimizer's decay of {name!r} is {decay}; use 0 or more.")
+        names = [name for name, _ in self.decays]
+        if len(set(names)) < len(names):
+            raise UserError(f"The optimizer's decays are of {', '.join(names)}; name each once.")
         if self.nesterov and not self.momentum:
             raise UserError("Nesterov's momentum needs a momentum; set momentum or drop nesterov.")
 
@@ -63,17 +75,21 @@ def parameter_groups(
     weight_decay: float,
     exclude_bias_and_norm: bool,
     constant_rate: tuple[str, ...] = (),
+    decays: tuple[tuple[str, float], ...] = (),
 ) -> list[dict[str, Any]]:
     """Return an optimizer's parameter groups, only of parameters that are trained.
 
     Args:
         model: the network.
-        weight_decay: of every group that is not spared.
+        weight_decay: of every parameter that is neither spared nor under a name of ``decays``.
         exclude_bias_and_norm: whether parameters of at most one dimension, that is biases and
             scales and shifts of normalisation layers, form a group of their own, without decay
             and, in `LARS`, without adaptation.
         constant_rate: names of modules or parameters that form groups of their own, which
             `set_learning_rate` passes over.
+        decays: names of modules or parameters and the weight decay there; of several names that fit
+            a parameter the longest decides. What ``exclude_bias_and_norm`` spares stays without
+            decay also there.
 
     Raises:
         UserError: there is nothing to train under one of these names.
@@ -82,33 +98,41 @@ def parameter_groups(
     >>> [(group["weight_decay"], group["adapt"], len(group["params"])) for group in groups]
     [(0.1, True, 1), (0.0, False, 1)]
     """
-    trained = [(name, value) for name, value in model.named_parameters() if value.requires_grad]
-    for chosen in constant_rate:
-        if not any(_is_under(name, (chosen,)) for name, _ in trained):
-            parts = ", ".join(dict.fromkeys(name.partition(".")[0] for name, _ in trained))
-            raise UserError(
-                f"The optimizer's constant_rate names {chosen!r}, under which nothing is trained: "
-                f"expected names of modules such as {parts}."
-            )
-    kinds: dict[tuple[bool, bool], list[nn.Parameter]] = {}
-    for constant in (False, True):
-        for spared in (False, True):
-            kinds[constant, spared] = [
-                value
-                for name, value in trained
-                if _is_under(name, constant_rate) == constant
-                and (exclude_bias_and_norm and value.ndim <= 1) == spared
-            ]
+    trained = {name: value for name, value in model.named_parameters() if value.requires_grad}
+    _check_names("constant_rate", constant_rate, trained)
+    _check_names("decays", [name for name, _ in decays], trained)
+    kinds: dict[tuple[bool, bool, float], list[nn.Parameter]] = {}
+    for name, value in trained.items():
+        constant = _is_under(name, constant_rate)
+        spared = exclude_bias_and_norm and value.ndim <= 1
+        decay = 0.0 if spared else _decay(name, decays, weight_decay)
+        kinds.setdefault((constant, spared, decay), []).append(value)
+    # Sorted: an optimizer's state names parameters by their place.
     return [
         {
             "params": members,
-            "weight_decay": 0.0 if spared else weight_decay,
+            "weight_decay": decay,
             "adapt": not spared,
             "constant_rate": constant,
         }
-        for (constant, spared), members in kinds.items()
-        if members
+        for (constant, spared, decay), members in sorted(kinds.items())
     ]
+
+
+def _check_names(field: str, names: Iterable[str], trained: Iterable[str]) -> None:
+    for chosen in names:
+        if not any(_is_under(name, (chosen,)) for name in trained):
+            parts = ", ".join(dict.fromkeys(name.partition(".")[0] for name in trained))
+            raise UserError(
+                f"The optimizer's {field} names {chosen!r}, under which nothing is trained: "
+                f"expected names of modules such as {parts}."
+            )
+
+
+def _decay(name: str, decays: Iterable[tuple[str, float]], usual: float) -> float:
+    """Return the decay of the longest name that the parameter is under, else the usual one."""
+    fitting = [(len(chosen), decay) for chosen, decay in decays if _is_under(name, (chosen,))]
+    return max(fitting)[1] if fitting else usual
 
 
 def _is_under(name: str, modules: tuple[str, ...]) -> bool:
@@ -133,7 +157,11 @@ def build_optimizer(recipe: OptimizerRecipe, model: nn.Module) -> Optimizer:
     The loop sets the rate before each step from `retable.schedules.learning_rate`.
     """
     groups = parameter_groups(
-        model, recipe.weight_decay, recipe.exclude_bias_and_norm, recipe.constant_rate
+        model,
+        recipe.weight_decay,
+        recipe.exclude_bias_and_norm,
+        recipe.constant_rate,
+        recipe.decays,
     )
     if recipe.name == "lars":
         return LARS(
