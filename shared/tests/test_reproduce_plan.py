@@ -73,6 +73,17 @@ def test_a_row_selects_all_of_its_trainings(side_by_side: Table) -> None:
         resolve_rows(side_by_side, Request(rows=("a/one",)))
 
 
+def test_a_scale_leaves_out_what_its_function_does_not_return(side_by_side: Table) -> None:
+    def small_batches(row: Row) -> Row | None:
+        return row if row.pretrain.batch == 8 else None
+
+    sparse = dataclasses.replace(side_by_side, proxy=small_batches)
+    assert list(resolve_rows(sparse, Request())) == ["b/one"]
+    assert len(resolve_rows(sparse, Request(scale="smoke"))) == 4
+    with pytest.raises(UserError, match="leaves the row a out at proxy scale"):
+        resolve_rows(sparse, Request(rows=("a",)))
+
+
 def test_scales_and_overrides_reach_every_training_of_a_row(side_by_side: Table) -> None:
     rows = resolve_rows(side_by_side, Request(overrides=("pretrain.epochs=9",), max_steps=3))
     assert {row.pretrain.epochs for row in rows.values()} == {9}

@@ -70,6 +70,7 @@ def parse(table: Table, arguments: Sequence[str]) -> Command:
         Request(
             scale=options.scale,
             data=options.data,
+            other_data=_other_data(table, options),
             rows=tuple(options.rows or ()),
             seeds=seeds,
             overrides=tuple(options.set or ()),
@@ -83,6 +84,27 @@ def parse(table: Table, arguments: Sequence[str]) -> Command:
         options.dry_run,
         options.record,
     )
+
+
+def _other_data(table: Table, options: argparse.Namespace) -> tuple[tuple[str, str], ...]:
+    """Return the further data sets at paper scale; a bare folder is one of images."""
+    given = {name: getattr(options, name) for name in table.other_data}
+    for name, address in given.items():
+        if address is not None and options.scale != "paper":
+            raise UserError(
+                f"--{name} {address} belongs to --scale paper: the {options.scale} scale uses the "
+                "built-in data set."
+            )
+        if address is None and options.scale == "paper" and not options.dry_run:
+            raise UserError(
+                f"--scale paper needs {table.other_data[name]}: add --{name} DIR (DIR/train and "
+                f"DIR/val with one folder for each class) or --{name} hf:NAME."
+            )
+    return tuple((name, _address(address)) for name, address in given.items() if address)
+
+
+def _address(text: str) -> str:
+    return f"imagefolder:{text}" if Path(text).is_dir() else text
 
 
 def _setting(options: argparse.Namespace) -> Setting:
@@ -155,6 +177,8 @@ def _parser(table: Table) -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--scale", choices=SCALES, default="proxy", help="proxy: minutes, built-in images")
     add("--data", help="imagefolder:DIR, hf:NAME or arrow:DIR, for --scale paper")
+    for name, what in table.other_data.items():
+        add(f"--{name}", metavar="DIR", help=f"{what}, for --scale paper")
     add("--rows", nargs="+", metavar="ROW", help=f"of {', '.join(table.rows)}; all by default")
     add("--seeds", nargs="+", metavar="SEED", help="numbers or ranges: 0 1 2 or 0-4")
     add("--set", action="append", metavar="FIELD=VALUE", help="for instance pretrain.epochs=5")

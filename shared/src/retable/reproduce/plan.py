@@ -44,10 +44,22 @@ class Run:
 
 @dataclass(frozen=True)
 class Request:
-    """What the command line asks of a table."""
+    """What the command line asks of a table.
+
+    Attributes:
+        scale: "proxy", "paper" or "smoke".
+        data: the images to pretrain on, at paper scale.
+        other_data: (name, data set) of the further data sets that the table evaluates on.
+        rows: rows to run; all if empty.
+        seeds: seeds to run.
+        overrides: changes of the recipes, "field=value".
+        precision: of the encoders, instead of the recipes'.
+        max_steps: where each training stops.
+    """
 
     scale: str = "proxy"
     data: str | None = None
+    other_data: tuple[tuple[str, str], ...] = ()
     rows: tuple[str, ...] = ()
     seeds: tuple[int, ...] = ()
     overrides: tuple[str, ...] = ()
@@ -59,11 +71,12 @@ def resolve_rows(table: Table, request: Request) -> dict[str, Row]:
     """Return the requested rows at the requested scale, with everything filled in.
 
     Returns:
-        One `Row` for each training, by the names of `training_name`: a requested row's variants
-        are all requested.
+        One `Row` for each training, by the names of `training_name`: of a requested row's variants
+        all that the scale does not leave out.
 
     Raises:
-        UserError: an unknown row, missing data, or an override that fits no field.
+        UserError: an unknown row, one that the scale leaves out, missing data, or an override that
+            fits no field.
     """
     unknown = [row for row in request.rows if row not in table.rows]
     if unknown:
@@ -75,20 +88,32 @@ def resolve_rows(table: Table, request: Request) -> dict[str, Row]:
             f"--data {request.data} belongs to --scale paper: the {request.scale} scale uses the "
             "built-in data set."
         )
-    return {
-        name: _resolve(table, training, request)
+    rows = {
+        name: resolved
         for row in table.rows
         if not request.rows or row in request.rows
         for name, training in table.trainings(row).items()
+        if (resolved := _resolve(table, training, request)) is not None
     }
+    for row in request.rows:
+        if not rows.keys() & table.trainings(row).keys():
+            raise UserError(
+                f"{table.name} leaves the row {row} out at {request.scale} scale: leave it out of "
+                "--rows, or choose --scale paper."
+            )
+    return rows
 
 
-def _resolve(table: Table, row: Row, request: Request) -> Row:
+def _resolve(table: Table, row: Row, request: Request) -> Row | None:
     if request.scale == "paper":
         pretrain = dataclasses.replace(row.pretrain, data=request.data or "", subset=table.subset)
-        row = dataclasses.replace(row, pretrain=pretrain)
+        known = dict(request.other_data)
+        row = Row(pretrain, tuple(_on_data(e, known) for e in row.evaluations))
     else:
-        row = (table.proxy if request.scale == "proxy" else table.smoke)(row)
+        small = _shrunk(table, row, request.scale)
+        if small is None:
+            return None
+        row = small
     changes: dict[str, object] = {}
     if request.precision is not None:
         changes["precision"] = request.precision
@@ -100,6 +125,24 @@ def _resolve(table: Table, row: Row, request: Request) -> Row:
         )
     row = dataclasses.replace(row, pretrain=dataclasses.replace(row.pretrain, **changes))  # type: ignore[arg-type]
     return apply_overrides(row, request.overrides)
+
+
+def _shrunk(table: Table, row: Row, scale: str) -> Row | None:
+    return (table.proxy if scale == "proxy" else table.smoke)(row)
+
+
+def keeps(table: Table, row: str, scale: str) -> bool:
+    """Say whether a scale runs any training of a row."""
+    trainings = table.trainings(row).values()
+    return scale == "paper" or any(_shrunk(table, training, scale) for training in trainings)
+
+
+def _on_data(evaluation: Evaluation, known: Mapping[str, str]) -> Evaluation:
+    """Let an evaluation that names one of the table's further data sets read what was given."""
+    on = getattr(evaluation, "on", None)
+    if on is None or on.data not in known:
+        return evaluation
+    return dataclasses.replace(evaluation, on=dataclasses.replace(on, data=known[on.data]))  # type: ignore[type-var]
 
 
 def _shortened(evaluation: Evaluation, max_steps: int) -> Evaluation:

@@ -13,7 +13,7 @@ from retable.plots import drawing
 from retable.reproduce.arguments import Command
 from retable.reproduce.finished import history, storable
 from retable.reproduce.outcomes import Outcomes
-from retable.reproduce.plan import Run
+from retable.reproduce.plan import Run, keeps
 from retable.reproduce.setting import Setting, directory_of
 from retable.reproduce.table import Figures, Histories, History, Row, Table
 from retable.runs import read_json
@@ -68,19 +68,23 @@ def compare_table(
         outcomes.measured,
         paper,
         scale,  # type: ignore[arg-type]
-        not_run=_reasons(table, paper, rows),
+        not_run=_reasons(table, paper, rows, scale),
         failed=outcomes.failed,
         collapsed=outcomes.collapsed,
         unfinished=_unfinished(command),
     )
 
 
-def _reasons(table: Table, paper: Reference, rows: Mapping[str, Row]) -> dict[str, str]:
-    """Say of every row that was not run why."""
+def _reasons(table: Table, paper: Reference, rows: Mapping[str, Row], scale: str) -> dict[str, str]:
+    """Say of every row that was not run, wholly or in part, why."""
     reasons = dict(table.not_run)
     for row in paper.rows:
-        if row.key in table.rows and not rows.keys() & table.trainings(row.key).keys():
+        if row.key not in table.rows:
+            continue
+        if not rows.keys() & table.trainings(row.key).keys() and keeps(table, row.key, scale):
             reasons[row.key] = "left out by --rows"
+        elif table.trainings(row.key).keys() - rows.keys():
+            reasons[row.key] = f"left out at {scale} scale"
     return reasons
 
 
@@ -127,9 +131,9 @@ def for_terminal(comparison: Comparison) -> str:
 
 
 def recorded_rows(table: Table) -> tuple[str, ...]:
-    """Return the rows that are recorded: all but those that we added to the paper's."""
+    """Return the rows that are recorded: all that proxies have, but those that we added."""
     extra = {row.key for row in load_reference(table.reference).rows if row.origin == "extra"}
-    return tuple(row for row in table.rows if row not in extra)
+    return tuple(row for row in table.rows if row not in extra and keeps(table, row, "proxy"))
 
 
 def record(
@@ -143,8 +147,7 @@ def record(
     seeds = command.request.seeds
     missing = [
         f"{name} (seed {seed})"
-        for row in recorded_rows(table)
-        for name in table.trainings(row)
+        for name in dict.fromkeys(name for run in runs for name in run.rows)
         for seed in seeds
         if seed not in figures.get(name, {}) and seed not in outcomes.collapses.get(name, {})
     ]

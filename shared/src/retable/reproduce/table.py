@@ -161,10 +161,13 @@ class Table:
         rows: the rows that are run, at the paper's scale; ``data`` is filled in from ``--data``. A
             row that prints several trainings side by side maps each variant's name to a `Row`.
         columns: how to read each column of the reference from a run's figures.
-        proxy: shrinks a row to the built-in data set and minutes.
-        smoke: shrinks a row to seconds.
+        proxy: shrinks a training to the built-in data set and minutes; None: this scale leaves it
+            out, its cells are not run.
+        smoke: shrinks a training to seconds, or leaves it out.
         images: training images of the paper's data set, for estimates without it.
         subset: the subset of ``--data`` that the table uses, for instance "imagenet100".
+        other_data: further data sets that evaluations name, with what they are: an evaluation whose
+            ``on.data`` is "places" reads what the option ``--places`` gives at paper scale.
         not_run: reasons for rows and columns of the reference that this script does not run.
         seeds: seeds run by default, by scale.
         derive: further figures of a run, from its recipe and what it has recorded over time.
@@ -176,10 +179,11 @@ class Table:
     script: Path
     rows: Mapping[str, Row | Mapping[str, Row]]
     columns: Mapping[str, Column]
-    proxy: Callable[[Row], Row]
-    smoke: Callable[[Row], Row]
+    proxy: Callable[[Row], Row | None]
+    smoke: Callable[[Row], Row | None]
     images: int
     subset: str | None = None
+    other_data: Mapping[str, str] = field(default_factory=dict)
     not_run: Mapping[str, str] = field(default_factory=dict)
     seeds: Mapping[str, tuple[int, ...]] = field(
         default_factory=lambda: {"paper": (0, 1, 2), "proxy": (0,), "smoke": (0,)}
