@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from retable.data.shapes_corruptions import corrupt
+from retable.data.shapes_labels import Labelling, labels_of, names_of
 from retable.data.shapes_ood import OOD_VARIANTS, parse_variant
 from retable.data.shapes_outlines import catalogue
 from retable.data.shapes_tables import (
@@ -105,9 +106,11 @@ class Shapes:
         background_rho: the same for background colour and texture.
         variant: "clean", "background_only" or one of ``OOD_VARIANTS``. A variant shows the same
             scenes as the clean images of the same indices, drawn or damaged differently.
+        labels: which factors of an image are its label, see
+            `retable.data.shapes_labels.LABELLINGS`; no pixel depends on it.
 
     Raises:
-        UserError: a value out of range, an unknown split or variant.
+        UserError: a value out of range, an unknown split, variant or labelling.
 
     >>> Shapes(100).images(torch.tensor([3, 97])).shape
     torch.Size([2, 3, 32, 32])
@@ -124,6 +127,7 @@ class Shapes:
         rho: float = 0.7,
         background_rho: float = 0.0,
         variant: str = "clean",
+        labels: Labelling = "outline",
     ) -> None:
         _check(count, split, size, classes, rho, background_rho)
         self.count = count
@@ -135,18 +139,24 @@ class Shapes:
         self.background_rho = background_rho
         self.variant = variant
         self._style = parse_variant(variant)
-        self.class_names = list(catalogue())[:classes]
-        self.labels = self._outlines(torch.arange(count))
+        self.class_names = names_of(labels, classes)
         assignment = permutation(derive_key(0, "shapes", "class textures"), classes)
         self.class_textures = assignment % len(FOREGROUND)
         """The texture that goes with each class, int64 (classes,)."""
         assignment = permutation(derive_key(0, "shapes", "class backgrounds"), classes)
         self.class_backgrounds = assignment % (HUES * len(BACKGROUND))
         """The background that goes with each class: hue + 3 * texture, int64 (classes,)."""
+        self.labels = self._labels(labels)
         self._resident: Tensor | None = None
 
     def __len__(self) -> int:
         return self.count
+
+    def _labels(self, labelling: Labelling) -> Tensor:
+        indices = torch.arange(self.count)
+        if labelling == "outline":
+            return self._outlines(indices)
+        return labels_of(labelling, self.factors(indices))
 
     def _outlines(self, indices: Tensor) -> Tensor:
         return indices % self.num_classes

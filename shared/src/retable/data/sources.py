@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, urlencode
 
 import torch
@@ -10,6 +10,9 @@ from torch import Tensor
 
 from retable.data.source import TEST, TRAIN, Source, checksum
 from retable.errors import UserError
+
+if TYPE_CHECKING:
+    from retable.data.shapes_labels import Labelling
 
 
 class ShapesSource:
@@ -24,6 +27,7 @@ class ShapesSource:
         rho: correlation of texture with class.
         seed: what the images are drawn from, apart from the run's seed.
         variant: "clean" or an out-of-distribution variant of the test split.
+        labels: "outline" or what else of an image its label tells; no pixel depends on it.
     """
 
     def __init__(
@@ -37,6 +41,7 @@ class ShapesSource:
         rho: float = 0.7,
         seed: int = 0,
         variant: str = "clean",
+        labels: Labelling = "outline",
     ) -> None:
         from retable.data.shapes import Shapes
 
@@ -50,19 +55,25 @@ class ShapesSource:
             rho=rho,
             seed=seed,
             variant=variant,
+            labels=labels,
         )
         self.labels: Tensor = self.shapes.labels
         self.class_names = list(self.shapes.class_names)
+        drawn = [f"{size} {rho} {seed} {variant}"]
+        if labels != "outline":
+            drawn.append(f"{labels} of {classes} outlines")
         self.description: dict[str, Any] = {
             "source": "shapes",
             "split": split,
             "images": len(self.labels),
             "classes": len(self.class_names),
+            "labels": labels,
+            "outlines": classes,
             "size": size,
             "rho": rho,
             "seed": seed,
             "variant": variant,
-            "checksum": checksum([f"{size} {rho} {seed} {variant}"], self.labels),
+            "checksum": checksum(drawn, self.labels),
         }
         self._pool: Tensor | None = None
 
@@ -91,6 +102,7 @@ _SHAPES_PARAMETERS: dict[str, type] = {
     "rho": float,
     "seed": int,
     "variant": str,
+    "labels": str,
 }
 _HUB_PARAMETERS: dict[str, type] = {"config": str, "label": str}
 _ARROW_PARAMETERS: dict[str, type] = {"label": str}
@@ -119,7 +131,9 @@ def open_source(
 
             - ``shapes``, the built-in data set, with optional parameters as in
               ``shapes?count=8000&test_count=2000&size=32&classes=64&rho=0.7&seed=0`` (the
-              defaults) and ``variant=sketch`` for an out-of-distribution test split;
+              defaults), ``variant=sketch`` for an out-of-distribution test split, and
+              ``labels=texture``, ``foreground``, ``background`` or ``scene`` in place of
+              ``outline`` for other classes of the same images;
             - ``imagefolder:DIR`` for DIR/train/CLASS/IMAGE and DIR/val/CLASS/IMAGE;
             - ``hf:NAME`` from the HF hub, with optional ``?config=NAME&label=COLUMN``;
             - ``arrow:DIR`` as HF datasets' ``DatasetDict.save_to_disk`` wrote it, with optional
