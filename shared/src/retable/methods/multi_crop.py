@@ -31,7 +31,7 @@ def encode_crops(encoder: nn.Module, crops: Sequence[Tensor]) -> Tensor:
     torch.Size([2, 3, 3])
     """
     of_one_size = (list(run) for _, run in groupby(crops, key=lambda crop: crop.shape[-2:]))
-    return torch.cat([by_image(encoder, _side_by_side(run)) for run in of_one_size], dim=1)
+    return torch.cat([by_image(encoder, side_by_side(run)) for run in of_one_size], dim=1)
 
 
 def by_image(network: nn.Module, rows: Tensor) -> Tensor:
@@ -45,8 +45,12 @@ def by_image(network: nn.Module, rows: Tensor) -> Tensor:
     return output.view(*rows.shape[:2], *output.shape[1:])
 
 
-def _side_by_side(crops: Sequence[Tensor]) -> Tensor:
-    """Stack crops (B, 3, H, W) as (B, V, 3, H, W) in the memory format that they have."""
+def side_by_side(crops: Sequence[Tensor]) -> Tensor:
+    """Stack crops (B, 3, H, W) as (B, V, 3, H, W) in the memory format that they have.
+
+    >>> side_by_side([torch.zeros(2, 3, 8, 8)] * 4).shape
+    torch.Size([2, 4, 3, 8, 8])
+    """
     if not crops[0].is_contiguous(memory_format=torch.channels_last):
         return torch.stack(list(crops), dim=1)
     by_pixel = torch.stack([crop.permute(0, 2, 3, 1) for crop in crops], dim=1)

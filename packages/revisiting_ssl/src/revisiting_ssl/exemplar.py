@@ -1,0 +1,136 @@
+"""Exemplar: views of an image belong together, views of other images do not.
+
+Dosovitskiy et al. (NIPS 2014), as Kolesnikov et al. (CVPR 2019) train it: no class for each image
+but a triplet loss among the views that one device holds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from retable.errors import UserError
+from retable.methods.method import Batch, Method, Metrics, StepOutput
+from retable.methods.multi_crop import encode_crops
+from revisiting_ssl.output_layer import output_layer
+from revisiting_ssl.triplet import (
+    Axis,
+    Triplets,
+    mine_semi_hard,
+    normalised,
+    squared_distances,
+    triplet_loss,
+)
+
+
+@dataclass(frozen=True)
+class ExemplarRecipe:
+    """What makes Exemplar, besides encoder and views.
+
+    The views are any number, 8 in the paper, of `retable.views.inception`, standardised.
+
+    Attributes:
+        dim: dimensions of the embedding; ``embed_dim`` of the official code.
+        margin: of the triplet loss, for squared distances.
+        normalize_axis: what has unit length, see `revisiting_ssl.triplet.normalised`.
+        mining_group_images: consecutive images of the global batch that look for negatives among
+            each other, the 512 / 32 of one TPU core in the paper.
+
+    Raises:
+        UserError: a value out of range.
+    """
+
+    dim: int = 1000
+    margin: float = 0.5
+    normalize_axis: Axis = "feature"
+    mining_group_images: int = 16
+
+    def __post_init__(self) -> None:
+        if self.dim < 1 or self.mining_group_images < 2:
+            raise UserError(
+                f"Exemplar has dim = {self.dim} and mining_group_images = "
+                f"{self.mining_group_images}: expected at least 1 dimension and 2 images."
+            )
+        if not self.margin > 0:
+            raise UserError(f"Exemplar's margin is {self.margin}: expected a positive number.")
+        if self.normalize_axis not in ("feature", "batch"):
+            raise UserError(
+                f"Exemplar's normalize_axis is {self.normalize_axis!r}: expected 'feature' or "
+                "'batch'."
+            )
+
+    def build(self, encoder: nn.Module, key: int) -> Exemplar:
+        """Return the method; ``key`` draws the linear layer's weights."""
+        return Exemplar(encoder, self, key)
+
+
+class Exemplar(Method):
+    """Bring the views of an image together, within groups of images.
+
+    Attributes:
+        encoder: images (n, 3, H, W) -> (n, F).
+        embed: linear layer to the embedding.
+    """
+
+    accumulates = True  # over parts that hold whole mining groups
+
+    def __init__(self, encoder: nn.Module, recipe: ExemplarRecipe, key: int) -> None:
+        super().__init__()
+        self.recipe = recipe
+        self.encoder = encoder
+        self.embed = output_layer(encoder, recipe.dim, key)
+
+    def encoder_inputs(self, sizes: Sequence[int]) -> tuple[tuple[int, float], ...]:
+        """Return every view, forward and backward."""
+        return tuple((size, 3.0) for size in sizes)
+
+    def grouped(self, batch: Batch) -> Tensor:
+        """Return embeddings (G, rows of a group, dim), the views of an image side by side.
+
+        Raises:
+            UserError: fewer than two views, or a share of the batch that is no whole number of
+                mining groups.
+        """
+        views, images = len(batch.views), len(batch.positions)
+        if views < 2:
+            raise UserError(f"Exemplar got {views} view of each image: expected two or more.")
+        group = self.recipe.mining_group_images
+        if images % group:
+            raise UserError(
+                f"Exemplar looks for negatives in groups of {group} images, and a process got "
+                f"{images} at a time: expected a multiple of {group}, change the batch, "
+                "mining_group_images or the number of processes."
+            )
+        embeddings: Tensor = self.embed(encode_crops(self.encoder, batch.views))
+        return embeddings.float().view(images // group, group * views, -1)
+
+    def forward(self, batch: Batch) -> StepOutput:
+        """Return the mean of the groups' semi-hard triplet losses."""
+        embeddings = self.grouped(batch)
+        images = torch.arange(self.recipe.mining_group_images, device=embeddings.device)
+        labels = images.repeat_interleave(len(batch.views))
+        with torch.autocast(embeddings.device.type, enabled=False):
+            distances = squared_distances(normalised(embeddings, self.recipe.normalize_axis))
+            triplets = mine_semi_hard(distances, labels)
+            loss = triplet_loss(distances, triplets, self.recipe.margin).mean()
+        return StepOutput(loss, measure(distances.detach(), triplets))
+
+
+@torch.no_grad()
+def measure(distances: Tensor, triplets: Triplets) -> Metrics:
+    """Return what a log wants to know of the pairs: means over all of them.
+
+    ``fallback_share`` is the share of pairs whose positive is further away than every negative;
+    near 1 and with a loss at the margin, the embedding has collapsed.
+    """
+    pairs = triplets.pairs
+    count = pairs.sum()
+    chosen = distances.gather(-1, triplets.negatives)
+    return {
+        "fallback_share": triplets.fallback.sum() / count,
+        "positive_distance": torch.where(pairs, distances, 0.0).sum() / count,
+        "negative_distance": torch.where(pairs, chosen, 0.0).sum() / count,
+    }

@@ -1,0 +1,107 @@
+"""Rotation: find the multiple of 90 degrees by which an image has been turned.
+
+Gidaris, Singh and Komodakis (ICLR 2018), as Kolesnikov et al. (CVPR 2019) train it: one augmented
+crop of each image, all four rotations of that same crop in the batch, a linear layer to four
+classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from retable.errors import UserError
+from retable.methods.method import Batch, Method, StepOutput
+from retable.methods.multi_crop import by_image, side_by_side
+from revisiting_ssl.classification import classified, only_view
+from revisiting_ssl.output_layer import output_layer
+
+ROTATIONS = 4
+
+
+def rotations(images: Tensor) -> Tensor:
+    """Turn each image by 0, 90, 180 and 270 degrees counter-clockwise, exactly.
+
+    Args:
+        images: (B, 3, S, S).
+
+    Returns:
+        (4 B, 3, S, S), the four of an image side by side, in the images' memory format;
+        `rotation_labels` are their classes.
+
+    Raises:
+        UserError: the images are not square.
+
+    >>> rotations(torch.zeros(2, 3, 8, 8)).shape
+    torch.Size([8, 3, 8, 8])
+    """
+    height, width = images.shape[-2:]
+    if height != width:
+        raise UserError(
+            f"Images of {height} x {width} pixels cannot be turned by 90 degrees in one batch: "
+            "expected square ones, crop them first."
+        )
+    turned = [torch.rot90(images, quarters, (2, 3)) for quarters in range(ROTATIONS)]
+    return side_by_side(turned).flatten(0, 1)
+
+
+def rotation_labels(images: int, device: torch.device | str = "cpu") -> Tensor:
+    """Return the classes of the rotations of so many images: (4 B,) int64.
+
+    >>> rotation_labels(2)
+    tensor([0, 1, 2, 3, 0, 1, 2, 3])
+    """
+    return torch.arange(ROTATIONS, device=device).repeat(images)
+
+
+@dataclass(frozen=True)
+class RotationRecipe:
+    """What makes Rotation, besides encoder and view: nothing.
+
+    The view is one of `retable.views.inception`.
+    """
+
+    def build(self, encoder: nn.Module, key: int) -> Rotation:
+        """Return the method; ``key`` draws the linear layer's weights."""
+        return Rotation(encoder, self, key)
+
+
+class Rotation(Method):
+    """Tell the four rotations of a view apart.
+
+    Attributes:
+        encoder: images (n, 3, S, S) -> (n, F).
+        embed: linear layer to the four classes.
+    """
+
+    accumulates = True
+    held_out = True
+
+    def __init__(self, encoder: nn.Module, recipe: RotationRecipe, key: int) -> None:
+        super().__init__()
+        self.recipe = recipe
+        self.encoder = encoder
+        self.embed = output_layer(encoder, ROTATIONS, key)
+
+    def encoder_inputs(self, sizes: Sequence[int]) -> tuple[tuple[int, float], ...]:
+        """Return the four rotations, each forward and backward, at the view's size."""
+        return ((sizes[0], 3.0 * ROTATIONS),)
+
+    def logits(self, batch: Batch) -> Tensor:
+        """Return the scores (4 B_r, 4) of all rotations, those of an image side by side."""
+        view = only_view(batch, "Rotation", "retable.views.inception")
+        turned = rotations(view).view(len(view), ROTATIONS, *view.shape[1:])
+        scores: Tensor = self.embed(by_image(self.encoder, turned).flatten(0, 1))
+        return scores.float()
+
+    def forward(self, batch: Batch) -> StepOutput:
+        """Return the cross-entropy of all rotations of one view.
+
+        Raises:
+            UserError: there is not one square view.
+        """
+        logits = self.logits(batch)
+        return classified(logits, rotation_labels(len(logits) // ROTATIONS, logits.device))
