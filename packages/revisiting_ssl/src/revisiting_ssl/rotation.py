@@ -44,8 +44,8 @@ def rotations(images: Tensor) -> Tensor:
             f"Images of {height} x {width} pixels cannot be turned by 90 degrees in one batch: "
             "expected square ones, crop them first."
         )
-    turned = [torch.rot90(images, quarters, (2, 3)) for quarters in range(ROTATIONS)]
-    return side_by_side(turned).flatten(0, 1)
+    turned = [torch.rot90(images, quarters, (2, 3)) for quarters in range(1, ROTATIONS)]
+    return side_by_side([images, *turned]).flatten(0, 1)
 
 
 def rotation_labels(images: int, device: torch.device | str = "cpu") -> Tensor:
