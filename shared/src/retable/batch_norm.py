@@ -165,6 +165,54 @@ def rows_per_image(module: nn.Module, rows: int) -> Iterator[None]:
             layer.group_size //= rows
 
 
+class NormConditions:
+    """How the batch norms of networks normalise now, to compute something once more as it was.
+
+    For backward passes that compute activations anew: outside of `rows_per_image`, say, or after
+    ``eval()``.
+
+    Args:
+        networks: any modules; kept, not copied.
+    """
+
+    def __init__(self, *networks: nn.Module) -> None:
+        layers = [layer for network in networks for layer in network.modules()]
+        self._conditions = [
+            (layer, {name: getattr(layer, name) for name in _CONDITIONS if hasattr(layer, name)})
+            for layer in layers
+            if isinstance(layer, _BatchNorm)
+        ]
+
+    @contextmanager
+    def repeated(self) -> Iterator[None]:
+        """Inside the block, normalise so again, but let no running statistics move.
+
+        >>> layer = nn.BatchNorm1d(2)
+        >>> with NormConditions(layer).repeated():
+        ...     _ = layer(torch.ones(4, 2))
+        >>> layer.running_mean
+        tensor([0., 0.])
+        """
+        found = []
+        for layer, conditions in self._conditions:
+            buffers = dict(layer._buffers)
+            found.append((layer, {name: getattr(layer, name) for name in conditions}, buffers))
+            for name, value in conditions.items():
+                setattr(layer, name, value)
+            if layer.training:
+                layer._buffers.update(dict.fromkeys(buffers))
+        try:
+            yield
+        finally:
+            for layer, conditions, buffers in found:
+                for name, value in conditions.items():
+                    setattr(layer, name, value)
+                layer._buffers.update(buffers)
+
+
+_CONDITIONS = ("training", "group_size")
+
+
 @torch.no_grad()
 def average_statistics(module: nn.Module) -> None:
     """Set every batch-norm layer's running statistics to their mean over processes, in place.

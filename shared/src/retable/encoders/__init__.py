@@ -3,23 +3,36 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeAlias, overload
 
-from torch import nn
-
+from retable.encoders.residual import ResidualEncoder, ResidualRecipe
 from retable.encoders.resnet import DEPTHS, ResNet, silence_residuals
 from retable.encoders.small import SMALL_DEPTHS, SmallResNet
+from retable.encoders.taps import Encoder
+from retable.encoders.vgg import VggEncoder, VggRecipe
 from retable.errors import UserError
 from retable.random import initialising
 
-__all__ = ["ENCODER_NAMES", "EncoderRecipe", "ResNet", "SmallResNet", "build_encoder"]
+__all__ = [
+    "ENCODER_NAMES",
+    "AnyEncoderRecipe",
+    "Encoder",
+    "EncoderRecipe",
+    "ResNet",
+    "ResidualEncoder",
+    "ResidualRecipe",
+    "SmallResNet",
+    "VggEncoder",
+    "VggRecipe",
+    "build_encoder",
+]
 
 ENCODER_NAMES = tuple(DEPTHS) + tuple(SMALL_DEPTHS)
 
 
 @dataclass(frozen=True)
 class EncoderRecipe:
-    """What an encoder is, as far as a checkpoint has to know.
+    """A network with torchvision's names, or a small one of that kind.
 
     Attributes:
         name: one of `ENCODER_NAMES`: ``resnet18`` to ``resnet200`` or ``small_resnet8`` to ``20``.
@@ -55,7 +68,21 @@ class EncoderRecipe:
             raise UserError(f"The encoder's width is {self.width}; use a positive factor.")
 
 
-def build_encoder(recipe: EncoderRecipe, key: int) -> ResNet | SmallResNet:
+AnyEncoderRecipe: TypeAlias = EncoderRecipe | ResidualRecipe | VggRecipe
+"""What an encoder is, as far as a checkpoint has to know."""
+
+
+@overload
+def build_encoder(recipe: EncoderRecipe, key: int) -> ResNet | SmallResNet: ...
+@overload
+def build_encoder(recipe: ResidualRecipe, key: int) -> ResidualEncoder: ...
+@overload
+def build_encoder(recipe: VggRecipe, key: int) -> VggEncoder: ...
+@overload
+def build_encoder(recipe: AnyEncoderRecipe, key: int) -> Encoder: ...
+
+
+def build_encoder(recipe: AnyEncoderRecipe, key: int) -> Encoder:
     """Build an encoder with attribute ``feature_dim``, weights drawn from ``key``.
 
     >>> import torch
@@ -63,10 +90,13 @@ def build_encoder(recipe: EncoderRecipe, key: int) -> ResNet | SmallResNet:
     >>> encoder(torch.zeros(2, 3, 32, 32)).shape, encoder.feature_dim
     (torch.Size([2, 64]), 64)
     """
-    build: type[nn.Module] = ResNet if recipe.name in DEPTHS else SmallResNet
     with initialising(key):
+        if isinstance(recipe, ResidualRecipe):
+            return ResidualEncoder(recipe)
+        if isinstance(recipe, VggRecipe):
+            return VggEncoder(recipe)
+        build = ResNet if recipe.name in DEPTHS else SmallResNet
         encoder = build(recipe.name, width=recipe.width, stem=recipe.stem, norm=recipe.norm)
     if recipe.zero_init_residual:
         silence_residuals(encoder)
-    assert isinstance(encoder, ResNet | SmallResNet)
     return encoder

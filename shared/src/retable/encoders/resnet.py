@@ -13,6 +13,8 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from retable.encoders.taps import Encoder
+
 #: Blocks in each of the four stages, and whether they are bottlenecks.
 DEPTHS: dict[str, tuple[tuple[int, ...], bool]] = {
     "resnet18": ((2, 2, 2, 2), False),
@@ -132,8 +134,10 @@ class Bottleneck(_Block):
         return cast(Tensor, self.bn3(self.conv3(x)))
 
 
-class ResNet(nn.Module):
+class ResNet(Encoder):
     """Images (B, 3, H, W) to average-pooled features (B, feature_dim).
+
+    Taps: "layer1" to "layer4", each stage's features, and "pre_logits".
 
     Args:
         name: a key of `DEPTHS`.
@@ -145,7 +149,7 @@ class ResNet(nn.Module):
         feature_dim: F, for instance 512 for ResNet-18 and 2048 for ResNet-50 at width 1.
     """
 
-    feature_dim: int
+    tap_names = ("layer1", "layer2", "layer3", "layer4", "pre_logits")
 
     def __init__(
         self, name: str, *, width: float = 1.0, stem: str = "imagenet", norm: str = "batch"
@@ -174,13 +178,13 @@ class ResNet(nn.Module):
         self.feature_dim = inputs
         initialise(self)
 
+    def _advance(self, name: str, x: Tensor) -> Tensor:
+        if name == "pre_logits":
+            return torch.flatten(nn.functional.adaptive_avg_pool2d(x, 1), 1)
+        if name == "layer1":
+            x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
+        return cast(Tensor, self.get_submodule(name)(x))
+
     def feature_map(self, images: Tensor) -> Tensor:
         """Return the last stage's features before pooling, (B, F, h, w)."""
-        x = self.maxpool(self.relu(self.bn1(self.conv1(images))))
-        for stage in range(1, 5):
-            x = self.get_submodule(f"layer{stage}")(x)
-        return cast(Tensor, x)
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Return pooled features (B, F)."""
-        return torch.flatten(nn.functional.adaptive_avg_pool2d(self.feature_map(images), 1), 1)
+        return self.taps(images, ("layer4",))["layer4"]

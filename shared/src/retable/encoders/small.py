@@ -12,13 +12,16 @@ import torch
 from torch import Tensor, nn
 
 from retable.encoders.resnet import BasicBlock, convolution, initialise, make_norm, scaled
+from retable.encoders.taps import Encoder
 
 #: Blocks in each of the three stages.
 SMALL_DEPTHS: dict[str, int] = {"small_resnet8": 1, "small_resnet14": 2, "small_resnet20": 3}
 
 
-class SmallResNet(nn.Module):
+class SmallResNet(Encoder):
     """Images (B, 3, H, W) to average-pooled features (B, feature_dim), 64 at width 1.
+
+    Taps: "layer1" to "layer3", each stage's features, and "pre_logits".
 
     Args:
         name: a key of `SMALL_DEPTHS`.
@@ -28,7 +31,7 @@ class SmallResNet(nn.Module):
         norm: ``batch`` or ``group``.
     """
 
-    feature_dim: int
+    tap_names = ("layer1", "layer2", "layer3", "pre_logits")
 
     def __init__(
         self, name: str, *, width: float = 1.0, stem: str = "imagenet", norm: str = "batch"
@@ -47,13 +50,19 @@ class SmallResNet(nn.Module):
                 stages.append(BasicBlock(inputs, channels, stride, norm))
                 inputs = channels
         self.blocks = nn.Sequential(*stages)
+        self.depth = SMALL_DEPTHS[name]
         self.feature_dim = inputs
         initialise(self)
 
+    def _advance(self, name: str, x: Tensor) -> Tensor:
+        if name == "pre_logits":
+            return torch.flatten(nn.functional.adaptive_avg_pool2d(x, 1), 1)
+        stage = self.tap_names.index(name)
+        if stage == 0:
+            x = self.relu(self.bn1(self.conv1(x)))
+        first = stage * self.depth
+        return cast(Tensor, self.blocks[first : first + self.depth](x))
+
     def feature_map(self, images: Tensor) -> Tensor:
         """Return the last stage's features before pooling, (B, F, h, w)."""
-        return cast(Tensor, self.blocks(self.relu(self.bn1(self.conv1(images)))))
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Return pooled features (B, F)."""
-        return torch.flatten(nn.functional.adaptive_avg_pool2d(self.feature_map(images), 1), 1)
+        return self.taps(images, ("layer3",))["layer3"]

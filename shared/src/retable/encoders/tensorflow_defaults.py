@@ -1,0 +1,25 @@
+"""TensorFlow's defaults for layers, where a paper's numbers come from programs that left them."""
+
+from __future__ import annotations
+
+from torch import nn
+
+
+def tensorflow_defaults(network: nn.Module) -> None:
+    """Give convolutions Glorot's uniform weights and batch norms TensorFlow 1's constants.
+
+    Epsilon 1e-3 instead of torch's 1e-5, and running statistics that keep 0.99 of what they were,
+    torch's momentum 0.01 (``tf.layers``, which the official code of Kolesnikov et al., 2019, leaves
+    as it is). Weights are drawn from torch's generator, see `retable.random.initialising`.
+
+    >>> layer = nn.BatchNorm2d(3)
+    >>> tensorflow_defaults(layer)
+    >>> layer.eps, layer.momentum
+    (0.001, 0.01)
+    """
+    for layer in network.modules():
+        if isinstance(layer, nn.BatchNorm2d):
+            layer.eps, layer.momentum = 1e-3, 0.01
+        # On the meta device nothing can be drawn.
+        elif isinstance(layer, nn.Conv2d) and not layer.weight.is_meta:
+            nn.init.xavier_uniform_(layer.weight)
