@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
-import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
 
 from retable import random
 from retable.errors import UserError
@@ -16,6 +13,7 @@ from retable.evaluate.classifier import LinearClassifier, accuracy, check_labels
 from retable.evaluate.evaluation import Splits, Where, natural_test_view, open_splits
 from retable.evaluate.features import Features, extract
 from retable.evaluate.frozen import FrozenEncoder, freeze
+from retable.evaluate.logistic_regression import fit_logistic
 from retable.evaluate.resume import Checkpoints
 from retable.progress import bar
 from retable.views import ViewRecipe
@@ -23,125 +21,6 @@ from retable.views import ViewRecipe
 if TYPE_CHECKING:
     from retable.data.source import Source
     from retable.evaluate.evaluation import OpenSource
-
-
-class Objective:
-    """Mean cross-entropy plus l2 / 2 |weight|^2, and its gradient, without autograd.
-
-    Products are formed in the features' type for ``rows`` images at a time; losses and gradients
-    are summed in float64, so that L-BFGS sees a smooth function.
-
-    Args:
-        features: (n, F).
-        labels: (n,) int64.
-        l2: strength; the bias is free.
-        rows: images in a block.
-    """
-
-    def __init__(self, features: Tensor, labels: Tensor, l2: float, rows: int = 65536) -> None:
-        self.features = features
-        self.labels = labels
-        self.l2 = l2
-        self.rows = rows
-
-    def __call__(self, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the value and its gradients at float64 weight (C, F) and bias (C,)."""
-        n = len(self.labels)
-        value = self.l2 / 2 * weight.square().sum()
-        weight_gradient = self.l2 * weight
-        bias_gradient = torch.zeros_like(bias)
-        for x, y in self._blocks():
-            logits = torch.addmm(bias.to(x.dtype), x, weight.T.to(x.dtype))
-            log_probabilities = F.log_softmax(logits, dim=1)
-            chosen = log_probabilities.gather(1, y[:, None])
-            value = value - chosen.sum(dtype=torch.float64) / n
-            error = log_probabilities.exp_()
-            error.scatter_add_(1, y[:, None], error.new_full((len(y), 1), -1.0))
-            weight_gradient += (error.T @ x).double() / n
-            bias_gradient += error.sum(0, dtype=torch.float64) / n
-        return value, weight_gradient, bias_gradient
-
-    def _blocks(self) -> Iterator[tuple[Tensor, Tensor]]:
-        return zip(
-            torch.split(self.features, self.rows), torch.split(self.labels, self.rows), strict=True
-        )
-
-
-@torch.no_grad()
-def minimise(
-    objective: Objective, start: LinearClassifier, *, iterations: int, tolerance: float
-) -> LinearClassifier:
-    """Minimise by L-BFGS with strong Wolfe line search from ``start``; float64 weight and bias.
-
-    Ends after ``iterations``, or when no entry of the gradient exceeds ``tolerance``.
-    """
-    weight, bias = start.weight.double().clone(), start.bias.double().clone()
-    optimizer = torch.optim.LBFGS(
-        [weight, bias],
-        max_iter=iterations,
-        max_eval=2 * iterations,
-        tolerance_grad=tolerance,
-        tolerance_change=1e-14,
-        history_size=20,
-        line_search_fn="strong_wolfe",
-    )
-
-    def closure() -> float:
-        value, weight.grad, bias.grad = objective(weight, bias)
-        return value.item()
-
-    optimizer.step(closure)  # type: ignore[no-untyped-call]
-    return LinearClassifier(weight, bias)
-
-
-def fit_logistic(
-    features: Tensor,
-    labels: Tensor,
-    *,
-    classes: int,
-    l2: float,
-    standardise: bool = True,
-    iterations: int = 500,
-    tolerance: float = 1e-6,
-    start: LinearClassifier | None = None,
-) -> LinearClassifier:
-    """Fit multinomial logistic regression: minimise mean cross-entropy + l2 / 2 |weight|^2.
-
-    The same as scikit-learn's `LogisticRegression(C=1 / (n * l2))`.
-
-    Args:
-        features: (n, F); products are formed in their type.
-        labels: (n,) int64 in [0, classes).
-        classes: C.
-        l2: strength of the penalty, on standardised features if ``standardise``.
-        standardise: shift and scale every feature to mean 0 and variance 1 over the n images first;
-            the classifier returned undoes it and takes features as they are.
-        iterations: of L-BFGS at most.
-        tolerance: ends when no entry of the gradient is larger.
-        start: where to begin, a classifier of features as they are; None: at zero.
-
-    Returns:
-        A classifier in the features' type.
-
-    >>> x, y = torch.eye(4), torch.tensor([0, 1, 2, 0])
-    >>> fit_logistic(x, y, classes=3, l2=0.1).weight.shape
-    torch.Size([3, 4])
-    """
-    dim = features.shape[1]
-    mean, scale = torch.zeros(dim).to(features), torch.ones(dim).to(features)
-    if standardise:
-        scale, mean = torch.std_mean(features.double(), dim=0, correction=0)
-        # A feature that does not vary carries nothing, and rounding must not be blown up.
-        scale[scale <= 1e-6 * features.abs().amax(0)] = 1.0
-        mean, scale = mean.to(features), scale.to(features)
-    if start is None:
-        start = LinearClassifier(torch.zeros(classes, dim).to(features), mean.new_zeros(classes))
-    inside = LinearClassifier(start.weight * scale, start.bias + start.weight @ mean)
-    objective = Objective((features - mean) / scale, labels, l2)
-    fitted = minimise(objective, inside, iterations=iterations, tolerance=tolerance)
-    weight = fitted.weight / scale.double()
-    bias = fitted.bias - weight @ mean.double()
-    return LinearClassifier(weight.to(features), bias.to(features))
 
 
 @dataclass(frozen=True)
