@@ -16,7 +16,8 @@ PACKAGES = sorted(path.parent.name for path in ROOT.glob("packages/*/pyproject.t
 # stand below the loop, which saves encoders, and need nothing but the encoders themselves.
 ORDER = (
     "errors files random distributed launched recipe_fields",
-    "schedules batch_norm encoders heads momentum queues scores losses optim progress metrics_log",
+    "schedules batch_norm dropout patches encoders heads momentum queues scores losses optim",
+    "progress metrics_log",
     "traces gradient_landscape",
     "checkpoints views",
     "data",
