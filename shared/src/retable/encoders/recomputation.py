@@ -12,6 +12,7 @@ from contextlib import AbstractContextManager, ExitStack, nullcontext
 from typing import Any, Protocol, cast
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
@@ -35,7 +36,7 @@ def autocast_enabled(device: str) -> bool:
     )
 
 
-def compute_reversibly(units: Sequence[Additive], x: Tensor) -> Tensor:
+def compute_reversibly(units: Sequence[Additive], x: Tensor, blank: int = 0) -> Tensor:
     """Return the last unit's output; the gradient will need nothing else than that.
 
     The gradient is the ordinary one up to the rounding of the inversion. Batch norms see each batch
@@ -45,12 +46,14 @@ def compute_reversibly(units: Sequence[Additive], x: Tensor) -> Tensor:
     Args:
         units: modules, one behind the other.
         x: (B, C, h, w), the halves of the first one's input along the channels.
+        blank: how many of the last channels are zero. They come back as zeros and not as rounding
+            errors, which a normalisation would blow up and a ReLU sort by their signs.
 
     Returns:
         (B, C, h, w). Nothing may change it in place.
     """
     parameters = [p for unit in units for p in cast(nn.Module, unit).parameters()]
-    return cast(Tensor, _Recomputed.apply(units, x, *parameters))
+    return cast(Tensor, _Recomputed.apply(units, blank, x, *parameters))
 
 
 def _autocast_as_now(device: str) -> AbstractContextManager[object]:
@@ -71,8 +74,10 @@ def _autocast_as_now(device: str) -> AbstractContextManager[object]:
 
 class _Recomputed(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, units: Sequence[Additive], x: Tensor, *parameters: Tensor) -> Tensor:
-        ctx.units = units
+    def forward(
+        ctx: Any, units: Sequence[Additive], blank: int, x: Tensor, *parameters: Tensor
+    ) -> Tensor:
+        ctx.units, ctx.blank = units, blank
         ctx.norms = NormConditions(*cast(Sequence[nn.Module], units))
         ctx.autocast = _autocast_as_now(x.device.type)
         first, second = x.chunk(2, dim=1)
@@ -95,13 +100,15 @@ class _Recomputed(torch.autograd.Function):
             stack.enter_context(ctx.norms.repeated())
             stack.enter_context(ctx.autocast)
             for unit in reversed(ctx.units):
+                if unit is ctx.units[0] and ctx.blank:
+                    first = F.pad(first[:, : -ctx.blank], (0, 0, 0, 0, 0, ctx.blank))
                 residual, of_residual, of_unit = _differentiated(unit, first, of_second)
                 # The output was (x2, x1 + F(x2)).
                 first, second = second - residual, first
                 of_first, of_second = of_second, of_first + of_residual
                 of_parameters[:0] = of_unit
         of_input = torch.cat((of_first, of_second), dim=1)
-        return None, of_input, *of_parameters
+        return None, None, of_input, *of_parameters
 
 
 def _differentiated(

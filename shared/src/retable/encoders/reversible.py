@@ -128,7 +128,7 @@ class ReversibleBlock(nn.Sequential):
             x = pool_and_double(x, self.stride)
         units = [unit for unit in self if isinstance(unit, ReversibleUnit)]
         if self.recompute:
-            return compute_reversibly(units, x)
+            return compute_reversibly(units, x, 0 if self.stride is None else x.shape[1] // 4)
         first, second = x.chunk(2, dim=1)
         for unit in units:
             first, second = unit.step(first, second)
