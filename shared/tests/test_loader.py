@@ -190,6 +190,19 @@ def test_evaluation_views_do_not_depend_on_the_batch_size() -> None:
     assert torch.equal(whole, parts)
 
 
+def test_rows_asked_for_come_in_their_order_with_the_draws_they_always_have() -> None:
+    source = Pictures(VARIED)
+    rows = torch.tensor([9, 2, 23, 2, 17])
+    views, labels, indices = (
+        torch.cat(parts)
+        for parts in zip(*iterate(source, crop_and_flip(8), 2, key=3, rows=rows), strict=True)
+    )
+    whole = torch.cat([views for views, _, _ in iterate(source, crop_and_flip(8), 24, key=3)])
+    assert torch.equal(indices, rows)
+    assert torch.equal(labels, source.labels[rows])
+    assert torch.equal(views, whole[rows])
+
+
 def test_evaluation_is_shared_by_contiguous_slices(monkeypatch: pytest.MonkeyPatch) -> None:
     source = Pictures(VARIED)
     seen = []

@@ -115,11 +115,15 @@ def iterate(
     workers: int = 0,
     device: torch.device | str = "cpu",
     resident: bool | None = None,
+    rows: Tensor | None = None,
 ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     """Yield one view of every sample, in order: (views (B, 3, S, S), labels (B,), indices (B,)).
 
     All three are on the device; the last batch may be shorter. Each process yields its contiguous
     share, `retable.data.plans.share_of`; shares differ by at most one sample.
+
+    An unreadable sample's place is taken by another, see `Source.skip_unreadable`: labels and
+    indices are those of the sample that was read.
 
     Args:
         source: the images.
@@ -130,12 +134,15 @@ def iterate(
         workers: processes that decode and crop, unused when resident.
         device: where views are finished.
         resident: as in `Loader`.
+        rows: (n,) int64 samples that this process yields, in this order; None: its share.
 
     Raises:
         UserError: as `Loader` and its batches do.
     """
-    own = share_of(len(source), distributed.process_index(), distributed.process_count())
-    plan = EvaluationPlan(own.start, own.stop, batch_size, 0 if key is None else key)
+    if rows is None:
+        own = share_of(len(source), distributed.process_index(), distributed.process_count())
+        rows = torch.arange(own.start, own.stop)
+    plan = EvaluationPlan(rows, batch_size, 0 if key is None else key)
     device = torch.device(device)
     feed = make_feed(source, workers=workers, device=device, resident=resident)
     for _, indices, views in feed.views(plan, (recipe,), range(plan.steps)):

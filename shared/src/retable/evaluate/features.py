@@ -10,12 +10,21 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from retable.data.plans import share_of
 from retable.distributed import gather, process_count, process_index
 from retable.errors import UserError
 from retable.evaluate.frozen import FrozenEncoder, freeze
+from retable.evaluate.representation import (
+    PRE_LOGITS,
+    Representation,
+    forward_passes,
+    images_per_call,
+    not_finite,
+)
 
 if TYPE_CHECKING:
     from retable.data.source import Source
+    from retable.evaluate.evaluation import Where
     from retable.views import ViewRecipe
 
 
@@ -30,11 +39,6 @@ class Features:
 
     features: Tensor
     labels: Tensor
-
-
-def images_per_call(device: torch.device | str) -> int:
-    """Return how many images go through a frozen encoder at once; it changes speed, not results."""
-    return 512 if torch.device(device).type == "cuda" else 128
 
 
 def gather_uneven(local: Tensor) -> Tensor:
@@ -64,7 +68,7 @@ def extract(
     key: int | None = None,
     on_batch: Callable[[int], None] | None = None,
 ) -> Features:
-    """Compute the features of every image of a source, on all processes, in the source's order.
+    """Compute the pooled features of every image of a source, in the source's order.
 
     Every process computes a contiguous share and receives all. The encoder itself is not touched.
 
@@ -82,39 +86,106 @@ def extract(
     Raises:
         UserError: the encoder's features are not finite, or there are fewer images than processes.
     """
-    from retable.data.loader import iterate
-    from retable.data.plans import share_of
+    frozen = freeze(encoder, device, precision)
+    found = _share(
+        frozen, source, view, Representation(), batch_size, workers=workers, key=key, told=on_batch
+    )
+    return _gathered(found)[PRE_LOGITS]
 
+
+def represent(
+    frozen: FrozenEncoder,
+    source: Source,
+    view: ViewRecipe,
+    representation: Representation,
+    where: Where,
+    *,
+    key: int | None = None,
+    on_batch: Callable[[int], None] | None = None,
+    gathered: bool = True,
+) -> dict[str, Features]:
+    """Compute what a classifier gets of every image of a source, all taps in one pass.
+
+    Args:
+        frozen: the encoder.
+        source: the images.
+        view: how an image is cut and normalised.
+        representation: which layers, of the view or of its patches.
+        where: how to compute; its device must be the encoder's, whose precision counts.
+        key: key of the view's draws; None for a view without any.
+        on_batch: told how many images (over all processes) a batch has finished.
+        gathered: whether every process receives all images, in the source's order. False: each
+            receives a part of its own, in no order, and all have received every image once.
+
+    Returns:
+        The features by tap.
+
+    Raises:
+        UserError: the encoder has no such tap, its features are not finite, or there are fewer
+            images than processes.
+    """
+    found = _share(
+        frozen, source, view, representation, None, workers=where.workers, key=key, told=on_batch
+    )
+    return _gathered(found) if gathered else found
+
+
+def _share(
+    frozen: FrozenEncoder,
+    source: Source,
+    view: ViewRecipe,
+    representation: Representation,
+    batch_size: int | None,
+    *,
+    workers: int,
+    key: int | None,
+    told: Callable[[int], None] | None,
+) -> dict[str, Features]:
+    """Compute this process's contiguous share of a source."""
     if len(source) < process_count():
         raise UserError(
             f"{process_count()} processes share {len(source)} images: expected at least one image "
             "for each, so start fewer processes."
         )
-    frozen = freeze(encoder, device, precision)
-    batch_size = batch_size or images_per_call(device)
-    share = share_of(len(source), process_index(), process_count())
-    features = torch.empty(len(share), 0, device=frozen.device)
-    labels = torch.empty(len(share), dtype=torch.int64, device=frozen.device)
+    own = share_of(len(source), process_index(), process_count())
+    rows = torch.arange(own.start, own.stop)
+    batches = forward_passes(
+        frozen,
+        source,
+        view,
+        representation,
+        rows,
+        batch_size=batch_size or images_per_call(frozen.device, representation),
+        workers=workers,
+        key=key,
+    )
+    features: dict[str, Tensor] = {}
+    labels = torch.empty(len(rows), dtype=torch.int64, device=frozen.device)
     done = 0
-    batches = iterate(source, view, batch_size, key=key, workers=workers, device=frozen.device)
-    for views, batch_labels, _ in batches:
-        found = frozen(views)
-        if done == 0:
-            features = found.new_empty(len(share), found.shape[1])
-        rows = slice(done, done + len(found))
-        features[rows], labels[rows] = found, batch_labels
-        done += len(found)
-        if on_batch is not None:
-            on_batch(len(views) * process_count())
-    gathered = Features(gather_uneven(features), gather_uneven(labels))
-    _check(gathered)
-    return gathered
+    for vectors, batch_labels, _ in batches:
+        filled = slice(done, done + len(batch_labels))
+        for tap, found in vectors.items():
+            features.setdefault(tap, found.new_empty(len(rows), found.shape[1]))[filled] = found
+        labels[filled] = batch_labels
+        done = filled.stop
+        if told is not None:
+            told(len(batch_labels) * process_count())
+    shares = {tap: Features(found, labels) for tap, found in features.items()}
+    _refuse_not_finite(shares)
+    return shares
 
 
-def _check(gathered: Features) -> None:
-    finite = gathered.features.isfinite().all(1)
-    if not bool(finite.all()):
-        raise UserError(
-            f"the encoder's features of {int((~finite).sum())} of {len(finite)} images are not "
-            "finite: expected finite numbers, so check the checkpoint or evaluate in float32."
-        )
+def _refuse_not_finite(shares: dict[str, Features]) -> None:
+    """End all processes with a sentence if one of them has features that are not finite."""
+    # A row's sum is finite where the row is, and takes no copy of the features.
+    sums = [share.features.sum(1, dtype=torch.float64) for share in shares.values()]
+    odd = (~torch.stack(sums).isfinite().all(0)).sum()
+    counts = gather(torch.stack([odd, odd.new_tensor(len(sums[0]))])[None]).sum(0).tolist()
+    if counts[0]:
+        raise not_finite(*counts)
+
+
+def _gathered(shares: dict[str, Features]) -> dict[str, Features]:
+    """Join the processes' shares."""
+    labels = gather_uneven(next(iter(shares.values())).labels)
+    return {tap: Features(gather_uneven(share.features), labels) for tap, share in shares.items()}

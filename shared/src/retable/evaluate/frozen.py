@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -96,13 +98,42 @@ class FrozenEncoder:
             return nullcontext()
         return torch.autocast(self.device.type, dtype=self._type)
 
-    @torch.no_grad()
+    @property
+    def tap_names(self) -> tuple[str, ...]:
+        """The layers that `taps` gives, in order of depth; "pre_logits" alone if it names none."""
+        names: tuple[str, ...] = getattr(self.encoder, "tap_names", ("pre_logits",))
+        return names
+
     def __call__(self, images: Tensor) -> Tensor:
         """Return pooled features (B, F), float32, on the device."""
+        return self.taps(images, ("pre_logits",))["pre_logits"]
+
+    @torch.no_grad()
+    def taps(self, images: Tensor, names: Sequence[str]) -> dict[str, Tensor]:
+        """Return the named layers' maps (B, C, h, w) or vectors (B, F), float32, on the device.
+
+        "pre_logits" are the pooled features (B, F).
+
+        Raises:
+            UserError: the encoder has no such layer.
+        """
+        for name in names:
+            if name not in self.tap_names:
+                raise UserError(
+                    f"the encoder has no tap {name!r}: expected one of {', '.join(self.tap_names)}."
+                )
         images = images.to(self.device, non_blocking=True)
+        images = images.contiguous(memory_format=torch.channels_last)
         with self._autocast():
-            features: Tensor = self.encoder(images.contiguous(memory_format=torch.channels_last))
-        return features.float().flatten(1)
+            if tuple(names) == ("pre_logits",):
+                found = {"pre_logits": self.encoder(images)}
+            else:
+                taps: Any = self.encoder.taps
+                found = taps(images, names)
+        maps = {name: found[name].float() for name in names}
+        if "pre_logits" in maps:
+            maps["pre_logits"] = maps["pre_logits"].flatten(1)
+        return maps
 
 
 def freeze(

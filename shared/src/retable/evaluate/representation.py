@@ -1,0 +1,152 @@
+"""What of an encoder is judged: which layers, pooled how far, of the view or of its patches."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from retable.errors import UserError
+from retable.patches import PatchGrid, cut_patches
+
+if TYPE_CHECKING:
+    from retable.data.source import Source
+    from retable.evaluate.frozen import FrozenEncoder
+    from retable.views import ViewRecipe
+
+PRE_LOGITS = "pre_logits"
+"""The tap that every encoder has: its pooled features."""
+
+
+def pooled(maps: Tensor, limit: int = 9000) -> Tensor:
+    """Flatten maps, first max-pooled if they hold more than ``limit`` numbers an image.
+
+    Windows of s = ceil(sqrt(C h w / limit)) pixels, at most the shorter side, at a stride of s,
+    without padding: rows and columns beyond the last whole window are left out (Kolesnikov et al.
+    2019, official code ``utils.py``, `adaptive_pool`, mode ``max``; 9000 in both its evaluation
+    scripts). The result may exceed the limit where the channels alone do.
+
+    Args:
+        maps: (B, C, h, w), or (B, F), which is returned as it is.
+        limit: numbers an image.
+
+    Returns:
+        (B, F).
+
+    >>> pooled(torch.zeros(2, 256, 56, 56)).shape, pooled(torch.zeros(2, 512, 4, 4)).shape
+    (torch.Size([2, 6400]), torch.Size([2, 8192]))
+    """
+    if maps.ndim == 2:
+        return maps
+    _, channels, height, width = maps.shape
+    window = math.ceil(math.sqrt(channels * height * width / limit))
+    window = min(window, height, width)
+    return F.max_pool2d(maps, window).flatten(1) if window > 1 else maps.flatten(1)
+
+
+@dataclass(frozen=True)
+class Representation:
+    """What a classifier gets of an image.
+
+    Attributes:
+        taps: layers, each judged by itself; every encoder has "pre_logits", its pooled features,
+            ours name the others in ``tap_names``.
+        limit: see `pooled`.
+        patches: cut the view into patches, without jitter, and average what the encoder makes of
+            them; layers are pooled for each patch, before the mean. None: the view as it is.
+    """
+
+    taps: tuple[str, ...] = (PRE_LOGITS,)
+    limit: int = 9000
+    patches: PatchGrid | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse settings that mean nothing."""
+        object.__setattr__(self, "taps", tuple(self.taps))  # JSON brings lists
+        if not self.taps or len(set(self.taps)) < len(self.taps):
+            raise UserError(
+                f"the representation's taps are {self.taps}: expected one or more layers, each "
+                "named once."
+            )
+        if self.limit < 1:
+            raise UserError(f"the representation's limit is {self.limit}: expected 1 or more.")
+
+    def of(self, frozen: FrozenEncoder, views: Tensor) -> dict[str, Tensor]:
+        """Return the vectors (B, F) of views (B, 3, S, S) by tap, float32 on the encoder's device.
+
+        Raises:
+            UserError: the encoder has no such tap.
+        """
+        images = views
+        if self.patches is not None:
+            images = cut_patches(views, self.patches, None, None).flatten(0, 1)
+        vectors = {
+            name: pooled(maps, self.limit) for name, maps in frozen.taps(images, self.taps).items()
+        }
+        if self.patches is None:
+            return vectors
+        return {
+            name: vector.view(len(views), -1, vector.shape[1]).mean(1)
+            for name, vector in vectors.items()
+        }
+
+
+def images_per_call(device: torch.device | str, representation: Representation) -> int:
+    """Return how many images go through a frozen encoder at once; it changes speed, not results.
+
+    A power of two, so that batches end where chunks of the feature cache do.
+    """
+    images = 512 if torch.device(device).type == "cuda" else 128
+    if representation.patches is None:
+        return images
+    patches = representation.patches.count
+    return max(1, images >> (patches - 1).bit_length())
+
+
+def forward_passes(
+    frozen: FrozenEncoder,
+    source: Source,
+    view: ViewRecipe,
+    representation: Representation,
+    rows: Tensor,
+    *,
+    batch_size: int,
+    workers: int,
+    key: int | None,
+) -> Iterator[tuple[dict[str, Tensor], Tensor, Tensor]]:
+    """Send images of a source through a frozen encoder, in this process.
+
+    Args:
+        frozen: the encoder.
+        source: the images.
+        view: how an image is cut and normalised.
+        representation: what is wanted of the encoder.
+        rows: (n,) int64, which images, in which order.
+        batch_size: images in one call.
+        workers: decoding processes.
+        key: key of the view's draws; None for a view without any.
+
+    Yields:
+        Vectors (B, F) by tap, labels (B,), and the samples that were read (B,), all on the device:
+        where an unreadable one was replaced, the replacement's (`retable.data.loader.iterate`).
+    """
+    from retable.data.loader import iterate
+
+    batches = iterate(
+        source, view, batch_size, key=key, workers=workers, device=frozen.device, rows=rows
+    )
+    for views, labels, indices in batches:
+        yield representation.of(frozen, views), labels, indices
+
+
+def not_finite(odd: int, images: int) -> UserError:
+    """Return the sentence about features that no classifier can learn from."""
+    return UserError(
+        f"the encoder's features of {odd} of {images} images are not finite: expected finite "
+        "numbers, so check the checkpoint or evaluate in float32."
+    )
