@@ -1,14 +1,33 @@
 """Four pretext tasks (Kolesnikov, Zhai and Beyer, CVPR 2019)."""
 
 from revisiting_ssl.exemplar import Exemplar, ExemplarRecipe
+from revisiting_ssl.jigsaw import Jigsaw, JigsawRecipe, draw_permutations, join
+from revisiting_ssl.patch_head import PatchHead
+from revisiting_ssl.permutations import permutation_set
+from revisiting_ssl.relative_patch_location import (
+    RelativePatchLocation,
+    RelativePatchLocationRecipe,
+    join_with_centre,
+    location_pairs,
+)
 from revisiting_ssl.rotation import Rotation, RotationRecipe, rotation_labels, rotations
 from revisiting_ssl.triplet import semi_hard_triplet_loss
 
 __all__ = [
     "Exemplar",
     "ExemplarRecipe",
+    "Jigsaw",
+    "JigsawRecipe",
+    "PatchHead",
+    "RelativePatchLocation",
+    "RelativePatchLocationRecipe",
     "Rotation",
     "RotationRecipe",
+    "draw_permutations",
+    "join",
+    "join_with_centre",
+    "location_pairs",
+    "permutation_set",
     "rotation_labels",
     "rotations",
     "semi_hard_triplet_loss",

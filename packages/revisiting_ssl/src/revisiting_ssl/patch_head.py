@@ -1,0 +1,70 @@
+"""The two-layer network that judges joined patches, in both patch tasks."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from retable.batch_norm import rows_per_image
+from retable.dropout import dropout
+from retable.random import initialising
+
+
+class PatchHead(nn.Module):
+    """Joined embeddings (B, R, F), R rows of each image, to scores (B, R, C).
+
+    Linear, batch norm, ReLU, dropout, linear: ``fully_connected`` of the official code's
+    ``patch_utils.py``, with its weights (normal of deviation 0.005, cut off at two deviations), its
+    first bias of 0.1 and its batch norm (eps 1e-5, running averages that move by 0.003).
+
+    Args:
+        inputs: F, the patches that are joined times their dimensions.
+        classes: C.
+        hidden_dim: width of the hidden layer, 4096 in the paper.
+        dropout_rate: probability that a hidden unit is dropped in training.
+        norm_momentum: share of a step's statistics in the running ones. 0.003 looks back over some
+            thousand steps: in a training of a few hundred, the head in eval mode has seen little.
+        key: source of the weights.
+
+    >>> head = PatchHead(18, 4, hidden_dim=32, key=0)
+    >>> head(torch.zeros(2, 5, 18), 0, torch.arange(2)).shape
+    torch.Size([2, 5, 4])
+    """
+
+    def __init__(
+        self,
+        inputs: int,
+        classes: int,
+        *,
+        hidden_dim: int = 4096,
+        dropout_rate: float = 0.5,
+        norm_momentum: float = 0.003,
+        key: int,
+    ) -> None:
+        super().__init__()
+        self.dropout_rate = dropout_rate
+        with initialising(key):
+            self.hidden = nn.Linear(inputs, hidden_dim)
+            self.norm = nn.BatchNorm1d(hidden_dim, eps=1e-5, momentum=norm_momentum)
+            self.scores = nn.Linear(hidden_dim, classes)
+            for layer in (self.hidden, self.scores):
+                nn.init.trunc_normal_(layer.weight, std=0.005, a=-0.01, b=0.01)
+        nn.init.constant_(self.hidden.bias, 0.1)
+        nn.init.zeros_(self.scores.bias)
+
+    def forward(self, rows: Tensor, key: int, positions: Tensor) -> Tensor:
+        """Return scores (B, R, C) of rows (B, R, F).
+
+        Args:
+            rows: the rows of each image side by side: a batch-norm group holds all of them.
+            key: key of the step's dropout, equal on all processes.
+            positions: (B,) int64 places of the images in the global batch.
+        """
+        count = rows.shape[1]
+        with rows_per_image(self, count):
+            hidden = self.norm(self.hidden(rows.flatten(0, 1))).relu()
+        if self.training and self.dropout_rate > 0:
+            numbers = positions[:, None] * count + torch.arange(count, device=rows.device)
+            hidden = dropout(hidden, self.dropout_rate, key, numbers.flatten())
+        scores: Tensor = self.scores(hidden)
+        return scores.view(*rows.shape[:2], -1)

@@ -1,0 +1,116 @@
+"""What Jigsaw and Relative Patch Location share: patches in, one embedding of each out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from torch import Tensor, nn
+
+from retable.errors import UserError
+from retable.methods.method import Batch, Method, StepOutput
+from retable.methods.multi_crop import by_image
+from retable.patches import PatchGrid, cut_patches
+from retable.random import derive_key
+from revisiting_ssl.classification import classified, only_view
+from revisiting_ssl.output_layer import output_layer
+from revisiting_ssl.patch_head import PatchHead
+
+
+@dataclass(frozen=True)
+class PatchTaskRecipe:
+    """What both patch tasks are made of, besides encoder and view.
+
+    The view is one of `retable.views.patch_tasks`, as large as the patch grid.
+
+    Attributes:
+        patches: how the view is cut.
+        embed_dim: dimensions of a patch's embedding, a linear layer on the encoder's features.
+        hidden_dim: width of the head's hidden layer.
+        dropout: probability that a unit of the hidden layer is dropped in training.
+        norm_momentum: share of a step's statistics in the running ones of the head's batch norm;
+            see `revisiting_ssl.patch_head.PatchHead` for short trainings.
+
+    Raises:
+        UserError: a value out of range.
+    """
+
+    patches: PatchGrid = field(default_factory=PatchGrid)
+    embed_dim: int = 1000
+    hidden_dim: int = 4096
+    dropout: float = 0.5
+    norm_momentum: float = 0.003
+
+    def __post_init__(self) -> None:
+        for name in ("embed_dim", "hidden_dim"):
+            if getattr(self, name) < 1:
+                raise UserError(
+                    f"The patch task's {name} is {getattr(self, name)}: expected at least 1."
+                )
+        if not 0 <= self.dropout < 1:
+            raise UserError(
+                f"The patch task's dropout is {self.dropout}: expected a probability below 1."
+            )
+        if not 0 < self.norm_momentum <= 1:
+            raise UserError(
+                f"The patch task's norm_momentum is {self.norm_momentum}: expected a share above 0."
+            )
+
+
+class PatchTask(Method):
+    """Embed the patches of a view, join embeddings in several ways, tell the ways apart.
+
+    Attributes:
+        encoder: patches (n, 3, P, P) -> (n, F).
+        embed: linear layer to a patch's embedding.
+        head: joined embeddings to scores.
+        joined: how many embeddings are joined.
+        task: the name that messages use.
+    """
+
+    accumulates = True
+    held_out = True
+    task: str
+
+    def __init__(
+        self, encoder: nn.Module, recipe: PatchTaskRecipe, key: int, *, joined: int, classes: int
+    ) -> None:
+        super().__init__()
+        self.patches = recipe.patches
+        self.encoder = encoder
+        self.embed = output_layer(encoder, recipe.embed_dim, derive_key(key, "embed"))
+        self.head = PatchHead(
+            joined * recipe.embed_dim,
+            classes,
+            hidden_dim=recipe.hidden_dim,
+            dropout_rate=recipe.dropout,
+            norm_momentum=recipe.norm_momentum,
+            key=derive_key(key, "head"),
+        )
+
+    def encoder_inputs(self, sizes: Sequence[int]) -> tuple[tuple[int, float], ...]:
+        """Return the patches, each forward and backward."""
+        return ((self.patches.patch, 3.0 * self.patches.count),)
+
+    def cut(self, batch: Batch) -> Tensor:
+        """Return the patches (B_r, n, 3, P, P) of the view, at the places that this step draws.
+
+        Raises:
+            UserError: there is not one view, or not one of the grid's size.
+        """
+        view = only_view(batch, self.task, "retable.views.patch_tasks")
+        return cut_patches(view, self.patches, derive_key(batch.key, "patches"), batch.positions)
+
+    def rows(self, vectors: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Join embeddings (B_r, n, E) to rows (B_r, R, F); return them and their classes (B_r, R).
+
+        Each task has its own.
+        """
+        raise NotImplementedError
+
+    def forward(self, batch: Batch) -> StepOutput:
+        """Return the cross-entropy of all rows of a view's patches."""
+        vectors = self.embed(by_image(self.encoder, self.cut(batch)))
+        rows, labels = self.rows(vectors, batch)
+        scores = self.head(rows, derive_key(batch.key, "dropout"), batch.positions)
+        return classified(scores.flatten(0, 1).float(), labels.flatten())

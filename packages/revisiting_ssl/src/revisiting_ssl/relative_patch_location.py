@@ -1,0 +1,83 @@
+"""Relative patch location: find on which side of the central patch another patch lies.
+
+Doersch, Gupta and Efros (ICCV 2015), as Kolesnikov et al. (CVPR 2019) train it: all pairs of a
+neighbour and the centre, of every image and in every step.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from retable.errors import UserError
+from retable.methods.method import Batch
+from revisiting_ssl.patch_task import PatchTask, PatchTaskRecipe
+
+
+def location_pairs(grid: int = 3) -> list[tuple[int, int]]:
+    """Return the patches (neighbour, centre) of each class, of a grid's patches row by row.
+
+    Raises:
+        UserError: a grid without a centre, or without anything else.
+
+    >>> location_pairs()
+    [(0, 4), (1, 4), (2, 4), (3, 4), (5, 4), (6, 4), (7, 4), (8, 4)]
+    """
+    if grid % 2 == 0 or grid < 3:
+        raise UserError(
+            f"Relative patch location has a grid of {grid} x {grid} patches: expected an odd "
+            "number of at least 3, so that one patch is the centre."
+        )
+    centre = grid * grid // 2
+    return [(patch, centre) for patch in range(grid * grid) if patch != centre]
+
+
+def join_with_centre(vectors: Tensor) -> Tensor:
+    """Join each embedding but the central one with the central one.
+
+    Args:
+        vectors: (B, n, E), the patches row by row, n odd.
+
+    Returns:
+        (B, n - 1, 2 E), the neighbour's embedding first, in the order of `location_pairs`.
+
+    >>> join_with_centre(torch.tensor([[[5.0], [6.0], [7.0]]]))
+    tensor([[[5., 6.],
+             [7., 6.]]])
+    """
+    middle = vectors.shape[1] // 2
+    neighbours = torch.cat([vectors[:, :middle], vectors[:, middle + 1 :]], dim=1)
+    centre = vectors[:, middle : middle + 1].expand_as(neighbours)
+    return torch.cat([neighbours, centre], dim=2)
+
+
+@dataclass(frozen=True)
+class RelativePatchLocationRecipe(PatchTaskRecipe):
+    """What makes Relative Patch Location: nothing beside what both patch tasks have."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        location_pairs(self.patches.grid)
+
+    def build(self, encoder: nn.Module, key: int) -> RelativePatchLocation:
+        """Return the method; ``key`` draws the weights."""
+        return RelativePatchLocation(encoder, self, key)
+
+
+class RelativePatchLocation(PatchTask):
+    """Find where patches lie beside the centre."""
+
+    task = "Relative Patch Location"
+
+    def __init__(self, encoder: nn.Module, recipe: RelativePatchLocationRecipe, key: int) -> None:
+        classes = len(location_pairs(recipe.patches.grid))
+        super().__init__(encoder, recipe, key, joined=2, classes=classes)
+        self.recipe = recipe
+
+    def rows(self, vectors: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Join each neighbour's embedding with the centre's; return rows and places."""
+        rows = join_with_centre(vectors)
+        places = torch.arange(rows.shape[1], device=rows.device)
+        return rows, places.expand(len(rows), -1)
