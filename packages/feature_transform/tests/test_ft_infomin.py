@@ -403,5 +403,5 @@ def test_a_wrong_number_of_views_is_a_users_mistake(jigsaw: bool, given: int) ->
 
 
 def test_a_jigsaw_that_cannot_be_cut_is_refused_before_training() -> None:
-    with pytest.raises(UserError, match="crops of 6: expected"):
+    with pytest.raises(UserError, match="patches of 6: expected"):
         replace(RECIPE, crop=6).build(Pixels(), 0)

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from feature_transform.jigsaw import JigsawHead, check_jigsaw, cut_jigsaw, shuffled_orders
+from feature_transform.jigsaw import JigsawHead, shuffled_orders
 from feature_transform.logits import mixed_scores, transformed_pair, transformed_scores
 from feature_transform.moco import MoCoFT, MoCoFTRecipe
 from feature_transform.recipe import UNTRANSFORMED, TransformRecipe
@@ -24,6 +24,7 @@ from retable.losses import info_nce
 from retable.methods.measures import embedding_spread, ranking
 from retable.methods.method import Batch, StepOutput
 from retable.methods.multi_crop import by_image
+from retable.patches import PatchGrid, cut_patches
 from retable.random import derive_key
 
 
@@ -113,13 +114,15 @@ class InfoMin(MoCoFT):
     """Contrast an image's view and its jigsaw with the key of another view.
 
     Attributes:
+        cells: how views are cut.
         jigsaw_head: crops' features to the jigsaw's feature; None without the branch.
     """
 
     def __init__(self, encoder: nn.Module, recipe: InfoMinRecipe, key: int) -> None:
-        check_jigsaw(recipe.grid, recipe.cell, recipe.crop)
+        cells = PatchGrid(recipe.grid, recipe.cell, recipe.crop, standardise=False)
         super().__init__(encoder, recipe, key)
         self.recipe = recipe
+        self.cells = cells
         self.jigsaw_head: JigsawHead | None = None
         if recipe.jigsaw:
             features = int(encoder.feature_dim)  # type: ignore[arg-type]
@@ -156,10 +159,8 @@ class InfoMin(MoCoFT):
     def jigsaw_queries(self, view: Tensor, batch: Batch) -> Tensor:
         """Embed a view (B_r, 3, S, S), S = grid * cell, as queries (B_r, D): cut and shuffled."""
         assert self.jigsaw_head is not None
-        recipe, key = self.recipe, derive_key(batch.key, "jigsaw")
-        crops = cut_jigsaw(
-            view, key, batch.positions, grid=recipe.grid, cell=recipe.cell, crop=recipe.crop
-        )
+        key = derive_key(batch.key, "jigsaw")
+        crops = cut_patches(view, self.cells, key, batch.positions)
         orders = shuffled_orders(derive_key(key, "order"), batch.positions, crops.shape[1])
         return self.project(self.jigsaw_head(by_image(self.encoder, crops), orders))
 

@@ -12,9 +12,9 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from retable.errors import UserError
 from retable.heads import linear_head, mlp_head
-from retable.random import derive_key, initialising, integers, uniform
+from retable.patches import PatchGrid, cut_patches
+from retable.random import derive_key, initialising, uniform
 
 
 def cut_jigsaw(
@@ -39,19 +39,7 @@ def cut_jigsaw(
     >>> cut_jigsaw(torch.zeros(2, 3, 33, 33), 0, torch.arange(2), cell=11, crop=8).shape
     torch.Size([2, 9, 3, 8, 8])
     """
-    check_jigsaw(grid, cell, crop)
-    check_jigsaw_view(views.shape[-2:], grid, cell)
-    device, cells = views.device, torch.arange(grid * grid, device=views.device)
-    counters = positions[:, None, None] * (2 * len(cells)) + 2 * cells[:, None]
-    shifts = integers(key, counters + torch.arange(2, device=device), cell - crop + 1)
-    top, left = (torch.stack([cells // grid, cells % grid], dim=1) * cell + shifts).unbind(dim=2)
-    inside = torch.arange(crop, device=device)
-    return views[
-        torch.arange(len(views), device=device)[:, None, None, None, None],
-        torch.arange(views.shape[1], device=device)[:, None, None],
-        (top[..., None] + inside)[:, :, None, :, None],
-        (left[..., None] + inside)[:, :, None, None, :],
-    ]
+    return cut_patches(views, PatchGrid(grid, cell, crop, standardise=False), key, positions)
 
 
 def shuffled_orders(key: int, positions: Tensor, count: int) -> Tensor:
@@ -99,23 +87,3 @@ class JigsawHead(nn.Module):
         chosen = embedded.gather(1, orders[..., None].expand_as(embedded))
         joined: Tensor = self.joined(chosen.flatten(1))
         return joined
-
-
-def check_jigsaw(grid: int, cell: int, crop: int) -> None:
-    """Raise a UserError unless a grid of cells and crops within them can be."""
-    if not (grid >= 1 and 1 <= crop <= cell):
-        raise UserError(
-            f"The jigsaw has {grid} x {grid} cells of {cell} pixels and crops of {crop}: expected "
-            "at least one cell and crops of 1 pixel to a cell's side."
-        )
-
-
-def check_jigsaw_view(shape: torch.Size | tuple[int, ...], grid: int, cell: int) -> None:
-    """Raise a UserError unless a view (height, width) is what the grid covers."""
-    side = grid * cell
-    if tuple(shape) != (side, side):
-        height, width = shape
-        raise UserError(
-            f"The jigsaw's view is {height} x {width} pixels: expected {side} x {side}, {grid} "
-            f"cells of {cell} pixels each way, as retable.views.jigsaw({side}) makes it."
-        )

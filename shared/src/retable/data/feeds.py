@@ -20,11 +20,18 @@ from torch.utils.data import DataLoader, Dataset
 
 from retable import random
 from retable.data.decoding import read_image
-from retable.data.plans import Plan
+from retable.data.plans import Plan, Request
 from retable.data.source import Source
 from retable.errors import UserError
 from retable.launched import end_with
-from retable.views import ViewRecipe, cut, finish_view, make_view, sample_parameters
+from retable.views import (
+    ViewParameters,
+    ViewRecipe,
+    cut,
+    finish_view,
+    make_view,
+    sample_parameters,
+)
 
 # Images that a worker holds decoded at once: enough to spread the cost of a batched draw, few
 # enough to bound memory.
@@ -77,7 +84,14 @@ class ResidentFeed:
             request = plan(step)
             images = self.pool.index_select(0, transfer(request.indices, self.device))
             views = tuple(
-                make_view(images, request.indices, recipe, key, compiled=compiled)
+                make_view(
+                    images,
+                    request.indices,
+                    recipe,
+                    key,
+                    image_key=request.image_key,
+                    compiled=compiled,
+                )
                 for recipe, key in zip(recipes, request.keys, strict=True)
             )
             yield Fed(step, request.indices, views)
@@ -122,18 +136,18 @@ class CropDataset(Dataset[Crops | Failure]):
             for first in range(0, batch, _CHUNK):
                 chunk = slice(first, first + _CHUNK)
                 samples[:, chunk] = self._cut(
-                    request.indices[chunk], request.keys, [view[chunk] for view in crops]
+                    request, request.indices[chunk], [view[chunk] for view in crops]
                 )
         except UserError as error:
             return Failure(str(error))
         return Crops(step, samples, crops)
 
-    def _cut(self, indices: Tensor, keys: tuple[int, ...], crops: list[Tensor]) -> Tensor:
+    def _cut(self, request: Request, indices: Tensor, crops: list[Tensor]) -> Tensor:
         """Fill the crops (C, 3, S, S) of C samples and return their (3, C) positions and sizes."""
         read = [read_image(self.source, index) for index in indices.tolist()]
         samples = torch.tensor([(actual, *image.shape[1:]) for image, actual in read]).T
-        for recipe, key, out in zip(self.recipes, keys, crops, strict=True):
-            parameters = sample_parameters(recipe, key, *samples)
+        drawn = _drawn(self.recipes, request, samples)
+        for recipe, parameters, out in zip(self.recipes, drawn, crops, strict=True):
             for row, (image, _) in enumerate(read):
                 out[row] = cut(image, parameters[row : row + 1], recipe)
         return samples
@@ -183,19 +197,24 @@ class WorkerFeed:
         )
         for crops in _ahead(_checked(batches), self.device):
             request = plan(crops.step)
-            indices, heights, widths = crops.samples
+            indices = crops.samples[0]
             replaced = request.indices != indices
             self.source.unreadable.update(request.indices[replaced].tolist())
             # Drawn again rather than sent: it takes less time than a dozen small tensors' journey.
-            drawn = (
-                sample_parameters(recipe, key, indices, heights, widths)
-                for recipe, key in zip(recipes, request.keys, strict=True)
-            )
+            drawn = _drawn(recipes, request, crops.samples)
             views = tuple(
                 finish_view(view, parameters, recipe, compiled=compiled)
                 for view, parameters, recipe in zip(crops.crops, drawn, recipes, strict=True)
             )
             yield Fed(crops.step, indices, views)
+
+
+def _drawn(
+    recipes: tuple[ViewRecipe, ...], request: Request, samples: Tensor
+) -> Iterator[ViewParameters]:
+    """Draw each view's parameters for samples (3, C): positions, heights and widths."""
+    for recipe, key in zip(recipes, request.keys, strict=True):
+        yield sample_parameters(recipe, key, *samples, image_key=request.image_key)
 
 
 def _check_shared_memory(

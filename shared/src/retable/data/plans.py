@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
-import torch
 from torch import Tensor
 
 from retable import random
@@ -14,11 +13,19 @@ from retable.data.sampler import Sampler
 
 @dataclass(frozen=True)
 class Request:
-    """One batch to make: its step, its samples (B,) int64, and the random key of each view."""
+    """One batch to make.
+
+    Attributes:
+        step: its number.
+        indices: (B,) int64, its samples.
+        keys: the random key of each view.
+        image_key: the random key of what an image's views share.
+    """
 
     step: int
     indices: Tensor
     keys: tuple[int, ...]
+    image_key: int
 
 
 class Plan(Protocol):
@@ -31,7 +38,10 @@ class Plan(Protocol):
 
 @dataclass(frozen=True)
 class TrainingPlan:
-    """Plans a process's share of each global batch; draws are keyed by (seed, epoch, view)."""
+    """Plans a process's share of each global batch; draws are keyed by (seed, epoch, view).
+
+    What an image's views share is keyed by (seed, epoch).
+    """
 
     sampler: Sampler
     view_count: int
@@ -45,7 +55,9 @@ class TrainingPlan:
             random.derive_key(self.sampler.seed, "views", epoch, view)
             for view in range(self.view_count)
         )
-        return Request(step, self.sampler.global_batch(step)[self.positions(step)], tuple(keys))
+        image_key = random.derive_key(self.sampler.seed, "images", epoch)
+        indices = self.sampler.global_batch(step)[self.positions(step)]
+        return Request(step, indices, tuple(keys), image_key)
 
     def positions(self, step: int) -> Tensor:
         """Return the samples' positions in the global batch: (B_r,) int64."""
@@ -54,23 +66,22 @@ class TrainingPlan:
 
 @dataclass(frozen=True)
 class EvaluationPlan:
-    """Plans the samples [start, stop) in order, ``batch_size`` at a time."""
+    """Plans given samples (n,) int64 in their order, ``batch_size`` at a time."""
 
-    start: int
-    stop: int
+    rows: Tensor
     batch_size: int
     key: int
 
     def __call__(self, step: int) -> Request:
         """Return what to make for the batch number ``step``."""
-        first = self.start + step * self.batch_size
-        indices = torch.arange(first, min(first + self.batch_size, self.stop))
-        return Request(step, indices, (self.key,))
+        first = step * self.batch_size
+        indices = self.rows[first : first + self.batch_size]
+        return Request(step, indices, (self.key,), self.key)
 
     @property
     def steps(self) -> int:
         """The number of batches, the last perhaps shorter."""
-        return -(-(self.stop - self.start) // self.batch_size)
+        return -(-len(self.rows) // self.batch_size)
 
 
 def share_of(length: int, process: int, processes: int) -> range:

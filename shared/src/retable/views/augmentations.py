@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from retable.views.recipe import ViewRecipe
+
+_ZEROS, _HALVES, _ONES = (0.0,) * 3, (0.5,) * 3, (1.0,) * 3
 
 
 def moco_v1(size: int) -> ViewRecipe:
@@ -138,6 +142,94 @@ def jigsaw(size: int = 255) -> ViewRecipe:
     for 3 x 3 cells of 85.
     """
     return crop_and_flip(size, (0.6, 1.0))
+
+
+def inception(
+    size: int,
+    scale: tuple[float, float] = (0.05, 1.0),
+    *,
+    standardise: bool = False,
+    gray_probability: float = 0.0,
+) -> ViewRecipe:
+    """Inception's crops and colours, values in [-1, 1]: Rotation, and Exemplar's views.
+
+    Source: Szegedy et al. 2015 as in TF-slim's ``inception_preprocessing.py`` in its fast mode,
+    which the official code of Kolesnikov et al. 2019 runs: TensorFlow's crops of area (0.05, 1) and
+    aspect (0.75, 1.33), of which those below 0.1 are rejected, flips, brightness +-32/255,
+    saturation (0.5, 1.5). The resize there is bilinear without antialiasing, here with it.
+
+    For Exemplar ``standardise`` with a ``gray_probability`` of 0.66, from the same code's
+    ``config/exemplar``: the channels' mean, decided once for all views of an image and before
+    their colours.
+    """
+    return ViewRecipe(
+        size,
+        crop_scale=scale,
+        crop_ratio=(0.75, 1.33),
+        crop_sampling="tensorflow",
+        flip_probability=0.5,
+        jitter_position="after_gray",
+        brightness_shift=32 / 255,
+        saturation=(0.5, 1.5),
+        gray_probability=gray_probability,
+        gray="mean",
+        gray_shared=gray_probability > 0,
+        mean=_HALVES,
+        std=_HALVES,
+        standardise=standardise,
+    )
+
+
+def patch_tasks(
+    size: int = 255, resize: int = 292, *, gray_probability: float = 2 / 3
+) -> ViewRecipe:
+    """View that is cut into patches, values in [0, 1]: Jigsaw and Relative Patch Location.
+
+    Source: Kolesnikov et al. 2019: 292 x 292 pixels whatever the aspect, grey by the channels'
+    mean, a random window of 255, neither flips nor colours. The supplement says grey with
+    probability 1/3, the official code's ``config/jigsaw`` 0.66. `retable.patches.cut_patches`
+    standardises each patch, not the view.
+    """
+    return ViewRecipe(
+        size,
+        resize=resize,
+        keep_aspect=False,
+        window="random",
+        gray_probability=gray_probability,
+        gray="mean",
+        mean=_ZEROS,
+        std=_ONES,
+    )
+
+
+def resized_crop(
+    size: int,
+    resize: int,
+    window: Literal["center", "random"] = "center",
+    *,
+    standardise: bool = False,
+) -> ViewRecipe:
+    """Resize the short side and cut a window out, values in [-1, 1]: to evaluate `inception`.
+
+    Source: Kolesnikov et al. 2019, supplement: ``resized_crop(224, 256)`` to test,
+    ``resized_crop(224, 256, "random")`` to train the linear layer, neither flips nor colours. The
+    official code resizes by areas, here the filter is bilinear with antialiasing; it has no
+    ``standardise`` here either, though Exemplar's encoder was trained on standardised views.
+    """
+    return ViewRecipe(
+        size, resize=resize, window=window, mean=_HALVES, std=_HALVES, standardise=standardise
+    )
+
+
+def patch_evaluation(
+    size: int = 192, resize: int = 255, window: Literal["center", "random"] = "center"
+) -> ViewRecipe:
+    """View that is cut into patches to evaluate the encoders of `patch_tasks`, in [0, 1].
+
+    Source: Kolesnikov et al. 2019, supplement: 255 x 255 pixels, of which the central 192 are 3 x 3
+    patches of 64; the official code trains the linear layer on a random window.
+    """
+    return ViewRecipe(size, resize=resize, keep_aspect=False, window=window, mean=_ZEROS, std=_ONES)
 
 
 def crop_and_flip(size: int, scale: tuple[float, float] = (0.08, 1.0)) -> ViewRecipe:

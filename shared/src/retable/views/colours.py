@@ -12,6 +12,7 @@ from functools import lru_cache, partial
 import torch
 from torch import Tensor
 
+from retable.patches import standardise
 from retable.views import affine, levels
 from retable.views.recipe import ViewRecipe
 from retable.views.sampling import ViewParameters
@@ -30,7 +31,8 @@ def photometric(
 
     Equal, to float rounding, to torchvision's functional operations one sample at a time:
     ``adjust_brightness``, ``adjust_contrast``, ``adjust_saturation``, ``adjust_hue``,
-    ``rgb_to_grayscale``, ``gaussian_blur``, ``solarize`` (threshold 0.5), ``normalize``.
+    ``rgb_to_grayscale``, ``gaussian_blur``, ``solarize`` (threshold 0.5), ``normalize``; and to
+    TensorFlow's ``adjust_brightness`` and ``adjust_saturation`` where a recipe has these.
     RandAugment takes the nearest 8-bit levels and does with them what Pillow does.
 
     Args:
@@ -41,7 +43,7 @@ def photometric(
             on the draws. Costs a compilation once; meant for GPUs.
 
     Returns:
-        (B, 3, S, S) float32, contiguous, normalised.
+        (B, 3, S, S) float32, contiguous, normalised or standardised.
 
     >>> from retable.views import moco_v2, sample_parameters
     >>> drawn = sample_parameters(moco_v2(32), 0, torch.arange(4), 32, 32)
@@ -67,13 +69,15 @@ def _compiled_program() -> Callable[[Tensor, Schedule, Tensor, ViewRecipe], Tens
 
 def _program(crops: Tensor, plan: Schedule, basis: Tensor, recipe: ViewRecipe) -> Tensor:
     planes = _planes(crops, plan.order)
+    grayscale = partial(_grayscale, of=_gray if recipe.gray == "luma" else _mean)
     if recipe.jitter_position == "after_gray":
-        _apply(_grayscale, planes, plan.gray)
+        _apply(grayscale, planes, plan.gray)
     if plan.jittered:
         _jitter(planes, plan, with_hue=recipe.jitter[3] > 0)
+    _brighten_and_saturate(planes, plan, recipe)
     gray_follows = recipe.jitter_position == "before_gray"
     if gray_follows and not plan.layers:
-        _apply(_grayscale, planes, plan.gray)
+        _apply(grayscale, planes, plan.gray)
     if recipe.blur_probability > 0:
         _apply(lambda x, sigma: _blur(x, sigma, basis), planes, plan.blur)
     if recipe.solarize_probability > 0:
@@ -81,9 +85,11 @@ def _program(crops: Tensor, plan: Schedule, basis: Tensor, recipe: ViewRecipe) -
     if plan.layers:
         _rand_augment(planes, plan.layers, recipe)
         if gray_follows:
-            _apply(_grayscale, planes, plan.gray)
+            _apply(grayscale, planes, plan.gray)
     views = planes.transpose(0, 1)
     views = views.contiguous() if plan.restore is None else views.index_select(0, plan.restore)
+    if recipe.standardise:
+        return standardise(views)
     for channel, (mean, std) in enumerate(zip(recipe.mean, recipe.std, strict=True)):
         views[:, channel].sub_(mean).div_(std)
     return views
@@ -161,8 +167,39 @@ def _shift_hue(planes: Tensor, shift: Tensor) -> None:
         torch.addcmul(floor, spread, weight, out=plane)
 
 
-def _grayscale(planes: Tensor, strength: Tensor) -> Tensor:
-    return torch.lerp(planes, _gray(planes), strength[:, None, None])
+def _brighten_and_saturate(planes: Tensor, plan: Schedule, recipe: ViewRecipe) -> None:
+    """Add the brightness, scale the saturation, then cut to [0, 1]: TensorFlow's order."""
+    if recipe.brightness_shift > 0:
+        planes.add_(plan.brightness[:, None, None])
+    if recipe.saturation is not None:
+        _saturate(planes, plan.saturation)
+    if recipe.brightness_shift > 0 or recipe.saturation is not None:
+        planes.clamp_(0, 1)
+
+
+def _saturate(planes: Tensor, factor: Tensor) -> None:
+    """Multiply the saturation S of HSV by ``factor`` (B,), at most to 1, in place.
+
+    A channel's distance from the highest one is proportional to S at equal hue and value, so no hue
+    is needed: x <- V - (V - x) S'/S with S = (V - lowest) / V. As in TensorFlow, values need not be
+    in [0, 1]: where the brightness made the lowest negative, S is above 1 and is cut like the
+    others. Where all are, TensorFlow has S = 0; its colour and this one are cut to black.
+    """
+    red, green, blue = planes.unbind()
+    high = torch.maximum(torch.maximum(red, green), blue)
+    low = torch.minimum(torch.minimum(red, green), blue)
+    most = high / (high - low).clamp_(min=1e-30)  # 1 / S
+    ratio = torch.minimum(most, factor[:, None, None])
+    for plane in planes:
+        plane.sub_(high).mul_(ratio).add_(high)
+
+
+def _grayscale(planes: Tensor, strength: Tensor, of: Callable[[Tensor], Tensor]) -> Tensor:
+    return torch.lerp(planes, of(planes), strength[:, None, None])
+
+
+def _mean(planes: Tensor) -> Tensor:
+    return planes.mean(dim=0)
 
 
 def _solarize(planes: Tensor, strength: Tensor) -> Tensor:

@@ -11,7 +11,13 @@ from retable.views.sampling import ViewParameters, sample_parameters
 
 
 def make_view(
-    images: Tensor, indices: Tensor, recipe: ViewRecipe, key: int, *, compiled: bool = False
+    images: Tensor,
+    indices: Tensor,
+    recipe: ViewRecipe,
+    key: int,
+    *,
+    image_key: int | None = None,
+    compiled: bool = False,
 ) -> Tensor:
     """Make one view of each of B images of equal size.
 
@@ -21,6 +27,7 @@ def make_view(
             they determine the draws, whatever the batch.
         recipe: how views are made.
         key: of one view number and one epoch, for instance ``derive_key(seed, "views", epoch, 0)``.
+        image_key: of what an image's views share, see `retable.views.sample_parameters`.
         compiled: see `retable.views.photometric`.
 
     Returns:
@@ -32,7 +39,7 @@ def make_view(
     >>> make_view(images, torch.arange(4), moco_v2(32), key=0).shape
     torch.Size([4, 3, 32, 32])
     """
-    parameters = sample_parameters(recipe, key, indices, *images.shape[2:])
+    parameters = sample_parameters(recipe, key, indices, *images.shape[2:], image_key=image_key)
     crops = crop_resize(images, parameters, recipe.size, recipe.interpolation)
     return photometric(crops, parameters, recipe, compiled=compiled)
 

@@ -10,31 +10,42 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args, get_type_hints
 
 from retable.errors import UserError
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
+LEAST_COVERED = 0.1
+"""``min_object_covered`` of TensorFlow's random crops, where the object is the whole image."""
+
 
 @dataclass(frozen=True)
 class ViewRecipe:
-    """How one view of an image is made, in torchvision's terms.
+    """How one view of an image is made, in torchvision's terms and some of TensorFlow's.
 
     The order of the steps is crop, resize, flip, colour jitter and greyscale (which of the two
     comes first is ``jitter_position``), Gaussian blur, solarise, RandAugment, normalise; greyscale
     after the jitter comes after RandAugment, where there is one. Every step after the crop works on
     values in [0, 1], but RandAugment, which rounds them to the 256 levels of 8-bit images and
-    computes with these. The defaults switch every random step off.
+    computes with these. TensorFlow's brightness and saturation come right after the jitter, with
+    one cut to [0, 1] after the two. The defaults switch every random step off.
 
     Attributes:
         size: side of the square view in pixels.
         crop_scale: share of the image's area that `RandomResizedCrop` draws from, or None for no
-            random crop: then the short side is resized to ``resize`` and the centre is cut out.
-        crop_ratio: bounds of the crop's width over height, drawn uniformly in the logarithm.
-        resize: short side before the centre crop, in pixels; only without ``crop_scale``
+            random crop: then the short side is resized to ``resize`` and a window is cut out.
+        crop_ratio: bounds of the crop's width over height.
+        crop_sampling: draw the crop's area uniformly and its aspect uniformly in the logarithm,
+            "torchvision", or its aspect and then its height uniformly, like "tensorflow"'s
+            ``sample_distorted_bounding_box``, which takes no crop of less than a tenth of the image
+            and, where none fits, the whole of it; only with ``crop_scale``.
+        resize: short side before the window is cut out, in pixels; only without ``crop_scale``
             (None means ``size``).
+        keep_aspect: False resizes both sides to ``resize``; only without ``crop_scale``.
+        window: which size x size pixels of the resized image are the view, its "center" or a
+            "random" place; only without ``crop_scale``.
         interpolation: filter of the antialiased resize.
         flip_probability: probability of a horizontal flip.
         jitter: strengths of brightness, contrast, saturation (factors drawn from
@@ -42,7 +53,15 @@ class ViewRecipe:
             turns, at most 0.5), applied in random order as torchvision's `ColorJitter` does.
         jitter_probability: probability that a view is jittered at all.
         jitter_position: jitter "before_gray" or "after_gray".
+        brightness_shift: largest change of the brightness, drawn from [-shift, shift] and added.
+        saturation: bounds of the factor of HSV's saturation, which is cut to [0, 1] then; None for
+            no change.
         gray_probability: probability of greyscale.
+        gray: what the grey of a pixel is, its "luma" (ITU-R 601-2) or the "mean" of its channels.
+        gray_shared: whether all views of an image are grey in the same epochs, as if the image were
+            made grey before they are cut out of it; with ``jitter_position`` "after_gray" it is
+            the same but for rounding, since channels are averaged pixel by pixel and cropping and
+            resizing treat them alike.
         blur_probability: probability of Gaussian blur.
         blur_sigma: bounds of the blur's standard deviation, in pixels of the view.
         blur_kernel: number of taps, odd and below twice the size. None takes three
@@ -52,6 +71,8 @@ class ViewRecipe:
             `retable.views.rand_augment`; what comes into view from outside has the colour ``mean``.
         mean: subtracted from each channel at the end.
         std: divides each channel at the end.
+        standardise: instead of ``mean`` and ``std`` take each view's own, over channels and pixels
+            jointly, see `retable.patches.standardise`.
 
     Raises:
         UserError: a value out of range, named.
@@ -60,13 +81,20 @@ class ViewRecipe:
     size: int
     crop_scale: tuple[float, float] | None = None
     crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    crop_sampling: Literal["torchvision", "tensorflow"] = "torchvision"
     resize: int | None = None
+    keep_aspect: bool = True
+    window: Literal["center", "random"] = "center"
     interpolation: Literal["bilinear", "bicubic"] = "bilinear"
     flip_probability: float = 0.0
     jitter: tuple[float, float, float, float] = (0.0, 0.0, 0.0, 0.0)
     jitter_probability: float = 0.0
     jitter_position: Literal["before_gray", "after_gray"] = "before_gray"
+    brightness_shift: float = 0.0
+    saturation: tuple[float, float] | None = None
     gray_probability: float = 0.0
+    gray: Literal["luma", "mean"] = "luma"
+    gray_shared: bool = False
     blur_probability: float = 0.0
     blur_sigma: tuple[float, float] = (0.1, 2.0)
     blur_kernel: int | None = None
@@ -74,6 +102,7 @@ class ViewRecipe:
     rand_augment: tuple[int, float, float] | None = None
     mean: tuple[float, float, float] = IMAGENET_MEAN
     std: tuple[float, float, float] = IMAGENET_STD
+    standardise: bool = False
 
     def __post_init__(self) -> None:
         for name in _TUPLES:
@@ -87,16 +116,20 @@ class ViewRecipe:
         _require(self.size >= 1, "size", self.size, "a positive number of pixels")
         if self.crop_scale is not None:
             _require(_increasing(self.crop_scale, 1.0), "crop_scale", self.crop_scale, _SCALE)
-            _require(self.resize is None, "resize", self.resize, "None beside a crop_scale")
+            for name, without in (("resize", None), ("keep_aspect", True), ("window", "center")):
+                value = getattr(self, name)
+                _require(value == without, name, value, f"{without} beside a crop_scale")
         if self.resize is not None:
             _require(self.resize >= self.size, "resize", self.resize, "at least the size")
         _require(_increasing(self.crop_ratio), "crop_ratio", self.crop_ratio, "0 < low <= high")
-        _require(
-            self.interpolation in ("bilinear", "bicubic"),
-            "interpolation",
-            self.interpolation,
-            "'bilinear' or 'bicubic'",
-        )
+        if self.crop_sampling == "tensorflow":
+            _require(
+                self.crop_scale is not None and self.crop_scale[1] >= LEAST_COVERED,
+                "crop_scale",
+                self.crop_scale,
+                f"two shares, the second at least {LEAST_COVERED}, for TensorFlow's sampling",
+            )
+        self._check_words("crop_sampling", "window", "interpolation")
 
     def _check_photometry(self) -> None:
         for step in ("flip", "jitter", "gray", "blur", "solarize"):
@@ -108,12 +141,11 @@ class ViewRecipe:
             self.jitter,
             "four strengths from 0 on, the fourth (hue) at most 0.5",
         )
-        _require(
-            self.jitter_position in ("before_gray", "after_gray"),
-            "jitter_position",
-            self.jitter_position,
-            "'before_gray' or 'after_gray'",
-        )
+        self._check_words("jitter_position", "gray")
+        _require(self.brightness_shift >= 0, "brightness_shift", self.brightness_shift, "0 or more")
+        if self.saturation is not None:
+            holds = len(self.saturation) == 2 and 0 <= self.saturation[0] <= self.saturation[1]
+            _require(holds, "saturation", self.saturation, "0 <= low <= high")
         _require(_increasing(self.blur_sigma), "blur_sigma", self.blur_sigma, "0 < low <= high")
         if self.blur_kernel is not None:
             _require(
@@ -135,6 +167,25 @@ class ViewRecipe:
         _require(len(self.mean) == 3, "mean", self.mean, "one number for each channel")
         _require(len(self.std) == 3 and min(self.std) > 0, "std", self.std, "three above zero")
 
+    def _check_words(self, *names: str) -> None:
+        hints = get_type_hints(type(self))
+        for name in names:
+            words, value = get_args(hints[name]), getattr(self, name)
+            _require(value in words, name, value, " or ".join(map(repr, words)))
+
+    @property
+    def is_random(self) -> bool:
+        """Whether views of an image differ from key to key: an evaluation's then are not kept."""
+        steps = ("flip", "jitter", "gray", "blur", "solarize")
+        return (
+            self.crop_scale is not None
+            or self.window == "random"
+            or any(getattr(self, f"{step}_probability") > 0 for step in steps)
+            or self.rand_augment is not None
+            or self.brightness_shift > 0
+            or self.saturation is not None
+        )
+
     @property
     def kernel_size(self) -> int:
         """Taps of the blur: `blur_kernel`, or 2 ceil(3 sigma_max) + 1, as far as the size allows.
@@ -153,7 +204,16 @@ class ViewRecipe:
         return 2 * min(math.ceil(3 * self.blur_sigma[1]), self.size - 1) + 1
 
 
-_TUPLES = ("crop_scale", "crop_ratio", "jitter", "blur_sigma", "rand_augment", "mean", "std")
+_TUPLES = (
+    "crop_scale",
+    "crop_ratio",
+    "jitter",
+    "saturation",
+    "blur_sigma",
+    "rand_augment",
+    "mean",
+    "std",
+)
 _SCALE = "0 < low <= high <= 1"
 
 

@@ -15,18 +15,16 @@ from torch import Tensor
 from retable.random import uniform
 from retable.views.rand_augment import draw_operations
 from retable.views.recipe import ViewRecipe
+from retable.views.regions import regions
 
 # One image owns this many counters; the unused ones are room for steps that do not exist yet.
 SLOTS = 64
-_ATTEMPTS = 10  # of RandomResizedCrop, torchvision
-
-_AREA = slice(0, _ATTEMPTS)
-_RATIO = slice(_ATTEMPTS, 2 * _ATTEMPTS)
-_TOP, _LEFT, _FLIP, _JITTER = 20, 21, 22, 23
+# Counters 0 to 21 belong to the region.
+_FLIP, _JITTER = 22, 23
 _ORDER = slice(24, 28)
 _FACTORS = slice(28, 32)
-_GRAY, _BLUR, _SIGMA, _SOLARIZE = 32, 33, 34, 35
-_USED = 36
+_GRAY, _BLUR, _SIGMA, _SOLARIZE, _BRIGHTNESS, _SATURATION = range(32, 38)
+_USED = 38
 
 
 @dataclass(frozen=True)
@@ -37,11 +35,13 @@ class ViewParameters:
         crops: (B, 4) int64, the region that is cut out: top, left, height, width in pixels.
         resized: (B, 2) int64, height and width to which the region is resized.
         window: (B, 2) int64, top and left of the view in the resized region (0 for random crops,
-            which are resized to the view itself; the centre crop of a test view has them).
+            which are resized to the view itself; windows of the whole image have them).
         flip: (B,) bool, mirrored horizontally.
         jitter: (B,) bool, colours jittered.
         jitter_order: (B, 4) int64, the order of brightness 0, contrast 1, saturation 2, hue 3.
         jitter_factors: (B, 4) float32, one for each of these four: three factors, shift in turns.
+        brightness_shift: (B,) float32, what is added.
+        saturation: (B,) float32, the factor of HSV's saturation, 1 where the recipe has none.
         gray: (B,) bool.
         blur_sigma: (B,) float32, in pixels of the view, 0 for no blur.
         solarize: (B,) bool.
@@ -58,6 +58,8 @@ class ViewParameters:
     jitter: Tensor
     jitter_order: Tensor
     jitter_factors: Tensor
+    brightness_shift: Tensor
+    saturation: Tensor
     gray: Tensor
     blur_sigma: Tensor
     solarize: Tensor
@@ -85,6 +87,8 @@ def sample_parameters(
     indices: Tensor,
     heights: Tensor | int,
     widths: Tensor | int,
+    *,
+    image_key: int | None = None,
 ) -> ViewParameters:
     """Draw the parameters of one view of each of B images.
 
@@ -94,6 +98,11 @@ def sample_parameters(
         indices: (B,) int64, the images' places in their data set; on any device.
         heights: (B,) or one number, of the images in pixels.
         widths: likewise.
+        image_key: of what all views of an image share in an epoch, for instance
+            ``derive_key(seed, "images", epoch)``; only recipes with ``gray_shared`` need one.
+
+    Raises:
+        ValueError: the views share a draw, and there is no ``image_key``.
 
     Many batches, an epoch even, can be drawn in one call and indexed afterwards: it costs less.
 
@@ -106,13 +115,20 @@ def sample_parameters(
     count = len(indices)
     heights = torch.as_tensor(heights, dtype=torch.int64, device="cpu").expand(count)
     widths = torch.as_tensor(widths, dtype=torch.int64, device="cpu").expand(count)
-    draws = uniform(key, indices[:, None] * SLOTS + torch.arange(_USED))
-    crops, resized, window = _regions(recipe, draws, heights, widths)
+    counters = indices[:, None] * SLOTS + torch.arange(_USED)
+    draws = uniform(key, counters)
+    crops, resized, window = regions(recipe, draws, heights, widths)
     strengths = torch.tensor(recipe.jitter)
     centers = torch.tensor([1.0, 1.0, 1.0, 0.0])
     lowest = torch.cat([(1 - strengths[:3]).clamp_(min=0), -strengths[3:]])
     low, high = recipe.blur_sigma
     sigma = low + (high - low) * draws[:, _SIGMA]
+    gray = draws[:, _GRAY]
+    if recipe.gray_shared:
+        if image_key is None:
+            raise ValueError("views that share their greyscale: expected an image_key")
+        gray = uniform(image_key, counters[:, _GRAY])
+    dullest, brightest = recipe.saturation or (1.0, 1.0)
     operations, arguments, bicubic = draw_operations(recipe.rand_augment, key, indices)
     return ViewParameters(
         crops=crops,
@@ -122,76 +138,12 @@ def sample_parameters(
         jitter=draws[:, _JITTER] < recipe.jitter_probability,
         jitter_order=draws[:, _ORDER].argsort(dim=1),
         jitter_factors=torch.lerp(lowest, centers + strengths, draws[:, _FACTORS]),
-        gray=draws[:, _GRAY] < recipe.gray_probability,
+        brightness_shift=recipe.brightness_shift * (2 * draws[:, _BRIGHTNESS] - 1),
+        saturation=dullest + (brightest - dullest) * draws[:, _SATURATION],
+        gray=gray < recipe.gray_probability,
         blur_sigma=sigma * (draws[:, _BLUR] < recipe.blur_probability),
         solarize=draws[:, _SOLARIZE] < recipe.solarize_probability,
         operations=operations,
         arguments=arguments,
         bicubic=bicubic,
     )
-
-
-def _regions(
-    recipe: ViewRecipe, draws: Tensor, heights: Tensor, widths: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Return crops (B, 4), resized (B, 2) and window (B, 2), all int64."""
-    if recipe.crop_scale is None:
-        return _center_regions(recipe, heights, widths)
-    crops = _random_crops(recipe.crop_scale, recipe.crop_ratio, draws, heights, widths)
-    square = torch.full((len(crops), 2), recipe.size)
-    return crops, square, torch.zeros_like(square)
-
-
-def _random_crops(
-    scale: tuple[float, float],
-    ratio: tuple[float, float],
-    draws: Tensor,
-    heights: Tensor,
-    widths: Tensor,
-) -> Tensor:
-    """Draw `RandomResizedCrop` as torchvision does: ten attempts, then the largest centre crop.
-
-    All ten attempts of all images are tried at once and the first that fits is taken.
-    """
-    sides = torch.stack([heights, widths], dim=1)
-    area = sides.prod(dim=1, keepdim=True) * (
-        scale[0] + (scale[1] - scale[0]) * draws[:, _AREA].double()
-    )
-    bounds = torch.tensor(ratio, dtype=torch.float64).log()
-    aspect = torch.lerp(bounds[0], bounds[1], draws[:, _RATIO].double()).exp_()
-    tried = torch.stack([(area / aspect).sqrt_(), (area * aspect).sqrt_()], dim=2).round_().long()
-    fits = ((tried > 0) & (tried <= sides[:, None])).all(dim=2)  # (B, attempts)
-    first = fits.byte().argmax(dim=1)
-    chosen = tried[torch.arange(len(tried)), first]
-    free = sides - chosen + 1
-    corner = (draws[:, [_TOP, _LEFT]].double() * free).long()
-    failed = ~fits.any(dim=1)
-    if failed.any():
-        chosen[failed] = _largest_within(ratio, sides[failed])
-        corner[failed] = (sides - chosen)[failed] // 2
-    return torch.cat([corner, chosen], dim=1)
-
-
-def _largest_within(ratio: tuple[float, float], sides: Tensor) -> Tensor:
-    """Return the sides (B, 2) of the largest region whose width over height is within bounds."""
-    heights, widths = sides.double().unbind(dim=1)
-    largest = torch.stack(
-        [
-            torch.where(widths / heights < ratio[0], (widths / ratio[0]).round(), heights),
-            torch.where(widths / heights > ratio[1], (heights * ratio[1]).round(), widths),
-        ],
-        dim=1,
-    )
-    return largest.long()
-
-
-def _center_regions(
-    recipe: ViewRecipe, heights: Tensor, widths: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Resize the short side (the long one rounded down), cut the centre out, as torchvision."""
-    sides = torch.stack([heights, widths], dim=1)
-    short = sides.amin(dim=1, keepdim=True)
-    resized = (recipe.resize or recipe.size) * sides // short
-    # Half-way cases round to the even number, as Python's round does in torchvision.
-    window = ((resized - recipe.size).double() / 2).round_().long()
-    return torch.cat([torch.zeros_like(sides), sides], dim=1), resized, window

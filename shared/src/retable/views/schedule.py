@@ -56,6 +56,8 @@ class Schedule:
             coefficients of the image, of the grey image and of the mean grey. (1, 0, 0) where a
             sample does not take part.
         shift: (B,) float32, hue shift in sixths of a turn.
+        brightness: (B,) float32, TensorFlow's, what is added.
+        saturation: (B,) float32, TensorFlow's, a factor.
         gray: greyscale, strength 1 (or 0).
         blur: Gaussian blur, the strength is sigma.
         solarize: strength 1 (or 0).
@@ -68,6 +70,8 @@ class Schedule:
     before: tuple[int, ...]
     blends: Tensor
     shift: Tensor
+    brightness: Tensor
+    saturation: Tensor
     gray: Subset
     blur: Subset
     solarize: Subset
@@ -135,6 +139,8 @@ def schedule(
         before=tuple(counts),
         blends=blends[..., chosen],
         shift=shift[chosen],
+        brightness=parameters.brightness_shift[chosen],
+        saturation=parameters.saturation[chosen],
         gray=subset(parameters.gray, parameters.gray.float()),
         blur=subset(parameters.blur_sigma > 0, parameters.blur_sigma),
         solarize=subset(parameters.solarize, parameters.solarize.float()),
