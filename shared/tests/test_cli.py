@@ -69,7 +69,7 @@ def test_figures_are_printed_for_people(
     arguments = [checkpoint, "--protocol", "knn", "--data", DATA, "--set", "k=5", "--device", "cpu"]
     assert cli.main(["evaluate", *arguments]) == 0
     printed = capsys.readouterr().out
-    assert "small_resnet8, width 0.5" in printed
+    assert "small_resnet8 of width 0.5 with the imagenet stem" in printed
     assert "top1" in printed
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from retable import batch_norm
-from retable.encoders import EncoderRecipe, build_encoder
+from retable.encoders import AnyEncoderRecipe, build_encoder
 from retable.methods.method import Method, MethodRecipe
 from retable.optim import OptimizerRecipe
 from retable.random import derive_key
@@ -34,7 +34,7 @@ class PretrainRecipe:
     method: MethodRecipe
     data: str
     views: tuple[ViewRecipe, ...]
-    encoder: EncoderRecipe
+    encoder: AnyEncoderRecipe
     optimizer: OptimizerRecipe
     epochs: int
     batch: int

@@ -1,4 +1,4 @@
-"""Telling which ResNet a state dict belongs to, and filling an encoder without gaps."""
+"""Telling which ResNet a state dict belongs to, naming encoders, and filling one without gaps."""
 
 from __future__ import annotations
 
@@ -8,7 +8,13 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from retable.encoders import EncoderRecipe, build_encoder
+from retable.encoders import (
+    AnyEncoderRecipe,
+    EncoderRecipe,
+    ResidualRecipe,
+    VggRecipe,
+    build_encoder,
+)
 from retable.encoders.resnet import DEPTHS
 from retable.errors import UserError
 
@@ -52,7 +58,7 @@ def _count_blocks(state: Mapping[str, Tensor], stage: int) -> int:
     return len({match[1] for name in state if (match := pattern.fullmatch(name))})
 
 
-def filled_encoder(recipe: EncoderRecipe, state: Mapping[str, Tensor], source: str) -> nn.Module:
+def filled_encoder(recipe: AnyEncoderRecipe, state: Mapping[str, Tensor], source: str) -> nn.Module:
     """Build the encoder of ``recipe`` with the values of ``state``, in evaluation mode.
 
     ``num_batches_tracked``, which files of before 2018 lack and nothing here reads, may be missing.
@@ -71,7 +77,7 @@ def filled_encoder(recipe: EncoderRecipe, state: Mapping[str, Tensor], source: s
     return encoder.eval()
 
 
-def expected_state(recipe: EncoderRecipe) -> dict[str, Tensor]:
+def expected_state(recipe: AnyEncoderRecipe) -> dict[str, Tensor]:
     """Return names and shapes of an encoder's state as tensors without values: no memory."""
     with torch.device("meta"):
         return build_encoder(recipe, key=0).state_dict()
@@ -102,6 +108,38 @@ def refuse_differences(
         )
 
 
-def describe(recipe: EncoderRecipe) -> str:
-    """Name an encoder in words, for messages."""
+def describe(recipe: AnyEncoderRecipe) -> str:
+    """Name an encoder in words, for messages.
+
+    >>> describe(EncoderRecipe())
+    'resnet50 of width 1 with the imagenet stem'
+    >>> describe(VggRecipe())
+    'VGG19-BN 8x for 7x7 maps before its first fully connected layer'
+    """
+    if isinstance(recipe, ResidualRecipe):
+        return _describe_residual(recipe)
+    if isinstance(recipe, VggRecipe):
+        side = recipe.fc_kernel
+        return (
+            f"VGG{sum(recipe.stacks) + 3}-BN {recipe.widening}x for {side}x{side} maps before its "
+            f"first fully connected layer"
+        )
     return f"{recipe.name} of width {recipe.width:g} with the {recipe.stem} stem"
+
+
+def _describe_residual(recipe: ResidualRecipe) -> str:
+    """Name a residual encoder as the tables do, and say what their names leave out.
+
+    >>> _describe_residual(ResidualRecipe("reversible", last_relu=False))
+    'RevNet50 (-) 4x with a 7x7/2 root, pooling and block strides 1, 2, 2, 2'
+    """
+    depth = 2 + sum(recipe.units) * (3 if recipe.bottleneck else 2)
+    reversible = recipe.version == "reversible"
+    name = f"RevNet{depth}" if reversible else f"ResNet{depth} {recipe.version}"
+    return (
+        f"{name}{'' if recipe.last_relu else ' (-)'} {recipe.widening}x"
+        f"{'' if recipe.skip else ' without skip connections'} with a "
+        f"{recipe.root_kernel}x{recipe.root_kernel}/{recipe.root_stride} root, "
+        f"{'' if recipe.root_pool else 'no '}pooling and block strides "
+        f"{', '.join(map(str, recipe.strides))}"
+    )

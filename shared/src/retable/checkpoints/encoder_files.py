@@ -19,7 +19,7 @@ from retable.checkpoints.architecture import (
     refuse_differences,
 )
 from retable.checkpoints.weights_files import WeightsFile, weights_digest
-from retable.encoders import EncoderRecipe
+from retable.encoders import AnyEncoderRecipe, EncoderRecipe, ResidualRecipe, VggRecipe
 from retable.errors import UserError
 from retable.files import write_bytes
 
@@ -28,24 +28,27 @@ from retable.files import write_bytes
 HEADER = "retable"
 FORMAT = 1
 
+_KINDS = {kind.__name__: kind for kind in (EncoderRecipe, ResidualRecipe, VggRecipe)}
+
 
 class LoadedEncoder(NamedTuple):
     """An encoder in evaluation mode on the CPU, its recipe, and what its file says about it."""
 
     encoder: nn.Module
-    recipe: EncoderRecipe
+    recipe: AnyEncoderRecipe
     metadata: dict[str, Any]
 
 
 def save_encoder(
     path: str | os.PathLike[str],
     encoder: nn.Module,
-    recipe: EncoderRecipe,
+    recipe: AnyEncoderRecipe,
     metadata: Mapping[str, Any],
 ) -> None:
     """Write an encoder as safetensors, atomically, with its recipe and ``metadata`` (JSON values).
 
-    The tensors carry torchvision's names, so that other programs can read the file without Retable.
+    The tensors carry the encoder's names, torchvision's for an `EncoderRecipe`, so that other
+    programs can read the file without Retable.
     Equal weights, recipe and metadata give equal bytes. Call it on one process only.
 
     Raises:
@@ -59,6 +62,7 @@ def save_encoder(
     )
     header = {
         "format": FORMAT,
+        "kind": type(recipe).__name__,
         "metadata": dict(metadata),
         "recipe": dataclasses.asdict(recipe),
         "sha256": weights_digest(state),
@@ -93,7 +97,8 @@ def encoder_from(file: WeightsFile, path: Path) -> LoadedEncoder:
     """
     try:
         header = json.loads(file.header[HEADER])
-        recipe = EncoderRecipe(**header["recipe"])
+        # Files from before there were several kinds do not name theirs.
+        recipe = _KINDS[header.get("kind", "EncoderRecipe")](**header["recipe"])
         metadata, digest, version = header["metadata"], header["sha256"], header["format"]
     except (ValueError, TypeError, KeyError) as error:
         raise UserError(

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from retable.checkpoints.architecture import describe, expected_state, refuse_differences
 from retable.checkpoints.encoder_files import plain_state
 from retable.checkpoints.key_layouts import to_detectron2
-from retable.encoders import EncoderRecipe
+from retable.encoders import AnyEncoderRecipe, EncoderRecipe
 from retable.errors import UserError
 from retable.files import write_atomically, write_bytes
 
@@ -23,7 +23,9 @@ LAYOUTS: tuple[Layout, ...] = get_args(Layout)
 _DETECTRON2_NAMES = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
 
 
-def export_encoder(encoder: nn.Module, recipe: EncoderRecipe, layout: Layout) -> dict[str, Tensor]:
+def export_encoder(
+    encoder: nn.Module, recipe: AnyEncoderRecipe, layout: Layout
+) -> dict[str, Tensor]:
     """Return a ResNet's tensors under another program's names; copies on the CPU.
 
     - ``torchvision`` loads strictly into ``torchvision.models.resnet50()`` once its ``fc`` is
@@ -44,10 +46,10 @@ def export_encoder(encoder: nn.Module, recipe: EncoderRecipe, layout: Layout) ->
     refuse_differences(
         expected_state(recipe), state, f"The encoder to export is not a {describe(recipe)}"
     )
-    if not recipe.name.startswith("resnet"):
+    if not isinstance(recipe, EncoderRecipe) or not recipe.name.startswith("resnet"):
         raise UserError(
-            f"A {recipe.name} exists in no other program; expected resnet18 to resnet200 for the "
-            f"{layout} layout, use the encoder's own safetensors file."
+            f"A {describe(recipe)} exists in no other program; expected resnet18 to resnet200 for "
+            f"the {layout} layout, use the encoder's own safetensors file."
         )
     if layout != "detectron2":
         return state
@@ -60,7 +62,7 @@ def export_encoder(encoder: nn.Module, recipe: EncoderRecipe, layout: Layout) ->
 
 
 def save_export(
-    path: str | os.PathLike[str], encoder: nn.Module, recipe: EncoderRecipe, layout: Layout
+    path: str | os.PathLike[str], encoder: nn.Module, recipe: AnyEncoderRecipe, layout: Layout
 ) -> None:
     """Write `export_encoder`'s tensors to a file that the other program opens, atomically.
 

@@ -71,6 +71,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Judge a checkpoint by a protocol and print its figures."""
     from retable.checkpoints import load_encoder
+    from retable.checkpoints.architecture import describe as describe_encoder
     from retable.distributed import process_index
     from retable.evaluate import protocol
     from retable.evaluate.evaluation import Where
@@ -95,7 +96,11 @@ def run(options: argparse.Namespace) -> int:
     if process_index() == 0:
         report = {
             "checkpoint": options.checkpoint,
-            "encoder": {"recipe": describe(encoder_recipe), "metadata": metadata},
+            "encoder": {
+                "name": describe_encoder(encoder_recipe),
+                "recipe": describe(encoder_recipe),
+                "metadata": metadata,
+            },
             "protocol": describe(recipe),
             "data": {split: open_variant(split, None).description for split in ("train", "test")},
             "seed": options.seed,
@@ -107,11 +112,9 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _readable(report: dict[str, Any]) -> str:
-    encoder = report["encoder"]["recipe"]
     dropped = report["encoder"]["metadata"].get("dropped", [])
     lines = [
-        f"{report['checkpoint']}: {encoder['name']}, width {encoder['width']:g}, "
-        f"{encoder['stem']} stem",
+        f"{report['checkpoint']}: {report['encoder']['name']}",
         *([f"left out of the file: {', '.join(dropped)}"] if dropped else []),
         f"{report['protocol']['name']} on {report['data']['test']['source']}, seed "
         f"{report['seed']}; accuracies in percent",

@@ -7,7 +7,7 @@ import functools
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from retable.encoders import EncoderRecipe, build_encoder
+from retable.encoders import AnyEncoderRecipe, EncoderRecipe, build_encoder
 from retable.errors import UserError
 from retable.evaluate.evaluation import Evaluation
 from retable.recipes import PretrainRecipe, build_method
@@ -192,7 +192,7 @@ def price(recipe: PretrainRecipe, images: int) -> Price:
 
 
 @functools.lru_cache(maxsize=64)
-def _encoder_flops(recipe: EncoderRecipe, size: int) -> float:
+def _encoder_flops(recipe: AnyEncoderRecipe, size: int) -> float:
     return forward_flops(build_encoder(recipe, 0), size)
 
 
