@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cache
 from typing import Literal, get_args, get_type_hints
 
 from retable.errors import UserError
@@ -168,9 +169,8 @@ class ViewRecipe:
         _require(len(self.std) == 3 and min(self.std) > 0, "std", self.std, "three above zero")
 
     def _check_words(self, *names: str) -> None:
-        hints = get_type_hints(type(self))
         for name in names:
-            words, value = get_args(hints[name]), getattr(self, name)
+            words, value = _words(name), getattr(self, name)
             _require(value in words, name, value, " or ".join(map(repr, words)))
 
     @property
@@ -215,6 +215,11 @@ _TUPLES = (
     "std",
 )
 _SCALE = "0 < low <= high <= 1"
+
+
+@cache
+def _words(name: str) -> tuple[str, ...]:
+    return get_args(get_type_hints(ViewRecipe)[name])
 
 
 def _increasing(bounds: tuple[float, ...], highest: float = math.inf) -> bool:

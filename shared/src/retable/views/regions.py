@@ -98,8 +98,8 @@ def _as_tensorflow(
     most = (highest / aspect).sqrt_().round_().minimum(widest).minimum(heights)
     least = (lowest / aspect).sqrt_().round_().minimum(most)
     tall = least + ((most - least + 1) * draws[:, _AREA].double()).floor_()
-    tall = tall + (tall * (tall * aspect).round_() < lowest)
-    tall = tall - (tall * (tall * aspect).round_() > highest)
+    tall += (tall * (tall * aspect).round_() < lowest).double()
+    tall -= (tall * (tall * aspect).round_() > highest).double()
     wide = (tall * aspect).round_()
     covered = tall * wide
     fits = (covered >= lowest.maximum(LEAST_COVERED * area)) & (covered <= highest)
