@@ -10,7 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from retable.data.decoding import UnreadableImageError, decode, decode_all, first_faults, prepare
+from retable.data.decoding import (
+    UnreadableImageError,
+    decode,
+    decode_all,
+    first_faults,
+    prepare,
+    stamps,
+)
 from retable.data.source import TRAIN, checksum
 from retable.errors import UserError
 
@@ -91,6 +98,7 @@ class FolderSource:
         if left_out:
             kept = [i for i in range(len(names)) if names[i] not in left_out]
             names, labels = [names[i] for i in kept], [labels[i] for i in kept]
+        paths = [os.path.join(self.directory, name) for name in names]
         self._names = PackedNames(names)
         self.labels: Tensor = torch.tensor(labels)
         self._refuse_unreadable_classes()
@@ -104,6 +112,7 @@ class FolderSource:
             "unreadable": len(left_out),
             "unreadable_first": sorted(left_out)[:10],
             "checksum": checksum(names, self.labels),
+            "pixels": checksum(map(" ".join, zip(names, stamps(paths), strict=True))),
         }
 
     def __len__(self) -> int:

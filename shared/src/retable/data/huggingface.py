@@ -15,6 +15,7 @@ from retable.data.decoding import (
     file_fault,
     header_fault,
     prepare,
+    stamps,
 )
 from retable.data.source import TRAIN, checksum
 from retable.errors import UserError
@@ -58,8 +59,11 @@ class TableSource:
                 f"The data set {spec} has no column {label!r}: it has "
                 f"{', '.join(dataset.features)}."
             )
+        pixels = [f"{dataset._fingerprint} {self._column}"]
+        pixels += stamps([file["filename"] for file in dataset.cache_files])
         dataset = dataset.cast_column(self._column, Image(decode=False))
-        faults = self._faults(dataset)
+        faults, outside = self._faults(dataset)
+        pixels += stamps(outside)
         if faults:
             dataset = dataset.select([i for i in range(len(dataset)) if i not in faults])
         self._rows = dataset.select_columns([self._column])
@@ -74,15 +78,17 @@ class TableSource:
             "unreadable": len(faults),
             "unreadable_first": [str(row) for row in sorted(faults)[:10]],
             "checksum": checksum(self.class_names, self.labels),
+            "pixels": checksum([*pixels, *map(str, sorted(faults))]),
         }
 
     def __len__(self) -> int:
         """Return the number of images."""
         return len(self.labels)
 
-    def _faults(self, dataset: Any) -> dict[int, str]:
-        """Check the first bytes of every row: {row: fault}."""
+    def _faults(self, dataset: Any) -> tuple[dict[int, str], list[str]]:
+        """Check the first bytes of every row: {row: fault}, and the sound rows' files outside."""
         faults: dict[int, str] = {}
+        outside: list[str] = []
         first = 0
         rows = dataset.select_columns([self._column]).with_format("arrow")
         for table in rows.iter(batch_size=1024):
@@ -95,8 +101,10 @@ class TableSource:
                     raise UnreadableImageError(f"number {first + offset} of {self.spec}", fault)
                 if fault:
                     faults[first + offset] = fault
+                elif data is None:
+                    outside.append(path)
             first += len(cells)
-        return faults
+        return faults, outside
 
     def image(self, index: int) -> Tensor:
         """Decode one image: uint8 (3, H, W)."""

@@ -21,7 +21,9 @@ class Source(Protocol):
         labels: (n,) int64 classes, -1 where unknown.
         class_names: the name of each class, in the order of the labels.
         description: what a result's provenance needs: the string that named the source, split,
-            counts, and a checksum of the list of files and labels. JSON-serialisable.
+            counts, and a checksum of the list of files and labels. Under "pixels" a checksum of
+            what the images depend on, not their labels; a source without it can be used, but no
+            features of it are kept. JSON-serialisable.
         skip_unreadable: whether a sample that turns out unreadable is replaced by the next one.
         unreadable: samples of which this turned out in this process.
     """
@@ -53,11 +55,16 @@ class Source(Protocol):
         ...
 
 
-def checksum(names: Iterable[str], labels: Tensor) -> str:
-    """Return 32 hexadecimal digits that identify a list of files and their labels."""
+def checksum(names: Iterable[str], labels: Tensor | None = None) -> str:
+    """Return 32 hexadecimal digits that identify a list of files and, if given, their labels.
+
+    >>> checksum(["a", "b"]) == checksum(["ab"])
+    False
+    """
     digest = hashlib.blake2b(digest_size=16)
     for name in names:
         digest.update(name.encode("utf-8", "surrogateescape"))
         digest.update(b"\0")
-    digest.update(labels.to(torch.int64).numpy().tobytes())
+    if labels is not None:
+        digest.update(labels.to(torch.int64).numpy().tobytes())
     return digest.hexdigest()

@@ -74,6 +74,18 @@ class ShapesSource:
             "seed": seed,
             "variant": variant,
             "checksum": checksum(drawn, self.labels),
+            "pixels": checksum(
+                f"{name} {value}"
+                for name, value in (
+                    ("images", len(self.labels)),
+                    ("split", split),
+                    ("size", size),
+                    ("outlines", classes),
+                    ("rho", rho),
+                    ("seed", seed),
+                    ("variant", variant),
+                )
+            ),
         }
         self._pool: Tensor | None = None
 

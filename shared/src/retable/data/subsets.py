@@ -175,6 +175,8 @@ class Subset:
             "classes": len(class_names),
             "checksum": checksum([base.description["checksum"], checksum((), indices)], labels),
         }
+        if "pixels" in base.description:
+            self.description["pixels"] = checksum([base.description["pixels"]], indices)
 
     def __len__(self) -> int:
         """Return the number of images."""

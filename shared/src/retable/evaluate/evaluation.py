@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -44,6 +44,8 @@ class Where:
         workers: decoding processes.
         precision: "float32", "bf16" or "fp16" for the encoder's forward passes.
         progress: whether process 0 shows a progress bar, if there is a terminal.
+        features: where to keep features of views without random draws, for other evaluations of
+            the same encoder to read (`retable.evaluate.feature_cache`); None: nowhere.
     """
 
     device: torch.device | str
@@ -51,6 +53,7 @@ class Where:
     workers: int = 0
     precision: str = "float32"
     progress: bool = False
+    features: Path | None = None
 
 
 class Evaluation(Protocol):
@@ -88,6 +91,17 @@ class Splits:
     train: Source
     test: Source
     classes: int
+
+
+def described(splits: Splits) -> dict[str, dict[str, Any]]:
+    """Return the splits' descriptions as facts that a classifier's training depends on.
+
+    Without "pixels", which a copy of the same files changes.
+    """
+    return {
+        split: {name: value for name, value in source.description.items() if name != "pixels"}
+        for split, source in (("train", splits.train), ("test", splits.test))
+    }
 
 
 def open_splits(open_source: OpenSource, data: str | None = None) -> Splits:

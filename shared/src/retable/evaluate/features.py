@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from retable.data.plans import share_of
 from retable.distributed import gather, process_count, process_index
 from retable.errors import UserError
+from retable.evaluate.evaluation import Part
+from retable.evaluate.feature_cache import FeatureCache
 from retable.evaluate.frozen import FrozenEncoder, freeze
 from retable.evaluate.representation import (
     PRE_LOGITS,
@@ -23,6 +25,8 @@ from retable.evaluate.representation import (
 )
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from retable.data.source import Source
     from retable.evaluate.evaluation import Where
     from retable.views import ViewRecipe
@@ -124,10 +128,51 @@ def represent(
         UserError: the encoder has no such tap, its features are not finite, or there are fewer
             images than processes.
     """
+    if where.features is not None and not view.is_random and "pixels" in source.description:
+        return _kept(
+            where.features,
+            frozen,
+            source,
+            view,
+            representation,
+            workers=where.workers,
+            gathered=gathered,
+            told=on_batch,
+        )
     found = _share(
         frozen, source, view, representation, None, workers=where.workers, key=key, told=on_batch
     )
     return _gathered(found) if gathered else found
+
+
+def _kept(
+    folder: Path,
+    frozen: FrozenEncoder,
+    source: Source,
+    view: ViewRecipe,
+    representation: Representation,
+    *,
+    workers: int,
+    gathered: bool,
+    told: Callable[[int], None] | None,
+) -> dict[str, Features]:
+    """Read features from the cache, which makes those that it lacks."""
+    _refuse_few(source)
+    whole, rows = source, torch.arange(len(source))
+    if isinstance(source, Part):
+        whole, rows = source.base, source.indices
+    cache = FeatureCache(folder, frozen, whole, view, representation, workers)
+    vectors, samples = cache.vectors(rows, gathered=gathered, told=told)
+    labels = whole.labels.to(samples.device)[samples]
+    return {tap: Features(found, labels) for tap, found in vectors.items()}
+
+
+def _refuse_few(source: Source) -> None:
+    if len(source) < process_count():
+        raise UserError(
+            f"{process_count()} processes share {len(source)} images: expected at least one image "
+            "for each, so start fewer processes."
+        )
 
 
 def _share(
@@ -142,11 +187,7 @@ def _share(
     told: Callable[[int], None] | None,
 ) -> dict[str, Features]:
     """Compute this process's contiguous share of a source."""
-    if len(source) < process_count():
-        raise UserError(
-            f"{process_count()} processes share {len(source)} images: expected at least one image "
-            "for each, so start fewer processes."
-        )
+    _refuse_few(source)
     own = share_of(len(source), process_index(), process_count())
     rows = torch.arange(own.start, own.stop)
     batches = forward_passes(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
+import hashlib
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -67,6 +69,35 @@ def fold_batch_norms(encoder: ResNet | SmallResNet) -> None:
                 setattr(parent, _norm_name(name), nn.Identity())
 
 
+def structure(encoder: nn.Module) -> str:
+    """Hash what an encoder computes apart from its weights: its modules and their settings.
+
+    Strides, poolings or a missing last ReLU do not show in weights.
+
+    >>> structure(nn.MaxPool2d(2)) == structure(nn.MaxPool2d(2, stride=1))
+    False
+    """
+    state = hashlib.blake2b(digest_size=16)
+    for name, module in encoder.named_modules():
+        settings = {
+            setting: value
+            for setting, value in sorted(vars(module).items())
+            if setting != "training" and _is_plain(value)
+        }
+        kind = f"{type(module).__module__}.{type(module).__qualname__}"
+        state.update(f"{name} {kind} {settings!r}\n".encode())
+    state.update(digest(dict(encoder.named_buffers())).encode())  # also those not saved
+    return state.hexdigest()
+
+
+def _is_plain(value: object) -> bool:
+    if isinstance(value, tuple | list):
+        return all(map(_is_plain, value))
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return True
+    return value is None or isinstance(value, bool | int | float | str)
+
+
 class FrozenEncoder:
     """A copy of an encoder in eval mode on one device: images (B,3,H,W) -> float32 (B,F).
 
@@ -80,6 +111,7 @@ class FrozenEncoder:
         device: where it computes.
         precision: of the forward passes.
         digest: hash of the original's weights and buffers.
+        structure: hash of its modules, see `structure`.
     """
 
     def __init__(self, encoder: nn.Module, device: torch.device | str, precision: str) -> None:
@@ -89,6 +121,7 @@ class FrozenEncoder:
         self._type = autocast_type(precision)
         frozen = copy.deepcopy(original).eval().requires_grad_(False).to(self.device)
         self.digest = digest(frozen.state_dict())
+        self.structure = structure(frozen)
         if isinstance(frozen, ResNet | SmallResNet):
             fold_batch_norms(frozen)
         self.encoder = frozen.to(memory_format=torch.channels_last)

@@ -23,6 +23,7 @@ from retable.evaluate.classifier import LinearClassifier, accuracy, check_labels
 from retable.evaluate.evaluation import (
     Splits,
     Where,
+    described,
     natural_test_view,
     natural_train_view,
     open_splits,
@@ -164,8 +165,7 @@ class LinearProbe:
             recipe=asdict(self),
             seed=seed,
             precision=frozen.precision,
-            train=splits.train.description,
-            test=splits.test.description,
+            **described(splits),
         )
         saved = checkpoints.load(frozen.device)
         start, curve = (saved.epoch, saved.facts["curve"]) if saved else (0, [])

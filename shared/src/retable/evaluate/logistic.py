@@ -10,7 +10,7 @@ from torch import nn
 from retable import random
 from retable.errors import UserError
 from retable.evaluate.classifier import LinearClassifier, accuracy, check_labels
-from retable.evaluate.evaluation import Splits, Where, natural_test_view, open_splits
+from retable.evaluate.evaluation import Splits, Where, described, natural_test_view, open_splits
 from retable.evaluate.features import Features, extract
 from retable.evaluate.frozen import FrozenEncoder, freeze
 from retable.evaluate.logistic_regression import fit_logistic
@@ -101,8 +101,7 @@ class LogisticProbe:
             recipe=asdict(self),
             seed=seed,
             precision=frozen.precision,
-            train=splits.train.description,
-            test=splits.test.description,
+            **described(splits),
         )
         saved = checkpoints.load(frozen.device)
         if saved:
