@@ -76,6 +76,22 @@ class Representation:
         if self.limit < 1:
             raise UserError(f"the representation's limit is {self.limit}: expected 1 or more.")
 
+    def joined(self, figures: dict[str, dict[str, float]]) -> dict[str, float]:
+        """Join the taps' figures: the last tap's under their names, and each tap's as name@tap.
+
+        The second only if there are several.
+
+        >>> Representation(("block1", "block2")).joined(
+        ...     {"block1": {"top1": 1.0}, "block2": {"top1": 2.0}}
+        ... )
+        {'top1': 2.0, 'top1@block1': 1.0, 'top1@block2': 2.0}
+        """
+        result = dict(figures[self.taps[-1]])
+        if len(self.taps) > 1:
+            for tap in self.taps:
+                result |= {f"{name}@{tap}": value for name, value in figures[tap].items()}
+        return result
+
     def of(self, frozen: FrozenEncoder, views: Tensor) -> dict[str, Tensor]:
         """Return the vectors (B, F) of views (B, 3, S, S) by tap, float32 on the encoder's device.
 
