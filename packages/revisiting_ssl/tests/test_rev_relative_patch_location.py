@@ -1,0 +1,88 @@
+"""Relative patch location: which pairs, in which order, with which class."""
+
+import itertools
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from retable.errors import UserError
+from retable.methods.method import Batch, Progress
+from retable.patches import PatchGrid
+from revisiting_ssl import (
+    RelativePatchLocation,
+    RelativePatchLocationRecipe,
+    join_with_centre,
+    location_pairs,
+)
+
+RECIPE = RelativePatchLocationRecipe(
+    PatchGrid(cell=5, patch=3), embed_dim=2, hidden_dim=8, dropout=0.0
+)
+
+
+class Mean(nn.Module):
+    """The mean of each channel."""
+
+    feature_dim = 3
+
+    def forward(self, images: Tensor) -> Tensor:
+        return images.mean((2, 3))
+
+
+def make_batch() -> Batch:
+    rows = torch.arange(4)
+    view = torch.rand(4, 3, 15, 15, generator=torch.Generator().manual_seed(0))
+    return Batch((view,), rows, rows, rows, Progress(0, 1, 1), 7)
+
+
+def build() -> RelativePatchLocation:
+    return RECIPE.build(Mean(), 3)
+
+
+def test_pairs_are_the_neighbours_row_by_row_each_with_the_centre() -> None:
+    pairs = [(0, 4), (1, 4), (2, 4), (3, 4), (5, 4), (6, 4), (7, 4), (8, 4)]
+    assert location_pairs() == pairs
+    assert all(neighbour == (j if j < 4 else j + 1) for j, (neighbour, _) in enumerate(pairs))
+    assert len(location_pairs(5)) == 24
+    assert {centre for _, centre in location_pairs(5)} == {12}
+
+
+@pytest.mark.parametrize("grid", [3, 5])
+def test_rows_hold_the_neighbour_first_and_then_the_centre(grid: int) -> None:
+    vectors = torch.randn(2, grid * grid, 3)
+    rows = join_with_centre(vectors)
+    for row, (neighbour, centre) in enumerate(location_pairs(grid)):
+        expected = torch.cat([vectors[:, neighbour], vectors[:, centre]], dim=1)
+        assert torch.equal(rows[:, row], expected)
+
+
+@pytest.mark.parametrize("grid", [1, 2, 4])
+def test_grids_without_a_centre_and_a_neighbour_are_refused(grid: int) -> None:
+    with pytest.raises(UserError, match=f"{grid} x {grid} patches: expected an odd number"):
+        location_pairs(grid)
+
+
+def test_every_image_gives_all_eight_rows_with_the_classes_tiled() -> None:
+    rows, labels = build().rows(torch.randn(4, 9, 2), make_batch())
+    assert rows.shape == (4, 8, 4)
+    assert labels.tolist() == [list(range(8))] * 4
+
+
+def test_the_loss_is_that_of_pairs_one_by_one() -> None:
+    """Every pair by itself, in evaluation mode: patch, embedding, scores, logarithm."""
+    method, batch = build().eval(), make_batch()
+    patches, losses = method.cut(batch), []
+    for image, (label, pair) in itertools.product(range(4), enumerate(location_pairs())):
+        vectors = [method.embed(method.encoder(patches[image, i][None]))[0] for i in pair]
+        scores = method.head(torch.cat(vectors)[None, None], 0, torch.tensor([0]))[0, 0]
+        losses.append(-scores.log_softmax(dim=0)[label])
+    torch.testing.assert_close(method(batch).loss, torch.stack(losses).mean())
+
+
+def test_the_metric_is_the_share_of_pairs_that_were_found() -> None:
+    method = build().eval()
+    nn.init.zeros_(method.head.scores.weight)
+    with torch.no_grad():
+        method.head.scores.bias.copy_(torch.arange(8))  # the last class, whatever the pair
+    assert method(make_batch()).metrics["accuracy"] == 1 / 8
