@@ -1,17 +1,14 @@
 """The linear probe by SGD or LARS: a classifier on frozen features, images augmented every epoch.
 
-The official protocol (MoCo's `main_lincls.py`) sends each shuffled batch through the encoder and
-makes one step. With a frozen encoder in eval mode a feature depends on its image alone, so here an
-epoch's features are computed first, in the source's order and split over the processes, and the
-steps follow in the shuffled order on the cached features: the same batches, the same steps, but
-large encoder calls, sequential reads and a classifier that never waits for the encoder. Every
-process makes the same steps on the gathered features, so their number does not enter the result.
+How it is trained is in `retable.evaluate.head_training`; a step is in
+`retable.evaluate.linear_steps`.
 """
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, Literal
+import functools
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor, nn
@@ -19,20 +16,19 @@ from torch import Tensor, nn
 from retable import random
 from retable.data.subsets import Subset
 from retable.errors import UserError
-from retable.evaluate.classifier import LinearClassifier, accuracy, check_labels
+from retable.evaluate.classifier import LinearClassifier
 from retable.evaluate.evaluation import (
+    Judged,
     Splits,
     Where,
-    described,
     natural_test_view,
     natural_train_view,
-    open_splits,
+    open_judged,
 )
-from retable.evaluate.features import Features, extract
 from retable.evaluate.frozen import FrozenEncoder, freeze
+from retable.evaluate.head_training import EpochFigures, last_and_best, train_heads
 from retable.evaluate.linear_steps import ProbeState, sgd_step
-from retable.evaluate.resume import Checkpoints
-from retable.progress import bar
+from retable.evaluate.representation import Representation
 from retable.schedules import ScheduleRecipe, learning_rate
 from retable.views import ViewRecipe
 
@@ -42,6 +38,12 @@ if TYPE_CHECKING:
 
 TRUST_COEFFICIENT = 1e-3
 """LARS's eta, in You et al. (2017) and in SimSiam's code."""
+
+
+@functools.lru_cache(maxsize=8)
+def _on_device(rates: tuple[float, ...], device: torch.device) -> Tensor:
+    """Return an epoch's learning rates, copied once and not at every step."""
+    return torch.tensor(rates, device=device)
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,9 @@ class LinearProbe:
     For SimSiam (its code's `main_lincls.py` with ``--lars``): "lars", "cosine" without milestones,
     batch 4096, lr 0.1 times batch / 256, 90 epochs. Weight and bias are both adapted there.
 
+    For Kolesnikov et al. (2019): batch 2048, lr 0.1 times batch / 256, 520 epochs, milestones (480,
+    500); for the tasks on patches batch 1024.
+
     Attributes:
         lr: learning rate of the optimizer, after any scaling by the batch.
         momentum: its momentum.
@@ -65,14 +70,17 @@ class LinearProbe:
         gamma: that factor.
         optimizer: "sgd", or "lars": SGD whose steps are scaled by |w| / |g| (`retable.optim.LARS`).
         schedule: "step", or "cosine": from ``lr`` down towards 0, set anew for each epoch.
-        train_view: drawn anew in every epoch (R2: random crop of scale (0.08, 1) and flip); None:
-            `natural_train_view`.
+        train_view: drawn anew in every epoch (R2: random crop of scale (0.08, 1) and flip), or
+            computed once if nothing of it is drawn; None: `natural_train_view`.
         test_view: R2: short side to 256, centre crop of 224; None: `natural_test_view`.
         max_steps: stop after so many steps, rounded up to whole epochs beyond the first; within it
             the classifier sees only the images of these steps. For checks of the real path: such a
             probe measures nothing.
         other_lrs: further learning rates trained beside ``lr`` on the same features; their
             accuracies are reported as ``top1@lr=<value>`` and choose nothing.
+        representation: what of the encoder is judged; a classifier for each of its taps, trained
+            side by side on the same images.
+        on: which images, and how many of their labels.
         name: what the result is filed under.
     """
 
@@ -89,6 +97,8 @@ class LinearProbe:
     test_view: ViewRecipe | None = None
     max_steps: int | None = None
     other_lrs: tuple[float, ...] = ()
+    representation: Representation = field(default_factory=Representation)
+    on: Judged = field(default_factory=Judged)
     name: str = "linear"
 
     def __post_init__(self) -> None:
@@ -127,6 +137,11 @@ class LinearProbe:
         """Return the view of test images."""
         return self.test_view or natural_test_view(source)
 
+    @property
+    def purpose(self) -> str:
+        """See `retable.evaluate.head_training.HeadRecipe`, like the methods after `fit`."""
+        return "linear probe"
+
     def run(
         self,
         encoder: nn.Module | FrozenEncoder,
@@ -135,14 +150,15 @@ class LinearProbe:
         *,
         seed: int,
     ) -> dict[str, float]:
-        """Train the classifier and return the test accuracy in percent, see `Evaluation.run`.
+        """Train the classifiers and return the test accuracy in percent, see `Evaluation.run`.
 
         Returns:
             "top1" and "top5" after the last epoch (primary), "best_top1" and "best_epoch"
             (one-based; the first of equals) over all epochs, "train_loss" of the last epoch, and
-            "top1@lr=<value>" for every one of ``other_lrs``.
+            "top1@lr=<value>" for every one of ``other_lrs``; see `Representation.joined` for
+            several taps. ``curve.json`` in ``where.directory`` has the epochs' figures.
         """
-        _, results = self.fit(encoder, open_splits(open_source), where, seed=seed)
+        _, results = self.fit(encoder, open_judged(open_source, self.on), where, seed=seed)
         return results
 
     def fit(
@@ -153,47 +169,58 @@ class LinearProbe:
         *,
         seed: int,
     ) -> tuple[LinearClassifier, dict[str, float]]:
-        """Train as `run` does; return the classifier of the last epoch beside the numbers."""
-        frozen = freeze(encoder, where.device, where.precision)
-        splits, epochs = self._shortened(splits, seed)
-        check_labels(splits.train.labels, splits.classes, "train")
-        check_labels(splits.test.labels, splits.classes, "test")
-        checkpoints = Checkpoints(
-            where.directory,
-            self.name,
-            encoder=frozen.digest,
-            recipe=asdict(self),
+        """Train as `run` does; return the classifier of the last tap and epoch too."""
+        shortened, epochs = self._shortened(splits, seed)
+        heads, curve = train_heads(
+            self,
+            freeze(encoder, where.device, where.precision),
+            shortened,
+            where,
             seed=seed,
-            precision=frozen.precision,
-            **described(splits),
+            views=(
+                self.train_view or natural_train_view(splits.train),
+                self.test_view_of(splits.test),
+            ),
+            epochs=epochs,
         )
-        saved = checkpoints.load(frozen.device)
-        start, curve = (saved.epoch, saved.facts["curve"]) if saved else (0, [])
-        rates = (self.lr, *self.other_lrs)
-        view = self.train_view or natural_train_view(splits.train)
-        images = len(splits.train) * (epochs - start) + len(splits.test)
-        with bar(images, "images", self.name, shown=where.progress) as shown:
-            arguments: dict[str, Any] = {
-                "device": where.device,
-                "workers": where.workers,
-                "on_batch": shown.update,
-            }
-            test = extract(frozen, splits.test, self.test_view_of(splits.test), **arguments)
-            dim = test.features.shape[1]
-            if saved:
-                state = ProbeState(**saved.tensors)
-            else:
-                key = random.derive_key(seed, "linear probe", "weights")
-                state = ProbeState.initial(len(rates), splits.classes, dim, key)
-            state = state.to(frozen.device)
-            for epoch in range(start, epochs):
-                key = random.derive_key(seed, "linear probe", "views", epoch)
-                train = extract(frozen, splits.train, view, key=key, **arguments)
-                losses = self._epoch(state, train, epoch, seed)
-                curve.append(self._measure(state, test, losses, epoch))
-                checkpoints.save(epoch + 1, state.tensors(), {"curve": curve})
-                shown.set_postfix({"epoch": epoch + 1, "top1": f"{curve[-1]['top1'][0]:.2f}"})
-        return state.classifier(0), self._results(curve)
+        figures = {tap: self._figures(curve, tap) for tap in heads}
+        last = heads[self.representation.taps[-1]]
+        return last.classifier(0), self.representation.joined(figures)
+
+    def _figures(self, curve: list[EpochFigures], tap: str) -> dict[str, float]:
+        figures = last_and_best(curve, tap)
+        for name, top1 in zip(self.called(), curve[-1]["top1"][tap], strict=True):
+            if name:
+                figures[f"top1{name}"] = top1
+        return figures
+
+    def begin(self, classes: int, dim: int, seed: int) -> ProbeState:
+        """Return classifiers for all learning rates, of equal weights."""
+        key = random.derive_key(seed, self.purpose, "weights")
+        return ProbeState.initial(1 + len(self.other_lrs), classes, dim, key)
+
+    def restored(self, tensors: dict[str, Tensor]) -> ProbeState:
+        """Return the classifiers whose tensors these are."""
+        return ProbeState(**tensors)
+
+    def called(self) -> tuple[str, ...]:
+        """Return how figures of the further learning rates are told apart."""
+        return ("", *(f"@lr={lr:g}" for lr in self.other_lrs))
+
+    def step(
+        self, head: ProbeState, features: Tensor, labels: Tensor, first: int, epoch: int, seed: int
+    ) -> Tensor:
+        """Make one step of all learning rates; nothing is drawn."""
+        rates = (self.learning_rate(epoch, lr) for lr in (self.lr, *self.other_lrs))
+        return sgd_step(
+            head,
+            features,
+            labels,
+            _on_device(tuple(rates), features.device),
+            momentum=self.momentum,
+            weight_decay=self.weight_decay,
+            trust_coefficient=TRUST_COEFFICIENT if self.optimizer == "lars" else None,
+        )
 
     def _shortened(self, splits: Splits, seed: int) -> tuple[Splits, int]:
         """Return what ``max_steps`` leaves of the training images and of the epochs."""
@@ -204,7 +231,7 @@ class LinearProbe:
         epochs = min(self.epochs, -(-seen // images))
         if seen >= images:
             return splits, epochs
-        key = random.derive_key(seed, "linear probe", "order", 0)
+        key = random.derive_key(seed, self.purpose, "order", 0)
         kept = random.permutation(key, images)[:seen].sort().values
         train = Subset(
             splits.train,
@@ -214,57 +241,3 @@ class LinearProbe:
             f"the images of {self.max_steps} steps",
         )
         return Splits(train, splits.test, splits.classes), epochs
-
-    def _epoch(self, state: ProbeState, train: Features, epoch: int, seed: int) -> Tensor:
-        """Make one epoch's steps; return the mean losses (L,)."""
-        device = train.features.device
-        rates = torch.tensor(
-            [self.learning_rate(epoch, lr) for lr in (self.lr, *self.other_lrs)], device=device
-        )
-        total = torch.zeros_like(rates)
-        key = random.derive_key(seed, "linear probe", "order", epoch)
-        order = random.permutation(key, len(train.labels)).to(device)
-        for rows in torch.split(order, self.batch):
-            total += len(rows) * sgd_step(
-                state,
-                train.features[rows],
-                train.labels[rows],
-                rates,
-                momentum=self.momentum,
-                weight_decay=self.weight_decay,
-                trust_coefficient=TRUST_COEFFICIENT if self.optimizer == "lars" else None,
-            )
-        return total / len(train.labels)
-
-    def _measure(
-        self, state: ProbeState, test: Features, losses: Tensor, epoch: int
-    ) -> dict[str, list[float]]:
-        """Return one epoch's numbers, each a list over the learning rates."""
-        if not bool(state.weight[0].isfinite().all()):
-            raise UserError(
-                f"the linear probe's weights are not finite after epoch {epoch + 1}: expected a "
-                f"learning rate below {self.lr} for these features, so lower lr."
-            )
-        scores = [
-            accuracy(state.classifier(rate)(test.features), test.labels)
-            for rate in range(len(losses))
-        ]
-        return {
-            "top1": [score["top1"] for score in scores],
-            "top5": [score["top5"] for score in scores],
-            "loss": losses.tolist(),
-        }
-
-    def _results(self, curve: list[dict[str, list[float]]]) -> dict[str, float]:
-        top1 = [epoch["top1"][0] for epoch in curve]
-        last: dict[str, Any] = curve[-1]
-        results = {
-            "top1": top1[-1],
-            "top5": last["top5"][0],
-            "best_top1": max(top1),
-            "best_epoch": float(1 + top1.index(max(top1))),
-            "train_loss": last["loss"][0],
-        }
-        for position, lr in enumerate(self.other_lrs, start=1):
-            results[f"top1@lr={lr:g}"] = last["top1"][position]
-        return results

@@ -53,6 +53,10 @@ class ProbeState:
         """Return the classifier of the rate-th learning rate."""
         return LinearClassifier(self.weight[rate], self.bias[rate])
 
+    def scores(self, features: Tensor) -> list[Tensor]:
+        """Return the logits (n, C) of every classifier for features (n, F)."""
+        return [self.classifier(rate)(features) for rate in range(len(self.weight))]
+
 
 @torch.no_grad()
 def sgd_step(
