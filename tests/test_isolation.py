@@ -18,7 +18,7 @@ ORDER = (
     "errors files random distributed launched recipe_fields",
     "schedules batch_norm dropout patches encoders heads momentum queues scores losses optim",
     "progress metrics_log",
-    "traces gradient_landscape",
+    "traces gradient_landscape shape_inference",
     "checkpoints views",
     "data",
     "methods",

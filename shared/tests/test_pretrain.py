@@ -241,7 +241,6 @@ class FailingRecipe:
 
 class Failing(Method):
     accumulates = True
-    encoder_passes = 3.0
 
     def __init__(self, encoder: nn.Module, recipe: FailingRecipe, key: int) -> None:
         super().__init__()

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import pytest
 
-from retable.encoders import build_encoder
+from retable.encoders import AnyEncoderRecipe, ResidualRecipe, VggRecipe, build_encoder
 from retable.errors import UserError
 from retable.evaluate.geometry import Geometry
 from retable.evaluate.knn import Knn
@@ -15,6 +15,7 @@ from retable.reproduce import Figure, Row, Table
 from retable.reproduce.dry_run import render_plan
 from retable.reproduce.plan import Request, plan_runs, price, resolve_rows
 from retable.throughput import forward_flops
+from retable.views import ViewRecipe
 
 Changed = Callable[..., PretrainRecipe]
 
@@ -167,6 +168,33 @@ def test_a_price_counts_whole_batches_and_the_methods_passes(
     assert cost.flops == 128 * 4 * flops  # query forward and backward 3, key forward 1
     assert price(supervised(), images=72).flops == 128 * 3 * flops
     assert price(contrastive(max_steps=3), images=72).steps == 3
+
+
+def test_views_are_priced_at_their_own_sizes(contrastive: Changed) -> None:
+    large, small = (resized(contrastive(), side) for side in (24, 16))
+    recipe = dataclasses.replace(contrastive(), views=(large, small))
+    encoder = build_encoder(recipe.encoder, 0)
+    expected = 3 * forward_flops(encoder, 24) + forward_flops(encoder, 16)  # query, key
+    assert price(recipe, images=72).flops == 128 * expected
+
+
+def resized(recipe: PretrainRecipe, side: int) -> ViewRecipe:
+    return dataclasses.replace(recipe.views[0], size=side)
+
+
+@pytest.mark.parametrize(
+    ("encoder", "multiply_adds"),
+    [
+        (ResidualRecipe(version="v1", widening=16), 16 * 4.09e9),  # of ResNet-50, torchvision
+        (VggRecipe(widening=32), 16 * 19.6e9),  # of VGG-19, torchvision
+    ],
+)
+def test_an_encoder_that_would_not_fit_here_is_priced_without_running_it(
+    supervised: Changed, encoder: AnyEncoderRecipe, multiply_adds: float
+) -> None:
+    recipe = supervised(encoder=encoder, views=(resized(supervised(), 224),))
+    flops = price(recipe, images=72).flops / (128 * 3)
+    assert flops == pytest.approx(2 * multiply_adds, rel=0.08)
 
 
 def test_a_dry_run_shows_every_runs_recipe_and_price(table: Table) -> None:

@@ -27,7 +27,7 @@ class Net(nn.Module):
 
 
 class TwoPasses(Method):
-    encoder_passes = 2.0
+    passes_per_view = 2.0
 
     def __init__(self) -> None:
         super().__init__()
@@ -69,23 +69,31 @@ def test_a_device_has_a_rate() -> None:
     assert matmul_rate(torch.device("cpu"), torch.float32) > 1e6
 
 
-class MultiCrop(TwoPasses):
-    def encoder_work(self, sizes: Sequence[int]) -> float:
-        return float(sum((size / sizes[0]) ** 2 for size in sizes))
+class Quarters(TwoPasses):
+    """Give each view to the encoder, and four quarters of the first."""
+
+    def encoder_inputs(self, sizes: Sequence[int]) -> tuple[tuple[int, float], ...]:
+        return (*super().encoder_inputs(sizes), (sizes[0] // 2, 4.0))
 
 
-def test_the_share_counts_views_at_their_sizes(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_share_counts_what_the_encoder_is_given_at_its_sizes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(throughput, "matmul_rate", lambda device, dtype: 1e6)
     monkeypatch.setattr("time.perf_counter", iter([0.0, 1.0]).__next__)
-    rates = Throughput(MultiCrop(), batch=50, precision="float32", sizes=[8, 8, 4], step=0).rates(1)
-    assert rates["utilisation"] == pytest.approx(50.0 * 2.25 * OPERATIONS / 1e6)
+    method = Quarters()
+    method.encoder = nn.Sequential(nn.Conv2d(3, 4, 1))
+    rates = Throughput(method, batch=50, precision="float32", sizes=[8, 6], step=0).rates(1)
+    per_pixel = 2 * 3 * 4
+    pixels = 2 * 8 * 8 + 2 * 6 * 6 + 4 * 4 * 4
+    assert rates["utilisation"] == pytest.approx(50.0 * per_pixel * pixels / 1e6)
 
 
 def test_rates_count_images_since_the_last_restart(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = iter([10.0, 12.0, 100.0, 101.0])
     monkeypatch.setattr(throughput, "matmul_rate", lambda device, dtype: 1e6)
     monkeypatch.setattr("time.perf_counter", lambda: next(clock))
-    rates = Throughput(TwoPasses(), batch=50, precision="float32", sizes=[8, 8], step=3)
+    rates = Throughput(TwoPasses(), batch=50, precision="float32", sizes=[8], step=3)
     first = rates.rates(7)
     assert first["images_per_second"] == 4 * 50 / 2.0
     assert first["utilisation"] == pytest.approx(100.0 * 2 * OPERATIONS / 1e6)

@@ -375,13 +375,11 @@ def test_it_trains_in_the_loop_on_its_views(tmp_path: Path) -> None:
         assert 0 <= line["jigsaw_proxy_accuracy"] <= 1
 
 
-def test_the_branch_costs_three_passes_over_the_area_of_its_crops() -> None:
-    # Source: 9 crops of 64 pixels are 0.73 images of 224.
+def test_the_branch_costs_three_passes_of_each_of_its_crops() -> None:
     recipe = replace(RECIPE, grid=3, cell=85, crop=64)
-    assert recipe.build(Pixels(), 0).encoder_work([224, 224, 255]) == pytest.approx(
-        4 + 3 * 9 * 64**2 / 224**2
-    )
-    assert built(jigsaw=False).encoder_work([224, 224]) == 4
+    inputs = recipe.build(Pixels(), 0).encoder_inputs([224, 224, 255])
+    assert inputs == ((224, 3.0), (224, 1.0), (64, 27.0))
+    assert built(jigsaw=False).encoder_inputs([224, 224]) == ((224, 3.0), (224, 1.0))
 
 
 # Usage

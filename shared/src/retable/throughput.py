@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -16,8 +16,9 @@ from retable.methods.method import Method
 def forward_flops(encoder: nn.Module, size: int) -> float:
     """Count the floating-point operations of one image (3, size, size), 2 per multiply-add.
 
-    Those of convolutions and linear layers, counted while one image passes. Not by torch's own
-    counter on meta tensors: both together import TorchDynamo and SymPy, which takes seconds.
+    Those of convolutions and linear layers, counted while one image passes: inside
+    `retable.shape_inference.shapes_only` without computing them. Not by torch's own counter, which
+    imports TorchDynamo and SymPy and takes seconds.
 
     >>> forward_flops(nn.Sequential(nn.Conv2d(3, 8, 1)), 4)
     768.0
@@ -41,6 +42,22 @@ def forward_flops(encoder: nn.Module, size: int) -> float:
         for hook in hooks:
             hook.remove()
     return float(total)
+
+
+def encoder_flops(encoder: nn.Module, inputs: Iterable[tuple[int, float]]) -> float:
+    """Count the operations of all that an encoder is given for one image.
+
+    Args:
+        encoder: the network.
+        inputs: sides in pixels and forward passes, of `Method.encoder_inputs`.
+
+    >>> encoder_flops(nn.Sequential(nn.Conv2d(3, 8, 1)), [(4, 3.0), (2, 1.0), (4, 1.0)])
+    3264.0
+    """
+    passes: dict[int, float] = {}
+    for side, count in inputs:
+        passes[side] = passes.get(side, 0.0) + count
+    return sum(count * forward_flops(encoder, side) for side, count in passes.items())
 
 
 def matmul_rate(device: torch.device, dtype: torch.dtype) -> float:
@@ -69,8 +86,8 @@ def _wait(device: torch.device) -> None:
 class Throughput:
     """Images a second since the last call, and the share of the matrix-product rate they make.
 
-    The share counts the encoder's operations alone (``Method.encoder_work`` forward passes for an
-    image), so it is the part of the device's arithmetic that trains the encoder.
+    The share counts the encoder's operations alone (``Method.encoder_inputs``), so it is the part
+    of the device's arithmetic that trains the encoder.
 
     Args:
         method: what is trained.
@@ -86,7 +103,7 @@ class Throughput:
         self._batch = batch
         device = next(method.parameters()).device
         dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision, torch.float32)
-        flops = method.encoder_work(sizes) * forward_flops(method.encoder, sizes[0])
+        flops = encoder_flops(method.encoder, method.encoder_inputs(sizes))
         self._share_per_rate = flops / matmul_rate(device, dtype)
         self.restart(step)
 

@@ -134,12 +134,12 @@ class InfoMin(MoCoFT):
                 key=derive_key(key, "jigsaw head"),
             )
 
-    def encoder_work(self, sizes: Sequence[int]) -> float:
-        """Return MoCo's forward passes and those of the crops, forward and backward, by area."""
+    def encoder_inputs(self, sizes: Sequence[int]) -> tuple[tuple[int, float], ...]:
+        """Return MoCo's passes, and those of the jigsaw's crops, forward and backward."""
         if self.jigsaw_head is None:
-            return super().encoder_work(sizes)
-        crops = (self.recipe.grid * self.recipe.crop / sizes[0]) ** 2
-        return super().encoder_work(sizes) + 3 * crops
+            return super().encoder_inputs(sizes)
+        crops = (self.recipe.crop, 3.0 * self.recipe.grid**2)
+        return (*super().encoder_inputs(sizes), crops)
 
     def pair(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Return the views of queries and of keys.

@@ -116,8 +116,6 @@ class SwAV(Method):
             crops of an image; None without queue.
     """
 
-    encoder_passes = 3.0 * ASSIGNING  # without small crops
-
     def __init__(self, encoder: nn.Module, recipe: SwAVRecipe, key: int) -> None:
         super().__init__()
         self.recipe = recipe
@@ -137,10 +135,6 @@ class SwAV(Method):
             KeyQueue(recipe.queue, width, derive_key(key, "queue")) if recipe.queue else None
         )
         self._unqueued: Tensor | None = None
-
-    def encoder_work(self, sizes: Sequence[int]) -> float:
-        """Return 3 passes for each view, a small crop's less by the ratio of areas."""
-        return sum(3.0 * (size / sizes[0]) ** 2 for size in sizes)
 
     def features(self, views: Sequence[Tensor]) -> Tensor:
         """Embed V views (B_r, 3, H, W) as unit features (B_r, V, D), float32."""

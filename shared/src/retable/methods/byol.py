@@ -58,7 +58,7 @@ class BYOL(Siamese):
             has statistics of its own.
     """
 
-    encoder_passes = 8.0  # forward and backward of both views (6), targets of both (2)
+    passes_per_view = 4.0  # forward and backward (3), target (1)
 
     def __init__(self, encoder: nn.Module, recipe: BYOLRecipe, key: int) -> None:
         super().__init__()

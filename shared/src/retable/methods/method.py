@@ -71,26 +71,33 @@ class Method(nn.Module):
         encoder: the module that is evaluated and exported, images (B, 3, H, W) -> (B, F).
         accumulates: whether the loss of a batch is the mean of its parts' losses, so that gradients
             may be accumulated over micro-batches.
-        encoder_passes: encoder work for one image whose views are of one size, in forward passes: 3
-            for each view that is trained on (forward and backward), 1 for each that is only
-            encoded.
+        passes_per_view: the encoder's work on each view of an image, in forward passes: 3 for one
+            that is trained on (forward and backward), 1 for one that is only encoded.
+        held_out: whether the scalars of `StepOutput.metrics` mean something on images that are not
+            trained on, in evaluation mode: the accuracy in a task whose labels are at hand, for
+            instance (`retable.held_out`).
     """
 
     encoder: nn.Module
     accumulates: bool = False
-    encoder_passes: float
+    passes_per_view: float = 3.0
+    held_out: bool = False
 
     def forward(self, batch: Batch) -> StepOutput:
         """Return the loss of one step."""
         raise NotImplementedError
 
-    def encoder_work(self, sizes: Sequence[int]) -> float:
-        """Return the encoder work for one image, in forward passes at the size of the first view.
+    def encoder_inputs(self, sizes: Sequence[int]) -> tuple[tuple[int, float], ...]:
+        """Return what the encoder is given for one image: pairs of a side and of forward passes.
 
         Args:
-            sizes: side of each view in pixels; a method of views of several sizes overrides this.
+            sizes: side of each view in pixels.
+
+        Returns:
+            The side of an input in pixels and the passes at that side, which need not be whole. A
+            method whose encoder sees anything but the views, all in one way, overrides this.
         """
-        return self.encoder_passes
+        return tuple((size, self.passes_per_view) for size in sizes)
 
     def after_step(self, progress: Progress) -> None:
         """Act after the optimizer's step, for instance by moving a target network."""

@@ -10,6 +10,7 @@ loss, `MoCo.contrast`; one that measures more, `MoCo.measure` or, for curves of 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -77,8 +78,6 @@ class MoCo(Method):
         queue: the K most recent keys, and their labels.
     """
 
-    encoder_passes = 4.0  # forward and backward of the query (3), forward of the key (1)
-
     def __init__(self, encoder: nn.Module, recipe: MoCoRecipe, key: int) -> None:
         super().__init__()
         self.temperature = recipe.temperature
@@ -92,6 +91,10 @@ class MoCo(Method):
         self.key_encoder = MomentumCopy(nn.Sequential(self.encoder, self.head))
         self.queue = KeyQueue(recipe.queue, recipe.dim, derive_key(key, "queue"), labels=True)
         self._unqueued: tuple[Tensor, Tensor] | None = None
+
+    def encoder_inputs(self, sizes: Sequence[int]) -> tuple[tuple[int, float], ...]:
+        """Return the query's passes, forward and backward, and the key's, forward."""
+        return ((sizes[0], 3.0), (sizes[1], 1.0))
 
     def queries(self, view: Tensor) -> Tensor:
         """Embed a view (B_r, 3, H, W) as unit queries (B_r, D), float32."""

@@ -67,8 +67,6 @@ class SimCLR(Method):
         head: projection head, (B, F) -> (B, D).
     """
 
-    encoder_passes = 6.0  # forward and backward of both views
-
     def __init__(self, encoder: nn.Module, recipe: SimCLRRecipe, key: int) -> None:
         super().__init__()
         self.temperature = recipe.temperature

@@ -44,8 +44,6 @@ class SimSiam(Siamese):
         predictor: (B, D) -> (B, D).
     """
 
-    encoder_passes = 6.0  # forward and backward of both views
-
     def __init__(self, encoder: nn.Module, recipe: SimSiamRecipe, key: int) -> None:
         super().__init__()
         self.encoder = encoder

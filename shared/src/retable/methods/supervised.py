@@ -26,7 +26,6 @@ class Supervised(Method):
     """A linear classifier on the encoder's features, trained together with it."""
 
     accumulates = True
-    encoder_passes = 3.0
 
     def __init__(self, encoder: nn.Module, recipe: SupervisedRecipe, key: int) -> None:
         super().__init__()

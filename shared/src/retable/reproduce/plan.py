@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from retable.encoders import AnyEncoderRecipe, EncoderRecipe, build_encoder
 from retable.errors import UserError
 from retable.evaluate.evaluation import Evaluation
-from retable.recipes import PretrainRecipe, build_method
+from retable.recipes import PretrainRecipe
 from retable.reproduce.overrides import apply_overrides
 from retable.reproduce.table import Row, Table
 from retable.runs import fingerprint
+from retable.shape_inference import shapes_only
 from retable.throughput import forward_flops
 
 
@@ -187,17 +188,21 @@ def price(recipe: PretrainRecipe, images: int) -> Price:
     steps = recipe.epochs * (images // recipe.batch)
     if recipe.max_steps is not None:
         steps = min(steps, recipe.max_steps)
-    per_image = _encoder_flops(recipe.encoder, recipe.views[0].size) * _encoder_work(recipe)
+    inputs = _encoder_inputs(recipe)
+    per_image = sum(passes * _forward_flops(recipe.encoder, side) for side, passes in inputs)
     return Price(steps * recipe.batch, steps, steps * recipe.batch * per_image)
 
 
-@functools.lru_cache(maxsize=64)
-def _encoder_flops(recipe: AnyEncoderRecipe, size: int) -> float:
-    return forward_flops(build_encoder(recipe, 0), size)
+@functools.lru_cache(maxsize=256)
+def _forward_flops(recipe: AnyEncoderRecipe, side: int) -> float:
+    with shapes_only():
+        return forward_flops(build_encoder(recipe, 0), side)
 
 
-@functools.lru_cache(maxsize=64)
-def _encoder_work(recipe: PretrainRecipe) -> float:
-    """Ask the method itself, built around the smallest encoder: the number depends on none."""
-    small = dataclasses.replace(recipe, encoder=EncoderRecipe("small_resnet8"))
-    return build_method(small, 0).encoder_work([view.size for view in recipe.views])
+@functools.lru_cache(maxsize=256)
+def _encoder_inputs(recipe: PretrainRecipe) -> tuple[tuple[int, float], ...]:
+    """Ask the method itself, built around the smallest encoder: its inputs depend on none."""
+    with shapes_only():
+        encoder = build_encoder(EncoderRecipe("small_resnet8"), 0)
+        method = recipe.method.build(encoder, 0)
+    return method.encoder_inputs([view.size for view in recipe.views])

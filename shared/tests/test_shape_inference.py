@@ -1,0 +1,166 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from retable.encoders import EncoderRecipe, build_encoder
+from retable.random import initialising
+from retable.shape_inference import LARGE, shapes_only
+from retable.throughput import forward_flops
+
+torch.set_num_threads(1)
+
+
+def saved_sizes(network: nn.Module, images: Tensor) -> list[tuple[torch.dtype, torch.Size]]:
+    """Return types and shapes of what the backward pass keeps, in the order in which it is kept."""
+    kept: list[tuple[torch.dtype, torch.Size]] = []
+
+    def pack(tensor: Tensor) -> Tensor:
+        kept.append((tensor.dtype, tensor.shape))
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        network(images)
+    return kept
+
+
+@pytest.mark.parametrize("name", ["resnet18", "resnet50", "small_resnet14"])
+def test_an_encoder_keeps_for_its_backward_pass_what_the_real_one_keeps(name: str) -> None:
+    encoder = build_encoder(EncoderRecipe(name, width=0.25), 0)
+    images = torch.zeros(2, 3, 64, 64)
+    real = saved_sizes(encoder, images)
+    with shapes_only():
+        assert encoder(images).shape == (2, encoder.feature_dim)
+        inferred = saved_sizes(encoder, images)
+    assert sorted(inferred, key=str) == sorted(real, key=str)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "side"),
+    [
+        ({"kernel_size": 3}, 9),
+        ({"kernel_size": 3, "stride": 2, "padding": 1}, 8),
+        ({"kernel_size": (1, 5), "stride": (3, 1), "padding": (0, 2), "dilation": (1, 2)}, 13),
+        ({"kernel_size": 7, "stride": 2, "padding": 3, "groups": 2}, 10),
+        ({"kernel_size": 3, "padding": "same"}, 6),
+    ],
+)
+def test_convolutions_have_the_shapes_that_torch_gives_them(
+    arguments: dict[str, object], side: int
+) -> None:
+    layer = nn.Conv2d(4, 6, **arguments)  # type: ignore[arg-type]
+    images = torch.zeros(2, 4, side, side + 3)
+    expected = layer(images).shape
+    with shapes_only():
+        assert layer(images).shape == expected
+
+
+@pytest.mark.parametrize("shape", [(5,), (2, 5), (2, 3, 5)])
+def test_linear_layers_have_the_shapes_that_torch_gives_them(shape: tuple[int, ...]) -> None:
+    layer, rows = nn.Linear(5, 7), torch.ones(shape)
+    expected = layer(rows).shape
+    with shapes_only():
+        output = layer(rows)
+    assert output.shape == expected
+    assert not output.any()
+
+
+def test_products_have_the_type_that_autocast_gives_them() -> None:
+    network = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(64, 2))
+    images = torch.zeros(2, 3, 4, 4)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        expected = network(images).dtype
+        kept = [dtype for dtype, shape in saved_sizes(network[0], images) if shape == images.shape]
+        with shapes_only():
+            assert network(images).dtype == expected == torch.bfloat16
+            own = [
+                dtype for dtype, shape in saved_sizes(network[0], images) if shape == (2, 3, 4, 4)
+            ]
+    assert own == kept == [torch.bfloat16]
+
+
+def test_operations_counted_without_products_are_the_same() -> None:
+    recipe = EncoderRecipe("resnet18", width=0.5)
+    with shapes_only():
+        inferred = forward_flops(build_encoder(recipe, 0), 64)
+    assert inferred == forward_flops(build_encoder(recipe, 0), 64)
+
+
+DRAWS = (
+    nn.init.kaiming_normal_,
+    nn.init.kaiming_uniform_,
+    nn.init.xavier_normal_,
+    nn.init.xavier_uniform_,
+    nn.init.normal_,
+    nn.init.uniform_,
+    nn.init.trunc_normal_,
+    Tensor.normal_,
+    Tensor.uniform_,
+)
+
+
+@pytest.mark.parametrize("draw", DRAWS, ids=lambda draw: draw.__qualname__)
+def test_new_weights_are_drawn_if_they_are_few_and_else_zeros(draw: Callable[..., Tensor]) -> None:
+    with initialising(0), shapes_only():
+        few = draw(torch.empty(8, 8))
+        many = draw(torch.empty((LARGE, 2)))
+        own = draw(torch.ones(LARGE, 2))
+    assert few.any()
+    assert many.shape == (LARGE, 2)
+    assert not many.any()
+    assert (own != 1).all(), "what others made is drawn whatever its size"
+
+
+def test_large_layers_are_not_drawn_but_set_where_they_are_set() -> None:
+    with initialising(0), shapes_only():
+        layer = nn.Linear(LARGE, 2)
+        nn.init.constant_(layer.weight, 3.0)
+        other = nn.Linear(LARGE, 2)
+    assert (layer.weight == 3).all()
+    assert not other.weight.any()
+    assert other.bias.all()
+
+
+def test_only_large_float32_tensors_on_the_cpu_are_replaced() -> None:
+    with shapes_only():
+        assert torch.empty(LARGE, dtype=torch.int64).dtype == torch.int64
+        assert torch.empty(LARGE, dtype=torch.float64).dtype == torch.float64
+        assert torch.empty(LARGE, device="meta").is_meta
+        assert torch.empty(LARGE, 2).shape == torch.empty((LARGE, 2)).shape == (LARGE, 2)
+        with torch.device("meta"):
+            assert torch.empty(LARGE).is_meta
+
+
+def test_after_it_products_and_draws_are_real_again() -> None:
+    with shapes_only():
+        pass
+    with initialising(0):
+        layer = nn.Linear(LARGE, 2)
+    assert layer.weight.any()
+    assert layer(torch.ones(1, LARGE)).any()
+
+
+def test_a_wide_network_takes_no_memory_for_its_weights_and_imports_no_compiler() -> None:
+    program = """
+import resource, sys
+from torch import nn
+from retable.shape_inference import shapes_only
+from retable.encoders import EncoderRecipe, build_encoder
+from retable.throughput import forward_flops
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+with shapes_only():
+    encoder = build_encoder(EncoderRecipe("resnet50", width=4.0), 0)
+    forward_flops(encoder, 32)
+assert sum(p.numel() for p in encoder.parameters()) > 3e8
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+assert "torch._dynamo" not in sys.modules and "sympy" not in sys.modules
+"""
+    ended = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    assert int(ended.stdout) * 1024 < 0.2e9  # of 1.5e9 bytes of weights; ru_maxrss is in KiB
