@@ -133,10 +133,11 @@ def _corners(
 def standardise(images: Tensor) -> Tensor:
     """Give each image mean 0 and standard deviation 1, over channels and pixels jointly.
 
-    (x - mean) / max(deviation, 1 / sqrt(n)) with the population's deviation over all n values, like
-    TensorFlow's ``per_image_standardization``, for values in [0, 1] rather than up to 255. Constant
-    images become zeros exactly. Others are the same after a shift, and after a positive factor as
-    long as the deviation stays above 1 / sqrt(n), which at 64 pixels is 2.3 grey levels of 255.
+    (x - mean) / max(deviation, floor) with the population's deviation over all n values. The floor
+    is 1 / sqrt(n) of one of 255 grey levels, that of TensorFlow's ``per_image_standardization``,
+    which Kolesnikov et al. 2019 apply to patches of such levels; here they are in [0, 1]. Constant
+    images become zeros exactly. All others with a deviation above the floor (at 12 pixels a
+    twentieth of a grey level) are the same after a shift and after a positive factor.
 
     Args:
         images: (..., C, H, W), at least one value each, of any real dtype.
@@ -154,5 +155,5 @@ def standardise(images: Tensor) -> Tensor:
     values = values - values.mean(dim=-1, keepdim=True)
     # The deviation is the norm over sqrt(n); a norm takes a third of the time.
     norms = torch.linalg.vector_norm(values, dim=-1, keepdim=True)
-    scaled: Tensor = values * (values.shape[-1] ** 0.5 / norms.clamp(min=1))
+    scaled: Tensor = values * (values.shape[-1] ** 0.5 / norms.clamp(min=1 / 255))
     return scaled.view(images.shape)
