@@ -67,7 +67,7 @@ def test_the_loss_is_the_mean_over_groups_of_consecutive_images(axis: Axis, grou
 
 def test_larger_groups_have_nearer_negatives() -> None:
     """What a device holds decides the loss, unless the group is fixed."""
-    metrics = [build(group=group)(make_batch(16, spread=0.3)).metrics for group in (2, 4, 16)]
+    metrics = [build(group=group)(make_batch(16, spread=0.1)).metrics for group in (2, 4, 16)]
     assert all(of_group["fallback_share"] == 0 for of_group in metrics)
     nearest = [float(of_group["negative_distance"]) for of_group in metrics]
     assert nearest == sorted(nearest, reverse=True)
