@@ -1,4 +1,4 @@
-"""Protocols that judge an encoder: linear probes, nearest neighbours, geometry, robustness."""
+"""Protocols that judge an encoder: probes, nearest neighbours, geometry, robustness."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from retable.errors import UserError
 if TYPE_CHECKING:
     from retable.evaluate.evaluation import Evaluation
 
-PROTOCOL_NAMES = ("linear", "logistic", "knn", "geometry", "ood")
+PROTOCOL_NAMES = ("linear", "logistic", "mlp", "knn", "geometry", "ood")
 
 
 def protocol(name: str, size: int | None = None) -> Evaluation:
@@ -28,6 +28,7 @@ def protocol(name: str, size: int | None = None) -> Evaluation:
     from retable.evaluate.knn import Knn
     from retable.evaluate.linear import LinearProbe
     from retable.evaluate.logistic import LogisticProbe
+    from retable.evaluate.mlp import MlpProbe
     from retable.evaluate.ood import OutOfDistribution
     from retable.views import center, crop_and_flip
 
@@ -39,6 +40,8 @@ def protocol(name: str, size: int | None = None) -> Evaluation:
         return LinearProbe(train_view=train, test_view=test)
     if name == "logistic":
         return LogisticProbe(view=test)
+    if name == "mlp":
+        return MlpProbe(test_view=test)
     if name == "knn":
         return Knn(view=test)
     if name == "geometry":
