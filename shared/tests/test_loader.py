@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Collection
+from dataclasses import replace
 from functools import partial
 from types import SimpleNamespace
 from typing import IO, Any
@@ -23,7 +24,18 @@ from retable.data.sampler import Sampler
 from retable.data.source import Source
 from retable.errors import UserError
 from retable.testing import run_processes
-from retable.views import ViewRecipe, center, crop_and_flip, make_view, moco_v2
+from retable.views import (
+    ViewRecipe,
+    center,
+    crop_and_flip,
+    inception,
+    make_view,
+    moco_v2,
+    patch_evaluation,
+    patch_tasks,
+    resized_crop,
+    sample_parameters,
+)
 
 
 class Pictures:
@@ -123,6 +135,72 @@ def test_worker_crops_are_the_resident_crops_rounded_to_uint8() -> None:
     ):
         # ATen's uint8 kernel rounds after each of the two axes, with 8-bit weights.
         assert (rough.views[0] - fine.views[0]).abs().max() <= 2 / 255
+
+
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        replace(patch_tasks(10, 13), gray_probability=0.5),
+        resized_crop(10, 13, "random"),
+        patch_evaluation(9, 13),
+        inception(10, (0.2, 1.0)),
+        inception(10, standardise=True, gray_probability=0.5),
+    ],
+)
+def test_both_feeds_draw_the_same_windows_crops_and_greys(recipe: ViewRecipe) -> None:
+    # Source: what is left when colours are not changed, rounded to uint8 or not.
+    recipe = replace(
+        recipe,
+        brightness_shift=0.0,
+        saturation=None,
+        standardise=False,
+        mean=(0.0,) * 3,
+        std=(1.0,) * 3,
+    )
+    source = Pictures(EQUAL)
+    for rough, fine in zip(
+        batches(source, 0, 4, recipes=(recipe,), resident=False),
+        batches(source, 0, 4, recipes=(recipe,), resident=True),
+        strict=True,
+    ):
+        assert (rough.views[0] - fine.views[0]).abs().max() <= 2 / 255
+
+
+def gray_of(batch: LoadedBatch) -> Tensor:
+    """Which views of which images are grey: (V, B) bool."""
+    return torch.stack([(v == v[:, :1]).flatten(1).all(dim=1) for v in batch.views])
+
+
+@pytest.mark.parametrize("options", [{"resident": True}, {"workers": 0}, {"workers": 2}])
+def test_all_views_of_an_image_are_grey_or_none_and_every_epoch_decides_anew(
+    options: dict[str, Any],
+) -> None:
+    recipe = inception(8, (0.3, 1.0), gray_probability=0.5)
+    source = Pictures(EQUAL if "resident" in options else VARIED)
+    epochs: list[dict[int, bool]] = []
+    for epoch in range(3):
+        decided: dict[int, bool] = {}
+        for batch in batches(source, 4 * epoch, 4 * epoch + 4, recipes=(recipe,) * 3, **options):
+            grays = gray_of(batch)
+            assert torch.equal(grays[0], grays[1])
+            assert torch.equal(grays[0], grays[2])
+            decided |= dict(zip(batch.indices.tolist(), grays[0].tolist(), strict=True))
+        assert len(decided) == 24
+        assert 4 < sum(decided.values()) < 20
+        epochs.append(decided)
+    assert epochs[0] != epochs[1] != epochs[2]
+    key = random.derive_key(5, "images", 1)
+    drawn = sample_parameters(recipe, 0, torch.arange(24), 9, 9, image_key=key)
+    assert [epochs[1][index] for index in range(24)] == drawn.gray.tolist()
+
+
+def test_an_evaluation_draws_what_is_shared_from_its_own_key() -> None:
+    recipe = inception(8, gray_probability=0.5)
+    source = Pictures(EQUAL)
+    for key in (3, 4):
+        (views,) = (views for views, _, _ in iterate(source, recipe, 24, key=key))
+        drawn = sample_parameters(recipe, key, torch.arange(24), 20, 26, image_key=key)
+        assert torch.equal((views == views[:, :1]).flatten(1).all(dim=1), drawn.gray)
 
 
 def test_the_processes_shares_join_to_the_batch_of_one_process(
