@@ -7,7 +7,13 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from retable import distributed
-from retable.batch_norm import average_statistics, group_batch_norm, rows_per_image, shuffled
+from retable.batch_norm import (
+    NormConditions,
+    average_statistics,
+    group_batch_norm,
+    rows_per_image,
+    shuffled,
+)
 from retable.encoders import EncoderRecipe, build_encoder
 from retable.errors import UserError
 from retable.testing import run_processes
@@ -200,3 +206,35 @@ def test_processes_do_not_enter_the_result(
     for _, averaged, own_gradients in shares:
         torch.testing.assert_close(averaged, statistics, rtol=1e-4, atol=1e-6)
         torch.testing.assert_close(own_gradients, gradients, rtol=1e-3, atol=1e-5)
+
+
+def test_conditions_are_repeated_without_moving_statistics_and_then_given_back() -> None:
+    network = nn.Sequential(disturbed(nn.BatchNorm2d(3)), nn.ReLU(), disturbed(nn.BatchNorm2d(3)))
+    group_batch_norm(network, 2)
+    network[2].eval()
+    images = randn(8, 3, 4, 4)
+    with rows_per_image(network, 2):
+        conditions = NormConditions(network)
+        expected = network(images)
+    before = copy.deepcopy(network.state_dict())
+    network[0].eval()
+    network[2].train()
+    for _ in range(2):
+        with conditions.repeated():
+            assert torch.equal(network(images), expected)
+    assert not network[0].training
+    assert network[2].training
+    assert all(layer.group_size == 2 for layer in (network[0], network[2]))
+    assert network.state_dict().keys() == before.keys()
+    for name, value in network.state_dict().items():
+        assert torch.equal(value, before[name])
+
+
+def test_conditions_are_given_back_after_an_error() -> None:
+    layer = nn.BatchNorm2d(3)
+    conditions = NormConditions(layer)
+    layer.eval()
+    with pytest.raises(ValueError, match="expected 4D input"), conditions.repeated():
+        layer(randn(2, 3))
+    assert not layer.training
+    assert layer.running_mean is not None

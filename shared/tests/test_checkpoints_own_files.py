@@ -13,9 +13,17 @@ from safetensors import safe_open
 from torch import nn
 
 from retable.batch_norm import group_batch_norm
-from retable.checkpoints import load_encoder, save_encoder
+from retable.checkpoints import export_encoder, load_encoder, save_encoder
+from retable.checkpoints.architecture import describe
 from retable.checkpoints.weights_files import weights_digest
-from retable.encoders import ENCODER_NAMES, EncoderRecipe, build_encoder
+from retable.encoders import (
+    ENCODER_NAMES,
+    AnyEncoderRecipe,
+    EncoderRecipe,
+    ResidualRecipe,
+    VggRecipe,
+    build_encoder,
+)
 from retable.errors import UserError
 from retable.random import derive_key
 
@@ -47,6 +55,87 @@ def test_every_encoder_comes_back_to_the_bit(tmp_path: Path, name: str, norm: st
     assert loaded_metadata == metadata
     assert not loaded.training
     assert encoder.training, "saving changes nothing"
+
+
+OTHERS: tuple[AnyEncoderRecipe, ...] = (
+    ResidualRecipe("v1", (1, 1, 1, 1), widening=1),
+    ResidualRecipe("v2", (2, 1, 1, 1), False, 1, last_relu=False),
+    ResidualRecipe("v2", (1, 1, 1), False, 1, (1, 2, 1), 3, 1, False, skip=False),
+    ResidualRecipe("reversible", (1, 2, 1, 1), widening=1, strides=(1, 2, 2, 1), root_stride=1),
+    ResidualRecipe("reversible", (1, 1, 1, 1), False, 1, reversible_backward=True),
+    VggRecipe(1, (1, 1, 2, 1, 1), (True, True, True, True, False), fc_kernel=2),
+)
+
+
+@pytest.mark.parametrize("recipe", OTHERS, ids=describe)
+def test_encoders_of_the_other_kinds_come_back_with_their_recipe(
+    tmp_path: Path, recipe: AnyEncoderRecipe
+) -> None:
+    encoder = with_statistics(build_encoder(recipe, key=1))
+    save_encoder(tmp_path / "file", encoder, recipe, {"method": "rotation"})
+    loaded, loaded_recipe, metadata = load_encoder(tmp_path / "file")
+    assert same_state(loaded, encoder)
+    assert loaded_recipe == recipe
+    assert metadata == {"method": "rotation"}
+    images = torch.linspace(-9, 9, 3 * 3 * 32 * 32).sin().view(3, 3, 32, 32)
+    with torch.no_grad():
+        assert torch.equal(loaded(images), encoder.eval()(images))
+
+
+def test_a_file_names_its_kind_and_one_without_is_a_resnet_under_torchvisions_names(
+    tmp_path: Path,
+) -> None:
+    from safetensors.torch import load_file, save_file
+
+    path = tmp_path / "file"
+    for recipe in (TINY, OTHERS[0]):
+        save_encoder(path, build_encoder(recipe, key=1), recipe, {})
+        with safe_open(path, framework="pt") as file:
+            header = json.loads(file.metadata()["retable"])
+        assert header["kind"] == type(recipe).__name__
+        tensors = load_file(path)
+        kind = header.pop("kind")
+        save_file(tensors, path, metadata={"retable": json.dumps(header)})
+        if recipe == TINY:
+            assert load_encoder(path).recipe == TINY
+        else:
+            with pytest.raises(UserError, match="header that this version cannot read"):
+                load_encoder(path)
+        save_file(tensors, path, metadata={"retable": json.dumps(header | {"kind": kind + "2"})})
+        with pytest.raises(UserError, match=f"cannot read .'{kind}2'.*install the version"):
+            load_encoder(path)
+
+
+def test_encoders_that_differ_in_a_relu_are_told_apart_by_their_recipe(tmp_path: Path) -> None:
+    for last_relu in (True, False):
+        recipe = ResidualRecipe("v2", (1, 1, 1, 1), widening=1, last_relu=last_relu)
+        save_encoder(tmp_path / str(last_relu), build_encoder(recipe, key=1), recipe, {})
+    plain, minus = (load_encoder(tmp_path / name) for name in ("True", "False"))
+    assert same_state(plain.encoder, minus.encoder)
+    images = torch.linspace(-9, 9, 2 * 3 * 32 * 32).sin().view(2, 3, 32, 32)
+    with torch.no_grad():
+        assert (plain.encoder(images) >= 0).all()
+        assert (minus.encoder(images) < 0).any()
+
+
+def test_encoders_are_named_as_in_the_papers_tables(tmp_path: Path) -> None:
+    names = [describe(recipe) for recipe in OTHERS]
+    assert len(set(names)) == len(names)
+    assert names[1].startswith("ResNet12 v2 (-) 1x with a 7x7/2 root, pooling and block strides 1,")
+    assert names[2].startswith("ResNet8 v2 1x without skip connections with a 3x3/1 root, no pool")
+    assert names[3].startswith("RevNet17 1x with a 7x7/1 root")
+    assert describe(ResidualRecipe("v1", widening=12)).startswith("ResNet50 v1 12x ")
+    assert describe(ResidualRecipe("v2", (2, 2, 2, 2), False)).startswith("ResNet18 v2 4x ")
+    assert names[5].startswith("VGG9-BN 1x for 2x2 maps")
+    with pytest.raises(UserError, match=r"not a VGG19-BN 8x .*block1\.1\.0\.weight"):
+        save_encoder(tmp_path / "file", build_encoder(OTHERS[5], 1), VggRecipe(), {})
+
+
+def test_the_other_kinds_are_exported_to_no_other_program() -> None:
+    for recipe in (OTHERS[0], OTHERS[5]):
+        encoder = build_encoder(recipe, key=1)
+        with pytest.raises(UserError, match=r"A (ResNet14 v1|VGG9-BN) 1x .* exists in no other"):
+            export_encoder(encoder, recipe, "torchvision")
 
 
 def test_equal_encoders_are_equal_files(tmp_path: Path) -> None:

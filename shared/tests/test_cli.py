@@ -9,7 +9,7 @@ import torch
 
 from retable import cli
 from retable.checkpoints import load_encoder, save_encoder
-from retable.encoders import EncoderRecipe, build_encoder
+from retable.encoders import EncoderRecipe, ResidualRecipe, build_encoder
 
 DATA = "shapes?count=120&test_count=60&classes=4"
 
@@ -126,6 +126,17 @@ def test_an_interruption_has_status_130_and_one_line(
     monkeypatch.setattr(cli.evaluate, "run", interrupted)
     assert cli.main(["evaluate", checkpoint]) == 130
     assert capsys.readouterr().err == "retable: interrupted.\n"
+
+
+def test_encoders_of_other_kinds_are_judged_too(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = ResidualRecipe("reversible", (1, 1, 1, 1), False, 1, root_pool=False)
+    save_encoder(tmp_path / "encoder.safetensors", build_encoder(recipe, key=0), recipe, {})
+    report = evaluate(capsys, str(tmp_path), "--protocol", "knn", "--set", "k=5")
+    assert report["encoder"]["name"].startswith("RevNet10 1x with a 7x7/2 root")
+    assert report["encoder"]["recipe"]["kind"] == "ResidualRecipe"
+    assert 0 <= report["results"]["top1"] <= 100
 
 
 def test_an_export_opens_in_torchvision(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
