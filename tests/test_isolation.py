@@ -23,7 +23,7 @@ ORDER = (
     "data",
     "methods",
     "recipes runs training_state health throughput training",
-    "pretrain evaluate",
+    "pretrain evaluate held_out",
     "plots",
     "tables",
     "reproduce",

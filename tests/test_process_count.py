@@ -32,7 +32,7 @@ from retable.data.sources import open_source
 from retable.encoders import EncoderRecipe
 from retable.gradient_landscape import read_landscape
 from retable.methods import BYOLRecipe, SimCLRRecipe, SimSiamRecipe, SupervisedRecipe, moco_v2
-from retable.methods.method import MethodRecipe
+from retable.methods.method import Method, MethodRecipe
 from retable.momentum import MomentumRecipe
 from retable.optim import OptimizerRecipe
 from retable.recipes import PretrainRecipe, build_method
@@ -151,7 +151,7 @@ def train(folder: Path, name: str, stop: bool = False) -> dict[str, Any]:
     chosen = recipe(name)
     built = []
 
-    def monitor(encoder: torch.nn.Module, epoch: int) -> dict[str, float]:
+    def monitor(method: Method, epoch: int) -> dict[str, float]:
         if stop and epoch == 2:
             raise StoppedError
         return {}

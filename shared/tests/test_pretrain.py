@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from retable import training_state
 from retable.checkpoints import load_encoder
 from retable.data.sources import open_source
+from retable.encoders import EncoderRecipe
 from retable.errors import UserError
 from retable.health import COLLAPSE, DIVERGED
 from retable.methods import Batch, Method, Metrics, StepOutput, SupervisedRecipe
@@ -28,9 +29,9 @@ Changed = Callable[..., PretrainRecipe]
 OFTEN = Execution(log_every=2, checkpoint_every=3, quiet=True)
 
 
-def watch(encoder: nn.Module, epoch: int) -> dict[str, float]:
+def watch(method: Method, epoch: int) -> dict[str, float]:
     """Monitor a run by its weights."""
-    return {"sum": float(sum(p.detach().double().sum() for p in encoder.parameters()))}
+    return {"sum": float(sum(p.detach().double().sum() for p in method.parameters()))}
 
 
 def train(recipe: PretrainRecipe, folder: Path, execution: Execution = OFTEN) -> dict[str, Any]:
@@ -179,7 +180,7 @@ def test_accumulated_gradients_are_those_of_the_whole_batch(
 ) -> None:
     # The mean over equal parts of means is the mean over the whole; batch norm must not mix parts.
     recipe = supervised(bn_group=group, max_steps=3)
-    recipe = replace(recipe, encoder=replace(recipe.encoder, norm=norm))
+    recipe = replace(recipe, encoder=EncoderRecipe("small_resnet8", width=0.25, norm=norm))
     train(recipe, tmp_path / "whole")
     train(recipe, tmp_path / "parts", replace(OFTEN, accumulate=2))
     whole, parts = (load_encoder(tmp_path / run).encoder for run in ("whole", "parts"))

@@ -87,6 +87,18 @@ def test_rows_that_share_a_pretraining_train_it_once_and_evaluate_it_each(
             "monitor.top1", "monitor_halfway.top1"} <= figures["again"]["0"].keys()  # fmt: skip
 
 
+def test_methods_that_can_are_measured_on_test_images_in_a_run(
+    table: Table, tmp_path: Path
+) -> None:
+    assert reproduce(table, tmp_path / "runs") == 0
+    figures = {row: seeds["0"].keys() for row, seeds in cells(tmp_path / "runs").items()}
+    names = {f"{when}.held_out_{name}" for when in ("monitor", "monitor_halfway")
+             for name in ("loss", "accuracy")}  # fmt: skip
+    assert names <= figures["supervised"]
+    assert not any("held_out" in name for name in figures["contrastive"])
+    assert "pretrain.accuracy" in figures["supervised"]
+
+
 def test_a_finished_table_costs_nothing_and_says_the_same(
     table: Table,
     tmp_path: Path,

@@ -45,7 +45,7 @@ def test_loss_is_the_cross_entropy_in_plain_loops() -> None:
         right += max(range(3), key=scores.__getitem__) == label
     output = method(batch)
     assert output.loss.item() == pytest.approx(sum(losses) / 5, abs=1e-6)
-    assert float(output.metrics["train_accuracy"]) == pytest.approx(right / 5)
+    assert float(output.metrics["accuracy"]) == pytest.approx(right / 5)
 
 
 def test_first_weights_are_a_function_of_the_key() -> None:

@@ -44,8 +44,8 @@ def pretrain(
         directory: where states, log and encoder go; a state found there is continued from.
         accelerator: an ``accelerate.Accelerator`` made for the recipe's precision.
         execution: how to carry it out; the defaults of `Execution` if None.
-        monitor: called as ``monitor(encoder, epochs made)`` after each epoch on all processes;
-            what it returns is logged.
+        monitor: called as ``monitor(method, epochs made)`` after each epoch on all processes; what
+            it returns is logged. It leaves the method as it was.
 
     Returns:
         ``steps``, ``epochs`` (the means of every epoch's scalars) and ``monitor`` (its lines),

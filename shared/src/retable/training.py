@@ -25,7 +25,8 @@ from retable.schedules import learning_rate
 from retable.throughput import Throughput
 from retable.traces import TraceLog
 
-Monitor = Callable[[nn.Module, int], dict[str, float]]
+Monitor = Callable[[Method, int], dict[str, float]]
+"""Called with the method and the number of epochs made; what it returns is logged."""
 
 
 @dataclass(frozen=True)
@@ -194,7 +195,7 @@ class Training:
         self.epoch_means = Averages()
         batch_norm.average_statistics(self.method)
         self.gradients.write(self.log, self.step, epoch)
-        watched = monitor(self.method.encoder, epoch) if monitor else {}
+        watched = monitor(self.method, epoch) if monitor else {}
         if self.main:
             self.log.write("epoch", self.step, {"epoch": epoch, **means})
             if watched:

@@ -26,6 +26,7 @@ class Supervised(Method):
     """A linear classifier on the encoder's features, trained together with it."""
 
     accumulates = True
+    held_out = True
 
     def __init__(self, encoder: nn.Module, recipe: SupervisedRecipe, key: int) -> None:
         super().__init__()
@@ -39,4 +40,4 @@ class Supervised(Method):
         scores = self.classifier(self.encoder(view)).float()
         loss = F.cross_entropy(scores, batch.labels)
         accuracy = (scores.detach().argmax(dim=1) == batch.labels).float().mean()
-        return StepOutput(loss, {"train_accuracy": accuracy})
+        return StepOutput(loss, {"accuracy": accuracy})

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import nn
 
 from retable import files
 from retable.checkpoints import load_encoder
@@ -22,6 +21,8 @@ from retable.data.sources import open_source
 from retable.evaluate.evaluation import Evaluation, Where
 from retable.evaluate.geometry import Geometry
 from retable.evaluate.knn import Knn
+from retable.held_out import held_out_metrics
+from retable.methods.method import Method, Progress
 from retable.pretrain import pretrain
 from retable.recipes import PretrainRecipe
 from retable.reproduce.finished import collect, failure, storable
@@ -153,20 +154,36 @@ def _pretrain(run: Run, directory: RunDirectory, accelerator: Any, setting: Sett
 
 
 def _monitor(run: Run, images: int, accelerator: Any, setting: Setting) -> Monitor | None:
-    """Return a monitor that judges the encoder by kNN and geometry at evenly spaced epochs."""
+    """Return a monitor of evenly spaced epochs.
+
+    It judges the encoder by kNN and geometry, and has the method measure what it can on test
+    images, as ``held_out_NAME``.
+    """
     if setting.monitors == 0:
         return None
     epochs = run.recipe.epochs
     due = {max(1, round(epochs * (i + 1) / setting.monitors)) for i in range(setting.monitors)}
     judges = (Knn(k=min(Knn.k, images)), Geometry())
+    open_variant = opener(run.recipe, setting)
     where = _where(run, None, accelerator, setting)
 
-    def monitor(encoder: nn.Module, epoch: int) -> dict[str, float]:
+    def monitor(method: Method, epoch: int) -> dict[str, float]:
         if epoch not in due:
             return {}
         figures: dict[str, float] = {}
         for judge in judges:
-            figures |= judge.run(encoder, opener(run.recipe, setting), where, seed=run.seed)
+            figures |= judge.run(method.encoder, open_variant, where, seed=run.seed)
+        if method.held_out:
+            steps = images // run.recipe.batch
+            measured = held_out_metrics(
+                method,
+                open_variant("test", None),
+                run.recipe.views,
+                Progress(epoch * steps - 1, steps, epochs),
+                workers=setting.execution.workers,
+                precision=run.recipe.precision,
+            )
+            figures |= {f"held_out_{name}": value for name, value in measured.items()}
         return figures
 
     return monitor
