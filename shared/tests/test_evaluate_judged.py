@@ -1,0 +1,139 @@
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from retable.data.source import Source
+from retable.data.sources import open_source
+from retable.errors import UserError
+from retable.evaluate.evaluation import Judged, Part, described, fixed_order, open_judged
+
+DATA = "shapes?count=100&test_count=30&size=16&classes=4"
+
+
+def open_shapes(split: str, variant: str | None = None, data: str | None = None) -> Source:
+    return open_source(DATA if data is None else data, split)
+
+
+def rows_of(source: Source) -> set[int]:
+    return set(source.indices.tolist()) if isinstance(source, Part) else set(range(len(source)))
+
+
+def test_by_default_all_images_of_the_official_splits_count() -> None:
+    splits = open_judged(open_shapes, Judged())
+    assert not isinstance(splits.train, Part)
+    assert (len(splits.train), len(splits.test), splits.classes) == (100, 30, 4)
+    assert (splits.train.description["split"], splits.test.description["split"]) == (
+        "train",
+        "test",
+    )
+
+
+def test_a_smaller_share_of_the_labels_is_contained_in_a_larger_one() -> None:
+    rows = [
+        rows_of(open_judged(open_shapes, Judged(labels=share)).train)
+        for share in (0.05, 0.1, 0.5, 1.0)
+    ]
+    assert [len(part) for part in rows] == [5, 10, 50, 100]
+    assert rows[0] < rows[1] < rows[2] < rows[3]
+
+
+def test_a_part_has_the_images_and_labels_of_its_rows_in_the_sources_order() -> None:
+    train = open_judged(open_shapes, Judged(labels=0.2)).train
+    whole = open_shapes("train")
+    assert isinstance(train, Part)
+    assert torch.equal(train.indices, train.indices.sort().values)
+    assert torch.equal(train.labels, whole.labels[train.indices])
+    for row, index in enumerate(train.indices.tolist()):
+        assert torch.equal(train.image(row), whole.image(index))
+    assert train.class_names == whole.class_names
+
+
+def test_images_held_out_teach_nothing_whatever_the_share_of_labels() -> None:
+    every = open_judged(open_shapes, Judged(split="held_out"))
+    few = open_judged(open_shapes, Judged(split="held_out", labels=0.1))
+    assert rows_of(every.test) == rows_of(few.test)
+    assert len(every.test) == 10
+    assert rows_of(every.train) | rows_of(every.test) == set(range(100))
+    assert not rows_of(every.train) & rows_of(every.test)
+    assert len(few.train) == 9
+    assert rows_of(few.train) < rows_of(every.train)
+    assert every.test.description["split"] == "train"
+
+
+def test_shares_of_the_labels_are_the_same_whether_images_are_held_out_or_not() -> None:
+    official = rows_of(open_judged(open_shapes, Judged(labels=0.09)).train)
+    assert official == rows_of(open_judged(open_shapes, Judged("", 0.1, "held_out")).train)
+
+
+@pytest.mark.parametrize(("wanted", "cut"), [(3, 3), (10, 10), (11, 10), (50_046, 10)])
+def test_no_more_than_a_tenth_is_held_out(wanted: int, cut: int) -> None:
+    splits = open_judged(open_shapes, Judged(split="held_out", held_out_images=wanted))
+    assert (len(splits.train), len(splits.test)) == (100 - cut, cut)
+
+
+def test_other_data_are_opened_by_their_name() -> None:
+    other = "shapes?count=40&test_count=20&size=16&classes=3"
+    for on in (Judged(data=other), Judged(data=other, split="held_out")):
+        splits = open_judged(open_shapes, on)
+        assert splits.classes == 3
+        assert splits.train.description["spec"] == splits.test.description["spec"] == other
+
+
+def test_other_labels_of_the_same_images_leave_the_choice_of_images_as_it_is() -> None:
+    on = Judged(labels=0.3, split="held_out")
+    first = open_judged(open_shapes, on)
+    second = open_judged(open_shapes, Judged(f"{DATA}&labels=texture", 0.3, "held_out"))
+    assert rows_of(first.train) == rows_of(second.train)
+    assert rows_of(first.test) == rows_of(second.test)
+    assert first.train.labels.tolist() != second.train.labels.tolist()
+
+
+def test_parts_are_told_apart_by_their_descriptions() -> None:
+    parts = [
+        open_judged(open_shapes, on).train.description
+        for on in (Judged(), Judged(labels=0.5), Judged(labels=0.4), Judged(split="held_out"))
+    ]
+    assert len({part["checksum"] for part in parts}) == 4
+    assert parts[1]["subset"] == "50 to learn from"
+
+
+@given(st.integers(1, 300))
+def test_the_fixed_order_has_every_image_once(n: int) -> None:
+    assert fixed_order(n).sort().values.tolist() == list(range(n))
+
+
+def test_the_choice_of_images_is_uniform_over_the_source() -> None:
+    # A tenth of 100,000 images has a mean position within five of its standard deviations.
+    chosen = fixed_order(100_000)[:10_000].double()
+    assert abs(float(chosen.mean()) - 50_000) < 5 * 28_868 / 100
+
+
+def test_what_a_copy_of_the_files_changes_is_no_fact_of_a_training() -> None:
+    facts = described(open_judged(open_shapes, Judged()))
+    assert facts["train"]["checksum"] == open_shapes("train").description["checksum"]
+    assert "pixels" in open_shapes("train").description
+    assert "pixels" not in facts["train"] | facts["test"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ({"labels": 0.0}, "share of labels is 0.0: expected it above 0, up to 1"),
+        ({"labels": 1.5}, "share of labels is 1.5"),
+        ({"split": "validation"}, "split is 'validation': expected 'official' or 'held_out'"),
+        ({"held_out_images": 0}, "held_out_images is 0: expected at least one"),
+    ],
+)
+def test_settings_that_mean_nothing_end_with_a_sentence(
+    settings: dict[str, Any], sentence: str
+) -> None:
+    with pytest.raises(UserError, match=sentence):
+        Judged(**settings)
+
+
+def test_a_split_of_one_image_has_nothing_to_hold_out() -> None:
+    with pytest.raises(UserError, match="has 1 images: expected two or more"):
+        open_judged(open_shapes, Judged("shapes?count=1&size=16&classes=2", split="held_out"))
