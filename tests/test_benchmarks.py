@@ -13,7 +13,15 @@ import torch
 FOLDER = Path(__file__).parents[1] / "benchmarks"
 
 # One process for those that only compute: importing takes longer than they do.
-COMPUTING = ("mixing", "paper_recipe", "pretraining", "transforming", "views")
+COMPUTING = (
+    "mixing",
+    "paper_recipe",
+    "patches",
+    "pretraining",
+    "reversible",
+    "transforming",
+    "views",
+)
 
 PROGRAM = """
 import runpy, sys
