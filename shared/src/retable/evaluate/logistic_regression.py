@@ -11,7 +11,8 @@ from torch import Tensor
 from retable.distributed import gather, total
 from retable.evaluate.classifier import LinearClassifier
 from retable.evaluate.logistic_objective import Objective
-from retable.evaluate.logistic_solvers import Solver, Stopping, minimise
+from retable.evaluate.logistic_precondition import InverseHessian
+from retable.evaluate.logistic_solvers import Solver, Stopping, by_scipy, by_torch
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,6 @@ def fit_logistic(
     iterations: int = 500,
     tolerance: float = 1e-6,
     decrease: float = 0.0,
-    pairs: int = 20,
     solver: Solver = "torch",
     start: LinearClassifier | None = None,
     images: int | None = None,
@@ -95,8 +95,9 @@ def fit_logistic(
         iterations: updates of L-BFGS at most.
         tolerance: ends when no entry of the gradient is larger.
         decrease: ends when an update lowers the objective by a smaller part, see `Stopping`.
-        pairs: what L-BFGS remembers, see `minimise`.
-        solver: "scipy" or "torch", see `minimise`.
+        solver: "torch" computes where the features are and begins with an estimate of the
+            curvature, so that it needs a fraction of the evaluations; "scipy" is L-BFGS-B on a
+            CPU without one, as papers use it. They find the same optimum.
         start: where to begin, a classifier of features as they are; None: at zero.
         images: where every process passes other rows, how many they are together: all processes
             then compute their part of every step and return the same bits. None: these rows are
@@ -120,7 +121,10 @@ def fit_logistic(
         inside = LinearClassifier(start.weight * scale, start.bias + start.weight @ mean)
         begin = objective.point(inside)
     stopping = Stopping(iterations, tolerance, decrease)
-    found = minimise(objective, begin, solver=solver, stopping=stopping, pairs=pairs)
+    if solver == "scipy":
+        found = by_scipy(objective, begin, stopping)
+    else:
+        found = by_torch(objective, begin, stopping, precondition=InverseHessian(objective))
     fitted = objective.classifier(found.point)
     weight = fitted.weight / scale.double()
     bias = fitted.bias - weight @ mean.double()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol
@@ -9,10 +10,12 @@ from typing import Any, Literal, Protocol
 import torch
 from torch import Tensor
 
-from retable.errors import UserError
-
 Solver = Literal["scipy", "torch"]
 SOLVERS: tuple[Solver, ...] = ("scipy", "torch")
+
+
+Precondition = Callable[[Tensor], Tensor]
+"""Multiplies a gradient (P,) by an estimate of the inverse Hessian; linear and positive."""
 
 
 class Differentiable(Protocol):
@@ -65,39 +68,19 @@ class Minimum:
         return len(self.values) - 1
 
 
-def minimise(
-    objective: Differentiable,
-    start: Tensor,
-    *,
-    solver: Solver = "torch",
-    stopping: Stopping = Stopping(),
-    pairs: int = 10,
+def by_scipy(
+    objective: Differentiable, start: Tensor, stopping: Stopping, *, pairs: int = 10
 ) -> Minimum:
-    """Minimise a smooth function by L-BFGS.
+    """Minimise a smooth function by scipy's L-BFGS-B, whose vectors are in the memory of a CPU.
 
     Where the objective returns the same bits on all processes, so does this.
 
     Args:
         objective: see `Differentiable`.
         start: (P,) float64.
-        solver: "scipy" keeps its vectors in the memory of a CPU, "torch" on the start's device.
         stopping: when to end.
-        pairs: of steps and gradient differences that are remembered (scipy's default: 10).
-
-    Raises:
-        UserError: the solver is unknown.
-
-    >>> minimise(lambda x: ((x - 3).square().sum(), 2 * (x - 3)), torch.zeros(2).double()).point
-    tensor([3., 3.], dtype=torch.float64)
+        pairs: of steps and gradient differences that are remembered.
     """
-    if solver == "scipy":
-        return _by_scipy(objective, start, stopping, pairs)
-    if solver == "torch":
-        return _by_torch(objective, start, stopping, pairs)
-    raise UserError(f"the solver {solver!r} is unknown: expected one of {', '.join(SOLVERS)}.")
-
-
-def _by_scipy(objective: Differentiable, start: Tensor, stopping: Stopping, pairs: int) -> Minimum:
     from scipy.optimize import minimize
 
     values: list[float] = []
@@ -126,55 +109,43 @@ def _by_scipy(objective: Differentiable, start: Tensor, stopping: Stopping, pair
 
 
 class _Memory:
-    """The last pairs of steps s and gradient differences y, and the gradient g, as rows (2m+1, P).
+    """The last pairs of steps s and gradient differences y, and what they tell of the curvature."""
 
-    The two-loop recursion (Nocedal and Wright, algorithm 7.4) needs nothing of the rows but their
-    scalar products, so it runs on 2m+1 coefficients (Chen et al. 2014, "Large-scale L-BFGS using
-    MapReduce"): an update reads the rows twice, and a device is waited for once.
-    """
+    def __init__(self, pairs: int, precondition: Precondition | None) -> None:
+        self.precondition = precondition
+        self.pairs: deque[tuple[Tensor, Tensor, Tensor]] = deque(maxlen=pairs)
+        self.scale: Tensor | None = None
 
-    def __init__(self, pairs: int, like: Tensor) -> None:
-        self.pairs = pairs
-        self.rows = like.new_zeros(2 * pairs + 1, len(like))
-        self.products = torch.zeros(2 * pairs + 1, 2 * pairs + 1, dtype=torch.float64)
-        self.order: list[int] = []
+    def _first_estimate(self, gradient: Tensor) -> Tensor:
+        return gradient if self.precondition is None else self.precondition(gradient)
 
-    def direction(self, gradient: Tensor) -> tuple[Tensor, float]:
-        """Return minus the estimated inverse Hessian times the gradient, and the slope along it."""
-        last = 2 * self.pairs
-        self.rows[last] = gradient
-        newest = self.order[-1:]
-        self._multiply([*newest, *(slot + self.pairs for slot in newest), last])
-        products, q = self.products, torch.zeros(last + 1, dtype=torch.float64)
-        q[last] = -1.0
-        alphas: dict[int, Tensor] = {}
-        for s in reversed(self.order):
-            y = s + self.pairs
-            alphas[s] = products[s] @ q / products[s, y]
-            q[y] -= alphas[s]
-        for s in newest:
-            y = s + self.pairs
-            q *= products[s, y] / products[y, y]
-        for s in self.order:
-            y = s + self.pairs
-            q[s] += alphas[s] - products[y] @ q / products[s, y]
-        return q.to(self.rows.device) @ self.rows, float(products[last] @ q)
+    def direction(self, gradient: Tensor) -> Tensor:
+        """Return minus the estimated inverse Hessian times the gradient.
 
-    def _multiply(self, changed: list[int]) -> None:
-        found = (self.rows @ self.rows[changed].T).cpu()
-        self.products[:, changed] = found
-        self.products[changed, :] = found.T
+        The two-loop recursion (Nocedal and Wright, algorithm 7.4).
+        """
+        q = gradient.neg()
+        alphas = []
+        for s, y, curvature in reversed(self.pairs):
+            alphas.append(s @ q / curvature)
+            q.addcmul_(y, alphas[-1], value=-1)
+        q = self._first_estimate(q)
+        if self.scale is not None:
+            q = q * self.scale
+        for (s, y, curvature), alpha in zip(self.pairs, reversed(alphas), strict=True):
+            q.addcmul_(s, alpha - y @ q / curvature)
+        return q
 
-    def remember(self, step: Tensor, difference: Tensor) -> None:
+    def remember(self, s: Tensor, y: Tensor) -> None:
         """Take in a pair in place of the oldest; its product must be positive."""
-        full = len(self.order) == self.pairs
-        slot = self.order.pop(0) if full else len(self.order)
-        self.rows[slot], self.rows[slot + self.pairs] = step, difference
-        self.order.append(slot)
+        curvature = s @ y
+        self.pairs.append((s, y, curvature))
+        self.scale = curvature / (y @ self._first_estimate(y))
 
     def forget(self) -> None:
         """Begin anew, with the steepest descent."""
-        self.order.clear()
+        self.pairs.clear()
+        self.precondition = self.scale = None
 
 
 @dataclass(frozen=True)
@@ -229,7 +200,30 @@ def _beyond(begin: _Trial, low: _Trial) -> float:
     return min(max(ahead, 2 * low.length), 10 * low.length)
 
 
-def _by_torch(objective: Differentiable, start: Tensor, stopping: Stopping, pairs: int) -> Minimum:
+def by_torch(
+    objective: Differentiable,
+    start: Tensor,
+    stopping: Stopping,
+    *,
+    pairs: int = 10,
+    precondition: Precondition | None = None,
+) -> Minimum:
+    """Minimise a smooth function by L-BFGS on the device of ``start``.
+
+    Where the objective returns the same bits on all processes, so does this.
+
+    Args:
+        objective: see `Differentiable`.
+        start: (P,) float64.
+        stopping: when to end.
+        pairs: of steps and gradient differences that are remembered (scipy's default: 10).
+        precondition: a first estimate of the inverse Hessian; None: a multiple of the identity.
+
+    >>> by_torch(
+    ...     lambda x: ((x - 3).square().sum(), 2 * (x - 3)), torch.zeros(2).double(), Stopping()
+    ... ).point
+    tensor([3., 3.], dtype=torch.float64)
+    """
     evaluations = 0
 
     def measure(point: Tensor, length: float, direction: Tensor) -> _Trial:
@@ -240,7 +234,7 @@ def _by_torch(objective: Differentiable, start: Tensor, stopping: Stopping, pair
         facts = torch.stack([value, gradient @ direction, gradient.abs().amax()]).tolist()
         return _Trial(length, facts[0], facts[1], point, gradient, facts[2])
 
-    memory = _Memory(pairs, start)
+    memory = _Memory(pairs, precondition)
     now = measure(start.clone(), 0.0, torch.zeros_like(start))
     values = [now.value]
     while (
@@ -248,23 +242,27 @@ def _by_torch(objective: Differentiable, start: Tensor, stopping: Stopping, pair
         and len(values) <= stopping.updates
         and evaluations < stopping.evaluations
     ):
-        direction, slope = memory.direction(now.gradient)
-        begin = replace(now, length=0.0, slope=slope)
-        found = _line_search(
-            lambda length: measure(begin.point + length * direction, length, direction),  # noqa: B023
-            begin,
-            1.0 if memory.order else min(1.0, (-slope) ** -0.5),
-        )
+        direction = memory.direction(now.gradient)
+        begin = replace(now, length=0.0, slope=float(now.gradient @ direction))
+        informed = bool(memory.pairs) or memory.precondition is not None
+        found = None
+        if begin.slope < 0:
+            found = _line_search(
+                lambda length: measure(begin.point + length * direction, length, direction),  # noqa: B023
+                begin,
+                1.0 if informed else min(1.0, (-begin.slope) ** -0.5),
+            )
         if found is None:
             # Rounding has the last word, unless it was the estimate of the curvature that misled.
-            if not memory.order:
+            if not informed:
                 break
             memory.forget()
             continue
         memory.remember(found.point - now.point, found.gradient - now.gradient)
         values.append(found.value)
-        if now.value - found.value <= stopping.decrease * max(abs(now.value), abs(found.value), 1):
-            now = found
-            break
+        least = stopping.decrease * max(abs(now.value), abs(found.value), 1)
+        enough = now.value - found.value > least
         now = found
+        if not enough:
+            break
     return Minimum(now.point, tuple(values), evaluations)
