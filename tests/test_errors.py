@@ -254,7 +254,7 @@ def test_data_at_proxy_scale(refused: Refused) -> None:
 
 def test_paper_scale_without_data(refused: Refused) -> None:
     said = refused("--scale", "paper")
-    assert "--scale paper needs the paper's images: add --data imagefolder:DIR" in said
+    assert "--scale paper needs the paper's images: add --data DIR (DIR/train" in said
 
 
 @pytest.mark.parametrize(

@@ -63,13 +63,13 @@ def parse(table: Table, arguments: Sequence[str]) -> Command:
         )
     if options.scale == "paper" and not options.data and not options.dry_run:
         raise UserError(
-            "--scale paper needs the paper's images: add --data imagefolder:DIR (DIR/train and "
+            "--scale paper needs the paper's images: add --data DIR (DIR/train and "
             "DIR/val with one folder for each class) or --data hf:NAME."
         )
     return Command(
         Request(
             scale=options.scale,
-            data=options.data,
+            data=options.data and _address(options.data),
             other_data=_other_data(table, options),
             rows=tuple(options.rows or ()),
             seeds=seeds,
@@ -87,7 +87,7 @@ def parse(table: Table, arguments: Sequence[str]) -> Command:
 
 
 def _other_data(table: Table, options: argparse.Namespace) -> tuple[tuple[str, str], ...]:
-    """Return the further data sets at paper scale; a bare folder is one of images."""
+    """Return the further data sets at paper scale."""
     given = {name: getattr(options, name) for name in table.other_data}
     for name, address in given.items():
         if address is not None and options.scale != "paper":
@@ -104,6 +104,7 @@ def _other_data(table: Table, options: argparse.Namespace) -> tuple[tuple[str, s
 
 
 def _address(text: str) -> str:
+    """Return the name of a data set; a bare folder is one of images."""
     return f"imagefolder:{text}" if Path(text).is_dir() else text
 
 
@@ -176,7 +177,7 @@ def _parser(table: Table) -> argparse.ArgumentParser:
     parser = _Parser(prog=table.script.name, description=f"Reproduce {table.name}.")
     add = parser.add_argument
     add("--scale", choices=SCALES, default="proxy", help="proxy: minutes, built-in images")
-    add("--data", help="imagefolder:DIR, hf:NAME or arrow:DIR, for --scale paper")
+    add("--data", help="DIR, hf:NAME or arrow:DIR, for --scale paper")
     for name, what in table.other_data.items():
         add(f"--{name}", metavar="DIR", help=f"{what}, for --scale paper")
     add("--rows", nargs="+", metavar="ROW", help=f"of {', '.join(table.rows)}; all by default")

@@ -31,6 +31,7 @@ from retable.reproduce.setting import Setting, directory_of, evaluation_director
 from retable.reproduce.side_by_side import run_side_by_side
 from retable.runs import RunDirectory, code_digest, describe, environment
 from retable.training import Monitor, TrainingFailedError
+from retable.views import without_draws
 
 if TYPE_CHECKING:
     from retable.evaluate.evaluation import OpenSource
@@ -156,14 +157,16 @@ def _pretrain(run: Run, directory: RunDirectory, accelerator: Any, setting: Sett
 def _monitor(run: Run, images: int, accelerator: Any, setting: Setting) -> Monitor | None:
     """Return a monitor of evenly spaced epochs.
 
-    It judges the encoder by kNN and geometry, and has the method measure what it can on test
-    images, as ``held_out_NAME``.
+    It judges the encoder by kNN and geometry, unless it is given patches instead of whole views,
+    and has the method measure what it can on test images, as ``held_out_NAME``.
     """
     if setting.monitors == 0:
         return None
     epochs = run.recipe.epochs
     due = {max(1, round(epochs * (i + 1) / setting.monitors)) for i in range(setting.monitors)}
-    judges = (Knn(k=min(Knn.k, images)), Geometry())
+    sizes = [view.size for view in run.recipe.views]
+    view = without_draws(run.recipe.views[0])
+    judges = (Knn(k=min(Knn.k, images), view=view), Geometry(view=view))
     open_variant = opener(run.recipe, setting)
     where = _where(run, None, accelerator, setting)
 
@@ -171,7 +174,8 @@ def _monitor(run: Run, images: int, accelerator: Any, setting: Setting) -> Monit
         if epoch not in due:
             return {}
         figures: dict[str, float] = {}
-        for judge in judges:
+        sees_views = method.encoder_inputs(sizes)[0][0] == sizes[0]
+        for judge in judges if sees_views else ():
             figures |= judge.run(method.encoder, open_variant, where, seed=run.seed)
         if method.held_out:
             steps = images // run.recipe.batch
@@ -194,6 +198,7 @@ def _where(run: Run, directory: Path | None, accelerator: Any, setting: Setting)
     return Where(
         accelerator.device,
         directory=directory,
+        features=directory and directory_of(run, setting).path / "features",
         workers=setting.execution.workers,
         precision=run.recipe.precision,
         progress=directory is not None and not setting.execution.quiet,

@@ -78,7 +78,7 @@ def history(run: Run, setting: Setting) -> History:
     """Return what a run has recorded over time, also where its training failed."""
     directory = directory_of(run, setting)
     lines = MetricsLog(directory.metrics).read("epoch")
-    return History([dict(_scalars(line)) for line in lines], directory.path)
+    return History([dict(_scalars(line)) for line in lines], directory.path, collect(run, setting))
 
 
 def _halfway(monitor: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -28,10 +28,12 @@ class History:
             those before.
         folder: the run's own: `retable.traces.read_traces` reads there what was recorded of every
             step, `retable.gradient_landscape.read_landscape` the gradients of every epoch.
+        figures: the run's figures by name, as `Figure` calls them, once it is complete.
     """
 
     epochs: Sequence[Mapping[str, float]]
     folder: Path
+    figures: Mapping[str, float] = field(default_factory=dict)
 
 
 Histories = Mapping[str, Mapping[int, History]]

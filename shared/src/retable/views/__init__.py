@@ -14,6 +14,7 @@ from retable.views.augmentations import (
     resized_crop,
     simclr,
     swav,
+    without_draws,
 )
 from retable.views.colours import photometric
 from retable.views.cropping import crop_resize, cut
@@ -45,4 +46,5 @@ __all__ = [
     "sample_parameters",
     "simclr",
     "swav",
+    "without_draws",
 ]

@@ -249,6 +249,25 @@ def center(size: int, resize: int | None = None) -> ViewRecipe:
     return ViewRecipe(size, resize=resize)
 
 
+def without_draws(view: ViewRecipe) -> ViewRecipe:
+    """Return the view to test on where encoders are trained on ``view``: nothing is random.
+
+    The centre of the image at the same size and with the same normalisation; from 96 pixels on, as
+    is usual for ImageNet, of an image whose short side is 8/7 of it.
+
+    >>> without_draws(moco_v2(224)) == center(224, 256)
+    True
+    """
+    size = view.size
+    return ViewRecipe(
+        size,
+        resize=round(size * 8 / 7) if size >= 96 else size,
+        mean=view.mean,
+        std=view.std,
+        standardise=view.standardise,
+    )
+
+
 def _tenth_of(size: int) -> int:
     # 224: 23, 96: 9, 32: 3, as in SimCLR's and BYOL's published code.
     return 2 * (size // 20) + 1
