@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from retable.distributed import total
 from retable.errors import UserError
 
 
@@ -34,10 +35,48 @@ def accuracy(scores: Tensor, labels: Tensor) -> dict[str, float]:
     >>> accuracy(torch.eye(6), torch.tensor([0, 1, 2, 3, 4, 0]))["top1"]
     83.33333333333333
     """
+    return _percent(_hits(scores, labels), len(labels))
+
+
+def accuracy_of(
+    classifier: LinearClassifier,
+    features: Tensor,
+    labels: Tensor,
+    *,
+    images: int | None = None,
+    rows: int = 16384,
+) -> dict[str, float]:
+    """Return `accuracy` of a classifier without all scores in memory at once.
+
+    Args:
+        classifier: scores the classes.
+        features: (n, F).
+        labels: (n,) int64.
+        images: where every process passes other rows, how many they are together; None: these rows
+            are all there are.
+        rows: scored at once.
+
+    >>> accuracy_of(LinearClassifier(torch.eye(6), torch.zeros(6)), torch.eye(6), torch.arange(6))
+    {'top1': 100.0, 'top5': 100.0}
+    """
+    hits = torch.zeros(2, dtype=torch.int64, device=features.device)
+    for x, y in zip(torch.split(features, rows), torch.split(labels, rows), strict=True):
+        hits += _hits(classifier(x), y)
+    if images is None:
+        return _percent(hits, len(labels))
+    return _percent(total(hits), images)
+
+
+def _hits(scores: Tensor, labels: Tensor) -> Tensor:
+    """Return how many labels (n,) score highest, and among the five highest: (2,) int64."""
     ranked = scores.topk(min(5, scores.shape[1]), dim=1).indices
     hits = ranked == labels[:, None]
-    n = len(labels)
-    return {"top1": 100 * int(hits[:, 0].sum()) / n, "top5": 100 * int(hits.sum()) / n}
+    return torch.stack([hits[:, 0].sum(), hits.sum()])
+
+
+def _percent(hits: Tensor, images: int) -> dict[str, float]:
+    top1, top5 = hits.tolist()
+    return {"top1": 100 * top1 / images, "top5": 100 * top5 / images}
 
 
 def check_labels(labels: Tensor, classes: int, split: str) -> None:

@@ -2,18 +2,30 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Literal
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from retable import random
+from retable.distributed import process_count, process_index
 from retable.errors import UserError
-from retable.evaluate.classifier import LinearClassifier, accuracy, check_labels
-from retable.evaluate.evaluation import Splits, Where, described, natural_test_view, open_splits
-from retable.evaluate.features import Features, extract
+from retable.evaluate.classifier import LinearClassifier, accuracy_of, check_labels
+from retable.evaluate.evaluation import (
+    Judged,
+    Splits,
+    Where,
+    described,
+    natural_test_view,
+    open_judged,
+)
+from retable.evaluate.features import Features, represent
 from retable.evaluate.frozen import FrozenEncoder, freeze
-from retable.evaluate.logistic_regression import fit_logistic
+from retable.evaluate.logistic_objective import penalty_rule
+from retable.evaluate.logistic_regression import LogisticRegression, fit_logistic
+from retable.evaluate.logistic_solvers import SCIPY_DECREASE, SOLVERS, Solver
+from retable.evaluate.representation import Representation
 from retable.evaluate.resume import Checkpoints
 from retable.progress import bar
 from retable.views import ViewRecipe
@@ -22,32 +34,49 @@ if TYPE_CHECKING:
     from retable.data.source import Source
     from retable.evaluate.evaluation import OpenSource
 
+SWEEP = (1.0, 1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6)
+
 
 @dataclass(frozen=True)
 class LogisticProbe:
     """Test accuracy of logistic regression on features of un-augmented training images.
 
     A measure of the same thing as `LinearProbe` in a fraction of the time, with other numbers: no
-    augmentation, a unique optimum, nothing drawn (but the held-out part).
+    augmentation, a unique optimum, nothing drawn (but the held-out part). Several processes share
+    the images, in the fit too.
+
+    For Kolesnikov et al. (2019): penalty "rule", 800 iterations, solver "scipy"; "torch" ends at
+    the same optimum after a fraction of the evaluations.
 
     Attributes:
         l2: penalties to try; of several, the one best on ``held_out`` is fitted again on all
             training images. Default: 1e-6 to 1 by factors of 10, in the manner of CLIP (Radford et
             al. 2021, A.3: a sweep of 1e-6 to 1e6 on the summed loss).
+        penalty: "sweep" tries ``l2``; "rule" takes `penalty_rule` of each tap's features.
         held_out: share of the training images that chooses among several penalties.
-        standardise: see `fit_logistic`.
+        standardise: see `fit_logistic`; None: with the sweep but not with the rule, which is stated
+            for features as they are.
         iterations: of L-BFGS at most, for each penalty (CLIP: 1000).
-        tolerance: see `fit_logistic`.
+        tolerance: see `fit_logistic`; default: scipy's.
+        decrease: see `fit_logistic`; default: scipy's.
+        solver: see `fit_logistic`.
         view: of training and test images alike; None: `natural_test_view`.
+        representation: what of the encoder is judged, one tap after the other.
+        on: which images, and how many of their labels.
         name: what the result is filed under.
     """
 
-    l2: tuple[float, ...] = (1.0, 1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6)
+    l2: tuple[float, ...] = SWEEP
+    penalty: Literal["sweep", "rule"] = "sweep"
     held_out: float = 0.1
-    standardise: bool = True
+    standardise: bool | None = None
     iterations: int = 500
     tolerance: float = 1e-5
+    decrease: float = SCIPY_DECREASE
+    solver: Solver = "torch"
     view: ViewRecipe | None = None
+    representation: Representation = field(default_factory=Representation)
+    on: Judged = field(default_factory=Judged)
     name: str = "logistic"
 
     def __post_init__(self) -> None:
@@ -56,11 +85,22 @@ class LogisticProbe:
             raise UserError(
                 f"the logistic probe's l2 is {self.l2}: expected one or more positive penalties."
             )
+        if self.penalty == "rule" and tuple(self.l2) != SWEEP:
+            raise UserError(
+                f"the logistic probe's penalty is 'rule' and its l2 {self.l2}: expected penalties "
+                "to try with 'sweep' alone, so leave one of the two out."
+            )
         if not 0 < self.held_out < 1:
             raise UserError(
                 f"the logistic probe's held_out is {self.held_out}: expected a share between 0 and "
                 "1."
             )
+        for setting, allowed in (("penalty", ("sweep", "rule")), ("solver", SOLVERS)):
+            if getattr(self, setting) not in allowed:
+                raise UserError(
+                    f"the logistic probe's {setting} is {getattr(self, setting)!r}: expected "
+                    f"{' or '.join(allowed)}."
+                )
 
     def test_view_of(self, source: Source) -> ViewRecipe:
         """Return the view of test images."""
@@ -74,8 +114,13 @@ class LogisticProbe:
         *,
         seed: int,
     ) -> dict[str, float]:
-        """Return "top1", "top5" (test), "train_top1" in percent and "l2", see `Evaluation.run`."""
-        _, results = self.fit(encoder, open_splits(open_source), where, seed=seed)
+        """Fit the classifiers and return their test accuracy in percent, see `Evaluation.run`.
+
+        Returns:
+            "top1", "top5", "train_top1" in percent, the chosen "l2", and the "objective" after the
+            "iterations" that L-BFGS took; see `Representation.joined` for several taps.
+        """
+        _, results = self.fit(encoder, open_judged(open_source, self.on), where, seed=seed)
         return results
 
     def fit(
@@ -86,7 +131,7 @@ class LogisticProbe:
         *,
         seed: int,
     ) -> tuple[LinearClassifier, dict[str, float]]:
-        """Train as `run` does; return the classifier beside the numbers.
+        """Train as `run` does; return the classifier of the last tap too.
 
         A finished probe is kept in ``directory``; an interrupted one starts anew, since it takes
         about as long as one pass over the images.
@@ -107,45 +152,85 @@ class LogisticProbe:
         if saved:
             on_device = {name: value.to(frozen.device) for name, value in saved.tensors.items()}
             return LinearClassifier(**on_device), saved.facts
+        train, test = self._represented(frozen, splits, where)
+        figures = {}
+        for tap in self.representation.taps:
+            classifier, figures[tap] = self._judge(train[tap], test[tap], splits, seed)
+        results = self.representation.joined(figures)
+        kept = {"weight": classifier.weight, "bias": classifier.bias}
+        checkpoints.save(1, kept, results)
+        return classifier, results
+
+    def _represented(
+        self, frozen: FrozenEncoder, splits: Splits, where: Where
+    ) -> tuple[dict[str, Features], dict[str, Features]]:
+        """Return the features of training and test images by tap, of a process's part of them.
+
+        Of all training images where a penalty is to be chosen by some of them.
+        """
         images = len(splits.train) + len(splits.test)
         view = self.test_view_of(splits.test)
+        alone = process_count() == 1
         with bar(images, "images", self.name, shown=where.progress) as shown:
             train, test = (
-                extract(
+                represent(
                     frozen,
                     source,
                     view,
-                    device=where.device,
-                    workers=where.workers,
+                    self.representation,
+                    where,
                     on_batch=shown.update,
+                    gathered=gathered,
                 )
-                for source in (splits.train, splits.test)
+                for source, gathered in (
+                    (splits.train, alone or self._chooses),
+                    (splits.test, alone),
+                )
             )
-        classifier, results = self._judge(train, test, splits.classes, seed)
-        checkpoints.save(1, dict(vars(classifier)), results)
-        return classifier, results
+        return train, test
+
+    @property
+    def _chooses(self) -> bool:
+        return self.penalty == "sweep" and len(self.l2) > 1
 
     def _judge(
-        self, train: Features, test: Features, classes: int, seed: int
+        self, train: Features, test: Features, splits: Splits, seed: int
     ) -> tuple[LinearClassifier, dict[str, float]]:
-        l2 = self.l2[0] if len(self.l2) == 1 else self._choose(train, classes, seed)
-        classifier = self._fit(train, classes, l2)
-        fitted = accuracy(classifier(train.features), train.labels)
-        results = accuracy(classifier(test.features), test.labels)
-        return classifier, {**results, "train_top1": fitted["top1"], "l2": l2}
+        if self._chooses:
+            l2 = self._choose(train, splits.classes, seed)
+            train = _own_part(train, torch.arange(len(train.labels)))
+        elif self.penalty == "sweep":
+            l2 = self.l2[0]
+        else:
+            l2 = penalty_rule(train.features.shape[1], splits.classes)
+        images = len(splits.train)
+        classifier = self._fit(train, images, splits.classes, l2)
+        fitted = accuracy_of(classifier, train.features, train.labels, images=images)
+        results = accuracy_of(classifier, test.features, test.labels, images=len(splits.test))
+        results |= {"train_top1": fitted["top1"], "l2": l2, "objective": classifier.objective}
+        return classifier, results | {"iterations": float(classifier.iterations)}
 
     def _fit(
-        self, train: Features, classes: int, l2: float, start: LinearClassifier | None = None
-    ) -> LinearClassifier:
+        self,
+        part: Features,
+        images: int,
+        classes: int,
+        l2: float,
+        start: LinearClassifier | None = None,
+    ) -> LogisticRegression:
+        standardise = self.penalty == "sweep" if self.standardise is None else self.standardise
         return fit_logistic(
-            train.features,
-            train.labels,
+            part.features,
+            part.labels,
             classes=classes,
             l2=l2,
-            standardise=self.standardise,
+            standardise=standardise,
             iterations=self.iterations,
             tolerance=self.tolerance,
+            decrease=self.decrease,
+            solver=self.solver,
             start=start,
+            images=images,
         )
 
     def _choose(self, train: Features, classes: int, seed: int) -> float:
@@ -156,12 +241,17 @@ class LogisticProbe:
         n = len(train.labels)
         order = random.permutation(random.derive_key(seed, "logistic probe", "held out"), n)
         cut = min(max(1, round(self.held_out * n)), n - 1)
-        held_out, rest = order[:cut].to(train.labels.device), order[cut:].to(train.labels.device)
-        part = Features(train.features[rest], train.labels[rest])
+        held_out, part = _own_part(train, order[:cut]), _own_part(train, order[cut:])
         classifier, best, chosen = None, -1.0, self.l2[0]
         for l2 in sorted(self.l2, reverse=True):
-            classifier = self._fit(part, classes, l2, classifier)
-            score = accuracy(classifier(train.features[held_out]), train.labels[held_out])["top1"]
+            classifier = self._fit(part, n - cut, classes, l2, classifier)
+            score = accuracy_of(classifier, held_out.features, held_out.labels, images=cut)["top1"]
             if score > best:
                 best, chosen = score, l2
         return chosen
+
+
+def _own_part(whole: Features, rows: Tensor) -> Features:
+    """Return this process's part of some of the images."""
+    own = rows.tensor_split(process_count())[process_index()].to(whole.labels.device)
+    return Features(whole.features[own], whole.labels[own])

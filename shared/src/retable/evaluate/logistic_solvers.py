@@ -11,6 +11,9 @@ import torch
 from torch import Tensor
 
 Solver = Literal["scipy", "torch"]
+SCIPY_DECREASE = 1e7 * 2.0**-52
+"""The default of L-BFGS-B's ``ftol``, 2.2e-9: 1e7 times the precision of float64."""
+
 SOLVERS: tuple[Solver, ...] = ("scipy", "torch")
 
 
@@ -39,7 +42,7 @@ class Stopping:
 
     updates: int = 800
     gradient: float = 1e-5
-    decrease: float = 1e7 * 2.0**-52
+    decrease: float = SCIPY_DECREASE
     evaluations: int = 15000
 
 

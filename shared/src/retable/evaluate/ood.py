@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from torch import nn
 
 from retable.errors import UserError
 from retable.evaluate.classifier import accuracy
-from retable.evaluate.evaluation import Where, open_splits
-from retable.evaluate.features import extract
+from retable.evaluate.evaluation import Where, open_judged
+from retable.evaluate.features import represent
 from retable.evaluate.frozen import FrozenEncoder, freeze
 from retable.evaluate.linear import LinearProbe
 from retable.evaluate.logistic import LogisticProbe
@@ -75,20 +75,22 @@ class OutOfDistribution:
             UserError: a variant has other classes than the clean test split.
         """
         frozen = freeze(encoder, where.device, where.precision)
-        splits = open_splits(open_source)
+        on, taps = self.probe.on, self.probe.representation.taps
+        last = replace(self.probe.representation, taps=taps[-1:])
+        splits = open_judged(open_source, on)
         classifier, clean = self.probe.fit(frozen, splits, where, seed=seed)
         view = self.probe.test_view_of(splits.test)
         results = {"clean": clean["top1"]}
         variants = self.variants or _all_variants()
         with bar(len(variants), "variants", self.name, shown=where.progress) as shown:
             for variant in variants:
-                source = open_source("test", variant)
+                source = open_source("test", variant, on.data or None)
                 if list(source.class_names) != list(splits.test.class_names):
                     raise UserError(
                         f"the variant {variant!r} has other classes than the test split: expected "
                         "the same, so choose another variant."
                     )
-                found = extract(frozen, source, view, device=where.device, workers=where.workers)
+                found = represent(frozen, source, view, last, where)[taps[-1]]
                 results[variant] = accuracy(classifier(found.features), found.labels)["top1"]
                 shown.update(1)
         return summary(results)
