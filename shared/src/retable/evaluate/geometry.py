@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from retable.errors import UserError
 from retable.evaluate.classifier import check_labels
 from retable.evaluate.evaluation import Where, natural_test_view
-from retable.evaluate.features import extract
+from retable.evaluate.features import represent
 from retable.evaluate.frozen import FrozenEncoder, freeze
+from retable.evaluate.representation import PRE_LOGITS, Representation
 from retable.progress import bar
 from retable.views import ViewRecipe
 
@@ -142,14 +143,14 @@ class Geometry:
         source = open_source("test", None)
         check_labels(source.labels, len(source.class_names), "test")
         with bar(len(source), "images", self.name, shown=where.progress) as shown:
-            found = extract(
+            found = represent(
                 freeze(encoder, where.device, where.precision),
                 source,
                 self.view or natural_test_view(source),
-                device=where.device,
-                workers=where.workers,
+                Representation(),
+                where,
                 on_batch=shown.update,
-            )
+            )[PRE_LOGITS]
         return {
             "alignment": alignment(found.features, found.labels).item(),
             "uniformity": uniformity(found.features, t=self.t).item(),

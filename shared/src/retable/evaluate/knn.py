@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from retable.errors import UserError
 from retable.evaluate.classifier import accuracy, check_labels
 from retable.evaluate.evaluation import Where, natural_test_view, open_splits
-from retable.evaluate.features import extract
+from retable.evaluate.features import represent
 from retable.evaluate.frozen import FrozenEncoder, freeze
+from retable.evaluate.representation import PRE_LOGITS, Representation
 from retable.progress import bar
 from retable.views import ViewRecipe
 
@@ -129,14 +130,9 @@ class Knn:
         view = self.view or natural_test_view(splits.test)
         with bar(images, "images", self.name, shown=where.progress) as shown:
             train, test = (
-                extract(
-                    frozen,
-                    source,
-                    view,
-                    device=where.device,
-                    workers=where.workers,
-                    on_batch=shown.update,
-                )
+                represent(frozen, source, view, Representation(), where, on_batch=shown.update)[
+                    PRE_LOGITS
+                ]
                 for source in (splits.train, splits.test)
             )
         scores = knn_scores(
