@@ -22,7 +22,7 @@ from retable.evaluate.evaluation import (
 )
 from retable.evaluate.features import Features, represent
 from retable.evaluate.frozen import FrozenEncoder, freeze
-from retable.evaluate.logistic_objective import penalty_rule
+from retable.evaluate.logistic_objective import PENALTY_TIMES_WEIGHTS, penalty_rule
 from retable.evaluate.logistic_regression import LogisticRegression, fit_logistic
 from retable.evaluate.logistic_solvers import SCIPY_DECREASE, SOLVERS, Solver
 from retable.evaluate.representation import Representation
@@ -53,6 +53,8 @@ class LogisticProbe:
             training images. Default: 1e-6 to 1 by factors of 10, in the manner of CLIP (Radford et
             al. 2021, A.3: a sweep of 1e-6 to 1e6 on the summed loss).
         penalty: "sweep" tries ``l2``; "rule" takes `penalty_rule` of each tap's features.
+        strength: of that rule, 100 in the paper; features and classes of small images, fewer by
+            hundreds, need a weaker one for the same penalty.
         held_out: share of the training images that chooses among several penalties.
         standardise: see `fit_logistic`; None: with the sweep but not with the rule, which is stated
             for features as they are.
@@ -68,6 +70,7 @@ class LogisticProbe:
 
     l2: tuple[float, ...] = SWEEP
     penalty: Literal["sweep", "rule"] = "sweep"
+    strength: float = PENALTY_TIMES_WEIGHTS
     held_out: float = 0.1
     standardise: bool | None = None
     iterations: int = 500
@@ -89,6 +92,10 @@ class LogisticProbe:
             raise UserError(
                 f"the logistic probe's penalty is 'rule' and its l2 {self.l2}: expected penalties "
                 "to try with 'sweep' alone, so leave one of the two out."
+            )
+        if not self.strength > 0:
+            raise UserError(
+                f"the logistic probe's strength is {self.strength}: expected a positive number."
             )
         if not 0 < self.held_out < 1:
             raise UserError(
@@ -202,7 +209,7 @@ class LogisticProbe:
         elif self.penalty == "sweep":
             l2 = self.l2[0]
         else:
-            l2 = penalty_rule(train.features.shape[1], splits.classes)
+            l2 = penalty_rule(train.features.shape[1], splits.classes, self.strength)
         images = len(splits.train)
         classifier = self._fit(train, images, splits.classes, l2)
         fitted = accuracy_of(classifier, train.features, train.labels, images=images)

@@ -14,8 +14,8 @@ PENALTY_TIMES_WEIGHTS = 100.0
 """Kolesnikov et al. (2019), supplement: a penalty lambda |W|^2 with lambda = 100 / (M C)."""
 
 
-def penalty_rule(dim: int, classes: int) -> float:
-    """Return l2 = 2 lambda where lambda = 100 / (M C), M features and C classes.
+def penalty_rule(dim: int, classes: int, strength: float = PENALTY_TIMES_WEIGHTS) -> float:
+    """Return l2 = 2 lambda where lambda = strength / (M C), M features and C classes.
 
     The penalty of Kolesnikov et al. (2019), supplement, "L-BFGS": lambda |W|^2, so that the same
     strength is half the weight decay of SGD. It depends on the size of the classifier alone, not on
@@ -24,7 +24,7 @@ def penalty_rule(dim: int, classes: int) -> float:
     >>> penalty_rule(2048, 1000) / 2
     4.8828125e-05
     """
-    return 2 * PENALTY_TIMES_WEIGHTS / (dim * classes)
+    return 2 * strength / (dim * classes)
 
 
 class Objective:
