@@ -1,5 +1,6 @@
 """Four pretext tasks (Kolesnikov, Zhai and Beyer, CVPR 2019)."""
 
+from retable.patches import PatchGrid, cut_patches
 from revisiting_ssl.exemplar import Exemplar, ExemplarRecipe
 from revisiting_ssl.jigsaw import Jigsaw, JigsawRecipe, draw_permutations, join
 from revisiting_ssl.patch_head import PatchHead
@@ -18,11 +19,13 @@ __all__ = [
     "ExemplarRecipe",
     "Jigsaw",
     "JigsawRecipe",
+    "PatchGrid",
     "PatchHead",
     "RelativePatchLocation",
     "RelativePatchLocationRecipe",
     "Rotation",
     "RotationRecipe",
+    "cut_patches",
     "draw_permutations",
     "join",
     "join_with_centre",
