@@ -123,6 +123,21 @@ def test_an_image_is_cut_alike_in_any_share_of_the_batch(rows: list[int], key: i
     torch.testing.assert_close(part, whole[rows], rtol=0, atol=1e-6)
 
 
+@pytest.mark.parametrize("key", [None, 3])
+def test_cutting_in_pieces_changes_nothing(
+    key: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Source: identity.
+    images, positions = pictures(7, 18), torch.arange(7) * 5
+    grid = PatchGrid(cell=6, patch=4)
+    whole = cut_patches(images, grid, key, positions)
+    for piece in (1, 3 * images[0].numel(), 4 * images[0].numel() - 1):
+        monkeypatch.setattr("retable.patches._CPU_PIECE", piece)
+        assert torch.equal(cut_patches(images, grid, key, positions), whole)
+        if key is None:
+            assert torch.equal(cut_patches(images, grid), whole)
+
+
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.bfloat16, torch.float64])
 def test_patches_are_of_the_images_dtype_whatever_their_layout(

@@ -16,6 +16,9 @@ from torch import Tensor
 from retable.errors import UserError
 from retable.random import integers
 
+# So many values are cut at once on a CPU: what lies between images and patches stays in its cache.
+_CPU_PIECE = 1 << 19
+
 
 @dataclass(frozen=True)
 class PatchGrid:
@@ -100,6 +103,15 @@ def cut_patches(
     """
     grid.check(*images.shape[-2:])
     count, channels = images.shape[:2]
+    piece = max(1, _CPU_PIECE // (channels * grid.side**2))
+    if images.device.type == "cpu" and count > piece:
+        pieces = (slice(first, first + piece) for first in range(0, count, piece))
+        return torch.cat(
+            [
+                cut_patches(images[rows], grid, key, None if positions is None else positions[rows])
+                for rows in pieces
+            ]
+        )
     inside = torch.arange(grid.patch, device=images.device)
     rows, columns = (
         corner[..., None] + inside for corner in _corners(images, grid, key, positions)

@@ -91,7 +91,8 @@ def _program(crops: Tensor, plan: Schedule, basis: Tensor, recipe: ViewRecipe) -
     if recipe.standardise:
         return standardise(views)
     for channel, (mean, std) in enumerate(zip(recipe.mean, recipe.std, strict=True)):
-        views[:, channel].sub_(mean).div_(std)
+        if (mean, std) != (0.0, 1.0):
+            views[:, channel].sub_(mean).div_(std)
     return views
 
 

@@ -47,7 +47,8 @@ class Schedule:
     """The draws of B views in the form in which tensors are computed with.
 
     Attributes:
-        order: (B,) int64, the samples in the order in which they are processed, None as they come.
+        order: (B,) int64, the samples in the order in which they are processed; None as they come,
+            where shapes are fixed or no sample can be jittered.
         restore: (B,) int64, the inverse of ``order``.
         jittered: that many samples, the first ones, are jittered.
         before: of these, how many have a first, second, third blend before the hue; the others
@@ -119,16 +120,16 @@ def schedule(
     order: Tensor | None = None
     chosen: Tensor | slice = slice(None)
     jittered, counts = (count if max(recipe.jitter) > 0 else 0), [count] * BLENDS
-    if not fixed_shapes:
+    if jittered and not fixed_shapes:
         chosen = order = torch.where(jitter, BLENDS - hue_place, BLENDS + 1).argsort(stable=True)
         jittered, *counts = torch.cat([jitter[:, None], before], dim=1).sum(dim=0).tolist()
 
     def subset(applies: Tensor, strength: Tensor) -> Subset:
         """Take the samples that a step applies to, or all, whose strength then must be neutral."""
-        if order is None:
+        if fixed_shapes:
             return Subset(None, strength)
-        rows = applies[order].nonzero()[:, 0]
-        return Subset(rows, strength[order][rows])
+        rows = applies[chosen].nonzero()[:, 0]
+        return Subset(rows, strength[chosen][rows])
 
     columns = (parameters.operations.T, parameters.arguments.T, parameters.bicubic.T)
     layers = (layer_strengths(*layer, size=recipe.size) for layer in zip(*columns, strict=True))
