@@ -1,3 +1,6 @@
+from dataclasses import replace
+from pathlib import Path
+
 import pytest
 import torch
 from hypothesis import given
@@ -8,11 +11,14 @@ from retable.data.sources import open_source
 from retable.encoders import EncoderRecipe, build_encoder
 from retable.errors import UserError
 from retable.evaluate.classifier import accuracy
-from retable.evaluate.evaluation import Where, open_splits
-from retable.evaluate.features import extract
+from retable.evaluate.evaluation import Judged, Where, open_judged, open_splits
+from retable.evaluate.features import extract, represent
+from retable.evaluate.frozen import freeze
 from retable.evaluate.linear import LinearProbe
 from retable.evaluate.logistic import LogisticProbe
 from retable.evaluate.ood import OutOfDistribution, summary
+from retable.evaluate.representation import Representation
+from retable.views import center
 
 PROBES = (
     LinearProbe(lr=0.1, batch=32, epochs=2, milestones=(1,)),
@@ -54,6 +60,41 @@ def test_variants_are_judged_by_the_probe_of_clean_images(
     found = extract(encoder, source, probe.test_view_of(source), device="cpu")
     expected = accuracy(classifier(found.features), found.labels)["top1"]
     assert results == {"clean": clean["top1"], "silhouette": expected}
+
+
+def test_the_probes_last_layer_data_and_share_of_the_labels_count(tmp_path: Path) -> None:
+    asked: list[object] = []
+
+    def opened(split: str, variant: str | None = None, data: str | None = None) -> Source:
+        asked.append((split, variant, data))
+        return open_shapes(split, variant)
+
+    encoder = build_encoder(EncoderRecipe("small_resnet8", width=0.5), key=0)
+    representation = Representation(("layer1", "layer2"), limit=200)
+    probe = LogisticProbe(
+        l2=(0.1,), iterations=30, representation=representation, on=Judged("other", labels=0.5)
+    )
+    where = Where("cpu", features=tmp_path)
+    results = OutOfDistribution(probe, ("silhouette",)).run(encoder, opened, where, seed=0)
+    assert asked == [
+        ("train", None, "other"),
+        ("test", None, "other"),
+        ("test", "silhouette", "other"),
+    ]
+    assert len(list(tmp_path.iterdir())) == 2, "features of the variant are not kept"
+    splits = open_judged(open_shapes, Judged(labels=0.5))
+    last = replace(probe, representation=replace(representation, taps=("layer2",)))
+    classifier, clean = last.fit(encoder, splits, Where("cpu"), seed=0)
+    source = open_shapes("test", "silhouette")
+    frozen = freeze(encoder, "cpu")
+    found = represent(frozen, source, center(32), last.representation, Where("cpu"))["layer2"]
+    expected = accuracy(classifier(found.features), found.labels)["top1"]
+    assert results == pytest.approx({"clean": clean["top1"], "silhouette": expected}, abs=1.3)
+
+
+def test_images_held_out_of_training_have_no_variants() -> None:
+    with pytest.raises(UserError, match="tested on the held_out images: expected the test split"):
+        OutOfDistribution(LogisticProbe(on=Judged(split="held_out")))
 
 
 def test_a_variant_with_other_classes_ends_with_a_sentence() -> None:

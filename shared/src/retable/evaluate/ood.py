@@ -49,7 +49,7 @@ class OutOfDistribution:
     """Accuracy of a probe on variants of the test images, none of which it was trained on.
 
     Attributes:
-        probe: what is trained on the clean training images.
+        probe: what is trained on the clean training images; of several taps, the last counts.
         variants: names that the data set knows; none: all of the shapes data set.
         name: what the result is filed under.
     """
@@ -57,6 +57,14 @@ class OutOfDistribution:
     probe: LinearProbe | LogisticProbe = field(default_factory=LogisticProbe)
     variants: tuple[str, ...] = ()
     name: str = "ood"
+
+    def __post_init__(self) -> None:
+        """Refuse a comparison of variants with images that they are not variants of."""
+        if self.probe.on.split != "official":
+            raise UserError(
+                f"the ood protocol's probe is tested on the {self.probe.on.split} images: expected "
+                "the test split, of which there are variants, so set its split to 'official'."
+            )
 
     def run(
         self,
@@ -81,6 +89,7 @@ class OutOfDistribution:
         classifier, clean = self.probe.fit(frozen, splits, where, seed=seed)
         view = self.probe.test_view_of(splits.test)
         results = {"clean": clean["top1"]}
+        unkept = replace(where, features=None)  # nothing else will ask for a variant's features
         variants = self.variants or _all_variants()
         with bar(len(variants), "variants", self.name, shown=where.progress) as shown:
             for variant in variants:
@@ -90,7 +99,7 @@ class OutOfDistribution:
                         f"the variant {variant!r} has other classes than the test split: expected "
                         "the same, so choose another variant."
                     )
-                found = represent(frozen, source, view, last, where)[taps[-1]]
+                found = represent(frozen, source, view, last, unkept)[taps[-1]]
                 results[variant] = accuracy(classifier(found.features), found.labels)["top1"]
                 shown.update(1)
         return summary(results)
