@@ -11,10 +11,12 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from retable.encoders import ResidualEncoder, ResidualRecipe, VggRecipe, build_encoder
-from retable.encoders.residual import padded_maximum
+from retable.encoders.pooling import compact_maximum, padded_maximum
 from retable.encoders.units import PreActivationUnit
 from retable.errors import UserError
 
@@ -292,7 +294,7 @@ def test_the_root_of_a_revnet_is_one_convolution() -> None:
     ]
 
 
-@pytest.mark.parametrize("side", [4, 7, 8])
+@pytest.mark.parametrize("side", [1, 2, 4, 7, 8])
 def test_the_maximum_sees_zeros_beyond_the_border(side: int) -> None:
     x = randn(2, 3, side, side) - 1
     size = (side + 1) // 2
@@ -306,6 +308,43 @@ def test_the_maximum_sees_zeros_beyond_the_border(side: int) -> None:
                 expected[:, :, row, column].clamp_(min=0)
     assert torch.equal(padded_maximum(x), expected)
     assert torch.equal(padded_maximum(x.relu()), F.max_pool2d(x.relu(), 3, 2, padding=1))
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    height=st.integers(1, 9),
+    width=st.integers(1, 9),
+    shift=st.sampled_from([-2.0, 0.0, 1.0]),
+    dtype=st.sampled_from([torch.float32, torch.float64, torch.bfloat16]),
+    channels_last=st.booleans(),
+)
+def test_the_compact_maximum_has_the_same_values_and_gradients(
+    height: int, width: int, shift: float, dtype: torch.dtype, channels_last: bool
+) -> None:
+    x = (randn(2, 3, height, width) + shift).to(dtype)
+    if channels_last:
+        x = x.contiguous(memory_format=torch.channels_last)
+    x.requires_grad_()
+    expected, maxima = padded_maximum(x), compact_maximum(x)
+    assert torch.equal(maxima, expected)
+    assert maxima.dtype == dtype
+    weights = randn(*maxima.shape, seed=1).to(dtype)
+    (one,) = torch.autograd.grad(expected, x, weights)
+    (other,) = torch.autograd.grad(maxima, x, weights)
+    torch.testing.assert_close(one, other)
+
+
+def test_the_compact_maximum_keeps_a_byte_for_each() -> None:
+    kept: list[Tensor] = []
+
+    def pack(tensor: Tensor) -> Tensor:
+        kept.append(tensor)
+        return tensor
+
+    x = randn(2, 3, 8, 8).requires_grad_()
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        maxima = compact_maximum(x)
+    assert sum(tensor.nbytes for tensor in kept) == maxima.numel()
 
 
 def test_a_recipe_comes_back_from_json() -> None:

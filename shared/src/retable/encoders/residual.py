@@ -11,6 +11,7 @@ from typing import Literal, cast
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from retable.encoders.pooling import compact_maximum, padded_maximum
 from retable.encoders.resnet import BasicBlock, Bottleneck, convolution, make_norm
 from retable.encoders.reversible import ReversibleBlock
 from retable.encoders.taps import Encoder
@@ -36,8 +37,8 @@ class ResidualRecipe:
         root_pool: 3x3 maximum with stride 2 behind it.
         last_relu: False leaves out the ReLU before the mean over positions: the paper's "(-)".
         skip: False removes all skip connections with their projections (table 1; only v2).
-        reversible_backward: compute activations anew in the backward pass instead of keeping them
-            (only reversible); changes no number beyond rounding.
+        reversible_backward: keep each block's output alone and compute the other activations anew
+            in the backward pass (only reversible); changes no number beyond rounding.
 
     Raises:
         UserError: a field is out of range, or two contradict each other.
@@ -118,20 +119,6 @@ class ResidualRecipe:
         return (64 if self.bottleneck else 16) * self.widening << block % len(self.units)
 
 
-def padded_maximum(x: Tensor) -> Tensor:
-    """Return the maximum over 3x3 windows with stride 2, on maps with a border of zeros.
-
-    torch's own padding is minus infinity; negative maps, those of v2 and RevNet before any ReLU,
-    differ at their borders. Source: ``fixed_padding`` before every pooling in the official code.
-
-    >>> import torch
-    >>> padded_maximum(-torch.ones(1, 1, 4, 4))
-    tensor([[[[ 0.,  0.],
-              [ 0., -1.]]]])
-    """
-    return F.max_pool2d(F.pad(x, (1, 1, 1, 1)), 3, stride=2)
-
-
 class _Root(nn.Module):
     """First convolution, in v1 with normalisation and ReLU, and maximum."""
 
@@ -140,12 +127,13 @@ class _Root(nn.Module):
         self.conv = convolution(3, channels, recipe.root_kernel, recipe.root_stride)
         self.norm = make_norm("batch", channels) if recipe.version == "v1" else None
         self.pool = recipe.root_pool
+        self.maximum = compact_maximum if recipe.reversible_backward else padded_maximum
 
     def forward(self, images: Tensor) -> Tensor:
         x: Tensor = self.conv(images)
         if self.norm is not None:
             x = F.relu_(self.norm(x))
-        return padded_maximum(x) if self.pool else x
+        return self.maximum(x) if self.pool else x
 
 
 class ResidualEncoder(Encoder):
