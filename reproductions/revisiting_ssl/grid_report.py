@@ -1,0 +1,229 @@
+"""The grid's statistics as JSON, and as text that a person reads."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from grid_readings import PRETEXT, TASKS, TIMES, figure_grid, grids_by_seed, labels_of, our_grid
+from grid_statistics import OURS, GridStatistics, all_statistics
+from pretext_accuracy import Prediction, predictions
+from rankings import (
+    Cell,
+    Correlation,
+    Grid,
+    differences,
+    improving,
+    mean_of,
+    overall,
+    reversals,
+    seed_agreement,
+    tasks_of,
+)
+
+from retable import files
+from retable.reproduce import Histories
+from retable.tables import Comparison
+from retable.tables.phrases import EMPTY, number
+
+MINUS = "\N{MINUS SIGN}"
+
+
+def write_analyses(comparison: Comparison, histories: Histories, folder: Path) -> None:
+    """Write ``analyses.json`` and ``analyses.md``."""
+    found = all_statistics(comparison, histories)
+    grids = grids_by_seed(comparison)
+    seeds = seed_agreement(grids)
+    pretext = predictions(figure_grid(comparison, histories, PRETEXT, 100.0), our_grid(comparison))
+    files.write_json(
+        folder / "analyses.json",
+        {
+            "table": comparison.id,
+            "scale": comparison.scale,
+            "seeds": comparison.seeds,
+            **{name: _plain(one) for name, one in found.items()},
+            "agreement of seeds": seeds._asdict(),
+            "pretext accuracy": {task: _plain_prediction(one) for task, one in pretext.items()},
+        },
+    )
+    labels = labels_of(comparison)
+    text = [f"# {comparison.id}, {comparison.scale} scale: what the grid says", ""]
+    for name, one in found.items():
+        text += [f"## {name.capitalize()}", "", *_said(one, labels), ""]
+        text += [*_said_reversals(one.grid, grids if name == OURS else {}, labels), ""]
+    text += ["## Seeds", "", f"Rankings of the same column by two seeds: {said(seeds, 'τ')}.", ""]
+    text += ["## Pretext accuracy", "", *_said_predictions(pretext), ""]
+    files.write_bytes(folder / "analyses.md", "\n".join(text).encode())
+
+
+def title_of(name: str, comparison: Comparison) -> str:
+    """Say whose numbers a panel shows, and of ours how many seeds they are the mean of."""
+    if name != OURS:
+        return name.capitalize()
+    seeds = len(comparison.seeds)
+    return f"Ours, {comparison.scale} scale, {seeds} seed{'' if seeds == 1 else 's'}"
+
+
+def said(found: Correlation, name: str) -> str:
+    """Say a correlation and what it stands on, or why there is none.
+
+    >>> said(Correlation(0.5, 3, 2), "τ")
+    'τ = +0.50 (n = 3, mean of 2)'
+    >>> said(Correlation(None, 1, reason="one width"), "τ")
+    'no τ (one width)'
+    """
+    if found.value is None:
+        return f"no {name} ({found.reason})"
+    mean = f", mean of {found.rankings}" if found.rankings > 1 else ""
+    return f"{name} = {signed(found.value)} (n = {found.points}{mean})"
+
+
+def signed(value: float) -> str:
+    """Write a correlation with its sign.
+
+    >>> signed(0.333), signed(-0.001)
+    ('+0.33', '0.00')
+    """
+    text = f"{value:+.2f}"
+    return text[1:] if float(text) == 0 else text.replace("-", MINUS)
+
+
+def chance_spread(encoders: int) -> float:
+    """Return the standard deviation of Kendall's tau between random rankings without ties.
+
+    >>> round(chance_spread(3), 2), round(chance_spread(6), 2)
+    (0.64, 0.36)
+    """
+    return math.sqrt(2 * (2 * encoders + 5) / (9 * encoders * (encoders - 1)))
+
+
+def _column(cell: Cell) -> str:
+    return f"{cell.task}_{cell.widening}x"
+
+
+def _plain(found: GridStatistics) -> dict[str, Any]:
+    worse = [step._asdict() for step in found.steps if step.gain <= 0]
+    return {
+        "accuracy": {_column(cell): dict(one) for cell, one in found.grid.items() if one},
+        "rank": {_column(cell): dict(one) for cell, one in found.ranks.items()},
+        "best": {
+            task: {"encoders": names, "widening": widening, "accuracy": accuracy}
+            for task, (names, widening, accuracy) in found.best.items()
+        },
+        "agreement of tasks": {
+            f"{one}, {other}": correlation._asdict()
+            for (one, other), correlation in found.tasks.items()
+            if list(found.best).index(one) <= list(found.best).index(other)
+        },
+        "mean agreement of different tasks": overall(found.tasks, same=False)._asdict(),
+        "mean agreement of a task's widths": overall(found.tasks, same=True)._asdict(),
+        "agreement with all labels": {
+            name: {_column(cell): correlation._asdict() for cell, correlation in by_cell.items()}
+            for name, by_cell in found.shares.items()
+        },
+        "reversals": {
+            f"{one}, {other}": by_task for (one, other), by_task in reversals(found.grid).items()
+        },
+        "widenings": {
+            "count": len(found.steps),
+            "improving": improving(found.steps),
+            "not improving": worse,
+        },
+    }
+
+
+def _plain_prediction(found: Prediction) -> dict[str, Any]:
+    return {
+        "over encoders": found.encoders._asdict(),
+        "over widths": found.widths._asdict(),
+        "over all": found.all._asdict(),
+        "widenings": {"count": found.steps, "both in one direction": found.agreeing},
+    }
+
+
+def _said(found: GridStatistics, labels: dict[str, str]) -> Iterator[str]:
+    tasks = list(found.best)
+    yield "| Task | Best encoder | Width | Accuracy |"
+    yield "|---|---|---|---|"
+    for task, (names, widening, accuracy) in found.best.items():
+        named = " = ".join(labels[name] for name in names)
+        yield f"| {TASKS[task]} | {named} | {widening}{TIMES} | {accuracy:.1f} % |"
+    yield ""
+    yield "Kendall's τ between the encoder rankings of two tasks at equal width, on the diagonal"
+    yield "between the widths of one task:"
+    yield ""
+    yield f"| | {' | '.join(TASKS[task] for task in tasks)} |"
+    yield "|---" * (1 + len(tasks)) + "|"
+    for one in tasks:
+        values = (_short(found.tasks[one, other]) for other in tasks)
+        yield f"| {TASKS[one]} | {' | '.join(values)} |"
+    yield ""
+    across, within = overall(found.tasks, same=False), overall(found.tasks, same=True)
+    spread = ""
+    if across.value is not None:
+        chance = chance_spread(across.points)
+        spread = f"; random rankings of {across.points} encoders: 0 ± {chance:.2f}"
+    yield f"Different tasks: {said(across, 'τ')}; widths of one task: {said(within, 'τ')}{spread}."
+    yield ""
+    for name, by_cell in found.shares.items():
+        mean = mean_of(by_cell.values(), "no column")
+        yield f"Rankings with {name} and with all, of the same column: {said(mean, 'τ')}."
+        yield ""
+    yield from _said_steps(found, labels)
+
+
+def _said_reversals(grid: Grid, seeds: Mapping[int, Grid], labels: dict[str, str]) -> Iterator[str]:
+    """Say of which pairs of encoders the order depends on the task, in points, with each seed's."""
+    found = reversals(grid)
+    if not found:
+        yield "No two encoders change their order from task to task."
+        return
+    tasks = tasks_of(grid)
+    yield "Encoders whose order depends on the task: the first minus the second, in points, mean"
+    yield f"over the widths{' (and of each seed)' if len(seeds) > 1 else ''}:"
+    yield ""
+    yield f"| | {' | '.join(TASKS[task] for task in tasks)} |"
+    yield "|---" * (1 + len(tasks)) + "|"
+    for pair, by_task in found.items():
+        single = [differences(each, *pair) for each in seeds.values()]
+        values = []
+        for task in tasks:
+            text = number(by_task[task], 1, signed=True) if task in by_task else EMPTY
+            if len(single) > 1:
+                each = (number(one[task], 1, signed=True) for one in single if task in one)
+                text += f" ({', '.join(each)})"
+            values.append(text)
+        yield f"| {labels[pair[0]]} {MINUS} {labels[pair[1]]} | {' | '.join(values)} |"
+
+
+def _said_steps(found: GridStatistics, labels: dict[str, str]) -> Iterator[str]:
+    yield f"Widening improves in {improving(found.steps)} of {len(found.steps)} steps."
+    worse = [step for step in found.steps if step.gain <= 0]
+    if worse:
+        yield "Not in these:"
+        yield ""
+    for step in worse:
+        place = (
+            f"{labels[step.encoder]}, {TASKS[step.task]} {step.narrow}{TIMES} to {step.wide}{TIMES}"
+        )
+        yield f"- {place}: {number(step.gain, 1, signed=True)}"
+
+
+def _short(found: Correlation) -> str:
+    return EMPTY if found.value is None else signed(found.value)
+
+
+def _said_predictions(found: dict[str, Prediction]) -> Iterator[str]:
+    if not found:
+        yield "No run has one."
+        return
+    yield "Spearman's correlation between accuracy in the pretext task, on held-out images, and"
+    yield "that of the linear model:"
+    yield ""
+    yield "| Task | Encoders of a width | Widths of an encoder | All | Steps that move both alike |"
+    yield "|---|---|---|---|---|"
+    for task, one in found.items():
+        values = (said(each, "r") for each in (one.encoders, one.widths, one.all))
+        yield f"| {TASKS[task]} | {' | '.join(values)} | {one.agreeing} of {one.steps} |"

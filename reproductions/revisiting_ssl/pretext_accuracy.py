@@ -1,0 +1,75 @@
+"""How far the accuracy of a pretext task predicts that of a linear model on its encoders."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from rankings import (
+    Correlation,
+    Grid,
+    mean_of,
+    rank_correlation,
+    tasks_of,
+    width_steps,
+)
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """Spearman's correlations of pretext accuracy and linear accuracy, for one task.
+
+    Attributes:
+        encoders: over encoders of one width, the mean over the widths.
+        widths: over the widths of one encoder, the mean over the encoders.
+        all: over all encoders and widths together.
+        steps: how many widenings change both accuracies.
+        agreeing: in how many of them both rise or both fall.
+    """
+
+    encoders: Correlation
+    widths: Correlation
+    all: Correlation
+    steps: int
+    agreeing: int
+
+
+def predictions(pretext: Grid, accuracies: Grid) -> dict[str, Prediction]:
+    """Return, for each task that has a pretext accuracy, how far it predicts the other.
+
+    >>> pretext = {Cell("jigsaw", 4): {"v1": 60.0}, Cell("jigsaw", 8): {"v1": 65.0}}
+    >>> accuracies = {Cell("jigsaw", 4): {"v1": 39.4}, Cell("jigsaw", 8): {"v1": 42.9}}
+    >>> found = predictions(pretext, accuracies)["jigsaw"]
+    >>> found.agreeing, found.steps, found.encoders.reason
+    (1, 1, '1 point in common: expected 3 or more')
+    """
+    return {task: _prediction(task, pretext, accuracies) for task in tasks_of(pretext)}
+
+
+def _prediction(task: str, pretext: Grid, accuracies: Grid) -> Prediction:
+    own = {cell: found for cell, found in pretext.items() if cell.task == task}
+    other = {cell: accuracies.get(cell, {}) for cell in own}
+    encoders = dict.fromkeys(name for found in own.values() for name in found)
+    changes = {step[:4]: step.gain for step in width_steps(own)}
+    steps = [(changes[step[:4]], step.gain) for step in width_steps(other) if step[:4] in changes]
+    moving = [(before, after) for before, after in steps if before and after]
+    return Prediction(
+        mean_of((rank_correlation(own[cell], other[cell]) for cell in own), "no width"),
+        mean_of(
+            (
+                rank_correlation(_over_widths(own, name), _over_widths(other, name))
+                for name in encoders
+            ),
+            "no encoder",
+        ),
+        rank_correlation(_points(own), _points(other)),
+        len(moving),
+        sum((before > 0) == (after > 0) for before, after in moving),
+    )
+
+
+def _over_widths(grid: Grid, encoder: str) -> dict[str, float]:
+    return {f"{c.widening}": found[encoder] for c, found in grid.items() if encoder in found}
+
+
+def _points(grid: Grid) -> dict[str, float]:
+    return {f"{name} {c.widening}": v for c, found in grid.items() for name, v in found.items()}
