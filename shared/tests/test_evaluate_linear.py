@@ -1,4 +1,5 @@
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,12 @@ from retable import random
 from retable.errors import UserError
 from retable.evaluate import features, head_training
 from retable.evaluate.classifier import LinearClassifier, accuracy
-from retable.evaluate.evaluation import Splits, Where
+from retable.evaluate.evaluation import Judged, Part, Splits, Where, open_judged
 from retable.evaluate.linear import LinearProbe
 from retable.evaluate.linear_steps import ProbeState, sgd_step
+from retable.evaluate.representation import Representation
 from retable.optim import LARS
-from retable.views import center, crop_and_flip, make_view
+from retable.views import ViewRecipe, center, crop_and_flip, make_view
 
 
 @dataclass(eq=False)
@@ -360,6 +362,131 @@ def test_the_classifier_is_a_linear_layer() -> None:
     x = random.normal(0, torch.arange(20)).view(4, 5)
     ours = LinearClassifier(layer.weight.detach(), layer.bias.detach())(x)
     torch.testing.assert_close(ours, layer(x).detach())
+
+
+class Tapped(nn.Module):
+    """An encoder with two layers to judge; counts the images that it is given, on all copies."""
+
+    tap_names = ("pixels", "pre_logits")
+    images = 0
+
+    def __init__(self, encoder: nn.Module) -> None:
+        super().__init__()
+        self.encoder = encoder
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.taps(images, ("pre_logits",))["pre_logits"]
+
+    def taps(self, images: Tensor, names: Sequence[str]) -> dict[str, Tensor]:
+        type(self).images += len(images)
+        found = {"pixels": images, "pre_logits": self.encoder(images)}
+        return {name: found[name] for name in names}
+
+
+@pytest.mark.parametrize("view", [crop_and_flip(8), center(8)], ids=["random", "fixed"])
+def test_taps_side_by_side_are_trained_as_alone(view: ViewRecipe, encoder: nn.Sequential) -> None:
+    tapped = Tapped(encoder)
+    settings: dict[str, Any] = {"lr": 0.3, "other_lrs": (0.1,), "train_view": view}
+    both = probe(**settings, representation=Representation(("pixels", "pre_logits"))).run(
+        tapped, open_blobs, Where("cpu"), seed=0
+    )
+    for tap in ("pixels", "pre_logits"):
+        alone = probe(**settings, representation=Representation((tap,))).run(
+            tapped, open_blobs, Where("cpu"), seed=0
+        )
+        assert {name: both[f"{name}@{tap}"] for name in alone} == alone
+    assert both["top1@lr=0.1"] == both["top1@lr=0.1@pre_logits"]
+    assert both["top1"] == both["top1@pre_logits"]
+    assert both["train_loss@pixels"] != both["train_loss@pre_logits"] == both["train_loss"]
+
+
+def test_features_of_a_view_that_does_not_vary_are_computed_once(encoder: nn.Sequential) -> None:
+    tapped, counts = Tapped(encoder), []
+    for view in (center(8), crop_and_flip(8)):
+        Tapped.images = 0
+        probe(train_view=view).run(tapped, open_blobs, Where("cpu"), seed=0)
+        counts.append(Tapped.images)
+    assert counts == [96 + 96, 96 + 4 * 96]
+
+
+def test_kept_features_change_no_bit_of_what_is_learnt(
+    encoder: nn.Sequential, tmp_path: Path
+) -> None:
+    def opened(split: str, variant: str | None = None, data: str | None = None) -> Blobs:
+        blobs = Blobs(split)
+        blobs.description["pixels"] = split
+        return blobs
+
+    tapped, recipe = Tapped(encoder), probe(train_view=center(8), on=Judged(labels=0.5))
+    results = []
+    for _ in range(2):
+        where = Where("cpu", features=tmp_path)
+        results.append(recipe.run(tapped, opened, where, seed=0))
+    Tapped.images = 0
+    results.append(recipe.run(tapped, opened, where, seed=0))
+    assert Tapped.images == 0
+    assert results[0] == results[1] == results[2]
+    assert recipe.run(tapped, opened, Where("cpu"), seed=0) == pytest.approx(results[0], abs=1.1)
+
+
+def test_the_curve_tells_every_epoch_of_every_classifier(
+    encoder: nn.Sequential, tmp_path: Path
+) -> None:
+    recipe = probe(other_lrs=(0.3,), representation=Representation(("pixels", "pre_logits")))
+    results = recipe.run(Tapped(encoder), open_blobs, Where("cpu", tmp_path), seed=0)
+    curve = json.loads((tmp_path / "curve.json").read_text())
+    assert curve["epoch"] == [1, 2, 3, 4]
+    names = ["pixels", "pixels@lr=0.3", "pre_logits", "pre_logits@lr=0.3"]
+    for figure in ("top1", "top5", "train_loss"):
+        assert sorted(curve[figure]) == names
+        assert all(len(values) == 4 for values in curve[figure].values())
+    for tap in ("pixels", "pre_logits"):
+        assert curve["top1"][tap][-1] == results[f"top1@{tap}"]
+        assert max(curve["top1"][tap]) == results[f"best_top1@{tap}"]
+        assert curve["train_loss"][tap][-1] == results[f"train_loss@{tap}"]
+        assert curve["top1"][f"{tap}@lr=0.3"][-1] == results[f"top1@lr=0.3@{tap}"]
+
+
+def test_the_curve_of_a_killed_probe_is_that_of_a_whole_one(
+    encoder: nn.Sequential, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe, measure, calls = probe(train_view=center(8)), head_training._measure, []
+    run(recipe, encoder, tmp_path / "whole")
+
+    def dying(*args: Any) -> Any:
+        calls.append(0)
+        if len(calls) == 3:
+            raise KilledError
+        return measure(*args)
+
+    monkeypatch.setattr(head_training, "_measure", dying)
+    with pytest.raises(KilledError):
+        run(recipe, encoder, tmp_path / "killed")
+    run(recipe, encoder, tmp_path / "killed")
+    curves = [(tmp_path / name / "curve.json").read_bytes() for name in ("whole", "killed")]
+    assert curves[0] == curves[1]
+
+
+def test_a_rate_beside_the_first_may_diverge(encoder: nn.Sequential, tmp_path: Path) -> None:
+    run(probe(other_lrs=(1e39,)), encoder, tmp_path)
+    curve = json.loads((tmp_path / "curve.json").read_text())
+    assert None in curve["train_loss"]["pre_logits@lr=1e+39"]
+    assert None not in curve["train_loss"]["pre_logits"]
+
+
+def test_labels_that_are_left_out_teach_nothing(encoder: nn.Sequential) -> None:
+    scrambled = Blobs("train")
+    splits = open_judged(open_blobs, Judged(labels=0.5))
+    assert isinstance(splits.train, Part)
+    rest = torch.ones(96, dtype=torch.bool)
+    rest[splits.train.indices] = False
+    scrambled.labels[rest] = (scrambled.labels[rest] + 1) % 6
+    recipe = probe(on=Judged(labels=0.5))
+
+    def opened(split: str, variant: str | None = None, data: str | None = None) -> Blobs:
+        return scrambled if split == "train" else Blobs(split)
+
+    assert recipe.run(encoder, opened, Where("cpu"), seed=0) == run(recipe, encoder)
 
 
 def test_a_probe_stopped_by_max_steps_sees_only_the_images_of_its_steps() -> None:
