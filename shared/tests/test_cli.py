@@ -34,6 +34,7 @@ def evaluate(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, A
     [
         ("linear", ["epochs=2", "milestones=[1]", "lr=1"], {"top1", "top5", "best_top1"}),
         ("logistic", ["l2=[0.1,0.01]", "iterations=20"], {"top1", "top5", "l2"}),
+        ("mlp", ["epochs=2", "hidden=8"], {"top1", "top5", "best_top1"}),
         ("knn", ["k=5"], {"top1", "top5"}),
         ("geometry", [], {"alignment", "uniformity", "effective_rank"}),
         ("ood", ["variants=[\"sketch\",\"corrupted:fog:1\"]", "probe.iterations=20"],
@@ -61,6 +62,35 @@ def test_settings_reach_the_protocol(checkpoint: str, capsys: pytest.CaptureFixt
     assert report["protocol"]["temperature"] == 1.0
     assert report["protocol"]["view"]["size"] == 24
     assert report["seed"] == 7
+
+
+def test_other_data_a_share_of_its_labels_and_several_layers_can_be_judged(
+    checkpoint: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = "shapes?count=80&test_count=50&classes=3"
+    report = evaluate(
+        capsys, checkpoint, "--protocol", "mlp", "--set", f"on.data={other}",
+        "--set", "on.labels=0.5", "--set", 'representation.taps=["layer1","layer3"]',
+        "--set", "hidden=8", "--set", "epochs=2",
+    )  # fmt: skip
+    assert report["data"]["test"]["images"] == 50
+    assert report["data"]["train"]["spec"] == other
+    assert report["protocol"]["on"]["labels"] == 0.5
+    assert {"top1", "top1@layer1", "top1@layer3"} <= report["results"].keys()
+
+
+def test_features_are_kept_where_asked(
+    checkpoint: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ["--features", str(tmp_path / "features"), "--protocol"]
+    evaluate(capsys, checkpoint, *options, "knn", "--set", "k=5")
+    kept = sorted((tmp_path / "features").rglob("*.safetensors"))
+    assert len(kept) == 2
+    times = [path.stat().st_mtime_ns for path in kept]
+    evaluate(capsys, checkpoint, *options, "geometry")
+    evaluate(capsys, checkpoint, *options, "logistic", "--set", "l2=[0.1]")
+    assert sorted((tmp_path / "features").rglob("*.safetensors")) == kept
+    assert [path.stat().st_mtime_ns for path in kept] == times
 
 
 def test_figures_are_printed_for_people(

@@ -65,6 +65,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--directory", type=Path, help="keep the state here, to go on after an interruption"
     )
+    parser.add_argument(
+        "--features",
+        type=Path,
+        help="keep features here, for other protocols and settings to read instead of computing",
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
 
 
@@ -90,6 +95,7 @@ def run(options: argparse.Namespace) -> int:
             workers=options.workers,
             precision=options.precision,
             progress=not options.json,
+            features=options.features,
         ),
         seed=options.seed,
     )
@@ -102,13 +108,23 @@ def run(options: argparse.Namespace) -> int:
                 "metadata": metadata,
             },
             "protocol": describe(recipe),
-            "data": {split: open_variant(split, None).description for split in ("train", "test")},
+            "data": {
+                split: open_variant(split, data=_judged_data(recipe)).description
+                for split in ("train", "test")
+            },
             "seed": options.seed,
             "precision": options.precision,
             "results": results,
         }
         print(json.dumps(report, sort_keys=True) if options.json else _readable(report))
     return 0
+
+
+def _judged_data(recipe: Evaluation) -> str | None:
+    """Return the data set that a protocol names itself (`retable.evaluate.evaluation.Judged`)."""
+    probe = getattr(recipe, "probe", recipe)
+    on = getattr(probe, "on", None)
+    return on.data or None if on is not None else None
 
 
 def _readable(report: dict[str, Any]) -> str:
