@@ -402,6 +402,24 @@ def test_the_replacement_of_an_unreadable_image_keeps_its_own_label(tmp_path: Pa
         assert torch.equal(found.features[7], found.features[8])
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_gpu_makes_and_reads_what_the_cpu_does(tmp_path: Path) -> None:
+    def found(device: str, folder: Path | None, **options: Any) -> Features:
+        frozen, source = freeze(encoder(), device), open_source(DATA, "train")
+        where = Where(device, features=folder)
+        return represent(frozen, source, VIEW, Representation(), where, **options)["pre_logits"]
+
+    on_cpu = found("cpu", None)
+    for folder in (None, tmp_path, tmp_path):
+        for gathered in (True, False):
+            on_gpu = found("cuda", folder, gathered=gathered)
+            assert on_gpu.features.device.type == on_gpu.labels.device.type == "cuda"
+            rows, labels = on_gpu.features.cpu(), on_gpu.labels.cpu()
+            order = torch.cdist(rows, on_cpu.features).argmin(0)
+            torch.testing.assert_close(rows[order], on_cpu.features, rtol=1e-2, atol=1e-2)
+            assert torch.equal(labels[order], on_cpu.labels)
+
+
 def test_progress_tells_of_every_image_once(tmp_path: Path) -> None:
     for on in (Judged(), Judged(labels=0.5)):
         for _ in range(2):

@@ -16,6 +16,7 @@ from retable.errors import UserError
 from retable.evaluate import features, head_training, protocol
 from retable.evaluate.evaluation import Judged, Where, open_judged
 from retable.evaluate.features import extract
+from retable.evaluate.linear import LinearProbe
 from retable.evaluate.mlp import MlpProbe
 from retable.evaluate.mlp_steps import MlpState, layer_penalty, mlp_step
 from retable.evaluate.representation import Representation
@@ -238,6 +239,19 @@ def test_other_data_and_shares_of_labels_are_judged_on(encoder: nn.Module) -> No
     results = probe(on=Judged(data=other, labels=0.5)).run(encoder, opened, Where("cpu"), seed=0)
     assert seen == [("train", other), ("test", other)]
     assert 0 <= results["top1"] <= 100
+
+
+@pytest.mark.parametrize(
+    "recipe", [MlpProbe(hidden=8), LinearProbe(other_lrs=(1.0,))], ids=["mlp", "linear"]
+)
+def test_a_step_reads_nothing_from_the_device(recipe: MlpProbe | LinearProbe) -> None:
+    # Tensors on the meta device have no values to wait for.
+    device = torch.device("meta")
+    labels = torch.empty(5, dtype=torch.int64, device=device)
+    head: Any = recipe.begin(4, 7, seed=0).to(device)
+    for first in (0, 5):
+        losses = recipe.step(head, torch.empty(5, 7, device=device), labels, first, 0, 0)
+        assert losses.device == device
 
 
 def test_the_protocol_of_the_command_line_is_the_papers() -> None:
