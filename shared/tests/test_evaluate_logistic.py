@@ -1,17 +1,34 @@
 import importlib
 import warnings
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from retable import random
+from retable.data.source import Source
+from retable.data.sources import open_source
+from retable.distributed import process_count, process_index
+from retable.encoders import EncoderRecipe, build_encoder
 from retable.errors import UserError
+from retable.evaluate.classifier import LinearClassifier, accuracy, accuracy_of
+from retable.evaluate.evaluation import Judged, Where, open_judged
+from retable.evaluate.features import Features, represent
+from retable.evaluate.frozen import freeze
 from retable.evaluate.logistic import LogisticProbe
-from retable.evaluate.logistic_objective import Objective
-from retable.evaluate.logistic_regression import fit_logistic
+from retable.evaluate.logistic_objective import Objective, penalty_rule
+from retable.evaluate.logistic_regression import LogisticRegression, fit_logistic
+from retable.evaluate.logistic_solvers import Solver
+from retable.evaluate.representation import Representation
+from retable.testing import run_processes
+from retable.views import center
+
+SOLVERS = pytest.mark.parametrize("solver", ["scipy", "torch"])
+DATA = "shapes?count=200&test_count=90&size=16&classes=4"
+RULE = LogisticProbe(penalty="rule", iterations=800, view=center(16))
 
 
 def problem(key: int = 0, n: int = 120, dim: int = 7, classes: int = 4) -> tuple[Tensor, Tensor]:
@@ -45,19 +62,64 @@ def test_the_optimum_is_that_of_scikit_learn(classes: int, standardise: bool, l2
     torch.testing.assert_close(ours(features).softmax(1), expected, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("rows", [1000, 17])
-def test_the_objective_and_its_gradient_equal_autograd(rows: int) -> None:
-    # Reference: torch's cross_entropy and autograd on the whole batch, float64.
+@SOLVERS
+def test_with_the_rule_objective_and_predictions_are_those_of_scikit_learn(solver: Solver) -> None:
+    # Reference: scikit-learn's LogisticRegression (lbfgs), C = 1 / (n l2), on features as they are.
+    models: Any = importlib.import_module("sklearn.linear_model")
+    features, labels = problem(n=300, dim=12, classes=5)
+    features = (features / features.std(0)).float()
+    l2 = penalty_rule(12, 5)
+    reference = models.LogisticRegression(C=1 / (300 * l2), tol=1e-7, max_iter=3000)
+    reference.fit(features.double().numpy(), labels.numpy())
+    theirs = LinearClassifier(
+        *(torch.from_numpy(part) for part in (reference.coef_, reference.intercept_))
+    )
+    ours = fit_logistic(
+        features,
+        labels,
+        classes=5,
+        l2=l2,
+        standardise=False,
+        tolerance=1e-5,
+        iterations=800,
+        solver=solver,
+    )
+    objective = Objective(features.double(), labels, classes=5, l2=l2)
+    expected, found = (float(objective(objective.point(one))[0]) for one in (theirs, ours))
+    assert found == pytest.approx(expected, rel=1e-6)
+    assert ours.objective == pytest.approx(expected, rel=1e-6)
+    predictions = torch.from_numpy(reference.predict(features.double().numpy()))
+    assert torch.equal(ours(features).argmax(1), predictions)
+
+
+@SOLVERS
+def test_at_the_optimum_mean_probabilities_are_the_frequencies_of_the_classes(
+    solver: Solver,
+) -> None:
+    # The bias is free, so that its gradient, their difference, is zero; the penalised weights of a
+    # feature add to zero over the classes, since only their differences enter the loss.
     features, labels = problem()
-    weight = random.normal(5, torch.arange(28)).view(4, 7).double().requires_grad_()
-    bias = random.normal(6, torch.arange(4)).double().requires_grad_()
-    loss = F.cross_entropy(features @ weight.T + bias, labels) + 0.15 * weight.square().sum()
-    expected = torch.autograd.grad(loss, [weight, bias])
-    objective = Objective(features, labels, classes=4, l2=0.3, rows=rows)
-    value, gradient = objective(torch.cat([weight.flatten(), bias]).detach())
-    torch.testing.assert_close(value, loss.detach(), rtol=1e-12, atol=0)
-    found = objective.classifier(gradient)
-    torch.testing.assert_close([found.weight, found.bias], list(expected), rtol=1e-10, atol=1e-12)
+    fitted = fit_logistic(features, labels, classes=4, l2=1e-2, tolerance=1e-8, solver=solver)
+    frequencies = torch.bincount(labels, minlength=4).double() / len(labels)
+    torch.testing.assert_close(fitted(features).softmax(1).mean(0), frequencies, rtol=0, atol=1e-8)
+    scale = features.std(0, correction=0)
+    assert float((fitted.weight * scale).sum(0).abs().max()) < 1e-5
+
+
+@SOLVERS
+def test_two_classes_that_mirror_each_other_have_opposite_weights_and_no_bias(
+    solver: Solver,
+) -> None:
+    # Separable: only the penalty keeps the weights finite.
+    half = random.normal(3, torch.arange(60)).view(20, 3).double().abs() + 0.5
+    features = torch.cat([half, -half])
+    labels = torch.arange(40) // 20
+    fitted = fit_logistic(
+        features, labels, classes=2, l2=1e-3, standardise=False, tolerance=1e-9, solver=solver
+    )
+    torch.testing.assert_close(fitted.weight[0], -fitted.weight[1])
+    assert float(fitted.bias.abs().max()) < 1e-6
+    assert accuracy(fitted(features), labels)["top1"] == 100.0
 
 
 def test_float32_features_lead_to_the_same_optimum() -> None:
@@ -78,18 +140,29 @@ def test_a_feature_that_does_not_vary_changes_nothing() -> None:
     assert float(beside.weight[:, -1].abs().max()) < 1e-12
 
 
+def test_standardising_divides_by_the_deviation_over_all_images() -> None:
+    # Reference: torch.std_mean on the whole, in blocks of rows here: 2 ** 20 / F of them.
+    n, dim = 70_000, 30
+    features = random.normal(0, torch.arange(n * dim)).view(n, dim) * 3 + 1
+    features[40_000:] += 5
+    labels = random.integers(1, torch.arange(n), 2)
+    scale, mean = torch.std_mean(features.double(), dim=0, correction=0)
+    by_hand = ((features - mean) / scale).float()
+    settings: dict[str, Any] = {"classes": 2, "l2": 0.1, "iterations": 2}
+    ours = fit_logistic(features, labels, **settings)
+    expected = fit_logistic(by_hand, labels, **settings, standardise=False)
+    torch.testing.assert_close(ours(features), expected(by_hand), rtol=1e-4, atol=1e-5)
+
+
 def test_a_warm_start_does_not_move_the_optimum() -> None:
     features, labels = problem()
     far = fit_logistic(features, labels, classes=4, l2=10.0)
     cold = fit_logistic(features, labels, classes=4, l2=1e-2, tolerance=1e-10)
     warm = fit_logistic(features, labels, classes=4, l2=1e-2, tolerance=1e-10, start=far)
     torch.testing.assert_close(warm(features), cold(features), rtol=1e-5, atol=1e-6)
-
-
-@pytest.mark.parametrize("settings", [{"l2": ()}, {"l2": (0.0,)}, {"held_out": 1.0}])
-def test_settings_that_mean_nothing_end_with_a_sentence(settings: dict[str, object]) -> None:
-    with pytest.raises(UserError, match=next(iter(settings))):
-        LogisticProbe(**settings)  # type: ignore[arg-type]
+    again = fit_logistic(features, labels, classes=4, l2=1e-2, tolerance=1e-8, start=cold)
+    assert again.iterations == 0
+    assert again.objective == pytest.approx(cold.objective, rel=1e-12)
 
 
 def test_no_warning_comes_from_the_line_search() -> None:
@@ -97,3 +170,219 @@ def test_no_warning_comes_from_the_line_search() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         fit_logistic(features, labels, classes=4, l2=1e-8, iterations=3)
+
+
+@pytest.mark.parametrize("classes", [3, 8])
+def test_accuracy_in_pieces_is_accuracy(classes: int) -> None:
+    features, labels = problem(classes=classes)
+    classifier = LinearClassifier(
+        random.normal(8, torch.arange(7 * classes)).view(classes, 7).double(),
+        torch.zeros(classes).double(),
+    )
+    whole = accuracy(classifier(features), labels)
+    assert accuracy_of(classifier, features, labels, rows=7) == whole
+    assert 0 < whole["top1"] < 100
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ({"l2": ()}, "l2 is .*: expected one or more positive"),
+        ({"l2": (0.0,)}, "l2 is"),
+        ({"held_out": 1.0}, "held_out is 1.0"),
+        ({"penalty": "lasso"}, "penalty is 'lasso': expected sweep or rule"),
+        ({"penalty": "rule", "l2": (0.1,)}, "penalty is 'rule' and its l2 .*leave one"),
+        ({"solver": "newton"}, "solver is 'newton': expected scipy or torch"),
+    ],
+)
+def test_settings_that_mean_nothing_end_with_a_sentence(
+    settings: dict[str, Any], sentence: str
+) -> None:
+    with pytest.raises(UserError, match=sentence):
+        LogisticProbe(**settings)
+
+
+def open_shapes(split: str, variant: str | None = None, data: str | None = None) -> Source:
+    return open_source(DATA if data is None else data, split)
+
+
+@pytest.fixture(scope="module")
+def encoder() -> nn.Module:
+    return build_encoder(EncoderRecipe("small_resnet8", width=0.25), key=0)
+
+
+def features_of(
+    encoder: nn.Module, split: str, on: Judged | None = None, tap: str = "pre_logits"
+) -> Features:
+    splits = open_judged(open_shapes, on or Judged())
+    source = splits.train if split == "train" else splits.test
+    frozen = freeze(encoder, "cpu")
+    return represent(frozen, source, center(16), Representation((tap,)), Where("cpu"))[tap]
+
+
+def fit_by_hand(train: Features, classes: int, solver: Solver) -> LogisticRegression:
+    """Fit with the paper's settings: scipy's defaults, but for the number of updates."""
+    return fit_logistic(
+        train.features,
+        train.labels,
+        classes=classes,
+        l2=200 / (train.features.shape[1] * classes),
+        standardise=False,
+        iterations=800,
+        tolerance=1e-5,
+        decrease=2.0**-52 * 1e7,
+        solver=solver,
+    )
+
+
+@SOLVERS
+@pytest.mark.parametrize(
+    "on", [Judged(), Judged(labels=0.3), Judged(split="held_out"), Judged(f"{DATA}&labels=texture")]
+)
+def test_with_the_rule_features_are_fitted_as_they_are(
+    solver: Solver, on: Judged, encoder: nn.Module
+) -> None:
+    recipe = replace(RULE, solver=solver, on=on)
+    splits = open_judged(open_shapes, on)
+    classifier, results = recipe.fit(encoder, splits, Where("cpu"), seed=0)
+    train, test = features_of(encoder, "train", on), features_of(encoder, "test", on)
+    expected = fit_by_hand(train, splits.classes, solver)
+    assert torch.equal(classifier.weight, expected.weight)
+    assert torch.equal(classifier.bias, expected.bias)
+    assert results == {
+        **accuracy(expected(test.features), test.labels),
+        "train_top1": accuracy(expected(train.features), train.labels)["top1"],
+        "l2": 200 / (train.features.shape[1] * splits.classes),
+        "objective": expected.objective,
+        "iterations": expected.iterations,
+    }
+    assert results == recipe.run(encoder, open_shapes, Where("cpu"), seed=0)
+
+
+def test_several_taps_in_one_pass_are_judged_as_each_alone(encoder: nn.Module) -> None:
+    taps = ("layer1", "layer3", "pre_logits")
+    together = replace(RULE, representation=Representation(taps))
+    results = together.run(encoder, open_shapes, Where("cpu"), seed=0)
+    for tap in taps:
+        alone = replace(RULE, representation=Representation((tap,)))
+        for name, value in alone.run(encoder, open_shapes, Where("cpu"), seed=0).items():
+            assert results[f"{name}@{tap}"] == value
+    assert results["top1"] == results["top1@pre_logits"]
+    assert results["l2@layer1"] == 200 / (
+        features_of(encoder, "train", None, "layer1").features[0].numel() * 4
+    )
+    assert results["l2@layer1"] != results["l2"]
+
+
+def test_standardising_with_the_rule_can_be_asked_for(encoder: nn.Module) -> None:
+    asked = replace(RULE, standardise=True).run(encoder, open_shapes, Where("cpu"), seed=0)
+    default = RULE.run(encoder, open_shapes, Where("cpu"), seed=0)
+    assert asked["objective"] != default["objective"]
+    sweep = LogisticProbe(l2=(0.1,), view=center(16))
+    with_default, with_it, without = (
+        replace(sweep, standardise=choice).run(encoder, open_shapes, Where("cpu"), seed=0)
+        for choice in (None, True, False)
+    )
+    assert with_default == with_it
+    assert without["objective"] != with_it["objective"]
+
+
+def test_the_penalty_of_a_sweep_is_chosen_on_images_that_were_held_out(encoder: nn.Module) -> None:
+    # Reference: the choice in plain steps, from the strongest penalty on, then a fit to all.
+    train, test = features_of(encoder, "train"), features_of(encoder, "test")
+    order = random.permutation(random.derive_key(3, "logistic probe", "held out"), 200)
+    held_out, rest = order[:50], order[50:]
+    settings: dict[str, Any] = {"classes": 4, "tolerance": 1e-5, "decrease": 2.0**-52 * 1e7}
+    start, scores = None, {}
+    for l2 in (1.0, 0.1, 0.001):
+        start = fit_logistic(
+            train.features[rest], train.labels[rest], l2=l2, start=start, **settings
+        )
+        scores[l2] = accuracy(start(train.features[held_out]), train.labels[held_out])["top1"]
+    chosen = max(scores, key=lambda l2: (scores[l2], l2))
+    expected = fit_logistic(train.features, train.labels, l2=chosen, **settings)
+    probe = LogisticProbe(l2=(0.001, 1.0, 0.1), held_out=0.25, view=center(16))
+    results = probe.run(encoder, open_shapes, Where("cpu"), seed=3)
+    assert results["l2"] == chosen
+    assert results["objective"] == expected.objective
+    assert results["top1"] == accuracy(expected(test.features), test.labels)["top1"]
+
+
+def test_a_finished_probe_is_read_and_not_fitted_again(
+    encoder: nn.Module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    splits = open_judged(open_shapes, Judged())
+    where = Where("cpu", tmp_path)
+    recipe = replace(RULE, representation=Representation(("layer3", "pre_logits")))
+    first, results = recipe.fit(encoder, splits, where, seed=0)
+    monkeypatch.delattr("retable.evaluate.logistic.represent")
+    again, same = recipe.fit(encoder, splits, where, seed=0)
+    assert same == results
+    assert torch.equal(again.weight, first.weight)
+    assert torch.equal(again.bias, first.bias)
+    with pytest.raises(UserError, match="another recipe"):
+        replace(recipe, solver="scipy").fit(encoder, splits, where, seed=0)
+
+
+def _own_rows(n: int) -> slice:
+    """Return unequal parts: of two processes the first has a third; of one, all."""
+    if process_count() == 1:
+        return slice(n)
+    return slice(n // 3) if process_index() == 0 else slice(n // 3, n)
+
+
+SOLVERS_OF_ALL: tuple[Solver, ...] = ("scipy", "torch")
+
+
+def _fit_and_probe(folder: Path) -> dict[str, Any]:
+    features, labels = problem(n=301, dim=12, classes=5)
+    own = _own_rows(301)
+    ones = LinearClassifier(torch.ones(5, 12), torch.ones(5))
+    fitted = {
+        f"{solver} {dtype}": fit_logistic(
+            features[own].to(dtype),
+            labels[own],
+            classes=5,
+            l2=0.01,
+            tolerance=1e-5 if start else 1e-9,
+            start=start,
+            solver=solver,
+            images=301,
+        )
+        for solver in SOLVERS_OF_ALL
+        for dtype, start in ((torch.float32, ones), (torch.float64, None))
+    }
+    encoder = build_encoder(EncoderRecipe("small_resnet8", width=0.25), key=0)
+    taps = Representation(("layer3", "pre_logits"))
+    kept = Where("cpu", features=folder)
+    rule = replace(RULE, representation=taps, on=Judged(labels=0.4))
+    sweep = LogisticProbe(l2=(1.0, 0.1, 0.01), view=center(16), tolerance=1e-6, decrease=0.0)
+    found = {
+        "rule": rule.fit(encoder, open_judged(open_shapes, rule.on), Where("cpu"), seed=1),
+        "rule, kept": rule.fit(encoder, open_judged(open_shapes, rule.on), kept, seed=1),
+        "sweep": sweep.fit(encoder, open_judged(open_shapes, sweep.on), kept, seed=1),
+    }
+    return {"fitted": fitted, "found": found}
+
+
+def test_rows_spread_over_two_processes_are_fitted_as_in_one(tmp_path: Path) -> None:
+    alone = _fit_and_probe(tmp_path / "one")
+    first, second = run_processes(_fit_and_probe, 2, tmp_path / "two")
+    for name, expected in alone["fitted"].items():
+        ours, theirs = first["fitted"][name], second["fitted"][name]
+        assert torch.equal(ours.weight, theirs.weight)
+        assert torch.equal(ours.bias, theirs.bias)
+        assert (ours.objective, ours.iterations) == (theirs.objective, theirs.iterations)
+        exact = "float64" in name
+        assert ours.objective == pytest.approx(expected.objective, rel=1e-12 if exact else 1e-5)
+        if exact:
+            torch.testing.assert_close(ours.weight, expected.weight, rtol=1e-5, atol=1e-7)
+    for name, (expected, results) in alone["found"].items():
+        (ours, our_results), (theirs, their_results) = first["found"][name], second["found"][name]
+        assert torch.equal(ours.weight, theirs.weight)
+        assert torch.equal(ours.bias, theirs.bias)
+        assert our_results == their_results
+        assert our_results["objective"] == pytest.approx(results["objective"], rel=1e-6)
+        assert our_results["l2"] == results["l2"]
+        assert our_results["top1"] == pytest.approx(results["top1"], abs=100 / 90 + 1e-6)
+        torch.testing.assert_close(ours.weight, expected.weight, rtol=0, atol=2e-2)

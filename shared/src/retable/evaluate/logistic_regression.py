@@ -118,8 +118,8 @@ def fit_logistic(
     objective = Objective(features, labels, classes=classes, l2=l2, images=images)
     begin = objective.origin
     if start is not None:
-        inside = LinearClassifier(start.weight * scale, start.bias + start.weight @ mean)
-        begin = objective.point(inside)
+        weight, bias = start.weight.to(features), start.bias.to(features)
+        begin = objective.point(LinearClassifier(weight * scale, bias + weight @ mean))
     stopping = Stopping(iterations, tolerance, decrease)
     if solver == "scipy":
         found = by_scipy(objective, begin, stopping)
