@@ -123,7 +123,7 @@ def _draw_agreement(axes: Axes, found: GridStatistics) -> None:
     if across.value is not None:
         chance = chance_spread(across.points)
         axes.set_xlabel(
-            f"{across.points} encoders, mean over equal widths; diagonal: over a task's widths\n"
-            f"two random rankings: 0 ± {chance:.2f}",
+            f"{across.points} encoders, mean over equal widths\n"
+            f"diagonal: between the widths of a task\ntwo random rankings: 0 ± {chance:.2f}",
             fontsize=8,
         )

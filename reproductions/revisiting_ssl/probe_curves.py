@@ -1,0 +1,165 @@
+"""Picture of Figure 1: what a linear probe by SGD reaches after each epoch, by schedule."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from grid_readings import TASKS
+
+from retable.plots.drawing import CYCLE, GREY, INK, add_legend, new_figure, save
+from retable.reproduce import Histories, History
+from retable.runs import read_json
+from retable.tables import Comparison
+from retable.tables.plot import scale_title
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+SCHEDULES = ("30", "120", "480")
+"""The rows of a task, by the epoch at which the paper's learning rate first falls."""
+
+_FIGURES = {
+    "top1": "test accuracy (%)",
+    "train_loss": "training cross-entropy",
+}
+
+
+@dataclass(frozen=True)
+class ProbeCurve:
+    """What one probe measured.
+
+    Attributes:
+        first_decay: epoch after which its learning rate falls for the first time.
+        epochs: from 1.
+        values: figure -> its value after each epoch; accuracies in percent.
+    """
+
+    first_decay: int
+    epochs: Sequence[int]
+    values: Mapping[str, Sequence[float]]
+
+
+def read_curve(history: History, evaluation: str) -> ProbeCurve | None:
+    """Read the curve of a run's probe; None if it has not run to its end.
+
+    Where other settings of the same name have left results beside it, the one that the run's
+    figures are of.
+    """
+    for folder in sorted((history.folder / "evaluations").glob(f"{evaluation}-*")):
+        result, curve = folder / "result.json", folder / "curve.json"
+        if not (result.exists() and curve.exists()):
+            continue
+        if read_json(result)["top1"] != history.figures.get(f"{evaluation}.top1"):
+            continue
+        recipe, measured = read_json(folder / "recipe.json"), read_json(curve)
+        tap = recipe["representation"]["taps"][-1]
+        values = {
+            figure: [math.nan if value is None else value for value in measured[figure][tap]]
+            for figure in _FIGURES
+        }
+        return ProbeCurve(recipe["milestones"][0], measured["epoch"], values)
+    return None
+
+
+def mean_curve(curves: Sequence[ProbeCurve], figure: str) -> list[float]:
+    """Return the mean over seeds after each epoch that all have reached.
+
+    >>> one, other = (ProbeCurve(30, (1, 2), {"top1": top1}) for top1 in ([1.0, 3.0], [3.0, 5.0]))
+    >>> mean_curve([one, other], "top1")
+    [2.0, 4.0]
+    """
+    return [
+        math.fsum(values) / len(values)
+        for values in zip(*(curve.values[figure] for curve in curves), strict=False)
+    ]
+
+
+def curves_of(histories: Histories, task: str) -> dict[str, list[ProbeCurve]]:
+    """Return schedule -> the curves of its seeds, of those that have run."""
+    found = {}
+    for schedule in SCHEDULES:
+        by_seed = histories.get(f"{task}_{schedule}", {})
+        curves = [read_curve(history, f"linear_{schedule}") for history in by_seed.values()]
+        found[schedule] = [curve for curve in curves if curve is not None]
+    return {schedule: curves for schedule, curves in found.items() if curves}
+
+
+def draw_probe_curves(comparison: Comparison, histories: Histories, folder: Path) -> None:
+    """Draw a column of panels for each task: accuracy and loss against the epoch."""
+    found = {task: curves for task in TASKS if (curves := curves_of(histories, task))}
+    if not found:
+        return
+    figure = new_figure(0.8 + 2.9 * len(found), 5.6)
+    grid = figure.subplots(len(_FIGURES), len(found), squeeze=False, sharex=True)
+    for column, (task, curves) in enumerate(found.items()):
+        for axes, name in zip(grid[:, column], _FIGURES, strict=True):
+            _draw_panel(axes, curves, name, _optimum(histories, task, name))
+        grid[0, column].set_title(TASKS[task], fontsize=10)
+        grid[-1, column].set_xlabel("epoch", fontsize=9)
+    for line, label in zip(grid, _FIGURES.values(), strict=True):
+        line[0].set_ylabel(label, fontsize=9)
+    decays = {
+        schedule: curves[0].first_decay
+        for by_schedule in found.values()
+        for schedule, curves in by_schedule.items()
+    }
+    _add_schedules(figure, decays)
+    count = len(comparison.seeds)
+    seeds = f"{count} seed{'' if count == 1 else 's'}"
+    title = f"{comparison.id}: linear probes by SGD ({seeds}); {scale_title(comparison)}"
+    figure.suptitle(title, fontsize=11, color=INK)
+    save(figure, folder / "probes.svg")
+
+
+def _optimum(histories: Histories, task: str, figure: str) -> float | None:
+    """Return what L-BFGS found on the same problem, the mean over seeds; None where it has not."""
+    by_seed = histories.get(f"{task}_optimum", {}).values()
+    name = f"optimum.{figure}"
+    found = [history.figures[name] for history in by_seed if name in history.figures]
+    return math.fsum(found) / len(found) if found else None
+
+
+def _draw_panel(
+    axes: Axes, curves: Mapping[str, Sequence[ProbeCurve]], figure: str, optimum: float | None
+) -> None:
+    for place, (schedule, seeds) in enumerate(curves.items()):
+        ink, means = CYCLE[SCHEDULES.index(schedule)], mean_curve(seeds, figure)
+        epochs = seeds[0].epochs[: len(means)]
+        if len(seeds) > 1:
+            every = list(zip(*(seed.values[figure] for seed in seeds), strict=False))
+            lows, highs = [min(values) for values in every], [max(values) for values in every]
+            axes.fill_between(epochs, lows, highs, color=ink, alpha=0.15, linewidth=0)
+        axes.plot(epochs, means, color=ink, linewidth=1.4, zorder=5 - place)
+        axes.plot(epochs[-1], means[-1], "o", color=ink, markersize=5, zorder=6)
+    if optimum is not None:
+        axes.axhline(optimum, color=INK, linestyle="--", linewidth=1.0)
+    axes.set_xscale("log")
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.tick_params(labelsize=8)
+    axes.grid(color="#ececec")
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def _add_schedules(figure: Figure, decays: Mapping[str, int]) -> None:
+    from matplotlib.lines import Line2D
+
+    handles = [
+        Line2D(
+            [],
+            [],
+            color=CYCLE[SCHEDULES.index(schedule)],
+            label=f"learning rate first falls after epoch {decays[schedule]}",
+        )
+        for schedule in SCHEDULES
+        if schedule in decays
+    ]
+    handles += [
+        Line2D([], [], color=GREY, linestyle="", marker="o", markersize=5, label="end of training"),
+        Line2D([], [], color=INK, linestyle="--", linewidth=1.0, label="optimum by L-BFGS"),
+    ]
+    add_legend(figure, handles, "outside lower center")
