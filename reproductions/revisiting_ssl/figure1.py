@@ -1,0 +1,66 @@
+"""Revisiting self-supervised learning, Figure 1: linear probes improve for hundreds of epochs.
+
+    nox -s reproduce-revisiting_ssl-figure1
+    nox -s reproduce-revisiting_ssl-figure1 -- --scale paper --data /imagenet
+
+One encoder of each task and the linear probe by SGD under three schedules; the optimum of the same
+problem, found by L-BFGS, is the dashed line.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from probe_curves import draw_probe_curves
+from revisiting_proxies import proxy, smoke
+from revisiting_recipes import BEST, IMAGENET_IMAGES, best, logistic, sgd
+
+from retable.reproduce import Row, Table, main
+from retable.reproduce.table import Figures
+
+FIRST_DECAYS = (30, 120, 480)
+"""Epochs at which the learning rate falls for the first time."""
+
+
+@dataclass(frozen=True)
+class OfTheProbe:
+    """A figure of the row's own probe: rows of a task share their encoder's run."""
+
+    figure: str
+    optimum: str
+
+    def value(self, row: str, seed: int, figures: Figures) -> float | None:
+        """Return it, None where the row has not run."""
+        _, _, probe = row.rpartition("_")
+        name = f"optimum.{self.optimum}" if probe == "optimum" else f"linear_{probe}.{self.figure}"
+        return figures.get(row, {}).get(seed, {}).get(name)
+
+    def reads(self, row: str) -> tuple[str, ...]:
+        """Name the row's training."""
+        return (row,)
+
+
+def rows_of(task: str) -> dict[str, Row]:
+    """Return one encoder under three schedules, and its optimum."""
+    probes = {str(epoch): sgd(task, f"linear_{epoch}", epoch) for epoch in FIRST_DECAYS}
+    rows = {f"{task}_{name}": Row(best(task), (probe,)) for name, probe in probes.items()}
+    return {**rows, f"{task}_optimum": Row(best(task), (logistic(task, "optimum"),))}
+
+
+TABLE = Table(
+    script=Path(__file__),
+    rows={name: row for task in BEST for name, row in rows_of(task).items()},
+    columns={
+        "top1": OfTheProbe("top1", "top1"),
+        "objective": OfTheProbe("train_loss", "train_loss"),
+    },
+    proxy=proxy,
+    smoke=smoke,
+    images=IMAGENET_IMAGES,
+    plots=(draw_probe_curves,),
+)
+
+if __name__ == "__main__":
+    sys.exit(main(TABLE))

@@ -1,0 +1,46 @@
+"""The grid of Tables 2 to 4: six encoders, four pretext tasks, several widths; 66 encoders."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from grid_curves import draw_scatter, draw_widths
+from grid_ranks import draw_ranks
+from grid_report import write_analyses
+from revisiting_proxies import proxy_of_the_grid, smoke_of_the_grid
+from revisiting_recipes import ENCODERS, IMAGENET_IMAGES, PLACES, WIDENINGS, pretraining
+
+from retable.evaluate.evaluation import Evaluation
+from retable.reproduce import Figure, Row, Table
+
+CELLS = {f"{task}_{k}x": (task, k) for task, widenings in WIDENINGS.items() for k in widenings}
+"""The columns: pretext task and widening factor."""
+
+
+def grid_table(
+    script: Path, judged_by: str, evaluations: Callable[[str], tuple[Evaluation, ...]]
+) -> Table:
+    """Return one of the three tables.
+
+    Args:
+        script: the table's own.
+        judged_by: name of the evaluation whose accuracy is printed.
+        evaluations: those of a task's encoders.
+    """
+    return Table(
+        script=script,
+        rows={
+            name: {
+                cell: Row(pretraining(task, encoder, k), evaluations(task))
+                for cell, (task, k) in CELLS.items()
+            }
+            for name, encoder in ENCODERS.items()
+        },
+        columns={cell: Figure(f"{judged_by}.top1", variant=cell) for cell in CELLS},
+        proxy=proxy_of_the_grid,
+        smoke=smoke_of_the_grid,
+        images=IMAGENET_IMAGES,
+        other_data={} if judged_by.startswith("imagenet") else PLACES,
+        plots=(write_analyses, draw_ranks, draw_widths, draw_scatter),
+    )

@@ -1,0 +1,38 @@
+"""Revisiting self-supervised learning, main Table 2: the best encoder of each task, by SGD.
+
+    nox -s reproduce-revisiting_ssl-main_table2
+    nox -s reproduce-revisiting_ssl-main_table2 -- --scale paper --data /imagenet --places /places
+
+Four of the 66 encoders of Tables 2 to 4, the linear probe trained by SGD for 520 epochs, scored on
+the official test images. The other rows are cited.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from revisiting_proxies import proxy, smoke
+from revisiting_recipes import BEST, IMAGENET_IMAGES, PLACES, best, sgd
+
+from retable.reproduce import Figure, Row, Table, main
+
+TABLE = Table(
+    script=Path(__file__),
+    rows={
+        task: Row(best(task), (sgd(task, "imagenet"), sgd(task, "places", data="places")))
+        for task in BEST
+    },
+    columns={
+        "imagenet_top1": Figure("imagenet.top1"),
+        "imagenet_top5": Figure("imagenet.top5"),
+        "places205_top1": Figure("places.top1"),
+    },
+    proxy=proxy,
+    smoke=smoke,
+    images=IMAGENET_IMAGES,
+    other_data=PLACES,
+)
+
+if __name__ == "__main__":
+    sys.exit(main(TABLE))

@@ -1,0 +1,63 @@
+"""Revisiting self-supervised learning, Table 1: what skip connections do to each block's features.
+
+    nox -s reproduce-revisiting_ssl-table1
+    nox -s reproduce-revisiting_ssl-table1 -- --scale paper --data /imagenet
+
+ResNet18 v2 with and without skip connections. The two supervised rows are the control of the text:
+labels hardly miss what Rotation and Exemplar miss.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from revisiting_proxies import proxy, smoke
+from revisiting_recipes import IMAGENET_IMAGES, logistic, pretraining, supervised
+
+from retable.encoders import ResidualRecipe
+from retable.reproduce import Figure, Row, Table, main
+
+TAPS = ("block1", "block2", "block3", "block4", "pre_logits")
+
+
+def resnet18(skip: bool) -> ResidualRecipe:
+    """Return ResNet18 v2; without skip connections it has no projections either (D7)."""
+    return ResidualRecipe("v2", units=(2, 2, 2, 2), bottleneck=False, skip=skip)
+
+
+def rows_of(task: str) -> dict[str, Row]:
+    """Return the two rows of a task."""
+    return {
+        f"{task}_{name}": Row(
+            pretraining(task, resnet18(skip), widening=4), (logistic(task, "logistic", TAPS),)
+        )
+        for name, skip in (("no_skip", False), ("skip", True))
+    }
+
+
+def supervised_rows() -> dict[str, Row]:
+    """Return the two networks that are trained with labels."""
+    return {
+        f"supervised_{name}": Row(
+            supervised(resnet18(skip)), (logistic("rotation", "logistic", TAPS),)
+        )
+        for name, skip in (("no_skip", False), ("skip", True))
+    }
+
+
+TABLE = Table(
+    script=Path(__file__),
+    rows={**rows_of("rotation"), **rows_of("exemplar"), **supervised_rows()},
+    columns={
+        **{tap.replace("_", ""): Figure(f"logistic.top1@{tap}") for tap in TAPS},
+        "pretext": Figure("monitor.held_out_accuracy", 100.0),
+        "fallback": Figure("pretrain.fallback_share", 100.0),
+    },
+    proxy=proxy,
+    smoke=smoke,
+    images=IMAGENET_IMAGES,
+)
+
+if __name__ == "__main__":
+    sys.exit(main(TABLE))

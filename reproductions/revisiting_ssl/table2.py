@@ -1,0 +1,30 @@
+"""Revisiting self-supervised learning, Table 2: ImageNet with a tenth of the labels.
+
+    nox -s reproduce-revisiting_ssl-table2
+    nox -s reproduce-revisiting_ssl-table2 -- --scale paper --data /imagenet
+
+The 66 encoders are those of Tables 2 to 4: trained once, their features computed once for each data
+set.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from grid import grid_table
+from revisiting_recipes import logistic
+
+from retable.evaluate.logistic import LogisticProbe
+from retable.reproduce import main
+
+
+def evaluations(task: str) -> tuple[LogisticProbe, ...]:
+    """Return the printed evaluation, and that with all labels for the comparison of rankings."""
+    return logistic(task, "imagenet_10", labels=0.1), logistic(task, "imagenet")
+
+
+TABLE = grid_table(Path(__file__), "imagenet_10", evaluations)
+
+if __name__ == "__main__":
+    sys.exit(main(TABLE))

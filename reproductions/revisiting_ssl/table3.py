@@ -1,0 +1,30 @@
+"""Revisiting self-supervised learning, Table 3: Places205 with all labels.
+
+    nox -s reproduce-revisiting_ssl-table3
+    nox -s reproduce-revisiting_ssl-table3 -- --scale paper --data /imagenet --places /places
+
+The 66 encoders are those of Tables 2 to 4: trained once, their features computed once for each data
+set.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from grid import grid_table
+from revisiting_recipes import logistic
+
+from retable.evaluate.logistic import LogisticProbe
+from retable.reproduce import main
+
+
+def evaluations(task: str) -> tuple[LogisticProbe, ...]:
+    """Return the printed evaluation."""
+    return (logistic(task, "places", data="places"),)
+
+
+TABLE = grid_table(Path(__file__), "places", evaluations)
+
+if __name__ == "__main__":
+    sys.exit(main(TABLE))

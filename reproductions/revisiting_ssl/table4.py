@@ -1,0 +1,30 @@
+"""Revisiting self-supervised learning, Table 4: Places205 with a twentieth of the labels.
+
+    nox -s reproduce-revisiting_ssl-table4
+    nox -s reproduce-revisiting_ssl-table4 -- --scale paper --data /imagenet --places /places
+
+The 66 encoders are those of Tables 2 to 4: trained once, their features computed once for each data
+set.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from grid import grid_table
+from revisiting_recipes import logistic
+
+from retable.evaluate.logistic import LogisticProbe
+from retable.reproduce import main
+
+
+def evaluations(task: str) -> tuple[LogisticProbe, ...]:
+    """Return the printed evaluation."""
+    return (logistic(task, "places_5", data="places", labels=0.05),)
+
+
+TABLE = grid_table(Path(__file__), "places_5", evaluations)
+
+if __name__ == "__main__":
+    sys.exit(main(TABLE))
