@@ -9,7 +9,7 @@ from torch import Tensor
 
 from retable import random
 from retable.errors import UserError
-from retable.evaluate.geometry import alignment, effective_rank, uniformity
+from retable.evaluate.geometry import alignment, effective_rank, mean_cosine, uniformity
 
 
 def directions(key: int, n: int, dim: int) -> Tensor:
@@ -50,6 +50,20 @@ def test_uniformity_equals_the_mean_over_pairs(
     kernel = [math.exp(-t * d) for d in distances(features).values()]
     expected = math.log(sum(kernel) / len(kernel))
     assert uniformity(features, t=t, rows=rows).item() == pytest.approx(expected, abs=1e-10)
+
+
+@given(n=st.integers(2, 20), dim=st.integers(1, 6), key=st.integers(0, 2**31))
+@settings(max_examples=50, deadline=None)
+def test_mean_cosine_equals_the_mean_over_pairs(n: int, dim: int, key: int) -> None:
+    # Reference: for unit vectors |x - y|^2 = 2 - 2 cos, all unordered pairs in plain loops.
+    features = directions(key, n, dim)
+    cosines = [1 - d / 2 for d in distances(features).values()]
+    assert mean_cosine(features).item() == pytest.approx(sum(cosines) / len(cosines), abs=1e-12)
+
+
+def test_a_zero_vector_has_no_direction_to_share() -> None:
+    features = torch.tensor([[1.0, 0.0], [3.0, 0.0], [0.0, 0.0]])
+    assert mean_cosine(features).item() == pytest.approx(1 / 3)
 
 
 def test_collapsed_features_are_aligned_and_not_uniform() -> None:
@@ -93,5 +107,7 @@ def test_effective_rank_of_equal_directions_is_their_number() -> None:
 def test_too_few_images_end_with_a_sentence() -> None:
     with pytest.raises(UserError, match="at least 2 images, got 1"):
         uniformity(torch.ones(1, 4))
+    with pytest.raises(UserError, match="at least 2 images, got 1"):
+        mean_cosine(torch.ones(1, 4))
     with pytest.raises(UserError, match="two of the 3 images"):
         alignment(torch.ones(3, 4), torch.arange(3))

@@ -89,6 +89,32 @@ def uniformity(features: Tensor, *, t: float = 2.0, rows: int = 1024) -> Tensor:
     return (total / (n * (n - 1) / 2)).log()
 
 
+def mean_cosine(features: Tensor) -> Tensor:
+    """Return the mean cosine over all unordered pairs: 1 if all features point the same way.
+
+    For n unit vectors of sum S the pairs' cosines sum to (|S|^2 - n) / 2, so nothing of the pairs'
+    size exists. A zero vector has cosine 0 with all others.
+
+    Args:
+        features: (n, F), n at least 2, neither centred nor normalised here.
+
+    Returns:
+        A float64 scalar in [-1 / (n - 1), 1].
+
+    Raises:
+        UserError: fewer than two images.
+
+    >>> round(mean_cosine(torch.tensor([[1.0, 0.0], [2.0, 0.0], [0.0, 3.0]])).item(), 6)
+    0.333333
+    """
+    n = len(features)
+    if n < 2:
+        raise UserError(f"the mean cosine needs pairs: expected at least 2 images, got {n}.")
+    unit = F.normalize(features.double(), dim=1)
+    pairs: Tensor = unit.sum(0).square().sum() - unit.square().sum()
+    return pairs / (n * (n - 1))
+
+
 def effective_rank(features: Tensor) -> Tensor:
     """Return exp of the entropy of the normalised singular values (Roy and Vetterli 2007; RankMe).
 
