@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from retable import views
 from retable.methods import Batch, Progress, Supervised, SupervisedRecipe
 from retable.random import derive_key, normal
 
@@ -84,3 +85,9 @@ def test_two_views_are_refused() -> None:
     )
     with pytest.raises(ValueError, match="unpack"):
         make_method()(two)
+
+
+def test_a_classifier_is_tested_without_augmentation() -> None:
+    method = SupervisedRecipe(3).build(Flat(), key=0)
+    (view,) = method.held_out_views((views.crop_and_flip(32),))
+    assert view == views.center(32, 32)

@@ -8,6 +8,8 @@ from typing import NamedTuple, Protocol
 
 from torch import Tensor, nn
 
+from retable.views.recipe import ViewRecipe
+
 
 @dataclass(frozen=True)
 class Progress:
@@ -98,6 +100,10 @@ class Method(nn.Module):
             method whose encoder sees anything but the views, all in one way, overrides this.
         """
         return tuple((size, self.passes_per_view) for size in sizes)
+
+    def held_out_views(self, views: tuple[ViewRecipe, ...]) -> tuple[ViewRecipe, ...]:
+        """Return the views in which held-out images are measured: by default those of training."""
+        return views
 
     def after_step(self, progress: Progress) -> None:
         """Act after the optimizer's step, for instance by moving a target network."""

@@ -9,6 +9,7 @@ from torch import nn
 
 from retable.methods.method import Batch, Method, StepOutput
 from retable.random import initialising
+from retable.views import ViewRecipe, without_draws
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,10 @@ class Supervised(Method):
         self.encoder = encoder
         with initialising(key):
             self.classifier = nn.Linear(int(encoder.feature_dim), recipe.classes)  # type: ignore[arg-type]
+
+    def held_out_views(self, views: tuple[ViewRecipe, ...]) -> tuple[ViewRecipe, ...]:
+        """Return the centre of each image: a classifier is tested without augmentation."""
+        return tuple(without_draws(view) for view in views)
 
     def forward(self, batch: Batch) -> StepOutput:
         """Return the cross-entropy of one view."""

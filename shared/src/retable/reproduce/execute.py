@@ -182,7 +182,7 @@ def _monitor(run: Run, images: int, accelerator: Any, setting: Setting) -> Monit
             measured = held_out_metrics(
                 method,
                 open_variant("test", None),
-                run.recipe.views,
+                method.held_out_views(run.recipe.views),
                 Progress(epoch * steps - 1, steps, epochs),
                 workers=setting.execution.workers,
                 precision=run.recipe.precision,
