@@ -70,8 +70,16 @@ def side_by_side(table: Table, contrastive: Changed, supervised: Changed) -> Tab
 def test_a_row_selects_all_of_its_trainings(side_by_side: Table) -> None:
     assert list(resolve_rows(side_by_side, Request())) == ["a/one", "a/two", "b/one", "b/two"]
     assert list(resolve_rows(side_by_side, Request(rows=("b",)))) == ["b/one", "b/two"]
-    with pytest.raises(UserError, match=r"runs no row a/one: choose from a, b\."):
-        resolve_rows(side_by_side, Request(rows=("a/one",)))
+    with pytest.raises(UserError, match=r"runs no row a/three: choose from a, b\."):
+        resolve_rows(side_by_side, Request(rows=("a/three",)))
+
+
+def test_one_training_of_a_row_can_be_asked_for(side_by_side: Table) -> None:
+    assert list(resolve_rows(side_by_side, Request(rows=("a/two", "b")))) == [
+        "a/two",
+        "b/one",
+        "b/two",
+    ]
 
 
 def test_a_scale_leaves_out_what_its_function_does_not_return(side_by_side: Table) -> None:

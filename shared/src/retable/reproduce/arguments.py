@@ -173,6 +173,12 @@ def _positive(text: str) -> int:
     return int(text)
 
 
+def _rows_help(table: Table) -> str:
+    several = any(len(table.trainings(row)) > 1 for row in table.rows)
+    variants = ", or one training as ROW/VARIANT" if several else ""
+    return f"of {', '.join(table.rows)}{variants}; all by default"
+
+
 def _parser(table: Table) -> argparse.ArgumentParser:
     parser = _Parser(prog=table.script.name, description=f"Reproduce {table.name}.")
     add = parser.add_argument
@@ -180,7 +186,7 @@ def _parser(table: Table) -> argparse.ArgumentParser:
     add("--data", help="DIR, hf:NAME or arrow:DIR, for --scale paper")
     for name, what in table.other_data.items():
         add(f"--{name}", metavar="DIR", help=f"{what}, for --scale paper")
-    add("--rows", nargs="+", metavar="ROW", help=f"of {', '.join(table.rows)}; all by default")
+    add("--rows", nargs="+", metavar="ROW", help=_rows_help(table))
     add("--seeds", nargs="+", metavar="SEED", help="numbers or ranges: 0 1 2 or 0-4")
     add("--set", action="append", metavar="FIELD=VALUE", help="for instance pretrain.epochs=5")
     add("--processes", type=_positive, help="one for each GPU by default; gloo processes on a CPU")

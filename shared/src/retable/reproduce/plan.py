@@ -72,14 +72,15 @@ def resolve_rows(table: Table, request: Request) -> dict[str, Row]:
     """Return the requested rows at the requested scale, with everything filled in.
 
     Returns:
-        One `Row` for each training, by the names of `training_name`: of a requested row's variants
-        all that the scale does not leave out.
+        One `Row` for each training, by the names of `training_name`: of a requested row all that
+        the scale does not leave out, or the one variant that was asked for, as "row/variant".
 
     Raises:
         UserError: an unknown row, one that the scale leaves out, missing data, or an override that
             fits no field.
     """
-    unknown = [row for row in request.rows if row not in table.rows]
+    asked = {name: _trainings(table, name) for name in request.rows}
+    unknown = [name for name, trainings in asked.items() if not trainings]
     if unknown:
         raise UserError(
             f"{table.name} runs no row {', '.join(unknown)}: choose from {', '.join(table.rows)}."
@@ -92,17 +93,24 @@ def resolve_rows(table: Table, request: Request) -> dict[str, Row]:
     rows = {
         name: resolved
         for row in table.rows
-        if not request.rows or row in request.rows
         for name, training in table.trainings(row).items()
+        if not request.rows or row in asked or name in asked
         if (resolved := _resolve(table, training, request)) is not None
     }
-    for row in request.rows:
-        if not rows.keys() & table.trainings(row).keys():
+    for name, trainings in asked.items():
+        if rows.keys().isdisjoint(trainings):
             raise UserError(
-                f"{table.name} leaves the row {row} out at {request.scale} scale: leave it out of "
+                f"{table.name} leaves the row {name} out at {request.scale} scale: leave it out of "
                 "--rows, or choose --scale paper."
             )
     return rows
+
+
+def _trainings(table: Table, name: str) -> set[str]:
+    """Return what a word after ``--rows`` names: all trainings of a row, or one of them."""
+    if name in table.rows:
+        return set(table.trainings(name))
+    return {name} & {each for row in table.rows for each in table.trainings(row)}
 
 
 def _resolve(table: Table, row: Row, request: Request) -> Row | None:
@@ -132,10 +140,13 @@ def _shrunk(table: Table, row: Row, scale: str) -> Row | None:
     return (table.proxy if scale == "proxy" else table.smoke)(row)
 
 
-def keeps(table: Table, row: str, scale: str) -> bool:
-    """Say whether a scale runs any training of a row."""
-    trainings = table.trainings(row).values()
-    return scale == "paper" or any(_shrunk(table, training, scale) for training in trainings)
+def kept(table: Table, row: str, scale: str) -> set[str]:
+    """Name the trainings of a row that a scale runs."""
+    return {
+        name
+        for name, training in table.trainings(row).items()
+        if scale == "paper" or _shrunk(table, training, scale) is not None
+    }
 
 
 def _on_data(evaluation: Evaluation, known: Mapping[str, str]) -> Evaluation:

@@ -13,7 +13,7 @@ from retable.plots import drawing
 from retable.reproduce.arguments import Command
 from retable.reproduce.finished import history, storable
 from retable.reproduce.outcomes import Outcomes
-from retable.reproduce.plan import Run, keeps
+from retable.reproduce.plan import Run, kept
 from retable.reproduce.setting import Setting, directory_of
 from retable.reproduce.table import Figures, Histories, History, Row, Table
 from retable.runs import read_json
@@ -81,7 +81,7 @@ def _reasons(table: Table, paper: Reference, rows: Mapping[str, Row], scale: str
     for row in paper.rows:
         if row.key not in table.rows:
             continue
-        if not rows.keys() & table.trainings(row.key).keys() and keeps(table, row.key, scale):
+        if kept(table, row.key, scale) - rows.keys():
             reasons[row.key] = "left out by --rows"
         elif table.trainings(row.key).keys() - rows.keys():
             reasons[row.key] = f"left out at {scale} scale"
@@ -133,7 +133,7 @@ def for_terminal(comparison: Comparison) -> str:
 def recorded_rows(table: Table) -> tuple[str, ...]:
     """Return the rows that are recorded: all that proxies have, but those that we added."""
     extra = {row.key for row in load_reference(table.reference).rows if row.origin == "extra"}
-    return tuple(row for row in table.rows if row not in extra and keeps(table, row, "proxy"))
+    return tuple(row for row in table.rows if row not in extra and kept(table, row, "proxy"))
 
 
 def record(
