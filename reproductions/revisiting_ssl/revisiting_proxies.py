@@ -100,6 +100,7 @@ def shrink_pretraining(recipe: PretrainRecipe, data: str) -> PretrainRecipe:
         epochs=epochs,
         batch=BATCH,
         bn_group=BATCH // 4,
+        held_out_images=0,
     )
 
 

@@ -123,6 +123,7 @@ def pretraining(
         epochs=35,
         batch=batch,
         bn_group=batch // CORES[task],
+        held_out_images=HELD_OUT,
     )
 
 
@@ -153,6 +154,7 @@ def supervised(encoder: Encoder) -> PretrainRecipe:
         epochs=90,
         batch=256,
         bn_group=32,
+        held_out_images=HELD_OUT,
     )
 
 

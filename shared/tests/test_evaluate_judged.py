@@ -8,7 +8,14 @@ from hypothesis import strategies as st
 from retable.data.source import Source
 from retable.data.sources import open_source
 from retable.errors import UserError
-from retable.evaluate.evaluation import Judged, Part, described, fixed_order, open_judged
+from retable.evaluate.evaluation import (
+    Judged,
+    Part,
+    described,
+    fixed_order,
+    open_judged,
+    without_held_out,
+)
 
 DATA = "shapes?count=100&test_count=30&size=16&classes=4"
 
@@ -49,6 +56,14 @@ def test_a_part_has_the_images_and_labels_of_its_rows_in_the_sources_order() -> 
     for row, index in enumerate(train.indices.tolist()):
         assert torch.equal(train.image(row), whole.image(index))
     assert train.class_names == whole.class_names
+
+
+def test_a_pretraining_leaves_out_the_images_that_evaluations_hold_out() -> None:
+    splits = open_judged(open_shapes, Judged(split="held_out", held_out_images=7))
+    trained_on = without_held_out(open_shapes("train"), 7)
+    assert rows_of(trained_on) == rows_of(splits.train)
+    assert rows_of(trained_on).isdisjoint(rows_of(splits.test))
+    assert without_held_out(splits.train, 0) is splits.train
 
 
 def test_images_held_out_teach_nothing_whatever_the_share_of_labels() -> None:

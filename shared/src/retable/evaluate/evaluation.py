@@ -183,6 +183,25 @@ def _part(source: Source, rows: Tensor, what: str) -> Part:
     return Part(source, rows, source.labels[rows], list(source.class_names), name)
 
 
+def held_out_count(n: int, images: int) -> int:
+    """Return how many of n images are held out where ``images`` are asked for: at most a tenth."""
+    return min(images, max(1, n // 10))
+
+
+def without_held_out(source: Source, images: int) -> Source:
+    """Return the images of a train split but those that `Judged` holds out of it.
+
+    Args:
+        source: a train split.
+        images: as ``held_out_images`` of `Judged`; 0 leaves the source as it is.
+    """
+    if images == 0:
+        return source
+    n = len(source)
+    count = held_out_count(n, images)
+    return _part(source, fixed_order(n)[: n - count], f"without {count} held out")
+
+
 def open_judged(open_source: OpenSource, on: Judged) -> Splits:
     """Open the images that ``on`` names; a split of which not all images count is a `Part`.
 
@@ -200,7 +219,7 @@ def open_judged(open_source: OpenSource, on: Judged) -> Splits:
     if on.split == "held_out":
         if n < 2:
             raise UserError(f"the train split has {n} images: expected two or more to hold out of.")
-        count = min(on.held_out_images, max(1, n // 10))
+        count = held_out_count(n, on.held_out_images)
         test, rest = _part(splits.train, order[-count:], f"{count} held out"), order[:-count]
     kept = rest[: max(1, round(on.labels * len(rest)))]
     train = splits.train

@@ -18,7 +18,7 @@ from retable import files
 from retable.checkpoints import load_encoder
 from retable.data.source import Source
 from retable.data.sources import open_source
-from retable.evaluate.evaluation import Evaluation, Where
+from retable.evaluate.evaluation import Evaluation, Where, without_held_out
 from retable.evaluate.geometry import Geometry
 from retable.evaluate.knn import Knn
 from retable.held_out import held_out_metrics
@@ -126,7 +126,7 @@ def opener(recipe: PretrainRecipe, setting: Setting) -> OpenSource:
 
 def _pretrain(run: Run, directory: RunDirectory, accelerator: Any, setting: Setting) -> None:
     recipe = run.recipe
-    source = opener(recipe, setting)("train", None)
+    source = without_held_out(opener(recipe, setting)("train", None), recipe.held_out_images)
     facts = {**environment(), "code": code_digest(recipe.method)}  # now, not when training ends
     start = time.perf_counter()
     try:
