@@ -23,7 +23,8 @@ class PatchHead(nn.Module):
         hidden_dim: width of the hidden layer, 4096 in the paper.
         dropout_rate: probability that a hidden unit is dropped in training.
         norm_momentum: share of a step's statistics in the running ones. 0.003 looks back over some
-            thousand steps: in a training of a few hundred, the head in eval mode has seen little.
+            hundred steps: in a training of as few, evaluation mode still scales scores otherwise
+            than training does.
         key: source of the weights.
 
     >>> head = PatchHead(18, 4, hidden_dim=32, key=0)
