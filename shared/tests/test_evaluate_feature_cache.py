@@ -18,7 +18,8 @@ from retable.errors import UserError
 from retable.evaluate import feature_cache
 from retable.evaluate import features as features_module
 from retable.evaluate.evaluation import Judged, Where, open_judged
-from retable.evaluate.feature_cache import Chunk, FeatureCache, checksum, code_of, read_chunk
+from retable.evaluate.feature_cache import FeatureCache, code_of
+from retable.evaluate.feature_files import Chunk, checksum, read_chunk
 from retable.evaluate.features import Features, represent
 from retable.evaluate.frozen import FrozenEncoder, freeze, structure
 from retable.evaluate.knn import Knn
@@ -239,6 +240,15 @@ def test_a_change_of_the_code_is_a_change_of_the_features(tmp_path: Path) -> Non
             digests.append(code_of(found.Pixels()))
     assert digests[0] != digests[1]
     assert code_of(nn.ReLU()) not in digests
+
+
+def test_features_of_other_code_are_not_taken(
+    tmp_path: Path, counting: Counting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for digest in ("before", "after"):
+        monkeypatch.setattr(feature_cache, "code_of", lambda _, digest=digest: digest)
+        features(tmp_path)
+        assert counting.since() == 90
 
 
 def test_random_views_are_drawn_anew_and_not_kept(tmp_path: Path, counting: Counting) -> None:

@@ -39,6 +39,12 @@ def gather(local: Tensor) -> Tensor:
     return torch.cat(parts)
 
 
+def broadcast(value: Tensor, source: int) -> None:
+    """Overwrite a contiguous tensor, without gradient, by that of the process ``source``."""
+    if process_count() > 1:
+        dist.broadcast(value, source)
+
+
 class _GatherWithGradient(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, local: Tensor) -> Tensor:

@@ -17,24 +17,24 @@ import functools
 import hashlib
 import importlib
 import warnings
-import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from retable.distributed import gather, process_count, process_index
 from retable.evaluate.evaluation import fixed_order
+from retable.evaluate.feature_files import Chunk, read_chunk, write_chunk
 from retable.evaluate.representation import (
     Representation,
     forward_passes,
     images_per_call,
     not_finite,
 )
-from retable.files import write_bytes, write_json
+from retable.files import write_json
 from retable.runs import describe, fingerprint
 
 if TYPE_CHECKING:
@@ -53,13 +53,6 @@ _CODE = (
     "retable.patches",
     "retable.views",
 )
-
-
-class Chunk(NamedTuple):
-    """What a file holds: vectors (r, F) float32 and which samples (r,) int64 they are of."""
-
-    vectors: Tensor
-    samples: Tensor
 
 
 class FeatureCache:
@@ -136,6 +129,9 @@ class FeatureCache:
     def _path(self, tap: str, chunk: int) -> Path:
         return self.folder / f"{tap}-{chunk:05d}.safetensors"
 
+    def _what(self, tap: str, chunk: int) -> str:
+        return f"{self.name} {tap} {chunk}"
+
     def _rows(self, chunk: int) -> Tensor:
         return self.order[chunk * ROWS : (chunk + 1) * ROWS]
 
@@ -204,12 +200,9 @@ class FeatureCache:
             yield len(samples), int((~finite).sum())
 
     def _write(self, tap: str, chunk: int, content: Chunk) -> None:
-        from safetensors.torch import save
-
         if not (self.folder / "features.json").exists():
             write_json(self.folder / "features.json", self.identity)  # for people
-        metadata = {"of": f"{self.name} {tap} {chunk}", "checksum": checksum(content)}
-        write_bytes(self._path(tap, chunk), save(content._asdict(), metadata))
+        write_chunk(self._path(tap, chunk), content, self._what(tap, chunk))
 
     def _read(self, place: Tensor, into: Tensor) -> tuple[dict[str, Tensor], Tensor]:
         """Copy the vectors at ascending places (n,) of the order to the rows ``into`` (n,)."""
@@ -232,7 +225,7 @@ class FeatureCache:
         """Read one chunk, made anew if it is damaged or has gone."""
         path = self._path(tap, chunk)
         try:
-            return read_chunk(path, f"{self.name} {tap} {chunk}")
+            return read_chunk(path, self._what(tap, chunk))
         except FileNotFoundError:
             pass
         except ValueError as problem:
@@ -240,41 +233,7 @@ class FeatureCache:
         odd = sum(unusable for _, unusable in self._make((tap,), [chunk]))
         if odd:
             raise not_finite(odd, len(self._rows(chunk)))
-        return read_chunk(path, f"{self.name} {tap} {chunk}")
-
-
-def checksum(content: Chunk) -> str:
-    """Return a checksum of a chunk's content.
-
-    >>> checksum(Chunk(torch.ones(2, 3), torch.arange(2)))
-    'ac4fb9e3'
-    """
-    value = 0
-    for tensor in content:
-        array: Any = tensor.numpy()  # a buffer, which its type does not say
-        value = zlib.crc32(array, value)
-    return f"{value:08x}"
-
-
-def read_chunk(path: Path, of: str) -> Chunk:
-    """Map a chunk into memory and check it.
-
-    Raises:
-        ValueError: it is damaged, or not the one that is wanted.
-    """
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(path, "pt") as file:
-            metadata = file.metadata() or {}
-            content = Chunk(*(file.get_tensor(name) for name in Chunk._fields))
-    except SafetensorError as problem:
-        raise ValueError(str(problem)) from problem
-    if metadata.get("of") != of:
-        raise ValueError("it is another file's content")
-    if metadata.get("checksum") != checksum(content):
-        raise ValueError("its contents do not match their checksum")
-    return content
+        return read_chunk(path, self._what(tap, chunk))
 
 
 def code_of(encoder: nn.Module) -> str:

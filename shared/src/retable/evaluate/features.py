@@ -7,11 +7,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from retable.data.plans import share_of
-from retable.distributed import gather, process_count, process_index
+from retable.distributed import broadcast, gather, process_count, process_index
 from retable.errors import UserError
 from retable.evaluate.evaluation import Part
 from retable.evaluate.feature_cache import FeatureCache
@@ -54,10 +53,15 @@ def gather_uneven(local: Tensor) -> Tensor:
     if process_count() == 1:
         return local
     counts = gather(torch.tensor([len(local)], device=local.device)).tolist()
-    padding = max(counts) - len(local)
-    padded = F.pad(local, [0, 0] * (local.ndim - 1) + [0, padding])
-    parts = torch.split(gather(padded), max(counts))
-    return torch.cat([part[:count] for part, count in zip(parts, counts, strict=True)])
+    # One process after the other, so that nothing exists beside the share and the whole, which may
+    # fill most of a device.
+    whole = local.new_empty(sum(counts), *local.shape[1:])
+    for process, part in enumerate(torch.split(whole, counts)):
+        if process == process_index():
+            part.copy_(local)
+        if len(part):
+            broadcast(part, process)
+    return whole
 
 
 def extract(

@@ -10,6 +10,7 @@ once. Every process makes the same steps on all features, so their number does n
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -143,23 +144,14 @@ def train_heads(
     passes = epochs - len(curve) if train_view.is_random else 1
     images = len(splits.train) * passes + len(splits.test)
     with bar(images, "images", recipe.name, shown=where.progress) as shown:
-
-        def features(split: str, epoch: int) -> dict[str, Features]:
-            source, view = (
-                (splits.test, test_view) if split == "test" else (splits.train, train_view)
-            )
-            key = random.derive_key(seed, recipe.purpose, "views", epoch)
-            return represent(
-                frozen,
-                source,
-                view,
-                recipe.representation,
-                where,
-                key=key if split == "train" else None,
-                on_batch=shown.update,
-            )
-
-        test = features("test", 0)
+        compute = functools.partial(
+            represent,
+            frozen,
+            representation=recipe.representation,
+            where=where,
+            on_batch=shown.update,
+        )
+        test = compute(splits.test, test_view)
         for tap, found in test.items():
             if tap not in heads:
                 fresh = recipe.begin(splits.classes, found.features.shape[1], seed)
@@ -167,7 +159,9 @@ def train_heads(
         train: dict[str, Features] | None = None
         for epoch in range(len(curve), epochs):
             if train is None or train_view.is_random:
-                train = features("train", epoch)
+                train = None  # its memory is needed for the next
+                key = random.derive_key(seed, recipe.purpose, "views", epoch)
+                train = compute(splits.train, train_view, key=key)
             losses = {
                 tap: _epoch(recipe, heads[tap], found, epoch, seed) for tap, found in train.items()
             }
