@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -41,7 +41,7 @@ def tensorflow_crop(
 ) -> tuple[int, int, int, int]:
     """One image, one attempt after the other, from what TensorFlow documents of its sampling."""
     assert recipe.crop_scale is not None
-    lowest, highest = (share * height * width for share in recipe.crop_scale)
+    lowest, highest = (share * (height * width) for share in recipe.crop_scale)
     low, high = recipe.crop_ratio
     for attempt in range(10):
         aspect = low + (high - low) * draws[10 + attempt]
@@ -59,7 +59,7 @@ def tensorflow_crop(
         if tall * round(tall * aspect) > highest:
             tall -= 1
         wide = round(tall * aspect)
-        enough = max(lowest, 0.1 * height * width)
+        enough = max(lowest, 0.1 * (height * width))
         if not (0 < tall <= height and 0 < wide <= width and enough <= tall * wide <= highest):
             continue
         return int(draws[20] * (height - tall + 1)), int(draws[21] * (width - wide + 1)), tall, wide
@@ -74,6 +74,8 @@ def tensorflow_crop(
     ratio=st.sampled_from([(0.75, 1.33), (0.3, 3.0), (1.0, 1.0)]),
     key=st.integers(0, 2**40),
 )
+@example(height=90, width=20, bounds=[0.02, 1.0], ratio=(0.5, 0.5), key=0)  # 41 / 2 is no width
+@example(height=90, width=21, bounds=[0.02, 1.0], ratio=(0.5, 0.5), key=0)
 def test_tensorflows_crops_are_those_of_a_loop_over_attempts(
     height: int, width: int, bounds: list[float], ratio: tuple[float, float], key: int
 ) -> None:

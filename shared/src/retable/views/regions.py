@@ -103,7 +103,7 @@ def _as_tensorflow(
     wide = (tall * aspect).round_()
     covered = tall * wide
     fits = (covered >= lowest.maximum(LEAST_COVERED * area)) & (covered <= highest)
-    fits &= (covered > 0) & (tall <= heights) & (wide <= widths)
+    fits &= (tall <= heights) & (wide <= widths)
     chosen = _first(torch.stack([tall, wide], dim=2).long(), fits)
     chosen = torch.where(fits.any(dim=1, keepdim=True), chosen, sides)
     return torch.cat([_corners(draws, sides, chosen), chosen], dim=1)
