@@ -21,6 +21,8 @@ SCRIPTS = sorted(
     for script in (Path(__file__).parents[1] / "reproductions").glob("*/*.py")
     if script.with_suffix(".toml").exists()
 )
+FULL_SIZE = ('"name": "resnet50"', '"name": "resnet18"', '"root_kernel": 7', '"VggRecipe"')
+"""Encoders of the papers, as a dry run writes them."""
 OTHERS = ("n01440764", "n01443537", "n02114548", "n13054560")  # not in the subset
 
 
@@ -162,6 +164,56 @@ def test_a_step_of_simsiam_as_its_paper_trains_it_but_for_the_batch(
     assert math.isfinite(json.loads((probe / "result.json").read_text())["train_loss"])
 
 
+@pytest.fixture
+def few_images(tmp_path: Path) -> Path:
+    """Write five training images and two for testing of each of four classes."""
+    draw = random.Random(1)
+    for split, count in (("train", 5), ("val", 2)):
+        for name in OTHERS:
+            (tmp_path / "few" / split / name).mkdir(parents=True)
+            for number in range(count):
+                write_jpeg(tmp_path / "few" / split / name / f"{number}.JPEG", draw)
+    return tmp_path / "few"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("task", "side", "rows", "head"),
+    [("rotation", 224, 4, None), ("jigsaw", 255, 16, 4096)],
+)
+def test_a_step_of_a_pretext_task_as_the_paper_trains_it_but_for_the_batch(
+    task: str, side: int, rows: int, head: int | None, reproduce: Any, few_images: Path
+) -> None:
+    runs = few_images.parent / "runs"
+    options = ["--scale", "paper", "--data", str(few_images), "--max-steps", "1", "--seeds", "0"]
+    options += ["--rows", f"resnet50_v1/{task}_4x", "--workers", "1"]
+    # 1024 images are 4096 of 224 px, or 9216 patches of 64, for 128 and 32 devices.
+    options += ["--set", "pretrain.batch=8", "--set", "pretrain.bn_group=4"]
+    reproduce.run("table2", runs, *options, package="revisiting_ssl")
+
+    (directory,) = runs.glob(f"{task}-*")
+    recipe = json.loads((directory / "recipe.json").read_text())["pretrain"]
+    encoder, (view,) = recipe["encoder"], recipe["views"]
+    assert (encoder["version"], encoder["widening"], encoder["units"]) == ("v1", 4, [3, 4, 6, 3])
+    assert encoder["strides"] == ([1, 2, 2, 2] if task == "rotation" else [1, 2, 2, 1])
+    assert (view["size"], recipe["epochs"], recipe["held_out_images"]) == (side, 35, 50046)
+    assert recipe["method"].get("hidden_dim") == head
+    (line,) = (
+        line
+        for line in map(json.loads, (directory / "metrics.jsonl").read_text().splitlines())
+        if line["kind"] == "steps"
+    )
+    assert math.isfinite(line["loss"])
+    assert line["accuracy"] * 8 * rows == pytest.approx(round(line["accuracy"] * 8 * rows))
+    facts = json.loads((directory / "environment.json").read_text())["data"]
+    assert facts["images"] == 20
+    for name in ("imagenet", "imagenet_10"):
+        (probe,) = directory.glob(f"evaluations/{name}-*")
+        protocol = json.loads((probe / "recipe.json").read_text())
+        assert (protocol["penalty"], protocol["strength"]) == ("rule", 100.0)
+        assert math.isfinite(json.loads((probe / "result.json").read_text())["train_loss"])
+
+
 @pytest.mark.parametrize(
     "script", SCRIPTS, ids=lambda script: f"{script.parent.name}-{script.stem}"
 )
@@ -178,8 +230,8 @@ def test_a_dry_run_prices_every_training(script: Path, capsys: pytest.CaptureFix
     blocks = said.split("\n\n")[1:-1]
     assert blocks
     for block in blocks:
-        assert '"size": 224' in block
-        assert '"name": "resnet50"' in block or '"name": "resnet18"' in block
+        assert '"size": 224' in block or '"size": 255' in block
+        assert any(word in block for word in FULL_SIZE)
         images, operations = block.split(": ", 1)[1].split("\n")[0].split(" images, ")
         assert int(images.replace(",", "")) > 0
         assert "EFLOP" in operations or "PFLOP" in operations

@@ -178,7 +178,7 @@ def smoke(row: Row) -> Row:
 def shrink(row: Row, scale: SmallScale, epochs: int, queue: int) -> Row:
     """Return the row on small images with its proportions kept."""
     recipe = row.pretrain
-    if recipe.encoder.name == "resnet18":
+    if recipe.encoder == EncoderRecipe("resnet18"):
         scale = replace(scale, encoder=replace(scale.encoder, width=0.75))
     images = int(scale.data.partition("count=")[2].partition("&")[0])
     method = shrink_method(

@@ -1,0 +1,89 @@
+"""What the proxies of Tables 2 to 4 stand on: chance in each task, untrained encoders, raw pixels.
+
+    python reproductions/revisiting_ssl/proxy_floor.py
+
+Trains each task's encoders at proxy scale with seed 0 unless these runs exist. A task has been
+learnt as far as its accuracy on test images is above chance, and a linear accuracy means something
+as far as it is above that of the same encoder before training.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+import torch
+from grid import CELLS
+from table2 import TABLE
+from torch import Tensor, nn
+
+from retable.evaluate.evaluation import Where
+from retable.evaluate.logistic import LogisticProbe
+from retable.recipes import build_method
+from retable.reproduce.command import guarded
+from retable.reproduce.execute import execute, opener
+from retable.reproduce.finished import collect
+from retable.reproduce.plan import Request, Run, plan_runs, resolve_rows
+from retable.reproduce.setting import Setting
+from revisiting_ssl import JigsawRecipe, RelativePatchLocationRecipe, RotationRecipe
+
+SEED = 0
+
+
+class Pixels(nn.Module):
+    """The image itself as its features."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Flatten (B, 3, H, W) to (B, 3 H W)."""
+        return images.flatten(1)
+
+
+def chance(method: object) -> float | None:
+    """Return the accuracy of guessing in a task, in percent; None where there are no classes."""
+    if isinstance(method, RotationRecipe):
+        return 100 / 4
+    if isinstance(method, RelativePatchLocationRecipe):
+        return 100 / 8
+    return 100 / method.permutations if isinstance(method, JigsawRecipe) else None
+
+
+def untrained(run: Run, setting: Setting, encoder: nn.Module) -> float:
+    """Return the linear accuracy of an encoder that has learnt nothing, in percent."""
+    probe = next(each for each in run.evaluations if each.name == "imagenet")
+    assert isinstance(probe, LogisticProbe)
+    where = Where(torch.device("cpu"))
+    return probe.run(encoder, opener(run.recipe, setting), where, seed=SEED)["top1"]
+
+
+def main() -> int:
+    """Print both floors of each training."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--runs", type=Path, default=Path("runs"))
+    parser.add_argument("--rows", nargs="+", default=(), help="such as resnet50_v1/jigsaw_4x")
+    parser.add_argument("--jobs", type=int, default=2)
+    options = parser.parse_args()
+    setting = Setting(options.runs, jobs=options.jobs)
+    rows = resolve_rows(TABLE, Request(rows=tuple(options.rows)))
+    runs = plan_runs(rows, (SEED,))
+    execute(runs, setting)
+    print(f"{'':28}{'task':>7}{'chance':>8}{'linear':>9}{'untrained':>11}{'pixels':>8}")
+    pixels: dict[str, float] = {}
+    for run in runs:
+        (name, *_), figures = run.rows, collect(run, setting)
+        task, _ = CELLS[name.partition("/")[2]]
+        if task not in pixels:
+            pixels[task] = untrained(run, setting, Pixels())
+        before = untrained(run, setting, build_method(run.recipe, run.seed).encoder)
+        solved, guessed = figures.get("monitor.held_out_accuracy"), chance(run.recipe.method)
+        said = "" if solved is None else f"{100 * solved:.1f}"
+        print(
+            f"{name:28}{said:>7}{'' if guessed is None else f'{guessed:.1f}':>8}"
+            f"{figures['imagenet.top1']:9.1f}{before:11.1f}{pixels[task]:8.1f}",
+            flush=True,
+        )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(guarded(main))
