@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Literal
 
-import torch
 from torch import Tensor, nn
 
 from retable import random
@@ -205,7 +204,7 @@ class LogisticProbe:
     ) -> tuple[LinearClassifier, dict[str, float]]:
         if self._chooses:
             l2 = self._choose(train, splits.classes, seed)
-            train = _own_part(train, torch.arange(len(train.labels)))
+            train = Features(_own(train.features), _own(train.labels))
         elif self.penalty == "sweep":
             l2 = self.l2[0]
         else:
@@ -258,7 +257,12 @@ class LogisticProbe:
         return chosen
 
 
+def _own(rows: Tensor) -> Tensor:
+    """Return this process's part of rows that all have."""
+    return rows.tensor_split(process_count())[process_index()]
+
+
 def _own_part(whole: Features, rows: Tensor) -> Features:
     """Return this process's part of some of the images."""
-    own = rows.tensor_split(process_count())[process_index()].to(whole.labels.device)
+    own = _own(rows).to(whole.labels.device)
     return Features(whole.features[own], whole.labels[own])
