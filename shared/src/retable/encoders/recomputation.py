@@ -8,7 +8,7 @@ memory for one unit at a time, however many there are.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Protocol, cast
 
 import torch
@@ -57,18 +57,14 @@ def compute_reversibly(units: Sequence[Additive], x: Tensor, blank: int = 0) -> 
 
 
 def _autocast_as_now(device: str) -> AbstractContextManager[object]:
-    """Return a context with the present autocast state, for later.
-
-    Its cache of weights is off: a copy that was made without a gradient in the forward pass would
-    be found again where the gradient is wanted.
-    """
+    """Return a context with the present autocast state, for later."""
     if not torch.amp.autocast_mode.is_autocast_available(device):
         return nullcontext()
     return torch.autocast(
         device,
         dtype=torch.get_autocast_dtype(device),
         enabled=torch.is_autocast_enabled(device),
-        cache_enabled=False,
+        cache_enabled=torch.is_autocast_cache_enabled(),
     )
 
 
@@ -81,9 +77,8 @@ class _Recomputed(torch.autograd.Function):
         ctx.norms = NormConditions(*cast(Sequence[nn.Module], units))
         ctx.autocast = _autocast_as_now(x.device.type)
         first, second = x.chunk(2, dim=1)
-        with ctx.autocast:
-            for unit in units:
-                first, second = unit.step(first, second)
+        for unit in units:
+            first, second = unit.step(first, second)
         output = torch.cat((first, second), dim=1)
         # Parameters too: their change before the backward pass is then noticed.
         ctx.save_for_backward(output, *parameters)
@@ -96,9 +91,7 @@ class _Recomputed(torch.autograd.Function):
         first, second = output.chunk(2, dim=1)
         of_first, of_second = gradient.chunk(2, dim=1)
         of_parameters: list[Tensor | None] = []
-        with ExitStack() as stack:
-            stack.enter_context(ctx.norms.repeated())
-            stack.enter_context(ctx.autocast)
+        with ctx.norms.repeated(), ctx.autocast:
             for unit in reversed(ctx.units):
                 if unit is ctx.units[0] and ctx.blank:
                     first = F.pad(first[:, : -ctx.blank], (0, 0, 0, 0, 0, ctx.blank))
@@ -120,7 +113,7 @@ def _differentiated(
     with torch.enable_grad():
         x = x.detach().requires_grad_()
         residual = unit.residual(x)
-    of_x, *rest = torch.autograd.grad(residual, (x, *trained), gradient.to(residual.dtype))
+    of_x, *rest = torch.autograd.grad(residual, (x, *trained), gradient)
     found = iter(rest)
     of_unit = [next(found) if parameter.requires_grad else None for parameter in parameters]
     return residual.detach(), of_x, of_unit
