@@ -22,7 +22,7 @@ ORDER = (
     "checkpoints views",
     "data",
     "methods",
-    "recipes runs training_state health throughput training",
+    "recipes memory runs training_state health throughput training",
     "pretrain evaluate held_out",
     "plots",
     "tables",

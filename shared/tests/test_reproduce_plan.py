@@ -10,6 +10,7 @@ from retable.errors import UserError
 from retable.evaluate.geometry import Geometry
 from retable.evaluate.knn import Knn
 from retable.evaluate.linear import LinearProbe
+from retable.memory import training_memory
 from retable.recipes import PretrainRecipe
 from retable.reproduce import Figure, Row, Table
 from retable.reproduce.dry_run import render_plan
@@ -178,6 +179,19 @@ def test_a_price_counts_whole_batches_and_the_methods_passes(
     assert price(contrastive(max_steps=3), images=72).steps == 3
 
 
+def test_a_dry_run_says_what_a_process_needs_of_memory_for_its_part(table: Table) -> None:
+    runs = plan_runs(resolve_rows(table, Request(rows=("supervised",))), [0])
+    needed = []
+    for parts in (1, 4):
+        text = render_plan(table, runs, "proxy", 72, parts)
+        (line,) = (line for line in text.splitlines() if "memory about" in line)
+        assert line.endswith(f" GiB for {16 // parts} images a process")
+        needed.append(float(line.split()[2]))
+    expected = [training_memory(runs[0].recipe, 16 // parts).total / 2**30 for parts in (1, 4)]
+    assert needed == pytest.approx(expected, rel=0.05)
+    assert needed[1] < needed[0]
+
+
 def test_views_are_priced_at_their_own_sizes(contrastive: Changed) -> None:
     large, small = (resized(contrastive(), side) for side in (24, 16))
     recipe = dataclasses.replace(contrastive(), views=(large, small))
@@ -212,4 +226,5 @@ def test_a_dry_run_shows_every_runs_recipe_and_price(table: Table) -> None:
     assert "2 epochs, 8 steps of 16 images: 128 images" in text
     assert '"temperature": 0.2' in text
     assert text.count("evaluate  {") == 4
+    assert text.count(" GiB for 16 images a process") == 4
     assert text.endswith("Nothing was run.")

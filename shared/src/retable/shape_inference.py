@@ -89,7 +89,7 @@ class _ShapesOnly(TorchFunctionMode):
 
 
 def _linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    return _product(input, weight, (*input.shape[:-1], len(weight)))
+    return zeros_for_product(input, weight, (*input.shape[:-1], len(weight)))
 
 
 def _conv2d(
@@ -109,7 +109,7 @@ def _conv2d(
         (side - window) // step + 1
         for side, window, step in zip(padded, reach, _pair(stride), strict=True)
     ]
-    return _product(input, weight, (len(input), len(weight), *sides))
+    return zeros_for_product(input, weight, (len(input), len(weight), *sides))
 
 
 def _pair(value: Any) -> tuple[int, int]:
@@ -117,7 +117,13 @@ def _pair(value: Any) -> tuple[int, int]:
     return first, second
 
 
-def _product(input: Tensor, weight: Tensor, shape: tuple[int, ...]) -> Tensor:
+def zeros_for_product(input: Tensor, weight: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """Return zeros of a shape as if a product had made them: in its type, with its graph.
+
+    >>> zeros_for_product(torch.ones(2, 3), torch.ones(4, 3, requires_grad=True), (2, 4))
+    tensor([[0., 0., 0., 0.],
+            [0., 0., 0., 0.]], grad_fn=<_ZerosBackward>)
+    """
     device = input.device.type
     if torch.is_autocast_enabled(device):
         input = input.to(torch.get_autocast_dtype(device))

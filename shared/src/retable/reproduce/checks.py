@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from retable.data.sampler import Sampler
 from retable.encoders import EncoderRecipe
 from retable.errors import UserError
-from retable.evaluate.evaluation import open_splits
+from retable.evaluate.evaluation import open_judged, open_splits, without_held_out
 from retable.methods import SupervisedRecipe
 from retable.pretrain import check_fit
 from retable.queues import KeyQueue
@@ -16,6 +16,7 @@ from retable.recipes import PretrainRecipe, build_method
 from retable.reproduce.execute import opener
 from retable.reproduce.plan import Run
 from retable.reproduce.setting import Setting, directory_of
+from retable.shape_inference import shapes_only
 
 
 def check_recipes(runs: Iterable[Run], processes: int, setting: Setting) -> None:
@@ -25,9 +26,10 @@ def check_recipes(runs: Iterable[Run], processes: int, setting: Setting) -> None
         UserError: they do not.
     """
     for recipe in dict.fromkeys(run.recipe for run in runs):
-        # Around the smallest encoder, which has no say in any of this.
+        # Around the smallest encoder, which has no say in any of this, and without its weights.
         small = dataclasses.replace(recipe, encoder=EncoderRecipe("small_resnet8"))
-        method = build_method(small, seed=0)
+        with shapes_only():
+            method = build_method(small, seed=0)
         check_fit(recipe, method, processes, setting.execution)
         for module in method.modules():
             if isinstance(module, KeyQueue) and module.size < recipe.batch:
@@ -38,15 +40,25 @@ def check_recipes(runs: Iterable[Run], processes: int, setting: Setting) -> None
 
 
 def check_data(runs: Iterable[Run], setting: Setting) -> None:
-    """Open both splits of every run and check that they serve its recipe.
+    """Open both splits of every run, and what its evaluations read, and check that they serve.
 
     Raises:
         UserError: they cannot be opened, are smaller than a batch, or have unexpected classes.
     """
+    runs = list(runs)
     for recipe in dict.fromkeys(run.recipe for run in runs):
         splits = open_splits(opener(recipe, setting))
-        Sampler(len(splits.train), recipe.batch, seed=0)
+        images = without_held_out(splits.train, recipe.held_out_images)
+        Sampler(len(images), recipe.batch, seed=0)
         _check_classes(recipe, splits.classes)
+    judged = {
+        (run.recipe.data, run.recipe.subset, on): run.recipe
+        for run in runs
+        for evaluation in run.evaluations
+        if (on := getattr(evaluation, "on", None)) is not None
+    }
+    for (_, _, on), recipe in judged.items():
+        open_judged(opener(recipe, setting), on)
 
 
 def _check_classes(recipe: PretrainRecipe, classes: int) -> None:

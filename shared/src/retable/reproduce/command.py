@@ -10,6 +10,7 @@ from pathlib import Path
 from retable import distributed
 from retable.data.sources import open_source
 from retable.errors import UserError
+from retable.evaluate.evaluation import without_held_out
 from retable.launched import end_with_launcher
 from retable.reproduce import arguments, checks, execute, launch, results
 from retable.reproduce.arguments import Command
@@ -59,7 +60,9 @@ def _main(table: Table, script: Path, words: Sequence[str]) -> int:
     processes = launch.wanted_processes(command.processes)
     checks.check_recipes(runs, processes, command.setting)
     if command.dry_run:
-        print(render_plan(table, runs, command.request.scale, _training_images(table, runs)))
+        images = _training_images(table, runs)
+        parts = processes * command.setting.execution.accumulate
+        print(render_plan(table, runs, command.request.scale, images, parts))
         return 0
     if processes > 1 and not launch.is_launched():
         return launch.relaunch(script, words, processes)
@@ -77,7 +80,8 @@ def _training_images(table: Table, runs: list[Run]) -> int:
     recipe = runs[0].recipe
     if not recipe.data:
         return table.images
-    return len(open_source(recipe.data, "train", subset=recipe.subset))
+    source = open_source(recipe.data, "train", subset=recipe.subset)
+    return len(without_held_out(source, recipe.held_out_images))
 
 
 def _prepare_folder(runs: list[Run], command: Command) -> None:
