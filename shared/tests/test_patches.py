@@ -161,6 +161,16 @@ def test_a_gradient_returns_to_the_pixels_that_were_cut() -> None:
     assert torch.equal(gradient, (inside[:, None] * inside).expand(2, 3, 18, 18))
 
 
+@pytest.mark.parametrize("key", [None, 3])
+def test_cutting_reads_nothing_from_the_device(key: int | None) -> None:
+    # Source: tensors on the meta device have no values to wait for.
+    with torch.device("meta"):
+        images, positions = torch.empty(5, 3, 33, 33), torch.arange(5)
+        patches = cut_patches(images, PatchGrid(cell=11, patch=8), key, positions)
+    assert patches.shape == (5, 9, 3, 8, 8)
+    assert patches.is_meta
+
+
 def test_no_images_give_no_patches() -> None:
     patches = cut_patches(torch.zeros(0, 3, 18, 18), PatchGrid(cell=6, patch=4), 0, torch.arange(0))
     assert patches.shape == (0, 9, 3, 4, 4)

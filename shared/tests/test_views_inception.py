@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import colorsys
+import json
 import math
 from dataclasses import asdict, replace
 
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from retable import views
 from retable.errors import UserError
+from retable.patches import PatchGrid
 from retable.random import derive_key, uniform
 from retable.views import ViewRecipe, sample_parameters
 from retable.views.colours import _blur_basis, _program
@@ -272,8 +274,6 @@ def test_an_image_gets_the_same_view_in_any_batch(name: str) -> None:
 )
 def test_a_recipe_survives_json(recipe: ViewRecipe) -> None:
     # Source: identity.
-    import json
-
     copy = ViewRecipe(**json.loads(json.dumps(asdict(recipe))))
     assert copy == recipe
     assert hash(copy) == hash(recipe)
@@ -293,6 +293,30 @@ def test_a_value_out_of_range_is_named(name: str, value: object) -> None:
     # Source: the recipe's own documentation.
     with pytest.raises(UserError, match=f"recipe's {name} is .* but must be"):
         replace(RECIPES["rotation"], **{name: value})  # type: ignore[arg-type]
+
+
+def test_recipes_hold_the_papers_numbers() -> None:
+    # Source: the supplement and the official code's config/ and inception_preprocessing.py.
+    crop = views.inception(224)
+    assert (crop.crop_scale, crop.crop_ratio) == ((0.05, 1.0), (0.75, 1.33))
+    assert (crop.brightness_shift, crop.saturation) == (32 / 255, (0.5, 1.5))
+    assert (crop.flip_probability, crop.gray_probability) == (0.5, 0.0)
+    patches = views.patch_tasks()
+    assert (patches.resize, patches.keep_aspect, patches.window) == (292, False, "random")
+    assert patches.size == PatchGrid().side == 255
+    assert (patches.gray_probability, patches.gray, patches.gray_shared) == (2 / 3, "mean", False)
+    assert patches.flip_probability == 0
+    evaluated = views.patch_evaluation()
+    assert evaluated.size == PatchGrid(cell=64, patch=64).side == 192
+    assert (evaluated.resize, evaluated.keep_aspect) == (255, False)
+    for recipe, low, high in (
+        (crop, -1, 1),
+        (views.resized_crop(224, 256), -1, 1),
+        (patches, 0, 1),
+        (evaluated, 0, 1),
+    ):
+        bounds = [(value - recipe.mean[0]) / recipe.std[0] for value in (0, 1)]
+        assert bounds == [low, high]
 
 
 @pytest.mark.parametrize(
