@@ -236,6 +236,23 @@ def test_under_autocast_the_sum_of_the_residuals_stays_in_float32() -> None:
     assert all(taps[f"block{block}"].dtype == torch.float32 for block in range(1, 5))
 
 
+def test_under_autocast_what_a_unit_keeps_is_in_lower_precision() -> None:
+    unit = unit_of(16, bottleneck=True)
+    kept: list[Tensor] = []
+
+    def pack(tensor: Tensor) -> Tensor:
+        kept.append(tensor)
+        return tensor
+
+    x = randn(4, 16, 6, 6).requires_grad_()
+    keeping = torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor)
+    with keeping, torch.autocast("cpu", torch.bfloat16):
+        assert unit(x).dtype == torch.float32
+    maps = [tensor for tensor in kept if tensor.ndim == 4 and tensor.shape[0] == len(x)]
+    assert len(maps) >= 6
+    assert {tensor.dtype for tensor in maps} == {torch.bfloat16}
+
+
 def test_frozen_parameters_get_no_gradient_and_the_others_theirs() -> None:
     results = []
     for encoder in both(BASIC):
