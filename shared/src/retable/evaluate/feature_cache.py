@@ -215,9 +215,9 @@ class FeatureCache:
         for chunk, inside, target in zip(chunks.tolist(), places, targets, strict=True):
             for tap in self.representation.taps:
                 kept = self._chunk(tap, chunk)
-                dim = kept.vectors.shape[1]
-                whole = found.setdefault(tap, torch.empty(len(place), dim, device=device))
-                whole[target] = kept.vectors[inside % ROWS].to(device)
+                if tap not in found:
+                    found[tap] = torch.empty(len(place), kept.vectors.shape[1], device=device)
+                found[tap][target] = kept.vectors[inside % ROWS].to(device)
                 samples[target] = kept.samples[inside % ROWS].to(device)
         return found, samples
 

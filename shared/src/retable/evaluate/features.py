@@ -210,7 +210,9 @@ def _share(
     for vectors, batch_labels, _ in batches:
         filled = slice(done, done + len(batch_labels))
         for tap, found in vectors.items():
-            features.setdefault(tap, found.new_empty(len(rows), found.shape[1]))[filled] = found
+            if tap not in features:
+                features[tap] = found.new_empty(len(rows), found.shape[1])
+            features[tap][filled] = found
         labels[filled] = batch_labels
         done = filled.stop
         if told is not None:
