@@ -58,6 +58,14 @@ def test_each_permutation_is_drawn_as_often_as_any_other_in_each_place() -> None
     assert int((counts - 500).abs().max()) < 110  # five standard deviations
 
 
+def test_images_draw_independently_of_each_other() -> None:
+    drawn = draw_permutations(5, torch.arange(6000), 3, 12)
+    shown = nn.functional.one_hot(drawn).sum(dim=1).double() - 3 / 12
+    # An image and the next, each permutation with each: no draw serves for two.
+    between = shown[:-1].T @ shown[1:] / len(shown)
+    assert between.abs().max() < 0.02  # 3 / 16 if draws were shared; six standard deviations
+
+
 def test_a_part_of_the_batch_draws_what_the_whole_does_and_another_step_does_not() -> None:
     whole = draw_permutations(5, torch.arange(8), 16, 100)
     assert torch.equal(draw_permutations(5, torch.arange(4, 8), 16, 100), whole[4:])

@@ -159,6 +159,15 @@ def test_distances_are_those_of_torch_and_never_negative() -> None:
     )
 
 
+def test_rounding_makes_no_distance_negative() -> None:
+    rows = random_embeddings(32, 64, 0).float()
+    both = torch.cat([rows, rows + 1e-4 * random_embeddings(32, 64, 1).float()])
+    products = (both - both.mean(dim=0)) @ (both - both.mean(dim=0)).T
+    squares = products.diagonal()
+    assert (squares[:, None] + squares - 2 * products).min() < 0  # as it would be
+    assert squared_distances(both).min() == 0
+
+
 def test_unit_vectors_lie_along_the_axis_that_was_asked_for() -> None:
     embeddings = random_embeddings(24, 5, 0).view(2, 12, 5)
     ones = torch.ones(2, 1).double()
