@@ -8,7 +8,14 @@ from torch import Tensor, nn
 
 from retable import throughput
 from retable.encoders import EncoderRecipe, build_encoder
-from retable.methods.method import Batch, Method, StepOutput
+from retable.methods import (
+    BYOLRecipe,
+    SimCLRRecipe,
+    SimSiamRecipe,
+    SupervisedRecipe,
+    moco_v2,
+)
+from retable.methods.method import Batch, Method, MethodRecipe, Progress, StepOutput
 from retable.throughput import Throughput, forward_flops, matmul_rate
 
 
@@ -99,3 +106,49 @@ def test_rates_count_images_since_the_last_restart(monkeypatch: pytest.MonkeyPat
     assert first["utilisation"] == pytest.approx(100.0 * 2 * OPERATIONS / 1e6)
     rates.restart(7)
     assert rates.rates(8)["images_per_second"] == 50.0
+
+
+class Watching(nn.Module):
+    """An encoder that counts the passes that an image's training takes, by side."""
+
+    feature_dim = 6
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(3, 6)
+        self.passes: dict[int, float] = {}
+
+    def forward(self, images: Tensor) -> Tensor:
+        side = images.shape[-1]
+        work = 3.0 if torch.is_grad_enabled() else 1.0  # forward and backward, or forward
+        self.passes[side] = self.passes.get(side, 0.0) + work * len(images)
+        features: Tensor = self.linear(images.mean((2, 3)))
+        return features
+
+
+@pytest.mark.parametrize(
+    ("recipe", "sizes"),
+    [
+        (moco_v2(queue=16), (8, 6)),
+        (SimCLRRecipe(), (8, 8)),
+        (BYOLRecipe(hidden_dim=16), (8, 8)),
+        (SimSiamRecipe(dim=16, predictor_hidden_dim=8), (8, 8)),
+        (SupervisedRecipe(4), (8,)),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_methods_say_what_their_encoders_are_given(
+    recipe: MethodRecipe, sizes: tuple[int, ...]
+) -> None:
+    method = recipe.build(Watching(), 0)
+    places = torch.arange(4)
+    views = tuple(torch.rand(4, 3, size, size) for size in sizes)
+    method(Batch(views, places, places, places, Progress(0, 1, 1), 0))
+    seen: dict[int, float] = {}
+    for encoder in (module for module in method.modules() if isinstance(module, Watching)):
+        for side, passes in encoder.passes.items():
+            seen[side] = seen.get(side, 0.0) + passes / 4
+    said: dict[int, float] = {}
+    for side, passes in method.encoder_inputs(sizes):
+        said[side] = said.get(side, 0.0) + passes
+    assert said == seen
