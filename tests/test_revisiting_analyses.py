@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import doctest
 import importlib
 import json
 import math
 import random
 import sys
-from itertools import combinations
+from itertools import combinations, permutations
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -27,6 +28,7 @@ MODULES = (
     "grid_readings",
     "grid_statistics",
     "grid_report",
+    "grid_order",
     "grid_ranks",
     "grid_curves",
     "tap_curves",
@@ -59,6 +61,11 @@ def printed(table: str) -> Any:
 def grid(**columns: dict[str, float]) -> Any:
     """Make a grid of columns such as ``rotation_4x``."""
     return {S.rankings.cell_of(name): values for name, values in columns.items()}
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_the_examples_in_the_scripts_are_true(name: str) -> None:
+    assert doctest.testmod(getattr(S, name)).failed == 0
 
 
 # The paper's own numbers, against what its sheet says of them.
@@ -168,6 +175,18 @@ def test_agreement_is_kendall_s_tau_b(pairs: list[tuple[int, int]]) -> None:
         left += a != c
         right += b != d
     assert found.value == pytest.approx(score / math.sqrt(left * right))
+
+
+@pytest.mark.parametrize("encoders", [3, 4])
+def test_random_rankings_agree_by_chance_as_all_orders_do(encoders: int) -> None:
+    # Reference: every order of the encoders against the first, in plain loops.
+    names = "abcd"[:encoders]
+    orders = [
+        dict(zip(names, map(float, order), strict=True)) for order in permutations(range(encoders))
+    ]
+    taus = [S.rankings.rank_agreement(orders[0], order).value for order in orders]
+    mean_square = math.fsum(tau * tau for tau in taus) / len(taus)
+    assert S.grid_report.chance_spread(encoders) == pytest.approx(math.sqrt(mean_square))
 
 
 @pytest.mark.parametrize("correlate", [S.rankings.rank_agreement, S.rankings.rank_correlation])
@@ -423,13 +442,35 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
         figure.canvas.draw()
         figures[path.name] = figure
 
-    for name in ("grid_ranks", "grid_curves", "tap_curves", "probe_curves"):
+    for name in ("grid_order", "grid_ranks", "grid_curves", "tap_curves", "probe_curves"):
         monkeypatch.setattr(getattr(S, name), "save", keep)
     return figures
 
 
 def texts(axes: Any) -> list[str]:
     return [text.get_text() for text in axes.texts]
+
+
+def test_the_lead_of_revnet_is_drawn_in_every_column_with_each_seed(
+    drawn: dict[str, Any], tmp_path: Path
+) -> None:
+    measured = {
+        "revnet50": {"rotation_8x": {0: 30.0, 1: 34.0}},
+        "resnet50_v1": {"rotation_8x": {0: 29.0, 1: 27.0}},
+    }
+    S.grid_order.draw_order(compared("table2", measured), {}, tmp_path)
+    (axes,) = drawn["order.svg"].axes
+    paper = [line.get_ydata()[0] for line in axes.lines if line.get_marker() == "D"]
+    assert paper[:4] == pytest.approx([4.5, 7.4, 10.5, 10.6])  # Rotation, of the paper's numbers
+    assert len(paper) == 11
+    assert [line.get_ydata()[0] for line in axes.lines if line.get_marker() == "o"] == [4.0]
+    assert [list(line.get_ydata()) for line in axes.lines if line.get_marker() == "_"] == [[1, 7]]
+
+
+def test_a_task_that_has_not_run_has_no_slopes(drawn: dict[str, Any], tmp_path: Path) -> None:
+    comparison = compared("table2", {"revnet50": {"jigsaw_4x": {0: 1.0}, "jigsaw_8x": {0: 2.0}}})
+    S.grid_curves.draw_widths(comparison, {}, tmp_path)
+    assert [panel.get_visible() for panel in drawn["widths.svg"].axes[4:]] == [False] * 3 + [True]
 
 
 def test_every_rank_is_drawn_beside_the_tasks_agreement(

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from grid_curves import draw_scatter, draw_widths
+from grid_order import draw_order
 from grid_ranks import draw_ranks
 from grid_report import write_analyses
 from revisiting_proxies import proxy_of_the_grid, smoke_of_the_grid
@@ -42,5 +43,5 @@ def grid_table(
         smoke=smoke_of_the_grid,
         images=IMAGENET_IMAGES,
         other_data={} if judged_by.startswith("imagenet") else PLACES,
-        plots=(write_analyses, draw_ranks, draw_widths, draw_scatter),
+        plots=(write_analyses, draw_order, draw_ranks, draw_widths, draw_scatter),
     )

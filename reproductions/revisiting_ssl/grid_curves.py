@@ -107,6 +107,9 @@ def _draw_slopes(
                     color=inks[row.row.key],
                 )
     shown = sorted(cell.widening for cell in found.ranks if cell.task == task)
+    if not shown:
+        axes.set_visible(False)
+        return
     axes.set_xticks(shown, [f"{width}{TIMES}" for width in shown], fontsize=8)
     axes.set_xlim(min(shown) - 2, max(shown) + 2)
     axes.set_title(f"{TASKS[task]}: {improving(steps)} of {len(steps)}", fontsize=9)

@@ -94,7 +94,7 @@ def chance_spread(encoders: int) -> float:
     """Return the standard deviation of Kendall's tau between random rankings without ties.
 
     >>> round(chance_spread(3), 2), round(chance_spread(6), 2)
-    (0.64, 0.36)
+    (0.64, 0.35)
     """
     return math.sqrt(2 * (2 * encoders + 5) / (9 * encoders * (encoders - 1)))
 

@@ -36,6 +36,7 @@ class Prediction:
 def predictions(pretext: Grid, accuracies: Grid) -> dict[str, Prediction]:
     """Return, for each task that has a pretext accuracy, how far it predicts the other.
 
+    >>> from rankings import Cell
     >>> pretext = {Cell("jigsaw", 4): {"v1": 60.0}, Cell("jigsaw", 8): {"v1": 65.0}}
     >>> accuracies = {Cell("jigsaw", 4): {"v1": 39.4}, Cell("jigsaw", 8): {"v1": 42.9}}
     >>> found = predictions(pretext, accuracies)["jigsaw"]

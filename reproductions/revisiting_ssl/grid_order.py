@@ -1,0 +1,75 @@
+"""Picture of the first claim: which of two encoders is ahead depends on the pretext task."""
+
+from __future__ import annotations
+
+import math
+from itertools import pairwise
+from pathlib import Path
+
+from grid_readings import TASKS, TIMES, grids_by_seed, labels_of, paper_grid
+from grid_report import title_of
+from grid_statistics import OURS
+from rankings import Cell, Grid
+
+from retable.plots.drawing import CYCLE, GREY, INK, add_legend, new_figure, save
+from retable.reproduce import Histories
+from retable.tables import Comparison
+
+CLAIMED = ("revnet50", "resnet50_v1")
+"""The encoders of which each table claims that their order depends on the task."""
+
+
+def leads(grid: Grid, one: str, other: str) -> dict[Cell, float]:
+    """Return by how many points one encoder is ahead of another, in columns that have both.
+
+    >>> leads({Cell("jigsaw", 4): {"v1": 39.0, "v2": 36.5}, Cell("jigsaw", 8): {}}, "v1", "v2")
+    {Cell(task='jigsaw', widening=4): 2.5}
+    """
+    return {
+        cell: found[one] - found[other]
+        for cell, found in grid.items()
+        if one in found and other in found
+    }
+
+
+def draw_order(comparison: Comparison, histories: Histories, folder: Path) -> None:
+    """Draw by how many points one encoder is ahead in every column, the paper's beside ours."""
+    from matplotlib.lines import Line2D
+
+    paper = leads(paper_grid(comparison), *CLAIMED)
+    seeds = [leads(grid, *CLAIMED) for grid in grids_by_seed(comparison).values()]
+    if not paper:
+        return
+    gaps = [0, *(0.6 * (one.task != other.task) for one, other in pairwise(paper))]
+    places = {cell: place + sum(gaps[: place + 1]) for place, cell in enumerate(paper)}
+    figure = new_figure(1.6 + 0.7 * len(paper), 3.8)
+    axes = figure.subplots()
+    axes.axhline(0, color=INK, linewidth=0.8)
+    for cell, place in places.items():
+        axes.plot(place - 0.12, paper[cell], "D", color=GREY, markerfacecolor="white", zorder=3)
+        axes.plot([place - 0.12] * 2, [0, paper[cell]], color=GREY, linewidth=1)
+        if own := [found[cell] for found in seeds if cell in found]:
+            mean = math.fsum(own) / len(own)
+            axes.plot([place + 0.12] * 2, [0, mean], color=CYCLE[0], linewidth=2)
+            axes.plot(place + 0.12, mean, "o", color=CYCLE[0], zorder=3)
+            axes.plot([place + 0.12] * len(own), own, "_", color=CYCLE[0], markersize=8)
+    for task in dict.fromkeys(cell.task for cell in paper):
+        own = [place for cell, place in places.items() if cell.task == task]
+        middle = sum(own) / len(own)
+        axes.text(middle, 1.02, TASKS[task], ha="center", transform=axes.get_xaxis_transform())
+    axes.set_xticks(list(places.values()), [f"{cell.widening}{TIMES}" for cell in places])
+    one, other = (labels_of(comparison)[name] for name in CLAIMED)
+    axes.set_ylabel(f"{one} ahead of {other} (points)", fontsize=9)
+    axes.tick_params(labelsize=8)
+    axes.grid(axis="y", color="#ececec")
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    handles = [
+        Line2D([], [], linestyle="", marker="D", color=GREY, markerfacecolor="white", label="paper")
+    ]
+    if seeds:
+        label = f"{title_of(OURS, comparison).lower()}; dashes: each seed"
+        handles.append(Line2D([], [], color=CYCLE[0], marker="o", linewidth=2, label=label))
+    add_legend(figure, handles, "outside lower center")
+    figure.suptitle(f"{comparison.id}: which encoder is ahead, by pretext task", fontsize=11)
+    save(figure, folder / "order.svg")
