@@ -192,6 +192,8 @@ def test_accuracy_in_pieces_is_accuracy(classes: int) -> None:
         ({"held_out": 1.0}, "held_out is 1.0"),
         ({"penalty": "lasso"}, "penalty is 'lasso': expected sweep or rule"),
         ({"penalty": "rule", "l2": (0.1,)}, "penalty is 'rule' and its l2 .*leave one"),
+        ({"penalty": "rule", "strength": 0.0}, "strength is 0.0: expected a positive"),
+        ({"strength": 3.0}, "penalty is 'sweep' and its strength 3.0.*leave one"),
         ({"solver": "newton"}, "solver is 'newton': expected scipy or torch"),
     ],
 )
@@ -272,6 +274,13 @@ def test_several_taps_in_one_pass_are_judged_as_each_alone(encoder: nn.Module) -
         features_of(encoder, "train", None, "layer1").features[0].numel() * 4
     )
     assert results["l2@layer1"] != results["l2"]
+
+
+def test_the_rules_strength_multiplies_the_penalty(encoder: nn.Module) -> None:
+    weak = replace(RULE, strength=0.5).run(encoder, open_shapes, Where("cpu"), seed=0)
+    assert weak["l2"] == pytest.approx(0.005 * 200 / (16 * 4))
+    full = RULE.run(encoder, open_shapes, Where("cpu"), seed=0)
+    assert weak["objective"] < full["objective"]
 
 
 def test_standardising_with_the_rule_can_be_asked_for(encoder: nn.Module) -> None:

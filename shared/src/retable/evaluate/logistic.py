@@ -96,6 +96,11 @@ class LogisticProbe:
             raise UserError(
                 f"the logistic probe's strength is {self.strength}: expected a positive number."
             )
+        if self.penalty == "sweep" and self.strength != PENALTY_TIMES_WEIGHTS:
+            raise UserError(
+                f"the logistic probe's penalty is 'sweep' and its strength {self.strength}: "
+                "expected a strength of 'rule' alone, so leave one of the two out."
+            )
         if not 0 < self.held_out < 1:
             raise UserError(
                 f"the logistic probe's held_out is {self.held_out}: expected a share between 0 and "
