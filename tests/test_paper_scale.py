@@ -211,7 +211,7 @@ def test_a_step_of_a_pretext_task_as_the_paper_trains_it_but_for_the_batch(
         (probe,) = directory.glob(f"evaluations/{name}-*")
         protocol = json.loads((probe / "recipe.json").read_text())
         assert (protocol["penalty"], protocol["strength"]) == ("rule", 100.0)
-        assert math.isfinite(json.loads((probe / "result.json").read_text())["train_loss"])
+        assert math.isfinite(json.loads((probe / "result.json").read_text())["objective"])
 
 
 @pytest.mark.parametrize(
