@@ -133,10 +133,12 @@ def load_table(script: Path) -> Table:
     """
     import importlib.util
 
-    spec = importlib.util.spec_from_file_location(f"reproduction_{script.stem}", script)
+    name = f"reproduction_{script.parent.name}_{script.stem}"
+    spec = importlib.util.spec_from_file_location(name, script)
     if not script.exists() or spec is None or spec.loader is None:
         raise UserError(f"{script} does not exist: name a script under reproductions/.")
     module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # where dataclasses look for the names in their annotations
     sys.path.insert(0, str(script.parent))  # as if it were run: its neighbours can be imported
     try:
         spec.loader.exec_module(module)
