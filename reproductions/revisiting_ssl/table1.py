@@ -14,6 +14,7 @@ from pathlib import Path
 
 from revisiting_proxies import proxy, smoke
 from revisiting_recipes import IMAGENET_IMAGES, logistic, pretraining, supervised
+from tap_curves import draw_taps
 
 from retable.encoders import ResidualRecipe
 from retable.reproduce import Figure, Row, Table, main
@@ -57,6 +58,7 @@ TABLE = Table(
     proxy=proxy,
     smoke=smoke,
     images=IMAGENET_IMAGES,
+    plots=(draw_taps,),
 )
 
 if __name__ == "__main__":
