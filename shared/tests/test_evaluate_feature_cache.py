@@ -437,6 +437,7 @@ def test_progress_tells_of_every_image_once(tmp_path: Path) -> None:
             splits = open_judged(lambda split, *_: open_source(DATA, split), on)
             features(tmp_path, source=splits.train, on_batch=told.append)
             assert sum(told) == len(splits.train)
+            assert min(told) >= 0
 
 
 def test_people_can_read_what_a_folder_holds(tmp_path: Path) -> None:
