@@ -1,6 +1,7 @@
 """Relative patch location: which pairs, in which order, with which class."""
 
 import itertools
+from dataclasses import replace
 
 import pytest
 import torch
@@ -86,3 +87,20 @@ def test_the_metric_is_the_share_of_pairs_that_were_found() -> None:
     with torch.no_grad():
         method.head.scores.bias.copy_(torch.arange(8))  # the last class, whatever the pair
     assert method(make_batch()).metrics["accuracy"] == 1 / 8
+
+
+@pytest.mark.parametrize("rate", [0.0, 0.5])
+def test_each_step_drops_other_units_if_any(rate: float) -> None:
+    fixed = PatchGrid(cell=5, patch=5)  # patches have no choice of place: only dropout is drawn
+    recipe = replace(RECIPE, patches=fixed, hidden_dim=64, dropout=rate)
+    method, batch = recipe.build(Mean(), 3), make_batch()
+    losses = [method(replace(batch, key=key)).loss.item() for key in (7, 8, 7)]
+    assert losses[0] == losses[2]
+    assert (losses[0] != losses[1]) == (rate > 0)
+
+
+def test_the_head_is_what_the_recipe_says() -> None:
+    recipe = replace(RECIPE, hidden_dim=24, dropout=0.25, norm_momentum=0.2)
+    head = recipe.build(Mean(), 3).head
+    assert (head.dropout_rate, head.norm.momentum) == (0.25, 0.2)
+    assert head.hidden.weight.shape == (24, 4)
