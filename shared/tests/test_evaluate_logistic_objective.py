@@ -169,3 +169,13 @@ def test_the_first_estimate_is_finite_whatever_the_features(
     product = InverseHessian(objective)(gradient)
     assert bool(product.isfinite().all())
     assert float(gradient @ product) > 0
+
+
+def test_features_of_low_rank_leave_an_estimate_that_rounding_does_not_spoil() -> None:
+    # 60 features that are sums of two: all else in their covariance is rounding.
+    two, labels = problem(n=200, dim=2)
+    mixing = 100 * random.normal(4, torch.arange(120)).view(2, 60)
+    objective = Objective(two @ mixing, labels, classes=4, l2=1e-12)
+    estimate = InverseHessian(objective)
+    gradient = somewhere(objective)
+    assert float(gradient @ estimate(gradient)) > 0

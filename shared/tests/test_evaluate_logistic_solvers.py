@@ -6,12 +6,21 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import Tensor
 
 from retable import random
 from retable.evaluate.logistic_objective import Objective, penalty_rule
 from retable.evaluate.logistic_precondition import InverseHessian
-from retable.evaluate.logistic_solvers import Minimum, Stopping, by_scipy, by_torch
+from retable.evaluate.logistic_solvers import (
+    Minimum,
+    Stopping,
+    _between,
+    _Trial,
+    by_scipy,
+    by_torch,
+)
 
 Solve = Callable[..., Minimum]
 SOLVES = pytest.mark.parametrize("solve", [by_scipy, by_torch])
@@ -77,6 +86,35 @@ def test_from_far_away_steps_are_lengthened() -> None:
     )
     assert found.point.item() == pytest.approx(1e3, rel=1e-6)
     assert found.evaluations <= 12
+
+
+def test_a_step_through_a_region_of_negative_curvature_goes_on_to_the_next() -> None:
+    # The slope of log(1 + x^2) grows towards the minimum as far as x = 1, which must be passed.
+    found = by_torch(
+        lambda x: ((1 + x.square()).log().sum(), 2 * x / (1 + x.square())),
+        torch.full((1,), 30.0, dtype=torch.float64),
+        TIGHT,
+    )
+    assert abs(found.point.item()) < 1e-7
+    assert found.evaluations <= 20
+
+
+@given(st.floats(-10, 10), st.floats(-1e3, -1e-3), st.floats(-1e3, 1e3), st.floats(-1e3, 1e3))
+def test_between_two_trials_the_next_keeps_its_distance_from_both(
+    value: float, slope: float, other_value: float, other_slope: float
+) -> None:
+    nowhere = torch.zeros(1)
+    low = _Trial(1.0, value, slope, nowhere, nowhere, 0.0)
+    for end in (other_value, math.inf, math.nan):
+        high = _Trial(3.0, end, other_slope, nowhere, nowhere, 0.0)
+        assert 1.2 <= _between(low, high) <= 2.8
+
+
+def test_between_two_trials_the_next_is_where_the_cubic_through_them_is_least() -> None:
+    # x^3 - 3 x has its minimum at 1.
+    nowhere = torch.zeros(1)
+    low, high = (_Trial(x, x**3 - 3 * x, 3 * x**2 - 3, nowhere, nowhere, 0.0) for x in (0.0, 1.7))
+    assert _between(low, high) == pytest.approx(1.0)
 
 
 @SOLVES
@@ -203,6 +241,7 @@ def test_the_hessian_at_zero_spares_most_evaluations() -> None:
     objective = objective_of_relu_features(dtype=torch.float64)
     plain = by_torch(objective, objective.origin, TIGHT)
     informed = preconditioned(objective, objective.origin, TIGHT)
+    assert plain.evaluations < 1.3 * by_scipy(objective, objective.origin, TIGHT).evaluations
     assert informed.evaluations < plain.evaluations / 3
     assert informed.value == pytest.approx(plain.value, rel=1e-8)
 
