@@ -247,6 +247,11 @@ def test_a_step_is_to_the_next_width_and_equal_is_not_better() -> None:
     assert S.rankings.improving(steps) == 1
 
 
+def test_of_widths_that_reach_the_same_the_narrowest_is_the_best() -> None:
+    equal = grid(rotation_4x={"a": 1.0}, rotation_8x={"a": 2.0}, rotation_12x={"a": 2.0})
+    assert S.rankings.best_of(equal, "rotation") == (["a"], 8, 2.0)
+
+
 def test_only_encoders_that_change_places_are_reversals() -> None:
     found = S.rankings.reversals(
         grid(
@@ -408,6 +413,7 @@ def test_the_analyses_are_written_as_json_and_as_text(tmp_path: Path) -> None:
     text = (tmp_path / "analyses.md").read_text()
     assert "Widening improves in 37 of 42 steps." in text
     assert "- VGG19-BN, Rotation 4× to 8×: −2.1" in text  # noqa: RUF001
+    assert "- ResNet50 v2 (-), Exemplar 8× to 12×: +0.0" in text  # noqa: RUF001
     assert "| Rotation | RevNet50 | 16× | 38.4 % |" in text  # noqa: RUF001
     assert "| RevNet50 − ResNet50 v1 | +" in text  # noqa: RUF001
     assert "random rankings of 3 encoders: 0 ± 0.64" in text

@@ -68,7 +68,7 @@ def draw_order(comparison: Comparison, histories: Histories, folder: Path) -> No
         Line2D([], [], linestyle="", marker="D", color=GREY, markerfacecolor="white", label="paper")
     ]
     if seeds:
-        label = f"{title_of(OURS, comparison).lower()}; dashes: each seed"
+        label = title_of(OURS, comparison).lower() + "; dashes: each seed" * (len(seeds) > 1)
         handles.append(Line2D([], [], color=CYCLE[0], marker="o", linewidth=2, label=label))
     add_legend(figure, handles, "outside lower center")
     figure.suptitle(f"{comparison.id}: which encoder is ahead, by pretext task", fontsize=11)
