@@ -152,14 +152,9 @@ def test_state_and_optimizer_are_counted_exactly(name: str) -> None:
     assert training_memory(half, 32).optimizer == trained * (4 + 4 + 2)
 
 
-@pytest.mark.parametrize("precision", ["float32", "bf16"])
-@pytest.mark.parametrize("name", METHODS)
-def test_activations_are_what_a_forward_pass_of_the_real_method_keeps(
-    name: str, precision: str
-) -> None:
-    method, count = METHODS[name]
-    chosen = recipe(method, view_count=count, precision=precision)
-    real, batch = build_method(chosen, 0), batch_of(chosen, 40)
+def kept_in_truth(chosen: PretrainRecipe, images: int) -> int:
+    """Return the bytes of the views and of what a real forward pass keeps."""
+    real, batch = build_method(chosen, 0), batch_of(chosen, images)
     own = {t.data_ptr() for t in [*real.parameters(), *real.buffers(), *batch.views]}
     kept: list[Tensor] = []
 
@@ -168,14 +163,33 @@ def test_activations_are_what_a_forward_pass_of_the_real_method_keeps(
         return tensor
 
     hooks = torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor)
-    half = precision != "float32"
+    half = chosen.precision != "float32"
     with hooks, torch.autocast("cpu", dtype=torch.bfloat16, enabled=half):
         output = real(batch)
+    assert output.loss.requires_grad
     weights = {t.shape for t in real.parameters()}  # under autocast, their copies are counted apart
     kept = [t for t in kept if t.data_ptr() not in own and not (half and t.shape in weights)]
-    expected = sizes(kept) + sizes(list(batch.views))
-    assert output.loss.requires_grad
+    return sizes(kept) + sizes(list(batch.views))
+
+
+@pytest.mark.parametrize("precision", ["float32", "bf16"])
+@pytest.mark.parametrize("name", METHODS)
+def test_activations_are_what_a_forward_pass_of_the_real_method_keeps(
+    name: str, precision: str
+) -> None:
+    method, count = METHODS[name]
+    chosen = recipe(method, view_count=count, precision=precision)
+    expected = kept_in_truth(chosen, 40)
     assert training_memory(chosen, 40).activations == pytest.approx(expected, rel=0.04)
+
+
+def test_scores_of_all_pairs_grow_with_the_square_of_the_batch() -> None:
+    narrow = EncoderRecipe("small_resnet8", width=0.25)
+    chosen = recipe(SimCLRRecipe(), narrow, view_count=2, side=16)
+    expected = kept_in_truth(chosen, 400)
+    scores = 800 * 801 * 4  # one matrix of them, at least
+    assert scores > 0.1 * expected
+    assert training_memory(chosen, 400).activations == pytest.approx(expected, rel=0.04)
 
 
 def test_memory_follows_the_width_of_the_encoder_without_running_it() -> None:
