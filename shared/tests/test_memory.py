@@ -124,7 +124,7 @@ def test_a_reversible_backward_pass_takes_less_and_the_estimate_says_so() -> Non
         training_memory(recipe(encoder=encoder, side=64), 16).total for encoder in (plain, saving)
     )
     peak = measured_peak(recipe(encoder=saving, side=64), 16)
-    assert 0.5 * peak < saved < 1.2 * peak
+    assert 0.6 * peak < saved < 1.2 * peak
     assert saved < 0.6 * expected
 
 
