@@ -118,7 +118,7 @@ def _draw_changed(
             every = [seed[name] for seed in seeds]
             axes.plot([x, x], [min(every), max(every)], color=styles[encoder]["color"], linewidth=1)
     axes.axhline(100 / FACTORS["outline"], color="#c0c0c0", linewidth=1.0)
-    axes.set_ylim(0, 102)
+    axes.set_ylim(bottom=0)
     axes.set_xticks(range(len(SHOWN)), [name.replace("_", "\n") for name in SHOWN])
     axes.set_ylabel("accuracy (%)", fontsize=8)
     axes.set_title("outline on changed images, probe of the last layer", fontsize=10)
