@@ -154,16 +154,25 @@ def _pretrain(run: Run, directory: RunDirectory, accelerator: Any, setting: Sett
     accelerator.wait_for_everyone()
 
 
-def _monitor(run: Run, images: int, accelerator: Any, setting: Setting) -> Monitor | None:
-    """Return a monitor of evenly spaced epochs.
+def monitored_epochs(epochs: int) -> set[int]:
+    """Return the epochs after which the encoder is judged: the last, of ten or more the middle too.
+
+    A run of fewer is over soon, and of its time a second look would take a twentieth.
+
+    >>> monitored_epochs(7), monitored_epochs(12)
+    ({7}, {12, 6})
+    """
+    return {epochs} if epochs < 10 else {round(epochs / 2), epochs}
+
+
+def _monitor(run: Run, images: int, accelerator: Any, setting: Setting) -> Monitor:
+    """Return a monitor for `monitored_epochs`.
 
     It judges the encoder by kNN and geometry, unless it is given patches instead of whole views,
     and has the method measure what it can on test images, as ``held_out_NAME``.
     """
-    if setting.monitors == 0:
-        return None
     epochs = run.recipe.epochs
-    due = {max(1, round(epochs * (i + 1) / setting.monitors)) for i in range(setting.monitors)}
+    due = monitored_epochs(epochs)
     sizes = [view.size for view in run.recipe.views]
     view = without_draws(run.recipe.views[0])
     judges = (Knn(k=min(Knn.k, images), view=view), Geometry(view=view))

@@ -18,7 +18,6 @@ class Setting:
     Attributes:
         folder: holds one directory for each run.
         execution: options of the training loop.
-        monitors: at how many epochs of a pretraining the encoder is judged by kNN, evenly spaced.
         skip_unreadable: leave out and count unreadable images.
         threads: threads of a CPU run; one by default, so that figures do not depend on the machine.
         jobs: runs side by side on a CPU.
@@ -26,7 +25,6 @@ class Setting:
 
     folder: Path
     execution: Execution = field(default_factory=Execution)
-    monitors: int = 2
     skip_unreadable: bool = False
     threads: int = 1
     jobs: int = 1
