@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 
 from table1 import TABLE
-from torch import Tensor, nn
+from torch import nn
 
 from retable.checkpoints import load_encoder
 from retable.evaluate.evaluation import Where
@@ -24,14 +24,6 @@ from retable.recipes import build_method
 from retable.reproduce.execute import execute, opener
 from retable.reproduce.plan import Request, plan_runs, resolve_rows
 from retable.reproduce.setting import Setting, directory_of
-
-
-class Pixels(nn.Module):
-    """The image itself as its features."""
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Flatten (B, 3, H, W) to (B, 3 H W)."""
-        return images.flatten(1)
 
 
 def main() -> int:
@@ -46,7 +38,7 @@ def main() -> int:
     encoders: dict[str, nn.Module] = {
         "MoCo-v2": trained,
         "untrained": build_method(run.recipe, run.seed).encoder,
-        "raw pixels": Pixels(),
+        "raw pixels": nn.Flatten(),
     }
     (linear,) = row.evaluations
     assert isinstance(linear, LinearProbe)

@@ -27,7 +27,7 @@ from pathlib import Path
 from factor_pictures import FACTORS, SHOWN, draw_factors
 from grid_readings import TASKS
 from table2 import TABLE
-from torch import Tensor, nn
+from torch import nn
 
 from retable import files
 from retable.checkpoints import load_encoder
@@ -62,14 +62,6 @@ LIMIT = 1024
 
 PENALTIES = (1e-1, 1e-2, 1e-3)
 """Of which each probe chooses, on a tenth of the training images."""
-
-
-class Pixels(nn.Module):
-    """The image itself as its features."""
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Flatten (B, 3, H, W) to (B, 3 H W)."""
-        return images.flatten(1)
 
 
 @dataclass(frozen=True)
@@ -174,7 +166,7 @@ def subjects(rows: Mapping[str, Row], seed: int, setting: Setting) -> Iterator[S
     for task, name in (("rotation", "untrained, images"), ("jigsaw", "untrained, patches")):
         untrained = build_method(runs[task].recipe, seed).encoder
         yield Subject(name, untrained, probes[task])
-    yield Subject("raw pixels", Pixels(), probes["rotation"])
+    yield Subject("raw pixels", nn.Flatten(), probes["rotation"])
 
 
 def _logistic(evaluations: Sequence[Evaluation]) -> LogisticProbe:

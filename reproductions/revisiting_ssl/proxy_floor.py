@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 from grid import CELLS
 from table2 import TABLE
-from torch import Tensor, nn
+from torch import nn
 
 from retable.evaluate.evaluation import Where
 from retable.evaluate.logistic import LogisticProbe
@@ -29,14 +29,6 @@ from retable.reproduce.setting import Setting
 from revisiting_ssl import JigsawRecipe, RelativePatchLocationRecipe, RotationRecipe
 
 SEED = 0
-
-
-class Pixels(nn.Module):
-    """The image itself as its features."""
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Flatten (B, 3, H, W) to (B, 3 H W)."""
-        return images.flatten(1)
 
 
 def chance(method: object) -> float | None:
@@ -73,7 +65,7 @@ def main() -> int:
         (name, *_), figures = run.rows, collect(run, setting)
         task, _ = CELLS[name.partition("/")[2]]
         if task not in pixels:
-            pixels[task] = untrained(run, setting, Pixels())
+            pixels[task] = untrained(run, setting, nn.Flatten())
         before = untrained(run, setting, build_method(run.recipe, run.seed).encoder)
         solved, guessed = figures.get("monitor.held_out_accuracy"), chance(run.recipe.method)
         said = "" if solved is None else f"{100 * solved:.1f}"

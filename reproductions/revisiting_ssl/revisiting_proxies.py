@@ -56,23 +56,28 @@ def smoke(row: Row) -> Row:
 def proxy_of_the_grid(row: Row) -> Row | None:
     """Shrink a training of the grid; widths above 8 and three of the six encoders are left out.
 
-    What stays answers the paper's questions: RevNet against ResNet v1 at two widths for each task,
-    and VGG, the network without skip connections, at the smaller one.
+    What stays answers the paper's questions: RevNet against ResNet v1 at two widths, and VGG, the
+    network without skip connections, at the smaller one. The dearest training, a ninth of all, is
+    left out too: Exemplar with ResNet v1 at 8x, of which no claim speaks.
     """
-    return proxy(row) if in_sub_grid(row.pretrain.encoder) else None
+    return proxy(row) if in_sub_grid(row.pretrain) else None
 
 
 def smoke_of_the_grid(row: Row) -> Row | None:
     """Shrink a training of the grid to seconds, the same ones as at proxy scale."""
-    return smoke(row) if in_sub_grid(row.pretrain.encoder) else None
+    return smoke(row) if in_sub_grid(row.pretrain) else None
 
 
-def in_sub_grid(encoder: object) -> bool:
-    """Say whether the small grid has an encoder of the large one."""
+def in_sub_grid(recipe: PretrainRecipe) -> bool:
+    """Say whether the small grid has a training of the large one."""
+    encoder = recipe.encoder
     if isinstance(encoder, VggRecipe):
         return encoder.widening == 4
     assert isinstance(encoder, ResidualRecipe)
-    return encoder.widening <= 8 and encoder.last_relu and encoder.version != "v2"
+    exemplar = isinstance(recipe.method, ExemplarRecipe)
+    dearest = exemplar and encoder.version == "v1" and encoder.widening == 8
+    small = encoder.widening <= 8 and not dearest
+    return small and encoder.last_relu and encoder.version != "v2"
 
 
 def shrink(row: Row, data: str) -> Row:
