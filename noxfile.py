@@ -93,33 +93,34 @@ def tests(session: nox.Session) -> None:
     session.run("pytest", "-n", "2", *session.posargs, env=ONE_THREAD)
 
 
-def tests_alone(session: nox.Session, package: str) -> None:
-    """Run a package's tests and the core's from wheels, where nothing else can be imported."""
+def tests_alone(session: nox.Session, package: str | None) -> None:
+    """Run the tests of a package, or of the core, from wheels, where nothing else can be imported.
+
+    The core's run without any package, a package's beside the core: together they run each once.
+    """
     place = Path(session.create_tmp()).resolve()
     shutil.rmtree(place)
-    for source in (CORE, f"./packages/{package}"):
+    sources = [CORE] if package is None else [CORE, f"./packages/{package}"]
+    for source in sources:
         session.run("uv", "build", "--quiet", "--wheel", "--out-dir", str(place / "wheels"), source)
-    core, own = (
-        next((place / "wheels").glob(f"{name}-[0-9]*.whl"))
-        for name in ("retable", f"retable_{package}")
-    )
-    wheels = (f"retable[plots,tensorboard] @ {core.as_uri()}", str(own))
-    install(session, *wheels, groups=("test",))
-    _copy_tests(place / "tests", package)
-    others = [other for other in PACKAGES if other != package]
-    check = [str(ROOT / "tests" / "installed_alone.py"), str(ROOT), "retable", package]
+    wheels = sorted((place / "wheels").glob("*.whl"))
+    core = next(wheel for wheel in wheels if wheel.name.startswith("retable-"))
+    own = [str(wheel) for wheel in wheels if wheel != core]
+    install(session, f"retable[plots,tensorboard] @ {core.as_uri()}", *own, groups=("test",))
+    _copy_tests(place / "tests", sources[-1])
+    present = ["retable"] if package is None else ["retable", package]
+    absent = [other for other in PACKAGES if other != package]
+    check = [str(ROOT / "tests" / "installed_alone.py"), str(ROOT), *present]
     with session.chdir(place / "tests"):
-        session.run("python", *check, "--absent", *others)
-        # The doctests are those of the installed modules.
-        paths = ["--pyargs", "shared/tests", f"packages/{package}/tests", "retable", package]
+        session.run("python", *check, "--absent", *absent)
+        # The doctests are those of the installed module.
+        paths = ["--pyargs", f"{sources[-1]}/tests", present[-1]]
         session.run("pytest", "-n", "2", *paths, *session.posargs, env=ONE_THREAD)
 
 
-def _copy_tests(place: Path, package: str) -> None:
-    """Copy the tests and the files that they read, laid out as here but without any source."""
-    shutil.copytree(ROOT / "shared" / "tests", place / "shared" / "tests")
-    own = f"packages/{package}"
-    shutil.copytree(ROOT / own, place / own, ignore=shutil.ignore_patterns("src", "__pycache__"))
+def _copy_tests(place: Path, source: str) -> None:
+    """Copy a package without its source, and the files that its tests read, laid out as here."""
+    shutil.copytree(ROOT / source, place / source, ignore=shutil.ignore_patterns("src", "__py*__"))
     for reference in ROOT.glob("reproductions/*/*.toml"):
         target = place / reference.relative_to(ROOT)
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -137,10 +138,15 @@ def make_session(name: str, description: str, job: Callable[[nox.Session], None]
     nox.session(name=name)(run)
 
 
+make_session(
+    "tests-core",
+    "Run the tests of the core from its wheel, alone.",
+    functools.partial(tests_alone, package=None),
+)
 for _package in PACKAGES:
     make_session(
         f"tests-{_package}",
-        f"Run the tests of {_package} and the core from wheels, alone.",
+        f"Run the tests of {_package} from wheels of it and the core, alone.",
         functools.partial(tests_alone, package=_package),
     )
 
