@@ -21,6 +21,7 @@ from mochi import MoCHi, MoCHiRecipe
 from mochi.draws import MixingDraws
 from mochi.pool import HardPool
 from retable.methods import Batch, MoCoRecipe, Progress
+from retable.reproduce.command import guarded
 from retable.reproduce.execute import execute
 from retable.reproduce.outcomes import gather_figures, measure
 from retable.reproduce.plan import Request, plan_runs, resolve_rows
@@ -128,4 +129,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(guarded(main))

@@ -21,6 +21,7 @@ from retable.evaluate.evaluation import Where
 from retable.evaluate.linear import LinearProbe
 from retable.evaluate.logistic import LogisticProbe
 from retable.recipes import build_method
+from retable.reproduce.command import guarded
 from retable.reproduce.execute import execute, opener
 from retable.reproduce.plan import Request, plan_runs, resolve_rows
 from retable.reproduce.setting import Setting, directory_of
@@ -50,4 +51,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(guarded(main))

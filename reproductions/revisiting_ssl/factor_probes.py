@@ -16,7 +16,6 @@ decide, and that of an untrained encoder's means nothing.
 
 from __future__ import annotations
 
-import argparse
 import functools
 import sys
 import tempfile
@@ -26,7 +25,7 @@ from pathlib import Path
 
 from factor_pictures import FACTORS, SHOWN, draw_factors
 from grid_readings import TASKS
-from table2 import TABLE
+from proxy_rows import linear_of, options_of, rows_of
 from torch import nn
 
 from retable import files
@@ -34,8 +33,7 @@ from retable.checkpoints import load_encoder
 from retable.data.shapes_corruptions import CORRUPTIONS
 from retable.data.source import Source
 from retable.data.sources import open_source, with_parameter
-from retable.errors import UserError
-from retable.evaluate.evaluation import Evaluation, Judged, OpenSource, Where
+from retable.evaluate.evaluation import Judged, OpenSource, Where
 from retable.evaluate.features import represent
 from retable.evaluate.frozen import FrozenEncoder, freeze
 from retable.evaluate.geometry import effective_rank, mean_cosine
@@ -43,10 +41,11 @@ from retable.evaluate.logistic import LogisticProbe
 from retable.evaluate.ood import OutOfDistribution
 from retable.plots import drawing
 from retable.recipes import build_method
+from retable.reproduce.command import guarded
 from retable.reproduce.execute import execute
-from retable.reproduce.plan import Request, Run, plan_runs, resolve_rows
+from retable.reproduce.plan import plan_runs
 from retable.reproduce.setting import Setting, directory_of
-from retable.reproduce.table import Row, training_name
+from retable.reproduce.table import Row
 
 VARIANTS = (
     "sketch",
@@ -92,13 +91,9 @@ class Found:
 
 def main() -> int:
     """Probe all encoders, print what was found and write the files."""
-    options = _options()
-    try:
-        rows = rows_of(options.encoder, options.width)
-    except UserError as wrong:
-        print(wrong, file=sys.stderr)
-        return 2
-    setting = Setting(options.runs)
+    options = options_of(__doc__.splitlines()[0]).parse_args()
+    rows = rows_of(options.encoder, options.width)
+    setting = Setting(options.runs, jobs=options.jobs)
     found: dict[str, list[Found]] = {}
     for seed in options.seeds:
         opened = opener(next(iter(rows.values())).pretrain.data)
@@ -114,30 +109,6 @@ def main() -> int:
         drawing.save(draw_factors(layers, changed, title=title), folder / "factors.svg")
     print(f"\n{folder}")
     return 0
-
-
-def _options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--runs", type=Path, default=Path("runs"))
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
-    parser.add_argument("--encoder", choices=list(TABLE.rows), default="resnet50_v1")
-    parser.add_argument("--width", type=int, default=4)
-    return parser.parse_args()
-
-
-def rows_of(encoder: str, width: int) -> dict[str, Row]:
-    """Return task -> its row of Table 2's proxy.
-
-    Raises:
-        UserError: the proxy leaves the encoder or the width out.
-    """
-    resolved = resolve_rows(TABLE, Request(rows=(encoder,)))
-    names = {task: training_name(encoder, f"{task}_{width}x") for task in TASKS}
-    if missing := [name for name in names.values() if name not in resolved]:
-        raise UserError(
-            f"The proxy of Table 2 has no {missing[0]}: expected one of {', '.join(resolved)}."
-        )
-    return {task: resolved[name] for task, name in names.items()}
 
 
 def opener(data: str) -> OpenSource:
@@ -156,21 +127,18 @@ def opener(data: str) -> OpenSource:
 
 def subjects(rows: Mapping[str, Row], seed: int, setting: Setting) -> Iterator[Subject]:
     """Yield the four tasks' encoders, trained if need be, then untrained ones, then raw pixels."""
-    probes = {task: _logistic(row.evaluations) for task, row in rows.items()}
-    runs: dict[str, Run] = {}
-    for task, row in rows.items():
-        (runs[task],) = plan_runs({task: Row(row.pretrain, ())}, (seed,))
-        execute([runs[task]], setting)
+    probes = {task: linear_of(row) for task, row in rows.items()}
+    runs = {
+        task: plan_runs({task: Row(row.pretrain, ())}, (seed,))[0] for task, row in rows.items()
+    }
+    execute(runs.values(), setting)
+    for task in rows:
         trained, _, _ = load_encoder(directory_of(runs[task], setting).encoder)
         yield Subject(TASKS[task], trained, probes[task])
     for task, name in (("rotation", "untrained, images"), ("jigsaw", "untrained, patches")):
         untrained = build_method(runs[task].recipe, seed).encoder
         yield Subject(name, untrained, probes[task])
     yield Subject("raw pixels", nn.Flatten(), probes["rotation"])
-
-
-def _logistic(evaluations: Sequence[Evaluation]) -> LogisticProbe:
-    return next(one for one in evaluations if isinstance(one, LogisticProbe))
 
 
 def probed(subject: Subject, opened: OpenSource, seed: int) -> Found:
@@ -243,4 +211,4 @@ def as_json(found: Mapping[str, Sequence[Found]], seeds: Sequence[int]) -> dict[
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(guarded(main))
