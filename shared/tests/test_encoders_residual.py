@@ -219,6 +219,18 @@ def test_a_silent_unit_is_its_shortcut_or_nothing(bottleneck: bool) -> None:
     assert torch.equal(x, randn(2, 8, 6, 6)), "the input stays as it is"
 
 
+def test_basic_v2_has_the_convolutions_of_torchvisions_resnet18() -> None:
+    import torchvision
+
+    def shapes(network: nn.Module) -> list[tuple[int, ...]]:
+        layers = [layer for layer in network.modules() if isinstance(layer, nn.Conv2d)]
+        return sorted(tuple(layer.weight.shape) for layer in layers)
+
+    with torch.device("meta"):
+        theirs = torchvision.models.resnet18(weights=None)
+        assert shapes(build_encoder(RESNET18, key=0)) == shapes(theirs)
+
+
 def test_without_skip_connections_there_are_no_projections() -> None:
     def names(recipe: ResidualRecipe) -> set[str]:
         with torch.device("meta"):
