@@ -112,14 +112,11 @@ def cut_patches(
                 for rows in pieces
             ]
         )
-    inside = torch.arange(grid.patch, device=images.device)
-    rows, columns = (
-        corner[..., None] + inside for corner in _corners(images, grid, key, positions)
-    )
-    places = rows[..., :, None] * grid.side + columns[..., None, :]  # (B or 1, n, P, P)
-    places = places.flatten(1)[:, None].expand(count, channels, -1)
-    patches = images.flatten(2).gather(2, places)
-    patches = patches.view(count, channels, grid.count, grid.patch, grid.patch).transpose(1, 2)
+    rows, columns = _corners(images, grid, key, positions)
+    # All windows of an image, without a copy: (B, C, first rows, first columns, P, P).
+    windows = images.unfold(2, grid.patch, 1).unfold(3, grid.patch, 1)
+    image = torch.arange(count, device=images.device)[:, None]
+    patches = windows[image, :, rows, columns]
     return standardise(patches) if grid.standardise else patches.contiguous()
 
 
