@@ -1,4 +1,4 @@
-"""What the study of shortcuts changes in a training, and what it leaves alone."""
+"""Studies beside the tables: what they change in a training or an evaluation, and what not."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from types import ModuleType
 
 import pytest
 
+from retable.evaluate.mlp import MlpProbe
 from retable.patches import PatchGrid
 from retable.reproduce.table import Row
 from retable.views import ViewRecipe
@@ -19,16 +20,16 @@ from revisiting_ssl import JigsawRecipe, RelativePatchLocationRecipe
 FOLDER = Path(__file__).parents[1] / "reproductions" / "revisiting_ssl"
 
 
-def script() -> ModuleType:
-    """Import the script as it imports those beside it, by their bare names."""
+def script(name: str) -> ModuleType:
+    """Import a script as it imports those beside it, by their bare names."""
     sys.path.insert(0, str(FOLDER))
     try:
-        return importlib.import_module("shortcuts")
+        return importlib.import_module(name)
     finally:
         sys.path.remove(str(FOLDER))
 
 
-S = script()
+S, M = script("shortcuts"), script("mlp_gain")
 ROWS = S.rows_of("resnet50_v1", 4)
 
 
@@ -38,8 +39,9 @@ def row(request: pytest.FixtureRequest) -> Row:
     return Row(found.pretrain, (S.linear_of(found),))
 
 
-def test_the_examples_are_true() -> None:
-    assert doctest.testmod(S).failed == 0
+@pytest.mark.parametrize("study", [S, M])
+def test_the_examples_are_true(study: ModuleType) -> None:
+    assert doctest.testmod(study).failed == 0
 
 
 def cut(row: Row) -> tuple[PatchGrid, ViewRecipe]:
@@ -88,3 +90,22 @@ def test_both_accuracies_are_told_in_percent() -> None:
     found = {("jigsaw", "patches touch"): [{S.PRETEXT: 0.5, "imagenet.top1": 20.0}]}
     _, line = S.as_table(found).splitlines()
     assert line.split() == ["Jigsaw", "patches", "touch", "50.0", "20.0"]
+
+
+@pytest.mark.parametrize("task", ["rotation", "jigsaw"])
+def test_the_mlp_sees_the_features_that_the_linear_classifier_sees(task: str) -> None:
+    row = M.judged_by_both(ROWS[task])
+    linear, mlp = row.evaluations
+    assert row.pretrain == ROWS[task].pretrain
+    assert mlp.test_view == linear.view
+    assert mlp.train_view is None  # the test view, once
+    assert (mlp.representation, mlp.on) == (linear.representation, linear.on)
+    paper = MlpProbe()
+    assert mlp == replace(
+        paper,
+        batch=64,
+        penalty=5.0,
+        test_view=mlp.test_view,
+        representation=mlp.representation,
+        on=mlp.on,
+    )
