@@ -78,7 +78,7 @@ def states(runs: Path) -> set[Path]:
 
 
 def probe_states(runs: Path) -> set[Path]:
-    return set(runs.glob("mochi-*/evaluations/linear-*/*.safetensors"))
+    return set(runs.glob("mochi-*/evaluations/linear-*/linear-*.pt"))
 
 
 def await_state(command: Any, runs: Path, known: set[Path], part: str) -> None:

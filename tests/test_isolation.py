@@ -15,14 +15,14 @@ PACKAGES = sorted(path.parent.name for path in ROOT.glob("packages/*/pyproject.t
 # From the ground up; a module may import from its own line and from lines above it. Checkpoints
 # stand below the loop, which saves encoders, and need nothing but the encoders themselves.
 ORDER = (
-    "errors files random distributed launched recipe_fields",
+    "errors files digests states random distributed launched recipe_fields",
     "schedules batch_norm dropout patches encoders heads momentum queues scores losses optim",
     "progress metrics_log",
     "traces gradient_landscape shape_inference",
     "checkpoints views",
     "data",
     "methods",
-    "recipes memory runs training_state health throughput training",
+    "recipes memory runs health throughput training",
     "pretrain evaluate held_out",
     "plots",
     "tables",

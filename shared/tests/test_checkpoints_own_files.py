@@ -15,7 +15,7 @@ from torch import nn
 from retable.batch_norm import group_batch_norm
 from retable.checkpoints import export_encoder, load_encoder, save_encoder
 from retable.checkpoints.architecture import describe
-from retable.checkpoints.weights_files import weights_digest
+from retable.digests import digest_of_tensors
 from retable.encoders import (
     ENCODER_NAMES,
     AnyEncoderRecipe,
@@ -270,13 +270,13 @@ def test_newer_format_names_the_remedy(tmp_path: Path, content: bytes) -> None:
 
 def test_digest_sees_name_type_shape_and_value_but_not_order() -> None:
     a, b = torch.zeros(2), torch.ones(2)
-    digest = weights_digest({"a": a, "b": b})
-    assert digest == weights_digest({"b": b.clone(), "a": a})
-    assert digest != weights_digest({"a": b, "b": a})
-    assert digest != weights_digest({"a": a, "c": b})
-    assert digest != weights_digest({"a": a.view(2, 1), "b": b})
-    assert digest != weights_digest({"a": a.view(torch.int32), "b": b})
-    assert weights_digest({"a": a.bfloat16()}) == weights_digest({"a": a.bfloat16()})
+    digest = digest_of_tensors({"a": a, "b": b})
+    assert digest == digest_of_tensors({"b": b.clone(), "a": a})
+    assert digest != digest_of_tensors({"a": b, "b": a})
+    assert digest != digest_of_tensors({"a": a, "c": b})
+    assert digest != digest_of_tensors({"a": a.view(2, 1), "b": b})
+    assert digest != digest_of_tensors({"a": a.view(torch.int32), "b": b})
+    assert digest_of_tensors({"a": a.bfloat16()}) == digest_of_tensors({"a": a.bfloat16()})
 
 
 def test_untrained_encoder_is_a_function_of_its_spec() -> None:

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from retable import training_state
+from retable import states
 from retable.checkpoints import load_encoder
 from retable.data.sources import open_source
 from retable.encoders import EncoderRecipe
@@ -283,7 +283,7 @@ def test_a_failing_run_stops_with_its_last_good_state_kept(
         train(supervised(method=FailingRecipe(at=4, how=how)), tmp_path)
     assert failure.value.kind == kind
     assert str(tmp_path / "checkpoints") in str(failure.value)
-    found = training_state.load_newest(tmp_path / "checkpoints")
+    found = states.load_newest(tmp_path / "checkpoints")
     assert found is not None
     assert found[0] == 4
     assert finite(found[1])

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from retable import health, training_state
+from retable import health, states
 from retable.batch_norm import group_batch_norm
 from retable.data.sources import open_source
 from retable.methods import (
@@ -217,7 +217,7 @@ def train(recipe: PretrainRecipe, folder: Path) -> dict[str, Tensor]:
     source, accelerator = open_source(recipe.data, "train"), make_accelerator("float32")
     execution = Execution(log_every=1, checkpoint_every=1, quiet=True)
     pretrain(recipe, 3, source, directory, accelerator, execution)
-    found = training_state.load_newest(directory.checkpoints)
+    found = states.load_newest(directory.checkpoints)
     assert found is not None
     state: dict[str, Tensor] = found[1]["method"]
     return state

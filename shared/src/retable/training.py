@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from retable import batch_norm, health, progress, training_state
+from retable import batch_norm, health, progress, states
 from retable.data.loader import Loader
 from retable.errors import UserError
 from retable.gradient_landscape import GradientLandscape
@@ -219,12 +219,12 @@ class Training:
                 "gradients": self.gradients.state(),
                 "epochs_alike": self.scores.epochs,
             }
-            training_state.save(self.directory.checkpoints, self.step, state)
+            states.save(self.directory.checkpoints, self.step, state)
         self.accelerator.wait_for_everyone()
 
     def restore(self) -> None:
         """Continue from the newest whole state, if there is one."""
-        found = training_state.load_newest(self.directory.checkpoints)
+        found = states.load_newest(self.directory.checkpoints)
         if found is None:
             self.step = 0
         else:

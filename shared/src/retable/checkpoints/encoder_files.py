@@ -18,7 +18,8 @@ from retable.checkpoints.architecture import (
     filled_encoder,
     refuse_differences,
 )
-from retable.checkpoints.weights_files import WeightsFile, weights_digest
+from retable.checkpoints.weights_files import WeightsFile
+from retable.digests import digest_of_tensors
 from retable.encoders import AnyEncoderRecipe, EncoderRecipe, ResidualRecipe, VggRecipe
 from retable.errors import UserError
 from retable.files import write_bytes
@@ -65,7 +66,7 @@ def save_encoder(
         "kind": type(recipe).__name__,
         "metadata": dict(metadata),
         "recipe": dataclasses.asdict(recipe),
-        "sha256": weights_digest(state),
+        "sha256": digest_of_tensors(state),
     }
     text = json.dumps(header, sort_keys=True, ensure_ascii=False, allow_nan=False)
     write_bytes(path, save(state, metadata={HEADER: text}))
@@ -110,7 +111,7 @@ def encoder_from(file: WeightsFile, path: Path) -> LoadedEncoder:
             f"{path} has encoder format {version}; expected format {FORMAT}, "
             f"install the version of retable that wrote it."
         )
-    if weights_digest(file.tensors) != digest:
+    if digest_of_tensors(file.tensors) != digest:
         raise UserError(
             f"{path} is damaged: its weights do not have the checksum of its header; "
             f"copy it again or make it anew."

@@ -11,7 +11,8 @@ from urllib.parse import parse_qsl
 from retable.checkpoints.architecture import filled_encoder, recognise
 from retable.checkpoints.encoder_files import LoadedEncoder, encoder_from, is_own
 from retable.checkpoints.key_layouts import find_encoder
-from retable.checkpoints.weights_files import file_digest, read_weights, weights_digest
+from retable.checkpoints.weights_files import file_digest, read_weights
+from retable.digests import digest_of_tensors
 from retable.encoders import EncoderRecipe, build_encoder
 from retable.errors import UserError
 from retable.random import derive_key
@@ -100,7 +101,7 @@ def _load_torchvision(spec: str) -> LoadedEncoder:
     recipe = recognise(found.state)
     metadata: dict[str, Any] = {
         "source": f"torchvision:{name}:{weights.name}",
-        "sha256": weights_digest(tensors),
+        "sha256": digest_of_tensors(tensors),
         "layout": found.layout,
         "prefix": found.prefix,
         "dropped": list(found.dropped),

@@ -113,23 +113,6 @@ def _flatten(value: Any, name: str, depth: int) -> Iterator[tuple[str, Tensor]]:
             yield from _flatten(inner, f"{name}.{key}" if name else str(key), depth - 1)
 
 
-def weights_digest(state: Mapping[str, Tensor]) -> str:
-    """Return the SHA-256 of a state dict's names, types, shapes and values, as hexadecimal digits.
-
-    It names the weights themselves: independent of the file, its format and the order of the names.
-
-    >>> weights_digest({"a": torch.zeros(2)}) == weights_digest({"a": torch.zeros(2)})
-    True
-    """
-    digest = hashlib.sha256()
-    for name in sorted(state):
-        tensor = state[name].detach().cpu().contiguous()
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        values: Any = tensor.reshape(-1).view(torch.uint8).numpy()  # also for bfloat16
-        digest.update(values)
-    return digest.hexdigest()
-
-
 def file_digest(path: Path) -> str:
     """Return the SHA-256 of a file's bytes, as hexadecimal digits (what ``sha256sum`` prints)."""
     with path.open("rb") as file:

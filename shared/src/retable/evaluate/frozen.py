@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from retable.digests import digest_of_tensors
 from retable.encoders import ResNet, SmallResNet
 from retable.errors import UserError
-from retable.evaluate.resume import digest
 
 _AUTOCAST_TYPES = {
     "float32": None,
@@ -86,7 +86,7 @@ def structure(encoder: nn.Module) -> str:
         }
         kind = f"{type(module).__module__}.{type(module).__qualname__}"
         state.update(f"{name} {kind} {settings!r}\n".encode())
-    state.update(digest(dict(encoder.named_buffers())).encode())  # also those not saved
+    state.update(digest_of_tensors(dict(encoder.named_buffers())).encode())  # also those not saved
     return state.hexdigest()
 
 
@@ -120,7 +120,7 @@ class FrozenEncoder:
         self.precision = precision
         self._type = autocast_type(precision)
         frozen = copy.deepcopy(original).eval().requires_grad_(False).to(self.device)
-        self.digest = digest(frozen.state_dict())
+        self.digest = digest_of_tensors(frozen.state_dict())
         self.structure = structure(frozen)
         if isinstance(frozen, ResNet | SmallResNet):
             fold_batch_norms(frozen)
