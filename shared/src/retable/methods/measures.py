@@ -28,7 +28,6 @@ def ranking(logits: Tensor) -> Metrics:
     """
     positives = logits[:, 0]
     negatives = logits[:16, 1:513].float().flatten()
-    negatives = negatives.masked_fill(negatives.isinf(), -1.0)
     return {
         **quantiles("positive_score", positives),
         **quantiles("negative_score", negatives),
@@ -50,7 +49,17 @@ def embedding_spread(embeddings: Tensor) -> Tensor:
 
 
 def quantiles(name: str, scores: Tensor) -> Metrics:
-    """Return the 5, 50 and 95 % quantiles of scores (n,), each the nearest score below."""
+    """Return the 5, 50 and 95 % quantiles of scores (n,), each the nearest score below.
+
+    -inf is no score; where there is no other, the quantiles are -1.
+
+    >>> import torch
+    >>> quantiles("cosine", torch.tensor([0.3, -torch.inf, 0.1, 0.2]))["cosine_q50"]
+    tensor(0.2000)
+    """
     ordered = scores.sort().values  # torch.quantile would send its levels to the device and wait
+    barred = ordered.isneginf().sum()
     last = len(ordered) - 1
-    return {f"{name}_q{level:02}": ordered[last * level // 100] for level in (5, 50, 95)}
+    found = {level: ordered.take(barred + (last - barred) * level // 100) for level in (5, 50, 95)}
+    none = {"nan": math.nan, "posinf": math.inf, "neginf": -1.0}
+    return {f"{name}_q{level:02}": value.nan_to_num(**none) for level, value in found.items()}
