@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,12 @@ from pathlib import Path
 import pytest
 
 SCRIPTS = Path(__file__).parents[1] / "reproductions"
+
+
+def pytest_configure() -> None:
+    """Let Ctrl-C reach what tests start: a background job of a shell ignores it, as do its own."""
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 class TableCommand:

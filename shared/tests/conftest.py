@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import signal
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -17,6 +18,13 @@ from retable.recipes import PretrainRecipe
 from retable.reproduce import Figure, Row, Table
 from retable.tables import Provenance, Reference, record_reference
 from retable.tables.reading import parse_reference
+
+
+def pytest_configure() -> None:
+    """Let Ctrl-C reach what tests start: a background job of a shell ignores it, as do its own."""
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
 
 REFERENCE = """
 [table]
