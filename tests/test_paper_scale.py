@@ -226,12 +226,13 @@ def test_a_dry_run_prices_every_training(script: Path, capsys: pytest.CaptureFix
         for name, stated in table.trainings(row).items():
             assert sum(name in names for names in heads) == len(table.seeds["paper"]), name
             queue = getattr(stated.pretrain.method, "queue", None)
-            assert queue is None or f'"queue": {queue}' in said
+            assert queue is None or f'"queue": {queue}' in said or f"queue={queue}" in said
     blocks = said.split("\n\n")[1:-1]
     assert blocks
     for block in blocks:
-        assert '"size": 224' in block or '"size": 255' in block
-        assert any(word in block for word in FULL_SIZE)
+        if "\n  as " not in block:
+            assert '"size": 224' in block or '"size": 255' in block
+            assert any(word in block for word in FULL_SIZE)
         images, operations = block.split(": ", 1)[1].split("\n")[0].split(" images, ")
         assert int(images.replace(",", "")) > 0
         assert "EFLOP" in operations or "PFLOP" in operations

@@ -225,6 +225,32 @@ def test_a_dry_run_shows_every_runs_recipe_and_price(table: Table) -> None:
     assert "contrastive  seed 1  moco-" in text
     assert "2 epochs, 8 steps of 16 images: 128 images" in text
     assert '"temperature": 0.2' in text
-    assert text.count("evaluate  {") == 4
+    assert text.count("evaluate  {") == 2, "of each row once"
+    assert text.count("  as contrastive with seed 0\n") == 1
+    assert text.count("  as supervised with seed 0\n") == 1
     assert text.count(" GiB for 16 images a process") == 4
     assert text.endswith("Nothing was run.")
+
+
+def test_a_dry_run_tells_a_recipe_by_what_tells_it_from_one_before(
+    table: Table, contrastive: Changed, supervised: Changed
+) -> None:
+    rows = {
+        "first": Row(contrastive(), (Knn(k=5),)),
+        "other": Row(supervised(), (Knn(k=5),)),
+        "longer": Row(contrastive(epochs=7), (Knn(k=5),)),
+        "longest": Row(contrastive(epochs=9, batch=8), (Knn(k=3),)),
+    }
+    runs = plan_runs(resolve_rows(dataclasses.replace(table, rows=rows), Request()), [0])
+    blocks = render_plan(table, runs, "proxy", 72).split("\n\n")[1:-1]
+    assert [block.count("  pretrain  {") for block in blocks] == [1, 1, 0, 0]
+    assert blocks[2].endswith("\n  as first with seed 0, but pretrain.epochs=7")
+    said = blocks[3].rpartition("  as first with seed 0, but ")[2].split()
+    assert sorted(said) == ["knn.k=3", "pretrain.batch=8", "pretrain.epochs=9"]
+    overrides = tuple(said)
+    assert (
+        resolve_rows(
+            dataclasses.replace(table, rows={"first": rows["first"]}), Request(overrides=overrides)
+        )["first"]
+        == rows["longest"]
+    ), "what is said can be given to --set"

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable, Iterator
+from typing import Any
 
 from retable.distributed import process_count
 from retable.memory import training_memory
@@ -11,9 +13,15 @@ from retable.reproduce.plan import Run, price
 from retable.reproduce.table import Table
 from retable.runs import describe
 
+MOST_DIFFERENCES = 8
+"""So many fields at most may differ for a recipe to be told by what it is like."""
+
 
 def render_plan(table: Table, runs: list[Run], scale: str, images: int, parts: int = 1) -> str:
     """Describe every run: its resolved recipe, its evaluations, images, operations and memory.
+
+    A recipe that differs from an earlier one in a few fields is told by these, as ``--set`` takes
+    them; its full form is one `retable.runs.describe` writes, as JSON.
 
     Args:
         table: the table.
@@ -27,7 +35,7 @@ def render_plan(table: Table, runs: list[Run], scale: str, images: int, parts: i
     """
     lines = [f"{table.name} at {scale} scale: {len(runs)} runs on {images:,} training images"]
     total = 0.0
-    for run in runs:
+    for number, run in enumerate(runs):
         cost = price(run.recipe, images)
         total += cost.flops
         lines += [
@@ -38,8 +46,7 @@ def render_plan(table: Table, runs: list[Run], scale: str, images: int, parts: i
             f"  memory about {_gibibytes(run.recipe, parts)} GiB for {run.recipe.batch // parts:,} "
             "images a process",
         ]
-        lines += [f"  pretrain  {_one_line(run.recipe)}"]
-        lines += [f"  evaluate  {_one_line(evaluation)}" for evaluation in run.evaluations]
+        lines += _recipes(run, runs[:number])
     lines += [
         "",
         f"Pretraining in all: {_operations(total)} in the encoders.",
@@ -48,6 +55,43 @@ def render_plan(table: Table, runs: list[Run], scale: str, images: int, parts: i
     if process_count() == 1:
         lines.append("Nothing was run.")
     return "\n".join(lines)
+
+
+def _recipes(run: Run, earlier: Iterable[Run]) -> list[str]:
+    """Return the run's recipes in full, or what tells them from those of the run most like it."""
+    own = fields_of(run)
+    changes = [
+        (other, [f"{path}={value}" for path, value in own.items() if fields[path] != value])
+        for other, fields in ((other, fields_of(other)) for other in earlier)
+        if fields.keys() == own.keys()
+    ]
+    if changes:
+        other, changed = min(changes, key=lambda change: len(change[1]))
+        if len(changed) <= MOST_DIFFERENCES:
+            but = f", but {' '.join(changed)}" if changed else ""
+            return [f"  as {other.rows[0]} with seed {other.seed}{but}"]
+    evaluations = (f"  evaluate  {_one_line(evaluation)}" for evaluation in run.evaluations)
+    return [f"  pretrain  {_one_line(run.recipe)}", *evaluations]
+
+
+def fields_of(run: Run) -> dict[str, str]:
+    """Return every field of a run's recipes by its path: JSON, as ``--set`` takes it.
+
+    Views stand in a list, where ``--set`` does not reach; their paths have their numbers.
+    """
+    recipes = {"pretrain": run.recipe, **{each.name: each for each in run.evaluations}}
+    return dict(_flat("", {name: describe(recipe) for name, recipe in recipes.items()}))
+
+
+def _flat(path: str, value: Any) -> Iterator[tuple[str, str]]:
+    """Yield the plain values, and lists of such, within a value."""
+    if isinstance(value, list) and any(isinstance(item, dict) for item in value):
+        value = dict(enumerate(value))
+    if isinstance(value, dict):
+        for name, inner in value.items():
+            yield from _flat(f"{path}.{name}" if path else name, inner)
+    else:
+        yield path, json.dumps(value, ensure_ascii=False, separators=(",", ":"))
 
 
 def _operations(flops: float) -> str:
