@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 from retable.distributed import process_count
@@ -35,6 +36,7 @@ def render_plan(table: Table, runs: list[Run], scale: str, images: int, parts: i
     """
     lines = [f"{table.name} at {scale} scale: {len(runs)} runs on {images:,} training images"]
     total = 0.0
+    fields = [fields_of(run) for run in runs]
     for number, run in enumerate(runs):
         cost = price(run.recipe, images)
         total += cost.flops
@@ -46,7 +48,7 @@ def render_plan(table: Table, runs: list[Run], scale: str, images: int, parts: i
             f"  memory about {_gibibytes(run.recipe, parts)} GiB for {run.recipe.batch // parts:,} "
             "images a process",
         ]
-        lines += _recipes(run, runs[:number])
+        lines += _recipes(run, fields[number], list(zip(runs[:number], fields, strict=False)))
     lines += [
         "",
         f"Pretraining in all: {_operations(total)} in the encoders.",
@@ -57,12 +59,11 @@ def render_plan(table: Table, runs: list[Run], scale: str, images: int, parts: i
     return "\n".join(lines)
 
 
-def _recipes(run: Run, earlier: Iterable[Run]) -> list[str]:
+def _recipes(run: Run, own: dict[str, str], earlier: list[tuple[Run, dict[str, str]]]) -> list[str]:
     """Return the run's recipes in full, or what tells them from those of the run most like it."""
-    own = fields_of(run)
     changes = [
         (other, [f"{path}={value}" for path, value in own.items() if fields[path] != value])
-        for other, fields in ((other, fields_of(other)) for other in earlier)
+        for other, fields in earlier
         if fields.keys() == own.keys()
     ]
     if changes:
@@ -101,6 +102,7 @@ def _operations(flops: float) -> str:
     return f"{flops / 1e9:,.1f} GFLOP"
 
 
+@functools.cache  # seeds differ in nothing that takes memory
 def _gibibytes(recipe: PretrainRecipe, parts: int) -> str:
     needed = training_memory(recipe, recipe.batch // parts).total / 2**30
     return f"{needed:,.1f}" if needed >= 1 else f"{needed:.2g}"
