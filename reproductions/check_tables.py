@@ -104,6 +104,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: no table {', '.join(unknown)}: choose from {', '.join(tables)}.")
         return 2
     wanted = [tables[name] for name in options.tables or tables]
+    width = max(len(table.name) for table in wanted)
     # Runs are kept by recipe, not by code: what older code has trained would check nothing.
     shutil.rmtree(options.runs, ignore_errors=True)
     lines, good = [], True
@@ -112,9 +113,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         start = time.monotonic()
         fault = run_check(check, options.runs, options.minutes)
         good = good and not fault
-        fine = "nothing missed" if check.scale == "proxy" else "ran"
+        said = fault or ("nothing missed" if check.scale == "proxy" else "ran")
         seconds = time.monotonic() - start
-        lines.append(f"{check.table.name:24}{check.scale:8}{seconds:6.0f} s  {fault or fine}")
+        lines.append(f"{check.table.name:{width}}  {check.scale:6}{seconds:6.0f} s  {said}")
     print("\n" + "\n".join(["Checked tables:", *lines]))
     return 0 if good else 1
 
