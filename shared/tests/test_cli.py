@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from retable import cli
+from retable import cli, states
 from retable.checkpoints import load_encoder, save_encoder
 from retable.encoders import EncoderRecipe, ResidualRecipe, build_encoder
 
@@ -196,11 +196,12 @@ def newest(directory: Path) -> int:
     return max((int(path.stem.rsplit("-", 1)[1]) for path in directory.glob("linear-*")), default=0)
 
 
-def state_after(directory: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
-    from safetensors import safe_open
-
-    with safe_open(sorted(directory.iterdir())[-1], "pt") as file:
-        return {name: file.get_tensor(name) for name in file.keys()}, file.metadata()  # noqa: SIM118
+def state_after(directory: Path) -> dict[str, Any]:
+    found = states.load_newest(directory, name="linear")
+    assert found is not None
+    epoch, state = found
+    assert epoch == 40
+    return state
 
 
 @pytest.mark.slow
@@ -228,7 +229,7 @@ def test_a_probe_killed_three_times_ends_with_the_same_bits(
         process.kill()
         process.join()
     start(killed).join(120)
-    tensors, metadata = state_after(killed)
-    expected, expected_metadata = state_after(whole)
-    assert metadata == expected_metadata
-    assert all(torch.equal(tensors[name], value) for name, value in expected.items())
+    state, expected = state_after(killed), state_after(whole)
+    tensors = state.pop("tensors")
+    assert all(torch.equal(tensors[name], value) for name, value in expected.pop("tensors").items())
+    assert state == expected
