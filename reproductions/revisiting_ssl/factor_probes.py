@@ -25,7 +25,7 @@ from pathlib import Path
 
 from factor_pictures import FACTORS, SHOWN, draw_factors
 from grid_readings import TASKS
-from proxy_rows import linear_of, options_of, rows_of
+from proxy_rows import linear_of, options_of_one_encoder, rows_of
 from torch import nn
 
 from retable import files
@@ -91,7 +91,7 @@ class Found:
 
 def main() -> int:
     """Probe all encoders, print what was found and write the files."""
-    options = options_of(__doc__.splitlines()[0]).parse_args()
+    options = options_of_one_encoder(__doc__.splitlines()[0]).parse_args()
     rows = rows_of(options.encoder, options.width)
     setting = Setting(options.runs, jobs=options.jobs)
     found: dict[str, list[Found]] = {}

@@ -12,14 +12,12 @@ L-BFGS has.
 
 from __future__ import annotations
 
-import argparse
 import math
 import sys
 from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
 
-from proxy_rows import linear_of
+from proxy_rows import linear_of, options_of
 from rankings import rank_agreement
 from table2 import TABLE
 
@@ -68,10 +66,7 @@ def as_table(linear: Mapping[str, float], mlp: Mapping[str, float]) -> str:
 
 def main() -> int:
     """Train what has not been trained, judge it and print what was found."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--runs", type=Path, default=Path("runs"))
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
-    parser.add_argument("--jobs", type=int, default=2, help="trainings side by side")
+    parser = options_of(__doc__.splitlines()[0])
     parser.add_argument("--rows", nargs="+", default=(), help="such as resnet50_v1/jigsaw_4x")
     options = parser.parse_args()
     setting = Setting(options.runs, jobs=options.jobs)

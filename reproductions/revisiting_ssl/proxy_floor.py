@@ -15,11 +15,11 @@ from pathlib import Path
 
 import torch
 from grid import CELLS
+from proxy_rows import linear_of
 from table2 import TABLE
 from torch import nn
 
 from retable.evaluate.evaluation import Where
-from retable.evaluate.logistic import LogisticProbe
 from retable.recipes import build_method
 from retable.reproduce.command import guarded
 from retable.reproduce.execute import execute, opener
@@ -42,10 +42,8 @@ def chance(method: object) -> float | None:
 
 def untrained(run: Run, setting: Setting, encoder: nn.Module) -> float:
     """Return the linear accuracy of an encoder that has learnt nothing, in percent."""
-    probe = next(each for each in run.evaluations if each.name == "imagenet")
-    assert isinstance(probe, LogisticProbe)
     where = Where(torch.device("cpu"))
-    return probe.run(encoder, opener(run.recipe, setting), where, seed=SEED)["top1"]
+    return linear_of(run).run(encoder, opener(run.recipe, setting), where, seed=SEED)["top1"]
 
 
 def main() -> int:

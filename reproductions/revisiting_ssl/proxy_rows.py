@@ -10,16 +10,22 @@ from table2 import TABLE
 
 from retable.errors import UserError
 from retable.evaluate.logistic import LogisticProbe
-from retable.reproduce.plan import Request, resolve_rows
+from retable.reproduce.plan import Request, Run, resolve_rows
 from retable.reproduce.table import Row, training_name
 
 
 def options_of(description: str) -> argparse.ArgumentParser:
-    """Return a command's parser with the options that all studies have."""
+    """Return a command's parser with the options that these studies have."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--runs", type=Path, default=Path("runs"))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--jobs", type=int, default=2, help="trainings side by side")
+    return parser
+
+
+def options_of_one_encoder(description: str) -> argparse.ArgumentParser:
+    """Return the same with a choice of the encoder whose tasks are compared."""
+    parser = options_of(description)
     parser.add_argument("--encoder", choices=list(TABLE.rows), default="resnet50_v1")
     parser.add_argument("--width", type=int, default=4)
     return parser
@@ -40,8 +46,8 @@ def rows_of(encoder: str, width: int) -> dict[str, Row]:
     return {task: resolved[name] for task, name in names.items()}
 
 
-def linear_of(row: Row) -> LogisticProbe:
-    """Return the row's linear evaluation with all labels."""
-    (probe,) = (one for one in row.evaluations if one.name == "imagenet")
+def linear_of(judged: Row | Run) -> LogisticProbe:
+    """Return the linear evaluation with all labels."""
+    (probe,) = (one for one in judged.evaluations if one.name == "imagenet")
     assert isinstance(probe, LogisticProbe)
     return probe

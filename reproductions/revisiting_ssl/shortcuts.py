@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from grid_readings import PRETEXT, TASKS
-from proxy_rows import linear_of, options_of, rows_of
+from proxy_rows import linear_of, options_of_one_encoder, rows_of
 
 from retable.patches import PatchGrid
 from retable.recipes import PretrainRecipe
@@ -110,7 +110,7 @@ def as_table(found: Mapping[tuple[str, str], Sequence[Mapping[str, float]]]) -> 
 
 def main() -> int:
     """Train what has not been trained, and print what became of both accuracies."""
-    options = options_of(__doc__.splitlines()[0]).parse_args()
+    options = options_of_one_encoder(__doc__.splitlines()[0]).parse_args()
     setting = Setting(options.runs, jobs=options.jobs)
     rows = {
         task: Row(row.pretrain, (linear_of(row),))

@@ -36,8 +36,8 @@ def render_plan(table: Table, runs: list[Run], scale: str, images: int, parts: i
     """
     lines = [f"{table.name} at {scale} scale: {len(runs)} runs on {images:,} training images"]
     total = 0.0
-    fields = [fields_of(run) for run in runs]
-    for number, run in enumerate(runs):
+    earlier: list[tuple[Run, dict[str, str]]] = []
+    for run in runs:
         cost = price(run.recipe, images)
         total += cost.flops
         lines += [
@@ -48,7 +48,9 @@ def render_plan(table: Table, runs: list[Run], scale: str, images: int, parts: i
             f"  memory about {_gibibytes(run.recipe, parts)} GiB for {run.recipe.batch // parts:,} "
             "images a process",
         ]
-        lines += _recipes(run, fields[number], list(zip(runs[:number], fields, strict=False)))
+        own = fields_of(run)
+        lines += _recipes(run, own, earlier)
+        earlier.append((run, own))
     lines += [
         "",
         f"Pretraining in all: {_operations(total)} in the encoders.",
