@@ -13,7 +13,7 @@ from _memory import peak_memory
 from _timing import Goal, Options, Report, Seconds, interleave, ratios
 from torch import Tensor
 
-from retable.losses import info_nce
+from retable.nn.losses import info_nce
 from retable.random import derive_key, normal
 
 DIM = 128

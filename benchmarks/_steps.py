@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from retable.data.source import checksum
 from retable.encoders import EncoderRecipe, build_encoder
 from retable.methods import Batch, Method, Progress
-from retable.optim import OptimizerRecipe, build_optimizer
 from retable.random import derive_key, generator
+from retable.train.optim import OptimizerRecipe, build_optimizer
 
 
 def best_precision(device: torch.device) -> str:
@@ -88,7 +88,7 @@ class SkippedEncoder(nn.Module):
 
 
 class Step:
-    """One optimizer step of a method on fixed views, in the order of `retable.pretrain`.
+    """One optimizer step of a method on fixed views, in the order of `retable.train.pretrain`.
 
     Args:
         method: in its first state, on the CPU.

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 import torch
 
-from retable.runs import environment
+from retable.train.runs import environment
 
 Value = TypeVar("Value")
 Seconds = dict[str, list[float]]

@@ -13,7 +13,8 @@ from _timing import Goal, Report, Seconds, parse, ratios
 
 MODULES = {
     "torch": "torch",
-    "retable": "retable.pretrain, retable.evaluate, retable.tables, retable.reproduce, retable.cli",
+    "retable": "retable.train.pretrain, retable.evaluate, retable.tables, retable.reproduce, "
+    "retable.cli",
     "mochi": "mochi",
     "lightly": "lightly.loss",
 }

@@ -23,9 +23,9 @@ from torch import Tensor
 
 from retable import random
 from retable.evaluate.classifier import LinearClassifier
-from retable.evaluate.logistic_objective import Objective, penalty_rule
-from retable.evaluate.logistic_regression import fit_logistic
-from retable.evaluate.logistic_solvers import SCIPY_DECREASE, Solver
+from retable.evaluate.logistic.objective import Objective, penalty_rule
+from retable.evaluate.logistic.regression import fit_logistic
+from retable.evaluate.logistic.solvers import SCIPY_DECREASE, Solver
 
 UPDATES = 800
 TOLERANCE = 1e-5

@@ -1,8 +1,9 @@
 """Time the papers' recipes on a GPU: ResNet-50, 224 px, bf16, with and without compilation.
 
 Images come from the GPU's memory (256 x 256 pixels, uint8) and from JPEG files (375 x 500, decoded
-by as many workers as there are cores but one). `retable.pretrain.pretrain` runs as for a table, and
-the figures are those of its own log, `images_per_second`, the first lines left out. They are taken
+by as many workers as there are cores but one). `retable.train.pretrain.pretrain` runs as for a
+table, and the figures are those of its own log, `images_per_second`, the first lines left out. They
+are taken
 run after run, not interleaved: workers would prepare batches during the others' turns.
 
 Without a GPU there is nothing to time at this size, and nothing is done.
@@ -25,13 +26,13 @@ from retable.data.source import TRAIN, Source
 from retable.data.sources import open_source
 from retable.encoders import EncoderRecipe
 from retable.methods import MethodRecipe, moco_v2
-from retable.metrics_log import MetricsLog
-from retable.optim import OptimizerRecipe
-from retable.pretrain import pretrain
-from retable.recipes import PretrainRecipe
 from retable.reproduce.execute import make_accelerator
-from retable.runs import RunDirectory
-from retable.training import Execution
+from retable.train.loop import Execution
+from retable.train.metrics import MetricsLog
+from retable.train.optim import OptimizerRecipe
+from retable.train.pretrain import pretrain
+from retable.train.recipe import PretrainRecipe
+from retable.train.runs import RunDirectory
 from retable.views import moco_v2 as moco_v2_view
 
 UNTIMED_LINES = 2

@@ -20,7 +20,7 @@ from _steps import images
 from _timing import Goal, Options, Report, interleave, parse, ratios
 from torch import Tensor
 
-from retable.patches import PatchGrid, cut_patches, standardise
+from retable.nn.patches import PatchGrid, cut_patches, standardise
 from retable.views import (
     ViewRecipe,
     cut,

@@ -1,6 +1,6 @@
 """Time pretraining of MoCo v2 at 32 px: end to end, beside lightly's and beside its bound.
 
-`retable.pretrain.pretrain` itself runs, on images in memory. After each of its steps, off its
+`retable.train.pretrain.pretrain` itself runs, on images in memory. After each of its steps, off its
 clock, the other sides have their turn: lightly's transform and step in its best configuration, the
 encoder's work alone, our views alone, our step without the encoder. So all are interleaved, and
 every ratio is of times that lie within seconds of each other.
@@ -27,12 +27,12 @@ from retable.data.loader import Loader
 from retable.data.sampler import Sampler
 from retable.encoders import EncoderRecipe, build_encoder
 from retable.methods import Method, MethodRecipe, Progress, moco_v2
-from retable.optim import OptimizerRecipe
-from retable.pretrain import pretrain
-from retable.recipes import PretrainRecipe
 from retable.reproduce.execute import make_accelerator
-from retable.runs import RunDirectory
-from retable.training import Execution
+from retable.train.loop import Execution
+from retable.train.optim import OptimizerRecipe
+from retable.train.pretrain import pretrain
+from retable.train.recipe import PretrainRecipe
+from retable.train.runs import RunDirectory
 from retable.views import moco_v2 as moco_v2_view
 
 OURS, LIGHTLY = "retable, end to end", "lightly, end to end"

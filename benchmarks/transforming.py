@@ -38,9 +38,9 @@ from feature_transform import (
     transformed_logits,
 )
 from retable.encoders import EncoderRecipe, build_encoder
-from retable.gradient_landscape import GradientLandscape
 from retable.methods import Batch, MethodRecipe, Metrics, moco_v1
 from retable.random import derive_key
+from retable.train.gradients import GradientLandscape
 
 MOCO, FT, HARD, DIMENSION = "MoCo", "FT", "FT, hard negatives", "FT by dimension"
 GROUPS = "FT in groups of 32 queries"

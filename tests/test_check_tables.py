@@ -12,9 +12,9 @@ from retable import views
 from retable.encoders import EncoderRecipe
 from retable.evaluate.knn import Knn
 from retable.methods import moco_v2
-from retable.optim import OptimizerRecipe
-from retable.recipes import PretrainRecipe
 from retable.reproduce import Figure, Row, Table
+from retable.train.optim import OptimizerRecipe
+from retable.train.recipe import PretrainRecipe
 
 ROOT = Path(__file__).parents[1]
 

@@ -14,10 +14,10 @@ from torch import Tensor, nn
 
 from retable import views
 from retable.errors import UserError
-from retable.evaluate.evaluation import Where
 from retable.evaluate.features import represent
 from retable.evaluate.frozen import freeze
-from retable.evaluate.logistic import LogisticProbe
+from retable.evaluate.logistic.probe import LogisticProbe
+from retable.evaluate.protocol import Where
 
 FOLDER = Path(__file__).parents[1] / "reproductions" / "revisiting_ssl"
 DATA = "shapes?count=768&test_count=256&size=32&classes=8&rho=0.7"

@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 
-from retable.runs import RunDirectory
+from retable.train.runs import RunDirectory
 
 pytestmark = pytest.mark.skipif(
     not Path("/proc/self/environ").exists(), reason="processes are found by their environment"

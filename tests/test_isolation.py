@@ -12,18 +12,17 @@ ROOT = Path(__file__).parents[1]
 CORE = ROOT / "shared" / "src" / "retable"
 PACKAGES = sorted(path.parent.name for path in ROOT.glob("packages/*/pyproject.toml"))
 
-# From the ground up; a module may import from its own line and from lines above it. Checkpoints
-# stand below the loop, which saves encoders, and need nothing but the encoders themselves.
+# From the ground up; a module may import from its own line and from lines above it. Weights stand
+# below the loop, which saves encoders, and need nothing but the encoders themselves.
 ORDER = (
-    "errors files digests states random distributed launched recipe_fields",
-    "schedules batch_norm dropout patches encoders heads momentum queues scores losses optim",
-    "progress metrics_log",
-    "traces gradient_landscape shape_inference",
-    "checkpoints views",
+    "errors files random distributed precision processes settings",
+    "progress nn",
+    "encoders",
+    "weights views",
     "data",
     "methods",
-    "recipes memory runs health throughput training",
-    "pretrain evaluate held_out",
+    "train",
+    "evaluate",
     "plots",
     "tables",
     "reproduce",

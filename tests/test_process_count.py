@@ -27,22 +27,23 @@ from feature_transform import (
     TransformRecipe,
 )
 from mochi.method import MoCHiRecipe
-from retable import distributed, pretrain, views
+from retable import distributed, views
 from retable.data.sources import open_source
 from retable.encoders import EncoderRecipe
-from retable.gradient_landscape import read_landscape
 from retable.methods import BYOLRecipe, SimCLRRecipe, SimSiamRecipe, SupervisedRecipe, moco_v2
 from retable.methods.method import Method, MethodRecipe
-from retable.momentum import MomentumRecipe
-from retable.optim import OptimizerRecipe
-from retable.patches import PatchGrid
-from retable.recipes import PretrainRecipe, build_method
+from retable.nn.momentum import MomentumRecipe
+from retable.nn.patches import PatchGrid
 from retable.reproduce.execute import make_accelerator
-from retable.runs import RunDirectory
-from retable.schedules import ScheduleRecipe
 from retable.testing import run_processes
-from retable.traces import read_traces
-from retable.training import Execution
+from retable.train import pretrain
+from retable.train.gradients import read_landscape
+from retable.train.loop import Execution
+from retable.train.optim import OptimizerRecipe
+from retable.train.recipe import PretrainRecipe, build_method
+from retable.train.runs import RunDirectory
+from retable.train.schedules import ScheduleRecipe
+from retable.train.traces import read_traces
 from revisiting_ssl import (
     ExemplarRecipe,
     JigsawRecipe,
@@ -187,7 +188,7 @@ def train(folder: Path, name: str, stop: bool = False) -> dict[str, Any]:
         built.append(original(*arguments))
         return built[-1]
 
-    with mock.patch("retable.pretrain.build_method", keep):
+    with mock.patch("retable.train.pretrain.build_method", keep):
         summary = pretrain.pretrain(
             chosen,
             0,

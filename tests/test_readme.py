@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from retable.gradient_landscape import GradientLandscape
-from retable.scores import score_statistics
-from retable.traces import TraceLog
+from retable.nn.scores import score_statistics
+from retable.train.gradients import GradientLandscape
+from retable.train.traces import TraceLog
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")

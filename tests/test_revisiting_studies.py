@@ -12,7 +12,7 @@ from types import ModuleType
 import pytest
 
 from retable.evaluate.mlp import MlpProbe
-from retable.patches import PatchGrid
+from retable.nn.patches import PatchGrid
 from retable.reproduce.table import Row
 from retable.views import ViewRecipe
 from revisiting_ssl import JigsawRecipe, RelativePatchLocationRecipe

@@ -15,8 +15,6 @@ from retable import views
 from retable.encoders import EncoderRecipe
 from retable.evaluate.linear import LinearProbe
 from retable.methods import MethodRecipe, MoCoRecipe
-from retable.optim import OptimizerRecipe
-from retable.recipes import PretrainRecipe
 from retable.reproduce import Difference, Figure, Ratio
 from retable.reproduce.shrinking import (
     PROXY,
@@ -26,7 +24,9 @@ from retable.reproduce.shrinking import (
     shrink_pretraining,
 )
 from retable.reproduce.table import Column, Row
-from retable.schedules import ScheduleRecipe
+from retable.train.optim import OptimizerRecipe
+from retable.train.recipe import PretrainRecipe
+from retable.train.schedules import ScheduleRecipe
 
 IMAGENET100_IMAGES = 126_689
 IMAGENET1K_IMAGES = 1_281_167

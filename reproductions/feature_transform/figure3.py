@@ -18,10 +18,10 @@ from feature_transform_recipes import IMAGENET100_IMAGES, moco, proxy, resnet18,
 from recorded_curves import draw_early_scores, draw_gradient_landscapes, draw_score_curves
 
 from feature_transform import MoCoFTRecipe
-from retable.gradient_landscape import read_landscape
-from retable.recipes import PretrainRecipe
 from retable.reproduce import Figure, History, Row, Table, main
-from retable.traces import Trace, read_traces
+from retable.train.gradients import read_landscape
+from retable.train.recipe import PretrainRecipe
+from retable.train.traces import Trace, read_traces
 
 METHODS = {
     "moco": moco(),

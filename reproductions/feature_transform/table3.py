@@ -29,9 +29,9 @@ from feature_transform_recipes import (
 from feature_transform import SimCLRFTRecipe
 from retable import views
 from retable.methods import SimCLRRecipe
-from retable.recipes import PretrainRecipe
 from retable.reproduce import Figure, Gain, Row, Table, main
 from retable.reproduce.shrinking import PROXY
+from retable.train.recipe import PretrainRecipe
 
 TOP1 = Figure("linear.top1")
 

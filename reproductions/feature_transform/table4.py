@@ -23,11 +23,11 @@ from feature_transform.siamese import mean_loss_weight
 from retable import views
 from retable.encoders import EncoderRecipe
 from retable.methods import BYOLRecipe, SimSiamRecipe
-from retable.momentum import MomentumRecipe
-from retable.optim import OptimizerRecipe
-from retable.recipes import PretrainRecipe
+from retable.nn.momentum import MomentumRecipe
 from retable.reproduce import Figure, Row, Table, main
-from retable.schedules import ScheduleRecipe
+from retable.train.optim import OptimizerRecipe
+from retable.train.recipe import PretrainRecipe
+from retable.train.schedules import ScheduleRecipe
 
 NONE = transform(positives=False, negatives="none")
 POSITIVES = transform(negatives="none")

@@ -24,9 +24,9 @@ from feature_transform_recipes import (
 )
 from recorded_curves import draw_score_curves
 
-from retable.recipes import PretrainRecipe
 from retable.reproduce import CollapseCriterion, Figure, Row, Table, main
 from retable.reproduce.shrinking import PROXY, SMOKE
+from retable.train.recipe import PretrainRecipe
 
 NOTHING = transform(positives=False, negatives="none")
 

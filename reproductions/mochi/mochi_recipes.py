@@ -13,8 +13,6 @@ from retable import views
 from retable.encoders import EncoderRecipe
 from retable.evaluate.linear import LinearProbe
 from retable.methods import MoCoRecipe, SupervisedRecipe
-from retable.optim import OptimizerRecipe
-from retable.recipes import PretrainRecipe
 from retable.reproduce.shrinking import (
     PROXY,
     SMOKE,
@@ -23,7 +21,9 @@ from retable.reproduce.shrinking import (
     shrink_pretraining,
 )
 from retable.reproduce.table import Row
-from retable.schedules import ScheduleRecipe
+from retable.train.optim import OptimizerRecipe
+from retable.train.recipe import PretrainRecipe
+from retable.train.schedules import ScheduleRecipe
 
 IMAGENET100_IMAGES = 126_689
 IMAGENET1K_IMAGES = 1_281_167

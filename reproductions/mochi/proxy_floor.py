@@ -16,15 +16,15 @@ from pathlib import Path
 from table1 import TABLE
 from torch import nn
 
-from retable.checkpoints import load_encoder
-from retable.evaluate.evaluation import Where
 from retable.evaluate.linear import LinearProbe
-from retable.evaluate.logistic import LogisticProbe
-from retable.recipes import build_method
+from retable.evaluate.logistic.probe import LogisticProbe
+from retable.evaluate.protocol import Where
 from retable.reproduce.command import guarded
 from retable.reproduce.execute import execute, opener
 from retable.reproduce.plan import Request, plan_runs, resolve_rows
 from retable.reproduce.setting import Setting, directory_of
+from retable.train.recipe import build_method
+from retable.weights import load_encoder
 
 
 def main() -> int:

@@ -29,23 +29,23 @@ from proxy_rows import linear_of, options_of_one_encoder, rows_of
 from torch import nn
 
 from retable import files
-from retable.checkpoints import load_encoder
-from retable.data.shapes_corruptions import CORRUPTIONS
+from retable.data.shapes.corruptions import CORRUPTIONS
 from retable.data.source import Source
 from retable.data.sources import open_source, with_parameter
-from retable.evaluate.evaluation import Judged, OpenSource, Where
 from retable.evaluate.features import represent
 from retable.evaluate.frozen import FrozenEncoder, freeze
 from retable.evaluate.geometry import effective_rank, mean_cosine
-from retable.evaluate.logistic import LogisticProbe
+from retable.evaluate.logistic.probe import LogisticProbe
 from retable.evaluate.ood import OutOfDistribution
+from retable.evaluate.protocol import Judged, OpenSource, Where
 from retable.plots import drawing
-from retable.recipes import build_method
 from retable.reproduce.command import guarded
 from retable.reproduce.execute import execute
 from retable.reproduce.plan import plan_runs
 from retable.reproduce.setting import Setting, directory_of
 from retable.reproduce.table import Row
+from retable.train.recipe import build_method
+from retable.weights import load_encoder
 
 VARIANTS = (
     "sketch",

@@ -12,7 +12,7 @@ from grid_report import write_analyses
 from revisiting_proxies import proxy_of_the_grid, smoke_of_the_grid
 from revisiting_recipes import ENCODERS, IMAGENET_IMAGES, PLACES, WIDENINGS, pretraining
 
-from retable.evaluate.evaluation import Evaluation
+from retable.evaluate.protocol import Evaluation
 from retable.reproduce import Figure, Row, Table
 
 CELLS = {f"{task}_{k}x": (task, k) for task, widenings in WIDENINGS.items() for k in widenings}

@@ -12,9 +12,9 @@ from grid_readings import TASKS
 
 from retable.plots.drawing import CYCLE, GREY, INK, add_legend, new_figure, save
 from retable.reproduce import Histories, History
-from retable.runs import read_json
 from retable.tables import Comparison
 from retable.tables.plot import scale_title
+from retable.train.runs import read_json
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

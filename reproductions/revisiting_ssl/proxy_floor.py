@@ -19,13 +19,13 @@ from proxy_rows import linear_of
 from table2 import TABLE
 from torch import nn
 
-from retable.evaluate.evaluation import Where
-from retable.recipes import build_method
+from retable.evaluate.protocol import Where
 from retable.reproduce.command import guarded
 from retable.reproduce.execute import execute, opener
 from retable.reproduce.finished import collect
 from retable.reproduce.plan import Request, Run, plan_runs, resolve_rows
 from retable.reproduce.setting import Setting
+from retable.train.recipe import build_method
 from revisiting_ssl import JigsawRecipe, RelativePatchLocationRecipe, RotationRecipe
 
 SEED = 0

@@ -9,7 +9,7 @@ from grid_readings import TASKS
 from table2 import TABLE
 
 from retable.errors import UserError
-from retable.evaluate.logistic import LogisticProbe
+from retable.evaluate.logistic.probe import LogisticProbe
 from retable.reproduce.plan import Request, Run, resolve_rows
 from retable.reproduce.table import Row, training_name
 

@@ -14,14 +14,14 @@ from revisiting_recipes import Encoder
 from retable import views
 from retable.data.sources import with_parameter
 from retable.encoders import ResidualRecipe, VggRecipe
-from retable.evaluate.evaluation import Evaluation, Judged
 from retable.evaluate.linear import LinearProbe
-from retable.evaluate.logistic import LogisticProbe
+from retable.evaluate.logistic.probe import LogisticProbe
+from retable.evaluate.protocol import Evaluation, Judged
 from retable.methods import MethodRecipe, SupervisedRecipe
-from retable.patches import PatchGrid
-from retable.recipes import PretrainRecipe
+from retable.nn.patches import PatchGrid
 from retable.reproduce.shrinking import shrink_optimizer
 from retable.reproduce.table import Row
+from retable.train.recipe import PretrainRecipe
 from revisiting_ssl import ExemplarRecipe, JigsawRecipe, RelativePatchLocationRecipe
 
 PROXY_DATA = "shapes?count=3000&test_count=2000&size=48&classes=32&rho=0.7"

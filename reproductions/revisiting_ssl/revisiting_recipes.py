@@ -12,15 +12,15 @@ from typing import Any
 
 from retable import views
 from retable.encoders import ResidualRecipe, VggRecipe
-from retable.evaluate.evaluation import Judged
 from retable.evaluate.linear import LinearProbe
-from retable.evaluate.logistic import LogisticProbe
+from retable.evaluate.logistic.probe import LogisticProbe
+from retable.evaluate.protocol import Judged
 from retable.evaluate.representation import Representation
 from retable.methods import MethodRecipe, SupervisedRecipe
-from retable.optim import OptimizerRecipe
-from retable.patches import PatchGrid
-from retable.recipes import PretrainRecipe
-from retable.schedules import ScheduleRecipe
+from retable.nn.patches import PatchGrid
+from retable.train.optim import OptimizerRecipe
+from retable.train.recipe import PretrainRecipe
+from retable.train.schedules import ScheduleRecipe
 from revisiting_ssl import (
     ExemplarRecipe,
     JigsawRecipe,

@@ -18,14 +18,14 @@ from dataclasses import replace
 from grid_readings import PRETEXT, TASKS
 from proxy_rows import linear_of, options_of_one_encoder, rows_of
 
-from retable.patches import PatchGrid
-from retable.recipes import PretrainRecipe
+from retable.nn.patches import PatchGrid
 from retable.reproduce.command import guarded
 from retable.reproduce.execute import execute
 from retable.reproduce.finished import collect
 from retable.reproduce.plan import plan_runs
 from retable.reproduce.setting import Setting
 from retable.reproduce.table import Row
+from retable.train.recipe import PretrainRecipe
 from retable.views import ViewRecipe
 from revisiting_ssl import JigsawRecipe, RelativePatchLocationRecipe
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from grid import grid_table
 from revisiting_recipes import logistic
 
-from retable.evaluate.logistic import LogisticProbe
+from retable.evaluate.logistic.probe import LogisticProbe
 from retable.reproduce import main
 
 

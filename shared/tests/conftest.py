@@ -13,11 +13,11 @@ from retable import views
 from retable.encoders import EncoderRecipe
 from retable.evaluate.knn import Knn
 from retable.methods import SupervisedRecipe, moco_v2
-from retable.optim import OptimizerRecipe
-from retable.recipes import PretrainRecipe
 from retable.reproduce import Figure, Row, Table
 from retable.tables import Provenance, Reference, record_reference
 from retable.tables.reading import parse_reference
+from retable.train.optim import OptimizerRecipe
+from retable.train.recipe import PretrainRecipe
 
 
 def pytest_configure() -> None:

@@ -7,15 +7,15 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from retable import distributed
-from retable.batch_norm import (
+from retable.encoders import EncoderRecipe, build_encoder
+from retable.errors import UserError
+from retable.nn.batch_norm import (
     NormConditions,
     average_statistics,
     group_batch_norm,
     rows_per_image,
     shuffled,
 )
-from retable.encoders import EncoderRecipe, build_encoder
-from retable.errors import UserError
 from retable.testing import run_processes
 
 torch.set_num_threads(1)

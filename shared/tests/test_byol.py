@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from retable.methods import BYOL, Batch, BYOLRecipe, Progress
-from retable.momentum import MomentumRecipe
+from retable.nn.momentum import MomentumRecipe
 from retable.random import derive_key, initialising, normal
 
 

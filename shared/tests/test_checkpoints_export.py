@@ -9,12 +9,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from retable.checkpoints import Layout, export_encoder, load_encoder, save_export
-from retable.checkpoints.architecture import recognise
-from retable.checkpoints.key_layouts import find_encoder, to_detectron2, to_torchvision
 from retable.encoders import EncoderRecipe, build_encoder
 from retable.encoders.resnet import DEPTHS
 from retable.errors import UserError
+from retable.weights import Layout, export_encoder, load_encoder, save_export
+from retable.weights.architecture import recognise
+from retable.weights.key_layouts import find_encoder, to_detectron2, to_torchvision
 
 TINY = EncoderRecipe("resnet18", width=0.0625)
 

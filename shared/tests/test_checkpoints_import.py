@@ -16,12 +16,12 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from retable.checkpoints import load_encoder
-from retable.checkpoints.architecture import recognise
-from retable.checkpoints.key_layouts import find_encoder
 from retable.encoders import EncoderRecipe, build_encoder
 from retable.encoders.resnet import DEPTHS
 from retable.errors import UserError
+from retable.weights import load_encoder
+from retable.weights.architecture import recognise
+from retable.weights.key_layouts import find_encoder
 
 State = dict[str, Tensor]
 RECIPE = EncoderRecipe("resnet18", width=0.0625)

@@ -12,10 +12,6 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 from torch import nn
 
-from retable.batch_norm import group_batch_norm
-from retable.checkpoints import export_encoder, load_encoder, save_encoder
-from retable.checkpoints.architecture import describe
-from retable.digests import digest_of_tensors
 from retable.encoders import (
     ENCODER_NAMES,
     AnyEncoderRecipe,
@@ -25,7 +21,11 @@ from retable.encoders import (
     build_encoder,
 )
 from retable.errors import UserError
+from retable.files import digest_of_tensors
+from retable.nn.batch_norm import group_batch_norm
 from retable.random import derive_key
+from retable.weights import export_encoder, load_encoder, save_encoder
+from retable.weights.architecture import describe
 
 TINY = EncoderRecipe("resnet18", width=0.0625, stem="small")
 

@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 import torch
 
-from retable import cli, states
-from retable.checkpoints import load_encoder, save_encoder
+from retable import cli
 from retable.encoders import EncoderRecipe, ResidualRecipe, build_encoder
+from retable.train import checkpoint as training_checkpoint
+from retable.weights import load_encoder, save_encoder
 
 DATA = "shapes?count=120&test_count=60&classes=4"
 
@@ -197,7 +198,7 @@ def newest(directory: Path) -> int:
 
 
 def state_after(directory: Path) -> dict[str, Any]:
-    found = states.load_newest(directory, name="linear")
+    found = training_checkpoint.load_newest(directory, name="linear")
     assert found is not None
     epoch, state = found
     assert epoch == 40

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from retable.dropout import dropout
+from retable.random import dropout
 
 
 @pytest.mark.parametrize("rate", [0.0, 0.25, 0.5, 0.9])

@@ -13,10 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from retable.batch_norm import group_batch_norm, rows_per_image
 from retable.encoders import ResidualEncoder, ResidualRecipe, build_encoder
 from retable.encoders.reversible import ReversibleBlock, ReversibleUnit, pool_and_double
 from retable.errors import UserError
+from retable.nn.batch_norm import group_batch_norm, rows_per_image
 from retable.random import initialising
 from retable.testing import run_processes
 

@@ -18,7 +18,7 @@ from retable.encoders import (
     build_encoder,
 )
 from retable.errors import UserError
-from retable.throughput import forward_flops
+from retable.train.cost import forward_flops
 
 torch.set_num_threads(1)
 

@@ -15,17 +15,17 @@ from retable.data.source import Source
 from retable.data.sources import open_source
 from retable.encoders import EncoderRecipe, ResidualRecipe, build_encoder
 from retable.errors import UserError
-from retable.evaluate import feature_cache
+from retable.evaluate import cache as cache_module
 from retable.evaluate import features as features_module
-from retable.evaluate.evaluation import Judged, Where, open_judged
-from retable.evaluate.feature_cache import FeatureCache, code_of
-from retable.evaluate.feature_files import Chunk, checksum, read_chunk
+from retable.evaluate.cache import FeatureCache, code_of
+from retable.evaluate.cache_files import Chunk, checksum, read_chunk
 from retable.evaluate.features import Features, represent
 from retable.evaluate.frozen import FrozenEncoder, freeze, structure
 from retable.evaluate.knn import Knn
 from retable.evaluate.mlp import MlpProbe
+from retable.evaluate.protocol import Judged, Where, open_judged
 from retable.evaluate.representation import Representation
-from retable.patches import PatchGrid
+from retable.nn.patches import PatchGrid
 from retable.testing import run_processes
 from retable.views import ViewRecipe, center, crop_and_flip
 
@@ -40,8 +40,8 @@ def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def make_chunks_small(set_attribute: Callable[..., None] = setattr) -> None:
     """Let 90 images be six chunks of 16 rows, each of two calls of the encoder."""
-    set_attribute(feature_cache, "ROWS", 16)
-    set_attribute(feature_cache, "images_per_call", lambda *_: 8)
+    set_attribute(cache_module, "ROWS", 16)
+    set_attribute(cache_module, "images_per_call", lambda *_: 8)
 
 
 def encoder(**settings: Any) -> nn.Module:
@@ -231,7 +231,7 @@ def test_a_change_of_the_code_is_a_change_of_the_features(tmp_path: Path) -> Non
             "from torch import nn\n\n\nclass Pixels(nn.Module):\n    def forward(self, x):\n"
             f"        return {factor} * x.flatten(1)\n"
         )
-        feature_cache._code_digest.cache_clear()
+        cache_module._code_digest.cache_clear()
         with pytest.MonkeyPatch.context() as patch:
             patch.syspath_prepend(str(tmp_path))
             import importlib
@@ -246,7 +246,7 @@ def test_features_of_other_code_are_not_taken(
     tmp_path: Path, counting: Counting, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for digest in ("before", "after"):
-        monkeypatch.setattr(feature_cache, "code_of", lambda _, digest=digest: digest)
+        monkeypatch.setattr(cache_module, "code_of", lambda _, digest=digest: digest)
         features(tmp_path)
         assert counting.since() == 90
 
@@ -500,7 +500,7 @@ def _in_process(folder: Path) -> dict[str, Any]:
     few = judged(Judged(labels=0.2), folder / "one")[0]["pre_logits"]
     read_images = sum(calls)
     computed_part = features(None, gathered=False)["pre_logits"]
-    for module in (distributed, feature_cache, features_module):
+    for module in (distributed, cache_module, features_module):
         # From here on a job of its own, that knows nothing of the other.
         setattr(module, "process_count", lambda: 1)  # noqa: B010
         setattr(module, "process_index", lambda: 0)  # noqa: B010

@@ -9,11 +9,12 @@ from retable.data.sources import open_source
 from retable.distributed import process_index
 from retable.encoders import EncoderRecipe, build_encoder
 from retable.errors import UserError
-from retable.evaluate.evaluation import Where
 from retable.evaluate.features import extract, gather_uneven
-from retable.evaluate.frozen import autocast_type, freeze
+from retable.evaluate.frozen import freeze
 from retable.evaluate.knn import Knn
 from retable.evaluate.linear import LinearProbe
+from retable.evaluate.protocol import Where
+from retable.precision import autocast_dtype
 from retable.testing import run_processes
 from retable.views import center, crop_and_flip, make_view
 
@@ -87,8 +88,8 @@ def test_half_precision_is_near_and_float32_is_returned() -> None:
 
 
 def test_an_unknown_precision_ends_with_a_sentence() -> None:
-    with pytest.raises(UserError, match="'double' is unknown: choose one of float32"):
-        autocast_type("double")
+    with pytest.raises(UserError, match="must be one of float32, bf16, fp16, got 'double'"):
+        autocast_dtype("double")
 
 
 def _uneven() -> Tensor:

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from retable.data.source import Source
 from retable.data.sources import open_source
 from retable.errors import UserError
-from retable.evaluate.evaluation import (
+from retable.evaluate.protocol import (
     Judged,
     Part,
     described,

@@ -13,11 +13,11 @@ from retable import random
 from retable.errors import UserError
 from retable.evaluate import features, head_training
 from retable.evaluate.classifier import LinearClassifier, accuracy
-from retable.evaluate.evaluation import Judged, Part, Splits, Where, open_judged
 from retable.evaluate.linear import LinearProbe
 from retable.evaluate.linear_steps import ProbeState, sgd_step
+from retable.evaluate.protocol import Judged, Part, Splits, Where, open_judged
 from retable.evaluate.representation import Representation
-from retable.optim import LARS
+from retable.train.optim import LARS
 from retable.views import ViewRecipe, center, crop_and_flip, make_view
 
 
@@ -116,8 +116,9 @@ def test_a_step_equals_torch_sgd_on_a_linear_layer() -> None:
 
 
 def test_lars_steps_equal_retables_lars_on_linear_layers() -> None:
-    # Reference: `retable.optim.LARS`, which has references of its own; float64, three learning
-    # rates of which each classifier has its own norms. The first bias is 0 and is not adapted.
+    # Reference: `retable.train.optim.LARS`, which has references of its own; float64, three
+    # learning # rates of which each classifier has its own norms. The first bias is 0 and is not
+    # adapted.
     x = random.normal(0, torch.arange(5 * 24 * 7)).view(5, 24, 7).double()
     y = random.integers(1, torch.arange(5 * 24), 4).view(5, 24)
     rates = (0.7, 3.0, 40.0)

@@ -15,13 +15,13 @@ from retable.distributed import process_count, process_index
 from retable.encoders import EncoderRecipe, build_encoder
 from retable.errors import UserError
 from retable.evaluate.classifier import LinearClassifier, accuracy, accuracy_of
-from retable.evaluate.evaluation import Judged, Where, open_judged
 from retable.evaluate.features import Features, represent
 from retable.evaluate.frozen import freeze
-from retable.evaluate.logistic import LogisticProbe
-from retable.evaluate.logistic_objective import Objective, penalty_rule
-from retable.evaluate.logistic_regression import LogisticRegression, fit_logistic
-from retable.evaluate.logistic_solvers import Solver
+from retable.evaluate.logistic.objective import Objective, penalty_rule
+from retable.evaluate.logistic.probe import LogisticProbe
+from retable.evaluate.logistic.regression import LogisticRegression, fit_logistic
+from retable.evaluate.logistic.solvers import Solver
+from retable.evaluate.protocol import Judged, Where, open_judged
 from retable.evaluate.representation import Representation
 from retable.testing import run_processes
 from retable.views import center
@@ -324,7 +324,7 @@ def test_a_finished_probe_is_read_and_not_fitted_again(
     where = Where("cpu", tmp_path)
     recipe = replace(RULE, representation=Representation(("layer3", "pre_logits")))
     first, results = recipe.fit(encoder, splits, where, seed=0)
-    monkeypatch.delattr("retable.evaluate.logistic.represent")
+    monkeypatch.delattr("retable.evaluate.logistic.probe.represent")
     again, same = recipe.fit(encoder, splits, where, seed=0)
     assert same == results
     assert torch.equal(again.weight, first.weight)

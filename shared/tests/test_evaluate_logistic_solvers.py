@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from retable import random
-from retable.evaluate.logistic_objective import Objective, penalty_rule
-from retable.evaluate.logistic_precondition import InverseHessian
-from retable.evaluate.logistic_solvers import (
+from retable.evaluate.logistic.objective import Objective, penalty_rule
+from retable.evaluate.logistic.preconditioner import InverseHessian
+from retable.evaluate.logistic.solvers import (
     Minimum,
     Stopping,
     _between,

@@ -13,12 +13,12 @@ from retable.data.source import Source
 from retable.data.sources import open_source
 from retable.encoders import EncoderRecipe, build_encoder
 from retable.errors import UserError
-from retable.evaluate import features, head_training, protocol
-from retable.evaluate.evaluation import Judged, Where, open_judged
+from retable.evaluate import features, head_training, named_protocol
 from retable.evaluate.features import extract
 from retable.evaluate.linear import LinearProbe
 from retable.evaluate.mlp import MlpProbe
 from retable.evaluate.mlp_steps import MlpState, layer_penalty, mlp_step
+from retable.evaluate.protocol import Judged, Where, open_judged
 from retable.evaluate.representation import Representation
 from retable.testing import run_processes
 from retable.views import center, crop_and_flip
@@ -60,7 +60,7 @@ def network(state: MlpState) -> nn.Sequential:
 
 def dropped(hidden: Tensor, rate: float, key: int, numbers: Tensor) -> Tensor:
     """Return what dropout of ones says, as a constant factor on the hidden units."""
-    from retable.dropout import dropout
+    from retable.random import dropout
 
     return hidden * dropout(torch.ones_like(hidden), rate, key, numbers)
 
@@ -255,8 +255,8 @@ def test_a_step_reads_nothing_from_the_device(recipe: MlpProbe | LinearProbe) ->
 
 
 def test_the_protocol_of_the_command_line_is_the_papers() -> None:
-    assert protocol("mlp") == MlpProbe()
-    assert protocol("mlp", 32) == replace(MlpProbe(), test_view=center(32, 32))
+    assert named_protocol("mlp") == MlpProbe()
+    assert named_protocol("mlp", 32) == replace(MlpProbe(), test_view=center(32, 32))
     assert (MlpProbe.lr, MlpProbe.batch, MlpProbe.epochs) == (0.01, 512, 180)
 
 

@@ -11,12 +11,12 @@ from retable.data.sources import open_source
 from retable.encoders import EncoderRecipe, build_encoder
 from retable.errors import UserError
 from retable.evaluate.classifier import accuracy
-from retable.evaluate.evaluation import Judged, Where, open_judged, open_splits
 from retable.evaluate.features import extract, represent
 from retable.evaluate.frozen import freeze
 from retable.evaluate.linear import LinearProbe
-from retable.evaluate.logistic import LogisticProbe
+from retable.evaluate.logistic.probe import LogisticProbe
 from retable.evaluate.ood import OutOfDistribution, summary
+from retable.evaluate.protocol import Judged, Where, open_judged, open_splits
 from retable.evaluate.representation import Representation
 from retable.views import center
 

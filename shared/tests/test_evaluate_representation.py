@@ -17,13 +17,13 @@ from retable.encoders import (
     build_encoder,
 )
 from retable.errors import UserError
-from retable.evaluate.evaluation import Where
 from retable.evaluate.features import extract, represent
 from retable.evaluate.frozen import freeze
 from retable.evaluate.linear import LinearProbe
 from retable.evaluate.mlp import MlpProbe
+from retable.evaluate.protocol import Where
 from retable.evaluate.representation import Representation, images_per_call, pooled
-from retable.patches import PatchGrid, cut_patches
+from retable.nn.patches import PatchGrid, cut_patches
 from retable.views import ViewRecipe, center, crop_and_flip, make_view
 
 DATA = "shapes?count=60&test_count=40&size=36&classes=4"
@@ -254,7 +254,7 @@ def test_nothing_of_the_encoder_changes_while_classifiers_train(
 
 
 def test_calls_end_where_chunks_of_the_cache_do() -> None:
-    from retable.evaluate.feature_cache import ROWS
+    from retable.evaluate.cache import ROWS
 
     for grid in (1, 2, 3, 4, 7, 40):
         representation = Representation(patches=PatchGrid(grid, 8, 8))

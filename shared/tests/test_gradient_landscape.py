@@ -18,13 +18,13 @@ from torch import Tensor, nn
 from retable.data.sources import open_source
 from retable.encoders import EncoderRecipe, build_encoder
 from retable.errors import UserError
-from retable.gradient_landscape import GradientLandscape, read_landscape
-from retable.metrics_log import MetricsLog
-from retable.pretrain import pretrain
 from retable.random import derive_key, initialising, normal
 from retable.reproduce.execute import make_accelerator
-from retable.runs import RunDirectory
-from retable.training import Execution, Training
+from retable.train.gradients import GradientLandscape, read_landscape
+from retable.train.loop import Execution, Training
+from retable.train.metrics import MetricsLog
+from retable.train.pretrain import pretrain
+from retable.train.runs import RunDirectory
 
 
 def small_network() -> nn.Sequential:

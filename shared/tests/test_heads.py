@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from retable.heads import (
+from retable.nn.heads import (
     byol_head,
     linear_head,
     mlp_head,

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from retable.health import (
+from retable.train.health import (
     COLLAPSE,
     COLLAPSED_SPREAD,
     DIVERGED,

@@ -15,12 +15,12 @@ from retable.data.source import Source
 from retable.data.sources import open_source
 from retable.encoders import EncoderRecipe, build_encoder
 from retable.errors import UserError
-from retable.held_out import held_out_metrics
 from retable.methods import MoCo, Supervised, SupervisedRecipe
 from retable.methods.method import Batch, Method, Metrics, Progress, StepOutput
 from retable.random import derive_key
-from retable.recipes import PretrainRecipe, build_method
 from retable.testing import run_processes
+from retable.train.pretext_metrics import held_out_metrics
+from retable.train.recipe import PretrainRecipe, build_method
 
 torch.set_num_threads(1)
 

@@ -6,8 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from retable.checkpoints import save_encoder
 from retable.encoders import EncoderRecipe, build_encoder
+from retable.weights import save_encoder
 
 HEAVY = ("sympy", "torch._dynamo")
 
@@ -30,8 +30,8 @@ def test_loading_an_encoder_and_counting_its_operations_import_no_compiler(tmp_p
     save_encoder(path, build_encoder(recipe, key=0), recipe, {})
     program = (
         "import sys\n"
-        "from retable.checkpoints import load_encoder\n"
-        "from retable.throughput import forward_flops\n"
+        "from retable.weights import load_encoder\n"
+        "from retable.train.cost import forward_flops\n"
         "encoder = load_encoder(sys.argv[1]).encoder\n"
         "assert forward_flops(encoder, 16) > 0\n"
     )

@@ -17,11 +17,11 @@ from torch import Tensor
 
 from retable import distributed, random
 from retable.data.decoding import UnreadableImageError
-from retable.data.feeds import CropDataset, Crops, make_feed
 from retable.data.loader import LoadedBatch, Loader, iterate
 from retable.data.plans import TrainingPlan, share_of
 from retable.data.sampler import Sampler
 from retable.data.source import Source
+from retable.data.workers import CropDataset, Crops, make_feed
 from retable.errors import UserError
 from retable.testing import run_processes
 from retable.views import (

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from retable import distributed
 from retable.errors import UserError
-from retable.losses import info_nce, nt_xent
+from retable.nn.losses import info_nce, nt_xent
 from retable.testing import run_processes
 
 

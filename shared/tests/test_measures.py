@@ -9,8 +9,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from retable.methods.measures import quantiles, ranking
 from retable.methods.method import Metrics
+from retable.methods.metrics import quantiles, ranking
 
 
 def at(found: Metrics) -> list[float]:

@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from retable import views
 from retable.encoders import AnyEncoderRecipe, EncoderRecipe, ResidualRecipe, VggRecipe
 from retable.errors import UserError
-from retable.memory import training_memory
 from retable.methods import (
     Batch,
     BYOLRecipe,
@@ -25,8 +24,9 @@ from retable.methods import (
     moco_v2,
 )
 from retable.methods.method import MethodRecipe
-from retable.optim import OptimizerRecipe, build_optimizer
-from retable.recipes import PretrainRecipe, build_method
+from retable.train.memory import training_memory
+from retable.train.optim import OptimizerRecipe, build_optimizer
+from retable.train.recipe import PretrainRecipe, build_method
 
 torch.set_num_threads(1)
 
@@ -262,10 +262,10 @@ def test_the_estimate_takes_little_memory_itself_and_imports_no_compiler() -> No
 import resource, sys
 from retable import views
 from retable.encoders import ResidualRecipe
-from retable.memory import training_memory
+from retable.train.memory import training_memory
 from retable.methods import SupervisedRecipe
-from retable.optim import OptimizerRecipe
-from retable.recipes import PretrainRecipe
+from retable.train.optim import OptimizerRecipe
+from retable.train.recipe import PretrainRecipe
 view, encoder = views.crop_and_flip(224), ResidualRecipe(widening=16)
 recipe = PretrainRecipe(SupervisedRecipe(9), "x", (view,), encoder, OptimizerRecipe(), 1, 64)
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

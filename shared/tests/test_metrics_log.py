@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from retable.errors import UserError
-from retable.metrics_log import Averages, MetricsLog
+from retable.train.metrics import Averages, MetricsLog
 
 VALUES = st.lists(st.floats(-1e3, 1e3, width=32), min_size=1, max_size=12)
 

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from retable.errors import UserError
-from retable.momentum import MomentumCopy, MomentumRecipe
+from retable.nn.momentum import MomentumCopy, MomentumRecipe
 from retable.random import initialising
 
 

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from retable.batch_norm import group_batch_norm
 from retable.methods.multi_crop import by_image, encode_crops
+from retable.nn.batch_norm import group_batch_norm
 
 
 def make_crops(*sizes: int) -> list[Tensor]:

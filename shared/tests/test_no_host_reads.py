@@ -7,22 +7,22 @@ import pytest
 import torch
 
 from retable import random
-from retable.batch_norm import group_batch_norm, shuffled
 from retable.encoders import EncoderRecipe, build_encoder
-from retable.gradient_landscape import GradientLandscape
-from retable.losses import info_nce
 from retable.methods import Batch, BYOLRecipe, MethodRecipe, Progress, SimCLRRecipe, SimSiamRecipe
-from retable.momentum import MomentumCopy
-from retable.optim import (
+from retable.nn.batch_norm import group_batch_norm, shuffled
+from retable.nn.losses import info_nce
+from retable.nn.momentum import MomentumCopy
+from retable.nn.queues import KeyQueue
+from retable.nn.scores import queue_score_statistics, score_statistics
+from retable.train.gradients import GradientLandscape
+from retable.train.optim import (
     LARS,
     OptimizerRecipe,
     build_optimizer,
     parameter_groups,
     set_learning_rate,
 )
-from retable.queues import KeyQueue
-from retable.scores import queue_score_statistics, score_statistics
-from retable.traces import TraceLog
+from retable.train.traces import TraceLog
 
 
 def test_the_meta_device_refuses_to_be_read() -> None:

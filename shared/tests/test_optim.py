@@ -6,14 +6,14 @@ from torch import Tensor, nn
 
 from retable.encoders import EncoderRecipe, build_encoder
 from retable.errors import UserError
-from retable.optim import (
+from retable.random import initialising
+from retable.train.optim import (
     LARS,
     OptimizerRecipe,
     build_optimizer,
     parameter_groups,
     set_learning_rate,
 )
-from retable.random import initialising
 
 torch.set_num_threads(1)
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from retable.errors import UserError
-from retable.patches import PatchGrid, cut_patches, standardise
+from retable.nn.patches import PatchGrid, cut_patches, standardise
 from retable.random import integers, uniform
 
 
@@ -132,7 +132,7 @@ def test_cutting_in_pieces_changes_nothing(
     grid = PatchGrid(cell=6, patch=4)
     whole = cut_patches(images, grid, key, positions)
     for piece in (1, 3 * images[0].numel(), 4 * images[0].numel() - 1):
-        monkeypatch.setattr("retable.patches._CPU_PIECE", piece)
+        monkeypatch.setattr("retable.nn.patches._CPU_PIECE", piece)
         assert torch.equal(cut_patches(images, grid, key, positions), whole)
         if key is None:
             assert torch.equal(cut_patches(images, grid), whole)

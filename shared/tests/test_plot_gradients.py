@@ -15,9 +15,9 @@ from torch import nn
 from retable import cli
 from retable.encoders import EncoderRecipe, build_encoder
 from retable.errors import UserError
-from retable.gradient_landscape import GradientLandscape, Landscape
 from retable.plots import drawing
 from retable.plots.gradients import draw_gradients
+from retable.train.gradients import GradientLandscape, Landscape
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -19,7 +19,7 @@ from retable.plots import drawing
 from retable.plots.recorded import name_runs, read_scores
 from retable.plots.score_curves import STATISTICS, TRANSFORMED, ScoreCurves
 from retable.plots.scores import draw_scores
-from retable.traces import TraceLog
+from retable.train.traces import TraceLog
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -455,6 +455,6 @@ def test_without_matplotlib_the_extra_is_named(
 
 
 def test_the_names_of_the_statistics_are_those_that_methods_record() -> None:
-    from retable.scores import ScoreStatistics
+    from retable.nn.scores import ScoreStatistics
 
     assert tuple(STATISTICS) == ScoreStatistics._fields

@@ -10,20 +10,20 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from retable import states
-from retable.checkpoints import load_encoder
 from retable.data.sources import open_source
 from retable.encoders import EncoderRecipe
 from retable.errors import UserError
-from retable.health import COLLAPSE, DIVERGED
 from retable.methods import Batch, Method, Metrics, StepOutput, SupervisedRecipe
-from retable.metrics_log import MetricsLog
-from retable.pretrain import check_fit, pretrain
-from retable.recipes import PretrainRecipe, build_method
 from retable.reproduce.execute import make_accelerator
-from retable.runs import RunDirectory
-from retable.traces import read_traces
-from retable.training import Execution, Training, TrainingFailedError
+from retable.train import checkpoint
+from retable.train.health import COLLAPSE, DIVERGED
+from retable.train.loop import Execution, Training, TrainingFailedError
+from retable.train.metrics import MetricsLog
+from retable.train.pretrain import check_fit, pretrain
+from retable.train.recipe import PretrainRecipe, build_method
+from retable.train.runs import RunDirectory
+from retable.train.traces import read_traces
+from retable.weights import load_encoder
 
 Changed = Callable[..., PretrainRecipe]
 OFTEN = Execution(log_every=2, checkpoint_every=3, quiet=True)
@@ -202,7 +202,7 @@ def test_a_contrastive_batch_cannot_be_accumulated(contrastive: Changed, tmp_pat
         ({"bn_group": 16}, 1, None),
         ({"bn_group": 16}, 4, None),
         ({"bn_group": None}, 16, None),
-        ({"precision": "half"}, 1, "precision is 'half': expected one of float32, bf16, fp16"),
+        ({"precision": "half"}, 1, "must be one of float32, bf16, fp16, got 'half'"),
         ({"epochs": 0}, 1, "epochs is 0: expected at least 1"),
         ({"max_steps": 0}, 1, "max_steps is 0: expected at least 1"),
     ],
@@ -283,7 +283,7 @@ def test_a_failing_run_stops_with_its_last_good_state_kept(
         train(supervised(method=FailingRecipe(at=4, how=how)), tmp_path)
     assert failure.value.kind == kind
     assert str(tmp_path / "checkpoints") in str(failure.value)
-    found = states.load_newest(tmp_path / "checkpoints")
+    found = checkpoint.load_newest(tmp_path / "checkpoints")
     assert found is not None
     assert found[0] == 4
     assert finite(found[1])

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from retable.errors import UserError
-from retable.queues import KeyQueue
+from retable.nn.queues import KeyQueue
 from retable.random import normal
 
 

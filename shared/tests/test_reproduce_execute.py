@@ -17,8 +17,6 @@ import torch
 from retable.evaluate.geometry import Geometry
 from retable.evaluate.knn import Knn
 from retable.evaluate.linear import LinearProbe
-from retable.optim import OptimizerRecipe
-from retable.recipes import PretrainRecipe
 from retable.reproduce import (
     CollapseCriterion,
     Figure,
@@ -36,7 +34,9 @@ from retable.reproduce.outcomes import gather_figures, gather_outcomes
 from retable.reproduce.plan import Request, plan_runs, resolve_rows
 from retable.reproduce.setting import Setting
 from retable.tables import Comparison
-from retable.traces import read_traces
+from retable.train.optim import OptimizerRecipe
+from retable.train.recipe import PretrainRecipe
+from retable.train.traces import read_traces
 
 Changed = Callable[..., PretrainRecipe]
 PROBE = LinearProbe(lr=1.0, batch=16, epochs=2, milestones=(1,))
@@ -374,7 +374,7 @@ def test_a_second_process_on_the_same_run_is_refused(
     folder = tmp_path / "runs"
     (run,) = plan_runs(resolve_rows(table, Request(rows=("supervised",))), [0])
     hold = (
-        "import sys, time; from pathlib import Path; from retable.runs import RunDirectory\n"
+        "import sys, time; from pathlib import Path; from retable.train.runs import RunDirectory\n"
         "with RunDirectory(Path(sys.argv[1])).locked(): print('held', flush=True); time.sleep(600)"
     )
     owner = subprocess.Popen(

@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 
 from retable.evaluate.knn import Knn
-from retable.recipes import PretrainRecipe
 from retable.reproduce import CollapseCriterion, Figure, Gain, Row, Table, execute, main, results
 from retable.reproduce.arguments import parse
 from retable.reproduce.outcomes import (
@@ -24,6 +23,7 @@ from retable.reproduce.plan import Run, plan_runs, resolve_rows
 from retable.reproduce.setting import Setting, directory_of, evaluation_directory
 from retable.tables import Comparison, load_reference
 from retable.tables.reference import Collapse, Value
+from retable.train.recipe import PretrainRecipe
 
 Changed = Callable[..., PretrainRecipe]
 

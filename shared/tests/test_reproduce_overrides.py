@@ -11,10 +11,10 @@ from retable.errors import UserError
 from retable.evaluate.knn import Knn
 from retable.evaluate.linear import LinearProbe
 from retable.methods import MoCoRecipe
-from retable.recipes import PretrainRecipe
 from retable.reproduce.overrides import apply_overrides
 from retable.reproduce.table import Row
-from retable.runs import fingerprint
+from retable.settings import fingerprint
+from retable.train.recipe import PretrainRecipe
 
 Changed = Callable[..., PretrainRecipe]
 

@@ -10,12 +10,12 @@ from retable.errors import UserError
 from retable.evaluate.geometry import Geometry
 from retable.evaluate.knn import Knn
 from retable.evaluate.linear import LinearProbe
-from retable.memory import training_memory
-from retable.recipes import PretrainRecipe
 from retable.reproduce import Figure, Row, Table
 from retable.reproduce.dry_run import render_plan
 from retable.reproduce.plan import Request, plan_runs, price, resolve_rows
-from retable.throughput import forward_flops
+from retable.train.cost import forward_flops
+from retable.train.memory import training_memory
+from retable.train.recipe import PretrainRecipe
 from retable.views import ViewRecipe
 
 Changed = Callable[..., PretrainRecipe]

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from retable.errors import UserError
-from retable.runs import RunDirectory, code_digest, describe, environment, fingerprint
+from retable.settings import describe, fingerprint
+from retable.train.runs import RunDirectory, code_digest, environment
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,9 +25,8 @@ class Outer:
 
 
 def test_equal_recipes_have_equal_fingerprints_in_another_process() -> None:
-    program = (
-        "from retable.runs import fingerprint; print(fingerprint({'b': [1, 2.5], 'a': None}, 3))"
-    )
+    value = "{'b': [1, 2.5], 'a': None}"
+    program = f"from retable.settings import fingerprint\nprint(fingerprint({value}, 3))"
     other = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, check=True
     )
@@ -75,7 +75,7 @@ def test_a_result_that_is_no_json_is_named(tmp_path: Path) -> None:
 def test_a_run_has_one_owner_and_a_killed_owner_leaves_no_lock(tmp_path: Path) -> None:
     directory = RunDirectory(tmp_path / "run")
     hold = (
-        "import sys, time; from pathlib import Path; from retable.runs import RunDirectory\n"
+        "import sys, time; from pathlib import Path; from retable.train.runs import RunDirectory\n"
         "with RunDirectory(Path(sys.argv[1])).locked(): print('held', flush=True); time.sleep(60)"
     )
     owner = subprocess.Popen(

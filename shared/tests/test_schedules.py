@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from retable.errors import UserError
-from retable.schedules import ScheduleRecipe, learning_rate
+from retable.train.schedules import ScheduleRecipe, learning_rate
 
 
 def test_the_epoch_cosine_is_mocos() -> None:

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from retable.queues import KeyQueue
+from retable.nn.queues import KeyQueue
+from retable.nn.scores import ScoreStatistics, queue_score_statistics, score_statistics
 from retable.random import derive_key, normal
-from retable.scores import ScoreStatistics, queue_score_statistics, score_statistics
 
 
 def draw(name: str, *shape: int) -> Tensor:

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from retable.encoders import EncoderRecipe, build_encoder
 from retable.random import initialising
-from retable.shape_inference import LARGE, shapes_only
-from retable.throughput import forward_flops
+from retable.train.cost import forward_flops
+from retable.train.shape_inference import LARGE, shapes_only
 
 torch.set_num_threads(1)
 
@@ -149,9 +149,9 @@ def test_a_wide_network_takes_no_memory_for_its_weights_and_imports_no_compiler(
     program = """
 import resource, sys
 from torch import nn
-from retable.shape_inference import shapes_only
+from retable.train.shape_inference import shapes_only
 from retable.encoders import EncoderRecipe, build_encoder
-from retable.throughput import forward_flops
+from retable.train.cost import forward_flops
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 with shapes_only():
     encoder = build_encoder(EncoderRecipe("resnet50", width=4.0), 0)

@@ -10,11 +10,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from retable.data.shapes import HUES, LUMINANCE, RADIUS, ROTATION, Shapes, tones
-from retable.data.shapes_geometry import box, cut, disc, polygon
-from retable.data.shapes_outlines import catalogue
-from retable.data.shapes_tables import TABLE_EXTENT, TABLE_SIDE, distance_tables
-from retable.data.shapes_textures import BACKGROUND, FOREGROUND, bilinear
+from retable.data.shapes.dataset import HUES, LUMINANCE, RADIUS, ROTATION, Shapes, tones
+from retable.data.shapes.geometry import box, cut, disc, polygon
+from retable.data.shapes.outlines import catalogue
+from retable.data.shapes.tables import TABLE_EXTENT, TABLE_SIDE, distance_tables
+from retable.data.shapes.textures import BACKGROUND, FOREGROUND, bilinear
 from retable.errors import UserError
 
 EVERYTHING = Shapes(600)

@@ -7,10 +7,10 @@ import math
 import pytest
 import torch
 
-from retable.data.shapes import HUES, Shapes
-from retable.data.shapes_labels import HUE_NAMES, LABELLINGS, Labelling, names_of
-from retable.data.shapes_ood import STYLES
-from retable.data.shapes_textures import BACKGROUND, FOREGROUND
+from retable.data.shapes.dataset import HUES, Shapes
+from retable.data.shapes.factors import HUE_NAMES, LABELLINGS, Labelling, names_of
+from retable.data.shapes.textures import BACKGROUND, FOREGROUND
+from retable.data.shapes.variants import STYLES
 from retable.data.sources import open_source
 from retable.errors import UserError
 

@@ -13,8 +13,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from retable import health, states
-from retable.batch_norm import group_batch_norm
 from retable.data.sources import open_source
 from retable.methods import (
     Batch,
@@ -24,14 +22,16 @@ from retable.methods import (
     Siamese,
     SimSiamRecipe,
 )
-from retable.optim import OptimizerRecipe
-from retable.pretrain import pretrain
+from retable.nn.batch_norm import group_batch_norm
 from retable.random import derive_key, initialising, normal
-from retable.recipes import PretrainRecipe
 from retable.reproduce.execute import make_accelerator
-from retable.runs import RunDirectory
-from retable.schedules import ScheduleRecipe
-from retable.training import Execution, Training
+from retable.train import checkpoint, health
+from retable.train.loop import Execution, Training
+from retable.train.optim import OptimizerRecipe
+from retable.train.pretrain import pretrain
+from retable.train.recipe import PretrainRecipe
+from retable.train.runs import RunDirectory
+from retable.train.schedules import ScheduleRecipe
 
 RECIPES: dict[str, MethodRecipe] = {
     "byol": BYOLRecipe(dim=6, hidden_dim=10),
@@ -217,7 +217,7 @@ def train(recipe: PretrainRecipe, folder: Path) -> dict[str, Tensor]:
     source, accelerator = open_source(recipe.data, "train"), make_accelerator("float32")
     execution = Execution(log_every=1, checkpoint_every=1, quiet=True)
     pretrain(recipe, 3, source, directory, accelerator, execution)
-    found = states.load_newest(directory.checkpoints)
+    found = checkpoint.load_newest(directory.checkpoints)
     assert found is not None
     state: dict[str, Tensor] = found[1]["method"]
     return state

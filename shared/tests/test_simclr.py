@@ -8,10 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from retable import distributed
-from retable.batch_norm import group_batch_norm
 from retable.errors import UserError
-from retable.losses import Pairs, info_nce
 from retable.methods import Batch, Progress, SimCLR, SimCLRRecipe
+from retable.nn.batch_norm import group_batch_norm
+from retable.nn.losses import Pairs, info_nce
 from retable.random import derive_key, initialising, normal
 from retable.testing import run_processes
 

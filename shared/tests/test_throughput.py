@@ -6,7 +6,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from retable import throughput
 from retable.encoders import EncoderRecipe, build_encoder
 from retable.methods import (
     BYOLRecipe,
@@ -16,7 +15,8 @@ from retable.methods import (
     moco_v2,
 )
 from retable.methods.method import Batch, Method, MethodRecipe, Progress, StepOutput
-from retable.throughput import Throughput, forward_flops, matmul_rate
+from retable.train import cost
+from retable.train.cost import Throughput, forward_flops, matmul_rate
 
 
 class Net(nn.Module):
@@ -86,7 +86,7 @@ class Quarters(TwoPasses):
 def test_the_share_counts_what_the_encoder_is_given_at_its_sizes(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(throughput, "matmul_rate", lambda device, dtype: 1e6)
+    monkeypatch.setattr(cost, "matmul_rate", lambda device, dtype: 1e6)
     monkeypatch.setattr("time.perf_counter", iter([0.0, 1.0]).__next__)
     method = Quarters()
     method.encoder = nn.Sequential(nn.Conv2d(3, 4, 1))
@@ -98,7 +98,7 @@ def test_the_share_counts_what_the_encoder_is_given_at_its_sizes(
 
 def test_rates_count_images_since_the_last_restart(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = iter([10.0, 12.0, 100.0, 101.0])
-    monkeypatch.setattr(throughput, "matmul_rate", lambda device, dtype: 1e6)
+    monkeypatch.setattr(cost, "matmul_rate", lambda device, dtype: 1e6)
     monkeypatch.setattr("time.perf_counter", lambda: next(clock))
     rates = Throughput(TwoPasses(), batch=50, precision="float32", sizes=[8], step=3)
     first = rates.rates(7)

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from retable import distributed
 from retable.errors import UserError
-from retable.metrics_log import MetricsLog
 from retable.testing import run_processes
-from retable.traces import TraceLog, read_traces
+from retable.train.metrics import MetricsLog
+from retable.train.traces import TraceLog, read_traces
 
 
 def lines(folder: Path) -> list[dict[str, Any]]:

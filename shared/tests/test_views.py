@@ -15,7 +15,7 @@ from torch import Tensor
 from retable import random, views
 from retable.views import ViewParameters, ViewRecipe, colours, cropping
 from retable.views.colours import _blur_basis, _program
-from retable.views.schedule import schedule
+from retable.views.photometric_plan import schedule
 
 RECIPES = {
     "moco_v1": views.moco_v1(32),

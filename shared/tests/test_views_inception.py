@@ -15,11 +15,11 @@ from torch import Tensor
 
 from retable import views
 from retable.errors import UserError
-from retable.patches import PatchGrid
+from retable.nn.patches import PatchGrid
 from retable.random import derive_key, uniform
 from retable.views import ViewRecipe, sample_parameters
 from retable.views.colours import _blur_basis, _program
-from retable.views.schedule import schedule
+from retable.views.photometric_plan import schedule
 
 RECIPES = {
     "rotation": views.inception(24),

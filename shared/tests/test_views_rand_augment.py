@@ -21,8 +21,8 @@ from retable import random, views
 from retable.errors import UserError
 from retable.views import ViewParameters, ViewRecipe, sample_parameters
 from retable.views.colours import _blur_basis, _program
+from retable.views.photometric_plan import schedule
 from retable.views.rand_augment import OPERATIONS, SKIPPED, draw_operations, operation_arguments
-from retable.views.schedule import schedule
 
 GEOMETRIC = ("Rotate", "ShearX", "ShearY", "TranslateXRel", "TranslateYRel")
 FILL = (124, 116, 104)  # ImageNet's mean in levels

@@ -20,20 +20,20 @@ from feature_transform.logits import transformed_logits
 from feature_transform.moco import MoCoFTRecipe
 from feature_transform.recipe import TransformRecipe
 from retable import distributed, views
-from retable.batch_norm import group_batch_norm
 from retable.data.sources import open_source
 from retable.encoders import EncoderRecipe
 from retable.errors import UserError
 from retable.methods.method import Batch, Progress
 from retable.methods.moco import MoCo, moco_v2
-from retable.optim import OptimizerRecipe
-from retable.pretrain import pretrain
+from retable.nn.batch_norm import group_batch_norm
 from retable.random import derive_key, initialising, normal
-from retable.recipes import PretrainRecipe
 from retable.reproduce.execute import make_accelerator
-from retable.runs import RunDirectory
 from retable.testing import run_processes
-from retable.training import Execution
+from retable.train.loop import Execution
+from retable.train.optim import OptimizerRecipe
+from retable.train.pretrain import pretrain
+from retable.train.recipe import PretrainRecipe
+from retable.train.runs import RunDirectory
 
 torch.set_num_threads(1)
 

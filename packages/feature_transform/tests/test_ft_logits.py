@@ -13,8 +13,8 @@ from feature_transform import logits as logits_module
 from feature_transform.draws import Mixture, hard_weights, mixture, positive_weights
 from feature_transform.logits import mixed_scores, transformed_pair, transformed_scores
 from retable.errors import UserError
-from retable.losses import info_nce
-from retable.scores import score_statistics
+from retable.nn.losses import info_nce
+from retable.nn.scores import score_statistics
 
 KEY = 7
 TEMPERATURE = 0.07

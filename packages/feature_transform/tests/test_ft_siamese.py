@@ -17,7 +17,6 @@ from feature_transform import BYOLFTRecipe, SimSiamFTRecipe, TransformRecipe
 from feature_transform import logits as logits_module
 from feature_transform.siamese import mean_loss_weight
 from retable import random
-from retable.batch_norm import group_batch_norm
 from retable.errors import UserError
 from retable.methods import (
     Batch,
@@ -28,7 +27,8 @@ from retable.methods import (
     Siamese,
     SimSiamRecipe,
 )
-from retable.momentum import MomentumRecipe
+from retable.nn.batch_norm import group_batch_norm
+from retable.nn.momentum import MomentumRecipe
 from retable.random import derive_key, initialising, normal
 
 PLAIN: dict[str, MethodRecipe] = {

@@ -16,8 +16,8 @@ from feature_transform.draws import Mixture, mixture, positive_weights
 from feature_transform.simclr import transformed_pairs_logits
 from retable import distributed, random
 from retable.errors import UserError
-from retable.losses import Pairs, info_nce, nt_xent, view_pairs
 from retable.methods import Batch, Progress, SimCLR, SimCLRRecipe
+from retable.nn.losses import Pairs, info_nce, nt_xent, view_pairs
 from retable.random import derive_key, initialising, normal
 from retable.testing import run_processes
 

@@ -17,22 +17,22 @@ from feature_transform.positives import extrapolate_positives
 from feature_transform.recipe import TransformRecipe
 from feature_transform.swav import SwAV, SwAVRecipe
 from retable import distributed, views
-from retable.batch_norm import average_statistics, group_batch_norm
-from retable.checkpoints import load_encoder
 from retable.data.sources import open_source
 from retable.encoders import EncoderRecipe, build_encoder
 from retable.errors import UserError
 from retable.methods.method import Batch, Progress
-from retable.optim import OptimizerRecipe, build_optimizer
-from retable.pretrain import pretrain
+from retable.nn.batch_norm import average_statistics, group_batch_norm
 from retable.random import derive_key, initialising, normal
-from retable.recipes import PretrainRecipe
 from retable.reproduce.execute import make_accelerator
 from retable.reproduce.plan import price
-from retable.runs import RunDirectory
 from retable.testing import run_processes
-from retable.throughput import forward_flops
-from retable.training import Execution, Training
+from retable.train.cost import forward_flops
+from retable.train.loop import Execution, Training
+from retable.train.optim import OptimizerRecipe, build_optimizer
+from retable.train.pretrain import pretrain
+from retable.train.recipe import PretrainRecipe
+from retable.train.runs import RunDirectory
+from retable.weights import load_encoder
 
 torch.set_num_threads(1)
 

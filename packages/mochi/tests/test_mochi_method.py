@@ -12,13 +12,13 @@ from mochi import MoCHi, MoCHiRecipe
 from mochi.analysis import false_negatives, proxy_accuracy
 from mochi.logits import logits_from_draws
 from retable import distributed
-from retable.batch_norm import group_batch_norm
 from retable.errors import UserError
 from retable.methods.method import Batch, Progress
 from retable.methods.moco import MoCo, moco_v2
+from retable.nn.batch_norm import group_batch_norm
 from retable.random import derive_key, initialising, normal
-from retable.schedules import ScheduleRecipe, learning_rate
 from retable.testing import run_processes
+from retable.train.schedules import ScheduleRecipe, learning_rate
 
 RECIPE = MoCHiRecipe(
     queue=32, dim=6, momentum=0.9, n_hard=8, s=10, s_prime=12, mixing_warmup_epochs=1

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from retable.methods.method import Batch, Progress
-from retable.patches import PatchGrid
+from retable.nn.patches import PatchGrid
 from revisiting_ssl import Jigsaw, JigsawRecipe, draw_permutations, join, permutation_set
 
 GRID = PatchGrid(cell=5, patch=3)

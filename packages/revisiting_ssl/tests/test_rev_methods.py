@@ -12,13 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from retable import distributed
-from retable.batch_norm import group_batch_norm
 from retable.encoders import EncoderRecipe, build_encoder
 from retable.errors import UserError
 from retable.methods.method import Batch, Method, MethodRecipe, Progress
-from retable.patches import PatchGrid
+from retable.nn.batch_norm import group_batch_norm
+from retable.nn.patches import PatchGrid
 from retable.random import derive_key, initialising, normal
-from retable.recipe_fields import with_field
+from retable.settings import with_field
 from retable.testing import run_processes
 from revisiting_ssl import (
     ExemplarRecipe,

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from retable.batch_norm import group_batch_norm
+from retable.nn.batch_norm import group_batch_norm
 from revisiting_ssl import PatchHead
 
 

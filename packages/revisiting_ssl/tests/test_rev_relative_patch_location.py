@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from retable.errors import UserError
 from retable.methods.method import Batch, Progress
-from retable.patches import PatchGrid
+from retable.nn.patches import PatchGrid
 from revisiting_ssl import (
     RelativePatchLocation,
     RelativePatchLocationRecipe,

@@ -20,11 +20,11 @@ from feature_transform.logits import mixed_scores, transformed_pair, transformed
 from feature_transform.moco import MoCoFT, MoCoFTRecipe
 from feature_transform.recipe import UNTRANSFORMED, TransformRecipe
 from retable.errors import UserError
-from retable.losses import info_nce
-from retable.methods.measures import embedding_spread, ranking
 from retable.methods.method import Batch, StepOutput
+from retable.methods.metrics import embedding_spread, ranking
 from retable.methods.multi_crop import by_image
-from retable.patches import PatchGrid, cut_patches
+from retable.nn.losses import info_nce
+from retable.nn.patches import PatchGrid, cut_patches
 from retable.random import derive_key
 
 

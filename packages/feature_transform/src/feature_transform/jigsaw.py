@@ -12,8 +12,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from retable.heads import linear_head, mlp_head
-from retable.patches import PatchGrid, cut_patches
+from retable.nn.heads import linear_head, mlp_head
+from retable.nn.patches import PatchGrid, cut_patches
 from retable.random import derive_key, initialising, uniform
 
 

@@ -14,8 +14,8 @@ from feature_transform.recipe import TransformRecipe
 from retable.errors import UserError
 from retable.methods.method import Batch, Metrics
 from retable.methods.moco import MoCo, MoCoRecipe
+from retable.nn.scores import score_statistics
 from retable.random import derive_key
-from retable.scores import score_statistics
 
 
 @dataclass(frozen=True)

@@ -17,11 +17,11 @@ from feature_transform.logits import transformed_pair
 from feature_transform.negatives import mix_negatives
 from feature_transform.recipe import TransformRecipe
 from retable.errors import UserError
-from retable.losses import Pairs
 from retable.methods.method import Batch, Metrics
 from retable.methods.simclr import SimCLR, SimCLRRecipe
+from retable.nn.losses import Pairs
+from retable.nn.scores import score_statistics
 from retable.random import derive_key
-from retable.scores import score_statistics
 
 
 def transformed_pairs_logits(
@@ -33,7 +33,7 @@ def transformed_pairs_logits(
     whose partner is of the anchor's own image.
 
     Args:
-        pairs: of `retable.losses.view_pairs`: 2 B_r anchors, first views before second ones, and
+        pairs: of `retable.nn.losses.view_pairs`: 2 B_r anchors, first views before second ones, and
             2 B columns.
         transform: what is done; a weight belongs to an image, so both of its views share it.
         draw_key: key of the step's draws, equal on all processes.
@@ -42,7 +42,7 @@ def transformed_pairs_logits(
     Returns:
         (2 B_r, 1 + 2 B), the positive first, -inf where an anchor does not see a column.
 
-    >>> from retable.losses import view_pairs
+    >>> from retable.nn.losses import view_pairs
     >>> pairs = view_pairs(*torch.nn.functional.normalize(torch.randn(2, 3, 8), dim=2))
     >>> transformed_pairs_logits(pairs, TransformRecipe(), 5, torch.arange(3)).shape
     torch.Size([6, 7])

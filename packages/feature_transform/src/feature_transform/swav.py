@@ -21,10 +21,10 @@ from feature_transform.recipe import UNTRANSFORMED, TransformRecipe
 from feature_transform.sinkhorn import check_sinkhorn, sinkhorn
 from retable import distributed
 from retable.errors import UserError
-from retable.methods.measures import embedding_spread
 from retable.methods.method import Batch, Method, Metrics, Progress, StepOutput
+from retable.methods.metrics import embedding_spread
 from retable.methods.multi_crop import by_image, encode_crops
-from retable.queues import KeyQueue
+from retable.nn.queues import KeyQueue
 from retable.random import derive_key, initialising
 
 ASSIGNING = 2

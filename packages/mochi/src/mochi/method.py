@@ -15,8 +15,8 @@ from mochi.mixing import check_counts
 from mochi.pool import HardPool, check_pool, hardest
 from retable.methods.method import Batch, Metrics, Progress
 from retable.methods.moco import MoCo, MoCoRecipe
+from retable.nn.scores import score_statistics
 from retable.random import derive_key
-from retable.scores import score_statistics
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """Four pretext tasks (Kolesnikov, Zhai and Beyer, CVPR 2019)."""
 
-from retable.patches import PatchGrid, cut_patches
+from retable.nn.patches import PatchGrid, cut_patches
 from revisiting_ssl.exemplar import Exemplar, ExemplarRecipe
 from revisiting_ssl.jigsaw import Jigsaw, JigsawRecipe, draw_permutations, join
 from revisiting_ssl.patch_head import PatchHead

@@ -5,9 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from retable.batch_norm import rows_per_image
-from retable.dropout import dropout
-from retable.random import initialising
+from retable.nn.batch_norm import rows_per_image
+from retable.random import dropout, initialising
 
 
 class PatchHead(nn.Module):

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from retable.errors import UserError
 from retable.methods.method import Batch, Method, StepOutput
 from retable.methods.multi_crop import by_image
-from retable.patches import PatchGrid, cut_patches
+from retable.nn.patches import PatchGrid, cut_patches
 from retable.random import derive_key
 from revisiting_ssl.classification import classified, only_view
 from revisiting_ssl.output_layer import output_layer

@@ -13,7 +13,7 @@ from retable.data.source import TRAIN
 from retable.data.sources import open_source
 from retable.errors import UserError
 from retable.methods.method import Batch, Method, MethodRecipe, Progress
-from retable.patches import PatchGrid
+from retable.nn.patches import PatchGrid
 from retable.random import derive_key
 from retable.views import ViewRecipe, inception, patch_tasks
 from revisiting_ssl.exemplar import ExemplarRecipe

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from retable.errors import UserError
-from retable.recipe_fields import parse_setting, with_field
+from retable.settings import parse_setting, with_field
 
 if TYPE_CHECKING:
     from retable.data.source import Source
-    from retable.evaluate.evaluation import Evaluation, OpenSource
+    from retable.evaluate.protocol import Evaluation, OpenSource
 
 CHECKPOINT = (
     "a file of Retable, the folder of a run, a ResNet of another program (.safetensors, .pth, "
@@ -25,6 +25,7 @@ CHECKPOINT = (
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Describe the command's arguments."""
     from retable.evaluate import PROTOCOL_NAMES
+    from retable.precision import PRECISIONS
 
     parser.add_argument("checkpoint", metavar="CHECKPOINT", help=CHECKPOINT)
     parser.add_argument(
@@ -52,7 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", help="cpu, cuda or cuda:N; default: a GPU if there is one")
     parser.add_argument(
         "--precision",
-        choices=("float32", "bf16", "fp16"),
+        choices=PRECISIONS,
         default="float32",
         help="of the encoder; default: %(default)s",
     )
@@ -75,14 +76,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Judge a checkpoint by a protocol and print its figures."""
-    from retable.checkpoints import load_encoder
-    from retable.checkpoints.architecture import describe as describe_encoder
     from retable.distributed import process_index
-    from retable.evaluate import protocol
-    from retable.evaluate.evaluation import Where
-    from retable.runs import describe
+    from retable.evaluate import named_protocol
+    from retable.evaluate.protocol import Where
+    from retable.settings import describe
+    from retable.weights import load_encoder
+    from retable.weights.architecture import describe as describe_encoder
 
-    recipe = _with_settings(protocol(options.protocol, options.size), options.settings)
+    recipe = _with_settings(named_protocol(options.protocol, options.size), options.settings)
     device = _join(options.device)
     open_variant = _opener(options.data, options.subset, options.skip_unreadable)
     encoder, encoder_recipe, metadata = load_encoder(options.checkpoint)
@@ -121,7 +122,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _judged_data(recipe: Evaluation) -> str | None:
-    """Return the data set that a protocol names itself (`retable.evaluate.evaluation.Judged`)."""
+    """Return the data set that a protocol names itself (`retable.evaluate.protocol.Judged`)."""
     probe = getattr(recipe, "probe", recipe)
     on = getattr(probe, "on", None)
     return on.data or None if on is not None else None

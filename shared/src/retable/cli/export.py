@@ -17,8 +17,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Write the encoder of a checkpoint in another program's layout."""
-    from retable.checkpoints import load_encoder, save_export
-    from retable.checkpoints.architecture import describe
+    from retable.weights import load_encoder, save_export
+    from retable.weights.architecture import describe
 
     encoder, recipe, _ = load_encoder(options.checkpoint)
     save_export(options.output, encoder, recipe, options.layout)

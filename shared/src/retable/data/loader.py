@@ -1,7 +1,7 @@
 """Batches of finished views, the same whatever the workers and processes.
 
 What is in a batch is a plan, a pure function of the step (`retable.data.plans`); how pixels become
-views is a feed (`retable.data.feeds`). Here they are put together.
+views is a feed (`retable.data.workers`). Here they are put together.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 
 from retable import distributed
-from retable.data.feeds import make_feed, transfer
 from retable.data.plans import EvaluationPlan, TrainingPlan, share_of
 from retable.data.sampler import Sampler
 from retable.data.source import Source
+from retable.data.workers import make_feed, transfer
 from retable.views import ViewRecipe
 
 

@@ -12,7 +12,7 @@ from retable.data.source import TEST, TRAIN, Source, checksum
 from retable.errors import UserError
 
 if TYPE_CHECKING:
-    from retable.data.shapes_labels import Labelling
+    from retable.data.shapes.factors import Labelling
 
 
 class ShapesSource:
@@ -43,7 +43,7 @@ class ShapesSource:
         variant: str = "clean",
         labels: Labelling = "outline",
     ) -> None:
-        from retable.data.shapes import Shapes
+        from retable.data.shapes.dataset import Shapes
 
         self.skip_unreadable = False
         self.unreadable: set[int] = set()

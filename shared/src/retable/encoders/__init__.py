@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, TypeAlias, overload
 
+from retable.encoders.base import Encoder
 from retable.encoders.residual import ResidualEncoder, ResidualRecipe
 from retable.encoders.resnet import DEPTHS, ResNet, silence_residuals
 from retable.encoders.small import SMALL_DEPTHS, SmallResNet
-from retable.encoders.taps import Encoder
 from retable.encoders.vgg import VggEncoder, VggRecipe
 from retable.errors import UserError
 from retable.random import initialising

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from retable.batch_norm import NormConditions
+from retable.nn.batch_norm import NormConditions
 
 
 class Additive(Protocol):

@@ -11,10 +11,10 @@ from typing import Literal, cast
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from retable.encoders.base import Encoder
 from retable.encoders.pooling import compact_maximum, padded_maximum
 from retable.encoders.resnet import BasicBlock, Bottleneck, convolution, make_norm
 from retable.encoders.reversible import ReversibleBlock
-from retable.encoders.taps import Encoder
 from retable.encoders.tensorflow_defaults import tensorflow_defaults
 from retable.encoders.units import PreActivationUnit
 from retable.errors import UserError

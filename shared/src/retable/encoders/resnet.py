@@ -13,7 +13,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from retable.encoders.taps import Encoder
+from retable.encoders.base import Encoder
 
 #: Blocks in each of the four stages, and whether they are bottlenecks.
 DEPTHS: dict[str, tuple[tuple[int, ...], bool]] = {

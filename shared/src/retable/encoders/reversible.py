@@ -11,10 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from retable.batch_norm import NormConditions
 from retable.encoders.recomputation import autocast_enabled, compute_reversibly
 from retable.encoders.units import Branch
 from retable.errors import UserError
+from retable.nn.batch_norm import NormConditions
 
 
 def pool_and_double(x: Tensor, stride: int) -> Tensor:

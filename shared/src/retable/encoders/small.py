@@ -11,8 +11,8 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from retable.encoders.base import Encoder
 from retable.encoders.resnet import BasicBlock, convolution, initialise, make_norm, scaled
-from retable.encoders.taps import Encoder
 
 #: Blocks in each of the three stages.
 SMALL_DEPTHS: dict[str, int] = {"small_resnet8": 1, "small_resnet14": 2, "small_resnet20": 3}

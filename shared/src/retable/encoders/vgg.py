@@ -12,8 +12,8 @@ from typing import cast
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from retable.encoders.base import Encoder
 from retable.encoders.resnet import make_norm
-from retable.encoders.taps import Encoder
 from retable.encoders.tensorflow_defaults import tensorflow_defaults
 from retable.errors import UserError
 

@@ -7,19 +7,19 @@ from typing import TYPE_CHECKING
 from retable.errors import UserError
 
 if TYPE_CHECKING:
-    from retable.evaluate.evaluation import Evaluation
+    from retable.evaluate.protocol import Evaluation
 
 PROTOCOL_NAMES = ("linear", "logistic", "mlp", "knn", "geometry", "ood")
 
 
-def protocol(name: str, size: int | None = None) -> Evaluation:
+def named_protocol(name: str, size: int | None = None) -> Evaluation:
     """Return a protocol with its default settings.
 
     Args:
         name: one of `PROTOCOL_NAMES`.
         size: side of the views in pixels. Images are resized to 8/7 of it and their centre is cut
             out, ImageNet's 256 for 224; below 96 px, where ImageNet's convention is not in use,
-            they are resized to it. None: `retable.evaluate.evaluation.natural_test_view`.
+            they are resized to it. None: `retable.evaluate.protocol.natural_test_view`.
 
     Raises:
         UserError: the name is none of these.
@@ -27,7 +27,7 @@ def protocol(name: str, size: int | None = None) -> Evaluation:
     from retable.evaluate.geometry import Geometry
     from retable.evaluate.knn import Knn
     from retable.evaluate.linear import LinearProbe
-    from retable.evaluate.logistic import LogisticProbe
+    from retable.evaluate.logistic.probe import LogisticProbe
     from retable.evaluate.mlp import MlpProbe
     from retable.evaluate.ood import OutOfDistribution
     from retable.views import center, crop_and_flip

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from retable.data.plans import share_of
 from retable.distributed import broadcast, gather, process_count, process_index
 from retable.errors import UserError
-from retable.evaluate.evaluation import Part
-from retable.evaluate.feature_cache import FeatureCache
+from retable.evaluate.cache import FeatureCache
 from retable.evaluate.frozen import FrozenEncoder, freeze
+from retable.evaluate.protocol import Part
 from retable.evaluate.representation import (
     PRE_LOGITS,
     Representation,
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from retable.data.source import Source
-    from retable.evaluate.evaluation import Where
+    from retable.evaluate.protocol import Where
     from retable.views import ViewRecipe
 
 

@@ -13,29 +13,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from retable.digests import digest_of_tensors
 from retable.encoders import ResNet, SmallResNet
 from retable.errors import UserError
-
-_AUTOCAST_TYPES = {
-    "float32": None,
-    "no": None,
-    "bf16": torch.bfloat16,
-    "fp16": torch.float16,
-}
-
-
-def autocast_type(precision: str) -> torch.dtype | None:
-    """Return the type that "bf16", "fp16", "float32" (also called "no") stand for; None: float32.
-
-    Raises:
-        UserError: the name is none of these.
-    """
-    if precision not in _AUTOCAST_TYPES:
-        raise UserError(
-            f"precision {precision!r} is unknown: choose one of {', '.join(_AUTOCAST_TYPES)}."
-        )
-    return _AUTOCAST_TYPES[precision]
+from retable.files import digest_of_tensors
+from retable.precision import autocast_dtype
 
 
 def _unwrapped(encoder: nn.Module) -> nn.Module:
@@ -118,7 +99,7 @@ class FrozenEncoder:
         original = _unwrapped(encoder)
         self.device = torch.device(device)
         self.precision = precision
-        self._type = autocast_type(precision)
+        self._type = autocast_dtype(precision)
         frozen = copy.deepcopy(original).eval().requires_grad_(False).to(self.device)
         self.digest = digest_of_tensors(frozen.state_dict())
         self.structure = structure(frozen)

@@ -11,15 +11,15 @@ from torch import Tensor, nn
 
 from retable.errors import UserError
 from retable.evaluate.classifier import check_labels
-from retable.evaluate.evaluation import Where, natural_test_view
 from retable.evaluate.features import represent
 from retable.evaluate.frozen import FrozenEncoder, freeze
+from retable.evaluate.protocol import Where, natural_test_view
 from retable.evaluate.representation import PRE_LOGITS, Representation
 from retable.progress import bar
 from retable.views import ViewRecipe
 
 if TYPE_CHECKING:
-    from retable.evaluate.evaluation import OpenSource
+    from retable.evaluate.protocol import OpenSource
 
 
 def alignment(features: Tensor, labels: Tensor) -> Tensor:

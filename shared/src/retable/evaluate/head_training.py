@@ -23,14 +23,14 @@ from retable import random
 from retable.distributed import process_index
 from retable.errors import UserError
 from retable.evaluate.classifier import accuracy, check_labels
-from retable.evaluate.evaluation import Splits, Where, described
 from retable.evaluate.features import Features, represent
 from retable.evaluate.frozen import FrozenEncoder
+from retable.evaluate.protocol import Splits, Where, described
 from retable.evaluate.representation import Representation
 from retable.evaluate.resume import Checkpoints
 from retable.files import write_json
 from retable.progress import bar
-from retable.runs import describe
+from retable.settings import describe
 
 if TYPE_CHECKING:
     from retable.views import ViewRecipe

@@ -17,7 +17,10 @@ from retable import random
 from retable.data.subsets import Subset
 from retable.errors import UserError
 from retable.evaluate.classifier import LinearClassifier
-from retable.evaluate.evaluation import (
+from retable.evaluate.frozen import FrozenEncoder, freeze
+from retable.evaluate.head_training import EpochFigures, last_and_best, train_heads
+from retable.evaluate.linear_steps import ProbeState, sgd_step
+from retable.evaluate.protocol import (
     Judged,
     Splits,
     Where,
@@ -25,16 +28,13 @@ from retable.evaluate.evaluation import (
     natural_train_view,
     open_judged,
 )
-from retable.evaluate.frozen import FrozenEncoder, freeze
-from retable.evaluate.head_training import EpochFigures, last_and_best, train_heads
-from retable.evaluate.linear_steps import ProbeState, sgd_step
 from retable.evaluate.representation import Representation
-from retable.schedules import ScheduleRecipe, learning_rate
+from retable.train.schedules import ScheduleRecipe, learning_rate
 from retable.views import ViewRecipe
 
 if TYPE_CHECKING:
     from retable.data.source import Source
-    from retable.evaluate.evaluation import OpenSource
+    from retable.evaluate.protocol import OpenSource
 
 TRUST_COEFFICIENT = 1e-3
 """LARS's eta, in You et al. (2017) and in SimSiam's code."""
@@ -68,7 +68,8 @@ class LinearProbe:
         milestones: zero-based epochs from which the learning rate is multiplied by ``gamma``; of
             the step schedule alone.
         gamma: that factor.
-        optimizer: "sgd", or "lars": SGD whose steps are scaled by |w| / |g| (`retable.optim.LARS`).
+        optimizer: "sgd", or "lars": SGD whose steps are scaled by |w| / |g|
+            (`retable.train.optim.LARS`).
         schedule: "step", or "cosine": from ``lr`` down towards 0, set anew for each epoch.
         train_view: drawn anew in every epoch (R2: random crop of scale (0.08, 1) and flip), or
             computed once if nothing of it is drawn; None: `natural_train_view`.

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from retable import random
 from retable.evaluate.classifier import LinearClassifier
-from retable.optim import trust_ratios
+from retable.train.optim import trust_ratios
 
 
 @dataclass
@@ -72,7 +72,8 @@ def sgd_step(
     """Make one step of SGD on the mean cross-entropy of a batch, in place, without autograd.
 
     The L classifiers share two matrix products. Equal to `torch.optim.SGD` on a linear layer, with
-    momentum without dampening and weight decay on weight and bias; or to `retable.optim.LARS`.
+    momentum without dampening and weight decay on weight and bias; or to
+    `retable.train.optim.LARS`.
 
     Args:
         state: L classifiers, changed.

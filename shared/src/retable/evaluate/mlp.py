@@ -14,15 +14,15 @@ from torch import Tensor, nn
 
 from retable import random
 from retable.errors import UserError
-from retable.evaluate.evaluation import Judged, Where, natural_test_view, open_judged
 from retable.evaluate.frozen import FrozenEncoder, freeze
 from retable.evaluate.head_training import last_and_best, train_heads
 from retable.evaluate.mlp_steps import MlpState, mlp_step
+from retable.evaluate.protocol import Judged, Where, natural_test_view, open_judged
 from retable.evaluate.representation import Representation
 from retable.views import ViewRecipe
 
 if TYPE_CHECKING:
-    from retable.evaluate.evaluation import OpenSource
+    from retable.evaluate.protocol import OpenSource
 
 
 @dataclass(frozen=True)

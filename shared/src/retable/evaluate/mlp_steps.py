@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from retable import random
-from retable.dropout import dropout
+from retable.random import dropout
 
 
 @dataclass
@@ -102,7 +102,7 @@ def mlp_step(
         lr: learning rate.
         momentum: SGD's momentum, without dampening.
         penalty: see `layer_penalty`; biases are free.
-        rate: share of the hidden units that is dropped, see `retable.dropout.dropout`.
+        rate: share of the hidden units that is dropped, see `retable.random.dropout`.
         key: of what is dropped.
         numbers: (B,) int64, the rows' numbers among all that share the key.
 

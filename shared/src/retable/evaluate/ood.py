@@ -10,15 +10,15 @@ from torch import nn
 
 from retable.errors import UserError
 from retable.evaluate.classifier import accuracy
-from retable.evaluate.evaluation import Where, open_judged
 from retable.evaluate.features import represent
 from retable.evaluate.frozen import FrozenEncoder, freeze
 from retable.evaluate.linear import LinearProbe
-from retable.evaluate.logistic import LogisticProbe
+from retable.evaluate.logistic.probe import LogisticProbe
+from retable.evaluate.protocol import Where, open_judged
 from retable.progress import bar
 
 if TYPE_CHECKING:
-    from retable.evaluate.evaluation import OpenSource
+    from retable.evaluate.protocol import OpenSource
 
 
 def summary(by_variant: dict[str, float]) -> dict[str, float]:
@@ -106,6 +106,6 @@ class OutOfDistribution:
 
 
 def _all_variants() -> tuple[str, ...]:
-    from retable.data.shapes import OOD_VARIANTS
+    from retable.data.shapes.dataset import OOD_VARIANTS
 
     return OOD_VARIANTS

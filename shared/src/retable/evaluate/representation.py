@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from retable.errors import UserError
-from retable.patches import PatchGrid, cut_patches
+from retable.nn.patches import PatchGrid, cut_patches
 
 if TYPE_CHECKING:
     from retable.data.source import Source

@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from retable import states
 from retable.distributed import gather, process_index
 from retable.errors import UserError
+from retable.train import checkpoint
 
 
 @dataclass(frozen=True)
@@ -27,8 +27,8 @@ class Saved:
 class Checkpoints:
     """The two newest states of one probe in ``directory``; None keeps nothing.
 
-    ``identity`` are JSON values: all that the probe's result depends on. See `retable.states` for
-    what becomes of damaged files.
+    ``identity`` are JSON values: all that the probe's result depends on. See
+    `retable.train.checkpoint` for what becomes of damaged files.
     """
 
     def __init__(self, directory: Path | None, name: str, **identity: Any) -> None:
@@ -43,7 +43,7 @@ class Checkpoints:
         on_cpu = {name: value.detach().cpu().clone() for name, value in tensors.items()}
         state = {"identity": self.identity, "tensors": on_cpu, "facts": facts}
         self.directory.mkdir(parents=True, exist_ok=True)
-        states.save(self.directory, epoch, state, name=self.name)
+        checkpoint.save(self.directory, epoch, state, name=self.name)
 
     def load(self, device: torch.device | str = "cpu") -> Saved | None:
         """Return the newest undamaged state, None where there is none.
@@ -65,7 +65,7 @@ class Checkpoints:
         return saved
 
     def _newest(self) -> Saved | None:
-        found = states.load_newest(self.directory, name=self.name) if self.directory else None
+        found = checkpoint.load_newest(self.directory, name=self.name) if self.directory else None
         if found is None:
             return None
         epoch, state = found

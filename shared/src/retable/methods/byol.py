@@ -10,10 +10,10 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from retable.heads import byol_head
 from retable.methods.method import Progress
 from retable.methods.siamese import Siamese
-from retable.momentum import MomentumCopy, MomentumRecipe
+from retable.nn.heads import byol_head
+from retable.nn.momentum import MomentumCopy, MomentumRecipe
 from retable.random import derive_key
 
 

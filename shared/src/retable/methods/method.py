@@ -77,7 +77,7 @@ class Method(nn.Module):
             that is trained on (forward and backward), 1 for one that is only encoded.
         held_out: whether the scalars of `StepOutput.metrics` mean something on images that are not
             trained on, in evaluation mode: the accuracy in a task whose labels are at hand, for
-            instance (`retable.held_out`).
+            instance (`retable.train.pretext_metrics`).
     """
 
     encoder: nn.Module

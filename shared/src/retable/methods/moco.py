@@ -19,15 +19,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from retable import distributed
-from retable.batch_norm import shuffled
-from retable.heads import linear_head, mlp_head
-from retable.losses import info_nce
-from retable.methods.measures import embedding_spread, ranking
 from retable.methods.method import Batch, Method, Metrics, Progress, StepOutput
-from retable.momentum import MomentumCopy
-from retable.queues import KeyQueue
+from retable.methods.metrics import embedding_spread, ranking
+from retable.nn.batch_norm import shuffled
+from retable.nn.heads import linear_head, mlp_head
+from retable.nn.losses import info_nce
+from retable.nn.momentum import MomentumCopy
+from retable.nn.queues import KeyQueue
+from retable.nn.scores import queue_score_statistics
 from retable.random import derive_key
-from retable.scores import queue_score_statistics
 
 
 @dataclass(frozen=True)
@@ -147,7 +147,7 @@ class MoCo(Method):
     def trace(self, logits: Tensor, queries: Tensor, keys: Tensor, batch: Batch) -> Metrics:
         """Return the scalars to keep of every step: the statistics of the raw scores.
 
-        Of all rows of the queue, at the cost of the queue's moments (`retable.scores`), whatever
+        Of all rows of the queue, at the cost of the queue's moments (`retable.nn.scores`), whatever
         the loss made of them; an heir that scores other pairs adds the statistics of its
         ``logits`` (B_r, 1 + K + ...) as ``transformed_*``.
         """

@@ -12,7 +12,7 @@ from itertools import groupby
 import torch
 from torch import Tensor, nn
 
-from retable.batch_norm import rows_per_image
+from retable.nn.batch_norm import rows_per_image
 
 
 def encode_crops(encoder: nn.Module, crops: Sequence[Tensor]) -> Tensor:

@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from retable.methods.measures import embedding_spread, quantiles
 from retable.methods.method import Batch, Method, Metrics, StepOutput
+from retable.methods.metrics import embedding_spread, quantiles
 
 
 class Siamese(Method):

@@ -17,13 +17,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from retable.errors import UserError
-from retable.heads import mlp_head, simclr_head
-from retable.losses import Pairs, info_nce, view_pairs
-from retable.methods.measures import embedding_spread, ranking
 from retable.methods.method import Batch, Method, Metrics, StepOutput
+from retable.methods.metrics import embedding_spread, ranking
 from retable.methods.multi_crop import by_image, encode_crops
+from retable.nn.heads import mlp_head, simclr_head
+from retable.nn.losses import Pairs, info_nce, view_pairs
+from retable.nn.scores import score_statistics
 from retable.random import derive_key
-from retable.scores import score_statistics
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ class SimCLR(Method):
         """Return the scores of pairs, not yet divided by the temperature.
 
         Args:
-            pairs: of `retable.losses.view_pairs`: 2 B_r anchors, first views before second ones,
+            pairs: of `retable.nn.losses.view_pairs`: 2 B_r anchors, first views before second ones,
                 and 2 B columns.
             batch: this process's share.
 

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from retable.heads import simsiam_predictor, simsiam_projector
 from retable.methods.siamese import Siamese
+from retable.nn.heads import simsiam_predictor, simsiam_projector
 from retable.random import derive_key
 
 

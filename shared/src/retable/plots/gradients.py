@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy
 
 from retable.errors import UserError
-from retable.gradient_landscape import Landscape
 from retable.plots.curves import Places, Values
 from retable.plots.drawing import new_figure
 from retable.plots.modules import Rows
+from retable.train.gradients import Landscape
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

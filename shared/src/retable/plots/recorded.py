@@ -15,12 +15,12 @@ from typing import Any
 import numpy
 
 from retable.errors import UserError
-from retable.gradient_landscape import Landscape, read_landscape
-from retable.metrics_log import MetricsLog
 from retable.plots.labels import flatten, label_runs
 from retable.plots.score_curves import ScoreCurves
-from retable.runs import RunDirectory, read_json
-from retable.traces import read_traces
+from retable.train.gradients import Landscape, read_landscape
+from retable.train.metrics import MetricsLog
+from retable.train.runs import RunDirectory, read_json
+from retable.train.traces import read_traces
 
 Run = str | os.PathLike[str]
 
@@ -112,7 +112,7 @@ def _no_damage(path: Path) -> Iterator[None]:
     except (ValueError, LookupError, TypeError, AttributeError) as error:
         raise UserError(
             f"{path} is damaged ({type(error).__name__}: {error}): expected lines such as "
-            "retable.traces and retable.gradient_landscape write, so give another run."
+            "retable.train.traces and retable.train.gradients write, so give another run."
         ) from None
 
 

@@ -11,10 +11,11 @@ from pathlib import Path
 import torch
 
 from retable.errors import UserError
+from retable.precision import PRECISIONS
 from retable.reproduce.plan import Request
 from retable.reproduce.setting import Setting
 from retable.reproduce.table import SCALES, Table
-from retable.training import Execution
+from retable.train.loop import Execution
 
 RECORDING_SEEDS = (1, 2, 3, 4, 5)
 """Seeds of a recording: fewer than five say little of a spread; a table is run with seed 0."""
@@ -192,7 +193,7 @@ def _parser(table: Table) -> argparse.ArgumentParser:
     add("--processes", type=_positive, help="one for each GPU by default; gloo processes on a CPU")
     add("--jobs", type=_positive, help="runs side by side on a CPU; one for each core by default")
     add("--workers", type=_count, help="decoding processes of each training process")
-    add("--mixed-precision", choices=("float32", "bf16", "fp16"), help="float32 by default")
+    add("--mixed-precision", choices=PRECISIONS, help="float32 by default")
     add("--accumulate", type=_positive, default=1, help="micro-batches, where the method allows it")
     add("--compile", action="store_true", help="torch.compile the encoders")
     add("--resident", action="store_true", help="keep the decoded images on the device")

@@ -8,15 +8,15 @@ from collections.abc import Iterable
 from retable.data.sampler import Sampler
 from retable.encoders import EncoderRecipe
 from retable.errors import UserError
-from retable.evaluate.evaluation import open_judged, open_splits, without_held_out
+from retable.evaluate.protocol import open_judged, open_splits, without_held_out
 from retable.methods import SupervisedRecipe
-from retable.pretrain import check_fit
-from retable.queues import KeyQueue
-from retable.recipes import PretrainRecipe, build_method
+from retable.nn.queues import KeyQueue
 from retable.reproduce.execute import opener
 from retable.reproduce.plan import Run
 from retable.reproduce.setting import Setting, directory_of
-from retable.shape_inference import shapes_only
+from retable.train.pretrain import check_fit
+from retable.train.recipe import PretrainRecipe, build_method
+from retable.train.shape_inference import shapes_only
 
 
 def check_recipes(runs: Iterable[Run], processes: int, setting: Setting) -> None:

@@ -5,7 +5,7 @@ nothing of how it knew. The criterion is ours: any one of
 
 - the loss became NaN or infinite, or the training was stopped because the embedding collapsed;
 - positives do not stand out: over the last epoch their mean score lies within 5 % of the
-  negatives' std of the negatives' mean score (`retable.health.ALIKE`);
+  negatives' std of the negatives' mean score (`retable.train.health.ALIKE`);
 - the linear probe is below three times chance.
 """
 
@@ -15,10 +15,10 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from retable import health
+from retable.train import health
 
 ENDINGS = (health.COLLAPSE, health.DIVERGED)
-"""The kinds of `retable.training.TrainingFailedError` that count as a collapse."""
+"""The kinds of `retable.train.loop.TrainingFailedError` that count as a collapse."""
 TIMES_CHANCE = 3.0
 """A probe below this many times chance has found next to nothing in the features."""
 

@@ -10,8 +10,8 @@ from pathlib import Path
 from retable import distributed
 from retable.data.sources import open_source
 from retable.errors import UserError
-from retable.evaluate.evaluation import without_held_out
-from retable.launched import end_with_launcher
+from retable.evaluate.protocol import without_held_out
+from retable.processes import end_with_launcher
 from retable.reproduce import arguments, checks, execute, launch, results
 from retable.reproduce.arguments import Command
 from retable.reproduce.dry_run import render_plan

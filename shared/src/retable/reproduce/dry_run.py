@@ -8,11 +8,11 @@ from collections.abc import Iterator
 from typing import Any
 
 from retable.distributed import process_count
-from retable.memory import training_memory
-from retable.recipes import PretrainRecipe
 from retable.reproduce.plan import Run, price
 from retable.reproduce.table import Table
-from retable.runs import describe
+from retable.settings import describe
+from retable.train.memory import training_memory
+from retable.train.recipe import PretrainRecipe
 
 MOST_DIFFERENCES = 8
 """So many fields at most may differ for a recipe to be told by what it is like."""
@@ -22,7 +22,7 @@ def render_plan(table: Table, runs: list[Run], scale: str, images: int, parts: i
     """Describe every run: its resolved recipe, its evaluations, images, operations and memory.
 
     A recipe that differs from an earlier one in a few fields is told by these, as ``--set`` takes
-    them; its full form is one `retable.runs.describe` writes, as JSON.
+    them; its full form is one `retable.settings.describe` writes, as JSON.
 
     Args:
         table: the table.

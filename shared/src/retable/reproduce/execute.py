@@ -15,26 +15,28 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from retable import files
-from retable.checkpoints import load_encoder
 from retable.data.source import Source
 from retable.data.sources import open_source
-from retable.evaluate.evaluation import Evaluation, Where, without_held_out
 from retable.evaluate.geometry import Geometry
 from retable.evaluate.knn import Knn
-from retable.held_out import held_out_metrics
+from retable.evaluate.protocol import Evaluation, Where, without_held_out
 from retable.methods.method import Method, Progress
-from retable.pretrain import pretrain
-from retable.recipes import PretrainRecipe
+from retable.precision import accelerate_mode
 from retable.reproduce.finished import collect, failure, storable
 from retable.reproduce.plan import Run
 from retable.reproduce.setting import Setting, directory_of, evaluation_directory
 from retable.reproduce.side_by_side import run_side_by_side
-from retable.runs import RunDirectory, code_digest, describe, environment
-from retable.training import Monitor, TrainingFailedError
+from retable.settings import describe
+from retable.train.loop import Monitor, TrainingFailedError
+from retable.train.pretext_metrics import held_out_metrics
+from retable.train.pretrain import pretrain
+from retable.train.recipe import PretrainRecipe
+from retable.train.runs import RunDirectory, code_digest, environment
 from retable.views import without_draws
+from retable.weights import load_encoder
 
 if TYPE_CHECKING:
-    from retable.evaluate.evaluation import OpenSource
+    from retable.evaluate.protocol import OpenSource
 
 
 def execute(runs: Iterable[Run], setting: Setting) -> None:
@@ -97,11 +99,10 @@ def make_accelerator(precision: str) -> Any:
     from accelerate.accelerator import Accelerator
     from accelerate.utils.dataclasses import DistributedDataParallelKwargs
 
-    modes = {"float32": "no", "bf16": "bf16", "fp16": "fp16"}
     # The queue is equal on all processes by construction and batch-norm statistics are averaged
     # when they are read: broadcasting buffers would send both at every step for nothing.
     ddp = DistributedDataParallelKwargs(broadcast_buffers=False)
-    return Accelerator(mixed_precision=modes[precision], kwargs_handlers=[ddp])
+    return Accelerator(mixed_precision=accelerate_mode(precision), kwargs_handlers=[ddp])
 
 
 @functools.lru_cache(maxsize=8)

@@ -8,11 +8,11 @@ from collections.abc import Iterator, Mapping
 from types import MappingProxyType
 from typing import Any
 
-from retable.metrics_log import MetricsLog
 from retable.reproduce.plan import Run
 from retable.reproduce.setting import Setting, directory_of, evaluation_directory
 from retable.reproduce.table import History
-from retable.runs import code_digest, read_json
+from retable.train.metrics import MetricsLog
+from retable.train.runs import code_digest, read_json
 
 _NOT_FINITE = ("nan", "inf", "-inf")
 

@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 
 from retable.errors import UserError
-from retable.launched import PARENT
+from retable.processes import PARENT
 
 _MISTAKES = "RETABLE_MISTAKES"
 """Environment variable of our children: the folder where they leave what to tell the user."""
@@ -80,7 +80,7 @@ def _start_accelerate(
     words: list[str], processes: int, variables: Mapping[str, str]
 ) -> subprocess.Popen[bytes]:
     """Start accelerate's launcher, which starts one process for each GPU."""
-    launcher = [sys.executable, "-m", "retable.launched", str(os.getpid())]
+    launcher = [sys.executable, "-m", "retable.processes", str(os.getpid())]
     launcher += ["accelerate.commands.launch", "--multi_gpu", "--num_machines", "1"]
     launcher += ["--mixed_precision", "no", "--dynamo_backend", "no"]
     launcher += ["--num_processes", str(processes)]

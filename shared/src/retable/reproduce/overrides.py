@@ -7,8 +7,8 @@ from collections.abc import Iterable
 from typing import Any
 
 from retable.errors import UserError
-from retable.recipe_fields import parse_setting, with_field
 from retable.reproduce.table import Row
+from retable.settings import parse_setting, with_field
 
 
 def apply_overrides(row: Row, overrides: Iterable[str]) -> Row:

@@ -9,13 +9,13 @@ from dataclasses import dataclass
 
 from retable.encoders import AnyEncoderRecipe, EncoderRecipe, build_encoder
 from retable.errors import UserError
-from retable.evaluate.evaluation import Evaluation
-from retable.recipes import PretrainRecipe
+from retable.evaluate.protocol import Evaluation
 from retable.reproduce.overrides import apply_overrides
 from retable.reproduce.table import Row, Table
-from retable.runs import fingerprint
-from retable.shape_inference import shapes_only
-from retable.throughput import forward_flops
+from retable.settings import fingerprint
+from retable.train.cost import forward_flops
+from retable.train.recipe import PretrainRecipe
+from retable.train.shape_inference import shapes_only
 
 
 @dataclass(frozen=True)

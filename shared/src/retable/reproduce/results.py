@@ -16,7 +16,6 @@ from retable.reproduce.outcomes import Outcomes
 from retable.reproduce.plan import Run, kept
 from retable.reproduce.setting import Setting, directory_of
 from retable.reproduce.table import Figures, Histories, History, Row, Table
-from retable.runs import read_json
 from retable.tables import (
     Comparison,
     Measured,
@@ -30,6 +29,7 @@ from retable.tables import (
     supports_colour,
     write_reference,
 )
+from retable.train.runs import read_json
 
 
 def load_references(table: Table, scale: str) -> tuple[Reference, Reference]:

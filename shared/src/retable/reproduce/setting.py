@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from retable.evaluate.evaluation import Evaluation
+from retable.evaluate.protocol import Evaluation
 from retable.reproduce.plan import Run
-from retable.runs import RunDirectory, fingerprint
-from retable.training import Execution
+from retable.settings import fingerprint
+from retable.train.loop import Execution
+from retable.train.runs import RunDirectory
 
 
 @dataclass(frozen=True)

@@ -10,12 +10,12 @@ from dataclasses import dataclass, field, replace
 
 from retable import views
 from retable.encoders import EncoderRecipe
-from retable.evaluate.evaluation import Evaluation
 from retable.evaluate.geometry import Geometry
 from retable.evaluate.linear import LinearProbe
+from retable.evaluate.protocol import Evaluation
 from retable.methods.method import MethodRecipe
-from retable.optim import OptimizerRecipe
-from retable.recipes import PretrainRecipe
+from retable.train.optim import OptimizerRecipe
+from retable.train.recipe import PretrainRecipe
 from retable.views import ViewRecipe
 
 

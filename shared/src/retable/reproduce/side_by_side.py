@@ -13,7 +13,7 @@ from typing import Any
 
 from retable import progress
 from retable.errors import UserError
-from retable.launched import end_with
+from retable.processes import end_with
 
 
 def run_side_by_side(calls: Sequence[Callable[[], None]], jobs: int) -> None:

@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from retable.evaluate.evaluation import Evaluation
-from retable.recipes import PretrainRecipe
+from retable.evaluate.protocol import Evaluation
 from retable.reproduce.collapse import CollapseCriterion
 from retable.tables import Comparison
+from retable.train.recipe import PretrainRecipe
 
 SCALES = ("proxy", "paper", "smoke")
 
@@ -26,8 +26,8 @@ class History:
     Attributes:
         epochs: the means of each epoch, ``epoch`` among their names; where the training failed,
             those before.
-        folder: the run's own: `retable.traces.read_traces` reads there what was recorded of every
-            step, `retable.gradient_landscape.read_landscape` the gradients of every epoch.
+        folder: the run's own: `retable.train.traces.read_traces` reads there what was recorded of
+            every step, `retable.train.gradients.read_landscape` the gradients of every epoch.
         figures: the run's figures by name, as `Figure` calls them, once it is complete.
     """
 

@@ -187,7 +187,7 @@ def patch_tasks(
 
     Source: Kolesnikov et al. 2019: 292 x 292 pixels whatever the aspect, grey by the channels'
     mean, a random window of 255, neither flips nor colours. The supplement says grey with
-    probability 1/3, the official code's ``config/jigsaw`` 0.66. `retable.patches.cut_patches`
+    probability 1/3, the official code's ``config/jigsaw`` 0.66. `retable.nn.patches.cut_patches`
     standardises each patch, not the view.
     """
     return ViewRecipe(

@@ -1,7 +1,7 @@
 """Colours: jitter, greyscale, blur, solarise, RandAugment, normalise, each sample by its draws.
 
-`retable.views.schedule` puts the steps in order; here they are computed. Channels lie apart,
-(3, B, S, S), so that every operation runs over contiguous planes.
+`retable.views.photometric_plan` puts the steps in order; here they are computed. Channels lie
+apart, (3, B, S, S), so that every operation runs over contiguous planes.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from functools import lru_cache, partial
 import torch
 from torch import Tensor
 
-from retable.patches import standardise
+from retable.nn.patches import standardise
 from retable.views import affine, levels
+from retable.views.photometric_plan import BLENDS, Schedule, Subset, schedule
 from retable.views.recipe import ViewRecipe
 from retable.views.sampling import ViewParameters
-from retable.views.schedule import BLENDS, Schedule, Subset, schedule
 
 # So many values are worked through at once on a CPU, in order to stay in its cache.
 _CPU_PIECE = 1 << 19

@@ -73,7 +73,7 @@ class ViewRecipe:
         mean: subtracted from each channel at the end.
         std: divides each channel at the end.
         standardise: instead of ``mean`` and ``std`` take each view's own, over channels and pixels
-            jointly, see `retable.patches.standardise`.
+            jointly, see `retable.nn.patches.standardise`.
 
     Raises:
         UserError: a value out of range, named.

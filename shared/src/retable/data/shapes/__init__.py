@@ -1,0 +1,1 @@
+"""Shapes, the built-in procedural data set."""

@@ -1,0 +1,350 @@
+"""The outlines of the shapes data set: 76 figures, 19 families of 4 members.
+
+Every outline is upright: turned by 90 or 180 degrees, mirrored or not, it is another figure, so
+that a rotation can be told from one image. No two are mirror images of each other, so that a
+horizontal flip keeps the class. Coordinates inside a definition are free (x to the right, y up);
+``shapes_tables`` centres and scales.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from functools import lru_cache
+
+from retable.data.shapes.geometry import (
+    Outline,
+    box,
+    common,
+    cut,
+    disc,
+    polygon,
+    regular,
+    ring,
+    stroke,
+    union,
+)
+
+# The families. Where members differ by a count, the count is the member.
+
+
+def _notched() -> list[Outline]:
+    notch = polygon((-0.45, -1.3), (0.45, -1.3), (0.0, -0.05))
+    bodies = [
+        regular(3, 1.15, y0=-0.3),
+        box(-0.85, -0.85, 0.85, 0.85),
+        disc(0, 0, 1),
+        polygon((0, 1.1), (1, 0), (0, -1.1), (-1, 0)),
+    ]
+    return [cut(body, notch) for body in bodies]
+
+
+def _stars() -> list[Outline]:
+    tail = polygon((-0.28, 0.1), (0.28, 0.1), (0, -1.5))
+    return [
+        regular(5, inner=0.4),
+        regular(3, inner=0.24),
+        union(regular(4, 0.85, inner=0.28, y0=0.3), tail),
+        regular(7, inner=0.62),
+    ]
+
+
+def _flower(petals: int) -> Outline:
+    ahead = {2: math.pi / 2, 4: math.pi / 4}.get(petals, 0.0)
+    radius = {2: 0.42, 3: 0.4, 4: 0.36, 6: 0.24}[petals]
+    angles = [ahead + 2 * math.pi * i / petals for i in range(petals)]
+    blossom = [disc(0.55 * math.sin(a), 0.3 + 0.55 * math.cos(a), radius) for a in angles]
+    return union(*blossom, disc(0, 0.3, 0.26), box(-0.11, -1.15, 0.11, 0.3))
+
+
+def _comb(heights: Sequence[float]) -> Outline:
+    step = 2 / (2 * len(heights) - 1)
+    prongs = [
+        box(-1 + 2 * i * step, -0.6, -1 + (2 * i + 1) * step, height)
+        for i, height in enumerate(heights)
+    ]
+    return union(box(-1, -0.95, 1, -0.5), *prongs)
+
+
+def _arrows() -> list[Outline]:
+    head = polygon((0, 1), (0.85, 0.1), (-0.85, 0.1))
+    shaft = box(-0.24, -1, 0.24, 0.2)
+    caret = polygon((0, 0.9), (1, -0.2), (1, -0.85), (0, 0.15), (-1, -0.85), (-1, -0.2))
+    turn = union(box(-0.8, -1, -0.35, 0.55), box(-0.8, 0.1, 0.3, 0.55))
+    return [
+        union(head, shaft),
+        caret,
+        union(head, shaft, box(-0.8, -1, 0.8, -0.65)),
+        union(turn, polygon((0.2, 0.95), (0.9, 0.33), (0.2, -0.3))),
+    ]
+
+
+def _mast(bars: Sequence[tuple[float, float]]) -> Outline:
+    crossbars = [box(-half, y - 0.15, half, y + 0.15) for y, half in bars]
+    return union(box(-0.18, -1, 0.18, 1), *crossbars)
+
+
+def _masts() -> list[Outline]:
+    return [
+        union(box(-0.2, -1, 0.2, 0.9), box(-0.9, 0.5, 0.9, 0.9)),
+        _mast([(0.35, 0.7)]),
+        _mast([(0.6, 0.42), (0.1, 0.75)]),
+        _mast([(0.55, 0.35), (0.0, 0.6), (-0.55, 0.85)]),
+    ]
+
+
+def _stairs(steps: int) -> Outline:
+    width, height = 2 / steps, 1.4 / steps
+    return union(*[box(-1 + i * width, -0.7, 1, -0.7 + (i + 1) * height) for i in range(steps)])
+
+
+def _podium() -> Outline:
+    return union(box(-0.32, -0.7, 0.32, 0.8), box(-1, -0.7, 0, 0.25), box(0, -0.7, 1, -0.2))
+
+
+def _ziggurat() -> Outline:
+    return union(box(-1, -0.8, 1, -0.3), box(-0.65, -0.4, 0.65, 0.2), box(-0.28, 0.1, 0.28, 0.8))
+
+
+def _letters() -> list[Outline]:
+    bowl = cut(disc(0.1, 0.42, 0.55), disc(0.1, 0.42, 0.2))
+    return [
+        union(box(-0.65, -1, -0.25, 1), box(-0.65, 0.6, 0.75, 1), box(-0.65, -0.1, 0.5, 0.28)),
+        union(box(-0.6, -1, -0.22, 0.97), bowl),
+        union(
+            stroke(0.36, (-0.75, -0.9), (0, 0.85), (0.75, -0.9)),
+            stroke(0.3, (-0.45, -0.3), (0.45, -0.3)),
+        ),
+        stroke_y(),
+    ]
+
+
+def stroke_y() -> Outline:
+    """Return the letter Y."""
+    return union(
+        stroke(0.4, (-0.75, 0.85), (0, 0.05), (0.75, 0.85)), stroke(0.4, (0, 0.05), (0, -0.9))
+    )
+
+
+def _hooks() -> list[Outline]:
+    lower = common(ring(-0.1, -0.35, 0.65, 0.38), box(-1, -1.1, 1, -0.35))
+    upper = common(ring(0, 0.45, 0.6, 0.36), box(-1, 0.45, 1, 1.2))
+    return [
+        union(lower, box(0.17, -0.42, 0.55, 1)),
+        union(upper, stroke(0.36, (0.42, 0.45), (0.0, -0.15), (0, -0.4)), disc(0, -0.85, 0.23)),
+        union(
+            box(-0.6, -1, -0.22, 1),
+            common(ring(0.05, -0.25, 0.65, 0.38), box(-1, -0.25, 1, 1)),
+            box(0.32, -1, 0.7, -0.18),
+        ),
+        union(
+            stroke(0.36, (-0.5, -0.9), (-0.5, 0.9)),
+            stroke(0.34, (0.3, 0.3), (-0.4, -0.2), (0.5, -0.9)),
+        ),
+    ]
+
+
+def _stacks() -> list[Outline]:
+    return [
+        union(disc(0, -0.45, 0.6), disc(0, 0.45, 0.42)),
+        union(disc(0, 0.5, 0.42), disc(-0.5, -0.4, 0.42), disc(0.5, -0.4, 0.42)),
+        union(disc(0, 0.5, 0.42), polygon((-0.15, 0.3), (0.15, 0.3), (0.6, -1), (-0.6, -1))),
+        union(disc(0, -0.65, 0.45), disc(0, 0.08, 0.34), disc(0, 0.66, 0.25)),
+    ]
+
+
+def _sectors() -> list[Outline]:
+    return [
+        common(disc(0, 0, 1), box(-1, 0, 1, 1)),
+        cut(disc(0, 0, 1), disc(0, 0.5, 0.82)),
+        cut(disc(0, 0, 1), box(0.15, -0.4, 1.1, 1.1)),
+        common(disc(0, -1, 1.9), polygon((0, -1), (1.2, 1), (-1.2, 1))),
+    ]
+
+
+def _masks() -> list[Outline]:
+    face = disc(0, 0, 1)
+    eyes = [disc(-0.4, 0.3, 0.24), disc(0.4, 0.3, 0.24)]
+    return [
+        cut(face, disc(0, 0.42, 0.36)),
+        cut(face, *eyes),
+        cut(face, *eyes, box(-0.5, -0.6, 0.5, -0.25)),
+        cut(box(-0.85, -0.85, 0.85, 0.85), box(-0.55, 0.05, 0.55, 0.55)),
+    ]
+
+
+def _crown(points: int, *, balls: bool = False) -> Outline:
+    corners: list[tuple[float, float]] = [(-1, -0.8), (1, -0.8)]
+    tips = [1 - 2 * i / (points - 1) for i in range(points)]
+    for i, tip in enumerate(tips):
+        corners.append((tip, 0.7))
+        if i + 1 < points:
+            corners.append((tip - 1 / (points - 1), -0.3))
+    body = polygon(*corners)
+    return union(body, *[disc(tip, 0.7, 0.22) for tip in tips]) if balls else body
+
+
+def _tree(tiers: int) -> Outline:
+    height = 1.5 / tiers
+    layers = []
+    for i in range(tiers):
+        bottom = -0.6 + i * height * 0.9
+        half = 0.9 - 0.22 * i
+        layers.append(polygon((-half, bottom), (half, bottom), (0, bottom + height * 1.2)))
+    return union(*layers, box(-0.18, -1.1, 0.18, -0.5))
+
+
+def _houses() -> list[Outline]:
+    walls = polygon((-0.75, -0.9), (0.75, -0.9), (0.75, 0.1), (0, 0.95), (-0.75, 0.1))
+    door = box(-0.25, -1, 0.25, -0.15)
+    tower = cut(
+        box(-0.7, -1, 0.7, 0.9),
+        box(-0.42, 0.5, -0.14, 1),
+        box(0.14, 0.5, 0.42, 1),
+        box(-0.25, -1.1, 0.25, -0.3),
+    )
+    return [
+        cut(walls, door),
+        union(walls, box(0.4, 0, 0.75, 1)),
+        tower,
+        cut(walls, box(-0.5, -0.5, -0.12, 0.05), box(0.12, -0.5, 0.5, 0.05)),
+    ]
+
+
+def _tools() -> list[Outline]:
+    return [
+        union(
+            ring(0, 0.5, 0.5, 0.28),
+            box(-0.13, -1.1, 0.13, 0.1),
+            box(0, -1.1, 0.5, -0.85),
+            box(0, -0.65, 0.42, -0.4),
+        ),
+        union(
+            box(-0.15, -1, 0.15, 0.6),
+            box(-0.15, 0.35, 0.95, 0.85),
+            polygon((-0.1, 0.85), (-0.1, 0.35), (-0.75, 0.6)),
+        ),
+        union(ring(0, 0.45, 0.6, 0.24), stroke(0.3, (0, -0.1), (0, -1.05))),
+        union(box(-0.15, -1, 0.15, 0.95), polygon((0, 0.75), (0.75, 1), (0.75, -0.1), (0, 0.25))),
+    ]
+
+
+def _vessels() -> list[Outline]:
+    return [
+        union(
+            polygon((-0.95, 0.8), (0.45, 0.8), (0.2, -0.85), (-0.65, -0.85)),
+            cut(ring(0.4, 0.25, 0.5, 0.24), box(-0.9, -1, 0.3, 1)),
+        ),
+        union(
+            common(disc(0, 0.75, 0.75), box(-1, -0.1, 1, 0.75)),
+            box(-0.1, -0.9, 0.1, 0.1),
+            box(-0.5, -1.05, 0.5, -0.82),
+        ),
+        union(
+            box(-0.45, -1, 0.45, 0.1),
+            polygon((-0.45, 0.05), (0.45, 0.05), (0.16, 0.45), (-0.16, 0.45)),
+            box(-0.16, 0.4, 0.16, 1),
+        ),
+        polygon(
+            (-0.3, 0.9), (0.3, 0.9), (0.2, 0.5), (0.9, -0.2), (0.45, -0.9), (-0.45, -0.9),
+            (-0.9, -0.2), (-0.2, 0.5),
+        ),
+    ]  # fmt: skip
+
+
+def _leaves() -> list[Outline]:
+    heart = union(
+        disc(-0.45, 0.4, 0.5),
+        disc(0.45, 0.4, 0.5),
+        polygon((-0.87, 0.13), (0, 0.5), (0.87, 0.13), (0, -1)),
+    )
+    spade = union(
+        disc(-0.42, -0.25, 0.45),
+        disc(0.42, -0.25, 0.45),
+        polygon((-0.8, -0.02), (0, -0.3), (0.8, -0.02), (0, 1)),
+        polygon((-0.4, -1), (0.4, -1), (0, -0.2)),
+    )
+    drop = union(disc(0, -0.35, 0.65), polygon((-0.58, -0.07), (0.58, -0.07), (0, 1)))
+    bell = union(
+        common(disc(0, 0.1, 0.7), box(-1, 0, 1, 1)),
+        polygon((-0.7, 0.12), (0.7, 0.12), (1, -0.65), (-1, -0.65)),
+        disc(0, -0.72, 0.25),
+    )
+    return [heart, spade, drop, bell]
+
+
+def _things() -> list[Outline]:
+    fish = union(
+        common(disc(0.25, -0.65, 1.1), disc(0.25, 0.65, 1.1)),
+        polygon((-0.3, 0.0), (-1.1, 0.5), (-1.1, -0.5)),
+        polygon((-0.2, 0.2), (0.7, 0.2), (-0.1, 0.95)),
+    )
+    boat = union(
+        polygon((-1, -0.4), (1, -0.4), (0.6, -0.95), (-0.6, -0.95)),
+        polygon((0.05, -0.2), (0.05, 1), (-0.8, -0.2)),
+        box(-0.05, -0.5, 0.1, 1),
+        polygon((0.05, -0.2), (0.05, 0.6), (0.65, -0.2)),
+    )
+    umbrella = union(
+        common(disc(0, 0, 1), box(-1, 0, 1, 1)),
+        box(-0.09, -0.75, 0.09, 0.1),
+        common(ring(0.2, -0.7, 0.29, 0.18), box(-0.1, -1, 0.5, -0.7)),
+    )
+    car = union(
+        box(-1, -0.4, 1, 0.05),
+        polygon((-0.6, 0), (0.5, 0), (0.25, 0.55), (-0.4, 0.55)),
+        disc(-0.55, -0.45, 0.28),
+        disc(0.55, -0.45, 0.28),
+    )
+    return [fish, boat, umbrella, car]
+
+
+def _families() -> dict[str, tuple[Sequence[str], list[Outline]]]:
+    tree_round = union(disc(0, 0.3, 0.72), box(-0.2, -1.1, 0.2, -0.2))
+    return {
+        "notched": (("triangle", "square", "disc", "diamond"), _notched()),
+        "star": (("5", "3", "4 with tail", "7"), _stars()),
+        "flower": (("4", "2", "3", "6"), [_flower(n) for n in (4, 2, 3, 6)]),
+        "comb": (
+            ("3", "2", "slanted", "4"),
+            [_comb(h) for h in ([1] * 3, [1] * 2, [1, 0.45, -0.1], [1] * 4)],
+        ),
+        "arrow": (("single", "caret", "footed", "turning"), _arrows()),
+        "mast": (("T", "1 bar", "2 bars", "3 bars"), _masts()),
+        "stairs": (
+            ("3", "2", "ziggurat", "podium"),
+            [_stairs(3), _stairs(2), _ziggurat(), _podium()],
+        ),
+        "letter": (("F", "P", "A", "Y"), _letters()),
+        "hook": (("J", "question mark", "h", "k"), _hooks()),
+        "stack": (("2 discs", "pyramid", "pawn", "3 discs"), _stacks()),
+        "sector": (("half", "crescent", "bitten", "slice"), _sectors()),
+        "mask": (("1 hole", "2 holes", "3 holes", "window"), _masks()),
+        "crown": (
+            ("3", "2", "3 with balls", "5"),
+            [_crown(3), _crown(2), _crown(3, balls=True), _crown(5)],
+        ),
+        "tree": (("2", "1", "round", "3"), [_tree(2), _tree(1), tree_round, _tree(3)]),
+        "house": (("door", "chimney", "tower", "windows"), _houses()),
+        "tool": (("key", "hammer", "lens", "axe"), _tools()),
+        "vessel": (("cup", "glass", "bottle", "vase"), _vessels()),
+        "leaf": (("heart", "spade", "drop", "bell"), _leaves()),
+        "thing": (("fish", "boat", "umbrella", "car"), _things()),
+    }
+
+
+@lru_cache(maxsize=1)
+def catalogue() -> dict[str, Outline]:
+    """Return all outlines by name, in class order: the first member of each family, the second, ...
+
+    Any number of first classes therefore spreads over as many families as there are.
+
+    >>> list(catalogue())[:3]
+    ['notched triangle', 'star 5', 'flower 4']
+    """
+    families = _families()
+    return {
+        f"{family} {names[member]}": outlines[member]
+        for member in range(4)
+        for family, (names, outlines) in families.items()
+    }

@@ -1,0 +1,260 @@
+"""Features of an encoder on disk, so that protocols, tables and label subsets share one pass.
+
+The images' rows are kept in `retable.evaluate.protocol.fixed_order`, cut into chunks of `ROWS`;
+a chunk of one tap is one file. Shares of the labels are beginnings of that order and the images
+held out are its end, so that a tenth of the labels needs a tenth of the chunks, which all of the
+labels need too. Every process makes whole chunks and may read any: a chunk is made by the same
+calls whatever the number of processes, and what a killed extraction left is used.
+
+A folder's name is a hash of all that its vectors depend on: the encoder's weights and structure,
+the code that runs them, view, representation, precision and the pixels, but not the labels. Hence
+nothing in it can be out of date.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import importlib
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from retable.distributed import gather, process_count, process_index
+from retable.evaluate.cache_files import Chunk, read_chunk, write_chunk
+from retable.evaluate.protocol import fixed_order
+from retable.evaluate.representation import (
+    Representation,
+    forward_passes,
+    images_per_call,
+    not_finite,
+)
+from retable.files import write_json
+from retable.settings import describe, fingerprint
+
+if TYPE_CHECKING:
+    from retable.data.source import Source
+    from retable.evaluate.frozen import FrozenEncoder
+    from retable.views import ViewRecipe
+
+ROWS = 2048
+"""Images in a chunk: 16 MiB of a ResNet-50's features, 64 calls at most to lose by a kill."""
+
+_CODE = (
+    "retable.data",
+    "retable.encoders",
+    "retable.evaluate.frozen",
+    "retable.evaluate.representation",
+    "retable.nn.patches",
+    "retable.views",
+)
+
+
+class FeatureCache:
+    """One encoder's vectors of one source, seen through one view, in a folder of their own.
+
+    Args:
+        folder: holds such folders.
+        frozen: the encoder.
+        source: the images; its description must name its pixels.
+        view: how an image is cut and normalised; without random draws.
+        representation: what is kept; each tap in files of its own.
+        workers: decoding processes.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        frozen: FrozenEncoder,
+        source: Source,
+        view: ViewRecipe,
+        representation: Representation,
+        workers: int = 0,
+    ) -> None:
+        self.frozen = frozen
+        self.source = source
+        self.view = view
+        self.representation = representation
+        self.workers = workers
+        self.identity = {
+            "encoder": frozen.digest,
+            "structure": frozen.structure,
+            "code": code_of(frozen.encoder),
+            "precision": frozen.precision,
+            "pixels": source.description["pixels"],
+            "images": len(source),
+            "view": describe(view),
+            "limit": representation.limit,
+            "patches": describe(representation.patches),
+        }
+        self.name = fingerprint(self.identity)
+        self.folder = Path(folder) / self.name
+        self.order = fixed_order(len(source))
+
+    def vectors(
+        self, rows: Tensor, *, gathered: bool = True, told: Callable[[int], None] | None = None
+    ) -> tuple[dict[str, Tensor], Tensor]:
+        """Return the vectors of some images, made where they are not kept yet.
+
+        All processes must ask for the same rows.
+
+        Args:
+            rows: (n,) int64, of the source.
+            gathered: whether every process gets all rows, in their order, or each a part, in none.
+            told: told how many images (over all processes) are done.
+
+        Returns:
+            (n, F) float32 by tap, and the samples (n,) that were read for them, which are the rows
+            but for unreadable images; on the encoder's device.
+
+        Raises:
+            UserError: vectors are not finite.
+        """
+        place = torch.argsort(self.order)[rows]
+        by_place = place.argsort()
+        needed = torch.unique(place // ROWS).tolist()
+        done = self._make_absent(needed, len(rows), told)
+        if not gathered:
+            by_place = by_place.tensor_split(process_count())[process_index()]
+        found = self._read(place[by_place], by_place if gathered else torch.arange(len(by_place)))
+        if told is not None:
+            told(len(rows) - done)
+        return found
+
+    def _path(self, tap: str, chunk: int) -> Path:
+        return self.folder / f"{tap}-{chunk:05d}.safetensors"
+
+    def _what(self, tap: str, chunk: int) -> str:
+        return f"{self.name} {tap} {chunk}"
+
+    def _rows(self, chunk: int) -> Tensor:
+        return self.order[chunk * ROWS : (chunk + 1) * ROWS]
+
+    def _make_absent(
+        self, needed: list[int], images: int, told: Callable[[int], None] | None
+    ) -> int:
+        """Make the chunks that are not there, each process its own, and wait for the others.
+
+        Returns:
+            How many of ``images`` were told of.
+        """
+        absent: dict[tuple[str, ...], list[int]] = {}
+        for chunk in needed[process_index() :: process_count()]:
+            taps = self.representation.taps
+            if missing := tuple(tap for tap in taps if not self._path(tap, chunk).exists()):
+                absent.setdefault(missing, []).append(chunk)
+        done = odd = read = 0
+        for taps, chunks in absent.items():
+            for batch, unusable in self._make(taps, chunks):
+                step = min(batch * process_count(), images - done)
+                done, odd, read = done + step, odd + unusable, read + batch
+                if told is not None:
+                    told(step)
+        counts = torch.tensor([[odd, read]], device=self.frozen.device)
+        odd, read = gather(counts).sum(0).tolist()
+        if odd:
+            raise not_finite(odd, read)
+        return done
+
+    def _make(self, taps: tuple[str, ...], chunks: list[int]) -> Iterator[tuple[int, int]]:
+        """Make chunks in this process; yield each batch's images, and those of no use in a chunk.
+
+        A chunk with vectors that are not finite is not kept.
+        """
+        representation = replace(self.representation, taps=taps)
+        batches = forward_passes(
+            self.frozen,
+            self.source,
+            self.view,
+            representation,
+            torch.cat([self._rows(chunk) for chunk in chunks]),
+            batch_size=images_per_call(self.frozen.device, representation),
+            workers=self.workers,
+            key=None,
+        )
+        coming = iter(chunks)
+        parts: list[tuple[dict[str, Tensor], Tensor]] = []
+        chunk, missing = -1, 0
+        for found, _, samples in batches:
+            if not parts:
+                chunk = next(coming)
+                missing = len(self._rows(chunk))
+            parts.append((found, samples))
+            missing -= len(samples)
+            if missing:
+                yield len(samples), 0
+                continue
+            # The chunk is whole: the batches' number divides it, unless it is the source's last.
+            vectors = {tap: torch.cat([part[tap] for part, _ in parts]).cpu() for tap in taps}
+            finite = torch.stack([v.isfinite().all(1) for v in vectors.values()]).all(0)
+            if bool(finite.all()):
+                read = torch.cat([part for _, part in parts]).cpu()
+                for tap in taps:
+                    self._write(tap, chunk, Chunk(vectors[tap], read))
+            parts = []
+            yield len(samples), int((~finite).sum())
+
+    def _write(self, tap: str, chunk: int, content: Chunk) -> None:
+        if not (self.folder / "features.json").exists():
+            write_json(self.folder / "features.json", self.identity)  # for people
+        write_chunk(self._path(tap, chunk), content, self._what(tap, chunk))
+
+    def _read(self, place: Tensor, into: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+        """Copy the vectors at ascending places (n,) of the order to the rows ``into`` (n,)."""
+        device = self.frozen.device
+        found: dict[str, Tensor] = {}
+        samples = torch.empty(len(place), dtype=torch.int64, device=device)
+        chunks, counts = torch.unique_consecutive(place // ROWS, return_counts=True)
+        sizes = counts.tolist()
+        places, targets = torch.split(place, sizes), torch.split(into.to(device), sizes)
+        for chunk, inside, target in zip(chunks.tolist(), places, targets, strict=True):
+            for tap in self.representation.taps:
+                kept = self._chunk(tap, chunk)
+                if tap not in found:
+                    found[tap] = torch.empty(len(place), kept.vectors.shape[1], device=device)
+                found[tap][target] = kept.vectors[inside % ROWS].to(device)
+                samples[target] = kept.samples[inside % ROWS].to(device)
+        return found, samples
+
+    def _chunk(self, tap: str, chunk: int) -> Chunk:
+        """Read one chunk, made anew if it is damaged or has gone."""
+        path = self._path(tap, chunk)
+        try:
+            return read_chunk(path, self._what(tap, chunk))
+        except FileNotFoundError:
+            pass
+        except ValueError as problem:
+            warnings.warn(f"{path} is damaged ({problem}); making it anew.", stacklevel=2)
+        odd = sum(unusable for _, unusable in self._make((tap,), [chunk]))
+        if odd:
+            raise not_finite(odd, len(self._rows(chunk)))
+        return read_chunk(path, self._what(tap, chunk))
+
+
+def code_of(encoder: nn.Module) -> str:
+    """Hash the source of what turns images into vectors: the core's, and the encoder's modules'.
+
+    Returns:
+        16 hexadecimal digits.
+    """
+    own = {type(module).__module__ for module in encoder.modules()}
+    return _code_digest(*_CODE, *sorted(name for name in own if not name.startswith("torch.")))
+
+
+@functools.cache
+def _code_digest(*names: str) -> str:
+    """Hash modules, and all that is in packages; once in a process, for files may change."""
+    digest = hashlib.sha256()
+    for name in names:
+        module = importlib.import_module(name)
+        if module.__file__ is None:  # typed in by hand
+            continue
+        path = Path(module.__file__)
+        for file in sorted(path.parent.rglob("*.py")) if path.name == "__init__.py" else [path]:
+            digest.update(f"{name} {file.name}".encode() + b"\0" + file.read_bytes())
+    return digest.hexdigest()[:16]

@@ -1,0 +1,133 @@
+"""Fit multinomial logistic regression to features that all processes, or one, hold."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from retable.distributed import gather, total
+from retable.evaluate.classifier import LinearClassifier
+from retable.evaluate.logistic.objective import Objective
+from retable.evaluate.logistic.preconditioner import InverseHessian
+from retable.evaluate.logistic.solvers import Solver, Stopping, by_scipy, by_torch
+
+
+@dataclass(frozen=True)
+class LogisticRegression(LinearClassifier):
+    """A fitted classifier.
+
+    Attributes:
+        objective: what was minimised, mean cross-entropy + l2 / 2 |weight|^2, at the end; of the
+            weight of standardised features, if they were.
+        iterations: updates of L-BFGS.
+        evaluations: of the objective and its gradient.
+    """
+
+    objective: float
+    iterations: int
+    evaluations: int
+
+
+def _blocks(features: Tensor) -> Iterator[Tensor]:
+    """Divide rows into pieces that a CPU keeps in its cache."""
+    return iter(torch.split(features, max(64, 2**20 // features.shape[1])))
+
+
+def _mean_and_scale(features: Tensor, images: int | None) -> tuple[Tensor, Tensor]:
+    """Return mean and standard deviation (F,) float64 over all rows; 1 where nothing varies.
+
+    Summed in float64 without a copy in float64 of all features.
+    """
+    n = len(features) if images is None else images
+    over_processes = total if images is not None else Tensor.clone
+    zeros = features.new_zeros(features.shape[1], dtype=torch.float64)
+    mean, variance, largest = zeros.clone(), zeros.clone(), zeros.clone()
+    for x in _blocks(features):
+        mean += x.sum(0, dtype=torch.float64)
+    mean = over_processes(mean) / n
+    for x in _blocks(features):
+        variance += (x - mean).square_().sum(0)
+        if len(x):
+            largest = torch.maximum(largest, x.abs().amax(0))
+    scale = (over_processes(variance) / n).sqrt_()
+    if images is not None:
+        largest = gather(largest[None]).amax(0)
+    # A feature that does not vary carries nothing, and rounding must not be blown up.
+    scale[scale <= 1e-6 * largest] = 1.0
+    return mean, scale
+
+
+def _standardised(features: Tensor, mean: Tensor, scale: Tensor) -> Tensor:
+    result = torch.empty_like(features)
+    for x, out in zip(_blocks(features), _blocks(result), strict=True):
+        torch.sub(x, mean, out=out).div_(scale)
+    return result
+
+
+def fit_logistic(
+    features: Tensor,
+    labels: Tensor,
+    *,
+    classes: int,
+    l2: float,
+    standardise: bool = True,
+    iterations: int = 500,
+    tolerance: float = 1e-6,
+    decrease: float = 0.0,
+    solver: Solver = "torch",
+    start: LinearClassifier | None = None,
+    images: int | None = None,
+) -> LogisticRegression:
+    """Fit multinomial logistic regression: minimise mean cross-entropy + l2 / 2 |weight|^2.
+
+    The same as scikit-learn's `LogisticRegression(C=1 / (n * l2))`.
+
+    Args:
+        features: (n, F); products are formed in their type.
+        labels: (n,) int64 in [0, classes).
+        classes: C.
+        l2: strength of the penalty, on standardised features if ``standardise``.
+        standardise: shift and scale every feature to mean 0 and variance 1 over the n images first;
+            the classifier returned undoes it and takes features as they are.
+        iterations: updates of L-BFGS at most.
+        tolerance: ends when no entry of the gradient is larger.
+        decrease: ends when an update lowers the objective by a smaller part, see `Stopping`.
+        solver: "torch" computes where the features are and begins with an estimate of the
+            curvature, so that it needs a fraction of the evaluations; "scipy" is L-BFGS-B on a
+            CPU without one, as papers use it. They find the same optimum.
+        start: where to begin, a classifier of features as they are; None: at zero.
+        images: where every process passes other rows, how many they are together: all processes
+            then compute their part of every step and return the same bits. None: these rows are
+            all there are.
+
+    Returns:
+        A classifier in the features' type.
+
+    >>> x, y = torch.eye(4), torch.tensor([0, 1, 2, 0])
+    >>> fit_logistic(x, y, classes=3, l2=0.1).weight.shape
+    torch.Size([3, 4])
+    """
+    dim = features.shape[1]
+    mean, scale = torch.zeros(dim).to(features), torch.ones(dim).to(features)
+    if standardise:
+        mean, scale = (fact.to(features) for fact in _mean_and_scale(features, images))
+        features = _standardised(features, mean, scale)
+    objective = Objective(features, labels, classes=classes, l2=l2, images=images)
+    begin = objective.origin
+    if start is not None:
+        weight, bias = start.weight.to(features), start.bias.to(features)
+        begin = objective.point(LinearClassifier(weight * scale, bias + weight @ mean))
+    stopping = Stopping(iterations, tolerance, decrease)
+    if solver == "scipy":
+        found = by_scipy(objective, begin, stopping)
+    else:
+        found = by_torch(objective, begin, stopping, precondition=InverseHessian(objective))
+    fitted = objective.classifier(found.point)
+    weight = fitted.weight / scale.double()
+    bias = fitted.bias - weight @ mean.double()
+    return LogisticRegression(
+        weight.to(features), bias.to(features), found.value, found.updates, found.evaluations
+    )

@@ -1,0 +1,1 @@
+"""Blocks for any training loop: heads, queues, momentum copies, losses, batch-norm groups."""

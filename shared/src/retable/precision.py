@@ -1,0 +1,42 @@
+"""Names of the floating-point precisions, and the torch types that stand behind them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal, get_args
+
+from retable.errors import UserError
+
+if TYPE_CHECKING:
+    import torch
+
+Precision = Literal["float32", "bf16", "fp16"]
+PRECISIONS: tuple[Precision, ...] = get_args(Precision)
+
+
+def autocast_dtype(precision: str) -> torch.dtype | None:
+    """Return the type that autocast computes in; None: float32, without autocast.
+
+    Raises:
+        UserError: the name is not one of `PRECISIONS`.
+
+    >>> autocast_dtype("bf16"), autocast_dtype("float32")
+    (torch.bfloat16, None)
+    """
+    import torch
+
+    dtypes = {"float32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+    if precision not in dtypes:
+        raise UserError(
+            f"`precision` must be one of {', '.join(PRECISIONS)}, got {precision!r}. "
+            "Choose one of them."
+        )
+    return dtypes[precision]
+
+
+def accelerate_mode(precision: str) -> str:
+    """Return accelerate's name of a precision.
+
+    >>> accelerate_mode("float32"), accelerate_mode("bf16")
+    ('no', 'bf16')
+    """
+    return "no" if autocast_dtype(precision) is None else precision

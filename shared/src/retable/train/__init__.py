@@ -1,0 +1,1 @@
+"""Pretraining: recipe, loop, optimizer, checkpoints, and what a run records."""

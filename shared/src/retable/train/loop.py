@@ -1,0 +1,270 @@
+"""A training in progress: the steps, and what is logged, kept and watched between them."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import nn
+
+from retable import progress
+from retable.data.loader import Loader
+from retable.errors import UserError
+from retable.methods.method import Batch, Method, Metrics, Progress
+from retable.nn import batch_norm
+from retable.random import derive_key
+from retable.train import checkpoint, health
+from retable.train.cost import Throughput
+from retable.train.gradients import GradientLandscape
+from retable.train.metrics import Averages, MetricsLog
+from retable.train.optim import set_learning_rate
+from retable.train.recipe import PretrainRecipe
+from retable.train.runs import RunDirectory
+from retable.train.schedules import learning_rate
+from retable.train.traces import TraceLog
+
+Monitor = Callable[[Method, int], dict[str, float]]
+"""Called with the method and the number of epochs made; what it returns is logged."""
+
+
+@dataclass(frozen=True)
+class Execution:
+    """How a recipe is carried out; none of it changes the numbers beyond rounding.
+
+    Attributes:
+        workers: processes that decode images, for sources that are not resident.
+        accumulate: micro-batches for each step, where the method allows it.
+        channels_last: memory format of images and convolutions.
+        compile: ``torch.compile`` the encoders and, on a GPU, the views.
+        resident: decode a source of files once and keep it on the device; needs equal image sizes.
+        log_every: steps between lines of the log.
+        checkpoint_every: steps between training states, beside the one at each epoch's end.
+        tensorboard: also write TensorBoard events (extra ``tensorboard``).
+        label: what the run is called on the terminal.
+        quiet: no progress bar, no remarks.
+    """
+
+    workers: int = 0
+    accumulate: int = 1
+    channels_last: bool = True
+    compile: bool = False
+    resident: bool = False
+    log_every: int = 100
+    checkpoint_every: int = 1000
+    tensorboard: bool = False
+    label: str = ""
+    quiet: bool = False
+
+
+class TrainingFailedError(UserError):
+    """The run cannot go on: its loss is not finite or its embedding has collapsed.
+
+    Attributes:
+        kind: `health.DIVERGED` or `health.COLLAPSE`.
+        reason: why, in words.
+    """
+
+    def __init__(self, failure: health.Failure, directory: RunDirectory, step: int) -> None:
+        super().__init__(
+            f"Training stopped at step {step}: {failure.reason}; the last good state is in "
+            f"{directory.checkpoints}, lower the learning rate or change the method's recipe."
+        )
+        self.kind, self.reason = failure
+
+
+@dataclass
+class Training:
+    """A run in progress: what the loop carries from step to step."""
+
+    recipe: PretrainRecipe
+    seed: int
+    method: Method
+    wrapped: nn.Module
+    optimizer: Any
+    accelerator: Any
+    loader: Loader
+    directory: RunDirectory
+    log: MetricsLog
+    step: int = 0
+
+    def __post_init__(self) -> None:
+        self.epoch_means = Averages()
+        self.trace = TraceLog(self.log)
+        self.gradients = GradientLandscape(self.method.encoder)
+        self.scores = health.ScoreWatch()
+        self.total = self.recipe.epochs * self.loader.steps_per_epoch
+        if self.recipe.max_steps is not None:
+            self.total = min(self.total, self.recipe.max_steps)
+        self.main = self.accelerator.is_main_process
+
+    def run(self, execution: Execution, monitor: Monitor | None) -> None:
+        """Make the remaining steps."""
+        self.wrapped.train()
+        throughput = Throughput(
+            self.method,
+            self.recipe.batch,
+            self.recipe.precision,
+            [view.size for view in self.recipe.views],
+            self.step,
+        )
+        with progress.bar(self.total, "steps", initial=self.step, shown=not execution.quiet) as bar:
+            for batch in self.batches(execution.channels_last):
+                self.epoch_means.add(self.make_step(batch, execution.accumulate))
+                bar.update()
+                epoch_ends = self.step % self.loader.steps_per_epoch == 0
+                last = self.step == self.total
+                keep = epoch_ends or last or self.step % execution.checkpoint_every == 0
+                if not (keep or self.step % execution.log_every == 0):
+                    continue
+                means = self.record_steps(throughput)
+                bar.set_description(
+                    f"{execution.label} epoch {batch.progress.epoch + 1}/{self.recipe.epochs}"
+                )
+                bar.set_postfix(loss=f"{means['loss']:.3f}", refresh=False)
+                if epoch_ends:
+                    remarks = self.end_epoch(batch.progress.epoch + 1, monitor)
+                    for remark in remarks if self.main and not execution.quiet else ():
+                        bar.write(f"{execution.label} {remark}", file=sys.stderr)
+                if keep:
+                    self.save()
+                throughput.restart(self.step)
+
+    def batches(self, channels_last: bool) -> Iterator[Batch]:
+        """Yield this process's share of each remaining batch."""
+        layout = torch.channels_last if channels_last else torch.contiguous_format
+        for raw in self.loader.batches(self.step, self.total):
+            yield Batch(
+                views=tuple(view.contiguous(memory_format=layout) for view in raw.views),
+                labels=raw.labels,
+                indices=raw.indices,
+                positions=raw.positions,
+                progress=Progress(raw.step, self.loader.steps_per_epoch, self.recipe.epochs),
+                key=derive_key(self.seed, "step", raw.step),
+            )
+
+    def make_step(self, batch: Batch, accumulate: int) -> Metrics:
+        """Differentiate the loss of one batch and move the weights."""
+        rate = learning_rate(
+            self.recipe.optimizer.schedule,
+            self.recipe.optimizer.lr,
+            batch.progress.step,
+            self.loader.steps_per_epoch,
+            self.recipe.epochs,
+        )
+        set_learning_rate(self.optimizer, rate)
+        of_parts: list[Metrics] = []
+        for number, part in enumerate(_parts(batch, accumulate), start=1):
+            last = number == accumulate
+            with nullcontext() if last else self.accelerator.no_sync(self.wrapped):
+                output = self.wrapped(part)
+                self.accelerator.backward(output.loss / accumulate)
+            of_parts.append({"loss": output.loss.detach(), **output.metrics, **output.trace})
+        self.accelerator.unscale_gradients(self.optimizer)
+        self.gradients.measure()
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.method.after_step(batch.progress)
+        self.step += 1
+        mean = {name: sum(p[name] for p in of_parts) / accumulate for name in of_parts[0]}
+        self.trace.add(self.step, {name: mean[name] for name in output.trace})
+        return {**mean, "learning_rate": rate}
+
+    def record_steps(self, throughput: Throughput) -> dict[str, float]:
+        """Log the means since the last line, and the traces.
+
+        Raises:
+            TrainingFailedError: they show that going on is useless.
+        """
+        means = self.epoch_means.fold()
+        if self.main:
+            self.log.write("steps", self.step, {**means, **throughput.rates(self.step)})
+        self.trace.write()
+        if failure := health.fatal(means):
+            raise TrainingFailedError(failure, self.directory, self.step)
+        return means
+
+    def end_epoch(self, epoch: int, monitor: Monitor | None) -> list[str]:
+        """Log the epoch's means and its monitor; return what to say of them, at both ends.
+
+        Raises:
+            TrainingFailedError: they show that going on is useless.
+        """
+        means = self.epoch_means.means()
+        self.epoch_means = Averages()
+        batch_norm.average_statistics(self.method)
+        self.gradients.write(self.log, self.step, epoch)
+        watched = monitor(self.method, epoch) if monitor else {}
+        if self.main:
+            self.log.write("epoch", self.step, {"epoch": epoch, **means})
+            if watched:
+                self.log.write("monitor", self.step, {"epoch": epoch, **watched})
+        if failure := self.scores.fatal(epoch, self.loader.steps_per_epoch, means):
+            raise TrainingFailedError(failure, self.directory, self.step)
+        if epoch not in (1, self.recipe.epochs):
+            return []
+        return [f"epoch {epoch}: {remark}" for remark in health.sentences({**means, **watched})]
+
+    def save(self) -> None:
+        """Write the training state."""
+        batch_norm.average_statistics(self.method)
+        if self.main:
+            scaler = self.accelerator.scaler
+            state = {
+                "method": self.method.state_dict(),
+                "optimizer": self.optimizer.state_dict(),
+                "scaler": scaler.state_dict() if scaler is not None else None,
+                "epoch_means": self.epoch_means.state(),
+                "gradients": self.gradients.state(),
+                "epochs_alike": self.scores.epochs,
+            }
+            checkpoint.save(self.directory.checkpoints, self.step, state)
+        self.accelerator.wait_for_everyone()
+
+    def restore(self) -> None:
+        """Continue from the newest whole state, if there is one."""
+        found = checkpoint.load_newest(self.directory.checkpoints)
+        if found is None:
+            self.step = 0
+        else:
+            self.step, state = found
+            self.method.load_state_dict(state["method"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            if state["scaler"] is not None:
+                self.accelerator.scaler.load_state_dict(state["scaler"])
+            self.epoch_means.restore(state["epoch_means"])
+            self.gradients.restore(state["gradients"])
+            self.scores.epochs = state["epochs_alike"]
+        if self.main:
+            self.log.rewind(self.step)
+
+    def summary(self) -> dict[str, Any]:
+        """Return what the run measured, without anything that depends on the clock."""
+        self.accelerator.wait_for_everyone()
+        return {
+            "steps": self.step,
+            "complete": self.step == self.recipe.epochs * self.loader.steps_per_epoch,
+            "unreadable": len(self.loader.source.unreadable),
+            "epochs": self.log.read("epoch"),
+            "monitor": self.log.read("monitor"),
+        }
+
+
+def _parts(batch: Batch, count: int) -> Iterator[Batch]:
+    """Cut a batch into equal micro-batches."""
+    if count == 1:
+        yield batch
+        return
+    size = len(batch.labels) // count
+    for start in range(0, size * count, size):
+        rows = slice(start, start + size)
+        yield replace(
+            batch,
+            views=tuple(view[rows] for view in batch.views),
+            labels=batch.labels[rows],
+            indices=batch.indices[rows],
+            positions=batch.positions[rows],
+        )

@@ -1,0 +1,179 @@
+"""Averages of the scalars that a method returns, and the file they are written to."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from retable import distributed, files
+from retable.errors import UserError
+
+
+class Averages:
+    """Running means of named scalars, kept on the device until they are asked for.
+
+    Adding never waits for the device; the sums are float64, so that a mean over an epoch does not
+    depend on how it was cut into pieces beyond rounding.
+    """
+
+    def __init__(self) -> None:
+        self._steps: list[dict[str, Tensor | float]] = []
+        self._sums: dict[str, float] = {}
+
+    def add(self, metrics: dict[str, Tensor | float]) -> None:
+        """Add one step's scalars."""
+        self._steps.append(metrics)
+
+    def fold(self) -> dict[str, float]:
+        """Take the pending steps into the sums and return their means; reads the device once."""
+        if not self._steps:
+            return {}
+        # A step may lack a metric (an analysis made every n steps): its mean is over the others.
+        names = sorted(set().union(*self._steps))
+        columns = {n: [step[n] for step in self._steps if n in step] for n in names}
+        sums = _to_host({name: _total(values) for name, values in columns.items()})
+        for name, total in sums.items():
+            self._sums[name] = self._sums.get(name, 0.0) + total
+            self._sums[f"#{name}"] = self._sums.get(f"#{name}", 0.0) + len(columns[name])
+        self._steps.clear()
+        return {name: total / len(columns[name]) for name, total in sums.items()}
+
+    def means(self) -> dict[str, float]:
+        """Return the means since the start, of folded steps."""
+        return {
+            name: total / self._sums[f"#{name}"]
+            for name, total in self._sums.items()
+            if not name.startswith("#")
+        }
+
+    def state(self) -> dict[str, float]:
+        """Return the sums, to be kept with the training state; pending steps must be folded."""
+        return dict(self._sums)
+
+    def restore(self, state: dict[str, float]) -> None:
+        """Continue from sums kept earlier."""
+        self._sums = dict(state)
+        self._steps.clear()
+
+
+def _total(values: list[Tensor | float]) -> Tensor | float:
+    tensors = [value for value in values if isinstance(value, Tensor)]
+    numbers = float(sum(value for value in values if not isinstance(value, Tensor)))
+    if not tensors:
+        return numbers
+    return torch.stack([value.detach().double() for value in tensors]).sum() + numbers
+
+
+def _to_host(totals: dict[str, Tensor | float]) -> dict[str, float]:
+    """Read all device sums in one transfer, averaged over processes."""
+    names = [name for name, total in totals.items() if isinstance(total, Tensor)]
+    host = {name: total for name, total in totals.items() if not isinstance(total, Tensor)}
+    if names:
+        stacked = torch.stack([totals[name] for name in names])  # type: ignore[misc]
+        host |= dict(zip(names, distributed.mean(stacked).tolist(), strict=True))
+    return host
+
+
+class MetricsLog:
+    """``metrics.jsonl``: one object a line, each with the step after which it was written.
+
+    Args:
+        path: the file.
+        events: folder for a copy as TensorBoard events (extra ``tensorboard``); None: no copy.
+
+    Raises:
+        UserError: events are asked for and TensorBoard is not installed.
+    """
+
+    def __init__(self, path: Path, events: Path | None = None) -> None:
+        self.path = path
+        self._writer = None if events is None else _event_writer(events)
+
+    @classmethod
+    def of(cls, place: str | os.PathLike[str]) -> MetricsLog:
+        """Return the log in this file, or ``metrics.jsonl`` in this folder."""
+        path = Path(place)
+        in_file = path.is_file() or path.suffix == ".jsonl"
+        return cls(path if in_file else path / "metrics.jsonl")
+
+    def write(
+        self,
+        kind: str,
+        step: int,
+        values: dict[str, Any],
+        events: Iterable[tuple[str, int, float]] | None = None,
+    ) -> None:
+        """Append one line.
+
+        Args:
+            kind: "steps", "epoch", "monitor", "trace" (`retable.train.traces`) or "gradients"
+                (`retable.train.gradients`).
+            step: steps made.
+            values: numbers or plain JSON values.
+            events: (name, step, number) of each event where values are no plain numbers.
+        """
+        files.append_line(self.path, json.dumps({"kind": kind, "step": step, **values}))
+        if self._writer is not None:
+            if events is None:
+                events = ((name, step, value) for name, value in values.items())
+            for name, place, number in events:
+                self._writer.add_scalar(f"{kind}/{name}", number, place)
+            self._writer.flush()
+
+    def read(self, kind: str | None = None) -> list[dict[str, Any]]:
+        """Return the lines, of one kind if named; an unfinished last line is left out.
+
+        Raises:
+            UserError: a line is no JSON object with a kind.
+        """
+        if not self.path.exists():
+            return []
+        text = self.path.read_text(encoding="utf-8", errors="replace")
+        whole = text[: text.rfind("\n") + 1].splitlines()
+        lines = [_parse(line, self.path, number) for number, line in enumerate(whole, start=1)]
+        return [line for line in lines if kind is None or line["kind"] == kind]
+
+    def rewind(self, step: int) -> None:
+        """Drop lines after ``step``: they belong to work that will be done again."""
+        if self.path.exists():
+            kept = [json.dumps(line) for line in self.read() if line["step"] <= step]
+            files.write_text(self.path, "".join(f"{line}\n" for line in kept))
+
+
+def _parse(text: str, path: Path, number: int) -> dict[str, Any]:
+    try:
+        line = json.loads(text)
+    except ValueError:
+        line = None
+    if not isinstance(line, dict) or "kind" not in line:
+        raise UserError(
+            f"Line {number} of {path} is damaged: expected a JSON object that says its kind, so "
+            "remove the line or use another run."
+        )
+    return line
+
+
+def rounded(value: float) -> float:
+    """Round to six significant digits: what a curve needs, in half the bytes.
+
+    >>> rounded(0.123456789), rounded(float("inf"))
+    (0.123457, inf)
+    """
+    return float(f"{value:.6g}")
+
+
+def _event_writer(folder: Path) -> Any:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        raise UserError(
+            "--tensorboard needs TensorBoard, which is not installed: "
+            "install retable[tensorboard] or leave the option out."
+        ) from None
+    return SummaryWriter(str(folder))

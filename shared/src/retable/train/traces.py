@@ -1,0 +1,143 @@
+"""Traces: scalars of every single step, for curves whose every point counts.
+
+Kept on the device without waiting for it, and written to ``metrics.jsonl`` many steps at a time:
+three scalars of 49,500 steps are about 2 MB.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from types import TracebackType
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from retable import distributed
+from retable.errors import UserError
+from retable.train.metrics import MetricsLog, rounded
+
+
+class TraceLog:
+    """Collects named scalars step by step and writes them as lines of kind "trace".
+
+    A line holds ``first`` and ``step``, the first and the last of its steps, and for each name the
+    numbers of all steps between, rounded to six significant digits, null for a step that lacks it.
+
+    In a loop of your own::
+
+        with TraceLog("run/metrics.jsonl") as trace:
+            for step, batch in enumerate(batches, start=1):
+                ...
+                trace.add(step, score_statistics(positives, negatives).named())
+                if step % 100 == 0:
+                    trace.write()
+
+    On several processes all of them add and write the same names and steps: tensors are averaged
+    over processes, in one transfer, and the first process has the file.
+
+    Args:
+        log: where to write; a path is that of a ``metrics.jsonl`` or of the folder where it is.
+    """
+
+    def __init__(self, log: MetricsLog | str | os.PathLike[str]) -> None:
+        self._log = log if isinstance(log, MetricsLog) else MetricsLog.of(log)
+        self._steps: dict[int, dict[str, Tensor | float]] = {}
+        self._newest: int | None = None
+
+    def add(self, step: int, scalars: Mapping[str, Tensor | float]) -> None:
+        """Keep one step's scalars, 0-dim tensors or numbers; never waits for the device.
+
+        Raises:
+            UserError: the step is not after the one before.
+        """
+        if self._newest is not None and step <= self._newest:
+            raise UserError(
+                f"Step {step} was traced after step {self._newest}: expected steps in ascending "
+                "order, call rewind(step) where work is done again."
+            )
+        self._newest = step
+        self._steps[step] = {
+            name: value.detach() if isinstance(value, Tensor) else float(value)
+            for name, value in scalars.items()
+        }
+
+    def write(self) -> None:
+        """Write what has been added since the last time as one line, none without any scalar."""
+        curves = self._read_device()
+        steps = range(min(self._steps, default=0), max(self._steps, default=-1) + 1)
+        self._steps = {}
+        if not curves or distributed.process_index() > 0:
+            return
+        columns = {name: [curve.get(step) for step in steps] for name, curve in curves.items()}
+        points = ((name, step, y) for name, curve in curves.items() for step, y in curve.items())
+        self._log.write("trace", steps[-1], {"first": steps[0], **columns}, points)
+
+    def _read_device(self) -> dict[str, dict[int, float]]:
+        """Return name -> step -> number of all that is kept, tensors averaged over processes."""
+        cells = [(name, step, v) for step, kept in self._steps.items() for name, v in kept.items()]
+        tensors = [value.double() for _, _, value in cells if isinstance(value, Tensor)]
+        read = iter(distributed.mean(torch.stack(tensors)).tolist() if tensors else ())
+        curves: dict[str, dict[int, float]] = {}
+        for name, step, value in cells:
+            number = next(read) if isinstance(value, Tensor) else value
+            curves.setdefault(name, {})[step] = rounded(number)
+        return curves
+
+    def rewind(self, step: int) -> None:
+        """Forget all after ``step`` because training continues from a state of that step.
+
+        Write before each state that you keep: a line is kept or dropped as a whole.
+        """
+        self._steps, self._newest = {}, step
+        if distributed.process_index() == 0:
+            self._log.rewind(step)
+
+    def __enter__(self) -> TraceLog:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        # After an error another process may not come to the average, for which this would wait.
+        if kind is None or distributed.process_count() == 1:
+            self.write()
+
+
+class Trace(NamedTuple):
+    """A curve: ascending steps, and the number of each."""
+
+    steps: list[int]
+    values: list[float]
+
+
+def read_traces(run: str | os.PathLike[str]) -> dict[str, Trace]:
+    """Read the traces of a run, name -> (steps, values); steps without the name are left out.
+
+    Where lines overlap, as after a restart that nobody announced, the later line counts.
+
+    Args:
+        run: its folder, or its ``metrics.jsonl``.
+
+    Raises:
+        UserError: there is no such file.
+    """
+    log = MetricsLog.of(run)
+    if not log.path.exists():
+        raise UserError(
+            f"{log.path} does not exist: expected the folder of a run or its metrics.jsonl."
+        )
+    curves: dict[str, dict[int, float]] = {}
+    for line in log.read("trace"):
+        first = line["first"]
+        for name in line.keys() - {"kind", "step", "first"}:
+            numbers = enumerate(line[name], start=first)
+            curves.setdefault(name, {}).update((at, y) for at, y in numbers if y is not None)
+    return {
+        name: Trace(sorted(curve), [curve[step] for step in sorted(curve)])
+        for name, curve in sorted(curves.items())
+    }

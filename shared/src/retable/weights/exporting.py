@@ -1,0 +1,91 @@
+"""Handing an encoder to other programs, under the names that they use."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+from retable.encoders import AnyEncoderRecipe, EncoderRecipe
+from retable.errors import UserError
+from retable.files import write_atomically, write_bytes
+from retable.weights.architecture import describe, expected_state, refuse_differences
+from retable.weights.encoder_files import plain_state
+from retable.weights.key_layouts import to_detectron2
+
+Layout = Literal["torchvision", "timm", "detectron2"]
+LAYOUTS: tuple[Layout, ...] = get_args(Layout)
+
+# What `MODEL.RESNETS.DEPTH` of Detectron2 accepts.
+_DETECTRON2_NAMES = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
+
+
+def export_encoder(
+    encoder: nn.Module, recipe: AnyEncoderRecipe, layout: Layout
+) -> dict[str, Tensor]:
+    """Return a ResNet's tensors under another program's names; copies on the CPU.
+
+    - ``torchvision`` loads strictly into ``torchvision.models.resnet50()`` once its ``fc`` is
+      ``nn.Identity()``; with the small stem, once ``conv1`` is ``nn.Conv2d(3, 64, 3, padding=1,
+      bias=False)`` and ``maxpool`` is ``nn.Identity()`` too.
+    - ``timm`` loads strictly into ``timm.create_model("resnet50", num_classes=0)``; for the small
+      stem the same two changes.
+    - ``detectron2`` is for its ResNet backbones, with ``MODEL.RESNETS.STRIDE_IN_1X1: False``, RGB
+      input and torchvision's mean and deviation times 255; the ImageNet stem only. For width w set
+      ``STEM_OUT_CHANNELS``, ``RES2_OUT_CHANNELS`` and ``WIDTH_PER_GROUP`` to w times their values.
+
+    Raises:
+        UserError: if the encoder is not what ``recipe`` builds, or the program has no such network.
+    """
+    if layout not in LAYOUTS:
+        raise UserError(f"There is no export layout {layout!r}; use one of {', '.join(LAYOUTS)}.")
+    state = plain_state(encoder)
+    refuse_differences(
+        expected_state(recipe), state, f"The encoder to export is not a {describe(recipe)}"
+    )
+    if not isinstance(recipe, EncoderRecipe) or not recipe.name.startswith("resnet"):
+        raise UserError(
+            f"A {describe(recipe)} exists in no other program; expected resnet18 to resnet200 for "
+            f"the {layout} layout, use the encoder's own safetensors file."
+        )
+    if layout != "detectron2":
+        return state
+    if recipe.stem != "imagenet" or recipe.norm != "batch" or recipe.name not in _DETECTRON2_NAMES:
+        raise UserError(
+            f"Detectron2 has no {describe(recipe)} and {recipe.norm} norm; expected one of "
+            f"{', '.join(_DETECTRON2_NAMES)} with the imagenet stem and batch norm."
+        )
+    return {to_detectron2(name): value for name, value in state.items()}
+
+
+def save_export(
+    path: str | os.PathLike[str], encoder: nn.Module, recipe: AnyEncoderRecipe, layout: Layout
+) -> None:
+    """Write `export_encoder`'s tensors to a file that the other program opens, atomically.
+
+    ``.safetensors``, or ``.pth`` for ``torch.load(weights_only=True)``. For ``detectron2`` only
+    ``.pth``, to be named in ``MODEL.WEIGHTS``: its checkpointer reads the entry ``model`` and finds
+    the backbone by the ends of the names.
+
+    Raises:
+        UserError: for another ending, and as `export_encoder` does.
+    """
+    path = Path(path)
+    endings = (".pth",) if layout == "detectron2" else (".safetensors", ".pth")
+    if path.suffix not in endings:
+        raise UserError(
+            f"{path} cannot be written in the {layout} layout; "
+            f"expected a name that ends in {' or '.join(endings)}."
+        )
+    state = export_encoder(encoder, recipe, layout)
+    if path.suffix == ".safetensors":
+        from safetensors.torch import save
+
+        write_bytes(path, save(state, metadata={"format": "pt"}))
+        return
+    content = {"model": state, "matching_heuristics": True} if layout == "detectron2" else state
+    with write_atomically(path) as file:
+        torch.save(content, file)

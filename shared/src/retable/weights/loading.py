@@ -1,0 +1,128 @@
+"""Loading an encoder from wherever it comes: our files, other programs' files, torchvision."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qsl
+
+from retable.encoders import EncoderRecipe, build_encoder
+from retable.errors import UserError
+from retable.files import digest_of_tensors
+from retable.random import derive_key
+from retable.weights.architecture import filled_encoder, recognise
+from retable.weights.encoder_files import LoadedEncoder, encoder_from, is_own
+from retable.weights.key_layouts import find_encoder
+from retable.weights.weights_files import file_digest, read_weights
+
+
+def load_encoder(path_or_spec: str | os.PathLike[str]) -> LoadedEncoder:
+    """Load (encoder, recipe, metadata), the encoder in evaluation mode on the CPU.
+
+    ``path_or_spec`` is one of
+
+    - a file of `save_encoder`, or the folder of a run, which holds ``encoder.safetensors``;
+    - a weights file of another program, ``.safetensors`` or what ``torch.load(weights_only=True)``
+      reads: torchvision, timm, official MoCo, SwAV, DINO, BYOL-style, lightly, solo-learn, VISSL,
+      Detectron2. The ResNet is found below any prefix, its depth, width and stem from its shapes;
+      heads and everything else are dropped and named in ``metadata["dropped"]``;
+    - ``FILE#NAME``, where a file has several ResNets: ``checkpoint.pth#encoder_k``;
+    - ``torchvision:resnet50``, torchvision's supervised weights, downloaded. Unless another entry
+      is named (``torchvision:resnet50:IMAGENET1K_V2``) version 1: the plain recipe that papers
+      compare with;
+    - ``untrained:resnet50?width=2&stem=small&seed=0``, random weights, those with which
+      a pretraining of that seed begins: what training must beat.
+
+    Raises:
+        UserError: if there is no such file, it is damaged or holds objects that cannot be loaded
+            safely, no or more than one ResNet is in it, or tensors are missing or unexpected.
+    """
+    spec = os.fspath(path_or_spec)
+    if spec.startswith("torchvision:"):
+        return _load_torchvision(spec)
+    if spec.startswith("untrained:"):
+        return _build_untrained(spec)
+    path, wanted = Path(spec), ""
+    if not path.exists() and "#" in spec:
+        before, _, wanted = spec.rpartition("#")
+        path = Path(before)
+    if path.is_dir():
+        path = _in_folder(path)
+    file = read_weights(path)
+    if is_own(file) and not wanted:
+        return encoder_from(file, path)
+    try:
+        found = find_encoder(file.tensors, wanted)
+        recipe = recognise(found.state)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
+    metadata = {
+        "source": path.name,
+        "sha256": file_digest(path),
+        "layout": found.layout,
+        "prefix": found.prefix,
+        "dropped": list(found.dropped),
+    }
+    return LoadedEncoder(filled_encoder(recipe, found.state, str(path)), recipe, metadata)
+
+
+def _in_folder(folder: Path) -> Path:
+    path = folder / "encoder.safetensors"
+    if not path.is_file():
+        raise UserError(
+            f"{folder} is a folder without encoder.safetensors; expected a finished run or a "
+            f"weights file, finish the run or name the file."
+        )
+    return path
+
+
+def _load_torchvision(spec: str) -> LoadedEncoder:
+    # Public, but torchvision re-exports it without saying so to type checkers.
+    from torchvision.models import get_model_weights  # type: ignore[attr-defined]
+
+    _, name, *entry = spec.split(":")
+    try:
+        weights = get_model_weights(name)[entry[0] if entry else "IMAGENET1K_V1"]
+    except (ValueError, KeyError) as error:
+        raise UserError(
+            f"torchvision has no weights {spec!r} ({error}); expected for instance "
+            f"torchvision:resnet50 or torchvision:resnet50:IMAGENET1K_V2."
+        ) from error
+    try:
+        tensors = weights.get_state_dict(progress=False, check_hash=True)
+    except (OSError, RuntimeError) as error:
+        raise UserError(
+            f"{spec} cannot be downloaded from {weights.url} ({error}); download that file "
+            f"elsewhere and pass its path."
+        ) from error
+    found = find_encoder(tensors)
+    recipe = recognise(found.state)
+    metadata: dict[str, Any] = {
+        "source": f"torchvision:{name}:{weights.name}",
+        "sha256": digest_of_tensors(tensors),
+        "layout": found.layout,
+        "prefix": found.prefix,
+        "dropped": list(found.dropped),
+    }
+    return LoadedEncoder(filled_encoder(recipe, found.state, spec), recipe, metadata)
+
+
+def _build_untrained(spec: str) -> LoadedEncoder:
+    name, _, query = spec.removeprefix("untrained:").partition("?")
+    types = {"width": float, "stem": str, "norm": str, "seed": int}
+    values: dict[str, Any] = {}
+    try:
+        for field, text in parse_qsl(query, keep_blank_values=True, strict_parsing=bool(query)):
+            values[field] = types[field](text)
+    except (ValueError, KeyError) as error:
+        raise UserError(
+            f"{spec!r} is no untrained encoder ({error}); expected for instance "
+            f"untrained:resnet50?width=2&stem=small&seed=0."
+        ) from error
+    seed = values.pop("seed", 0)
+    recipe = EncoderRecipe(name, **values)
+    metadata = {"source": "untrained", "seed": seed, "recipe": dataclasses.asdict(recipe)}
+    encoder = build_encoder(recipe, derive_key(seed, "encoder"))
+    return LoadedEncoder(encoder.eval(), recipe, metadata)
