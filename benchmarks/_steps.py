@@ -145,7 +145,7 @@ class EncoderAlone:
     def __init__(
         self, recipe: EncoderRecipe, size: int, batch: int, device: torch.device, precision: str
     ) -> None:
-        encoder = build_encoder(recipe, key=0).to(device)
+        encoder = build_encoder(recipe, rng_key=0).to(device)
         self.encoder = encoder.to(memory_format=torch.channels_last)
         self.encoder.train()
         self.device, self.precision = device, precision

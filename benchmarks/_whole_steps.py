@@ -40,7 +40,7 @@ class Training:
 
     def step(self, recipe: MethodRecipe, options: Options) -> Step:
         """Return the step of a method, without the encoder's work where that is timed apart."""
-        encoder, size = build_encoder(self.encoder, key=0), self.size
+        encoder, size = build_encoder(self.encoder, rng_key=0), self.size
         if self.part is None:
             method = recipe.build(encoder, 0)
         else:

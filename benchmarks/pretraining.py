@@ -49,9 +49,9 @@ class Interrupted:
     rest: Callable[[], None]
     every: int
 
-    def build(self, encoder: torch.nn.Module, key: int) -> Method:
+    def build(self, encoder: torch.nn.Module, rng_key: int) -> Method:
         """Return the method; it calls ``rest`` at the very end of a step."""
-        method = self.recipe.build(encoder, key)
+        method = self.recipe.build(encoder, rng_key)
         finish = method.after_step
 
         def after_step(progress: Progress) -> None:
@@ -173,7 +173,7 @@ def measure(setting: Setting, options: Options) -> Seconds:
     source = MemorySource(pool)
     bound = EncoderAlone(setting.encoder, setting.size, setting.batch, device, setting.precision)
     method = moco_v2(queue=setting.queue)
-    skipped = SkippedEncoder(build_encoder(setting.encoder, key=0), setting.batch)
+    skipped = SkippedEncoder(build_encoder(setting.encoder, rng_key=0), setting.batch)
     view = moco_v2_view(setting.size)
     loader = Loader(source, Sampler(len(source), setting.batch, 1), (view, view), device=device)
     loaded = loader.batches(0, setting.all_steps)

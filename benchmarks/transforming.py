@@ -64,7 +64,7 @@ PAPER, PROXY, TINY = Shape(256, 65536), Shape(64, 1024), Shape(4, 32)
 def ours(contrast: Contrast[Shape], transform: TransformRecipe) -> Tensor:
     """Score transformed pairs the way the package does; draws cost the same with every key."""
     return transformed_logits(
-        contrast.query, contrast.key, contrast.queue, transform, draw_key=derive_key(0, "draws")
+        contrast.query, contrast.key, contrast.queue, transform, rng_key=derive_key(0, "draws")
     )
 
 
@@ -207,16 +207,16 @@ def watching(
     method = step.method
     assert isinstance(method, MoCoFT)
     seen: list[tuple[Tensor, Tensor, Tensor, Batch]] = []
-    trace = method.trace
+    trace = method.step_metrics
 
     def watched(logits: Tensor, queries: Tensor, keys: Tensor, batch: Batch) -> Metrics:
         seen.append((logits, queries, keys, batch))
         return trace(logits, queries, keys, batch)
 
-    with mock.patch.object(method, "trace", watched):
+    with mock.patch.object(method, "step_metrics", watched):
         step()
     logits, queries, keys, batch = seen[0]
-    network = build_encoder(encoder, key=0).to(options.device)
+    network = build_encoder(encoder, rng_key=0).to(options.device)
     for parameter in network.parameters():
         parameter.grad = torch.full_like(parameter, 1e-3)
     landscape = GradientLandscape(network)

@@ -32,7 +32,7 @@ def measure(
 
     def ours() -> None:
         for _ in range(repeats):
-            make_view(on_device, indices, recipe, key=next(epochs))
+            make_view(on_device, indices, recipe, rng_key=next(epochs))
 
     sides: dict[str, Callable[[], object]] = {"retable": ours}
     if peer.installed():

@@ -12,7 +12,7 @@ from retable import views
 from retable.encoders import EncoderRecipe
 from retable.evaluate.knn import Knn
 from retable.methods import moco_v2
-from retable.reproduce import Figure, Row, Table
+from retable.reproduce import Metric, Table, TableRow
 from retable.train.optim import OptimizerRecipe
 from retable.train.recipe import PretrainRecipe
 
@@ -31,7 +31,7 @@ def check() -> ModuleType:
     return module
 
 
-def row(epochs: int) -> Row:
+def row(epochs: int) -> TableRow:
     view = views.moco_v2(32)
     recipe = PretrainRecipe(
         method=moco_v2(queue=128),
@@ -42,7 +42,7 @@ def row(epochs: int) -> Row:
         epochs=epochs,
         batch=64,
     )
-    return Row(recipe, (Knn(),))
+    return TableRow(recipe, (Knn(),))
 
 
 def table(folder: Path, name: str, *epochs: int, recorded: bool = True) -> Table:
@@ -54,7 +54,7 @@ def table(folder: Path, name: str, *epochs: int, recorded: bool = True) -> Table
     return Table(
         script=script,
         rows={f"row{n}": row(n) for n in epochs},
-        columns={"top1": Figure("knn.top1")},
+        columns={"top1": Metric("knn.top1")},
         proxy=lambda row: row,
         smoke=lambda row: row,
         images=128,

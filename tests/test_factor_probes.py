@@ -17,7 +17,7 @@ from retable.errors import UserError
 from retable.evaluate.features import represent
 from retable.evaluate.frozen import freeze
 from retable.evaluate.logistic.probe import LogisticProbe
-from retable.evaluate.protocol import Where
+from retable.evaluate.protocol import EvalContext
 
 FOLDER = Path(__file__).parents[1] / "reproductions" / "revisiting_ssl"
 DATA = "shapes?count=768&test_count=256&size=32&classes=8&rho=0.7"
@@ -59,19 +59,27 @@ class KnowsTheOutline(nn.Module):
 def found_of(encoder: nn.Module) -> dict[str, float]:
     """Probe an encoder that has one layer."""
     layers = S.probed_layers(
-        freeze(encoder, "cpu"), LogisticProbe(view=PLAIN), S.opener(DATA), Where("cpu"), seed=0
+        freeze(encoder, "cpu"),
+        LogisticProbe(view=PLAIN),
+        S.opener(DATA),
+        EvalContext("cpu"),
+        seed=0,
     )
     (found,) = layers.values()
     return dict(found)
 
 
-def told(data: str) -> tuple[Tensor, Tensor]:
+def on_progress(data: str) -> tuple[Tensor, Tensor]:
     """Return all images of a data set as an encoder sees them, (n, 3072), and their outlines."""
     opened = S.opener(data)
     probe = LogisticProbe(view=PLAIN)
     seen = [
         represent(
-            freeze(nn.Flatten(), "cpu"), opened(split), PLAIN, probe.representation, Where("cpu")
+            freeze(nn.Flatten(), "cpu"),
+            opened(split),
+            PLAIN,
+            probe.representation,
+            EvalContext("cpu"),
         )["pre_logits"]
         for split in ("train", "test")
     ]
@@ -88,7 +96,7 @@ def test_who_sees_a_corner_knows_the_ground_and_not_the_outline() -> None:
 def test_who_knows_the_outline_does_not_thereby_know_the_texture() -> None:
     """In pretraining 70 % of textures go with the outline; probes see them independent."""
     independent = S.with_parameter(DATA, "rho", 0)
-    found = found_of(KnowsTheOutline(*told(independent)))
+    found = found_of(KnowsTheOutline(*on_progress(independent)))
     assert found["outline"] == 100
     assert found["texture"] < 2 * 100 / 8
     assert found["effective_rank"] == pytest.approx(8, abs=0.2)
@@ -96,10 +104,10 @@ def test_who_knows_the_outline_does_not_thereby_know_the_texture() -> None:
 
 def test_every_variant_that_is_shown_is_tested_with_the_probe_of_clean_images() -> None:
     changed = S.probed_variants(
-        freeze(KnowsTheOutline(*told(DATA)), "cpu"),
+        freeze(KnowsTheOutline(*on_progress(DATA)), "cpu"),
         LogisticProbe(view=PLAIN),
         S.opener(DATA),
-        Where("cpu"),
+        EvalContext("cpu"),
         seed=0,
     )
     assert changed["clean"] == 100

@@ -196,7 +196,7 @@ def test_a_step_of_a_pretext_task_as_the_paper_trains_it_but_for_the_batch(
     encoder, (view,) = recipe["encoder"], recipe["views"]
     assert (encoder["version"], encoder["widening"], encoder["units"]) == ("v1", 4, [3, 4, 6, 3])
     assert encoder["strides"] == ([1, 2, 2, 2] if task == "rotation" else [1, 2, 2, 1])
-    assert (view["size"], recipe["epochs"], recipe["held_out_images"]) == (side, 35, 50046)
+    assert (view["size"], recipe["epochs"], recipe["validation_images"]) == (side, 35, 50046)
     assert recipe["method"].get("hidden_dim") == head
     (line,) = (
         line

@@ -344,8 +344,8 @@ def test_our_grid_holds_the_means_of_what_has_run_and_is_finite() -> None:
 def test_a_figure_of_the_runs_is_the_mean_over_seeds_times_a_factor() -> None:
     histories = {
         "revnet50/rotation_4x": {
-            0: history(monitor__held_out_accuracy=0.5),
-            1: history(monitor__held_out_accuracy=0.7),
+            0: history(monitor__pretext_accuracy=0.5),
+            1: history(monitor__pretext_accuracy=0.7),
         },
         "vgg19_bn/rotation_4x": {0: history(knn__top1=1.0)},
     }

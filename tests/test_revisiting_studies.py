@@ -13,7 +13,7 @@ import pytest
 
 from retable.evaluate.mlp import MlpProbe
 from retable.nn.patches import PatchGrid
-from retable.reproduce.table import Row
+from retable.reproduce.table import TableRow
 from retable.views import ViewRecipe
 from revisiting_ssl import JigsawRecipe, RelativePatchLocationRecipe
 
@@ -34,9 +34,9 @@ ROWS = S.rows_of("resnet50_v1", 4)
 
 
 @pytest.fixture(params=["jigsaw", "relpatchloc"])
-def row(request: pytest.FixtureRequest) -> Row:
-    found: Row = ROWS[request.param]
-    return Row(found.pretrain, (S.linear_of(found),))
+def row(request: pytest.FixtureRequest) -> TableRow:
+    found: TableRow = ROWS[request.param]
+    return TableRow(found.pretrain, (S.linear_of(found),))
 
 
 @pytest.mark.parametrize("study", [S, M])
@@ -44,7 +44,7 @@ def test_the_examples_are_true(study: ModuleType) -> None:
     assert doctest.testmod(study).failed == 0
 
 
-def cut(row: Row) -> tuple[PatchGrid, ViewRecipe]:
+def cut(row: TableRow) -> tuple[PatchGrid, ViewRecipe]:
     """Return how a training's patches are cut, and from which view."""
     method = row.pretrain.method
     assert isinstance(method, JigsawRecipe | RelativePatchLocationRecipe)
@@ -53,20 +53,24 @@ def cut(row: Row) -> tuple[PatchGrid, ViewRecipe]:
 
 
 @pytest.mark.parametrize("way", list(S.WAYS))
-def test_every_way_cuts_patches_of_the_same_size_from_views_that_fit(row: Row, way: str) -> None:
+def test_every_way_cuts_patches_of_the_same_size_from_views_that_fit(
+    row: TableRow, way: str
+) -> None:
     grid, view = cut(S.WAYS[way](row))
     assert view.size == grid.side
     assert grid.patch == cut(row)[0].patch
 
 
 @pytest.mark.parametrize("way", list(S.WAYS))
-def test_nothing_else_of_a_training_changes(row: Row, way: str) -> None:
+def test_nothing_else_of_a_training_changes(row: TableRow, way: str) -> None:
     recipe = S.WAYS[way](row).pretrain
     method = replace(recipe.method, patches=cut(row)[0])
     assert replace(recipe, method=method, views=row.pretrain.views) == row.pretrain
 
 
-def test_touching_patches_have_no_choice_of_place_and_show_as_much_of_the_image(row: Row) -> None:
+def test_touching_patches_have_no_choice_of_place_and_show_as_much_of_the_image(
+    row: TableRow,
+) -> None:
     _, before = cut(row)
     grid, after = cut(S.touching(row))
     assert grid.cell == grid.patch
@@ -75,7 +79,7 @@ def test_touching_patches_have_no_choice_of_place_and_show_as_much_of_the_image(
     assert after.size / after.resize == pytest.approx(before.size / before.resize, abs=0.01)
 
 
-def test_an_encoder_is_evaluated_on_patches_as_it_was_trained_on(row: Row) -> None:
+def test_an_encoder_is_evaluated_on_patches_as_it_was_trained_on(row: TableRow) -> None:
     for way, change in S.WAYS.items():
         changed = change(row)
         grid, view = cut(changed)
@@ -99,7 +103,7 @@ def test_the_mlp_sees_the_features_that_the_linear_classifier_sees(task: str) ->
     assert row.pretrain == ROWS[task].pretrain
     assert mlp.test_view == linear.view
     assert mlp.train_view is None  # the test view, once
-    assert (mlp.representation, mlp.on) == (linear.representation, linear.on)
+    assert (mlp.representation, mlp.data) == (linear.representation, linear.data)
     paper = MlpProbe()
     assert mlp == replace(
         paper,
@@ -107,5 +111,5 @@ def test_the_mlp_sees_the_features_that_the_linear_classifier_sees(task: str) ->
         penalty=5.0,
         test_view=mlp.test_view,
         representation=mlp.representation,
-        on=mlp.on,
+        data=mlp.data,
     )

@@ -15,7 +15,7 @@ from retable import views
 from retable.encoders import EncoderRecipe
 from retable.evaluate.linear import LinearProbe
 from retable.methods import MethodRecipe, MoCoRecipe
-from retable.reproduce import Difference, Figure, Ratio
+from retable.reproduce import Difference, Metric, Ratio
 from retable.reproduce.shrinking import (
     PROXY,
     SMOKE,
@@ -23,7 +23,7 @@ from retable.reproduce.shrinking import (
     shrink_evaluation,
     shrink_pretraining,
 )
-from retable.reproduce.table import Column, Row
+from retable.reproduce.table import TableColumn, TableRow
 from retable.train.optim import OptimizerRecipe
 from retable.train.recipe import PretrainRecipe
 from retable.train.schedules import ScheduleRecipe
@@ -136,24 +136,24 @@ LINEAR_LARS = replace(
 )
 """SimSiam's own linear probe: the paper's baseline equals a result that was made with it."""
 
-SCORES: dict[str, Column] = {
-    "positive_mean": Figure("pretrain.positive_mean"),
-    "negative_mean": Figure("pretrain.negative_mean"),
-    "negative_variance": Figure("pretrain.negative_variance", 1000.0),
+SCORES: dict[str, TableColumn] = {
+    "positive_mean": Metric("pretrain.positive_mean"),
+    "negative_mean": Metric("pretrain.negative_mean"),
+    "negative_variance": Metric("pretrain.negative_variance", 1000.0),
     "positive_drop": Difference(
-        Figure("pretrain.transformed_positive_mean"), Figure("pretrain.positive_mean")
+        Metric("pretrain.transformed_positive_mean"), Metric("pretrain.positive_mean")
     ),
     "negative_shift": Difference(
-        Figure("pretrain.transformed_negative_mean"), Figure("pretrain.negative_mean")
+        Metric("pretrain.transformed_negative_mean"), Metric("pretrain.negative_mean")
     ),
     "variance_ratio": Ratio(
-        Figure("pretrain.transformed_negative_variance"), Figure("pretrain.negative_variance")
+        Metric("pretrain.transformed_negative_variance"), Metric("pretrain.negative_variance")
     ),
 }
 """What the transformation does to scores, over the last epoch: it sees what accuracy does not."""
 
 
-def proxy(row: Row) -> Row:
+def proxy(row: TableRow) -> TableRow:
     """Shrink a row to the built-in images: a twentieth of the epochs, K = 1024 of 8,000 images.
 
     ResNet-50 becomes the small encoder, ResNet-18 one of three quarters of its width. The start
@@ -164,18 +164,18 @@ def proxy(row: Row) -> Row:
     return at_twice_the_rate(shrink(row, PROXY, PROXY_EPOCHS[row.pretrain.epochs], PROXY_QUEUE))
 
 
-def at_twice_the_rate(row: Row) -> Row:
+def at_twice_the_rate(row: TableRow) -> TableRow:
     """Return the row with its pretraining's learning rate doubled."""
     faster = replace(row.pretrain.optimizer, lr=2 * row.pretrain.optimizer.lr)
     return replace(row, pretrain=replace(row.pretrain, optimizer=faster))
 
 
-def smoke(row: Row) -> Row:
+def smoke(row: TableRow) -> TableRow:
     """Shrink a row to seconds: the same code, two epochs on 512 images; claims nothing."""
     return shrink(row, SMOKE, 2, 256)
 
 
-def shrink(row: Row, scale: SmallScale, epochs: int, queue: int) -> Row:
+def shrink(row: TableRow, scale: SmallScale, epochs: int, queue: int) -> TableRow:
     """Return the row on small images with its proportions kept."""
     recipe = row.pretrain
     if recipe.encoder == EncoderRecipe("resnet18"):

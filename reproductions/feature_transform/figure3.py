@@ -18,7 +18,7 @@ from feature_transform_recipes import IMAGENET100_IMAGES, moco, proxy, resnet18,
 from recorded_curves import draw_early_scores, draw_gradient_landscapes, draw_score_curves
 
 from feature_transform import MoCoFTRecipe
-from retable.reproduce import Figure, History, Row, Table, main
+from retable.reproduce import History, Metric, Table, TableRow, main
 from retable.train.gradients import read_landscape
 from retable.train.recipe import PretrainRecipe
 from retable.train.traces import Trace, read_traces
@@ -74,9 +74,9 @@ def around_the_start(recipe: PretrainRecipe, history: History) -> dict[str, floa
 
 TABLE = Table(
     script=Path(__file__),
-    rows={name: Row(resnet18(method), ()) for name, method in METHODS.items()},
+    rows={name: TableRow(resnet18(method), ()) for name, method in METHODS.items()},
     columns={
-        name: Figure(f"history.{name}")
+        name: Metric(f"history.{name}")
         for name in (
             "early_negative_mean",
             "switch_positive_mean",

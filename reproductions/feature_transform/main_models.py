@@ -15,12 +15,12 @@ from pathlib import Path
 
 from feature_transform_recipes import IMAGENET1K_IMAGES, LINEAR_1K, MODELS, proxy, smoke
 
-from retable.reproduce import Figure, Row, Table, main
+from retable.reproduce import Metric, Table, TableRow, main
 
 TABLE = Table(
     script=Path(__file__),
-    rows={name: Row(recipe, (LINEAR_1K,)) for name, recipe in MODELS.items()},
-    columns={"in1k_top1": Figure("linear.top1")},
+    rows={name: TableRow(recipe, (LINEAR_1K,)) for name, recipe in MODELS.items()},
+    columns={"in1k_top1": Metric("linear.top1")},
     proxy=proxy,
     smoke=smoke,
     images=IMAGENET1K_IMAGES,

@@ -23,18 +23,18 @@ from feature_transform_recipes import (
 )
 from recorded_curves import draw_gradient_landscapes, draw_score_curves
 
-from retable.reproduce import Figure, Row, Table, main
+from retable.reproduce import Metric, Table, TableRow, main
 
 MOMENTA = {"m_1": 1.0, "m_0999": 0.999, "m_099": 0.99, "m_09": 0.9, "m_06": 0.6, "m_05": 0.5}
 
 TABLE = Table(
     script=Path(__file__),
-    rows={name: Row(resnet18(moco(momentum=m)), (LINEAR_R18,)) for name, m in MOMENTA.items()},
+    rows={name: TableRow(resnet18(moco(momentum=m)), (LINEAR_R18,)) for name, m in MOMENTA.items()},
     columns={
-        "top1": Figure("linear.top1"),
-        "positive_mean": Figure("pretrain.positive_mean"),
-        "negative_mean": Figure("pretrain.negative_mean"),
-        "negative_variance": Figure("pretrain.negative_variance", 1000.0),
+        "top1": Metric("linear.top1"),
+        "positive_mean": Metric("pretrain.positive_mean"),
+        "negative_mean": Metric("pretrain.negative_mean"),
+        "negative_variance": Metric("pretrain.negative_variance", 1000.0),
     },
     proxy=proxy,
     smoke=smoke,

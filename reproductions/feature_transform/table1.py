@@ -15,11 +15,11 @@ from pathlib import Path
 
 from feature_transform_recipes import IMAGENET1K_IMAGES, MODELS, proxy, smoke
 
-from retable.reproduce import Row, Table, main
+from retable.reproduce import Table, TableRow, main
 
 TABLE = Table(
     script=Path(__file__),
-    rows={name: Row(recipe, ()) for name, recipe in MODELS.items()},
+    rows={name: TableRow(recipe, ()) for name, recipe in MODELS.items()},
     columns={},
     proxy=proxy,
     smoke=smoke,

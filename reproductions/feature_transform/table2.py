@@ -25,14 +25,14 @@ from feature_transform_recipes import (
 )
 
 from retable.methods import MoCoRecipe
-from retable.reproduce import Figure, Row, Table, main
+from retable.reproduce import Metric, Table, TableRow, main
 
 
-def both_encoders(method: MoCoRecipe) -> dict[str, Row]:
+def both_encoders(method: MoCoRecipe) -> dict[str, TableRow]:
     """Return the two trainings of a row."""
     return {
-        "res18": Row(resnet18(method), (LINEAR_R18,)),
-        "res50": Row(resnet50(method), (LINEAR_R50,)),
+        "res18": TableRow(resnet18(method), (LINEAR_R18,)),
+        "res50": TableRow(resnet50(method), (LINEAR_R50,)),
     }
 
 
@@ -41,7 +41,7 @@ METHODS = {f"start_{epoch}": moco(transform(start_epoch=epoch)) for epoch in (0,
 TABLE = Table(
     script=Path(__file__),
     rows={name: both_encoders(method) for name, method in {**METHODS, "no_ft": moco()}.items()},
-    columns={name: Figure("linear.top1", variant=name) for name in ("res18", "res50")},
+    columns={name: Metric("linear.top1", variant=name) for name in ("res18", "res50")},
     proxy=proxy,
     smoke=smoke,
     images=IMAGENET100_IMAGES,

@@ -29,11 +29,11 @@ from feature_transform_recipes import (
 from feature_transform import SimCLRFTRecipe
 from retable import views
 from retable.methods import SimCLRRecipe
-from retable.reproduce import Figure, Gain, Row, Table, main
+from retable.reproduce import Gain, Metric, Table, TableRow, main
 from retable.reproduce.shrinking import PROXY
 from retable.train.recipe import PretrainRecipe
 
-TOP1 = Figure("linear.top1")
+TOP1 = Metric("linear.top1")
 
 METHODS = {
     "simclr": SimCLRRecipe(),
@@ -50,14 +50,14 @@ def imagenet100(method: SimCLRRecipe) -> PretrainRecipe:
     return replace(resnet50(method), views=(view, view), bn_group=256)
 
 
-def proxy(row: Row) -> Row:
+def proxy(row: TableRow) -> TableRow:
     """Shrink a row as the other tables, but for the batch: SimCLR's negatives are its, 256."""
     return at_twice_the_rate(shrink(row, replace(PROXY, batch=256), PROXY_EPOCHS[200], PROXY_QUEUE))
 
 
 TABLE = Table(
     script=Path(__file__),
-    rows={name: Row(imagenet100(method), (LINEAR_R50,)) for name, method in METHODS.items()},
+    rows={name: TableRow(imagenet100(method), (LINEAR_R50,)) for name, method in METHODS.items()},
     columns={"top1": TOP1, "diff": Gain(TOP1, over="simclr"), **SCORES},
     proxy=proxy,
     smoke=smoke,

@@ -24,7 +24,7 @@ from retable import views
 from retable.encoders import EncoderRecipe
 from retable.methods import BYOLRecipe, SimSiamRecipe
 from retable.nn.momentum import MomentumRecipe
-from retable.reproduce import Figure, Row, Table, main
+from retable.reproduce import Metric, Table, TableRow, main
 from retable.train.optim import OptimizerRecipe
 from retable.train.recipe import PretrainRecipe
 from retable.train.schedules import ScheduleRecipe
@@ -81,7 +81,7 @@ def byol(method: BYOLRecipe) -> PretrainRecipe:
     )
 
 
-def both_methods(changed: TransformRecipe | None, loss_weight: float = 1.0) -> dict[str, Row]:
+def both_methods(changed: TransformRecipe | None, loss_weight: float = 1.0) -> dict[str, TableRow]:
     """Return the two trainings of a row; the baselines are the core's own methods."""
     if changed is None:
         siam, boot = SimSiamRecipe(), BYOLRecipe(momentum=TARGET)
@@ -89,12 +89,12 @@ def both_methods(changed: TransformRecipe | None, loss_weight: float = 1.0) -> d
         siam = SimSiamFTRecipe(transform=changed, loss_weight=loss_weight)
         boot = BYOLFTRecipe(momentum=TARGET, transform=changed, loss_weight=loss_weight)
     return {
-        "simsiam": Row(simsiam(siam), (LINEAR_LARS,)),
-        "byol": Row(byol(boot), (LINEAR_LARS,)),
+        "simsiam": TableRow(simsiam(siam), (LINEAR_LARS,)),
+        "byol": TableRow(byol(boot), (LINEAR_LARS,)),
     }
 
 
-def proxy(row: Row) -> Row:
+def proxy(row: TableRow) -> TableRow:
     """Shrink a row as the other tables, heads to an eighth; SGD at 0.06 for both methods.
 
     LARS and a warm-up of half an epoch would be tuned to nothing: the paper trains 10,000 steps.
@@ -107,7 +107,7 @@ def proxy(row: Row) -> Row:
     return replace(row, pretrain=replace(row.pretrain, optimizer=optimizer))
 
 
-def small_heads(row: Row) -> Row:
+def small_heads(row: TableRow) -> TableRow:
     """Return the row with heads that fit the features of a small encoder."""
     method = row.pretrain.method
     if isinstance(method, SimSiamRecipe):
@@ -120,7 +120,7 @@ def small_heads(row: Row) -> Row:
     return replace(row, pretrain=replace(row.pretrain, method=small))
 
 
-def smoke(row: Row) -> Row:
+def smoke(row: TableRow) -> TableRow:
     """Shrink a row to seconds."""
     return tiny(small_heads(row))
 
@@ -133,7 +133,7 @@ TABLE = Table(
         "pos_ex_norm": both_methods(NORMALISED),
         "loss_weight": both_methods(NONE, MEAN_WEIGHT),
     },
-    columns={name: Figure("linear.top1", variant=name) for name in ("simsiam", "byol")},
+    columns={name: Metric("linear.top1", variant=name) for name in ("simsiam", "byol")},
     proxy=proxy,
     smoke=smoke,
     images=IMAGENET1K_IMAGES,

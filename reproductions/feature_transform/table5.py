@@ -24,7 +24,7 @@ from feature_transform_recipes import (
 )
 from recorded_curves import draw_score_curves
 
-from retable.reproduce import CollapseCriterion, Figure, Row, Table, main
+from retable.reproduce import CollapseCriterion, Metric, Table, TableRow, main
 from retable.reproduce.shrinking import PROXY, SMOKE
 from retable.train.recipe import PretrainRecipe
 
@@ -48,12 +48,12 @@ RECIPES = {
 
 TABLE = Table(
     script=Path(__file__),
-    rows={name: Row(recipe, (LINEAR_R18,)) for name, recipe in RECIPES.items()},
+    rows={name: TableRow(recipe, (LINEAR_R18,)) for name, recipe in RECIPES.items()},
     columns={
-        "top1": Figure("linear.top1"),
-        "positive_mean": Figure("pretrain.positive_mean"),
-        "negative_mean": Figure("pretrain.negative_mean"),
-        "negative_variance": Figure("pretrain.negative_variance", 1000.0),
+        "top1": Metric("linear.top1"),
+        "positive_mean": Metric("pretrain.positive_mean"),
+        "negative_mean": Metric("pretrain.negative_mean"),
+        "negative_variance": Metric("pretrain.negative_variance", 1000.0),
     },
     proxy=proxy,
     smoke=smoke,

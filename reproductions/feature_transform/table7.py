@@ -25,9 +25,9 @@ from feature_transform_recipes import (
 )
 
 from retable.methods import MoCoRecipe
-from retable.reproduce import Figure, Gain, Row, Table, main
+from retable.reproduce import Gain, Metric, Table, TableRow, main
 
-TOP1 = Figure("linear.top1")
+TOP1 = Metric("linear.top1")
 
 
 def hard(a: float, b: float, weight_on: str) -> MoCoRecipe:
@@ -48,7 +48,7 @@ METHODS = {
 
 TABLE = Table(
     script=Path(__file__),
-    rows={name: Row(resnet50(method), (LINEAR_R50,)) for name, method in METHODS.items()},
+    rows={name: TableRow(resnet50(method), (LINEAR_R50,)) for name, method in METHODS.items()},
     columns={"top1": TOP1, "diff": Gain(TOP1, over="moco_v1"), **SCORES},
     proxy=proxy,
     smoke=smoke,

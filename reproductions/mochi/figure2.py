@@ -15,7 +15,7 @@ from pathlib import Path
 
 from mochi_recipes import IMAGENET100_IMAGES, imagenet100, mochi, proxy, smoke
 
-from retable.reproduce import Difference, Figure, Histories, Row, Table, main
+from retable.reproduce import Difference, Histories, Metric, Table, TableRow, main
 from retable.tables import Comparison
 
 ROWS = {
@@ -25,8 +25,8 @@ ROWS = {
     "mochi_oracle": mochi(1024, 1024, 128, analyse=True, oracle=True),
 }
 
-WITH = Figure("pretrain.proxy_accuracy", 100.0)
-WITHOUT = Figure("pretrain.proxy_accuracy_real", 100.0)
+WITH = Metric("pretrain.proxy_accuracy", 100.0)
+WITHOUT = Metric("pretrain.proxy_accuracy_real", 100.0)
 
 CURVES = {
     "false_negatives": "same class among the hardest negatives, %",
@@ -62,11 +62,11 @@ def draw(comparison: Comparison, histories: Histories, folder: Path) -> None:
 
 TABLE = Table(
     script=Path(__file__),
-    rows={name: Row(imagenet100(method), ()) for name, method in ROWS.items()},
+    rows={name: TableRow(imagenet100(method), ()) for name, method in ROWS.items()},
     columns={
         "proxy_without": WITHOUT,
         "proxy_gap": Difference(WITHOUT, WITH),
-        "fn_top1024": Figure("pretrain.false_negatives", 100.0),
+        "fn_top1024": Metric("pretrain.false_negatives", 100.0),
     },
     proxy=proxy,
     smoke=smoke,

@@ -14,7 +14,7 @@ from pathlib import Path
 from mochi_recipes import IMAGENET100_IMAGES, LINEAR_100, imagenet100, mochi, proxy, smoke
 
 from retable.methods import moco_v2
-from retable.reproduce import Figure, Gain, Histories, Row, Table, main
+from retable.reproduce import Gain, Histories, Metric, Table, TableRow, main
 from retable.tables import Comparison
 
 S = (0, 128, 256, 512, 1024)
@@ -22,10 +22,10 @@ S_PRIME = (0, 128, 256, 512)
 GRID = [[f"s{s}_sp{s_prime}" for s_prime in S_PRIME] for s in S]
 
 
-def method(s: int, s_prime: int) -> Row:
+def method(s: int, s_prime: int) -> TableRow:
     """Return one cell; the baseline is MoCo-v2 itself, as in Table 1."""
     recipe = mochi(1024, s, s_prime) if s + s_prime else moco_v2(queue=16384)
-    return Row(imagenet100(recipe), (LINEAR_100,))
+    return TableRow(imagenet100(recipe), (LINEAR_100,))
 
 
 def draw(comparison: Comparison, histories: Histories, folder: Path) -> None:
@@ -48,7 +48,7 @@ def draw(comparison: Comparison, histories: Histories, folder: Path) -> None:
 TABLE = Table(
     script=Path(__file__),
     rows={f"s{s}_sp{s_prime}": method(s, s_prime) for s in S for s_prime in S_PRIME},
-    columns={"gain": Gain(Figure("linear.top1"), over="s0_sp0")},
+    columns={"gain": Gain(Metric("linear.top1"), over="s0_sp0")},
     proxy=proxy,
     smoke=smoke,
     images=IMAGENET100_IMAGES,

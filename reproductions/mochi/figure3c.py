@@ -25,7 +25,7 @@ from mochi_recipes import (
 from retable import views
 from retable.evaluate.geometry import Geometry
 from retable.methods import moco_v2
-from retable.reproduce import Figure, Histories, Row, Table, main
+from retable.reproduce import Histories, Metric, Table, TableRow, main
 from retable.tables import Comparison
 
 ROWS = {
@@ -49,11 +49,11 @@ def draw(comparison: Comparison, histories: Histories, folder: Path) -> None:
 
 TABLE = Table(
     script=Path(__file__),
-    rows={name: Row(recipe, (LINEAR_100, GEOMETRY)) for name, recipe in ROWS.items()},
+    rows={name: TableRow(recipe, (LINEAR_100, GEOMETRY)) for name, recipe in ROWS.items()},
     columns={
-        "neg_align": Figure("geometry.alignment", -1.0),
-        "neg_uniform": Figure("geometry.uniformity", -1.0),
-        "top1": Figure("linear.top1"),
+        "neg_align": Metric("geometry.alignment", -1.0),
+        "neg_uniform": Metric("geometry.uniformity", -1.0),
+        "top1": Metric("linear.top1"),
     },
     proxy=proxy,
     smoke=smoke,

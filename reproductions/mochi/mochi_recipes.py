@@ -20,7 +20,7 @@ from retable.reproduce.shrinking import (
     shrink_evaluation,
     shrink_pretraining,
 )
-from retable.reproduce.table import Row
+from retable.reproduce.table import TableRow
 from retable.train.optim import OptimizerRecipe
 from retable.train.recipe import PretrainRecipe
 from retable.train.schedules import ScheduleRecipe
@@ -96,7 +96,7 @@ LINEAR_1K = replace(LINEAR_100, lr=30.0, batch=256, epochs=100, milestones=(60, 
 """Linear evaluation on ImageNet-1K (MoCo repository, ``main_lincls.py``)."""
 
 
-def proxy(row: Row) -> Row:
+def proxy(row: TableRow) -> TableRow:
     """Shrink a row to the built-in images: 64 classes, 32 px, 8,000 images, a 77k-weight encoder.
 
     Kept in proportion: K = 1024 of 8,000 images (12.8 %, ImageNet-100: 12.9 %); N : s : s' : K
@@ -109,12 +109,12 @@ def proxy(row: Row) -> Row:
     return shrink(row, PROXY, PROXY_EPOCHS, queue=1024)
 
 
-def smoke(row: Row) -> Row:
+def smoke(row: TableRow) -> TableRow:
     """Shrink a row to seconds: the same code, two epochs on 512 images; claims nothing."""
     return shrink(row, SMOKE, 2, queue=256)
 
 
-def shrink(row: Row, scale: SmallScale, epochs: int, *, queue: int) -> Row:
+def shrink(row: TableRow, scale: SmallScale, epochs: int, *, queue: int) -> TableRow:
     """Return the row on small images with its proportions kept."""
     method = row.pretrain.method
     if isinstance(method, MoCoRecipe):

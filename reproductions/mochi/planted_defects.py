@@ -26,7 +26,7 @@ from retable.reproduce.execute import execute
 from retable.reproduce.outcomes import gather_figures, measure
 from retable.reproduce.plan import Request, plan_runs, resolve_rows
 from retable.reproduce.setting import Setting
-from retable.reproduce.table import Row
+from retable.reproduce.table import TableRow
 from retable.tables import compare, load_reference
 from retable.tables.reference import Value
 
@@ -53,8 +53,8 @@ class StaleQueue(MoCHi):
 class FrozenKeyEncoder(MoCHi):
     """Never moves the key encoder from its first state."""
 
-    def __init__(self, encoder: nn.Module, recipe: MoCHiRecipe, key: int) -> None:
-        super().__init__(encoder, replace(recipe, momentum=1.0), key)
+    def __init__(self, encoder: nn.Module, recipe: MoCHiRecipe, rng_key: int) -> None:
+        super().__init__(encoder, replace(recipe, momentum=1.0), rng_key)
 
 
 class PoolOfQueryZero(MoCHi):
@@ -81,12 +81,12 @@ class DefectiveRecipe(MoCHiRecipe):
 
     defect: str = ""
 
-    def build(self, encoder: nn.Module, key: int) -> MoCHi:
+    def build(self, encoder: nn.Module, rng_key: int) -> MoCHi:
         """Return the defective method."""
-        return DEFECTS[self.defect](encoder, self, key)
+        return DEFECTS[self.defect](encoder, self, rng_key)
 
 
-def plant(row: Row, defect: str) -> Row:
+def plant(row: TableRow, defect: str) -> TableRow:
     """Return the row with the defect in its method."""
     method = row.pretrain.method
     assert isinstance(method, MoCoRecipe)

@@ -18,7 +18,7 @@ from torch import nn
 
 from retable.evaluate.linear import LinearProbe
 from retable.evaluate.logistic.probe import LogisticProbe
-from retable.evaluate.protocol import Where
+from retable.evaluate.protocol import EvalContext
 from retable.reproduce.command import guarded
 from retable.reproduce.execute import execute, opener
 from retable.reproduce.plan import Request, plan_runs, resolve_rows
@@ -45,7 +45,7 @@ def main() -> int:
     assert isinstance(linear, LinearProbe)
     for probe in (linear, LogisticProbe(view=linear.test_view)):
         for name, encoder in encoders.items():
-            figures = probe.run(encoder, opener(run.recipe, setting), Where("cpu"), seed=0)
+            figures = probe.run(encoder, opener(run.recipe, setting), EvalContext("cpu"), seed=0)
             print(f"{probe.name:10} {name:12} top-1 {figures['top1']:6.2f} %", flush=True)
     return 0
 

@@ -22,10 +22,10 @@ from mochi_recipes import (
 )
 
 from retable.methods import moco_v1, moco_v2
-from retable.reproduce import Difference, Figure, Gain, Row, Table, main
+from retable.reproduce import Difference, Gain, Metric, Table, TableRow, main
 
 QUEUE = 16384
-TOP1 = Figure("linear.top1")
+TOP1 = Metric("linear.top1")
 
 ROWS = {
     "moco_t007": imagenet100(moco_v1(queue=QUEUE, temperature=0.07), version=1),
@@ -39,21 +39,21 @@ ROWS = {
     "supervised": supervised_bound(100),
 }
 
-ALL = Figure("pretrain.proxy_accuracy", 100.0)
-QUEUE_ONLY = Figure("pretrain.proxy_accuracy_real", 100.0, otherwise="pretrain.proxy_accuracy")
+ALL = Metric("pretrain.proxy_accuracy", 100.0)
+QUEUE_ONLY = Metric("pretrain.proxy_accuracy_real", 100.0, otherwise="pretrain.proxy_accuracy")
 """MoCo-v2 has no other negatives than the queue's."""
 
 TABLE = Table(
     script=Path(__file__),
-    rows={name: Row(recipe, (LINEAR_100,)) for name, recipe in ROWS.items()},
+    rows={name: TableRow(recipe, (LINEAR_100,)) for name, recipe in ROWS.items()},
     columns={
         "top1": TOP1,
         "diff": Gain(TOP1, over="moco_v2"),
-        "knn_halfway": Figure("monitor_halfway.top1"),
+        "knn_halfway": Metric("monitor_halfway.top1"),
         "proxy_queue": QUEUE_ONLY,
         "proxy_gap": Difference(QUEUE_ONLY, ALL),
-        "harder_query_mixed": Figure("pretrain.harder_than_real_query_mixed", 100.0),
-        "harder_pairs": Figure("pretrain.harder_than_real_pairs", 100.0),
+        "harder_query_mixed": Metric("pretrain.harder_than_real_query_mixed", 100.0),
+        "harder_pairs": Metric("pretrain.harder_than_real_pairs", 100.0),
     },
     proxy=proxy,
     smoke=smoke,

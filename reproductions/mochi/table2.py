@@ -21,7 +21,7 @@ from mochi_recipes import (
 )
 
 from retable.methods import MoCoRecipe, moco_v2
-from retable.reproduce import Figure, Row, Table, main
+from retable.reproduce import Metric, Table, TableRow, main
 from retable.reproduce.shrinking import PROXY
 
 BASELINE = moco_v2(queue=65536)
@@ -49,15 +49,15 @@ ROWS = {
 }
 
 
-def proxy(row: Row) -> Row:
+def proxy(row: TableRow) -> TableRow:
     """Shrink a row as Table 1's, its length in proportion: 5, 10 and 40 epochs."""
     return shrink(row, PROXY, row.pretrain.epochs // 20, queue=1024)
 
 
 TABLE = Table(
     script=Path(__file__),
-    rows={name: Row(recipe, (LINEAR_1K,)) for name, recipe in ROWS.items()},
-    columns={"in1k_top1": Figure("linear.top1")},
+    rows={name: TableRow(recipe, (LINEAR_1K,)) for name, recipe in ROWS.items()},
+    columns={"in1k_top1": Metric("linear.top1")},
     proxy=proxy,
     smoke=smoke,
     images=IMAGENET1K_IMAGES,

@@ -37,13 +37,13 @@ from retable.evaluate.frozen import FrozenEncoder, freeze
 from retable.evaluate.geometry import effective_rank, mean_cosine
 from retable.evaluate.logistic.probe import LogisticProbe
 from retable.evaluate.ood import OutOfDistribution
-from retable.evaluate.protocol import Judged, OpenSource, Where
+from retable.evaluate.protocol import EvalContext, EvalData, OpenSource
 from retable.plots import drawing
 from retable.reproduce.command import guarded
 from retable.reproduce.execute import execute
 from retable.reproduce.plan import plan_runs
 from retable.reproduce.setting import Setting, directory_of
-from retable.reproduce.table import Row
+from retable.reproduce.table import TableRow
 from retable.train.recipe import build_method
 from retable.weights import load_encoder
 
@@ -125,11 +125,12 @@ def opener(data: str) -> OpenSource:
     return open_variant
 
 
-def subjects(rows: Mapping[str, Row], seed: int, setting: Setting) -> Iterator[Subject]:
+def subjects(rows: Mapping[str, TableRow], seed: int, setting: Setting) -> Iterator[Subject]:
     """Yield the four tasks' encoders, trained if need be, then untrained ones, then raw pixels."""
     probes = {task: linear_of(row) for task, row in rows.items()}
     runs = {
-        task: plan_runs({task: Row(row.pretrain, ())}, (seed,))[0] for task, row in rows.items()
+        task: plan_runs({task: TableRow(row.pretrain, ())}, (seed,))[0]
+        for task, row in rows.items()
     }
     execute(runs.values(), setting)
     for task in rows:
@@ -145,22 +146,27 @@ def probed(subject: Subject, opened: OpenSource, seed: int) -> Found:
     """Return what the probes of one encoder find; features are computed once for all factors."""
     frozen = freeze(subject.encoder, "cpu")
     with tempfile.TemporaryDirectory() as features:
-        where = Where("cpu", features=Path(features))
-        layers = probed_layers(frozen, subject.probe, opened, where, seed=seed)
-        changed = probed_variants(frozen, subject.probe, opened, where, seed=seed)
+        context = EvalContext("cpu", features=Path(features))
+        layers = probed_layers(frozen, subject.probe, opened, context, seed=seed)
+        changed = probed_variants(frozen, subject.probe, opened, context, seed=seed)
     return Found(layers, changed)
 
 
 def _probe(like: LogisticProbe, taps: tuple[str, ...], data: str = "") -> LogisticProbe:
     representation = replace(like.representation, taps=taps, limit=LIMIT)
-    on = Judged(data=data)
+    on = EvalData(source=data)
     return LogisticProbe(
-        l2=PENALTIES, iterations=200, view=like.view, representation=representation, on=on
+        l2=PENALTIES, iterations=200, view=like.view, representation=representation, data=on
     )
 
 
 def probed_layers(
-    frozen: FrozenEncoder, like: LogisticProbe, opened: OpenSource, where: Where, *, seed: int
+    frozen: FrozenEncoder,
+    like: LogisticProbe,
+    opened: OpenSource,
+    context: EvalContext,
+    *,
+    seed: int,
 ) -> dict[str, dict[str, float]]:
     """Return `Found.layers`: the accuracy for each factor and the geometry of the test images."""
     taps = frozen.tap_names
@@ -168,23 +174,28 @@ def probed_layers(
     layers: dict[str, dict[str, float]] = {tap: {} for tap in taps}
     for factor in FACTORS:
         probe = _probe(like, taps, with_parameter(data, "labels", factor))
-        figures = probe.run(frozen, opened, where, seed=seed)
+        figures = probe.run(frozen, opened, context, seed=seed)
         for tap in taps:
             layers[tap][factor] = figures[f"top1@{tap}" if len(taps) > 1 else "top1"]
     test = opened("test", None, data)
     view = probe.test_view_of(test)
-    for tap, found in represent(frozen, test, view, probe.representation, where).items():
+    for tap, found in represent(frozen, test, view, probe.representation, context).items():
         layers[tap]["effective_rank"] = effective_rank(found.features).item()
         layers[tap]["mean_cosine"] = mean_cosine(found.features).item()
     return layers
 
 
 def probed_variants(
-    frozen: FrozenEncoder, like: LogisticProbe, opened: OpenSource, where: Where, *, seed: int
+    frozen: FrozenEncoder,
+    like: LogisticProbe,
+    opened: OpenSource,
+    context: EvalContext,
+    *,
+    seed: int,
 ) -> dict[str, float]:
     """Return `Found.changed`: the outline's probe, trained on images as in pretraining."""
     probe = _probe(like, ("pre_logits",))
-    return OutOfDistribution(probe, VARIANTS).run(frozen, opened, where, seed=seed)
+    return OutOfDistribution(probe, VARIANTS).run(frozen, opened, context, seed=seed)
 
 
 def as_table(found: Found) -> str:

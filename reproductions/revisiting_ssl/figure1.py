@@ -17,8 +17,8 @@ from probe_curves import draw_probe_curves
 from revisiting_proxies import proxy, smoke
 from revisiting_recipes import BEST, IMAGENET_IMAGES, best, logistic, sgd
 
-from retable.reproduce import Row, Table, main
-from retable.reproduce.table import Figures
+from retable.reproduce import Table, TableRow, main
+from retable.reproduce.table import RunMetrics
 
 FIRST_DECAYS = (30, 120, 480)
 """Epochs at which the learning rate falls for the first time."""
@@ -36,7 +36,7 @@ class OfTheProbe:
     figure: str
     of_the_optimum: bool = True
 
-    def value(self, row: str, seed: int, figures: Figures) -> float | None:
+    def value(self, row: str, seed: int, figures: RunMetrics) -> float | None:
         """Return it, None where the row has not run."""
         _, _, probe = row.rpartition("_")
         if probe == "optimum" and not self.of_the_optimum:
@@ -49,11 +49,11 @@ class OfTheProbe:
         return (row,)
 
 
-def rows_of(task: str) -> dict[str, Row]:
+def rows_of(task: str) -> dict[str, TableRow]:
     """Return one encoder under three schedules, and its optimum."""
     probes = {str(epoch): sgd(task, f"linear_{epoch}", epoch) for epoch in FIRST_DECAYS}
-    rows = {f"{task}_{name}": Row(best(task), (probe,)) for name, probe in probes.items()}
-    return {**rows, f"{task}_optimum": Row(best(task), (logistic(task, "optimum"),))}
+    rows = {f"{task}_{name}": TableRow(best(task), (probe,)) for name, probe in probes.items()}
+    return {**rows, f"{task}_optimum": TableRow(best(task), (logistic(task, "optimum"),))}
 
 
 TABLE = Table(

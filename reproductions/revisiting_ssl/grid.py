@@ -13,7 +13,7 @@ from revisiting_proxies import proxy_of_the_grid, smoke_of_the_grid
 from revisiting_recipes import ENCODERS, IMAGENET_IMAGES, PLACES, WIDENINGS, pretraining
 
 from retable.evaluate.protocol import Evaluation
-from retable.reproduce import Figure, Row, Table
+from retable.reproduce import Metric, Table, TableRow
 
 CELLS = {f"{task}_{k}x": (task, k) for task, widenings in WIDENINGS.items() for k in widenings}
 """The columns: pretext task and widening factor."""
@@ -33,12 +33,12 @@ def grid_table(
         script=script,
         rows={
             name: {
-                cell: Row(pretraining(task, encoder, k), evaluations(task))
+                cell: TableRow(pretraining(task, encoder, k), evaluations(task))
                 for cell, (task, k) in CELLS.items()
             }
             for name, encoder in ENCODERS.items()
         },
-        columns={cell: Figure(f"{judged_by}.top1", variant=cell) for cell in CELLS},
+        columns={cell: Metric(f"{judged_by}.top1", variant=cell) for cell in CELLS},
         proxy=proxy_of_the_grid,
         smoke=smoke_of_the_grid,
         images=IMAGENET_IMAGES,

@@ -11,7 +11,7 @@ from rankings import Cell, Grid, cell_of
 from retable.reproduce import Histories
 from retable.reproduce.table import training_name
 from retable.tables import Comparison, load_reference
-from retable.tables.reference import Column, Reference, Value
+from retable.tables.reference import ColumnSpec, Reference, Value
 
 TASKS = {
     "rotation": "Rotation",
@@ -23,7 +23,7 @@ TASKS = {
 
 TIMES = "×"  # noqa: RUF001 (typography, not arithmetic)
 
-PRETEXT = "monitor.held_out_accuracy"
+PRETEXT = "monitor.pretext_accuracy"
 """The figure that says how well a task itself is solved on held-out images, as a share."""
 
 
@@ -48,7 +48,7 @@ def prints(comparison: Comparison) -> str | None:
     return _PRINTED.get(comparison.id)
 
 
-def columns_of(comparison: Comparison) -> dict[Column, Cell]:
+def columns_of(comparison: Comparison) -> dict[ColumnSpec, Cell]:
     """Return the columns that are a task at a width."""
     return {
         column: cell_of(column.key)

@@ -15,18 +15,18 @@ from pathlib import Path
 from revisiting_proxies import proxy, smoke
 from revisiting_recipes import BEST, IMAGENET_IMAGES, PLACES, best, sgd
 
-from retable.reproduce import Figure, Row, Table, main
+from retable.reproduce import Metric, Table, TableRow, main
 
 TABLE = Table(
     script=Path(__file__),
     rows={
-        task: Row(best(task), (sgd(task, "imagenet"), sgd(task, "places", data="places")))
+        task: TableRow(best(task), (sgd(task, "imagenet"), sgd(task, "places", source="places")))
         for task in BEST
     },
     columns={
-        "imagenet_top1": Figure("imagenet.top1"),
-        "imagenet_top5": Figure("imagenet.top5"),
-        "places205_top1": Figure("places.top1"),
+        "imagenet_top1": Metric("imagenet.top1"),
+        "imagenet_top5": Metric("imagenet.top5"),
+        "places205_top1": Metric("places.top1"),
     },
     proxy=proxy,
     smoke=smoke,

@@ -27,7 +27,7 @@ from retable.reproduce.execute import execute
 from retable.reproduce.finished import collect
 from retable.reproduce.plan import Request, plan_runs, resolve_rows
 from retable.reproduce.setting import Setting
-from retable.reproduce.table import Row
+from retable.reproduce.table import TableRow
 
 MLP = MlpProbe(batch=64, penalty=5.0)
 """The paper's, but for the batch of all proxies and the penalty.
@@ -37,11 +37,13 @@ with 5 it is 3.9e-5 and 1.6e-4 for features of a 4x ResNet, 4.9e-5 and 1e-4 in t
 """
 
 
-def judged_by_both(row: Row) -> Row:
+def judged_by_both(row: TableRow) -> TableRow:
     """Return a training whose encoder is judged by both classifiers, on the same features."""
     linear = linear_of(row)
-    mlp = replace(MLP, test_view=linear.view, representation=linear.representation, on=linear.on)
-    return Row(row.pretrain, (linear, mlp))
+    mlp = replace(
+        MLP, test_view=linear.view, representation=linear.representation, data=linear.data
+    )
+    return TableRow(row.pretrain, (linear, mlp))
 
 
 def as_table(linear: Mapping[str, float], mlp: Mapping[str, float]) -> str:

@@ -19,7 +19,7 @@ from proxy_rows import linear_of
 from table2 import TABLE
 from torch import nn
 
-from retable.evaluate.protocol import Where
+from retable.evaluate.protocol import EvalContext
 from retable.reproduce.command import guarded
 from retable.reproduce.execute import execute, opener
 from retable.reproduce.finished import collect
@@ -42,8 +42,8 @@ def chance(method: object) -> float | None:
 
 def untrained(run: Run, setting: Setting, encoder: nn.Module) -> float:
     """Return the linear accuracy of an encoder that has learnt nothing, in percent."""
-    where = Where(torch.device("cpu"))
-    return linear_of(run).run(encoder, opener(run.recipe, setting), where, seed=SEED)["top1"]
+    context = EvalContext(torch.device("cpu"))
+    return linear_of(run).run(encoder, opener(run.recipe, setting), context, seed=SEED)["top1"]
 
 
 def main() -> int:
@@ -65,7 +65,7 @@ def main() -> int:
         if task not in pixels:
             pixels[task] = untrained(run, setting, nn.Flatten())
         before = untrained(run, setting, build_method(run.recipe, run.seed).encoder)
-        solved, guessed = figures.get("monitor.held_out_accuracy"), chance(run.recipe.method)
+        solved, guessed = figures.get("monitor.pretext_accuracy"), chance(run.recipe.method)
         said = "" if solved is None else f"{100 * solved:.1f}"
         print(
             f"{name:28}{said:>7}{'' if guessed is None else f'{guessed:.1f}':>8}"

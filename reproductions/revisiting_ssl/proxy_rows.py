@@ -11,7 +11,7 @@ from table2 import TABLE
 from retable.errors import UserError
 from retable.evaluate.logistic.probe import LogisticProbe
 from retable.reproduce.plan import Request, Run, resolve_rows
-from retable.reproduce.table import Row, training_name
+from retable.reproduce.table import TableRow, training_name
 
 
 def options_of(description: str) -> argparse.ArgumentParser:
@@ -31,7 +31,7 @@ def options_of_one_encoder(description: str) -> argparse.ArgumentParser:
     return parser
 
 
-def rows_of(encoder: str, width: int) -> dict[str, Row]:
+def rows_of(encoder: str, width: int) -> dict[str, TableRow]:
     """Return task -> its row of Table 2's proxy.
 
     Raises:
@@ -46,7 +46,7 @@ def rows_of(encoder: str, width: int) -> dict[str, Row]:
     return {task: resolved[name] for task, name in names.items()}
 
 
-def linear_of(judged: Row | Run) -> LogisticProbe:
+def linear_of(judged: TableRow | Run) -> LogisticProbe:
     """Return the linear evaluation with all labels."""
     (probe,) = (one for one in judged.evaluations if one.name == "imagenet")
     assert isinstance(probe, LogisticProbe)

@@ -16,11 +16,11 @@ from retable.data.sources import with_parameter
 from retable.encoders import ResidualRecipe, VggRecipe
 from retable.evaluate.linear import LinearProbe
 from retable.evaluate.logistic.probe import LogisticProbe
-from retable.evaluate.protocol import Evaluation, Judged
+from retable.evaluate.protocol import EvalData, Evaluation
 from retable.methods import MethodRecipe, SupervisedRecipe
 from retable.nn.patches import PatchGrid
 from retable.reproduce.shrinking import shrink_optimizer
-from retable.reproduce.table import Row
+from retable.reproduce.table import TableRow
 from retable.train.recipe import PretrainRecipe
 from revisiting_ssl import ExemplarRecipe, JigsawRecipe, RelativePatchLocationRecipe
 
@@ -43,17 +43,17 @@ SHORTER = {PROXY_DATA: 5, SMOKE_DATA: 35}
 BATCH = 64
 
 
-def proxy(row: Row) -> Row:
+def proxy(row: TableRow) -> TableRow:
     """Shrink a training to the built-in images and a minute of one core."""
     return shrink(row, PROXY_DATA)
 
 
-def smoke(row: Row) -> Row:
+def smoke(row: TableRow) -> TableRow:
     """Shrink a training to seconds: the same code, an epoch on 256 images; claims nothing."""
     return shrink(row, SMOKE_DATA)
 
 
-def proxy_of_the_grid(row: Row) -> Row | None:
+def proxy_of_the_grid(row: TableRow) -> TableRow | None:
     """Shrink a training of the grid; widths above 8 and three of the six encoders are left out.
 
     What stays answers the paper's questions: RevNet against ResNet v1 at two widths, and VGG, the
@@ -63,7 +63,7 @@ def proxy_of_the_grid(row: Row) -> Row | None:
     return proxy(row) if in_sub_grid(row.pretrain) else None
 
 
-def smoke_of_the_grid(row: Row) -> Row | None:
+def smoke_of_the_grid(row: TableRow) -> TableRow | None:
     """Shrink a training of the grid to seconds, the same ones as at proxy scale."""
     return smoke(row) if in_sub_grid(row.pretrain) else None
 
@@ -80,9 +80,9 @@ def in_sub_grid(recipe: PretrainRecipe) -> bool:
     return small and encoder.last_relu and encoder.version != "v2"
 
 
-def shrink(row: Row, data: str) -> Row:
+def shrink(row: TableRow, data: str) -> TableRow:
     """Return a training on small images, and its evaluations."""
-    return Row(
+    return TableRow(
         shrink_pretraining(row.pretrain, data),
         tuple(shrink_evaluation(evaluation, data) for evaluation in row.evaluations),
     )
@@ -105,7 +105,7 @@ def shrink_pretraining(recipe: PretrainRecipe, data: str) -> PretrainRecipe:
         epochs=epochs,
         batch=BATCH,
         bn_group=BATCH // 4,
-        held_out_images=0,
+        validation_images=0,
     )
 
 
@@ -183,8 +183,8 @@ def shrink_evaluation(evaluation: Evaluation, data: str) -> Evaluation:
     if representation.patches is not None:
         representation = replace(representation, patches=PatchGrid(cell=12, patch=12))
     scenes = with_parameter(data, "labels", "scene")
-    on = evaluation.on
-    on = Judged(data=scenes if on.data else "", labels=on.labels)
+    asked = evaluation.data
+    own = EvalData(source=scenes if asked.source else "", labels=asked.labels)
     if isinstance(evaluation, LogisticProbe):
         assert evaluation.view is not None
         return replace(
@@ -193,7 +193,7 @@ def shrink_evaluation(evaluation: Evaluation, data: str) -> Evaluation:
             solver="torch",
             view=small_view(evaluation.view),
             representation=representation,
-            on=on,
+            data=own,
         )
     assert evaluation.test_view is not None
     view = small_view(evaluation.test_view)
@@ -204,7 +204,7 @@ def shrink_evaluation(evaluation: Evaluation, data: str) -> Evaluation:
         train_view=view,
         test_view=view,
         representation=representation,
-        on=on,
+        data=own,
     )
 
 

@@ -14,7 +14,7 @@ from retable import views
 from retable.encoders import ResidualRecipe, VggRecipe
 from retable.evaluate.linear import LinearProbe
 from retable.evaluate.logistic.probe import LogisticProbe
-from retable.evaluate.protocol import Judged
+from retable.evaluate.protocol import EvalData
 from retable.evaluate.representation import Representation
 from retable.methods import MethodRecipe, SupervisedRecipe
 from retable.nn.patches import PatchGrid
@@ -123,7 +123,7 @@ def pretraining(
         epochs=35,
         batch=batch,
         bn_group=batch // CORES[task],
-        held_out_images=HELD_OUT,
+        validation_images=HELD_OUT,
     )
 
 
@@ -154,7 +154,7 @@ def supervised(encoder: Encoder) -> PretrainRecipe:
         epochs=90,
         batch=256,
         bn_group=32,
-        held_out_images=HELD_OUT,
+        validation_images=HELD_OUT,
     )
 
 
@@ -174,7 +174,7 @@ def test_view(task: str) -> views.ViewRecipe:
 
 
 def logistic(
-    task: str, name: str, taps: tuple[str, ...] = ("pre_logits",), **on: Any
+    task: str, name: str, taps: tuple[str, ...] = ("pre_logits",), **data: Any
 ) -> LogisticProbe:
     """Return the linear evaluation by L-BFGS (section 2): lambda = 100 / (M C), 800 updates.
 
@@ -186,12 +186,12 @@ def logistic(
         iterations=800,
         view=test_view(task),
         representation=representation_of(task, taps),
-        on=Judged(split="held_out", held_out_images=HELD_OUT, **on),
+        data=EvalData(split="validation", validation_images=HELD_OUT, **data),
         name=name,
     )
 
 
-def sgd(task: str, name: str, first_decay: int = 480, **on: Any) -> LinearProbe:
+def sgd(task: str, name: str, first_decay: int = 480, **data: Any) -> LinearProbe:
     """Return the linear evaluation by SGD (section 2), scored on the official test images.
 
     Batch 2048, 1024 for patches; rate 0.1 * batch / 256, a tenth from ``first_decay`` on, again 20
@@ -208,6 +208,6 @@ def sgd(task: str, name: str, first_decay: int = 480, **on: Any) -> LinearProbe:
         train_view=replace(test_view(task), window="random"),
         test_view=test_view(task),
         representation=representation_of(task),
-        on=Judged(**on),
+        data=EvalData(**data),
         name=name,
     )

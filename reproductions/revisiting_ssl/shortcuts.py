@@ -24,13 +24,13 @@ from retable.reproduce.execute import execute
 from retable.reproduce.finished import collect
 from retable.reproduce.plan import plan_runs
 from retable.reproduce.setting import Setting
-from retable.reproduce.table import Row
+from retable.reproduce.table import TableRow
 from retable.train.recipe import PretrainRecipe
 from retable.views import ViewRecipe
 from revisiting_ssl import JigsawRecipe, RelativePatchLocationRecipe
 
 
-def touching(row: Row) -> Row:
+def touching(row: TableRow) -> TableRow:
     """Leave no gap between patches and no choice of place: edges continue in the neighbour."""
     grid = _grid(row.pretrain)
     close = replace(grid, cell=grid.patch)
@@ -43,22 +43,22 @@ def touching(row: Row) -> Row:
     return _changed(row, close, smaller)
 
 
-def with_brightness(row: Row) -> Row:
+def with_brightness(row: TableRow) -> TableRow:
     """Leave each patch its mean and its deviation, also in the evaluation."""
     probe = linear_of(row)
     representation = probe.representation
     assert representation.patches is not None
     seen = replace(representation, patches=replace(representation.patches, standardise=False))
-    judged = Row(row.pretrain, (replace(probe, representation=seen),))
+    judged = TableRow(row.pretrain, (replace(probe, representation=seen),))
     return _changed(judged, replace(_grid(row.pretrain), standardise=False))
 
 
-def with_colour(row: Row) -> Row:
+def with_colour(row: TableRow) -> TableRow:
     """Make no image grey."""
     return _changed(row, _grid(row.pretrain), lambda view: replace(view, gray_probability=0.0))
 
 
-WAYS: dict[str, Callable[[Row], Row]] = {
+WAYS: dict[str, Callable[[TableRow], TableRow]] = {
     "as in the paper": lambda row: row,
     "patches touch": touching,
     "not standardised": with_brightness,
@@ -74,14 +74,14 @@ def _grid(recipe: PretrainRecipe) -> PatchGrid:
 
 
 def _changed(
-    row: Row, grid: PatchGrid, change: Callable[[ViewRecipe], ViewRecipe] = lambda view: view
-) -> Row:
+    row: TableRow, grid: PatchGrid, change: Callable[[ViewRecipe], ViewRecipe] = lambda view: view
+) -> TableRow:
     """Return a row with another grid and changed views."""
     recipe = row.pretrain
     assert isinstance(recipe.method, JigsawRecipe | RelativePatchLocationRecipe)
     method = replace(recipe.method, patches=grid)
     views = tuple(change(view) for view in recipe.views)
-    return Row(replace(recipe, method=method, views=views), row.evaluations)
+    return TableRow(replace(recipe, method=method, views=views), row.evaluations)
 
 
 def shown(values: Sequence[float]) -> str:
@@ -113,7 +113,7 @@ def main() -> int:
     options = options_of_one_encoder(__doc__.splitlines()[0]).parse_args()
     setting = Setting(options.runs, jobs=options.jobs)
     rows = {
-        task: Row(row.pretrain, (linear_of(row),))
+        task: TableRow(row.pretrain, (linear_of(row),))
         for task, row in rows_of(options.encoder, options.width).items()
     }
     runs = {

@@ -17,7 +17,7 @@ from revisiting_recipes import IMAGENET_IMAGES, logistic, pretraining, supervise
 from tap_curves import draw_taps
 
 from retable.encoders import ResidualRecipe
-from retable.reproduce import Figure, Row, Table, main
+from retable.reproduce import Metric, Table, TableRow, main
 
 TAPS = ("block1", "block2", "block3", "block4", "pre_logits")
 
@@ -27,20 +27,20 @@ def resnet18(skip: bool) -> ResidualRecipe:
     return ResidualRecipe("v2", units=(2, 2, 2, 2), bottleneck=False, skip=skip)
 
 
-def rows_of(task: str) -> dict[str, Row]:
+def rows_of(task: str) -> dict[str, TableRow]:
     """Return the two rows of a task."""
     return {
-        f"{task}_{name}": Row(
+        f"{task}_{name}": TableRow(
             pretraining(task, resnet18(skip), widening=4), (logistic(task, "logistic", TAPS),)
         )
         for name, skip in (("no_skip", False), ("skip", True))
     }
 
 
-def supervised_rows() -> dict[str, Row]:
+def supervised_rows() -> dict[str, TableRow]:
     """Return the two networks that are trained with labels."""
     return {
-        f"supervised_{name}": Row(
+        f"supervised_{name}": TableRow(
             supervised(resnet18(skip)), (logistic("rotation", "logistic", TAPS),)
         )
         for name, skip in (("no_skip", False), ("skip", True))
@@ -51,9 +51,9 @@ TABLE = Table(
     script=Path(__file__),
     rows={**rows_of("rotation"), **rows_of("exemplar"), **supervised_rows()},
     columns={
-        **{tap.replace("_", ""): Figure(f"logistic.top1@{tap}") for tap in TAPS},
-        "pretext": Figure("monitor.held_out_accuracy", 100.0),
-        "fallback": Figure("pretrain.fallback_share", 100.0),
+        **{tap.replace("_", ""): Metric(f"logistic.top1@{tap}") for tap in TAPS},
+        "pretext": Metric("monitor.pretext_accuracy", 100.0),
+        "fallback": Metric("pretrain.fallback_share", 100.0),
     },
     proxy=proxy,
     smoke=smoke,

@@ -21,7 +21,7 @@ from retable.reproduce import main
 
 def evaluations(task: str) -> tuple[LogisticProbe, ...]:
     """Return the printed evaluation."""
-    return (logistic(task, "places", data="places"),)
+    return (logistic(task, "places", source="places"),)
 
 
 TABLE = grid_table(Path(__file__), "places", evaluations)

@@ -21,7 +21,7 @@ from retable.reproduce import main
 
 def evaluations(task: str) -> tuple[LogisticProbe, ...]:
     """Return the printed evaluation."""
-    return (logistic(task, "places_5", data="places", labels=0.05),)
+    return (logistic(task, "places_5", source="places", labels=0.05),)
 
 
 TABLE = grid_table(Path(__file__), "places_5", evaluations)

@@ -13,7 +13,7 @@ from retable import views
 from retable.encoders import EncoderRecipe
 from retable.evaluate.knn import Knn
 from retable.methods import SupervisedRecipe, moco_v2
-from retable.reproduce import Figure, Row, Table
+from retable.reproduce import Metric, Table, TableRow
 from retable.tables import Provenance, Reference, record_reference
 from retable.tables.reading import parse_reference
 from retable.train.optim import OptimizerRecipe
@@ -200,10 +200,10 @@ def table(tmp_path: Path, contrastive: Changed, supervised: Changed) -> Table:
     return Table(
         script=script,
         rows={
-            "contrastive": Row(contrastive(), (Knn(k=5),)),
-            "supervised": Row(supervised(), (Knn(k=5),)),
+            "contrastive": TableRow(contrastive(), (Knn(k=5),)),
+            "supervised": TableRow(supervised(), (Knn(k=5),)),
         },
-        columns={"top1": Figure("knn.top1")},
+        columns={"top1": Metric("knn.top1")},
         proxy=lambda row: row,
         smoke=lambda row: row,
         images=72,

@@ -88,7 +88,7 @@ def test_one_group_is_the_ordinary_layer_to_the_bit() -> None:
 
 
 def test_conversion_keeps_objects_names_and_weights() -> None:
-    encoder = build_encoder(EncoderRecipe("small_resnet8"), key=0)
+    encoder = build_encoder(EncoderRecipe("small_resnet8"), rng_key=0)
     before = dict(encoder.named_parameters())
     state = copy.deepcopy(encoder.state_dict())
     assert group_batch_norm(encoder, 2) is encoder
@@ -140,11 +140,11 @@ def test_rows_of_an_image_are_counted_as_before_after_an_error() -> None:
     assert layer.group_size == 4
 
 
-@given(count=st.integers(1, 20), key=st.integers(-(2**63), 2**63 - 1))
+@given(count=st.integers(1, 20), rng_key=st.integers(-(2**63), 2**63 - 1))
 @settings(max_examples=50, deadline=None)
-def test_shuffling_and_back_is_the_identity(count: int, key: int) -> None:
+def test_shuffling_and_back_is_the_identity(count: int, rng_key: int) -> None:
     images = randn(count, 2, 3, 3)
-    assert torch.equal(shuffled(lambda x: x.flatten(1), images, key), images.flatten(1))
+    assert torch.equal(shuffled(lambda x: x.flatten(1), images, rng_key), images.flatten(1))
 
 
 def test_shuffling_changes_who_shares_statistics() -> None:
@@ -163,12 +163,12 @@ def encode(
     images: Tensor, group: int, shuffle: bool, steps: int, crops: int = 1
 ) -> tuple[Tensor, Statistics, list[Tensor]]:
     """Encode this process's share; return its outputs, and statistics and gradients averaged."""
-    encoder = group_batch_norm(build_encoder(EncoderRecipe("small_resnet8"), key=0), group)
+    encoder = group_batch_norm(build_encoder(EncoderRecipe("small_resnet8"), rng_key=0), group)
     outputs = []
     for step in range(steps):
         own = distributed.own_slice(images[step])
         with rows_per_image(encoder, crops):
-            outputs.append(shuffled(encoder, own, key=step) if shuffle else encoder(own))
+            outputs.append(shuffled(encoder, own, rng_key=step) if shuffle else encoder(own))
     gradients: list[Tensor] = []
     if not shuffle:
         loss = torch.stack(outputs).sin().mean()

@@ -38,7 +38,7 @@ def make_batch(step: int = 0, size: int = 8) -> Batch:
 
 def make_byol(base: float = 0.8) -> BYOL:
     recipe = BYOLRecipe(dim=6, hidden_dim=10, momentum=MomentumRecipe(base, "cosine"))
-    return recipe.build(Flat(), key=3)
+    return recipe.build(Flat(), rng_key=3)
 
 
 def squared_distance(one: Tensor, other: Tensor) -> Tensor:
@@ -142,7 +142,7 @@ def test_defaults_are_the_official_ones_at_1000_epochs() -> None:
     encoder = nn.Identity()
     encoder.feature_dim = 2048  # type: ignore[assignment]
     with torch.device("meta"):
-        method = recipe.build(encoder, key=0)
+        method = recipe.build(encoder, rng_key=0)
     heads = [*method.projector.parameters(), *method.predictor.parameters()]
     weights = [tuple(p.shape) for p in heads if p.ndim == 2]
     assert weights == [(4096, 2048), (256, 4096), (4096, 256), (256, 4096)]

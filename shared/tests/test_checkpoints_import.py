@@ -27,14 +27,14 @@ State = dict[str, Tensor]
 RECIPE = EncoderRecipe("resnet18", width=0.0625)
 
 
-def network(key: int = 1, recipe: EncoderRecipe = RECIPE) -> State:
+def network(rng_key: int = 1, recipe: EncoderRecipe = RECIPE) -> State:
     """A state in which no two tensors are alike, so that no mix-up goes unseen."""
-    state = build_encoder(recipe, key).state_dict()
+    state = build_encoder(recipe, rng_key).state_dict()
     for counter, (name, value) in enumerate(state.items()):
         if name.endswith("num_batches_tracked"):
             value.fill_(counter)
         elif value.dim() == 1:
-            value.copy_(torch.arange(1, value.numel() + 1) / value.numel() + counter + key)
+            value.copy_(torch.arange(1, value.numel() + 1) / value.numel() + counter + rng_key)
     return state
 
 
@@ -256,12 +256,14 @@ def test_encoder_is_found_in_the_files_of(
 
 
 @pytest.mark.parametrize(
-    ("name", "key"), [("encoder_k", 2), ("module.encoder_k", 2), ("encoder_q", 1)]
+    ("name", "rng_key"), [("encoder_k", 2), ("module.encoder_k", 2), ("encoder_q", 1)]
 )
-def test_another_encoder_of_the_file_is_chosen_by_name(tmp_path: Path, name: str, key: int) -> None:
+def test_another_encoder_of_the_file_is_chosen_by_name(
+    tmp_path: Path, name: str, rng_key: int
+) -> None:
     torch.save(moco(network(1), network(2)), tmp_path / "moco.pth")
     encoder = load_encoder(f"{tmp_path / 'moco.pth'}#{name}").encoder
-    assert encoder.state_dict()["bn1.weight"].equal(network(key)["bn1.weight"])
+    assert encoder.state_dict()["bn1.weight"].equal(network(rng_key)["bn1.weight"])
     with pytest.raises(UserError, match=r"No ResNet under the name 'teacher'.*encoder_q"):
         load_encoder(f"{tmp_path / 'moco.pth'}#teacher")
 
@@ -285,7 +287,7 @@ def test_two_encoders_are_a_question_for_the_user(tmp_path: Path) -> None:
 def test_depth_width_and_stem_follow_from_shapes(name: str, width: float, stem: str) -> None:
     recipe = EncoderRecipe(name, width=width, stem=stem)  # type: ignore[arg-type]
     with torch.device("meta"):
-        state = build_encoder(recipe, key=0).state_dict()
+        state = build_encoder(recipe, rng_key=0).state_dict()
     assert recognise(state) == recipe
 
 

@@ -25,7 +25,7 @@ from retable.files import digest_of_tensors
 from retable.nn.batch_norm import group_batch_norm
 from retable.random import derive_key
 from retable.weights import export_encoder, load_encoder, save_encoder
-from retable.weights.architecture import describe
+from retable.weights.architecture import encoder_label
 
 TINY = EncoderRecipe("resnet18", width=0.0625, stem="small")
 
@@ -46,7 +46,7 @@ def same_state(a: nn.Module, b: nn.Module) -> bool:
 @pytest.mark.parametrize("name", ENCODER_NAMES)
 def test_every_encoder_comes_back_to_the_bit(tmp_path: Path, name: str, norm: str) -> None:
     recipe = EncoderRecipe(name, width=0.0625, stem="small", norm=norm)  # type: ignore[arg-type]
-    encoder = with_statistics(build_encoder(recipe, key=1))
+    encoder = with_statistics(build_encoder(recipe, rng_key=1))
     metadata = {"method": "moco", "epoch": 3, "loss": 0.1, "nested": {"β": [1, None]}}
     save_encoder(tmp_path / "encoder.safetensors", encoder, recipe, metadata)
     loaded, loaded_recipe, loaded_metadata = load_encoder(tmp_path / "encoder.safetensors")
@@ -67,11 +67,11 @@ OTHERS: tuple[AnyEncoderRecipe, ...] = (
 )
 
 
-@pytest.mark.parametrize("recipe", OTHERS, ids=describe)
+@pytest.mark.parametrize("recipe", OTHERS, ids=encoder_label)
 def test_encoders_of_the_other_kinds_come_back_with_their_recipe(
     tmp_path: Path, recipe: AnyEncoderRecipe
 ) -> None:
-    encoder = with_statistics(build_encoder(recipe, key=1))
+    encoder = with_statistics(build_encoder(recipe, rng_key=1))
     save_encoder(tmp_path / "file", encoder, recipe, {"method": "rotation"})
     loaded, loaded_recipe, metadata = load_encoder(tmp_path / "file")
     assert same_state(loaded, encoder)
@@ -89,7 +89,7 @@ def test_a_file_names_its_kind_and_one_without_is_a_resnet_under_torchvisions_na
 
     path = tmp_path / "file"
     for recipe in (TINY, OTHERS[0]):
-        save_encoder(path, build_encoder(recipe, key=1), recipe, {})
+        save_encoder(path, build_encoder(recipe, rng_key=1), recipe, {})
         with safe_open(path, framework="pt") as file:
             header = json.loads(file.metadata()["retable"])
         assert header["kind"] == type(recipe).__name__
@@ -109,7 +109,7 @@ def test_a_file_names_its_kind_and_one_without_is_a_resnet_under_torchvisions_na
 def test_encoders_that_differ_in_a_relu_are_told_apart_by_their_recipe(tmp_path: Path) -> None:
     for last_relu in (True, False):
         recipe = ResidualRecipe("v2", (1, 1, 1, 1), widening=1, last_relu=last_relu)
-        save_encoder(tmp_path / str(last_relu), build_encoder(recipe, key=1), recipe, {})
+        save_encoder(tmp_path / str(last_relu), build_encoder(recipe, rng_key=1), recipe, {})
     plain, minus = (load_encoder(tmp_path / name) for name in ("True", "False"))
     assert same_state(plain.encoder, minus.encoder)
     images = torch.linspace(-9, 9, 2 * 3 * 32 * 32).sin().view(2, 3, 32, 32)
@@ -119,13 +119,13 @@ def test_encoders_that_differ_in_a_relu_are_told_apart_by_their_recipe(tmp_path:
 
 
 def test_encoders_are_named_as_in_the_papers_tables(tmp_path: Path) -> None:
-    names = [describe(recipe) for recipe in OTHERS]
+    names = [encoder_label(recipe) for recipe in OTHERS]
     assert len(set(names)) == len(names)
     assert names[1].startswith("ResNet12 v2 (-) 1x with a 7x7/2 root, pooling and block strides 1,")
     assert names[2].startswith("ResNet8 v2 1x without skip connections with a 3x3/1 root, no pool")
     assert names[3].startswith("RevNet17 1x with a 7x7/1 root")
-    assert describe(ResidualRecipe("v1", widening=12)).startswith("ResNet50 v1 12x ")
-    assert describe(ResidualRecipe("v2", (2, 2, 2, 2), False)).startswith("ResNet18 v2 4x ")
+    assert encoder_label(ResidualRecipe("v1", widening=12)).startswith("ResNet50 v1 12x ")
+    assert encoder_label(ResidualRecipe("v2", (2, 2, 2, 2), False)).startswith("ResNet18 v2 4x ")
     assert names[5].startswith("VGG9-BN 1x for 2x2 maps")
     with pytest.raises(UserError, match=r"not a VGG19-BN 8x .*block1\.1\.0\.weight"):
         save_encoder(tmp_path / "file", build_encoder(OTHERS[5], 1), VggRecipe(), {})
@@ -133,20 +133,20 @@ def test_encoders_are_named_as_in_the_papers_tables(tmp_path: Path) -> None:
 
 def test_the_other_kinds_are_exported_to_no_other_program() -> None:
     for recipe in (OTHERS[0], OTHERS[5]):
-        encoder = build_encoder(recipe, key=1)
+        encoder = build_encoder(recipe, rng_key=1)
         with pytest.raises(UserError, match=r"A (ResNet14 v1|VGG9-BN) 1x .* exists in no other"):
             export_encoder(encoder, recipe, "torchvision")
 
 
 def test_equal_encoders_are_equal_files(tmp_path: Path) -> None:
-    encoder = build_encoder(TINY, key=1)
+    encoder = build_encoder(TINY, rng_key=1)
     for name in "abcd":
         save_encoder(tmp_path / name, encoder, TINY, {"x": 1, "y": 2})
     assert len({(tmp_path / name).read_bytes() for name in "abcd"}) == 1
 
 
 def test_memory_format_and_wrappers_leave_no_trace(tmp_path: Path) -> None:
-    encoder = build_encoder(TINY, key=1)
+    encoder = build_encoder(TINY, rng_key=1)
     save_encoder(tmp_path / "plain", encoder, TINY, {})
     encoder.to(memory_format=torch.channels_last)
     wrapped = nn.Module()
@@ -157,7 +157,7 @@ def test_memory_format_and_wrappers_leave_no_trace(tmp_path: Path) -> None:
 
 
 def test_grouped_batch_norm_saves_as_plain_batch_norm(tmp_path: Path) -> None:
-    encoder = build_encoder(TINY, key=1)
+    encoder = build_encoder(TINY, rng_key=1)
     group_batch_norm(encoder, 2)
     with_statistics(encoder)
     save_encoder(tmp_path / "file", encoder, TINY, {})
@@ -169,7 +169,7 @@ def test_grouped_batch_norm_saves_as_plain_batch_norm(tmp_path: Path) -> None:
 
 
 def test_file_is_readable_by_safetensors_alone_under_torchvision_names(tmp_path: Path) -> None:
-    encoder = build_encoder(TINY, key=1)
+    encoder = build_encoder(TINY, rng_key=1)
     save_encoder(tmp_path / "file", encoder, TINY, {"method": "moco"})
     with safe_open(tmp_path / "file", framework="pt") as file:
         assert file.get_tensor("layer4.1.bn2.weight").equal(
@@ -187,7 +187,7 @@ def test_file_is_readable_by_safetensors_alone_under_torchvision_names(tmp_path:
 
 
 def test_folder_of_a_run_stands_for_its_encoder(tmp_path: Path) -> None:
-    encoder = build_encoder(TINY, key=1)
+    encoder = build_encoder(TINY, rng_key=1)
     save_encoder(tmp_path / "run" / "encoder.safetensors", encoder, TINY, {})
     assert same_state(load_encoder(tmp_path / "run").encoder, encoder)
     with pytest.raises(UserError, match=r"without encoder\.safetensors.*finish the run"):
@@ -200,7 +200,7 @@ def test_encoder_of_another_recipe_is_not_saved(tmp_path: Path) -> None:
     ):
         save_encoder(
             tmp_path / "file",
-            build_encoder(TINY, key=1),
+            build_encoder(TINY, rng_key=1),
             EncoderRecipe("resnet34", width=0.0625, stem="small"),
             {},
         )
@@ -208,7 +208,7 @@ def test_encoder_of_another_recipe_is_not_saved(tmp_path: Path) -> None:
 
 
 def test_loading_leaves_the_global_generator_alone(tmp_path: Path) -> None:
-    save_encoder(tmp_path / "file", build_encoder(TINY, key=1), TINY, {})
+    save_encoder(tmp_path / "file", build_encoder(TINY, rng_key=1), TINY, {})
     before = torch.get_rng_state()
     load_encoder(tmp_path / "file")
     assert torch.get_rng_state().equal(before)
@@ -218,7 +218,7 @@ def test_loading_leaves_the_global_generator_alone(tmp_path: Path) -> None:
 def content(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     path = tmp_path_factory.mktemp("own") / "file"
     recipe = EncoderRecipe("small_resnet8", width=0.0625)
-    save_encoder(path, build_encoder(recipe, key=1), recipe, {"method": "moco"})
+    save_encoder(path, build_encoder(recipe, rng_key=1), recipe, {"method": "moco"})
     return path.read_bytes()
 
 

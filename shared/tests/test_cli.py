@@ -19,7 +19,7 @@ DATA = "shapes?count=120&test_count=60&classes=4"
 def checkpoint(tmp_path: Path) -> str:
     recipe = EncoderRecipe("small_resnet8", width=0.5)
     path = tmp_path / "encoder.safetensors"
-    save_encoder(path, build_encoder(recipe, key=0), recipe, {"epoch": 3})
+    save_encoder(path, build_encoder(recipe, rng_key=0), recipe, {"epoch": 3})
     return str(path)
 
 
@@ -70,13 +70,13 @@ def test_other_data_a_share_of_its_labels_and_several_layers_can_be_judged(
 ) -> None:
     other = "shapes?count=80&test_count=50&classes=3"
     report = evaluate(
-        capsys, checkpoint, "--protocol", "mlp", "--set", f"on.data={other}",
-        "--set", "on.labels=0.5", "--set", 'representation.taps=["layer1","layer3"]',
+        capsys, checkpoint, "--protocol", "mlp", "--set", f"data.source={other}",
+        "--set", "data.labels=0.5", "--set", 'representation.taps=["layer1","layer3"]',
         "--set", "hidden=8", "--set", "epochs=2",
     )  # fmt: skip
     assert report["data"]["test"]["images"] == 50
     assert report["data"]["train"]["spec"] == other
-    assert report["protocol"]["on"]["labels"] == 0.5
+    assert report["protocol"]["data"]["labels"] == 0.5
     assert {"top1", "top1@layer1", "top1@layer3"} <= report["results"].keys()
 
 
@@ -163,7 +163,7 @@ def test_encoders_of_other_kinds_are_judged_too(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     recipe = ResidualRecipe("reversible", (1, 1, 1, 1), False, 1, root_pool=False)
-    save_encoder(tmp_path / "encoder.safetensors", build_encoder(recipe, key=0), recipe, {})
+    save_encoder(tmp_path / "encoder.safetensors", build_encoder(recipe, rng_key=0), recipe, {})
     report = evaluate(capsys, str(tmp_path), "--protocol", "knn", "--set", "k=5")
     assert report["encoder"]["name"].startswith("RevNet10 1x with a 7x7/2 root")
     assert report["encoder"]["recipe"]["kind"] == "ResidualRecipe"

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from retable.encoders import ResidualEncoder, ResidualRecipe, VggRecipe, build_encoder
-from retable.encoders.pooling import compact_maximum, padded_maximum
+from retable.encoders.pooling import max_pool_compact, max_pool_padded
 from retable.encoders.units import PreActivationUnit
 from retable.errors import UserError
 
@@ -32,7 +32,7 @@ def randn(*shape: int, seed: int = 0) -> Tensor:
 
 def parameters(recipe: ResidualRecipe | VggRecipe) -> int:
     with torch.device("meta"):
-        return sum(p.numel() for p in build_encoder(recipe, key=0).parameters())
+        return sum(p.numel() for p in build_encoder(recipe, rng_key=0).parameters())
 
 
 @pytest.mark.parametrize(
@@ -62,7 +62,7 @@ def test_parameters_are_as_many_as_the_papers(version: Any, counts: dict[int, fl
 def test_maps_have_the_papers_sizes(
     version: Any, side: int, fields: dict[str, Any], sides: list[int]
 ) -> None:
-    encoder = build_encoder(ResidualRecipe(version, widening=1, **fields), key=0).eval()
+    encoder = build_encoder(ResidualRecipe(version, widening=1, **fields), rng_key=0).eval()
     root: list[Tensor] = []
     encoder.root.conv.register_forward_hook(lambda _, __, output: root.append(output))
     with torch.no_grad():
@@ -82,8 +82,8 @@ def test_maps_have_the_papers_sizes(
 @pytest.mark.parametrize("widening", [1, 4, 8, 12, 16])
 def test_the_representation_grows_with_the_widening(version: Any, widening: int) -> None:
     with torch.device("meta"):
-        wide = build_encoder(ResidualRecipe(version, widening=widening), key=0)
-        basic = build_encoder(dataclasses.replace(wide.recipe, bottleneck=False), key=0)
+        wide = build_encoder(ResidualRecipe(version, widening=widening), rng_key=0)
+        basic = build_encoder(dataclasses.replace(wide.recipe, bottleneck=False), rng_key=0)
     assert wide.feature_dim == 512 * widening
     assert basic.feature_dim == 128 * widening
     assert wide.root.conv.out_channels == (64 if version == "reversible" else 16) * widening
@@ -99,7 +99,7 @@ def test_v1_is_torchvisions_network_but_for_its_epsilon(training: bool) -> None:
     for layer in theirs.modules():
         if isinstance(layer, nn.BatchNorm2d):
             layer.eps = 1e-3
-    ours = build_encoder(ResidualRecipe("v1"), key=1)
+    ours = build_encoder(ResidualRecipe("v1"), rng_key=1)
     state = {}
     for name, value in theirs.state_dict().items():
         name = re.sub(r"^conv1\.", "root.conv.", name)
@@ -181,7 +181,7 @@ def reference(images: Tensor, state: dict[str, Tensor], recipe: ResidualRecipe) 
     ids=lambda recipe: "-".join(map(str, dataclasses.astuple(recipe))),
 )
 def test_v2_and_revnet_are_what_their_description_says(recipe: ResidualRecipe) -> None:
-    encoder = build_encoder(recipe, key=1).double()
+    encoder = build_encoder(recipe, rng_key=1).double()
     generator = torch.Generator().manual_seed(0)
     for name, parameter in encoder.named_parameters():  # scales and shifts that show
         if parameter.ndim == 1:
@@ -228,13 +228,13 @@ def test_basic_v2_has_the_convolutions_of_torchvisions_resnet18() -> None:
 
     with torch.device("meta"):
         theirs = torchvision.models.resnet18(weights=None)
-        assert shapes(build_encoder(RESNET18, key=0)) == shapes(theirs)
+        assert shapes(build_encoder(RESNET18, rng_key=0)) == shapes(theirs)
 
 
 def test_without_skip_connections_there_are_no_projections() -> None:
     def names(recipe: ResidualRecipe) -> set[str]:
         with torch.device("meta"):
-            return set(build_encoder(recipe, key=0).state_dict())
+            return set(build_encoder(recipe, rng_key=0).state_dict())
 
     projections = names(RESNET18) - names(dataclasses.replace(RESNET18, skip=False))
     assert projections == {f"block{block}.0.projection.weight" for block in (2, 3, 4)}
@@ -246,8 +246,8 @@ def test_without_the_last_relu_features_may_be_negative_and_nothing_else_differs
     version: Any,
 ) -> None:
     recipe = ResidualRecipe(version, widening=1, units=(1, 1, 1, 1))
-    plain = build_encoder(recipe, key=1)
-    minus = build_encoder(dataclasses.replace(recipe, last_relu=False), key=1)
+    plain = build_encoder(recipe, rng_key=1)
+    minus = build_encoder(dataclasses.replace(recipe, last_relu=False), rng_key=1)
     assert plain.state_dict().keys() == minus.state_dict().keys()
     minus.load_state_dict(plain.state_dict())
     images = randn(4, 3, 64, 64)
@@ -270,7 +270,7 @@ def test_layers_have_tensorflows_constants_and_glorots_weights(
     recipe: ResidualRecipe | VggRecipe,
 ) -> None:
     # Source: tf.layers' defaults; Glorot and Bengio (2010), equation 16.
-    encoder: nn.Module = build_encoder(recipe, key=1)
+    encoder: nn.Module = build_encoder(recipe, rng_key=1)
     seen = 0
     for layer in encoder.modules():
         if isinstance(layer, nn.BatchNorm2d):
@@ -289,7 +289,7 @@ def test_layers_have_tensorflows_constants_and_glorots_weights(
 
 
 def test_running_statistics_keep_99_hundredths() -> None:
-    encoder = build_encoder(ResidualRecipe("v1", widening=1, units=(1, 1, 1, 1)), key=1)
+    encoder = build_encoder(ResidualRecipe("v1", widening=1, units=(1, 1, 1, 1)), rng_key=1)
     images = randn(4, 3, 64, 64)
     encoder(images)
     values = encoder.root.conv(images)
@@ -300,7 +300,7 @@ def test_running_statistics_keep_99_hundredths() -> None:
 def test_the_root_of_a_revnet_is_one_convolution() -> None:
     # Its weight decay is 0: an optimizer finds it under this name.
     with torch.device("meta"):
-        encoder = build_encoder(ResidualRecipe("reversible"), key=0)
+        encoder = build_encoder(ResidualRecipe("reversible"), rng_key=0)
     assert [n for n, _ in encoder.named_parameters() if n.startswith("root.")] == [
         "root.conv.weight"
     ]
@@ -318,8 +318,8 @@ def test_the_maximum_sees_zeros_beyond_the_border(side: int) -> None:
             expected[:, :, row, column] = window.amax((2, 3))
             if min(top, left) < 0 or max(top, left) + 3 > side:
                 expected[:, :, row, column].clamp_(min=0)
-    assert torch.equal(padded_maximum(x), expected)
-    assert torch.equal(padded_maximum(x.relu()), F.max_pool2d(x.relu(), 3, 2, padding=1))
+    assert torch.equal(max_pool_padded(x), expected)
+    assert torch.equal(max_pool_padded(x.relu()), F.max_pool2d(x.relu(), 3, 2, padding=1))
 
 
 @settings(max_examples=60, deadline=None)
@@ -337,7 +337,7 @@ def test_the_compact_maximum_has_the_same_values_and_gradients(
     if channels_last:
         x = x.contiguous(memory_format=torch.channels_last)
     x.requires_grad_()
-    expected, maxima = padded_maximum(x), compact_maximum(x)
+    expected, maxima = max_pool_padded(x), max_pool_compact(x)
     assert torch.equal(maxima, expected)
     assert maxima.dtype == dtype
     # Whole numbers, whose sums are the same in any order and precision.
@@ -356,7 +356,7 @@ def test_the_compact_maximum_keeps_a_byte_for_each() -> None:
 
     x = randn(2, 3, 8, 8).requires_grad_()
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        maxima = compact_maximum(x)
+        maxima = max_pool_compact(x)
     assert sum(tensor.nbytes for tensor in kept) == maxima.numel()
 
 
@@ -392,7 +392,7 @@ def test_contradictory_recipes_are_named(fields: dict[str, Any], sentence: str) 
 def test_weights_do_not_depend_on_options_that_change_no_layer() -> None:
     recipe = ResidualRecipe("reversible", widening=1, units=(1, 1, 1, 1))
     encoders = [
-        build_encoder(dataclasses.replace(recipe, **fields), key=3)
+        build_encoder(dataclasses.replace(recipe, **fields), rng_key=3)
         for fields in ({}, {"last_relu": False}, {"reversible_backward": True}, {"root_stride": 1})
     ]
     assert isinstance(encoders[0], ResidualEncoder)

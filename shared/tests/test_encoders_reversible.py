@@ -146,8 +146,8 @@ def test_a_block_is_its_units_behind_pool_and_double(stride: int | None) -> None
 def both(recipe: ResidualRecipe) -> tuple[ResidualEncoder, ResidualEncoder]:
     """Return an encoder with the ordinary and one with the recomputing backward pass."""
     return (
-        build_encoder(recipe, key=1),
-        build_encoder(dataclasses.replace(recipe, reversible_backward=True), key=1),
+        build_encoder(recipe, rng_key=1),
+        build_encoder(dataclasses.replace(recipe, reversible_backward=True), rng_key=1),
     )
 
 
@@ -224,7 +224,7 @@ def test_recomputed_gradients_are_the_ordinary_ones_under_autocast(
 
 
 def test_under_autocast_the_sum_of_the_residuals_stays_in_float32() -> None:
-    encoder = build_encoder(BASIC, key=1)
+    encoder = build_encoder(BASIC, rng_key=1)
     with torch.autocast("cpu", torch.bfloat16):
         taps = encoder.taps(randn(2, 3, 32, 32), encoder.tap_names)
         unit = encoder.get_submodule("block1.0")
@@ -303,7 +303,7 @@ def test_a_block_keeps_its_output_alone() -> None:
 
 
 def test_nothing_is_kept_without_a_gradient() -> None:
-    encoder = build_encoder(dataclasses.replace(BASIC, reversible_backward=True), key=1)
+    encoder = build_encoder(dataclasses.replace(BASIC, reversible_backward=True), rng_key=1)
     with torch.no_grad():
         assert not encoder(randn(2, 3, 16, 16)).requires_grad
 
@@ -318,7 +318,7 @@ def test_changed_parameters_are_noticed_as_in_any_backward_pass() -> None:
 
 
 def test_hooks_of_parameters_fire_once() -> None:
-    encoder = build_encoder(dataclasses.replace(BASIC, reversible_backward=True), key=1)
+    encoder = build_encoder(dataclasses.replace(BASIC, reversible_backward=True), rng_key=1)
     fired: list[str] = []
     for name, parameter in encoder.named_parameters():
 
@@ -333,7 +333,7 @@ def test_hooks_of_parameters_fire_once() -> None:
 def parallel_gradients() -> dict[str, Tensor]:
     """Return the gradients of this process's half of a batch, averaged by data parallelism."""
     recipe = dataclasses.replace(BASIC, reversible_backward=True)
-    encoder = group_batch_norm(build_encoder(recipe, key=1), 8)  # across processes
+    encoder = group_batch_norm(build_encoder(recipe, rng_key=1), 8)  # across processes
     rank = torch.distributed.get_rank()
     parallel = nn.parallel.DistributedDataParallel(encoder)
     features = parallel(randn(8, 3, 32, 32)[4 * rank : 4 * rank + 4])

@@ -45,7 +45,7 @@ def images(count: int = 4, side: int = 32) -> Tensor:
 
 
 def build(recipe: AnyEncoderRecipe) -> Encoder:
-    return build_encoder(recipe, key=1)
+    return build_encoder(recipe, rng_key=1)
 
 
 @each_encoder

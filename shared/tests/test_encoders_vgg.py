@@ -25,7 +25,7 @@ def randn(*shape: int) -> Tensor:
 )
 def test_parameters_are_as_many_as_the_papers(widening: int, expected: float) -> None:
     with torch.device("meta"):
-        encoder = build_encoder(VggRecipe(widening), key=0)
+        encoder = build_encoder(VggRecipe(widening), rng_key=0)
     counted = sum(p.numel() for p in encoder.parameters())
     assert counted == pytest.approx(expected, rel=0 if isinstance(expected, int) else 1e-3)
     assert encoder.feature_dim == 512 * widening
@@ -40,7 +40,7 @@ def test_parameters_are_as_many_as_the_papers(widening: int, expected: float) ->
     ids=["images", "patches"],
 )
 def test_taps_lie_before_the_pooling(recipe: VggRecipe, side: int, sides: list[int]) -> None:
-    encoder = build_encoder(recipe, key=0).eval()
+    encoder = build_encoder(recipe, rng_key=0).eval()
     with torch.no_grad():
         taps = encoder.taps(randn(1, 3, side, side), encoder.tap_names)
     blocks = [f"block{stack}" for stack in range(1, 6)]
@@ -81,7 +81,7 @@ def reference(images: Tensor, convolutions: list[Tensor], recipe: VggRecipe) -> 
     ],
 )
 def test_the_network_is_what_its_description_says(recipe: VggRecipe, side: int) -> None:
-    encoder = build_encoder(recipe, key=1).double()
+    encoder = build_encoder(recipe, rng_key=1).double()
     convolutions = [m.weight for m in encoder.modules() if isinstance(m, nn.Conv2d)]
     assert len(convolutions) == sum(recipe.stacks) + 2
     images = randn(3, 3, side, side).double()
@@ -98,7 +98,7 @@ def test_the_network_is_what_its_description_says(recipe: VggRecipe, side: int) 
     ],
 )
 def test_images_that_are_too_small_are_named(recipe: VggRecipe, side: int, sentence: str) -> None:
-    encoder = build_encoder(recipe, key=0).eval()
+    encoder = build_encoder(recipe, rng_key=0).eval()
     with pytest.raises(UserError, match=re.escape(sentence)):
         encoder(randn(1, 3, side, side))
 

@@ -23,7 +23,7 @@ from retable.evaluate.features import Features, represent
 from retable.evaluate.frozen import FrozenEncoder, freeze, structure
 from retable.evaluate.knn import Knn
 from retable.evaluate.mlp import MlpProbe
-from retable.evaluate.protocol import Judged, Where, open_judged
+from retable.evaluate.protocol import EvalContext, EvalData, open_eval_splits
 from retable.evaluate.representation import Representation
 from retable.nn.patches import PatchGrid
 from retable.testing import run_processes
@@ -45,7 +45,7 @@ def make_chunks_small(set_attribute: Callable[..., None] = setattr) -> None:
 
 
 def encoder(**settings: Any) -> nn.Module:
-    return build_encoder(EncoderRecipe("small_resnet8", **({"width": 0.5} | settings)), key=0)
+    return build_encoder(EncoderRecipe("small_resnet8", **({"width": 0.5} | settings)), rng_key=0)
 
 
 class Counting:
@@ -93,7 +93,7 @@ def features(
         source or open_source(DATA, "train"),
         view,
         representation or Representation(),
-        Where("cpu", features=folder),
+        EvalContext("cpu", features=folder),
         **options,
     )
 
@@ -155,7 +155,7 @@ def altered(built: nn.Module, name: str) -> nn.Module:
 
 def without_last_relu(last_relu: bool) -> nn.Module:
     recipe = ResidualRecipe("v2", (1, 1, 1, 1), widening=1, last_relu=last_relu)
-    return build_encoder(recipe, key=0)
+    return build_encoder(recipe, rng_key=0)
 
 
 CHANGES: dict[str, dict[str, Any]] = {
@@ -253,8 +253,8 @@ def test_features_of_other_code_are_not_taken(
 
 def test_random_views_are_drawn_anew_and_not_kept(tmp_path: Path, counting: Counting) -> None:
     view = crop_and_flip(16)
-    first = features(tmp_path, view=view, key=1)["pre_logits"].features
-    second = features(tmp_path, view=view, key=2)["pre_logits"].features
+    first = features(tmp_path, view=view, rng_key=1)["pre_logits"].features
+    second = features(tmp_path, view=view, rng_key=2)["pre_logits"].features
     assert counting.since() == 180
     assert not torch.allclose(first, second)
     assert not list(tmp_path.iterdir())
@@ -271,30 +271,34 @@ def test_a_source_that_does_not_tell_its_pixels_is_not_kept(
     assert not list(tmp_path.iterdir())
 
 
-def judged(on: Judged, folder: Path | None) -> tuple[dict[str, Features], dict[str, Features]]:
+def judged(data: EvalData, folder: Path | None) -> tuple[dict[str, Features], dict[str, Features]]:
     def opened(split: str, variant: str | None = None, data: str | None = None) -> Source:
         return open_source(DATA, split)
 
-    splits = open_judged(opened, on)
+    splits = open_eval_splits(opened, data)
     return features(folder, source=splits.train), features(folder, source=splits.test)
 
 
 def test_shares_of_the_labels_need_their_share_of_the_images(
     tmp_path: Path, counting: Counting
 ) -> None:
-    tenth = Judged(labels=0.1)
+    tenth = EvalData(labels=0.1)
     train, _ = judged(tenth, tmp_path)
     assert len(train["pre_logits"].labels) == 9
     assert counting.since() == 16 + 40, "one chunk of six, and the test split"
-    train, test = judged(replace(tenth, split="held_out"), tmp_path)
+    train, test = judged(replace(tenth, split="validation"), tmp_path)
     assert counting.since() == 10, "the last chunk"
     assert len(test["pre_logits"].labels) == 9
-    judged(Judged(), tmp_path)
+    judged(EvalData(), tmp_path)
     assert counting.since() == 90 - 16 - 10
-    for on in (Judged(labels=0.5), Judged("", 0.5, "held_out"), Judged("", 1.0, "held_out")):
-        kept = judged(on, tmp_path)
+    for data in (
+        EvalData(labels=0.5),
+        EvalData("", 0.5, "validation"),
+        EvalData("", 1.0, "validation"),
+    ):
+        kept = judged(data, tmp_path)
         assert counting.since() == 0
-        computed = judged(on, None)
+        computed = judged(data, None)
         counting.since()
         for ours, theirs in zip(kept, computed, strict=True):
             assert torch.equal(ours["pre_logits"].labels, theirs["pre_logits"].labels)
@@ -416,8 +420,8 @@ def test_the_replacement_of_an_unreadable_image_keeps_its_own_label(tmp_path: Pa
 def test_a_gpu_makes_and_reads_what_the_cpu_does(tmp_path: Path) -> None:
     def found(device: str, folder: Path | None, **options: Any) -> Features:
         frozen, source = freeze(encoder(), device), open_source(DATA, "train")
-        where = Where(device, features=folder)
-        return represent(frozen, source, VIEW, Representation(), where, **options)["pre_logits"]
+        context = EvalContext(device, features=folder)
+        return represent(frozen, source, VIEW, Representation(), context, **options)["pre_logits"]
 
     on_cpu = found("cpu", None)
     for folder in (None, tmp_path, tmp_path):
@@ -431,13 +435,13 @@ def test_a_gpu_makes_and_reads_what_the_cpu_does(tmp_path: Path) -> None:
 
 
 def test_progress_tells_of_every_image_once(tmp_path: Path) -> None:
-    for on in (Judged(), Judged(labels=0.5)):
+    for data in (EvalData(), EvalData(labels=0.5)):
         for _ in range(2):
-            told: list[int] = []
-            splits = open_judged(lambda split, *_: open_source(DATA, split), on)
-            features(tmp_path, source=splits.train, on_batch=told.append)
-            assert sum(told) == len(splits.train)
-            assert min(told) >= 0
+            on_progress: list[int] = []
+            splits = open_eval_splits(lambda split, *_: open_source(DATA, split), data)
+            features(tmp_path, source=splits.train, on_progress=on_progress.append)
+            assert sum(on_progress) == len(splits.train)
+            assert min(on_progress) >= 0
 
 
 def test_people_can_read_what_a_folder_holds(tmp_path: Path) -> None:
@@ -473,12 +477,12 @@ def test_protocols_share_a_pass(tmp_path: Path, counting: Counting) -> None:
     def opened(split: str, variant: str | None = None, data: str | None = None) -> Source:
         return open_source(DATA, split)
 
-    where = Where("cpu", features=tmp_path)
+    context = EvalContext("cpu", features=tmp_path)
     built = encoder()
-    MlpProbe(hidden=8, epochs=2, milestones=()).run(built, opened, where, seed=0)
+    MlpProbe(hidden=8, epochs=2, milestones=()).run(built, opened, context, seed=0)
     assert counting.since() == 130
-    MlpProbe(hidden=9, epochs=1, milestones=()).run(built, opened, where, seed=1)
-    Knn(k=5).run(built, opened, where)
+    MlpProbe(hidden=9, epochs=1, milestones=()).run(built, opened, context, seed=1)
+    Knn(k=5).run(built, opened, context)
     assert counting.since() == 0
 
 
@@ -497,7 +501,7 @@ def _in_process(folder: Path) -> dict[str, Any]:
     calls.clear()
     read = features(folder / "one")["pre_logits"]
     part = features(folder / "one", gathered=False)["pre_logits"]
-    few = judged(Judged(labels=0.2), folder / "one")[0]["pre_logits"]
+    few = judged(EvalData(labels=0.2), folder / "one")[0]["pre_logits"]
     read_images = sum(calls)
     computed_part = features(None, gathered=False)["pre_logits"]
     for module in (distributed, cache_module, features_module):
@@ -525,7 +529,7 @@ def two_processes(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[
     folder = tmp_path_factory.mktemp("features")
     with pytest.MonkeyPatch.context() as patch:
         make_chunks_small(patch.setattr)
-        judged(Judged(), folder / "one")
+        judged(EvalData(), folder / "one")
     return folder, run_processes(_in_process, 2, folder)
 
 
@@ -534,7 +538,7 @@ def test_two_processes_make_and_read_what_one_does(
 ) -> None:
     folder, results = two_processes
     whole = features(folder / "one")["pre_logits"]
-    few = judged(Judged(labels=0.2), folder / "one")[0]["pre_logits"]
+    few = judged(EvalData(labels=0.2), folder / "one")[0]["pre_logits"]
     assert sorted(found["images"] for found in results) == [42, 48]
     for found in results:
         assert found["read_images"] == 0

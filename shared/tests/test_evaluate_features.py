@@ -13,7 +13,7 @@ from retable.evaluate.features import extract, gather_uneven
 from retable.evaluate.frozen import freeze
 from retable.evaluate.knn import Knn
 from retable.evaluate.linear import LinearProbe
-from retable.evaluate.protocol import Where
+from retable.evaluate.protocol import EvalContext
 from retable.precision import autocast_dtype
 from retable.testing import run_processes
 from retable.views import center, crop_and_flip, make_view
@@ -24,7 +24,7 @@ DATA = "shapes?count=90&test_count=45&classes=5"
 
 def trained(name: str = "small_resnet8", **settings: Any) -> nn.Module:
     """Return an encoder whose batch norms have statistics and scales unlike those at the start."""
-    encoder = build_encoder(EncoderRecipe(name, **settings), key=0)
+    encoder = build_encoder(EncoderRecipe(name, **settings), rng_key=0)
     for position, module in enumerate(encoder.modules()):
         if isinstance(module, nn.BatchNorm2d):
             draws = random.uniform(position, torch.arange(4 * module.num_features)).view(4, -1)
@@ -68,8 +68,8 @@ def test_extraction_leaves_the_encoder_as_it_was() -> None:
 @pytest.mark.parametrize("view", [center(32), crop_and_flip(24)])
 def test_features_come_in_the_order_of_the_source_in_batches_of_any_size(view: Any) -> None:
     encoder, source = trained(), open_source(DATA, "test")
-    one = extract(encoder, source, view, device="cpu", batch_size=1, key=5)
-    many = extract(encoder, source, view, device="cpu", batch_size=32, key=5)
+    one = extract(encoder, source, view, device="cpu", batch_size=1, rng_key=5)
+    many = extract(encoder, source, view, device="cpu", batch_size=32, rng_key=5)
     assert torch.equal(one.labels, source.labels)
     torch.testing.assert_close(one.features, many.features, rtol=1e-4, atol=1e-5)
     pool = source.resident()
@@ -110,9 +110,9 @@ def _evaluate() -> tuple[Tensor, dict[str, float], dict[str, float]]:
 
     encoder = trained()
     probe = LinearProbe(lr=0.3, batch=16, epochs=2, milestones=(1,))
-    found = extract(encoder, open_source(DATA, "test"), crop_and_flip(32), device="cpu", key=1)
-    linear = probe.run(encoder, open_split, Where("cpu"), seed=1)
-    return found.features, linear, Knn(k=7).run(encoder, open_split, Where("cpu"))
+    found = extract(encoder, open_source(DATA, "test"), crop_and_flip(32), device="cpu", rng_key=1)
+    linear = probe.run(encoder, open_split, EvalContext("cpu"), seed=1)
+    return found.features, linear, Knn(k=7).run(encoder, open_split, EvalContext("cpu"))
 
 
 def test_two_processes_measure_what_one_measures(two_processes: Results) -> None:

@@ -12,8 +12,8 @@ from retable.errors import UserError
 from retable.evaluate.geometry import alignment, effective_rank, mean_cosine, uniformity
 
 
-def directions(key: int, n: int, dim: int) -> Tensor:
-    return random.normal(key, torch.arange(n * dim)).view(n, dim).double()
+def directions(rng_key: int, n: int, dim: int) -> Tensor:
+    return random.normal(rng_key, torch.arange(n * dim)).view(n, dim).double()
 
 
 def distances(features: Tensor) -> dict[tuple[int, int], float]:
@@ -23,11 +23,11 @@ def distances(features: Tensor) -> dict[tuple[int, int], float]:
     return {(i, j): math.dist(rows[i], rows[j]) ** 2 for i, j in pairs}
 
 
-@given(n=st.integers(2, 20), dim=st.integers(1, 6), key=st.integers(0, 2**31))
+@given(n=st.integers(2, 20), dim=st.integers(1, 6), rng_key=st.integers(0, 2**31))
 @settings(max_examples=50, deadline=None)
-def test_alignment_equals_the_mean_over_pairs(n: int, dim: int, key: int) -> None:
+def test_alignment_equals_the_mean_over_pairs(n: int, dim: int, rng_key: int) -> None:
     # Reference: Wang and Isola 2020, the pairs of one class in plain loops, float64.
-    features, labels = directions(key, n, dim), random.integers(key, torch.arange(n), 3)
+    features, labels = directions(rng_key, n, dim), random.integers(rng_key, torch.arange(n), 3)
     labels[-1] = labels[0]
     chosen = [d for (i, j), d in distances(features).items() if labels[i] == labels[j]]
     expected = sum(chosen) / len(chosen)
@@ -39,24 +39,24 @@ def test_alignment_equals_the_mean_over_pairs(n: int, dim: int, key: int) -> Non
     dim=st.integers(1, 6),
     rows=st.integers(1, 21),
     t=st.floats(0.1, 4),
-    key=st.integers(0, 2**31),
+    rng_key=st.integers(0, 2**31),
 )
 @settings(max_examples=50, deadline=None)
 def test_uniformity_equals_the_mean_over_pairs(
-    n: int, dim: int, rows: int, t: float, key: int
+    n: int, dim: int, rows: int, t: float, rng_key: int
 ) -> None:
     # Reference: Wang and Isola 2020, all unordered pairs in plain loops, float64.
-    features = directions(key, n, dim)
+    features = directions(rng_key, n, dim)
     kernel = [math.exp(-t * d) for d in distances(features).values()]
     expected = math.log(sum(kernel) / len(kernel))
     assert uniformity(features, t=t, rows=rows).item() == pytest.approx(expected, abs=1e-10)
 
 
-@given(n=st.integers(2, 20), dim=st.integers(1, 6), key=st.integers(0, 2**31))
+@given(n=st.integers(2, 20), dim=st.integers(1, 6), rng_key=st.integers(0, 2**31))
 @settings(max_examples=50, deadline=None)
-def test_mean_cosine_equals_the_mean_over_pairs(n: int, dim: int, key: int) -> None:
+def test_mean_cosine_equals_the_mean_over_pairs(n: int, dim: int, rng_key: int) -> None:
     # Reference: for unit vectors |x - y|^2 = 2 - 2 cos, all unordered pairs in plain loops.
-    features = directions(key, n, dim)
+    features = directions(rng_key, n, dim)
     cosines = [1 - d / 2 for d in distances(features).values()]
     assert mean_cosine(features).item() == pytest.approx(sum(cosines) / len(cosines), abs=1e-12)
 

@@ -12,8 +12,8 @@ from retable.evaluate.classifier import accuracy
 from retable.evaluate.knn import knn_scores, nearest
 
 
-def directions(key: int, n: int, dim: int = 6) -> Tensor:
-    return random.normal(key, torch.arange(n * dim)).view(n, dim)
+def directions(rng_key: int, n: int, dim: int = 6) -> Tensor:
+    return random.normal(rng_key, torch.arange(n * dim)).view(n, dim)
 
 
 @given(
@@ -22,13 +22,13 @@ def directions(key: int, n: int, dim: int = 6) -> Tensor:
     rows=st.integers(1, 10),
     columns=st.integers(1, 31),
     share=st.floats(0, 1),
-    key=st.integers(0, 2**31),
+    rng_key=st.integers(0, 2**31),
 )
 @settings(max_examples=60, deadline=None)
 def test_blocked_search_equals_a_full_sort(
-    n: int, m: int, rows: int, columns: int, share: float, key: int
+    n: int, m: int, rows: int, columns: int, share: float, rng_key: int
 ) -> None:
-    queries, bank = directions(key, n).double(), directions(key + 1, m).double()
+    queries, bank = directions(rng_key, n).double(), directions(rng_key + 1, m).double()
     k = max(1, round(share * m))
     values, positions = nearest(queries, bank, k, rows=rows, columns=columns)
     expected, order = (queries @ bank.T).sort(dim=1, descending=True)

@@ -15,7 +15,7 @@ from retable.evaluate import features, head_training
 from retable.evaluate.classifier import LinearClassifier, accuracy
 from retable.evaluate.linear import LinearProbe
 from retable.evaluate.linear_steps import ProbeState, sgd_step
-from retable.evaluate.protocol import Judged, Part, Splits, Where, open_judged
+from retable.evaluate.protocol import EvalContext, EvalData, EvalSubset, Splits, open_eval_splits
 from retable.evaluate.representation import Representation
 from retable.train.optim import LARS
 from retable.views import ViewRecipe, center, crop_and_flip, make_view
@@ -55,8 +55,8 @@ class Blobs:
     def resident(self, *, decode: bool = False) -> Tensor:
         shape = (3, 8, 8)
         patterns = random.uniform(1, torch.arange(self.classes * 192)).view(-1, *shape) * 200
-        key = random.derive_key(0, self.split, str(self.variant))
-        noise = random.normal(key, torch.arange(self.count * 192)).view(-1, *shape)
+        rng_key = random.derive_key(0, self.split, str(self.variant))
+        noise = random.normal(rng_key, torch.arange(self.count * 192)).view(-1, *shape)
         return (patterns[self.labels] + self.noise * noise).clamp(0, 255).to(torch.uint8)
 
 
@@ -91,14 +91,14 @@ def probe(**settings: Any) -> LinearProbe:
 def run(
     recipe: LinearProbe, encoder: nn.Sequential, directory: Path | None = None
 ) -> dict[str, float]:
-    return recipe.run(encoder, open_blobs, Where("cpu", directory), seed=0)
+    return recipe.run(encoder, open_blobs, EvalContext("cpu", directory), seed=0)
 
 
 def test_a_step_equals_torch_sgd_on_a_linear_layer() -> None:
     # Reference: torch.optim.SGD and autograd through nn.Linear, float64.
     x = random.normal(0, torch.arange(5 * 24 * 7)).view(5, 24, 7).double()
     y = random.integers(1, torch.arange(5 * 24), 4).view(5, 24)
-    state = ProbeState.initial(1, 4, 7, key=2)
+    state = ProbeState.initial(1, 4, 7, rng_key=2)
     state = ProbeState(**{name: value.double() for name, value in state.tensors().items()})
     layer = nn.Linear(7, 4).double()
     layer.load_state_dict({"weight": state.weight[0].clone(), "bias": state.bias[0].clone()})
@@ -122,7 +122,7 @@ def test_lars_steps_equal_retables_lars_on_linear_layers() -> None:
     x = random.normal(0, torch.arange(5 * 24 * 7)).view(5, 24, 7).double()
     y = random.integers(1, torch.arange(5 * 24), 4).view(5, 24)
     rates = (0.7, 3.0, 40.0)
-    state = ProbeState.initial(3, 4, 7, key=2)
+    state = ProbeState.initial(3, 4, 7, rng_key=2)
     state = ProbeState(**{name: value.double() for name, value in state.tensors().items()})
     layers = [nn.Linear(7, 4).double() for _ in rates]
     for layer in layers:
@@ -198,15 +198,15 @@ def test_the_probe_equals_the_official_protocol_step_by_step(
     for epoch, lr in enumerate(rates):
         optimizer.param_groups[0]["lr"] = lr
         order = random.permutation(random.derive_key(3, "linear probe", "order", epoch), 96)
-        key = random.derive_key(3, "linear probe", "views", epoch)
+        rng_key = random.derive_key(3, "linear probe", "views", epoch)
         for rows in torch.split(order, 20):
-            views = make_view(train.resident()[rows], rows, crop_and_flip(8), key)
+            views = make_view(train.resident()[rows], rows, crop_and_flip(8), rng_key)
             with torch.no_grad():
                 embedded = encoder(views)
             optimizer.zero_grad()
             torch.autograd.backward(F.cross_entropy(layer(embedded), train.labels[rows]))
             optimizer.step()
-    ours, results = recipe.fit(encoder, Splits(train, test, 6), Where("cpu"), seed=3)
+    ours, results = recipe.fit(encoder, Splits(train, test, 6), EvalContext("cpu"), seed=3)
     torch.testing.assert_close(ours.weight, layer.weight.detach(), rtol=1e-4, atol=1e-5)
     with torch.no_grad():
         views = make_view(test.resident(), torch.arange(96), center(8), 0)
@@ -295,7 +295,7 @@ def test_a_checkpoint_of_something_else_is_refused_by_name(
         recipe.run(
             encoder,
             lambda split, variant=None, data=None: sources[split],
-            Where("cpu", tmp_path),
+            EvalContext("cpu", tmp_path),
             seed=seed,
         )
 
@@ -320,12 +320,18 @@ def test_unlabelled_images_and_odd_classes_end_with_a_sentence(
     sources = {"train": Blobs("train"), "test": unlabelled}
     with pytest.raises(UserError, match="labels from -1"):
         probe().run(
-            encoder, lambda split, variant=None, data=None: sources[split], Where("cpu"), seed=0
+            encoder,
+            lambda split, variant=None, data=None: sources[split],
+            EvalContext("cpu"),
+            seed=0,
         )
     sources["test"] = Blobs("test", classes=5)
     with pytest.raises(UserError, match="class 5"):
         probe().run(
-            encoder, lambda split, variant=None, data=None: sources[split], Where("cpu"), seed=0
+            encoder,
+            lambda split, variant=None, data=None: sources[split],
+            EvalContext("cpu"),
+            seed=0,
         )
 
 
@@ -389,11 +395,11 @@ def test_taps_side_by_side_are_trained_as_alone(view: ViewRecipe, encoder: nn.Se
     tapped = Tapped(encoder)
     settings: dict[str, Any] = {"lr": 0.3, "other_lrs": (0.1,), "train_view": view}
     both = probe(**settings, representation=Representation(("pixels", "pre_logits"))).run(
-        tapped, open_blobs, Where("cpu"), seed=0
+        tapped, open_blobs, EvalContext("cpu"), seed=0
     )
     for tap in ("pixels", "pre_logits"):
         alone = probe(**settings, representation=Representation((tap,))).run(
-            tapped, open_blobs, Where("cpu"), seed=0
+            tapped, open_blobs, EvalContext("cpu"), seed=0
         )
         assert {name: both[f"{name}@{tap}"] for name in alone} == alone
     assert both["top1@lr=0.1"] == both["top1@lr=0.1@pre_logits"]
@@ -405,7 +411,7 @@ def test_features_of_a_view_that_does_not_vary_are_computed_once(encoder: nn.Seq
     tapped, counts = Tapped(encoder), []
     for view in (center(8), crop_and_flip(8)):
         Tapped.images = 0
-        probe(train_view=view).run(tapped, open_blobs, Where("cpu"), seed=0)
+        probe(train_view=view).run(tapped, open_blobs, EvalContext("cpu"), seed=0)
         counts.append(Tapped.images)
     assert counts == [96 + 96, 96 + 4 * 96]
 
@@ -418,23 +424,25 @@ def test_kept_features_change_no_bit_of_what_is_learnt(
         blobs.description["pixels"] = split
         return blobs
 
-    tapped, recipe = Tapped(encoder), probe(train_view=center(8), on=Judged(labels=0.5))
+    tapped, recipe = Tapped(encoder), probe(train_view=center(8), data=EvalData(labels=0.5))
     results = []
     for _ in range(2):
-        where = Where("cpu", features=tmp_path)
-        results.append(recipe.run(tapped, opened, where, seed=0))
+        context = EvalContext("cpu", features=tmp_path)
+        results.append(recipe.run(tapped, opened, context, seed=0))
     Tapped.images = 0
-    results.append(recipe.run(tapped, opened, where, seed=0))
+    results.append(recipe.run(tapped, opened, context, seed=0))
     assert Tapped.images == 0
     assert results[0] == results[1] == results[2]
-    assert recipe.run(tapped, opened, Where("cpu"), seed=0) == pytest.approx(results[0], abs=1.1)
+    assert recipe.run(tapped, opened, EvalContext("cpu"), seed=0) == pytest.approx(
+        results[0], abs=1.1
+    )
 
 
 def test_the_curve_tells_every_epoch_of_every_classifier(
     encoder: nn.Sequential, tmp_path: Path
 ) -> None:
     recipe = probe(other_lrs=(0.3,), representation=Representation(("pixels", "pre_logits")))
-    results = recipe.run(Tapped(encoder), open_blobs, Where("cpu", tmp_path), seed=0)
+    results = recipe.run(Tapped(encoder), open_blobs, EvalContext("cpu", tmp_path), seed=0)
     curve = json.loads((tmp_path / "curve.json").read_text())
     assert curve["epoch"] == [1, 2, 3, 4]
     names = ["pixels", "pixels@lr=0.3", "pre_logits", "pre_logits@lr=0.3"]
@@ -477,17 +485,17 @@ def test_a_rate_beside_the_first_may_diverge(encoder: nn.Sequential, tmp_path: P
 
 def test_labels_that_are_left_out_teach_nothing(encoder: nn.Sequential) -> None:
     scrambled = Blobs("train")
-    splits = open_judged(open_blobs, Judged(labels=0.5))
-    assert isinstance(splits.train, Part)
+    splits = open_eval_splits(open_blobs, EvalData(labels=0.5))
+    assert isinstance(splits.train, EvalSubset)
     rest = torch.ones(96, dtype=torch.bool)
     rest[splits.train.indices] = False
     scrambled.labels[rest] = (scrambled.labels[rest] + 1) % 6
-    recipe = probe(on=Judged(labels=0.5))
+    recipe = probe(data=EvalData(labels=0.5))
 
     def opened(split: str, variant: str | None = None, data: str | None = None) -> Blobs:
         return scrambled if split == "train" else Blobs(split)
 
-    assert recipe.run(encoder, opened, Where("cpu"), seed=0) == run(recipe, encoder)
+    assert recipe.run(encoder, opened, EvalContext("cpu"), seed=0) == run(recipe, encoder)
 
 
 def test_a_probe_stopped_by_max_steps_sees_only_the_images_of_its_steps() -> None:

@@ -21,7 +21,7 @@ from retable.evaluate.logistic.objective import Objective, penalty_rule
 from retable.evaluate.logistic.probe import LogisticProbe
 from retable.evaluate.logistic.regression import LogisticRegression, fit_logistic
 from retable.evaluate.logistic.solvers import Solver
-from retable.evaluate.protocol import Judged, Where, open_judged
+from retable.evaluate.protocol import EvalContext, EvalData, open_eval_splits
 from retable.evaluate.representation import Representation
 from retable.testing import run_processes
 from retable.views import center
@@ -31,11 +31,13 @@ DATA = "shapes?count=200&test_count=90&size=16&classes=4"
 RULE = LogisticProbe(penalty="rule", iterations=800, view=center(16))
 
 
-def problem(key: int = 0, n: int = 120, dim: int = 7, classes: int = 4) -> tuple[Tensor, Tensor]:
-    labels = random.integers(key, torch.arange(n), classes)
+def problem(
+    rng_key: int = 0, n: int = 120, dim: int = 7, classes: int = 4
+) -> tuple[Tensor, Tensor]:
+    labels = random.integers(rng_key, torch.arange(n), classes)
     labels[:classes] = torch.arange(classes)
-    means = random.normal(key + 1, torch.arange(classes * dim)).view(classes, dim)
-    noise = random.normal(key + 2, torch.arange(n * dim)).view(n, dim)
+    means = random.normal(rng_key + 1, torch.arange(classes * dim)).view(classes, dim)
+    noise = random.normal(rng_key + 2, torch.arange(n * dim)).view(n, dim)
     scales = torch.logspace(-2, 2, dim)
     return ((means[labels] + noise) * scales + 3 * scales).double(), labels
 
@@ -189,7 +191,7 @@ def test_accuracy_in_pieces_is_accuracy(classes: int) -> None:
     [
         ({"l2": ()}, "l2 is .*: expected one or more positive"),
         ({"l2": (0.0,)}, "l2 is"),
-        ({"held_out": 1.0}, "held_out is 1.0"),
+        ({"penalty_validation_share": 1.0}, "must be between 0 and 1, got 1.0"),
         ({"penalty": "lasso"}, "penalty is 'lasso': expected sweep or rule"),
         ({"penalty": "rule", "l2": (0.1,)}, "penalty is 'rule' and its l2 .*leave one"),
         ({"penalty": "rule", "strength": 0.0}, "strength is 0.0: expected a positive"),
@@ -210,16 +212,16 @@ def open_shapes(split: str, variant: str | None = None, data: str | None = None)
 
 @pytest.fixture(scope="module")
 def encoder() -> nn.Module:
-    return build_encoder(EncoderRecipe("small_resnet8", width=0.25), key=0)
+    return build_encoder(EncoderRecipe("small_resnet8", width=0.25), rng_key=0)
 
 
 def features_of(
-    encoder: nn.Module, split: str, on: Judged | None = None, tap: str = "pre_logits"
+    encoder: nn.Module, split: str, data: EvalData | None = None, tap: str = "pre_logits"
 ) -> Features:
-    splits = open_judged(open_shapes, on or Judged())
+    splits = open_eval_splits(open_shapes, data or EvalData())
     source = splits.train if split == "train" else splits.test
     frozen = freeze(encoder, "cpu")
-    return represent(frozen, source, center(16), Representation((tap,)), Where("cpu"))[tap]
+    return represent(frozen, source, center(16), Representation((tap,)), EvalContext("cpu"))[tap]
 
 
 def fit_by_hand(train: Features, classes: int, solver: Solver) -> LogisticRegression:
@@ -239,15 +241,21 @@ def fit_by_hand(train: Features, classes: int, solver: Solver) -> LogisticRegres
 
 @SOLVERS
 @pytest.mark.parametrize(
-    "on", [Judged(), Judged(labels=0.3), Judged(split="held_out"), Judged(f"{DATA}&labels=texture")]
+    "data",
+    [
+        EvalData(),
+        EvalData(labels=0.3),
+        EvalData(split="validation"),
+        EvalData(f"{DATA}&labels=texture"),
+    ],
 )
 def test_with_the_rule_features_are_fitted_as_they_are(
-    solver: Solver, on: Judged, encoder: nn.Module
+    solver: Solver, data: EvalData, encoder: nn.Module
 ) -> None:
-    recipe = replace(RULE, solver=solver, on=on)
-    splits = open_judged(open_shapes, on)
-    classifier, results = recipe.fit(encoder, splits, Where("cpu"), seed=0)
-    train, test = features_of(encoder, "train", on), features_of(encoder, "test", on)
+    recipe = replace(RULE, solver=solver, data=data)
+    splits = open_eval_splits(open_shapes, data)
+    classifier, results = recipe.fit(encoder, splits, EvalContext("cpu"), seed=0)
+    train, test = features_of(encoder, "train", data), features_of(encoder, "test", data)
     expected = fit_by_hand(train, splits.classes, solver)
     assert torch.equal(classifier.weight, expected.weight)
     assert torch.equal(classifier.bias, expected.bias)
@@ -258,16 +266,16 @@ def test_with_the_rule_features_are_fitted_as_they_are(
         "objective": expected.objective,
         "iterations": expected.iterations,
     }
-    assert results == recipe.run(encoder, open_shapes, Where("cpu"), seed=0)
+    assert results == recipe.run(encoder, open_shapes, EvalContext("cpu"), seed=0)
 
 
 def test_several_taps_in_one_pass_are_judged_as_each_alone(encoder: nn.Module) -> None:
     taps = ("layer1", "layer3", "pre_logits")
     together = replace(RULE, representation=Representation(taps))
-    results = together.run(encoder, open_shapes, Where("cpu"), seed=0)
+    results = together.run(encoder, open_shapes, EvalContext("cpu"), seed=0)
     for tap in taps:
         alone = replace(RULE, representation=Representation((tap,)))
-        for name, value in alone.run(encoder, open_shapes, Where("cpu"), seed=0).items():
+        for name, value in alone.run(encoder, open_shapes, EvalContext("cpu"), seed=0).items():
             assert results[f"{name}@{tap}"] == value
     assert results["top1"] == results["top1@pre_logits"]
     assert results["l2@layer1"] == 200 / (
@@ -277,19 +285,19 @@ def test_several_taps_in_one_pass_are_judged_as_each_alone(encoder: nn.Module) -
 
 
 def test_the_rules_strength_multiplies_the_penalty(encoder: nn.Module) -> None:
-    weak = replace(RULE, strength=0.5).run(encoder, open_shapes, Where("cpu"), seed=0)
+    weak = replace(RULE, strength=0.5).run(encoder, open_shapes, EvalContext("cpu"), seed=0)
     assert weak["l2"] == pytest.approx(0.005 * 200 / (16 * 4))
-    full = RULE.run(encoder, open_shapes, Where("cpu"), seed=0)
+    full = RULE.run(encoder, open_shapes, EvalContext("cpu"), seed=0)
     assert weak["objective"] < full["objective"]
 
 
 def test_standardising_with_the_rule_can_be_asked_for(encoder: nn.Module) -> None:
-    asked = replace(RULE, standardise=True).run(encoder, open_shapes, Where("cpu"), seed=0)
-    default = RULE.run(encoder, open_shapes, Where("cpu"), seed=0)
+    asked = replace(RULE, standardise=True).run(encoder, open_shapes, EvalContext("cpu"), seed=0)
+    default = RULE.run(encoder, open_shapes, EvalContext("cpu"), seed=0)
     assert asked["objective"] != default["objective"]
     sweep = LogisticProbe(l2=(0.1,), view=center(16))
     with_default, with_it, without = (
-        replace(sweep, standardise=choice).run(encoder, open_shapes, Where("cpu"), seed=0)
+        replace(sweep, standardise=choice).run(encoder, open_shapes, EvalContext("cpu"), seed=0)
         for choice in (None, True, False)
     )
     assert with_default == with_it
@@ -297,7 +305,7 @@ def test_standardising_with_the_rule_can_be_asked_for(encoder: nn.Module) -> Non
 
 
 def test_the_penalty_of_a_sweep_is_chosen_on_images_that_were_held_out(encoder: nn.Module) -> None:
-    # Reference: the choice in plain steps, from the strongest penalty on, then a fit to all.
+    # Reference: the choice in plain steps, from the strongest penalty data, then a fit to all.
     train, test = features_of(encoder, "train"), features_of(encoder, "test")
     order = random.permutation(random.derive_key(3, "logistic probe", "held out"), 200)
     held_out, rest = order[:50], order[50:]
@@ -310,8 +318,8 @@ def test_the_penalty_of_a_sweep_is_chosen_on_images_that_were_held_out(encoder: 
         scores[l2] = accuracy(start(train.features[held_out]), train.labels[held_out])["top1"]
     chosen = max(scores, key=lambda l2: (scores[l2], l2))
     expected = fit_logistic(train.features, train.labels, l2=chosen, **settings)
-    probe = LogisticProbe(l2=(0.001, 1.0, 0.1), held_out=0.25, view=center(16))
-    results = probe.run(encoder, open_shapes, Where("cpu"), seed=3)
+    probe = LogisticProbe(l2=(0.001, 1.0, 0.1), penalty_validation_share=0.25, view=center(16))
+    results = probe.run(encoder, open_shapes, EvalContext("cpu"), seed=3)
     assert results["l2"] == chosen
     assert results["objective"] == expected.objective
     assert results["top1"] == accuracy(expected(test.features), test.labels)["top1"]
@@ -320,17 +328,17 @@ def test_the_penalty_of_a_sweep_is_chosen_on_images_that_were_held_out(encoder: 
 def test_a_finished_probe_is_read_and_not_fitted_again(
     encoder: nn.Module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    splits = open_judged(open_shapes, Judged())
-    where = Where("cpu", tmp_path)
+    splits = open_eval_splits(open_shapes, EvalData())
+    context = EvalContext("cpu", tmp_path)
     recipe = replace(RULE, representation=Representation(("layer3", "pre_logits")))
-    first, results = recipe.fit(encoder, splits, where, seed=0)
+    first, results = recipe.fit(encoder, splits, context, seed=0)
     monkeypatch.delattr("retable.evaluate.logistic.probe.represent")
-    again, same = recipe.fit(encoder, splits, where, seed=0)
+    again, same = recipe.fit(encoder, splits, context, seed=0)
     assert same == results
     assert torch.equal(again.weight, first.weight)
     assert torch.equal(again.bias, first.bias)
     with pytest.raises(UserError, match="another recipe"):
-        replace(recipe, solver="scipy").fit(encoder, splits, where, seed=0)
+        replace(recipe, solver="scipy").fit(encoder, splits, context, seed=0)
 
 
 def _own_rows(n: int) -> slice:
@@ -361,15 +369,17 @@ def _fit_and_probe(folder: Path) -> dict[str, Any]:
         for solver in SOLVERS_OF_ALL
         for dtype, start in ((torch.float32, ones), (torch.float64, None))
     }
-    encoder = build_encoder(EncoderRecipe("small_resnet8", width=0.25), key=0)
+    encoder = build_encoder(EncoderRecipe("small_resnet8", width=0.25), rng_key=0)
     taps = Representation(("layer3", "pre_logits"))
-    kept = Where("cpu", features=folder)
-    rule = replace(RULE, representation=taps, on=Judged(labels=0.4))
+    kept = EvalContext("cpu", features=folder)
+    rule = replace(RULE, representation=taps, data=EvalData(labels=0.4))
     sweep = LogisticProbe(l2=(1.0, 0.1, 0.01), view=center(16), tolerance=1e-6, decrease=0.0)
     found = {
-        "rule": rule.fit(encoder, open_judged(open_shapes, rule.on), Where("cpu"), seed=1),
-        "rule, kept": rule.fit(encoder, open_judged(open_shapes, rule.on), kept, seed=1),
-        "sweep": sweep.fit(encoder, open_judged(open_shapes, sweep.on), kept, seed=1),
+        "rule": rule.fit(
+            encoder, open_eval_splits(open_shapes, rule.data), EvalContext("cpu"), seed=1
+        ),
+        "rule, kept": rule.fit(encoder, open_eval_splits(open_shapes, rule.data), kept, seed=1),
+        "sweep": sweep.fit(encoder, open_eval_splits(open_shapes, sweep.data), kept, seed=1),
     }
     return {"fitted": fitted, "found": found}
 

@@ -20,8 +20,8 @@ def problem(n: int = 60, dim: int = 7, classes: int = 4) -> tuple[Tensor, Tensor
     return features + 0.5, random.integers(2, torch.arange(n), classes)
 
 
-def somewhere(objective: Objective, key: int = 5) -> Tensor:
-    return random.normal(key, torch.arange(len(objective.origin))).double()
+def somewhere(objective: Objective, rng_key: int = 5) -> Tensor:
+    return random.normal(rng_key, torch.arange(len(objective.origin))).double()
 
 
 @pytest.mark.parametrize(

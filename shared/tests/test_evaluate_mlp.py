@@ -18,7 +18,7 @@ from retable.evaluate.features import extract
 from retable.evaluate.linear import LinearProbe
 from retable.evaluate.mlp import MlpProbe
 from retable.evaluate.mlp_steps import MlpState, layer_penalty, mlp_step
-from retable.evaluate.protocol import Judged, Where, open_judged
+from retable.evaluate.protocol import EvalContext, EvalData, open_eval_splits
 from retable.evaluate.representation import Representation
 from retable.testing import run_processes
 from retable.views import center, crop_and_flip
@@ -32,7 +32,7 @@ def open_shapes(split: str, variant: str | None = None, data: str | None = None)
 
 @pytest.fixture(scope="module")
 def encoder() -> nn.Module:
-    return build_encoder(EncoderRecipe("small_resnet8", width=0.5), key=0)
+    return build_encoder(EncoderRecipe("small_resnet8", width=0.5), rng_key=0)
 
 
 def probe(**settings: Any) -> MlpProbe:
@@ -41,7 +41,7 @@ def probe(**settings: Any) -> MlpProbe:
 
 
 def run(recipe: MlpProbe, encoder: nn.Module, directory: Path | None = None) -> dict[str, float]:
-    return recipe.run(encoder, open_shapes, Where("cpu", directory), seed=0)
+    return recipe.run(encoder, open_shapes, EvalContext("cpu", directory), seed=0)
 
 
 def doubled(state: MlpState) -> MlpState:
@@ -58,11 +58,11 @@ def network(state: MlpState) -> nn.Sequential:
     return layers
 
 
-def dropped(hidden: Tensor, rate: float, key: int, numbers: Tensor) -> Tensor:
+def dropped(hidden: Tensor, rate: float, rng_key: int, numbers: Tensor) -> Tensor:
     """Return what dropout of ones says, as a constant factor on the hidden units."""
     from retable.random import dropout
 
-    return hidden * dropout(torch.ones_like(hidden), rate, key, numbers)
+    return hidden * dropout(torch.ones_like(hidden), rate, rng_key, numbers)
 
 
 @pytest.mark.parametrize("rate", [0.0, 0.5])
@@ -70,7 +70,7 @@ def test_a_step_equals_torch_sgd_on_torch_layers(rate: float) -> None:
     # Reference: nn.Linear, autograd and torch.optim.SGD, the penalty written out; float64.
     x = random.normal(0, torch.arange(5 * 24 * 7)).view(5, 24, 7).double()
     y = random.integers(1, torch.arange(5 * 24), 4).view(5, 24)
-    state = doubled(MlpState.initial(4, 11, 7, key=2))
+    state = doubled(MlpState.initial(4, 11, 7, rng_key=2))
     layers = network(state)
     optimizer = torch.optim.SGD(layers.parameters(), lr=0.3, momentum=0.9)
     for step, (inputs, labels) in enumerate(zip(x, y, strict=True)):
@@ -86,7 +86,7 @@ def test_a_step_equals_torch_sgd_on_torch_layers(rate: float) -> None:
         torch.autograd.backward(loss + penalty)
         optimizer.step()
         settings: dict[str, Any] = {"lr": 0.3, "momentum": 0.9, "penalty": 10.0, "rate": rate}
-        ours = mlp_step(state, inputs, labels, key=5, numbers=numbers, **settings)
+        ours = mlp_step(state, inputs, labels, rng_key=5, numbers=numbers, **settings)
         torch.testing.assert_close(ours[0], loss.detach(), rtol=1e-12, atol=0)
     for found, expected in zip(state.parameters(), layers.parameters(), strict=True):
         torch.testing.assert_close(found, expected.detach(), rtol=1e-12, atol=1e-14)
@@ -98,7 +98,7 @@ def test_each_layers_penalty_is_that_of_the_paper() -> None:
 
 
 def test_weights_begin_as_glorots() -> None:
-    state = MlpState.initial(50, 300, 200, key=1)
+    state = MlpState.initial(50, 300, 200, rng_key=1)
     for weight, bound in (
         (state.hidden_weight, (6 / 500) ** 0.5),
         (state.weight, (6 / 350) ** 0.5),
@@ -115,7 +115,7 @@ def test_weights_begin_as_glorots() -> None:
 def test_the_probe_equals_its_loop_written_out(encoder: nn.Module) -> None:
     # Reference: torch modules and optimizer on the features, in the probe's order; learning rate
     # by epoch, no dropout when tested.
-    splits = open_judged(open_shapes, Judged())
+    splits = open_eval_splits(open_shapes, EvalData())
     train, test = (
         extract(encoder, s, center(16), device="cpu") for s in (splits.train, splits.test)
     )
@@ -127,11 +127,11 @@ def test_the_probe_equals_its_loop_written_out(encoder: nn.Module) -> None:
     for epoch, lr in enumerate([0.1, 0.1, 0.01, 0.001]):
         optimizer.param_groups[0]["lr"] = lr
         order = random.permutation(random.derive_key(3, purpose, "order", epoch), 96)
-        key = random.derive_key(3, purpose, "dropout", epoch)
+        rng_key = random.derive_key(3, purpose, "dropout", epoch)
         for first in range(0, 96, 20):
             rows = order[first : first + 20]
             numbers = torch.arange(first, first + len(rows))
-            hidden = dropped(layers[:2](train.features[rows]), 0.5, key, numbers)
+            hidden = dropped(layers[:2](train.features[rows]), 0.5, rng_key, numbers)
             loss = F.cross_entropy(layers[2](hidden), train.labels[rows])
             for layer, size in ((0, dim * 20), (2, 20 * 4)):
                 loss = loss + 1.0 / size * layers[layer].get_parameter("weight").square().sum()
@@ -140,7 +140,7 @@ def test_the_probe_equals_its_loop_written_out(encoder: nn.Module) -> None:
             optimizer.step()
     with torch.no_grad():
         hits = layers(test.features).argmax(1) == test.labels
-    ours = probe(penalty=1.0).run(encoder, open_shapes, Where("cpu"), seed=3)
+    ours = probe(penalty=1.0).run(encoder, open_shapes, EvalContext("cpu"), seed=3)
     assert ours["top1"] == pytest.approx(100 * float(hits.float().mean()), abs=100 / 48 + 1e-6)
 
 
@@ -236,7 +236,9 @@ def test_other_data_and_shares_of_labels_are_judged_on(encoder: nn.Module) -> No
         return open_shapes(split, variant, data)
 
     other = f"{DATA}&labels=texture"
-    results = probe(on=Judged(data=other, labels=0.5)).run(encoder, opened, Where("cpu"), seed=0)
+    results = probe(data=EvalData(source=other, labels=0.5)).run(
+        encoder, opened, EvalContext("cpu"), seed=0
+    )
     assert seen == [("train", other), ("test", other)]
     assert 0 <= results["top1"] <= 100
 
@@ -283,7 +285,7 @@ def test_a_diverging_probe_ends_with_a_sentence(encoder: nn.Module) -> None:
 
 
 def _two() -> dict[str, float]:
-    built = build_encoder(EncoderRecipe("small_resnet8", width=0.5), key=0)
+    built = build_encoder(EncoderRecipe("small_resnet8", width=0.5), rng_key=0)
     return run(probe(), built)
 
 

@@ -16,7 +16,7 @@ from retable.evaluate.frozen import freeze
 from retable.evaluate.linear import LinearProbe
 from retable.evaluate.logistic.probe import LogisticProbe
 from retable.evaluate.ood import OutOfDistribution, summary
-from retable.evaluate.protocol import Judged, Where, open_judged, open_splits
+from retable.evaluate.protocol import EvalContext, EvalData, open_eval_splits, open_splits
 from retable.evaluate.representation import Representation
 from retable.views import center
 
@@ -52,10 +52,10 @@ def test_variants_are_judged_by_the_probe_of_clean_images(
     probe: LinearProbe | LogisticProbe,
 ) -> None:
     # Reference: the same probe applied by hand to the variant's features.
-    encoder = build_encoder(EncoderRecipe("small_resnet8", width=0.5), key=0)
+    encoder = build_encoder(EncoderRecipe("small_resnet8", width=0.5), rng_key=0)
     evaluation = OutOfDistribution(probe, ("silhouette", "clean"))
-    results = evaluation.run(encoder, open_shapes, Where("cpu"), seed=0)
-    classifier, clean = probe.fit(encoder, open_splits(open_shapes), Where("cpu"), seed=0)
+    results = evaluation.run(encoder, open_shapes, EvalContext("cpu"), seed=0)
+    classifier, clean = probe.fit(encoder, open_splits(open_shapes), EvalContext("cpu"), seed=0)
     source = open_shapes("test", "silhouette")
     found = extract(encoder, source, probe.test_view_of(source), device="cpu")
     expected = accuracy(classifier(found.features), found.labels)["top1"]
@@ -69,32 +69,32 @@ def test_the_probes_last_layer_data_and_share_of_the_labels_count(tmp_path: Path
         asked.append((split, variant, data))
         return open_shapes(split, variant)
 
-    encoder = build_encoder(EncoderRecipe("small_resnet8", width=0.5), key=0)
+    encoder = build_encoder(EncoderRecipe("small_resnet8", width=0.5), rng_key=0)
     representation = Representation(("layer1", "layer2"), limit=200)
     probe = LogisticProbe(
-        l2=(0.1,), iterations=30, representation=representation, on=Judged("other", labels=0.5)
+        l2=(0.1,), iterations=30, representation=representation, data=EvalData("other", labels=0.5)
     )
-    where = Where("cpu", features=tmp_path)
-    results = OutOfDistribution(probe, ("silhouette",)).run(encoder, opened, where, seed=0)
+    context = EvalContext("cpu", features=tmp_path)
+    results = OutOfDistribution(probe, ("silhouette",)).run(encoder, opened, context, seed=0)
     assert asked == [
         ("train", None, "other"),
         ("test", None, "other"),
         ("test", "silhouette", "other"),
     ]
     assert len(list(tmp_path.iterdir())) == 2, "features of the variant are not kept"
-    splits = open_judged(open_shapes, Judged(labels=0.5))
+    splits = open_eval_splits(open_shapes, EvalData(labels=0.5))
     last = replace(probe, representation=replace(representation, taps=("layer2",)))
-    classifier, clean = last.fit(encoder, splits, Where("cpu"), seed=0)
+    classifier, clean = last.fit(encoder, splits, EvalContext("cpu"), seed=0)
     source = open_shapes("test", "silhouette")
     frozen = freeze(encoder, "cpu")
-    found = represent(frozen, source, center(32), last.representation, Where("cpu"))["layer2"]
+    found = represent(frozen, source, center(32), last.representation, EvalContext("cpu"))["layer2"]
     expected = accuracy(classifier(found.features), found.labels)["top1"]
     assert results == pytest.approx({"clean": clean["top1"], "silhouette": expected}, abs=1.3)
 
 
 def test_images_held_out_of_training_have_no_variants() -> None:
-    with pytest.raises(UserError, match="tested on the held_out images: expected the test split"):
-        OutOfDistribution(LogisticProbe(on=Judged(split="held_out")))
+    with pytest.raises(UserError, match="must be 'test', got 'validation'"):
+        OutOfDistribution(LogisticProbe(data=EvalData(split="validation")))
 
 
 def test_a_variant_with_other_classes_ends_with_a_sentence() -> None:
@@ -103,4 +103,6 @@ def test_a_variant_with_other_classes_ends_with_a_sentence() -> None:
 
     encoder = torch.nn.Flatten()
     with pytest.raises(UserError, match="'sketch' has other classes"):
-        OutOfDistribution(PROBES[1], ("sketch",)).run(encoder, open_other, Where("cpu"), seed=0)
+        OutOfDistribution(PROBES[1], ("sketch",)).run(
+            encoder, open_other, EvalContext("cpu"), seed=0
+        )

@@ -21,7 +21,7 @@ from retable.evaluate.features import extract, represent
 from retable.evaluate.frozen import freeze
 from retable.evaluate.linear import LinearProbe
 from retable.evaluate.mlp import MlpProbe
-from retable.evaluate.protocol import Where
+from retable.evaluate.protocol import EvalContext
 from retable.evaluate.representation import Representation, images_per_call, pooled
 from retable.nn.patches import PatchGrid, cut_patches
 from retable.views import ViewRecipe, center, crop_and_flip, make_view
@@ -45,7 +45,7 @@ def stirred(encoder: nn.Module) -> nn.Module:
 
 
 def small(recipe: AnyEncoderRecipe | None = None) -> nn.Module:
-    return stirred(build_encoder(recipe or EncoderRecipe("small_resnet8", width=0.5), key=0))
+    return stirred(build_encoder(recipe or EncoderRecipe("small_resnet8", width=0.5), rng_key=0))
 
 
 @pytest.mark.parametrize(
@@ -143,7 +143,7 @@ def test_all_taps_come_of_one_pass_in_the_sources_order() -> None:
     encoder, source = small(), open_source(DATA, "test")
     frozen = freeze(encoder, "cpu")
     representation = Representation(frozen.tap_names, limit=300)
-    found = represent(frozen, source, center(36), representation, Where("cpu"))
+    found = represent(frozen, source, center(36), representation, EvalContext("cpu"))
     views = make_view(pool_of(source), torch.arange(40), center(36), 0)
     assert list(found) == list(frozen.tap_names)
     for tap, features in found.items():
@@ -167,7 +167,7 @@ def test_patches_are_averaged_after_each_was_standardised_and_pooled(view: ViewR
     frozen = freeze(small(), "cpu")
     source = open_source(DATA, "test")
     representation = Representation(("layer1", "pre_logits"), limit=50, patches=GRID)
-    found = represent(frozen, source, view, representation, Where("cpu"), key=7)
+    found = represent(frozen, source, view, representation, EvalContext("cpu"), rng_key=7)
     views = make_view(pool_of(source), torch.arange(40), view, 7)
     for tap in representation.taps:
         for image in range(0, 40, 13):
@@ -244,7 +244,7 @@ def test_nothing_of_the_encoder_changes_while_classifiers_train(
 ) -> None:
     encoder = Watched(small(RECIPES["v2"])).train()
     before = {name: value.clone() for name, value in encoder.state_dict().items()}
-    probe.run(encoder, open_shapes, Where("cpu"), seed=0)
+    probe.run(encoder, open_shapes, EvalContext("cpu"), seed=0)
     after = encoder.state_dict()
     assert before.keys() == after.keys()
     assert all(torch.equal(value, before[name]) for name, value in after.items())
@@ -267,7 +267,7 @@ def test_calls_end_where_chunks_of_the_cache_do() -> None:
 def test_views_that_do_not_fit_the_patches_end_with_a_sentence() -> None:
     frozen, source = freeze(small(), "cpu"), open_source(DATA, "test")
     with pytest.raises(UserError, match="make the view's size 36"):
-        represent(frozen, source, center(32), Representation(patches=GRID), Where("cpu"))
+        represent(frozen, source, center(32), Representation(patches=GRID), EvalContext("cpu"))
 
 
 @pytest.mark.parametrize(

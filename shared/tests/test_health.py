@@ -8,10 +8,10 @@ from retable.train.health import (
     COLLAPSE,
     COLLAPSED_SPREAD,
     DIVERGED,
-    ScoreWatch,
-    fatal,
+    CollapseDetector,
+    failure_reason,
+    messages,
     scores_alike,
-    sentences,
 )
 
 
@@ -19,13 +19,13 @@ from retable.train.health import (
 def test_a_loss_that_is_no_number_ends_a_run(loss: float) -> None:
     # Also where the embedding has gone with the loss: one word for one ending.
     for spread in (1.0, math.nan):
-        failure = fatal({"loss": loss, "embedding_spread": spread})
+        failure = failure_reason({"loss": loss, "embedding_spread": spread})
         assert failure == (DIVERGED, f"the loss is not finite ({loss})")
 
 
 @pytest.mark.parametrize("spread", [0.0, 0.99 * COLLAPSED_SPREAD, math.nan])
 def test_a_collapsed_embedding_ends_a_run(spread: float) -> None:
-    failure = fatal({"loss": 1.0, "embedding_spread": spread})
+    failure = failure_reason({"loss": 1.0, "embedding_spread": spread})
     assert failure is not None
     assert failure.kind == COLLAPSE
     assert "the embedding has collapsed" in failure.reason
@@ -33,37 +33,37 @@ def test_a_collapsed_embedding_ends_a_run(spread: float) -> None:
 
 @pytest.mark.parametrize("metrics", [{}, {"loss": 9.0}, {"loss": 1.0, "embedding_spread": 0.02}])
 def test_a_run_that_may_still_come_right_goes_on(metrics: dict[str, float]) -> None:
-    assert fatal(metrics) is None
+    assert failure_reason(metrics) is None
 
 
 def test_nothing_is_said_of_what_was_not_logged() -> None:
-    assert sentences({"loss": 1.0}) == []
+    assert messages({"loss": 1.0}) == []
 
 
 @pytest.mark.parametrize(("loss", "standing"), [(4.0, "below"), (5.0, "not below")])
 def test_the_loss_is_held_against_chance(loss: float, standing: str) -> None:
-    (said,) = sentences({"loss": loss, "chance_loss": math.log(101)})
+    (said,) = messages({"loss": loss, "chance_loss": math.log(101)})
     assert said == f"loss {loss:.3f}, {standing} the chance level log(ways) = 4.615"
 
 
 def test_a_loss_that_rises_while_the_queue_fills_is_called_normal() -> None:
-    (said,) = sentences({"loss": 1.0, "queue_fill": 0.25, "queue_full_step": 256.0})
+    (said,) = messages({"loss": 1.0, "queue_fill": 0.25, "queue_full_step": 256.0})
     assert "25% filled" in said
     assert "full at step 256: normal" in said
-    assert sentences({"loss": 1.0, "queue_fill": 1.0, "queue_full_step": 256.0}) == []
+    assert messages({"loss": 1.0, "queue_fill": 1.0, "queue_full_step": 256.0}) == []
 
 
 def test_a_queue_that_should_be_full_and_is_not_is_a_fault_not_normal() -> None:
     fill = {"loss": 1.0, "queue_full_step": 256.0}
-    (filling,) = sentences({**fill, "queue_fill": 0.25, "queue_expected_fill": 0.25})
+    (filling,) = messages({**fill, "queue_fill": 0.25, "queue_expected_fill": 0.25})
     assert "normal" in filling
     for found, expected in ((0.6, 1.0), (0.0, 0.25)):
-        (said,) = sentences({**fill, "queue_fill": found, "queue_expected_fill": expected})
+        (said,) = messages({**fill, "queue_fill": found, "queue_expected_fill": expected})
         assert f"queue only {found:.0%} filled with keys where {expected:.0%} were expected" in said
         assert "full at step 256" in said
         assert "after_step" in said
         assert "normal" not in said
-    assert sentences({**fill, "queue_fill": 1.0, "queue_expected_fill": 1.0}) == []
+    assert messages({**fill, "queue_fill": 1.0, "queue_expected_fill": 1.0}) == []
 
 
 def scores(apart: float, std: float = 0.1) -> dict[str, float]:
@@ -87,8 +87,8 @@ def test_scores_are_alike_within_five_percent_of_the_negatives_deviation(std: fl
 
 
 def test_positives_like_negatives_end_a_run_after_two_epochs_that_are_not_the_first() -> None:
-    watch = ScoreWatch()
-    failures = [watch.fatal(epoch, 25, scores(0.01)) for epoch in (1, 2, 3)]
+    watch = CollapseDetector()
+    failures = [watch.failure_reason(epoch, 25, scores(0.01)) for epoch in (1, 2, 3)]
     assert failures[:2] == [None, None]
     assert failures[2] is not None
     assert failures[2].kind == COLLAPSE
@@ -97,37 +97,39 @@ def test_positives_like_negatives_end_a_run_after_two_epochs_that_are_not_the_fi
 
 
 def test_an_epoch_in_which_positives_stand_out_begins_the_count_anew() -> None:
-    watch = ScoreWatch()
+    watch = CollapseDetector()
     apart = [0.0, 0.0, 0.5, 0.0, 0.5, 0.5, 0.0]
-    assert not any(watch.fatal(epoch, 100, scores(x)) for epoch, x in enumerate(apart, start=1))
+    assert not any(
+        watch.failure_reason(epoch, 100, scores(x)) for epoch, x in enumerate(apart, start=1)
+    )
 
 
 def test_few_steps_end_no_run_by_chance() -> None:
-    watch = ScoreWatch()
-    failures = [watch.fatal(epoch, 10, scores(0.0)) for epoch in range(1, 7)]
+    watch = CollapseDetector()
+    failures = [watch.failure_reason(epoch, 10, scores(0.0)) for epoch in range(1, 7)]
     assert [failure is None for failure in failures] == [True] * 5 + [False]
 
 
 def test_a_method_that_logs_no_scores_is_not_watched() -> None:
-    watch = ScoreWatch()
-    assert not any(watch.fatal(epoch, 100, {"loss": 1.0}) for epoch in range(1, 9))
+    watch = CollapseDetector()
+    assert not any(watch.failure_reason(epoch, 100, {"loss": 1.0}) for epoch in range(1, 9))
 
 
 def test_scores_that_are_alike_are_pointed_out() -> None:
-    (said,) = sentences(scores(0.01))
+    (said,) = messages(scores(0.01))
     assert "collapsed or not begun to learn" in said
-    assert sentences(scores(0.5)) == []
+    assert messages(scores(0.5)) == []
 
 
 def test_positives_among_the_hardest_negatives_are_pointed_out() -> None:
     negatives = {"negative_score_q50": 0.1, "negative_score_q95": 0.6}
     scores = {"loss": 1.0, "positive_score_q05": 0.3, **negatives}
-    (apart,) = sentences({**scores, "positive_score_q50": 0.7})
-    (among,) = sentences({**scores, "positive_score_q50": 0.6})
+    (apart,) = messages({**scores, "positive_score_q50": 0.7})
+    (among,) = messages({**scores, "positive_score_q50": 0.6})
     assert "do not stand out" not in apart
     assert "do not stand out" in among
 
 
 def test_an_embedding_near_collapse_is_pointed_out() -> None:
-    assert "close to collapse" in sentences({"loss": 1.0, "embedding_spread": 0.05})[0]
-    assert sentences({"loss": 1.0, "embedding_spread": 0.9}) == []
+    assert "close to collapse" in messages({"loss": 1.0, "embedding_spread": 0.05})[0]
+    assert messages({"loss": 1.0, "embedding_spread": 0.9}) == []

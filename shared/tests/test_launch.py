@@ -123,8 +123,8 @@ def test_processes_end_with_the_command_however_it_ends(
     how: signal.Signals, script: Script, tmp_path: Path
 ) -> None:
     path = script(
-        "from retable.processes import end_with_launcher\n"
-        "end_with_launcher()\n"
+        "from retable.processes import exit_with_launcher\n"
+        "exit_with_launcher()\n"
         f"open({str(tmp_path)!r} + f'/{{rank}}', 'w').write(str(os.getpid()))\n"
         "time.sleep(300)"
     )

@@ -48,9 +48,9 @@ class Pictures:
         broken: Collection[int] = (),
         skip_unreadable: bool = False,
     ) -> None:
-        key = random.derive_key(0, "pictures")
+        rng_key = random.derive_key(0, "pictures")
         self.images = [
-            random.integers(key + i, torch.arange(3 * h * w), 256).view(3, h, w).to(torch.uint8)
+            random.integers(rng_key + i, torch.arange(3 * h * w), 256).view(3, h, w).to(torch.uint8)
             for i, (h, w) in enumerate(sizes)
         ]
         self.labels = torch.arange(len(sizes)) % 3
@@ -106,8 +106,8 @@ def test_a_view_is_made_of_the_sampled_images_with_the_key_of_its_epoch_and_numb
     assert torch.equal(batch.positions, torch.arange(6))
     for number, recipe in enumerate(RECIPES):
         images = torch.stack(source.images)[batch.indices]
-        key = random.derive_key(5, "views", 2, number)
-        assert torch.equal(batch.views[number], make_view(images, batch.indices, recipe, key))
+        rng_key = random.derive_key(5, "views", 2, number)
+        assert torch.equal(batch.views[number], make_view(images, batch.indices, recipe, rng_key))
 
 
 @pytest.mark.parametrize("resident", [True, False])
@@ -189,8 +189,8 @@ def test_all_views_of_an_image_are_grey_or_none_and_every_epoch_decides_anew(
         assert 4 < sum(decided.values()) < 20
         epochs.append(decided)
     assert epochs[0] != epochs[1] != epochs[2]
-    key = random.derive_key(5, "images", 1)
-    drawn = sample_parameters(recipe, 0, torch.arange(24), 9, 9, image_key=key)
+    rng_key = random.derive_key(5, "images", 1)
+    drawn = sample_parameters(recipe, 0, torch.arange(24), 9, 9, image_key=rng_key)
     assert [epochs[1][index] for index in range(24)] == drawn.gray.tolist()
 
 
@@ -198,7 +198,7 @@ def test_an_evaluation_draws_what_is_shared_from_its_own_key() -> None:
     recipe = inception(8, gray_probability=0.5)
     source = Pictures(EQUAL)
     for key in (3, 4):
-        (views,) = (views for views, _, _ in iterate(source, recipe, 24, key=key))
+        (views,) = (views for views, _, _ in iterate(source, recipe, 24, rng_key=key))
         drawn = sample_parameters(recipe, key, torch.arange(24), 20, 26, image_key=key)
         assert torch.equal((views == views[:, :1]).flatten(1).all(dim=1), drawn.gray)
 
@@ -263,8 +263,8 @@ def test_evaluation_yields_every_sample_once_and_in_order() -> None:
 
 def test_evaluation_views_do_not_depend_on_the_batch_size() -> None:
     source = Pictures(VARIED)
-    whole = torch.cat([views for views, _, _ in iterate(source, crop_and_flip(8), 24, key=3)])
-    parts = torch.cat([views for views, _, _ in iterate(source, crop_and_flip(8), 5, key=3)])
+    whole = torch.cat([views for views, _, _ in iterate(source, crop_and_flip(8), 24, rng_key=3)])
+    parts = torch.cat([views for views, _, _ in iterate(source, crop_and_flip(8), 5, rng_key=3)])
     assert torch.equal(whole, parts)
 
 
@@ -273,9 +273,9 @@ def test_rows_asked_for_come_in_their_order_with_the_draws_they_always_have() ->
     rows = torch.tensor([9, 2, 23, 2, 17])
     views, labels, indices = (
         torch.cat(parts)
-        for parts in zip(*iterate(source, crop_and_flip(8), 2, key=3, rows=rows), strict=True)
+        for parts in zip(*iterate(source, crop_and_flip(8), 2, rng_key=3, rows=rows), strict=True)
     )
-    whole = torch.cat([views for views, _, _ in iterate(source, crop_and_flip(8), 24, key=3)])
+    whole = torch.cat([views for views, _, _ in iterate(source, crop_and_flip(8), 24, rng_key=3)])
     assert torch.equal(indices, rows)
     assert torch.equal(labels, source.labels[rows])
     assert torch.equal(views, whole[rows])

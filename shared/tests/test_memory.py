@@ -206,7 +206,7 @@ class GroupedRecipe:
 
     group: int = 8
 
-    def build(self, encoder: nn.Module, key: int) -> Grouped:
+    def build(self, encoder: nn.Module, rng_key: int) -> Grouped:
         return Grouped(encoder, self.group)
 
 
@@ -246,7 +246,7 @@ class Crops(Method):
 
 @dataclass(frozen=True)
 class CropsRecipe:
-    def build(self, encoder: nn.Module, key: int) -> Method:
+    def build(self, encoder: nn.Module, rng_key: int) -> Method:
         return Crops(encoder)
 
 

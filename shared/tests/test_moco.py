@@ -35,12 +35,12 @@ def make_batch(step: int = 0, size: int = 4, labels: list[int] | None = None) ->
         indices=torch.arange(size),
         positions=torch.arange(size),
         progress=Progress(step, 10, 2),
-        key=derive_key(0, "step", step),
+        rng_key=derive_key(0, "step", step),
     )
 
 
 def make_moco(**changes: object) -> MoCo:
-    return MoCo(Flat(), moco_v2(queue=8, dim=6, **changes), key=3)
+    return MoCo(Flat(), moco_v2(queue=8, dim=6, **changes), rng_key=3)
 
 
 def test_loss_is_the_formula_in_plain_loops() -> None:
@@ -119,7 +119,7 @@ def test_oracle_without_any_negative_left_has_loss_zero_and_a_finite_gradient() 
 def test_proxy_accuracy_is_the_share_of_queries_whose_key_outranks_the_queue() -> None:
     moco, batch = make_moco(), make_batch()
     logits = torch.tensor([[0.5, 0.4, 0.3], [0.1, 0.2, 0.0], [0.9, 0.8, 0.7], [0.0, -0.1, 0.3]])
-    metrics = moco.measure(logits, torch.randn(4, 6), torch.randn(4, 6), batch)
+    metrics = moco.metrics(logits, torch.randn(4, 6), torch.randn(4, 6), batch)
     assert float(metrics["proxy_accuracy"]) == 0.5
     assert metrics["chance_loss"] == math.log(3)
     assert metrics["queue_full_step"] == 2

@@ -32,16 +32,16 @@ def test_the_meta_device_refuses_to_be_read() -> None:
 
 def test_a_contrastive_step_reads_nothing_from_the_device() -> None:
     with torch.device("meta"):
-        encoder = group_batch_norm(build_encoder(EncoderRecipe("small_resnet8"), key=0), 4)
+        encoder = group_batch_norm(build_encoder(EncoderRecipe("small_resnet8"), rng_key=0), 4)
         target = MomentumCopy(encoder)
-        queue = KeyQueue(12, 64, key=0, labels=True)
+        queue = KeyQueue(12, 64, rng_key=0, labels=True)
         groups = parameter_groups(encoder, 0.1, exclude_bias_and_norm=True)
         optimizer = LARS(groups, 0.1, nesterov=True)
         images = torch.empty(8, 3, 32, 32)
         labels = torch.empty(8, dtype=torch.long)
     for step in range(2):
         target.update(0.99)
-        queries, keys = encoder(images), shuffled(target, images, key=step)
+        queries, keys = encoder(images), shuffled(target, images, rng_key=step)
         positive = (queries * keys).sum(1, keepdim=True)
         loss = info_nce(torch.cat([positive, queries @ queue.rows.T], 1), 0.2)
         torch.autograd.backward(loss)
@@ -56,13 +56,13 @@ def test_a_step_of_a_method_reads_nothing_from_the_device(
 ) -> None:
     monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())  # none on this device
     with torch.device("meta"):
-        encoder = build_encoder(EncoderRecipe("small_resnet8"), key=0)
-        method = recipe.build(encoder, key=0)
+        encoder = build_encoder(EncoderRecipe("small_resnet8"), rng_key=0)
+        method = recipe.build(encoder, rng_key=0)
         group_batch_norm(method, 4)
         images, rows = torch.empty(8, 3, 32, 32), torch.arange(8)
         optimizer = build_optimizer(OptimizerRecipe("lars", constant_rate=("encoder",)), method)
     for step in range(2):
-        batch = Batch((images, images), rows, rows, rows, Progress(step, 2, 1), key=step)
+        batch = Batch((images, images), rows, rows, rows, Progress(step, 2, 1), rng_key=step)
         torch.autograd.backward(method(batch).loss)
         set_learning_rate(optimizer, 0.1)
         optimizer.step()
@@ -71,9 +71,9 @@ def test_a_step_of_a_method_reads_nothing_from_the_device(
 
 def test_what_is_kept_of_every_step_reads_nothing_from_the_device(tmp_path: Path) -> None:
     with torch.device("meta"):
-        encoder = build_encoder(EncoderRecipe("small_resnet8"), key=0)
+        encoder = build_encoder(EncoderRecipe("small_resnet8"), rng_key=0)
         landscape, trace = GradientLandscape(encoder), TraceLog(tmp_path)
-        queue = KeyQueue(12, 64, key=0)
+        queue = KeyQueue(12, 64, rng_key=0)
         images = torch.empty(8, 3, 32, 32)
     for step in range(3):
         features = encoder(images)

@@ -48,16 +48,16 @@ def test_the_papers_patches_are_9_of_64_pixels_that_may_move_by_21() -> None:
     rows=st.integers(1, 4),
     cell=st.integers(1, 9),
     data=st.data(),
-    key=st.none() | st.integers(-(2**63), 2**63 - 1),
+    rng_key=st.none() | st.integers(-(2**63), 2**63 - 1),
 )
 def test_each_patch_is_a_square_of_its_own_cell(
-    rows: int, cell: int, key: int | None, data: Any
+    rows: int, cell: int, rng_key: int | None, data: Any
 ) -> None:
     # Source: definition, read off images that hold their own coordinates.
     side = data.draw(st.integers(1, cell))
     grid = PatchGrid(rows, cell, side, standardise=False)
     images = coordinates(3, grid.side)
-    patches = cut_patches(images, grid, key, torch.arange(3))
+    patches = cut_patches(images, grid, rng_key, torch.arange(3))
     assert patches.shape == (3, grid.count, 3, side, side)
     assert patches.is_contiguous()
     for image, of_image in enumerate(corners(patches)):
@@ -114,27 +114,27 @@ def test_patches_do_not_overlap() -> None:
 
 
 @settings(deadline=None, max_examples=30)
-@given(rows=st.lists(st.integers(0, 19), min_size=1, max_size=8), key=st.integers(0, 2**40))
-def test_an_image_is_cut_alike_in_any_share_of_the_batch(rows: list[int], key: int) -> None:
+@given(rows=st.lists(st.integers(0, 19), min_size=1, max_size=8), rng_key=st.integers(0, 2**40))
+def test_an_image_is_cut_alike_in_any_share_of_the_batch(rows: list[int], rng_key: int) -> None:
     # Source: identity.
     images, positions, grid = pictures(20, 18), torch.arange(20), PatchGrid(cell=6, patch=4)
-    whole = cut_patches(images, grid, key, positions)
-    part = cut_patches(images[rows], grid, key, positions[rows])
+    whole = cut_patches(images, grid, rng_key, positions)
+    part = cut_patches(images[rows], grid, rng_key, positions[rows])
     torch.testing.assert_close(part, whole[rows], rtol=0, atol=1e-6)
 
 
-@pytest.mark.parametrize("key", [None, 3])
+@pytest.mark.parametrize("rng_key", [None, 3])
 def test_cutting_in_pieces_changes_nothing(
-    key: int | None, monkeypatch: pytest.MonkeyPatch
+    rng_key: int | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Source: identity.
     images, positions = pictures(7, 18), torch.arange(7) * 5
     grid = PatchGrid(cell=6, patch=4)
-    whole = cut_patches(images, grid, key, positions)
+    whole = cut_patches(images, grid, rng_key, positions)
     for piece in (1, 3 * images[0].numel(), 4 * images[0].numel() - 1):
         monkeypatch.setattr("retable.nn.patches._CPU_PIECE", piece)
-        assert torch.equal(cut_patches(images, grid, key, positions), whole)
-        if key is None:
+        assert torch.equal(cut_patches(images, grid, rng_key, positions), whole)
+        if rng_key is None:
             assert torch.equal(cut_patches(images, grid), whole)
 
 
@@ -161,12 +161,12 @@ def test_a_gradient_returns_to_the_pixels_that_were_cut() -> None:
     assert torch.equal(gradient, (inside[:, None] * inside).expand(2, 3, 18, 18))
 
 
-@pytest.mark.parametrize("key", [None, 3])
-def test_cutting_reads_nothing_from_the_device(key: int | None) -> None:
+@pytest.mark.parametrize("rng_key", [None, 3])
+def test_cutting_reads_nothing_from_the_device(rng_key: int | None) -> None:
     # Source: tensors on the meta device have no values to wait for.
     with torch.device("meta"):
         images, positions = torch.empty(5, 3, 33, 33), torch.arange(5)
-        patches = cut_patches(images, PatchGrid(cell=11, patch=8), key, positions)
+        patches = cut_patches(images, PatchGrid(cell=11, patch=8), rng_key, positions)
     assert patches.shape == (5, 9, 3, 8, 8)
     assert patches.is_meta
 

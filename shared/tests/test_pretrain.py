@@ -236,17 +236,17 @@ class FailingRecipe:
     at: int
     how: str
 
-    def build(self, encoder: nn.Module, key: int) -> Method:
-        return Failing(encoder, self, key)
+    def build(self, encoder: nn.Module, rng_key: int) -> Method:
+        return Failing(encoder, self, rng_key)
 
 
 class Failing(Method):
     accumulates = True
 
-    def __init__(self, encoder: nn.Module, recipe: FailingRecipe, key: int) -> None:
+    def __init__(self, encoder: nn.Module, recipe: FailingRecipe, rng_key: int) -> None:
         super().__init__()
         self.recipe = recipe
-        self.inner = SupervisedRecipe(4).build(encoder, key)
+        self.inner = SupervisedRecipe(4).build(encoder, rng_key)
         self.encoder = encoder
 
     def forward(self, batch: Batch) -> StepOutput:

@@ -17,7 +17,7 @@ from retable.random import normal
 def test_the_queue_is_a_deque_for_any_batch_sizes(size: int, data: st.DataObject) -> None:
     # Source: collections.deque(maxlen=K).
     batches = data.draw(st.lists(st.integers(0, size), max_size=8))
-    queue = KeyQueue(size, 3, key=5, labels=True)
+    queue = KeyQueue(size, 3, rng_key=5, labels=True)
     reference = deque(zip(queue.rows.tolist(), [-1] * size, strict=True), maxlen=size)
     position = 0
     for count in batches:
@@ -44,9 +44,9 @@ def test_a_loaded_queue_continues_exactly(size: int, before: list[int], after: l
         for step, count in enumerate(counts, start):
             queue.enqueue(torch.full((min(count, size), 2), float(step)))
 
-    straight = KeyQueue(size, 2, key=0)
+    straight = KeyQueue(size, 2, rng_key=0)
     push(straight, before + after, 0)
-    stopped, resumed = KeyQueue(size, 2, key=0), KeyQueue(size, 2, key=99)
+    stopped, resumed = KeyQueue(size, 2, rng_key=0), KeyQueue(size, 2, rng_key=99)
     push(stopped, before, 0)
     resumed.load_state_dict(stopped.state_dict())
     push(resumed, after, len(before))
@@ -69,12 +69,12 @@ def assert_moments_are_those_of_the_rows(queue: KeyQueue) -> None:
 def test_the_moments_are_those_of_all_rows_after_any_batches_and_restarts(
     size: int, data: st.DataObject
 ) -> None:
-    queue = KeyQueue(size, 3, key=5)
+    queue = KeyQueue(size, 3, rng_key=5)
     assert_moments_are_those_of_the_rows(queue)
     for step, count in enumerate(data.draw(st.lists(st.integers(0, size), max_size=30))):
         queue.enqueue(nn.functional.normalize(normal(step, torch.arange(3 * count).view(-1, 3))))
         if data.draw(st.booleans()):
-            loaded = KeyQueue(size, 3, key=6)
+            loaded = KeyQueue(size, 3, rng_key=6)
             loaded.load_state_dict(queue.state_dict())
             assert all(map(torch.equal, loaded.moments[1:], queue.moments[1:]))
             queue = loaded
@@ -82,7 +82,7 @@ def test_the_moments_are_those_of_all_rows_after_any_batches_and_restarts(
 
 
 def test_moments_do_not_drift_however_long_the_queue_is_in_use() -> None:
-    queue = KeyQueue(100, 4, key=0)
+    queue = KeyQueue(100, 4, rng_key=0)
     keys = nn.functional.normalize(normal(1, torch.arange(64 * 7 * 4).view(64, 7, 4)), dim=2)
     for step in range(3000):
         queue.enqueue(keys[step % 64])
@@ -90,7 +90,7 @@ def test_moments_do_not_drift_however_long_the_queue_is_in_use() -> None:
 
 
 def test_keys_that_were_not_finite_leave_the_moments_with_the_queue() -> None:
-    queue = KeyQueue(6, 2, key=0)
+    queue = KeyQueue(6, 2, rng_key=0)
     queue.enqueue(torch.full((4, 2), torch.nan))
     assert queue.moments.mean.isnan().any()
     for _ in range(3):
@@ -101,7 +101,7 @@ def test_keys_that_were_not_finite_leave_the_moments_with_the_queue() -> None:
 def test_the_state_survives_safe_files(tmp_path: Path) -> None:
     from safetensors.torch import load_file, save_file
 
-    queue = KeyQueue(5, 2, key=0, labels=True)
+    queue = KeyQueue(5, 2, rng_key=0, labels=True)
     queue.enqueue(torch.ones(3, 2), torch.arange(3))
     torch.save(queue.state_dict(), tmp_path / "queue.pt")
     save_file(queue.state_dict(), tmp_path / "queue.safetensors")
@@ -109,14 +109,14 @@ def test_the_state_survives_safe_files(tmp_path: Path) -> None:
         torch.load(tmp_path / "queue.pt", weights_only=True),
         load_file(tmp_path / "queue.safetensors"),
     ):
-        loaded = KeyQueue(5, 2, key=1, labels=True)
+        loaded = KeyQueue(5, 2, rng_key=1, labels=True)
         loaded.load_state_dict(state)
         assert loaded.pointer == loaded.filled == 3
         assert torch.equal(loaded.rows, queue.rows)
 
 
 def test_the_first_rows_are_isotropic_unit_vectors() -> None:
-    rows = KeyQueue(4096, 16, key=0).rows
+    rows = KeyQueue(4096, 16, rng_key=0).rows
     torch.testing.assert_close(rows.norm(dim=1), torch.ones(4096))
     # The mean of K isotropic unit vectors has length about 1/sqrt(K); their covariance is I/D.
     assert rows.mean(0).norm() < 3 / 64
@@ -124,7 +124,7 @@ def test_the_first_rows_are_isotropic_unit_vectors() -> None:
 
 
 def test_enqueueing_before_the_backward_pass_is_refused_not_silently_wrong() -> None:
-    queue = KeyQueue(4, 2, key=0)
+    queue = KeyQueue(4, 2, rng_key=0)
     queries = torch.randn(2, 2, requires_grad=True, generator=torch.Generator().manual_seed(0))
     loss = (queries @ queue.rows.T).logsumexp(1).sum()
     queue.enqueue(torch.ones(2, 2))
@@ -133,17 +133,17 @@ def test_enqueueing_before_the_backward_pass_is_refused_not_silently_wrong() -> 
 
 
 def test_enqueued_keys_carry_no_gradient() -> None:
-    queue = KeyQueue(4, 2, key=0)
+    queue = KeyQueue(4, 2, rng_key=0)
     queue.enqueue(torch.ones(2, 2, requires_grad=True) * 2)
     assert not queue.rows.requires_grad
 
 
 def test_misuse_is_named() -> None:
     with pytest.raises(UserError, match="5 keys does not fit into a queue of 4 rows; use"):
-        KeyQueue(4, 2, key=0).enqueue(torch.ones(5, 2))
+        KeyQueue(4, 2, rng_key=0).enqueue(torch.ones(5, 2))
     with pytest.raises(UserError, match="with their labels"):
-        KeyQueue(4, 2, key=0, labels=True).enqueue(torch.ones(1, 2))
+        KeyQueue(4, 2, rng_key=0, labels=True).enqueue(torch.ones(1, 2))
     with pytest.raises(UserError, match="build it with labels=True"):
-        KeyQueue(4, 2, key=0).enqueue(torch.ones(1, 2), torch.zeros(1))
+        KeyQueue(4, 2, rng_key=0).enqueue(torch.ones(1, 2), torch.zeros(1))
     with pytest.raises(UserError, match="at least one row"):
-        KeyQueue(0, 2, key=0)
+        KeyQueue(0, 2, rng_key=0)

@@ -14,8 +14,8 @@ KEY = random.derive_key(0, "tests")
 DRAWS: dict[str, Callable[[int, Tensor], Tensor]] = {
     "uniform": random.uniform,
     "normal": random.normal,
-    "integers": lambda key, counters: random.integers(key, counters, 1000),
-    "beta": lambda key, counters: random.beta(key, counters, 2.0, 1.6),
+    "integers": lambda rng_key, counters: random.integers(rng_key, counters, 1000),
+    "beta": lambda rng_key, counters: random.beta(rng_key, counters, 2.0, 1.6),
 }
 
 
@@ -166,12 +166,14 @@ def test_beta_refuses_parameters_that_its_table_cannot_hold(a: float, b: float) 
 
 
 @settings(deadline=None, max_examples=50)
-@given(n=st.integers(0, 300), key=st.integers(-(2**63), 2**63 - 1), number=st.integers(0, 10**6))
-def test_a_permutation_holds_every_place_once(n: int, key: int, number: int) -> None:
-    order = random.permutation(key, n, number=number)
+@given(
+    n=st.integers(0, 300), rng_key=st.integers(-(2**63), 2**63 - 1), number=st.integers(0, 10**6)
+)
+def test_a_permutation_holds_every_place_once(n: int, rng_key: int, number: int) -> None:
+    order = random.permutation(rng_key, n, number=number)
     assert order.dtype == torch.int64
     assert torch.equal(order.sort().values, torch.arange(n))
-    assert torch.equal(order, random.permutation(key, n, number=torch.tensor(number)))
+    assert torch.equal(order, random.permutation(rng_key, n, number=torch.tensor(number)))
 
 
 def test_all_permutations_are_equally_likely() -> None:

@@ -19,12 +19,12 @@ from retable.evaluate.knn import Knn
 from retable.evaluate.linear import LinearProbe
 from retable.reproduce import (
     CollapseCriterion,
-    Figure,
     Gain,
     Histories,
     History,
-    Row,
+    Metric,
     Table,
+    TableRow,
     execute,
     main,
     results,
@@ -73,8 +73,8 @@ def test_rows_that_share_a_pretraining_train_it_once_and_evaluate_it_each(
     table: Table, contrastive: Changed, tmp_path: Path
 ) -> None:
     rows = {
-        "contrastive": Row(contrastive(), (Knn(k=5),)),
-        "again": Row(contrastive(), (PROBE, Geometry())),
+        "contrastive": TableRow(contrastive(), (Knn(k=5),)),
+        "again": TableRow(contrastive(), (PROBE, Geometry())),
     }
     table = dataclasses.replace(table, rows=rows)
     assert reproduce(table, tmp_path / "runs", "--scale", "smoke") == 0
@@ -92,10 +92,10 @@ def test_methods_that_can_are_measured_on_test_images_in_a_run(
 ) -> None:
     assert reproduce(table, tmp_path / "runs") == 0
     figures = {row: seeds["0"].keys() for row, seeds in cells(tmp_path / "runs").items()}
-    names = {f"{when}.held_out_{name}" for when in ("monitor", "monitor_halfway")
+    names = {f"{when}.pretext_{name}" for when in ("monitor", "monitor_halfway")
              for name in ("loss", "accuracy")}  # fmt: skip
     assert names <= figures["supervised"]
-    assert not any("held_out" in name for name in figures["contrastive"])
+    assert not any("pretext" in name for name in figures["contrastive"])
     assert "pretrain.accuracy" in figures["supervised"]
 
 
@@ -118,7 +118,7 @@ def test_an_evaluation_added_later_finds_the_encoder(
 ) -> None:
     folder = tmp_path / "runs"
     assert reproduce(table, folder, "--rows", "supervised") == 0
-    rows = {"supervised": Row(supervised(), (Knn(k=5), Geometry()))}
+    rows = {"supervised": TableRow(supervised(), (Knn(k=5), Geometry()))}
     monkeypatch.setattr(execute, "pretrain", lambda *arguments: pytest.fail("trained again"))
     assert reproduce(dataclasses.replace(table, rows=rows), folder) == 0
     assert "geometry.uniformity" in cells(folder)["supervised"]["0"]
@@ -206,7 +206,7 @@ def test_one_failed_seed_makes_the_cell_a_miss_however_well_the_others_did(
 @pytest.fixture
 def side_by_side(table: Table, contrastive: Changed, supervised: Changed) -> Table:
     """Make a table whose rows print two trainings each, and share one of them."""
-    shared = Row(contrastive(), (Knn(k=5),))
+    shared = TableRow(contrastive(), (Knn(k=5),))
     column = '[[columns]]\nkey = "{}"\nlabel = "{}"\nunit = "%"\nhigher_is_better = true\n'
     column += 'tolerance = {{ value = 500.0, reason = "wide" }}\n'
     row = '[[rows]]\nkey = "{}"\nlabel = "{}"\norigin = "run"\nvalues = {{ '
@@ -217,12 +217,12 @@ def side_by_side(table: Table, contrastive: Changed, supervised: Changed) -> Tab
     return dataclasses.replace(
         table,
         rows={
-            "a": {"one": shared, "two": Row(supervised(), (Knn(k=5),))},
-            "b": {"one": shared, "two": Row(supervised(batch=8), (Knn(k=5),))},
+            "a": {"one": shared, "two": TableRow(supervised(), (Knn(k=5),))},
+            "b": {"one": shared, "two": TableRow(supervised(batch=8), (Knn(k=5),))},
         },
         columns={
-            "x": Figure("knn.top1", variant="one"),
-            "y": Figure("knn.top1", variant="two"),
+            "x": Metric("knn.top1", variant="one"),
+            "y": Metric("knn.top1", variant="two"),
         },
     )
 
@@ -264,7 +264,7 @@ def test_a_gain_over_a_row_that_failed_misses_where_it_was_asked_for(
 ) -> None:
     folder = tmp_path / "runs"
     widen(table)
-    gain = Gain(Figure("knn.top1"), over="contrastive")
+    gain = Gain(Metric("knn.top1"), over="contrastive")
     table = dataclasses.replace(table, columns={"top1": gain})
     assert reproduce(table, folder) == 0
     (next(folder.glob("moco-*")) / "result.json").write_text('{"failed": "for a reason"}')
@@ -327,7 +327,7 @@ def test_plots_get_the_epochs_and_the_folder_of_every_training_also_of_one_that_
 
     table = dataclasses.replace(side_by_side, plots=(draw,))
     optimizer = OptimizerRecipe(lr=1e30)
-    diverging = Row(supervised(optimizer=optimizer), (Knn(k=5),))
+    diverging = TableRow(supervised(optimizer=optimizer), (Knn(k=5),))
     rows = {"a": {"one": table.trainings("a")["a/one"], "two": diverging}}
     assert reproduce(dataclasses.replace(table, rows=rows), tmp_path / "runs") == 1
     histories = found["unit"]
@@ -346,7 +346,7 @@ def test_a_table_may_derive_figures_from_what_a_run_recorded_over_time(
         losses = [line["loss"] for line in history.epochs]
         return {"fall": losses[0] - losses[-1], "batch": recipe.batch}
 
-    columns = {"top1": Figure("history.fall"), "batch": Figure("history.batch")}
+    columns = {"top1": Metric("history.fall"), "batch": Metric("history.batch")}
     reference = table.reference.read_text().partition("[[columns]]")
     column = '[[columns]]\nkey = "batch"\nlabel = "B"\nunit = ""\nhigher_is_better = true\n\n'
     table.reference.write_text(reference[0] + column + "".join(reference[1:]))
@@ -442,7 +442,7 @@ def test_what_was_recorded_judges_the_next_run(
     table: Table, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = tmp_path / "runs"
-    table = dataclasses.replace(table, columns={"top1": Figure("knn.top1")})
+    table = dataclasses.replace(table, columns={"top1": Metric("knn.top1")})
     assert reproduce(table, folder, "--record") == 0
     assert table.proxy_reference.exists()
     shutil.rmtree(folder / "tables")
@@ -456,6 +456,6 @@ def test_what_was_recorded_judges_the_next_run(
 def test_threads_of_a_run_are_those_of_the_setting(
     table: Table, supervised: Changed, tmp_path: Path
 ) -> None:
-    (run,) = plan_runs({"a": Row(supervised(max_steps=1), ())}, [0])
+    (run,) = plan_runs({"a": TableRow(supervised(max_steps=1), ())}, [0])
     execute.execute([run], Setting(tmp_path, threads=1))
     assert torch.get_num_threads() == 1

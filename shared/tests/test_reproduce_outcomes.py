@@ -11,7 +11,16 @@ from typing import Any
 import pytest
 
 from retable.evaluate.knn import Knn
-from retable.reproduce import CollapseCriterion, Figure, Gain, Row, Table, execute, main, results
+from retable.reproduce import (
+    CollapseCriterion,
+    Gain,
+    Metric,
+    Table,
+    TableRow,
+    execute,
+    main,
+    results,
+)
 from retable.reproduce.arguments import parse
 from retable.reproduce.outcomes import (
     Outcomes,
@@ -54,11 +63,11 @@ def judged_table(table: Table, contrastive: Changed, supervised: Changed) -> Tab
     return dataclasses.replace(
         table,
         rows={
-            "off": Row(contrastive(batch=8), (Knn(k=5),)),
-            "contrastive": Row(contrastive(), (Knn(k=5),)),
-            "supervised": Row(supervised(), (Knn(k=5),)),
+            "off": TableRow(contrastive(batch=8), (Knn(k=5),)),
+            "contrastive": TableRow(contrastive(), (Knn(k=5),)),
+            "supervised": TableRow(supervised(), (Knn(k=5),)),
         },
-        columns={"top1": Figure("knn.top1"), "loss": Figure("pretrain.loss")},
+        columns={"top1": Metric("knn.top1"), "loss": Metric("pretrain.loss")},
         collapse=CollapseCriterion(("off", "contrastive"), ("top1",), CHANCE, probe="knn.top1"),
     )
 
@@ -161,7 +170,7 @@ def test_a_collapse_expected_and_absent_is_a_miss_with_its_number(
 def test_a_cell_read_from_two_trainings_collapses_with_either(
     judged_table: Table, tmp_path: Path
 ) -> None:
-    gain = Gain(Figure("knn.top1"), over="off")
+    gain = Gain(Metric("knn.top1"), over="off")
     table = dataclasses.replace(judged_table, columns={**judged_table.columns, "top1": gain})
     left: dict[str, dict[int, Left]] = {"off": {0: DIVERGED}, "contrastive": {0: 90.0}}
     outcomes, _ = outcome(table, tmp_path, left)
@@ -173,14 +182,14 @@ def test_a_variant_collapses_alone(
 ) -> None:
     rows = {
         "off": {
-            "a": Row(contrastive(batch=8), (Knn(k=5),)),
-            "b": Row(contrastive(batch=4), (Knn(k=5),)),
+            "a": TableRow(contrastive(batch=8), (Knn(k=5),)),
+            "b": TableRow(contrastive(batch=4), (Knn(k=5),)),
         }
     }
     table = dataclasses.replace(
         judged_table,
         rows=rows,
-        columns={"top1": Figure("knn.top1", variant="a"), "loss": Figure("knn.top1", variant="b")},
+        columns={"top1": Metric("knn.top1", variant="a"), "loss": Metric("knn.top1", variant="b")},
         collapse=CollapseCriterion(("off",), ("top1", "loss"), CHANCE, probe="knn.top1"),
     )
     setting = Setting(tmp_path)

@@ -12,7 +12,7 @@ from retable.evaluate.knn import Knn
 from retable.evaluate.linear import LinearProbe
 from retable.methods import MoCoRecipe
 from retable.reproduce.overrides import apply_overrides
-from retable.reproduce.table import Row
+from retable.reproduce.table import TableRow
 from retable.settings import fingerprint
 from retable.train.recipe import PretrainRecipe
 
@@ -20,11 +20,11 @@ Changed = Callable[..., PretrainRecipe]
 
 
 @pytest.fixture
-def row(contrastive: Changed) -> Row:
-    return Row(contrastive(), (LinearProbe(train_view=views.crop_and_flip(16)), Knn(k=5)))
+def row(contrastive: Changed) -> TableRow:
+    return TableRow(contrastive(), (LinearProbe(train_view=views.crop_and_flip(16)), Knn(k=5)))
 
 
-def test_no_override_leaves_a_row_as_it_is(row: Row) -> None:
+def test_no_override_leaves_a_row_as_it_is(row: TableRow) -> None:
     assert apply_overrides(row, ()) == row
 
 
@@ -47,7 +47,7 @@ def test_no_override_leaves_a_row_as_it_is(row: Row) -> None:
     ],
 )  # fmt: skip
 def test_an_override_changes_one_field_and_keeps_its_type(
-    override: str, read: Callable[[Row], Any], value: Any, row: Row
+    override: str, read: Callable[[TableRow], Any], value: Any, row: TableRow
 ) -> None:
     changed = apply_overrides(row, [override])
     assert read(changed) == value
@@ -56,12 +56,12 @@ def test_an_override_changes_one_field_and_keeps_its_type(
     assert [type(part) for part in changed.evaluations] == [LinearProbe, Knn]
 
 
-def test_the_last_of_several_overrides_holds(row: Row) -> None:
+def test_the_last_of_several_overrides_holds(row: TableRow) -> None:
     changed = apply_overrides(row, ["pretrain.epochs=5", "pretrain.batch=8", "pretrain.epochs=6"])
     assert (changed.pretrain.epochs, changed.pretrain.batch) == (6, 8)
 
 
-def test_a_whole_number_makes_the_run_that_the_float_makes(row: Row) -> None:
+def test_a_whole_number_makes_the_run_that_the_float_makes(row: TableRow) -> None:
     whole = apply_overrides(row, ["pretrain.optimizer.lr=1"]).pretrain
     optimizer = dataclasses.replace(row.pretrain.optimizer, lr=1.0)
     assert fingerprint(whole) == fingerprint(dataclasses.replace(row.pretrain, optimizer=optimizer))
@@ -91,20 +91,20 @@ def test_a_whole_number_makes_the_run_that_the_float_makes(row: Row) -> None:
     ],
 )  # fmt: skip
 def test_a_wrong_override_is_one_sentence_with_what_was_expected(
-    override: str, sentence: str, row: Row
+    override: str, sentence: str, row: TableRow
 ) -> None:
     with pytest.raises(UserError, match=sentence):
         apply_overrides(row, [override])
 
 
-def test_a_field_of_none_takes_only_what_its_type_allows(row: Row) -> None:
+def test_a_field_of_none_takes_only_what_its_type_allows(row: TableRow) -> None:
     free = apply_overrides(row, ["pretrain.bn_group=null"])
     assert apply_overrides(free, ["pretrain.bn_group=4"]).pretrain.bn_group == 4
     with pytest.raises(UserError, match="expected int"):
         apply_overrides(free, ["pretrain.bn_group=all"])
 
 
-def test_the_row_is_not_changed_in_place(row: Row) -> None:
+def test_the_row_is_not_changed_in_place(row: TableRow) -> None:
     before = fingerprint(row.pretrain)
     apply_overrides(row, ["pretrain.method.queue=99"])
     assert isinstance(row.pretrain.method, MoCoRecipe)

@@ -10,7 +10,7 @@ from retable.errors import UserError
 from retable.evaluate.geometry import Geometry
 from retable.evaluate.knn import Knn
 from retable.evaluate.linear import LinearProbe
-from retable.reproduce import Figure, Row, Table
+from retable.reproduce import Metric, Table, TableRow
 from retable.reproduce.dry_run import render_plan
 from retable.reproduce.plan import Request, plan_runs, price, resolve_rows
 from retable.train.cost import forward_flops
@@ -25,9 +25,9 @@ def test_rows_that_share_a_pretraining_share_one_run_with_all_their_evaluations(
     contrastive: Changed, supervised: Changed
 ) -> None:
     rows = {
-        "a": Row(contrastive(), (Knn(k=5),)),
-        "b": Row(contrastive(), (Geometry(), Knn(k=5))),
-        "c": Row(supervised(), (Knn(k=5),)),
+        "a": TableRow(contrastive(), (Knn(k=5),)),
+        "b": TableRow(contrastive(), (Geometry(), Knn(k=5))),
+        "c": TableRow(supervised(), (Knn(k=5),)),
     }
     first, second = plan_runs(rows, [0])
     assert (first.rows, first.evaluations) == (("a", "b"), (Knn(k=5), Geometry()))
@@ -37,7 +37,7 @@ def test_rows_that_share_a_pretraining_share_one_run_with_all_their_evaluations(
 def test_every_seed_is_a_run_of_its_own_and_seeds_come_one_after_another(
     contrastive: Changed, supervised: Changed
 ) -> None:
-    rows = {"a": Row(contrastive(), ()), "b": Row(supervised(), ())}
+    rows = {"a": TableRow(contrastive(), ()), "b": TableRow(supervised(), ())}
     runs = plan_runs(rows, [4, 2])
     assert [(run.seed, run.rows) for run in runs] == [
         (4, ("a",)),
@@ -49,9 +49,9 @@ def test_every_seed_is_a_run_of_its_own_and_seeds_come_one_after_another(
 
 
 def test_a_runs_name_tells_the_method_and_follows_its_recipe_alone(contrastive: Changed) -> None:
-    (one,) = plan_runs({"a": Row(contrastive(), (Knn(),))}, [0])
-    (same,) = plan_runs({"b": Row(contrastive(), (Geometry(),))}, [0])
-    (other,) = plan_runs({"a": Row(contrastive(batch=8), (Knn(),))}, [0])
+    (one,) = plan_runs({"a": TableRow(contrastive(), (Knn(),))}, [0])
+    (same,) = plan_runs({"b": TableRow(contrastive(), (Geometry(),))}, [0])
+    (other,) = plan_runs({"a": TableRow(contrastive(batch=8), (Knn(),))}, [0])
     assert one.name.startswith("moco-")
     assert one.name == same.name != other.name
 
@@ -59,12 +59,12 @@ def test_a_runs_name_tells_the_method_and_follows_its_recipe_alone(contrastive: 
 @pytest.fixture
 def side_by_side(table: Table, contrastive: Changed, supervised: Changed) -> Table:
     """Make a table whose rows print two trainings each."""
-    plain, changed = Row(contrastive(), (Knn(k=5),)), Row(contrastive(batch=8), ())
+    plain, changed = TableRow(contrastive(), (Knn(k=5),)), TableRow(contrastive(batch=8), ())
     rows = {
-        "a": {"one": plain, "two": Row(supervised(), ())},
+        "a": {"one": plain, "two": TableRow(supervised(), ())},
         "b": {"one": changed, "two": plain},
     }
-    columns = {"top1": Figure("knn.top1", variant="one")}
+    columns = {"top1": Metric("knn.top1", variant="one")}
     return dataclasses.replace(table, rows=rows, columns=columns)
 
 
@@ -84,7 +84,7 @@ def test_one_training_of_a_row_can_be_asked_for(side_by_side: Table) -> None:
 
 
 def test_a_scale_leaves_out_what_its_function_does_not_return(side_by_side: Table) -> None:
-    def small_batches(row: Row) -> Row | None:
+    def small_batches(row: TableRow) -> TableRow | None:
         return row if row.pretrain.batch == 8 else None
 
     sparse = dataclasses.replace(side_by_side, proxy=small_batches)
@@ -132,7 +132,7 @@ def test_data_belongs_to_paper_scale(table: Table, scale: str) -> None:
 
 
 def test_each_scale_shrinks_by_the_tables_own_function(table: Table) -> None:
-    def shrink(epochs: int) -> Callable[[Row], Row]:
+    def shrink(epochs: int) -> Callable[[TableRow], TableRow]:
         return lambda row: dataclasses.replace(
             row, pretrain=dataclasses.replace(row.pretrain, epochs=epochs)
         )
@@ -160,7 +160,7 @@ def test_precision_and_length_are_part_of_the_recipe_hence_of_the_run(table: Tab
 def test_max_steps_also_stops_the_evaluations_that_train(
     table: Table, contrastive: Changed
 ) -> None:
-    rows = {"a": Row(contrastive(), (LinearProbe(), Knn(k=5)))}
+    rows = {"a": TableRow(contrastive(), (LinearProbe(), Knn(k=5)))}
     table = dataclasses.replace(table, rows=rows)
     probe, knn = resolve_rows(table, Request(max_steps=3))["a"].evaluations
     assert isinstance(probe, LinearProbe)
@@ -236,10 +236,10 @@ def test_a_dry_run_tells_a_recipe_by_what_tells_it_from_one_before(
     table: Table, contrastive: Changed, supervised: Changed
 ) -> None:
     rows = {
-        "first": Row(contrastive(), (Knn(k=5),)),
-        "other": Row(supervised(), (Knn(k=5),)),
-        "longer": Row(contrastive(epochs=7), (Knn(k=5),)),
-        "longest": Row(contrastive(epochs=9, batch=8), (Knn(k=3),)),
+        "first": TableRow(contrastive(), (Knn(k=5),)),
+        "other": TableRow(supervised(), (Knn(k=5),)),
+        "longer": TableRow(contrastive(epochs=7), (Knn(k=5),)),
+        "longest": TableRow(contrastive(epochs=9, batch=8), (Knn(k=3),)),
     }
     runs = plan_runs(resolve_rows(dataclasses.replace(table, rows=rows), Request()), [0])
     blocks = render_plan(table, runs, "proxy", 72).split("\n\n")[1:-1]

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from retable.errors import UserError
-from retable.reproduce import Difference, Figure, Gain, Ratio, Table
+from retable.reproduce import Difference, Gain, Metric, Ratio, Table
 from retable.reproduce.command import load_table
 
 FIGURES = {
@@ -17,12 +17,12 @@ FIGURES = {
 
 
 def test_a_figure_is_the_rows_own_times_its_factor() -> None:
-    assert Figure("knn.top1").value("a", 1, FIGURES) == 42.0
-    assert Figure("pretrain.share", 100.0).value("b", 0, FIGURES) == 50.0
+    assert Metric("knn.top1").value("a", 1, FIGURES) == 42.0
+    assert Metric("pretrain.share", 100.0).value("b", 0, FIGURES) == 50.0
 
 
 def test_where_a_figure_is_missing_another_may_stand_for_it() -> None:
-    column = Figure("pretrain.real", 100.0, otherwise="pretrain.share")
+    column = Metric("pretrain.real", 100.0, otherwise="pretrain.share")
     assert column.value("b", 0, FIGURES) == 75.0
     assert column.value("a", 0, FIGURES) == 25.0
     assert column.value("a", 1, FIGURES) is None
@@ -30,27 +30,27 @@ def test_where_a_figure_is_missing_another_may_stand_for_it() -> None:
 
 @pytest.mark.parametrize(("row", "seed"), [("c", 0), ("b", 1)])
 def test_what_has_not_run_has_no_value(row: str, seed: int) -> None:
-    assert Figure("knn.top1").value(row, seed, FIGURES) is None
+    assert Metric("knn.top1").value(row, seed, FIGURES) is None
 
 
 def test_a_gain_is_over_another_row_of_the_same_seed() -> None:
-    gain = Gain(Figure("knn.top1"), over="a")
+    gain = Gain(Metric("knn.top1"), over="a")
     assert gain.value("b", 0, FIGURES) == 10.0
     assert gain.value("a", 1, FIGURES) == 0.0
     assert gain.value("b", 1, FIGURES) is None
 
 
 def test_a_difference_is_between_columns_of_one_row() -> None:
-    difference = Difference(Figure("knn.top1"), Figure("pretrain.share", 100.0))
+    difference = Difference(Metric("knn.top1"), Metric("pretrain.share", 100.0))
     assert difference.value("a", 0, FIGURES) == 15.0
     assert difference.value("a", 1, FIGURES) is None
 
 
 def test_a_ratio_is_between_columns_of_one_row() -> None:
-    ratio = Ratio(Figure("pretrain.share"), Figure("pretrain.real"))
+    ratio = Ratio(Metric("pretrain.share"), Metric("pretrain.real"))
     assert ratio.value("b", 0, FIGURES) == 0.5 / 0.75
     assert ratio.value("a", 0, FIGURES) is None
-    over_zero = Ratio(Figure("knn.top1"), Figure("knn.top1", 0.0)).value("a", 0, FIGURES)
+    over_zero = Ratio(Metric("knn.top1"), Metric("knn.top1", 0.0)).value("a", 0, FIGURES)
     assert over_zero is not None
     assert math.isnan(over_zero)
 
@@ -64,17 +64,17 @@ SIDE_BY_SIDE = {
 
 
 def test_a_column_reads_one_of_the_trainings_that_a_row_holds() -> None:
-    small, large = (Figure("knn.top1", variant=name) for name in ("res18", "res50"))
+    small, large = (Metric("knn.top1", variant=name) for name in ("res18", "res50"))
     assert small.value("ours", 0, SIDE_BY_SIDE) == 45.0
     assert large.value("ours", 0, SIDE_BY_SIDE) == 61.0
-    assert Figure("knn.top1").value("ours", 0, SIDE_BY_SIDE) is None
+    assert Metric("knn.top1").value("ours", 0, SIDE_BY_SIDE) is None
     assert Gain(small, over="base").value("ours", 0, SIDE_BY_SIDE) == 5.0
     assert Difference(large, small).value("ours", 0, SIDE_BY_SIDE) == 16.0
 
 
 def test_a_column_names_the_trainings_that_it_reads() -> None:
-    small, large = (Figure("knn.top1", variant=name) for name in ("res18", "res50"))
-    assert Figure("knn.top1").reads("a") == ("a",)
+    small, large = (Metric("knn.top1", variant=name) for name in ("res18", "res50"))
+    assert Metric("knn.top1").reads("a") == ("a",)
     assert small.reads("ours") == ("ours/res18",)
     assert Gain(small, over="base").reads("ours") == ("ours/res18", "base/res18")
     assert Difference(large, small).reads("ours") == ("ours/res50", "ours/res18")
@@ -83,7 +83,7 @@ def test_a_column_names_the_trainings_that_it_reads() -> None:
 
 def test_a_column_that_reads_no_training_is_a_mistake_of_the_script(table: Table) -> None:
     with pytest.raises(ValueError, match="column top1 reads none of the trainings"):
-        dataclasses.replace(table, columns={"top1": Figure("knn.top1", variant="res18")})
+        dataclasses.replace(table, columns={"top1": Metric("knn.top1", variant="res18")})
 
 
 def test_a_table_is_named_after_its_folder_and_script(table: Table) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from retable.errors import UserError
-from retable.settings import describe, fingerprint
+from retable.settings import fingerprint, to_plain
 from retable.train.runs import RunDirectory, code_digest, environment
 
 
@@ -48,12 +48,12 @@ def test_two_classes_with_equal_fields_differ() -> None:
     class Twin:
         rate: float = 0.1
 
-    assert describe(Twin()) != describe(Inner())
+    assert to_plain(Twin()) != to_plain(Inner())
 
 
 def test_a_recipe_with_a_value_that_is_not_plain_is_refused() -> None:
     with pytest.raises(TypeError, match="plain values"):
-        describe({"f": object()})
+        to_plain({"f": object()})
 
 
 def test_a_directory_refuses_another_recipe_and_names_what_differs(tmp_path: Path) -> None:

@@ -106,7 +106,7 @@ def test_scores_of_half_precision_are_summed_in_more() -> None:
 
 @pytest.mark.parametrize(("size", "dim"), [(1000, 16), (37, 64), (2, 3)])
 def test_a_queues_statistics_are_those_of_all_its_scores(size: int, dim: int) -> None:
-    queue = KeyQueue(size, dim, key=1)
+    queue = KeyQueue(size, dim, rng_key=1)
     queries, keys = normalize(draw("q", 9, dim)), normalize(draw("k", 9, dim))
     found = queue_score_statistics(queries, keys, queue.moments)
     assert as_floats(found) == pytest.approx(unfolded(queries, keys, queue.rows), rel=1e-6)
@@ -120,7 +120,7 @@ def test_a_variance_far_below_the_squared_mean_keeps_its_digits(spread: float) -
         normalize(direction + spread * draw(name, count, 32))
         for name, count in (("q", 8), ("k", 8), ("a", 300), ("b", 450))
     )
-    queue = KeyQueue(512, 32, key=0)
+    queue = KeyQueue(512, 32, rng_key=0)
     queue.enqueue(first)
     queue.enqueue(second)
     expected = unfolded(queries, keys, queue.rows)
@@ -131,7 +131,7 @@ def test_a_variance_far_below_the_squared_mean_keeps_its_digits(spread: float) -
 
 def test_negatives_of_a_fresh_queue_have_mean_zero_and_variance_one_over_d() -> None:
     # Source: the components of a random direction have mean 0 and variance 1 / D.
-    queue = KeyQueue(4096, 64, key=0)
+    queue = KeyQueue(4096, 64, rng_key=0)
     queries = normalize(draw("fresh", 256, 64))
     found = queue_score_statistics(queries, queries, queue.moments)
     assert float(found.positive_mean) == pytest.approx(1.0, abs=1e-6)
@@ -142,7 +142,7 @@ def test_negatives_of_a_fresh_queue_have_mean_zero_and_variance_one_over_d() -> 
 @settings(max_examples=20, deadline=None)
 @given(scale=st.floats(1e-3, 1e3))
 def test_features_need_not_be_on_the_unit_sphere(scale: float) -> None:
-    queue = KeyQueue(50, 4, key=0)
+    queue = KeyQueue(50, 4, rng_key=0)
     queue.enqueue(scale * draw("far", 40, 4))
     queries, keys = scale * draw("fq", 5, 4), scale * draw("fk", 5, 4)
     found = queue_score_statistics(queries, keys, queue.moments)
@@ -150,7 +150,7 @@ def test_features_need_not_be_on_the_unit_sphere(scale: float) -> None:
 
 
 def test_a_queue_of_one_row_has_no_variance() -> None:
-    queue = KeyQueue(1, 4, key=0)
+    queue = KeyQueue(1, 4, rng_key=0)
     found = queue_score_statistics(queue.rows, queue.rows, queue.moments)
     assert float(found.negative_mean) == pytest.approx(1.0)
     assert math.isnan(found.negative_variance)
@@ -158,7 +158,7 @@ def test_a_queue_of_one_row_has_no_variance() -> None:
 
 def test_statistics_are_named_and_carry_no_gradient() -> None:
     features = normalize(draw("grad", 3, 4)).requires_grad_()
-    queue = KeyQueue(6, 4, key=0)
+    queue = KeyQueue(6, 4, rng_key=0)
     raw = queue_score_statistics(features, features, queue.moments)
     seen = score_statistics((features * features).sum(1), features @ queue.rows.T)
     assert not any(value.requires_grad or value.ndim for value in (*raw, *seen))

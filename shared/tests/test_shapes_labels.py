@@ -31,7 +31,7 @@ def test_no_pixel_and_no_factor_depends_on_the_labels() -> None:
 def test_each_labelling_tells_its_factors_and_nothing_else(rho: float) -> None:
     count = 500
     factors = Shapes(count, rho=rho).factors(torch.arange(count))
-    told = {
+    on_progress = {
         "outline": ("outline",),
         "texture": ("texture",),
         "foreground": ("foreground",),
@@ -40,7 +40,7 @@ def test_each_labelling_tells_its_factors_and_nothing_else(rho: float) -> None:
     }
     for labelling in LABELLINGS:
         labels = Shapes(count, rho=rho, labels=labelling).labels
-        shown = list(zip(*(factors[name].tolist() for name in told[labelling]), strict=True))
+        shown = list(zip(*(factors[name].tolist() for name in on_progress[labelling]), strict=True))
         # One label for each combination and one combination for each label.
         pairs = set(zip(labels.tolist(), shown, strict=True))
         assert len(pairs) == len(set(labels.tolist())) == len(set(shown))

@@ -68,7 +68,7 @@ def test_corruptions_work_at_any_size(kind: str) -> None:
 )
 def test_moving_and_averaging_pixels_keeps_a_constant_image(kind: str) -> None:
     images = torch.tensor([20, 130, 240], dtype=torch.uint8).view(1, 3, 1, 1).expand(2, 3, 32, 32)
-    out = corrupt(images, kind, 5, key=0, indices=torch.arange(2))
+    out = corrupt(images, kind, 5, rng_key=0, indices=torch.arange(2))
     assert (out.int() - images.int()).abs().max() <= 1
 
 
@@ -78,23 +78,23 @@ def test_noise_has_the_stated_moments() -> None:
     images = torch.full((200, 3, 32, 32), level, dtype=torch.uint8)
     indices = torch.arange(200)
     for severity, photons in zip((1, 5), (200, 12), strict=True):
-        shot = corrupt(images, "shot_noise", severity, key=0, indices=indices).double() / 255
+        shot = corrupt(images, "shot_noise", severity, rng_key=0, indices=indices).double() / 255
         mean = level / 255
         unclipped = (mean / photons) ** 0.5 < (1 - mean) / 4
         if unclipped:
             assert abs(shot.mean() - mean) < 0.002
             assert abs(shot.var() / (mean / photons) - 1) < 0.03
         assert shot.mean() < mean + 0.002
-    noisy = corrupt(images, "gaussian_noise", 3, key=0, indices=indices).double() / 255
+    noisy = corrupt(images, "gaussian_noise", 3, rng_key=0, indices=indices).double() / 255
     assert abs(noisy.std() - 0.10) < 0.001
-    salted = corrupt(images, "impulse_noise", 5, key=0, indices=indices)
+    salted = corrupt(images, "impulse_noise", 5, rng_key=0, indices=indices)
     assert abs((salted == 0).double().mean() - 0.085) < 0.003
     assert abs((salted == 255).double().mean() - 0.085) < 0.003
 
 
 def test_contrast_shrinks_towards_each_channels_mean() -> None:
     # Reference: the formula on each image alone, in float64.
-    out = corrupt(CLEAN, "contrast", 3, key=0, indices=INDICES)
+    out = corrupt(CLEAN, "contrast", 3, rng_key=0, indices=INDICES)
     for image, result in zip(CLEAN.double(), out.double(), strict=True):
         mean = image.mean((1, 2), keepdim=True)
         assert ((image - mean) * 0.5 + mean - result).abs().max() <= 0.51
@@ -106,7 +106,7 @@ def test_brightness_raises_the_value_and_keeps_hue_and_saturation() -> None:
 
     colours = torch.tensor([[200, 100, 50], [10, 20, 90], [0, 0, 0], [240, 230, 10]])
     images = colours.to(torch.uint8).view(4, 3, 1, 1).expand(4, 3, 16, 16)
-    out = corrupt(images, "brightness", 2, key=0, indices=torch.arange(4))[:, :, 0, 0]
+    out = corrupt(images, "brightness", 2, rng_key=0, indices=torch.arange(4))[:, :, 0, 0]
     for colour, result in zip(colours.tolist(), out.tolist(), strict=True):
         hue, saturation, value = colorsys.rgb_to_hsv(*(x / 255 for x in colour))
         expected = colorsys.hsv_to_rgb(hue, saturation, min(1.0, value + 0.2))
@@ -115,7 +115,7 @@ def test_brightness_raises_the_value_and_keeps_hue_and_saturation() -> None:
 
 def test_pixelate_at_half_the_side_averages_blocks() -> None:
     # Reference: avg_pool2d and repetition; severity 3 keeps half of the side.
-    out = corrupt(CLEAN, "pixelate", 3, key=0, indices=INDICES).float()
+    out = corrupt(CLEAN, "pixelate", 3, rng_key=0, indices=INDICES).float()
     blocks = torch.nn.functional.avg_pool2d(CLEAN.float(), 2)
     expected = blocks.repeat_interleave(2, 2).repeat_interleave(2, 3)
     assert (out - expected).abs().max() <= 0.51
@@ -124,7 +124,7 @@ def test_pixelate_at_half_the_side_averages_blocks() -> None:
 def test_a_defocused_spot_spreads_over_a_disc() -> None:
     images = torch.zeros(1, 3, 65, 65, dtype=torch.uint8)
     images[:, :, 31:34, 31:34] = 255
-    out = corrupt(images, "defocus_blur", 5, key=0, indices=torch.arange(1))[0, 0].double()
+    out = corrupt(images, "defocus_blur", 5, rng_key=0, indices=torch.arange(1))[0, 0].double()
     y, x = torch.meshgrid(torch.arange(65.0) - 32, torch.arange(65.0) - 32, indexing="ij")
     assert abs((out * x).sum() / out.sum()) < 0.3
     assert abs((out * y).sum() / out.sum()) < 0.3
@@ -208,6 +208,6 @@ def test_unknown_variants_are_refused_with_a_suggestion() -> None:
     with pytest.raises(UserError, match="did you mean recoloured"):
         parse_variant("recolored")
     with pytest.raises(UserError, match="no corruption 'rain'"):
-        corrupt(CLEAN, "rain", 1, key=0, indices=INDICES)
+        corrupt(CLEAN, "rain", 1, rng_key=0, indices=INDICES)
     with pytest.raises(UserError, match="severity 0"):
-        corrupt(CLEAN, "fog", 0, key=0, indices=INDICES)
+        corrupt(CLEAN, "fog", 0, rng_key=0, indices=INDICES)

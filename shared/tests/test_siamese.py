@@ -72,7 +72,7 @@ def name(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 def method(name: str) -> Siamese:
-    built = RECIPES[name].build(Flat(), key=3)
+    built = RECIPES[name].build(Flat(), rng_key=3)
     assert isinstance(built, Siamese)
     return built
 
@@ -84,7 +84,7 @@ def trained(method: nn.Module) -> list[nn.Parameter]:
 @given(similarity=st.floats(-1, 1))
 @pytest.mark.parametrize("name", RECIPES)
 def test_the_loss_is_linear_between_its_bounds(name: str, similarity: float) -> None:
-    built = RECIPES[name].build(Flat(), key=3)
+    built = RECIPES[name].build(Flat(), rng_key=3)
     assert isinstance(built, Siamese)
     loss = float(built.loss(torch.full((2, 5), similarity)))
     assert loss == pytest.approx(PERFECT[name] + SLOPE[name] * (similarity - 1), abs=1e-5)
@@ -169,7 +169,7 @@ def test_a_collapse_has_the_best_loss_and_is_called_by_its_name(name: str, metho
     assert output.loss.item() == pytest.approx(PERFECT[name], abs=1e-5)
     metrics = {key: float(value) for key, value in output.metrics.items()}
     assert metrics["embedding_spread"] == pytest.approx(0.0, abs=1e-5)
-    failure = health.fatal({"loss": output.loss.item(), **metrics})
+    failure = health.failure_reason({"loss": output.loss.item(), **metrics})
     assert failure is not None
     assert failure.kind == health.COLLAPSE
 

@@ -41,12 +41,12 @@ def make_batch(size: int = 4) -> Batch:
         indices=rows,
         positions=rows,
         progress=Progress(0, 10, 2),
-        key=derive_key(0, "step", 0),
+        rng_key=derive_key(0, "step", 0),
     )
 
 
 def make_simclr(**changes: object) -> SimCLR:
-    return SimCLRRecipe(**{"dim": 6, **changes}).build(Flat(), key=3)  # type: ignore[arg-type]
+    return SimCLRRecipe(**{"dim": 6, **changes}).build(Flat(), rng_key=3)  # type: ignore[arg-type]
 
 
 def by_loops(method: SimCLR, batch: Batch, temperature: float) -> tuple[Tensor, list[Tensor]]:
@@ -167,7 +167,7 @@ class Permuted(SimCLR):
 
 def test_an_heir_may_replace_columns_with_what_is_barred_of_them() -> None:
     batch = make_batch()
-    plain, heir = make_simclr(), Permuted(Flat(), SimCLRRecipe(dim=6), key=3)
+    plain, heir = make_simclr(), Permuted(Flat(), SimCLRRecipe(dim=6), rng_key=3)
     loss, found = gradients(plain, batch)
     ours, theirs = gradients(heir, batch)
     torch.testing.assert_close(ours, loss)
@@ -196,7 +196,7 @@ def test_three_views_and_unknown_heads_are_refused() -> None:
         batch.indices,
         batch.positions,
         batch.progress,
-        batch.key,
+        batch.rng_key,
     )
     with pytest.raises(ValueError, match="unpack"):
         make_simclr()(three)

@@ -34,7 +34,7 @@ def make_batch(step: int = 0, size: int = 8) -> Batch:
 
 
 def make_simsiam() -> SimSiam:
-    return SimSiamRecipe(dim=6, hidden_dim=10, predictor_hidden_dim=4).build(Flat(), key=3)
+    return SimSiamRecipe(dim=6, hidden_dim=10, predictor_hidden_dim=4).build(Flat(), rng_key=3)
 
 
 def straight_line_loss(networks: list[nn.Module], views: tuple[Tensor, ...]) -> Tensor:
@@ -102,6 +102,6 @@ def test_widths_are_the_papers() -> None:
     encoder = nn.Identity()
     encoder.feature_dim = 2048  # type: ignore[assignment]
     with torch.device("meta"):
-        method = SimSiamRecipe().build(encoder, key=0)
+        method = SimSiamRecipe().build(encoder, rng_key=0)
     weights = [tuple(p.shape) for p in method.parameters() if p.ndim == 2]
     assert weights == [(2048, 2048)] * 3 + [(512, 2048), (2048, 512)]

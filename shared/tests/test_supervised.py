@@ -26,12 +26,12 @@ def make_batch(labels: list[int]) -> Batch:
         indices=torch.arange(size),
         positions=torch.arange(size),
         progress=Progress(0, 10, 2),
-        key=1,
+        rng_key=1,
     )
 
 
-def make_method(key: int = 0) -> Supervised:
-    return SupervisedRecipe(classes=3).build(Flat(), key)
+def make_method(rng_key: int = 0) -> Supervised:
+    return SupervisedRecipe(classes=3).build(Flat(), rng_key)
 
 
 def test_loss_is_the_cross_entropy_in_plain_loops() -> None:
@@ -69,7 +69,7 @@ def test_gradient_of_a_batch_is_the_mean_of_its_parts() -> None:
             batch.indices[rows],
             batch.positions[rows],
             batch.progress,
-            batch.key,
+            batch.rng_key,
         )
         method.zero_grad()
         method(part).loss.backward()
@@ -81,13 +81,13 @@ def test_gradient_of_a_batch_is_the_mean_of_its_parts() -> None:
 def test_two_views_are_refused() -> None:
     batch = make_batch([0, 1])
     two = Batch(
-        batch.views * 2, batch.labels, batch.indices, batch.positions, batch.progress, batch.key
+        batch.views * 2, batch.labels, batch.indices, batch.positions, batch.progress, batch.rng_key
     )
     with pytest.raises(ValueError, match="unpack"):
         make_method()(two)
 
 
 def test_a_classifier_is_tested_without_augmentation() -> None:
-    method = SupervisedRecipe(3).build(Flat(), key=0)
-    (view,) = method.held_out_views((views.crop_and_flip(32),))
+    method = SupervisedRecipe(3).build(Flat(), rng_key=0)
+    (view,) = method.pretext_views((views.crop_and_flip(32),))
     assert view == views.center(32, 32)

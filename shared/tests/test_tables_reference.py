@@ -18,7 +18,7 @@ from retable.tables import (
 )
 from retable.tables.reading import parse_reference
 from retable.tables.recording import reference_text
-from retable.tables.reference import Column, Value
+from retable.tables.reference import ColumnSpec, Value
 
 STORED = sorted((Path(__file__).parents[2] / "reproductions").glob("*/*.toml"))
 
@@ -39,7 +39,7 @@ def stored(reference: Reference, row: str, column: str) -> Value:
     return value
 
 
-def column_of(reference: Reference, key: str) -> Column:
+def column_of(reference: Reference, key: str) -> ColumnSpec:
     column = reference.column(key)
     assert column is not None
     return column

@@ -128,8 +128,8 @@ def _simulate(
     Each seed shifts all rows alike with std ``shared``: rows share data order and initial weights.
     """
     count = len(stds)
-    key = derive_key(0, "tables", count, str(stds), str(shared))
-    draws = normal(key, torch.arange(tables * (seeds + 1) * (count + 1)))
+    rng_key = derive_key(0, "tables", count, str(stds), str(shared))
+    draws = normal(rng_key, torch.arange(tables * (seeds + 1) * (count + 1)))
     draws = draws.view(tables, seeds + 1, count + 1).double()
     values = draws[..., :count] * torch.tensor(stds, dtype=torch.float64)
     values = values + shared * draws[..., count:]

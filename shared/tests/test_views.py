@@ -15,7 +15,7 @@ from torch import Tensor
 from retable import random, views
 from retable.views import ViewParameters, ViewRecipe, colours, cropping
 from retable.views.colours import _blur_basis, _program
-from retable.views.photometric_plan import schedule
+from retable.views.photometric_plan import photometric_plan
 
 RECIPES = {
     "moco_v1": views.moco_v1(32),
@@ -99,7 +99,9 @@ def computed(
     crops: Tensor, drawn: ViewParameters, recipe: ViewRecipe, fixed_shapes: bool
 ) -> Tensor:
     basis = _blur_basis(crops.shape[-1], recipe.kernel_size, crops.device)
-    return _program(crops, schedule(drawn, recipe, fixed_shapes=fixed_shapes), basis, recipe)
+    return _program(
+        crops, photometric_plan(drawn, recipe, fixed_shapes=fixed_shapes), basis, recipe
+    )
 
 
 @pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
@@ -109,10 +111,10 @@ def computed(
     height=st.integers(5, 90),
     width=st.integers(5, 90),
     size=st.integers(3, 40),
-    key=st.integers(0, 2**32),
+    rng_key=st.integers(0, 2**32),
 )
 def test_crops_equal_torchvision(
-    height: int, width: int, size: int, key: int, image_by_image: bool, interpolation: str
+    height: int, width: int, size: int, rng_key: int, image_by_image: bool, interpolation: str
 ) -> None:
     # Source: torchvision.transforms.v2.functional.resized_crop(antialias=True) and horizontal_flip.
     recipe = ViewRecipe(
@@ -123,7 +125,7 @@ def test_crops_equal_torchvision(
         interpolation=interpolation,  # type: ignore[arg-type]
     )
     images = photographs(6, height, width)
-    drawn = views.sample_parameters(recipe, key, torch.arange(6), height, width)
+    drawn = views.sample_parameters(recipe, rng_key, torch.arange(6), height, width)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(cropping, "_DENSE_LIMIT", 0 if image_by_image else 2**60)
         ours = views.crop_resize(images, drawn, size, recipe.interpolation)
@@ -142,7 +144,7 @@ def test_the_centre_view_equals_torchvision(
     # Source: torchvision.transforms.v2.functional.resize(antialias=True) and center_crop.
     recipe = views.center(size, resize)
     images = photographs(4, height, width)
-    ours = views.make_view(images, torch.arange(4), recipe, key=0)
+    ours = views.make_view(images, torch.arange(4), recipe, rng_key=0)
     resized = F.resize(images.float(), [resize or size], antialias=True) / 255
     theirs = F.normalize(F.center_crop(resized, [size, size]), list(recipe.mean), list(recipe.std))
     torch.testing.assert_close(ours, theirs, rtol=0, atol=5e-6)
@@ -207,7 +209,7 @@ def test_a_whole_view_equals_torchvisions_chain() -> None:
     drawn = views.sample_parameters(recipe, 3, indices, 57, 44)
     crops = cropped_by_torchvision(images.float(), drawn, recipe) / 255
     theirs = coloured_by_torchvision(crops, drawn, recipe)
-    ours = views.make_view(images, indices, recipe, key=3)
+    ours = views.make_view(images, indices, recipe, rng_key=3)
     torch.testing.assert_close(ours, theirs, rtol=0, atol=2e-5)
     assert ours.is_contiguous()
 
@@ -234,7 +236,7 @@ def test_finishing_cut_crops_differs_from_making_views_by_rounding_to_uint8_only
         [views.cut(image, drawn[i : i + 1], recipe) for i, image in enumerate(images)]
     )
     finished = views.finish_view(cut, drawn, recipe)
-    made = views.make_view(images, indices, recipe, key=3)
+    made = views.make_view(images, indices, recipe, rng_key=3)
     torch.testing.assert_close(finished, made, rtol=0, atol=1.01 / 255 / min(recipe.std))
 
 
@@ -258,7 +260,9 @@ def test_the_program_with_fixed_shapes_is_one_graph_captured_once() -> None:
     with torch._dynamo.config.patch(error_on_recompile=True):
         for key in range(3):
             drawn = views.sample_parameters(recipe, key, torch.arange(16), 32, 32)
-            result = compiled(crops, schedule(drawn, recipe, fixed_shapes=True), basis, recipe)
+            result = compiled(
+                crops, photometric_plan(drawn, recipe, fixed_shapes=True), basis, recipe
+            )
             torch.testing.assert_close(
                 result, views.photometric(crops, drawn, recipe), rtol=0, atol=1e-5
             )
@@ -266,11 +270,11 @@ def test_the_program_with_fixed_shapes_is_one_graph_captured_once() -> None:
 
 @settings(deadline=None, max_examples=20)
 @given(st.lists(st.integers(0, 29), min_size=1, max_size=12), st.integers(0, 2**32))
-def test_an_image_gets_the_same_view_in_any_batch(rows: list[int], key: int) -> None:
+def test_an_image_gets_the_same_view_in_any_batch(rows: list[int], rng_key: int) -> None:
     # Source: identity.
     recipe, images, indices = RECIPES["everything"], photographs(30, 36, 36), torch.arange(30) * 7
-    whole = views.make_view(images, indices, recipe, key)
-    part = views.make_view(images[rows], indices[rows], recipe, key)
+    whole = views.make_view(images, indices, recipe, rng_key)
+    part = views.make_view(images[rows], indices[rows], recipe, rng_key)
     torch.testing.assert_close(part, whole[rows], rtol=0, atol=1e-5)
 
 

@@ -19,7 +19,7 @@ from retable.nn.patches import PatchGrid
 from retable.random import derive_key, uniform
 from retable.views import ViewRecipe, sample_parameters
 from retable.views.colours import _blur_basis, _program
-from retable.views.photometric_plan import schedule
+from retable.views.photometric_plan import photometric_plan
 
 RECIPES = {
     "rotation": views.inception(24),
@@ -72,7 +72,7 @@ def test_brightness_and_saturation_equal_a_conversion_to_hsv_and_back(fixed_shap
         brightness_shift=torch.tensor([0.4, -0.3, 0.1, -0.4, 0.3, -0.1, 0.2, -0.2]),
     )
     ours = _program(
-        pictures, schedule(drawn, recipe, fixed_shapes=fixed_shapes), torch.empty(0), recipe
+        pictures, photometric_plan(drawn, recipe, fixed_shapes=fixed_shapes), torch.empty(0), recipe
     )
     theirs = torch.empty_like(pictures)
     for i in range(8):
@@ -233,7 +233,7 @@ def test_a_schedule_with_fixed_shapes_computes_the_same(name: str) -> None:
     crops = noise(40, 24)
     drawn = sample_parameters(recipe, 5, torch.arange(40), 24, 24, image_key=6)
     basis = _blur_basis(24, recipe.kernel_size, crops.device)
-    fixed = _program(crops, schedule(drawn, recipe, fixed_shapes=True), basis, recipe)
+    fixed = _program(crops, photometric_plan(drawn, recipe, fixed_shapes=True), basis, recipe)
     torch.testing.assert_close(fixed, views.photometric(crops, drawn, recipe), rtol=0, atol=1e-5)
 
 
@@ -248,7 +248,9 @@ def test_the_program_with_fixed_shapes_is_one_graph_captured_once(name: str) -> 
     with torch._dynamo.config.patch(error_on_recompile=True):
         for key in range(3):
             drawn = sample_parameters(recipe, key, torch.arange(16), 24, 24, image_key=key)
-            result = compiled(crops, schedule(drawn, recipe, fixed_shapes=True), basis, recipe)
+            result = compiled(
+                crops, photometric_plan(drawn, recipe, fixed_shapes=True), basis, recipe
+            )
             expected = views.photometric(crops, drawn, recipe)
             torch.testing.assert_close(result, expected, rtol=0, atol=1e-5)
 

@@ -21,7 +21,7 @@ from retable import random, views
 from retable.errors import UserError
 from retable.views import ViewParameters, ViewRecipe, sample_parameters
 from retable.views.colours import _blur_basis, _program
-from retable.views.photometric_plan import schedule
+from retable.views.photometric_plan import photometric_plan
 from retable.views.rand_augment import OPERATIONS, SKIPPED, draw_operations, operation_arguments
 
 GEOMETRIC = ("Rotate", "ShearX", "ShearY", "TranslateXRel", "TranslateYRel")
@@ -280,11 +280,11 @@ def test_a_grey_view_stays_grey() -> None:
 
 @settings(deadline=None, max_examples=20)
 @given(st.lists(st.integers(0, 29), min_size=1, max_size=12), st.integers(0, 2**32))
-def test_an_image_gets_the_same_view_in_any_batch(rows: list[int], key: int) -> None:
+def test_an_image_gets_the_same_view_in_any_batch(rows: list[int], rng_key: int) -> None:
     # Source: identity, but for values half-way between two levels.
     recipe, images, indices = views.infomin(32), pictures(30, 36), torch.arange(30) * 7
-    whole = views.make_view(images, indices, recipe, key)[rows]
-    part = views.make_view(images[rows], indices[rows], recipe, key)
+    whole = views.make_view(images, indices, recipe, rng_key)[rows]
+    part = views.make_view(images[rows], indices[rows], recipe, rng_key)
     assert ((part - whole).abs() > 1e-5).float().mean() < 1e-3
 
 
@@ -298,7 +298,9 @@ def test_the_program_with_fixed_shapes_computes_the_same_and_is_captured_once() 
     with torch._dynamo.config.patch(error_on_recompile=True):
         for key in range(3):
             drawn = sample_parameters(recipe, key, torch.arange(60), 32, 32)
-            fixed = compiled(crops, schedule(drawn, recipe, fixed_shapes=True), basis, recipe)
+            fixed = compiled(
+                crops, photometric_plan(drawn, recipe, fixed_shapes=True), basis, recipe
+            )
             difference = fixed - views.photometric(crops, drawn, recipe)
             assert (difference.abs() > 1e-5).float().mean() < 1e-3
 

@@ -72,31 +72,31 @@ def tensorflow_crop(
     width=st.integers(1, 90),
     bounds=st.tuples(st.floats(0.02, 1.0), st.floats(0.1, 1.0)).map(sorted),
     ratio=st.sampled_from([(0.75, 1.33), (0.3, 3.0), (1.0, 1.0)]),
-    key=st.integers(0, 2**40),
+    rng_key=st.integers(0, 2**40),
 )
-@example(height=90, width=20, bounds=[0.02, 1.0], ratio=(0.5, 0.5), key=0)  # 41 / 2 is no width
-@example(height=90, width=21, bounds=[0.02, 1.0], ratio=(0.5, 0.5), key=0)
+@example(height=90, width=20, bounds=[0.02, 1.0], ratio=(0.5, 0.5), rng_key=0)  # 41 / 2 is no width
+@example(height=90, width=21, bounds=[0.02, 1.0], ratio=(0.5, 0.5), rng_key=0)
 def test_tensorflows_crops_are_those_of_a_loop_over_attempts(
-    height: int, width: int, bounds: list[float], ratio: tuple[float, float], key: int
+    height: int, width: int, bounds: list[float], ratio: tuple[float, float], rng_key: int
 ) -> None:
     recipe = ViewRecipe(
         8, crop_scale=(bounds[0], bounds[1]), crop_ratio=ratio, crop_sampling="tensorflow"
     )
     indices = torch.arange(12)
-    crops = sample_parameters(recipe, key, indices, height, width).crops
-    draws = uniform(key, indices[:, None] * SLOTS + torch.arange(22)).double().tolist()
+    crops = sample_parameters(recipe, rng_key, indices, height, width).crops
+    draws = uniform(rng_key, indices[:, None] * SLOTS + torch.arange(22)).double().tolist()
     expected = [tensorflow_crop(recipe, of_image, height, width) for of_image in draws]
     assert list(map(tuple, crops.tolist())) == expected
 
 
 @settings(deadline=None, max_examples=100)
-@given(height=st.integers(1, 80), width=st.integers(1, 80), key=st.integers(0, 2**40))
+@given(height=st.integers(1, 80), width=st.integers(1, 80), rng_key=st.integers(0, 2**40))
 def test_an_inception_crop_lies_within_its_image_and_covers_a_tenth(
-    height: int, width: int, key: int
+    height: int, width: int, rng_key: int
 ) -> None:
     # Source: definition; the whole image is such a crop.
     recipe = views.inception(8)
-    drawn = sample_parameters(recipe, key, torch.arange(20), height, width)
+    drawn = sample_parameters(recipe, rng_key, torch.arange(20), height, width)
     top, left, tall, wide = drawn.crops.unbind(dim=1)
     assert (drawn.crops[:, :2] >= 0).all()
     assert (top + tall <= height).all()

@@ -79,12 +79,12 @@ def test_crops_are_distributed_as_torchvisions(
     height=st.integers(1, 60),
     width=st.integers(1, 60),
     low=st.floats(0.01, 1.0),
-    key=st.integers(0, 2**40),
+    rng_key=st.integers(0, 2**40),
 )
-def test_a_crop_lies_within_its_image(height: int, width: int, low: float, key: int) -> None:
+def test_a_crop_lies_within_its_image(height: int, width: int, low: float, rng_key: int) -> None:
     # Source: definition.
     recipe = ViewRecipe(8, crop_scale=(low, 1.0))
-    crops = sample_parameters(recipe, key, torch.arange(20), height, width).crops
+    crops = sample_parameters(recipe, rng_key, torch.arange(20), height, width).crops
     top, left, tall, wide = crops.unbind(dim=1)
     assert (crops[:, :2] >= 0).all()
     assert (crops[:, 2:] >= 1).all()
@@ -166,18 +166,20 @@ def equal(one: ViewParameters, other: ViewParameters) -> bool:
 @settings(deadline=None, max_examples=50)
 @given(
     rows=st.lists(st.integers(0, 199), max_size=30),
-    key=st.integers(-(2**63), 2**63 - 1),
+    rng_key=st.integers(-(2**63), 2**63 - 1),
     name=st.sampled_from(["moco_v2", "byol", "center"]),
 )
 def test_what_an_image_gets_does_not_depend_on_its_batch(
-    rows: list[int], key: int, name: str
+    rows: list[int], rng_key: int, name: str
 ) -> None:
     # Source: identity.
     recipes = {"moco_v2": views.moco_v2(32), "byol": views.byol(32)[1], "center": views.center(8)}
     indices, chosen = torch.arange(200) * 31, torch.tensor(rows, dtype=torch.int64)
     heights, widths = 20 + indices % 57, 20 + indices % 43
-    whole = sample_parameters(recipes[name], key, indices, heights, widths)
-    part = sample_parameters(recipes[name], key, indices[chosen], heights[chosen], widths[chosen])
+    whole = sample_parameters(recipes[name], rng_key, indices, heights, widths)
+    part = sample_parameters(
+        recipes[name], rng_key, indices[chosen], heights[chosen], widths[chosen]
+    )
     assert equal(part, whole[chosen])
     if rows:
         singles = [whole[torch.tensor([row])] for row in rows]

@@ -43,7 +43,7 @@ def main() -> list[float]:
             key = F.normalize(key_encoder(key_view), dim=1)
         logits = torch.cat([(query * key).sum(dim=1, keepdim=True), query @ queue.T], dim=1)
         if step >= TRANSFORM_FROM:  # feature transformation; draws are a function of draw_key
-            logits = transformed_logits(query, key, queue, TransformRecipe(), draw_key=step)
+            logits = transformed_logits(query, key, queue, TransformRecipe(), rng_key=step)
         loss = F.cross_entropy(logits / TEMPERATURE, torch.zeros(BATCH, dtype=torch.int64))
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]

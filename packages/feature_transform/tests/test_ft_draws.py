@@ -33,8 +33,8 @@ def group(number: int) -> Tensor:
     return torch.tensor(number)
 
 
-def mixed(transform: TransformRecipe, number: int = 0, key: int = KEY) -> tuple[Tensor, Tensor]:
-    return mixture(transform, key, group(number), size=30, dim=5)
+def mixed(transform: TransformRecipe, number: int = 0, rng_key: int = KEY) -> tuple[Tensor, Tensor]:
+    return mixture(transform, rng_key, group(number), size=30, dim=5)
 
 
 def distinct(weight: Tensor) -> int:
@@ -99,7 +99,7 @@ def test_every_step_draws_afresh(level: Level) -> None:
     for draw in (positive_weights, hard_weights):
         weights = [draw(transform, key, positions(0, 4), 5) for key in (KEY, KEY + 1)]
         assert not (weights[0] == weights[1]).any()
-    before, after = mixed(transform), mixed(transform, key=KEY + 1)
+    before, after = mixed(transform), mixed(transform, rng_key=KEY + 1)
     assert not torch.equal(before[0], after[0])
     assert not (before[1] == after[1]).any()
 
@@ -112,8 +112,8 @@ def test_weights_of_positives_and_negatives_and_partners_are_independent(negativ
         (
             float(positive_weights(transform, key, positions(0, 1), 5)),
             float(hard_weights(transform, key, positions(0, 1), 5)),
-            float(mixed(transform, key=key)[1]),
-            float(mixed(transform, key=key)[0][0]),
+            float(mixed(transform, rng_key=key)[1]),
+            float(mixed(transform, rng_key=key)[0][0]),
         )
         for key in steps
     ]

@@ -48,7 +48,7 @@ TRANSFORMS = {
     "sample": TransformRecipe(level="sample"),
     "dimension": TransformRecipe(level="dimension"),
     "renormalised": TransformRecipe(renormalise=True),
-    "raw query": TransformRecipe(negatives_see="raw"),
+    "raw query": TransformRecipe(score_against="raw"),
     "extrapolated": TransformRecipe(negatives="extrapolate"),
     "groups": TransformRecipe(draw_group=4),
     "hard": TransformRecipe(negatives="hard", level="sample"),
@@ -83,7 +83,7 @@ def make_batch(step: int, jigsaw: bool = True, size: int = BATCH) -> Batch:
         indices=torch.arange(size),
         positions=torch.arange(size),
         progress=Progress(step, STEPS_PER_EPOCH, 4),
-        key=derive_key(0, "step", step),
+        rng_key=derive_key(0, "step", step),
     )
 
 
@@ -157,8 +157,11 @@ def test_the_jigsaw_changes_neither_the_pairs_draws_nor_the_other_weights() -> N
 def loss_in_loops(method: InfoMin, batch: Batch) -> Tensor:
     """Follow the step image by image, crop by crop and negative by negative."""
     recipe, transform, tau = method.recipe, method.transform, method.temperature
-    draw_key, jigsaw_key = derive_key(batch.key, "transform"), derive_key(batch.key, "jigsaw")
-    branch_keys = (draw_key, derive_key(draw_key, "branch", 1))
+    rng_key, jigsaw_key = (
+        derive_key(batch.rng_key, "transform"),
+        derive_key(batch.rng_key, "jigsaw"),
+    )
+    branch_keys = (rng_key, derive_key(rng_key, "branch", 1))
     places, size, dim = batch.positions, recipe.queue, recipe.dim
     groups = list(draw_groups(places, transform.draw_group))
     sizes = {"grid": recipe.grid, "cell": recipe.cell, "crop": recipe.crop}
@@ -184,7 +187,7 @@ def loss_in_loops(method: InfoMin, batch: Batch) -> Tensor:
                 )
                 if transform.renormalise:
                     moved, moved_key = F.normalize(moved, dim=0), F.normalize(moved_key, dim=0)
-            seen = moved if transform.negatives_see == "extrapolated" else raw
+            seen = moved if transform.score_against == "extrapolated" else raw
             scores = [moved @ moved_key]
             for j in range(size):
                 row = method.queue.rows[j]
@@ -192,7 +195,7 @@ def loss_in_loops(method: InfoMin, batch: Batch) -> Tensor:
                     share = hard_weights(transform, branch_key, places, dim)[image]
                     row = share * raw + (1 - share) * row
                 elif transform.negatives != "none":
-                    partners, weight = mixture(transform, draw_key, number, size, dim)
+                    partners, weight = mixture(transform, rng_key, number, size, dim)
                     share = weight if weight.ndim == 0 else weight[j]
                     row = share * row + (1 - share) * method.queue.rows[partners[j]]
                 if transform.renormalise:

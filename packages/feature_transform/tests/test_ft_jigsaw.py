@@ -27,13 +27,15 @@ def coordinates(count: int, side: int) -> torch.Tensor:
     grid=st.integers(1, 4),
     cell=st.integers(1, 9),
     data=st.data(),
-    key=st.integers(-(2**63), 2**63 - 1),
+    rng_key=st.integers(-(2**63), 2**63 - 1),
 )
-def test_each_crop_is_a_square_of_its_own_cell(grid: int, cell: int, key: int, data: Any) -> None:
+def test_each_crop_is_a_square_of_its_own_cell(
+    grid: int, cell: int, rng_key: int, data: Any
+) -> None:
     # Source: definition, read off images that hold their own coordinates.
     crop = data.draw(st.integers(1, cell))
     views = coordinates(5, grid * cell)
-    crops = cut_jigsaw(views, key, torch.arange(5), grid=grid, cell=cell, crop=crop)
+    crops = cut_jigsaw(views, rng_key, torch.arange(5), grid=grid, cell=cell, crop=crop)
     assert crops.shape == (5, grid * grid, 3, crop, crop)
     for sample in range(5):
         for number in range(grid * grid):
@@ -72,17 +74,17 @@ def test_shifts_are_uniform_and_independent() -> None:
 
 
 @settings(deadline=None, max_examples=30)
-@given(rows=st.lists(st.integers(0, 19), min_size=1, max_size=8), key=st.integers(0, 2**40))
+@given(rows=st.lists(st.integers(0, 19), min_size=1, max_size=8), rng_key=st.integers(0, 2**40))
 def test_a_sample_is_cut_and_shuffled_alike_in_any_share_of_the_batch(
-    rows: list[int], key: int
+    rows: list[int], rng_key: int
 ) -> None:
     # Source: identity.
     views, positions = torch.rand(20, 3, 12, 12), torch.arange(20)
-    whole = cut_jigsaw(views, key, positions, grid=2, cell=6, crop=4)
-    part = cut_jigsaw(views[rows], key, positions[rows], grid=2, cell=6, crop=4)
+    whole = cut_jigsaw(views, rng_key, positions, grid=2, cell=6, crop=4)
+    part = cut_jigsaw(views[rows], rng_key, positions[rows], grid=2, cell=6, crop=4)
     assert torch.equal(part, whole[rows])
-    orders = shuffled_orders(key, positions, 4)
-    assert torch.equal(shuffled_orders(key, positions[rows], 4), orders[rows])
+    orders = shuffled_orders(rng_key, positions, 4)
+    assert torch.equal(shuffled_orders(rng_key, positions[rows], 4), orders[rows])
 
 
 def test_all_orders_are_equally_frequent() -> None:
@@ -96,7 +98,7 @@ def test_all_orders_are_equally_frequent() -> None:
 @pytest.mark.parametrize("kind", ["linear", "mlp"])
 def test_the_head_embeds_crops_shuffles_joins_and_embeds_again(kind: Any) -> None:
     # Source: PyContrast's head, one image and one crop at a time.
-    head = JigsawHead(12, 9, 7, head=kind, key=3)
+    head = JigsawHead(12, 9, 7, head=kind, rng_key=3)
     features = torch.randn(4, 9, 12)
     orders = shuffled_orders(1, torch.arange(4), 9)
     found = head(features, orders)
@@ -111,7 +113,7 @@ def test_the_head_embeds_crops_shuffles_joins_and_embeds_again(kind: Any) -> Non
 
 def test_the_heads_weights_are_a_function_of_its_key() -> None:
     # Source: identity.
-    one, same, other = (JigsawHead(12, 9, 7, key=key).state_dict() for key in (3, 3, 4))
+    one, same, other = (JigsawHead(12, 9, 7, rng_key=key).state_dict() for key in (3, 3, 4))
     assert all(torch.equal(one[name], same[name]) for name in one)
     assert not any(torch.equal(one[name], other[name]) for name in one)
     assert derive_key(3, "each") != derive_key(3, "joined")

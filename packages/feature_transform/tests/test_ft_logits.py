@@ -36,7 +36,7 @@ VARIANTS = {
     "hard, dimension": replace(HARD, level="dimension"),
     "both, renormalised": TransformRecipe(renormalise=True),
     "hard, renormalised": replace(HARD, renormalise=True),
-    "both, raw query for negatives": TransformRecipe(negatives_see="raw"),
+    "both, raw query for negatives": TransformRecipe(score_against="raw"),
 }
 EACH = pytest.mark.parametrize("transform", VARIANTS.values(), ids=VARIANTS)
 
@@ -74,7 +74,7 @@ def reference(
         if transform.positives == "extrapolate":
             w = extrapolating[b]
             q, k = back_on_sphere(w * q + (1 - w) * k), back_on_sphere(w * k + (1 - w) * q)
-        scored = q if transform.negatives_see == "extrapolated" else query[b]
+        scored = q if transform.score_against == "extrapolated" else query[b]
         group = positions[b] // transform.draw_group if transform.draw_group else torch.tensor(0)
         partners, weight = mixture(transform, KEY, group, size, dim)
         scores = [(q * k).sum()]
@@ -98,7 +98,7 @@ def reference(
     level=st.sampled_from(["batch", "sample", "dimension"]),
     draw_group=st.sampled_from([None, 1, 2, 4, 8]),
     renormalise=st.booleans(),
-    negatives_see=st.sampled_from(["extrapolated", "raw"]),
+    score_against=st.sampled_from(["extrapolated", "raw"]),
     hard_weight_on=st.sampled_from(["query", "negative"]),
     single_target_elementwise=st.booleans(),
     dim=st.sampled_from([2, 8, 16]),
@@ -265,7 +265,7 @@ def test_raw_negatives_are_scored_against_the_extrapolated_query() -> None:
     weight = positive_weights(POSITIVES, KEY, torch.arange(4), 8)
     found = transformed_logits(query, key, queue, POSITIVES, KEY)[:, 1:]
     torch.testing.assert_close(found, weight * (query @ queue.T) - (weight - 1) * (key @ queue.T))
-    raw = transformed_logits(query, key, queue, replace(POSITIVES, negatives_see="raw"), KEY)
+    raw = transformed_logits(query, key, queue, replace(POSITIVES, score_against="raw"), KEY)
     torch.testing.assert_close(raw[:, 1:], query @ queue.T)
 
 

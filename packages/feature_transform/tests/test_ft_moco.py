@@ -60,7 +60,7 @@ def make_batch(step: int, size: int = 8) -> Batch:
         indices=torch.arange(size),
         positions=torch.arange(size),
         progress=Progress(step, STEPS_PER_EPOCH, 4),
-        key=derive_key(0, "step", step),
+        rng_key=derive_key(0, "step", step),
     )
 
 
@@ -155,8 +155,8 @@ def test_the_loss_is_infonce_of_the_transformed_pairs_of_that_step(name: str) ->
     for step in (2, 3):  # draws are those of the step, not of the construction
         queries, keys, queue, output = scored_step(method, step)
         method.after_step(make_batch(step).progress)
-        draw_key = derive_key(make_batch(step).key, "transform")
-        logits = transformed_logits(queries, keys, queue, transform, draw_key) / 0.2
+        rng_key = derive_key(make_batch(step).rng_key, "transform")
+        logits = transformed_logits(queries, keys, queue, transform, rng_key) / 0.2
         expected = (logits.logsumexp(dim=1) - logits[:, 0]).mean()
         torch.testing.assert_close(output.loss.detach(), expected)
 
@@ -240,8 +240,8 @@ def test_the_trace_holds_raw_and_transformed_scores_of_the_step(
     assert set(output.trace) == RAW | TRANSFORMED
     raw = torch.cat([(queries * keys).sum(1, keepdim=True), queries @ queue.T], dim=1)
     assert traced(output) == pytest.approx(numbers_of(raw), rel=1e-4, abs=1e-5)
-    draw_key = derive_key(make_batch(3).key, "transform")
-    seen = transformed_logits(queries, keys, queue, VARIANTS[name], draw_key)
+    rng_key = derive_key(make_batch(3).rng_key, "transform")
+    seen = transformed_logits(queries, keys, queue, VARIANTS[name], rng_key)
     expected = numbers_of(seen)
     assert traced(output, "transformed_") == pytest.approx(expected, rel=1e-4, abs=1e-5)
 

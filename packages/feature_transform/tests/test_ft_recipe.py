@@ -24,7 +24,7 @@ def test_the_defaults_are_those_of_the_papers_final_runs() -> None:
     assert (recipe.positives, recipe.negatives) == ("extrapolate", "interpolate")
     assert (recipe.alpha_ex, recipe.alpha_in) == (2.0, 1.6)
     assert (recipe.level, recipe.renormalise, recipe.start_epoch) == ("batch", False, 0.0)
-    assert recipe.negatives_see == "extrapolated"
+    assert recipe.score_against == "extrapolated"
     assert recipe.active(at(0))
 
 
@@ -103,7 +103,7 @@ def test_two_targets_keep_their_level() -> None:
         ({"positives": "hard"}, "positives is hard: expected one of none, extrapolate"),
         ({"negatives": "mix"}, "negatives is mix: expected one of none, interpolate, extrapolate"),
         ({"level": "feature"}, "level is feature: expected one of batch, sample, dimension"),
-        ({"negatives_see": "both"}, "negatives_see is both: expected one of extrapolated, raw"),
+        ({"score_against": "both"}, "score_against is both: expected one of extrapolated, raw"),
         ({"hard_weight_on": "key"}, "hard_weight_on is key: expected one of query, negative"),
     ],
 )

@@ -80,7 +80,7 @@ def make_batch(step: int = 0, size: int = 8) -> Batch:
         indices=rows,
         positions=rows,
         progress=Progress(step, 5, 4),
-        key=derive_key(0, "step", step),
+        rng_key=derive_key(0, "step", step),
     )
 
 

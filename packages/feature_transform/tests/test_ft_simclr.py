@@ -40,7 +40,7 @@ VARIANTS = {
     "sample": TransformRecipe(level="sample"),
     "dimension": TransformRecipe(level="dimension", draw_group=4),
     "renormalised": TransformRecipe(renormalise=True),
-    "raw anchors for negatives": TransformRecipe(negatives_see="raw"),
+    "raw anchors for negatives": TransformRecipe(score_against="raw"),
 }
 EACH = pytest.mark.parametrize("transform", VARIANTS.values(), ids=VARIANTS)
 MIXED = pytest.mark.parametrize(
@@ -60,9 +60,9 @@ def unit_views(count: int = 4, dim: int = 6) -> tuple[Tensor, Tensor]:
     return first.requires_grad_(), second.requires_grad_()
 
 
-def score(pairs: Pairs, transform: TransformRecipe, key: int = KEY, start: int = 0) -> Tensor:
+def score(pairs: Pairs, transform: TransformRecipe, rng_key: int = KEY, start: int = 0) -> Tensor:
     positions = torch.arange(start, start + len(pairs.anchors) // 2)
-    return transformed_pairs_logits(pairs, transform, key, positions)
+    return transformed_pairs_logits(pairs, transform, rng_key, positions)
 
 
 def exact_info_nce(scores: Tensor) -> Tensor:
@@ -95,7 +95,7 @@ def loss_by_loops(
                 finished(w * partner + (1 - w) * anchor),
             )
         positive = (anchor * partner).sum()
-        scored = anchor if transform.negatives_see == "extrapolated" else rows[row]
+        scored = anchor if transform.score_against == "extrapolated" else rows[row]
         terms = [positive]
         mixed = mixture(transform, KEY, group_of(transform, start + image), 2 * count, dim)
         for column in range(2 * count):
@@ -123,7 +123,7 @@ def loss_by_loops(
     level=st.sampled_from(["batch", "sample", "dimension"]),
     draw_group=st.sampled_from([None, 1, 2, 4, 8]),
     renormalise=st.booleans(),
-    negatives_see=st.sampled_from(["extrapolated", "raw"]),
+    score_against=st.sampled_from(["extrapolated", "raw"]),
     single_target_elementwise=st.booleans(),
     share=st.integers(0, 2),
 )
@@ -180,16 +180,16 @@ def test_weights_of_one_cost_an_anchor_the_columns_whose_partner_is_its_own_imag
 
 
 @settings(deadline=None, max_examples=40)
-@given(key=st.integers(0, 2**31), draw_group=st.sampled_from([None, 1, 2]), level=st.booleans())
+@given(rng_key=st.integers(0, 2**31), draw_group=st.sampled_from([None, 1, 2]), level=st.booleans())
 def test_an_anchor_sees_every_column_without_a_part_of_its_own_image_and_no_other(
-    key: int, draw_group: int | None, level: bool
+    rng_key: int, draw_group: int | None, level: bool
 ) -> None:
     transform = TransformRecipe(draw_group=draw_group, level="dimension" if level else "batch")
-    seen = score(view_pairs(*unit_views()), transform, key).isfinite()
+    seen = score(view_pairs(*unit_views()), transform, rng_key).isfinite()
     assert seen[:, 0].all()
     images = [0, 1, 2, 3, 0, 1, 2, 3]
     for anchor, image in enumerate(images):
-        partners = mixture(transform, key, group_of(transform, image), 8, 6).partners.tolist()
+        partners = mixture(transform, rng_key, group_of(transform, image), 8, 6).partners.tolist()
         expected = [image not in (images[j], images[partners[j]]) for j in range(8)]
         assert seen[anchor, 1:].tolist() == expected
 
@@ -295,7 +295,7 @@ def make_batch(step: int = 0) -> Batch:
         indices=rows,
         positions=rows,
         progress=Progress(step, 5, 4),
-        key=derive_key(0, "step", step),
+        rng_key=derive_key(0, "step", step),
     )
 
 
@@ -326,7 +326,7 @@ def test_the_loss_is_infonce_of_the_transformed_pairs_of_that_step(
     for step in (0, 1):  # draws are those of the step, not of the construction
         batch = make_batch(step)
         pairs = view_pairs(*method.embeddings(batch.views))
-        logits = score(pairs, transform, derive_key(batch.key, "transform")) / 0.2
+        logits = score(pairs, transform, derive_key(batch.rng_key, "transform")) / 0.2
         expected = (logits.logsumexp(dim=1) - logits[:, 0]).mean()
         torch.testing.assert_close(method(batch).loss, expected)
 
@@ -336,7 +336,7 @@ def test_a_step_draws_anew(transform: TransformRecipe) -> None:
     method, batch = build(transform), make_batch()
     loss = method(batch).loss
     assert torch.equal(loss, method(batch).loss)
-    assert not torch.equal(loss, method(replace(batch, key=batch.key + 1)).loss)
+    assert not torch.equal(loss, method(replace(batch, rng_key=batch.rng_key + 1)).loss)
 
 
 @EACH
@@ -387,7 +387,7 @@ def test_the_trace_holds_raw_and_transformed_scores_of_the_step(
     trace = method(batch).trace
     assert set(trace) == {*names, *(f"transformed_{name}" for name in names)}
     pairs = view_pairs(*method.embeddings(batch.views))
-    seen = score(pairs, transform, derive_key(batch.key, "transform"))
+    seen = score(pairs, transform, derive_key(batch.rng_key, "transform"))
     for prefix, scores in (("", pairs.logits()), ("transformed_", seen)):
         found = [float(trace[f"{prefix}{name}"]) for name in names]
         assert found == pytest.approx(numbers_of(scores.detach()), abs=1e-5)
@@ -421,7 +421,7 @@ def test_autocast_leaves_the_loss_in_single_precision() -> None:
         loss = method(batch).loss
         pairs = view_pairs(*method.embeddings(batch.views))
     assert loss.dtype == torch.float32
-    logits = score(pairs, TransformRecipe(), derive_key(batch.key, "transform"))
+    logits = score(pairs, TransformRecipe(), derive_key(batch.rng_key, "transform"))
     torch.testing.assert_close(loss, info_nce(logits, 0.2))
 
 

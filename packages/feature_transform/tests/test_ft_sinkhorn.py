@@ -15,8 +15,8 @@ from retable.testing import run_processes
 torch.set_num_threads(1)
 
 
-def scores_of(samples: int, prototypes: int, key: int = 0, spread: float = 0.5) -> Tensor:
-    return spread * normal(key, torch.arange(samples * prototypes)).view(samples, prototypes)
+def scores_of(samples: int, prototypes: int, rng_key: int = 0, spread: float = 0.5) -> Tensor:
+    return spread * normal(rng_key, torch.arange(samples * prototypes)).view(samples, prototypes)
 
 
 def published(scores: Tensor, epsilon: float, iterations: int) -> Tensor:
@@ -41,14 +41,14 @@ def published(scores: Tensor, epsilon: float, iterations: int) -> Tensor:
 @given(
     samples=st.integers(1, 12),
     prototypes=st.integers(1, 9),
-    key=st.integers(0, 1000),
+    rng_key=st.integers(0, 1000),
     epsilon=st.sampled_from([0.05, 0.3, 2.0]),
     iterations=st.integers(0, 4),
 )
 def test_codes_are_those_of_the_published_algorithm(
-    samples: int, prototypes: int, key: int, epsilon: float, iterations: int
+    samples: int, prototypes: int, rng_key: int, epsilon: float, iterations: int
 ) -> None:
-    scores = scores_of(samples, prototypes, key)
+    scores = scores_of(samples, prototypes, rng_key)
     expected = published(scores, epsilon, iterations)
     wide = sinkhorn(scores.double(), epsilon=epsilon, iterations=iterations)
     torch.testing.assert_close(wide, expected, rtol=1e-9, atol=1e-12)

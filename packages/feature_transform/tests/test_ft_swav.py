@@ -73,7 +73,7 @@ def make_batch(step: int, small_crops: int = 2, size: int = BATCH) -> Batch:
         indices=torch.arange(size),
         positions=torch.arange(size),
         progress=Progress(step, STEPS_PER_EPOCH, 4),
-        key=derive_key(0, "step", step),
+        rng_key=derive_key(0, "step", step),
     )
 
 
@@ -168,8 +168,8 @@ def test_loss_and_gradient_are_those_written_out(
         assert method.queue is not None
         queued = method.queue.rows.view(20, 2, 6)
     if apart:
-        key = derive_key(batch.key, "transform")
-        weight = float(positive_weights(APART, key, batch.positions, 6)[0])
+        rng_key = derive_key(batch.rng_key, "transform")
+        weight = float(positive_weights(APART, rng_key, batch.positions, 6)[0])
         assert weight > 1.05
     expected = plain_loss(method, batch, queued, weight)
     parameters = list(method.parameters())
@@ -204,15 +204,17 @@ def test_training_brings_assignments_and_predictions_together() -> None:
 
 
 @settings(max_examples=30, deadline=None)
-@given(weight=st.floats(1, 2), level=st.sampled_from(["batch", "sample"]), key=st.integers(0, 99))
-def test_to_move_features_is_to_move_scores(weight: float, level: str, key: int) -> None:
+@given(
+    weight=st.floats(1, 2), level=st.sampled_from(["batch", "sample"]), rng_key=st.integers(0, 99)
+)
+def test_to_move_features_is_to_move_scores(weight: float, level: str, rng_key: int) -> None:
     # Source: prototypes are linear.
     weights = torch.tensor(weight, dtype=torch.float64)
     if level == "sample":
         weights = torch.linspace(1, weight, 7, dtype=torch.float64)[:, None]
-    rows = normal(key, torch.arange(7 * 2 * 6)).view(2, 7, 6).double()
+    rows = normal(rng_key, torch.arange(7 * 2 * 6)).view(2, 7, 6).double()
     first, second = nn.functional.normalize(rows, dim=2)
-    prototypes = normal(key + 1, torch.arange(11 * 6)).view(11, 6).double()
+    prototypes = normal(rng_key + 1, torch.arange(11 * 6)).view(11, 6).double()
     features = extrapolate_positives(first, second, weights)
     scores = extrapolate_positives(first @ prototypes.T, second @ prototypes.T, weights)
     for moved, expected in zip(features, scores, strict=True):

@@ -9,12 +9,12 @@ from mochi.draws import MixingDraws, draw_from_generator, draw_from_key
 Draw = Callable[..., MixingDraws]
 
 
-def from_key(sizes: Tensor, key: int = 5, **counts: int) -> MixingDraws:
-    return draw_from_key(key, torch.arange(len(sizes)), sizes, **counts)
+def from_key(sizes: Tensor, rng_key: int = 5, **counts: int) -> MixingDraws:
+    return draw_from_key(rng_key, torch.arange(len(sizes)), sizes, **counts)
 
 
-def from_generator(sizes: Tensor, key: int = 5, **counts: int) -> MixingDraws:
-    return draw_from_generator(torch.Generator().manual_seed(key), sizes, **counts)
+def from_generator(sizes: Tensor, rng_key: int = 5, **counts: int) -> MixingDraws:
+    return draw_from_generator(torch.Generator().manual_seed(rng_key), sizes, **counts)
 
 
 SOURCES = pytest.mark.parametrize("draw", [from_key, from_generator])

@@ -53,7 +53,7 @@ def make_batch(step: int, size: int = 8, classes: int = 3) -> Batch:
         indices=torch.arange(size),
         positions=torch.arange(size),
         progress=Progress(step, STEPS_PER_EPOCH, 4),
-        key=derive_key(0, "step", step),
+        rng_key=derive_key(0, "step", step),
     )
 
 
@@ -245,7 +245,7 @@ def test_metrics_are_those_of_the_steps_logits() -> None:
     mochi = replace(RECIPE, analyse=True, analysed_negatives=16).build(Pixels(), 3)
     train(mochi, MIXING)
     logits, queries, keys, batch = cosines_of_step(mochi, 8)
-    metrics = mochi.measure(logits.detach(), queries.detach(), keys, batch)
+    metrics = mochi.metrics(logits.detach(), queries.detach(), keys, batch)
     assert metrics["proxy_accuracy"] == proxy_accuracy(logits)
     assert metrics["proxy_accuracy_real"] == proxy_accuracy(logits[:, :33])
     blocks = torch.split(logits.detach(), [1, 32, 10, 12], dim=1)

@@ -41,7 +41,7 @@ def make_batch(images: int = 8, views: int = VIEWS, spread: float = 1.0) -> Batc
         indices=rows,
         positions=rows,
         progress=Progress(0, 1, 1),
-        key=0,
+        rng_key=0,
     )
 
 

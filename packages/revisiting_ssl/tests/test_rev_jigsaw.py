@@ -135,7 +135,7 @@ def test_patches_are_standardised_and_lie_elsewhere_in_each_step() -> None:
     torch.testing.assert_close(patches.mean((2, 3, 4)), torch.zeros(4, 9), rtol=0, atol=1e-5)
     deviation = patches.std((2, 3, 4), correction=0)
     torch.testing.assert_close(deviation, torch.ones(4, 9))
-    assert not torch.equal(method.cut(replace(batch, key=8)), patches)
+    assert not torch.equal(method.cut(replace(batch, rng_key=8)), patches)
 
 
 @pytest.mark.parametrize("selection", ["mean", "minimum"])

@@ -73,7 +73,7 @@ def make_batch(name: str, step: int = 0, size: int = BATCH) -> Batch:
         indices=torch.arange(size),
         positions=torch.arange(size),
         progress=Progress(step, STEPS, 4),
-        key=derive_key(0, "step", step),
+        rng_key=derive_key(0, "step", step),
     )
 
 
@@ -201,8 +201,8 @@ def test_a_step_reads_nothing_from_the_device(name: str, monkeypatch: pytest.Mon
     monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())  # none on this device
     batch = make_batch(name)
     with torch.device("meta"):
-        encoder = build_encoder(EncoderRecipe("small_resnet8"), key=0)
-        method = group_batch_norm(RECIPES[name].build(encoder, key=0), GROUP)
+        encoder = build_encoder(EncoderRecipe("small_resnet8"), rng_key=0)
+        method = group_batch_norm(RECIPES[name].build(encoder, rng_key=0), GROUP)
         rows = torch.arange(BATCH)
     views = tuple(view.to("meta") for view in batch.views)
     batch = replace(batch, views=views, labels=rows, indices=rows, positions=rows)
@@ -238,7 +238,7 @@ def test_evaluation_draws_the_same_task_and_changes_nothing(name: str) -> None:
 
 
 def test_held_out_images_say_something_of_tasks_with_classes() -> None:
-    held_out = {name: getattr(build(name), "held_out", False) for name in RECIPES}
+    held_out = {name: getattr(build(name), "has_pretext_metrics", False) for name in RECIPES}
     assert held_out == {
         "rotation": True,
         "exemplar": False,

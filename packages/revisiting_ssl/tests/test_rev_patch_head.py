@@ -11,7 +11,7 @@ from revisiting_ssl import PatchHead
 
 
 def build(**changes: float) -> PatchHead:
-    return PatchHead(20, 5, hidden_dim=300, key=0, **changes)
+    return PatchHead(20, 5, hidden_dim=300, rng_key=0, **changes)
 
 
 def rows(images: int = 6, each: int = 4) -> torch.Tensor:
@@ -19,7 +19,7 @@ def rows(images: int = 6, each: int = 4) -> torch.Tensor:
 
 
 def test_the_layers_are_those_of_the_official_code() -> None:
-    head = PatchHead(2000, 8, key=0)
+    head = PatchHead(2000, 8, rng_key=0)
     assert head.hidden.weight.shape == (4096, 2000)
     assert head.scores.weight.shape == (8, 4096)
     assert (head.norm.eps, head.norm.momentum, head.dropout_rate) == (1e-5, 0.003, 0.5)

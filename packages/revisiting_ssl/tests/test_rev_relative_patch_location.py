@@ -94,7 +94,7 @@ def test_each_step_drops_other_units_if_any(rate: float) -> None:
     fixed = PatchGrid(cell=5, patch=5)  # patches have no choice of place: only dropout is drawn
     recipe = replace(RECIPE, patches=fixed, hidden_dim=64, dropout=rate)
     method, batch = recipe.build(Mean(), 3), make_batch()
-    losses = [method(replace(batch, key=key)).loss.item() for key in (7, 8, 7)]
+    losses = [method(replace(batch, rng_key=key)).loss.item() for key in (7, 8, 7)]
     assert losses[0] == losses[2]
     assert (losses[0] != losses[1]) == (rate > 0)
 

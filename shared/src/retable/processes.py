@@ -18,7 +18,7 @@ PARENT = "RETABLE_PARENT"
 """Names the launcher's process to those it starts: one that is already gone cannot be asked."""
 
 
-def end_with(parent: int) -> None:
+def exit_with_parent(parent: int) -> None:
     """End this process, from a thread, when its parent ``parent`` has ended.
 
     A killed command must not train on in the dark. Nothing is tidied up: what a run writes is whole
@@ -27,10 +27,10 @@ def end_with(parent: int) -> None:
     threading.Thread(target=_watch, args=(parent,), daemon=True).start()
 
 
-def end_with_launcher() -> None:
-    """Call `end_with` for the launcher, in a process that this module's launcher started."""
+def exit_with_launcher() -> None:
+    """Call `exit_with_parent` for the launcher that started this process, if one did."""
     if PARENT in os.environ:
-        end_with(int(os.environ[PARENT]))
+        exit_with_parent(int(os.environ[PARENT]))
 
 
 def _watch(parent: int) -> None:
@@ -42,7 +42,7 @@ def _watch(parent: int) -> None:
 def main(words: list[str]) -> int:
     """Run a launcher's module and return the status of the first process that failed, or 0."""
     parent, module, *arguments = words
-    end_with(int(parent))
+    exit_with_parent(int(parent))
     os.environ[PARENT] = str(os.getpid())
     # It reports every status but 0 as a crash, also that of a table with a miss.
     logging.getLogger("torch.distributed.elastic.multiprocessing.api").setLevel(logging.CRITICAL)

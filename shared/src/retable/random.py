@@ -50,28 +50,28 @@ def _finalise(x: Tensor) -> Tensor:
     return x ^ _shift_right(x, 31)
 
 
-def bits(key: int, counters: Tensor) -> Tensor:
+def bits(rng_key: int, counters: Tensor) -> Tensor:
     """Hash int64 ``counters`` of any shape to int64 of the same shape, all 64 bits random."""
-    return _finalise(_finalise(counters * _GOLDEN) + key)
+    return _finalise(_finalise(counters * _GOLDEN) + rng_key)
 
 
-def uniform(key: int, counters: Tensor) -> Tensor:
+def uniform(rng_key: int, counters: Tensor) -> Tensor:
     """Draw float32 from the open interval (0, 1), one for each counter.
 
     >>> uniform(derive_key(0, "example"), torch.arange(6).view(2, 3)).shape
     torch.Size([2, 3])
     """
     # 23 bits and a half step keep out both ends: 1 - 2**-24 is a float32.
-    return (_shift_right(bits(key, counters), 41).float() + 0.5) * 2.0**-23
+    return (_shift_right(bits(rng_key, counters), 41).float() + 0.5) * 2.0**-23
 
 
-def integers(key: int, counters: Tensor, high: int | Tensor) -> Tensor:
+def integers(rng_key: int, counters: Tensor, high: int | Tensor) -> Tensor:
     """Draw int64 uniformly from [0, high), one for each counter; ``high`` below 2**31, broadcast.
 
     >>> sorted(set(integers(0, torch.arange(100), 3).tolist()))
     [0, 1, 2]
     """
-    return (_shift_right(bits(key, counters), 32) * high) >> 32
+    return (_shift_right(bits(rng_key, counters), 32) * high) >> 32
 
 
 def _few_at_a_time(draw: Callable[[Tensor], Tensor], counters: Tensor) -> Tensor:
@@ -92,9 +92,9 @@ def _few_at_a_time(draw: Callable[[Tensor], Tensor], counters: Tensor) -> Tensor
 _COUNTERS_IN_CACHE = 1 << 16  # 512 KiB
 
 
-def normal(key: int, counters: Tensor) -> Tensor:
+def normal(rng_key: int, counters: Tensor) -> Tensor:
     """Draw float32 from the standard normal distribution (Box-Muller), one for each counter."""
-    return _few_at_a_time(lambda piece: _box_muller(bits(key, piece)), counters)
+    return _few_at_a_time(lambda piece: _box_muller(bits(rng_key, piece)), counters)
 
 
 def _box_muller(word: Tensor) -> Tensor:
@@ -107,7 +107,7 @@ BETA_PARAMETERS = (0.1, 100.0)
 """The range of a and b for which Beta(a, b) can be drawn; float32 is too coarse for less."""
 
 
-def beta(key: int, counters: Tensor, a: float, b: float) -> Tensor:
+def beta(rng_key: int, counters: Tensor, a: float, b: float) -> Tensor:
     """Draw float32 from Beta(a, b), one for each counter, by the inverse distribution function.
 
     See `beta_quantile` for its accuracy and for the range of ``a`` and ``b``.
@@ -116,7 +116,7 @@ def beta(key: int, counters: Tensor, a: float, b: float) -> Tensor:
     >>> bool((draws > 0).all()), bool((draws < 1).all())
     (True, True)
     """
-    return _few_at_a_time(lambda piece: beta_quantile(uniform(key, piece), a, b), counters)
+    return _few_at_a_time(lambda piece: beta_quantile(uniform(rng_key, piece), a, b), counters)
 
 
 def beta_quantile(shares: Tensor, a: float, b: float) -> Tensor:
@@ -185,7 +185,7 @@ def _lower_half(a: float, b: float) -> tuple[Tensor, Tensor]:
 
 
 def permutation(
-    key: int, n: int, device: torch.device | str = "cpu", number: int | Tensor = 0
+    rng_key: int, n: int, device: torch.device | str = "cpu", number: int | Tensor = 0
 ) -> Tensor:
     """Return a random permutation of range(n), int64 of shape (n,); equal on every device.
 
@@ -194,10 +194,10 @@ def permutation(
     >>> sorted(permutation(0, 5).tolist())
     [0, 1, 2, 3, 4]
     """
-    return torch.argsort(bits(key, number * n + torch.arange(n, device=device)), stable=True)
+    return torch.argsort(bits(rng_key, number * n + torch.arange(n, device=device)), stable=True)
 
 
-def dropout(rows: Tensor, rate: float, key: int, numbers: Tensor) -> Tensor:
+def dropout(rows: Tensor, rate: float, rng_key: int, numbers: Tensor) -> Tensor:
     """Set units to zero at random and scale the others so that means stay what they are.
 
     A batch that is split over processes drops what the whole batch would.
@@ -205,7 +205,7 @@ def dropout(rows: Tensor, rate: float, key: int, numbers: Tensor) -> Tensor:
     Args:
         rows: (n, D).
         rate: probability that a unit is dropped, in [0, 1), rounded to a multiple of 2^-16.
-        key: key of the draws, equal on all processes.
+        rng_key: key of the draws, equal on all processes.
         numbers: (n,) int64, the number of each row among those of all processes.
 
     Returns:
@@ -217,19 +217,21 @@ def dropout(rows: Tensor, rate: float, key: int, numbers: Tensor) -> Tensor:
     words = -(-rows.shape[1] // 4)
     counters = numbers[:, None] * words + torch.arange(words, device=rows.device)
     # One hash of 64 bits decides on four units: a number from -2^15 to 2^15 - 1 for each.
-    draws = bits(key, counters).view(torch.int16)[:, : rows.shape[1]]
+    draws = bits(rng_key, counters).view(torch.int16)[:, : rows.shape[1]]
     kept = draws >= round(rate * 2**16) - 2**15
     return torch.where(kept, rows, 0.0) * (1 / (1 - rate))
 
 
-def generator(key: int, device: torch.device | str = "cpu") -> torch.Generator:
+def generator(rng_key: int, device: torch.device | str = "cpu") -> torch.Generator:
     """Return a fresh torch generator for the draws that torch makes itself."""
-    return torch.Generator(device).manual_seed(key & (2**63 - 1))
+    return torch.Generator(device).manual_seed(rng_key & (2**63 - 1))
 
 
 @contextmanager
-def initialising(key: int) -> Iterator[None]:
-    """Let torch's own initialisers draw from ``key`` inside the block, global state restored after.
+def initialising(rng_key: int) -> Iterator[None]:
+    """Let torch's own initialisers draw from ``rng_key`` inside the block.
+
+    The state of torch's global generator is restored afterwards.
 
     >>> with initialising(1):
     ...     a = torch.nn.Linear(2, 2).weight
@@ -239,5 +241,5 @@ def initialising(key: int) -> Iterator[None]:
     True
     """
     with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(key & (2**63 - 1))
+        torch.default_generator.manual_seed(rng_key & (2**63 - 1))
         yield

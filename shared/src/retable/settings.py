@@ -14,22 +14,22 @@ from retable.errors import UserError
 Recipe = TypeVar("Recipe")
 
 
-def describe(recipe: object) -> Any:
+def to_plain(recipe: object) -> Any:
     """Turn a recipe into plain JSON values, each dataclass with its class under ``kind``.
 
     >>> @dataclasses.dataclass(frozen=True)
     ... class Example:
     ...     sizes: tuple[int, ...] = (1, 2)
-    >>> describe(Example())
+    >>> to_plain(Example())
     {'kind': 'Example', 'sizes': [1, 2]}
     """
     if dataclasses.is_dataclass(recipe) and not isinstance(recipe, type):
-        fields = {f.name: describe(getattr(recipe, f.name)) for f in dataclasses.fields(recipe)}
+        fields = {f.name: to_plain(getattr(recipe, f.name)) for f in dataclasses.fields(recipe)}
         return {"kind": type(recipe).__name__, **fields}
     if isinstance(recipe, dict):
-        return {str(name): describe(value) for name, value in recipe.items()}
+        return {str(name): to_plain(value) for name, value in recipe.items()}
     if isinstance(recipe, list | tuple):
-        return [describe(value) for value in recipe]
+        return [to_plain(value) for value in recipe]
     if recipe is None or isinstance(recipe, bool | int | float | str):
         return recipe
     raise TypeError(f"a recipe holds plain values, not {type(recipe).__name__}")
@@ -41,7 +41,7 @@ def fingerprint(*parts: object) -> str:
     >>> len(fingerprint({"a": 1}, 0))
     16
     """
-    text = json.dumps([describe(part) for part in parts], sort_keys=True, separators=(",", ":"))
+    text = json.dumps([to_plain(part) for part in parts], sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 

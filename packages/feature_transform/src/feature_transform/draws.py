@@ -21,7 +21,7 @@ from retable.random import derive_key
 
 
 def row_weights(
-    key: int,
+    rng_key: int,
     positions: Tensor,
     dim: int,
     beta: tuple[float, float],
@@ -31,7 +31,7 @@ def row_weights(
     """Draw Beta(a, b) weights for rows.
 
     Args:
-        key: the key of this step and purpose, equal on all processes.
+        rng_key: the key of this step and purpose, equal on all processes.
         positions: (n,) int64 places of the rows in the global batch or in the queue.
         dim: D, used by level "dimension".
         beta: a and b.
@@ -50,20 +50,22 @@ def row_weights(
         rows = torch.zeros_like(rows) if group is None else rows // group
     elif level == "dimension":
         rows = rows * dim + torch.arange(dim, device=positions.device)
-    return random.beta(key, rows, *beta)
+    return random.beta(rng_key, rows, *beta)
 
 
-def positive_weights(transform: TransformRecipe, key: int, positions: Tensor, dim: int) -> Tensor:
+def positive_weights(
+    transform: TransformRecipe, rng_key: int, positions: Tensor, dim: int
+) -> Tensor:
     """Draw the weights 1 + Beta(alpha_ex, alpha_ex) of positive extrapolation: (n, 1) or (n, D)."""
     alpha = transform.alpha_ex
-    purpose = derive_key(key, "positive weight")
+    purpose = derive_key(rng_key, "positive weight")
     level, group = transform.effective_level, transform.draw_group
     return 1 + row_weights(purpose, positions, dim, (alpha, alpha), level, group)
 
 
-def hard_weights(transform: TransformRecipe, key: int, positions: Tensor, dim: int) -> Tensor:
+def hard_weights(transform: TransformRecipe, rng_key: int, positions: Tensor, dim: int) -> Tensor:
     """Draw the query's share in its hard negatives, whichever side the Beta lies on."""
-    purpose = derive_key(key, "hard weight")
+    purpose = derive_key(rng_key, "hard weight")
     level, group = transform.effective_level, transform.draw_group
     weight = row_weights(purpose, positions, dim, transform.hard_beta, level, group)
     return weight if transform.hard_weight_on == "query" else 1 - weight
@@ -78,20 +80,22 @@ class Mixture(NamedTuple):
     """One number, (K, 1) or (K, D)."""
 
 
-def mixture(transform: TransformRecipe, key: int, group: Tensor, size: int, dim: int) -> Mixture:
+def mixture(
+    transform: TransformRecipe, rng_key: int, group: Tensor, size: int, dim: int
+) -> Mixture:
     """Draw partners and weights for a queue of ``size`` rows, as one group of queries sees it.
 
     Args:
         transform: "interpolate" or "extrapolate" its negatives.
-        key: key of the step's draws.
+        rng_key: key of the step's draws.
         group: the group's number in the global batch, a 0-dim int64 tensor.
         size: K.
         dim: D, used by level "dimension".
     """
     interpolates = transform.negatives == "interpolate"
     alpha = transform.alpha_in if interpolates else transform.alpha_ex
-    partners = random.permutation(derive_key(key, "partners"), size, group.device, group)
-    purpose, level = derive_key(key, "negative weight"), transform.effective_level
+    partners = random.permutation(derive_key(rng_key, "partners"), size, group.device, group)
+    purpose, level = derive_key(rng_key, "negative weight"), transform.effective_level
     if level == "batch":
         weight = random.beta(purpose, group, alpha, alpha)
     else:

@@ -33,7 +33,7 @@ def branch_logits(
     key: Tensor,
     queue: Tensor,
     transform: TransformRecipe,
-    draw_key: int,
+    rng_key: int,
     positions: Tensor,
 ) -> list[Tensor]:
     """Return the logits of several queries of each image, which share its key and the negatives.
@@ -46,7 +46,7 @@ def branch_logits(
         key: (B, D) unit rows, detached.
         queue: (K, D) unit rows.
         transform: what is done.
-        draw_key: key of the step's draws, equal on all processes.
+        rng_key: key of the step's draws, equal on all processes.
         positions: (B,) int64 places of the images in the global batch.
 
     Returns:
@@ -58,17 +58,17 @@ def branch_logits(
     >>> [tuple(logits.shape) for logits in found]
     [(2, 17), (2, 17)]
     """
-    draw_keys = [draw_key, *(derive_key(draw_key, "branch", i) for i in range(1, len(branches)))]
+    draw_keys = [rng_key, *(derive_key(rng_key, "branch", i) for i in range(1, len(branches)))]
     pairs = [
         transformed_pair(query, key, transform, own, positions)
         for query, own in zip(branches, draw_keys, strict=True)
     ]
     positives = [(moved * moved_key).sum(dim=1, keepdim=True) for moved, moved_key in pairs]
     scored = list(branches)
-    if transform.negatives_see == "extrapolated":
+    if transform.score_against == "extrapolated":
         scored = [moved for moved, _ in pairs]
     if transform.negatives in ("interpolate", "extrapolate"):
-        scores = mixed_scores(scored, queue, transform, draw_key, positions)
+        scores = mixed_scores(scored, queue, transform, rng_key, positions)
     else:
         scores = [
             transformed_scores(seen, query, queue, transform, own, positions)
@@ -105,9 +105,9 @@ class InfoMinRecipe(MoCoFTRecipe):
     cell: int = 85
     crop: int = 64
 
-    def build(self, encoder: nn.Module, key: int) -> InfoMin:
-        """Return the method; ``key`` draws the heads' weights and the first queue."""
-        return InfoMin(encoder, self, key)
+    def build(self, encoder: nn.Module, rng_key: int) -> InfoMin:
+        """Return the method; ``rng_key`` draws the heads' weights and the first queue."""
+        return InfoMin(encoder, self, rng_key)
 
 
 class InfoMin(MoCoFT):
@@ -118,9 +118,9 @@ class InfoMin(MoCoFT):
         jigsaw_head: crops' features to the jigsaw's feature; None without the branch.
     """
 
-    def __init__(self, encoder: nn.Module, recipe: InfoMinRecipe, key: int) -> None:
+    def __init__(self, encoder: nn.Module, recipe: InfoMinRecipe, rng_key: int) -> None:
         cells = PatchGrid(recipe.grid, recipe.cell, recipe.crop, standardise=False)
-        super().__init__(encoder, recipe, key)
+        super().__init__(encoder, recipe, rng_key)
         self.recipe = recipe
         self.cells = cells
         self.jigsaw_head: JigsawHead | None = None
@@ -131,7 +131,7 @@ class InfoMin(MoCoFT):
                 recipe.grid**2,
                 recipe.dim,
                 head=recipe.head,
-                key=derive_key(key, "jigsaw head"),
+                rng_key=derive_key(rng_key, "jigsaw head"),
             )
 
     def encoder_inputs(self, sizes: Sequence[int]) -> tuple[tuple[int, float], ...]:
@@ -141,7 +141,7 @@ class InfoMin(MoCoFT):
         crops = (self.recipe.crop, 3.0 * self.recipe.grid**2)
         return (*super().encoder_inputs(sizes), crops)
 
-    def pair(self, batch: Batch) -> tuple[Tensor, Tensor]:
+    def select_views(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Return the views of queries and of keys.
 
         Raises:
@@ -159,23 +159,23 @@ class InfoMin(MoCoFT):
     def jigsaw_queries(self, view: Tensor, batch: Batch) -> Tensor:
         """Embed a view (B_r, 3, S, S), S = grid * cell, as queries (B_r, D): cut and shuffled."""
         assert self.jigsaw_head is not None
-        key = derive_key(batch.key, "jigsaw")
-        crops = cut_patches(view, self.cells, key, batch.positions)
-        orders = shuffled_orders(derive_key(key, "order"), batch.positions, crops.shape[1])
+        rng_key = derive_key(batch.rng_key, "jigsaw")
+        crops = cut_patches(view, self.cells, rng_key, batch.positions)
+        orders = shuffled_orders(derive_key(rng_key, "order"), batch.positions, crops.shape[1])
         return self.project(self.jigsaw_head(by_image(self.encoder, crops), orders))
 
     def logits_of_both(self, branches: list[Tensor], keys: Tensor, batch: Batch) -> list[Tensor]:
         """Return scores (B_r, 1 + K) of each branch's queries, the positive first."""
         if not self.transform.active(batch.progress):
             return [self.logits(queries, keys, batch) for queries in branches]
-        draw_key = derive_key(batch.key, "transform")
+        rng_key = derive_key(batch.rng_key, "transform")
         queue = self.queue.rows
-        return branch_logits(branches, keys, queue, self.transform, draw_key, batch.positions)
+        return branch_logits(branches, keys, queue, self.transform, rng_key, batch.positions)
 
-    def contrast(self, queries: Tensor, keys: Tensor, batch: Batch) -> StepOutput:
+    def contrastive_loss(self, queries: Tensor, keys: Tensor, batch: Batch) -> StepOutput:
         """Compare both branches' queries with the keys; the loss is the mean of both losses."""
         if self.jigsaw_head is None:
-            return super().contrast(queries, keys, batch)
+            return super().contrastive_loss(queries, keys, batch)
         branches = [queries, self.jigsaw_queries(batch.views[2], batch)]
         with torch.autocast(queries.device.type, enabled=False):
             logits = self.logits_of_both(branches, keys, batch)
@@ -190,8 +190,8 @@ class InfoMin(MoCoFT):
             "embedding_spread": embedding_spread(F.normalize(puzzle[1], dim=1)),
             "loss": losses[1].detach(),
         }
-        metrics = {**self.measure(*pair), "pair_loss": losses[0].detach()}
+        metrics = {**self.metrics(*pair), "pair_loss": losses[0].detach()}
         metrics |= {f"jigsaw_{name}": value for name, value in puzzle_metrics.items()}
-        trace = self.trace(*pair)
-        trace |= {f"jigsaw_{name}": value for name, value in self.trace(*puzzle).items()}
+        trace = self.step_metrics(*pair)
+        trace |= {f"jigsaw_{name}": value for name, value in self.step_metrics(*puzzle).items()}
         return StepOutput(loss, metrics, trace)

@@ -18,13 +18,13 @@ from retable.random import derive_key, initialising, uniform
 
 
 def cut_jigsaw(
-    views: Tensor, key: int, positions: Tensor, *, grid: int = 3, cell: int = 85, crop: int = 64
+    views: Tensor, rng_key: int, positions: Tensor, *, grid: int = 3, cell: int = 85, crop: int = 64
 ) -> Tensor:
     """Cut one crop out of each cell, at a place drawn for each sample and cell.
 
     Args:
         views: (B, 3, S, S) with S = grid * cell.
-        key: key of the step's draws, equal on all processes.
+        rng_key: key of the step's draws, equal on all processes.
         positions: (B,) int64 places of the samples in the global batch.
         grid: cells in a row and in a column.
         cell: side of a cell in pixels.
@@ -39,17 +39,17 @@ def cut_jigsaw(
     >>> cut_jigsaw(torch.zeros(2, 3, 33, 33), 0, torch.arange(2), cell=11, crop=8).shape
     torch.Size([2, 9, 3, 8, 8])
     """
-    return cut_patches(views, PatchGrid(grid, cell, crop, standardise=False), key, positions)
+    return cut_patches(views, PatchGrid(grid, cell, crop, standardise=False), rng_key, positions)
 
 
-def shuffled_orders(key: int, positions: Tensor, count: int) -> Tensor:
+def shuffled_orders(rng_key: int, positions: Tensor, count: int) -> Tensor:
     """Draw a permutation of ``count`` crops for each sample: (B, count) int64.
 
     >>> shuffled_orders(0, torch.arange(2), 9).sort(dim=1).values[0]
     tensor([0, 1, 2, 3, 4, 5, 6, 7, 8])
     """
     counters = positions[:, None] * count + torch.arange(count, device=positions.device)
-    return uniform(key, counters).argsort(dim=1, stable=True)
+    return uniform(rng_key, counters).argsort(dim=1, stable=True)
 
 
 class JigsawHead(nn.Module):
@@ -58,7 +58,7 @@ class JigsawHead(nn.Module):
     Each crop's features pass through a head like MoCo's, "linear" (PIRL) or "mlp" (InfoMin); the
     results, in the given order, are joined and pass through one linear layer.
 
-    >>> head = JigsawHead(64, 9, 128, key=0)
+    >>> head = JigsawHead(64, 9, 128, rng_key=0)
     >>> head(torch.zeros(2, 9, 64), torch.arange(9).expand(2, -1)).shape
     torch.Size([2, 128])
     """
@@ -70,12 +70,12 @@ class JigsawHead(nn.Module):
         out_dim: int = 128,
         *,
         head: Literal["linear", "mlp"] = "mlp",
-        key: int,
+        rng_key: int,
     ) -> None:
         super().__init__()
         build_head = linear_head if head == "linear" else mlp_head
-        self.each = build_head(in_dim, out_dim, key=derive_key(key, "each"))
-        with initialising(derive_key(key, "joined")):
+        self.each = build_head(in_dim, out_dim, rng_key=derive_key(rng_key, "each"))
+        with initialising(derive_key(rng_key, "joined")):
             self.joined = nn.Linear(crops * out_dim, out_dim)
 
     def forward(self, features: Tensor, orders: Tensor) -> Tensor:

@@ -26,7 +26,7 @@ def transformed_logits(
     key: Tensor,
     queue: Tensor,
     transform: TransformRecipe,
-    draw_key: int,
+    rng_key: int,
     positions: Tensor | None = None,
 ) -> Tensor:
     """Return the logits of transformed pairs and negatives, the positive in column 0.
@@ -39,7 +39,7 @@ def transformed_logits(
         key: (B, D) unit rows, detached.
         queue: (K, D) unit rows; it stays as it is.
         transform: what is done.
-        draw_key: key of the step's draws, equal on all processes; a number that changes with every
+        rng_key: key of the step's draws, equal on all processes; a number that changes with every
             step.
         positions: (B,) int64 places of the rows in the global batch; 0 to B - 1 if None.
 
@@ -51,7 +51,7 @@ def transformed_logits(
 
     >>> from torch.nn.functional import normalize
     >>> query, key, queue = (normalize(torch.randn(n, 8), dim=1) for n in (2, 2, 16))
-    >>> transformed_logits(query, key, queue, TransformRecipe(), draw_key=5).shape
+    >>> transformed_logits(query, key, queue, TransformRecipe(), rng_key=5).shape
     torch.Size([2, 17])
     """
     if query.ndim != 2 or key.shape != query.shape or queue.shape[1:] != query.shape[1:]:
@@ -63,10 +63,10 @@ def transformed_logits(
         positions = torch.arange(len(query), device=query.device)
     with torch.autocast(query.device.type, enabled=False):
         query, key, queue = (_in_float32(features) for features in (query, key, queue))
-        moved, moved_key = transformed_pair(query, key, transform, draw_key, positions)
+        moved, moved_key = transformed_pair(query, key, transform, rng_key, positions)
         positive = (moved * moved_key).sum(dim=1, keepdim=True)
-        scored = moved if transform.negatives_see == "extrapolated" else query
-        scores = transformed_scores(scored, query, queue, transform, draw_key, positions)
+        scored = moved if transform.score_against == "extrapolated" else query
+        scores = transformed_scores(scored, query, queue, transform, rng_key, positions)
         return torch.cat([positive, scores], dim=1)
 
 
@@ -76,12 +76,12 @@ def _in_float32(features: Tensor) -> Tensor:
 
 
 def transformed_pair(
-    query: Tensor, key: Tensor, transform: TransformRecipe, draw_key: int, positions: Tensor
+    query: Tensor, key: Tensor, transform: TransformRecipe, rng_key: int, positions: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Return query and key (B, D) each, extrapolated if the recipe says so."""
     if transform.positives == "none":
         return query, key
-    weight = positive_weights(transform, draw_key, positions, query.shape[1])
+    weight = positive_weights(transform, rng_key, positions, query.shape[1])
     return extrapolate_positives(query, key, weight, renormalise=transform.renormalise)
 
 
@@ -90,7 +90,7 @@ def transformed_scores(
     query: Tensor,
     queue: Tensor,
     transform: TransformRecipe,
-    draw_key: int,
+    rng_key: int,
     positions: Tensor,
 ) -> Tensor:
     """Score queries against the transformed negatives.
@@ -100,7 +100,7 @@ def transformed_scores(
         query: (B, D) the raw ones, which hard negatives are mixed from.
         queue: (K, D).
         transform: what is done.
-        draw_key: key of the step's draws.
+        rng_key: key of the step's draws.
         positions: (B,) places of the rows in the global batch.
 
     Returns:
@@ -109,16 +109,16 @@ def transformed_scores(
     if transform.negatives == "none":
         return scored @ queue.T
     if transform.negatives == "hard":
-        weight = hard_weights(transform, draw_key, positions, query.shape[1])
+        weight = hard_weights(transform, rng_key, positions, query.shape[1])
         return hard_negative_scores(scored, query, queue, weight, renormalise=transform.renormalise)
-    return mixed_scores([scored], queue, transform, draw_key, positions)[0]
+    return mixed_scores([scored], queue, transform, rng_key, positions)[0]
 
 
 def mixed_scores(
     branches: list[Tensor],
     queue: Tensor,
     transform: TransformRecipe,
-    draw_key: int,
+    rng_key: int,
     positions: Tensor,
 ) -> list[Tensor]:
     """Score several branches' queries against one mixed queue for each group of rows.
@@ -127,7 +127,7 @@ def mixed_scores(
         branches: queries (B, D) each, row b of all of them at the same place of the global batch.
         queue: (K, D).
         transform: "interpolate" or "extrapolate" its negatives.
-        draw_key: key of the step's draws.
+        rng_key: key of the step's draws.
         positions: (B,) places of the rows in the global batch.
 
     Returns:
@@ -137,7 +137,7 @@ def mixed_scores(
         UserError: `TransformRecipe.draw_group` does not fit B.
     """
     drawn = (
-        MixedGroup(rows, *mixture(transform, draw_key, number, *queue.shape))
+        MixedGroup(rows, *mixture(transform, rng_key, number, *queue.shape))
         for number, rows in draw_groups(positions, transform.draw_group)
     )
     if _columns_pay(transform, len(positions), queue.shape[1]):

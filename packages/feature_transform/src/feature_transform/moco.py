@@ -44,9 +44,9 @@ class MoCoFTRecipe(MoCoRecipe):
                 "transform.negatives none beside oracle, so switch one of them off."
             )
 
-    def build(self, encoder: nn.Module, key: int) -> MoCoFT:
-        """Return the method; ``key`` draws the head's weights and the first queue."""
-        return MoCoFT(encoder, self, key)
+    def build(self, encoder: nn.Module, rng_key: int) -> MoCoFT:
+        """Return the method; ``rng_key`` draws the head's weights and the first queue."""
+        return MoCoFT(encoder, self, rng_key)
 
 
 class MoCoFT(MoCo):
@@ -56,8 +56,8 @@ class MoCoFT(MoCo):
     until then.
     """
 
-    def __init__(self, encoder: nn.Module, recipe: MoCoFTRecipe, key: int) -> None:
-        super().__init__(encoder, recipe, key)
+    def __init__(self, encoder: nn.Module, recipe: MoCoFTRecipe, rng_key: int) -> None:
+        super().__init__(encoder, recipe, rng_key)
         self.transform = recipe.transform
         self.unit_sphere = recipe.unit_sphere
 
@@ -79,22 +79,22 @@ class MoCoFT(MoCo):
             keys,
             self.queue.rows,
             self.transform,
-            derive_key(batch.key, "transform"),
+            derive_key(batch.rng_key, "transform"),
             batch.positions,
         )
 
     @torch.no_grad()
-    def measure(self, logits: Tensor, queries: Tensor, keys: Tensor, batch: Batch) -> Metrics:
+    def metrics(self, logits: Tensor, queries: Tensor, keys: Tensor, batch: Batch) -> Metrics:
         """Return MoCo's scalars, of directions where features are not unit vectors."""
         if self.unit_sphere:
-            return super().measure(logits, queries, keys, batch)
+            return super().metrics(logits, queries, keys, batch)
         queries, keys = F.normalize(queries, dim=1), F.normalize(keys, dim=1)
-        return super().measure(logits, queries, keys, batch)
+        return super().metrics(logits, queries, keys, batch)
 
     @torch.no_grad()
-    def trace(self, logits: Tensor, queries: Tensor, keys: Tensor, batch: Batch) -> Metrics:
+    def step_metrics(self, logits: Tensor, queries: Tensor, keys: Tensor, batch: Batch) -> Metrics:
         """Return the score statistics of raw pairs and, while they are transformed, of those."""
-        raw = super().trace(logits, queries, keys, batch)
+        raw = super().step_metrics(logits, queries, keys, batch)
         if not self.transform.active(batch.progress):
             return raw
         return raw | score_statistics(logits[:, 0], logits[:, 1:]).named("transformed_")

@@ -20,7 +20,7 @@ _CHOICES = {
     "negatives": get_args(Negatives),
     "hard_weight_on": get_args(Side),
     "level": get_args(Level),
-    "negatives_see": get_args(Seen),
+    "score_against": get_args(Seen),
 }
 
 
@@ -50,7 +50,7 @@ class TransformRecipe:
         renormalise: whether what was transformed is brought back to unit length; off in the final
             runs (supplement, section F.2).
         start_epoch: the first epoch, from 0, that is transformed; may be fractional.
-        negatives_see: whether negatives are scored against the "extrapolated" query (official
+        score_against: whether negatives are scored against the "extrapolated" query (official
             code) or the "raw" one.
         single_target_elementwise: weigh by dimension where only one side is transformed, as the
             official code does whatever was asked for.
@@ -69,7 +69,7 @@ class TransformRecipe:
     draw_group: int | None = None
     renormalise: bool = False
     start_epoch: float = 0.0
-    negatives_see: Seen = "extrapolated"
+    score_against: Seen = "extrapolated"
     single_target_elementwise: bool = False
 
     def __post_init__(self) -> None:

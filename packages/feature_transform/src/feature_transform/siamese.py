@@ -67,9 +67,9 @@ class SimSiamFTRecipe(SimSiamRecipe):
     def __post_init__(self) -> None:
         _check(self.transform, self.loss_weight, "SimSiam")
 
-    def build(self, encoder: nn.Module, key: int) -> SimSiamFT:
-        """Return the method; ``key`` draws the heads' weights."""
-        return SimSiamFT(encoder, self, key)
+    def build(self, encoder: nn.Module, rng_key: int) -> SimSiamFT:
+        """Return the method; ``rng_key`` draws the heads' weights."""
+        return SimSiamFT(encoder, self, rng_key)
 
 
 @dataclass(frozen=True)
@@ -90,9 +90,9 @@ class BYOLFTRecipe(BYOLRecipe):
     def __post_init__(self) -> None:
         _check(self.transform, self.loss_weight, "BYOL")
 
-    def build(self, encoder: nn.Module, key: int) -> BYOLFT:
-        """Return the method; ``key`` draws the heads' weights."""
-        return BYOLFT(encoder, self, key)
+    def build(self, encoder: nn.Module, rng_key: int) -> BYOLFT:
+        """Return the method; ``rng_key`` draws the heads' weights."""
+        return BYOLFT(encoder, self, rng_key)
 
 
 class _Extrapolated(Siamese):
@@ -105,14 +105,14 @@ class _Extrapolated(Siamese):
         """Return the scores (B_r,) of predictions and targets that were pushed apart."""
         if not self.transform.active(batch.progress):
             return super().similarity(predictions, targets, batch, term)
-        draw_key = derive_key(batch.key, "transform", term)
-        pair = transformed_pair(predictions, targets, self.transform, draw_key, batch.positions)
+        rng_key = derive_key(batch.rng_key, "transform", term)
+        pair = transformed_pair(predictions, targets, self.transform, rng_key, batch.positions)
         return super().similarity(*pair, batch, term)
 
     @torch.no_grad()
-    def trace(self, similarities: Tensor, cosines: Tensor, batch: Batch) -> Metrics:
+    def step_metrics(self, similarities: Tensor, cosines: Tensor, batch: Batch) -> Metrics:
         """Return the mean raw cosine and, while pairs are transformed, that of those."""
-        raw = super().trace(similarities, cosines, batch)
+        raw = super().step_metrics(similarities, cosines, batch)
         if not self.transform.active(batch.progress):
             return raw
         return raw | {"transformed_positive_mean": similarities.mean()}
@@ -126,14 +126,14 @@ class _Extrapolated(Siamese):
 class SimSiamFT(_Extrapolated, SimSiam):
     """Predict each view's projection, both pushed apart before they are compared."""
 
-    def __init__(self, encoder: nn.Module, recipe: SimSiamFTRecipe, key: int) -> None:
-        super().__init__(encoder, recipe, key)
+    def __init__(self, encoder: nn.Module, recipe: SimSiamFTRecipe, rng_key: int) -> None:
+        super().__init__(encoder, recipe, rng_key)
         self.transform, self.loss_weight = recipe.transform, recipe.loss_weight
 
 
 class BYOLFT(_Extrapolated, BYOL):
     """Predict each view's target projection, both pushed apart before they are compared."""
 
-    def __init__(self, encoder: nn.Module, recipe: BYOLFTRecipe, key: int) -> None:
-        super().__init__(encoder, recipe, key)
+    def __init__(self, encoder: nn.Module, recipe: BYOLFTRecipe, rng_key: int) -> None:
+        super().__init__(encoder, recipe, rng_key)
         self.transform, self.loss_weight = recipe.transform, recipe.loss_weight

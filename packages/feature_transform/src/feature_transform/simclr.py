@@ -25,7 +25,7 @@ from retable.random import derive_key
 
 
 def transformed_pairs_logits(
-    pairs: Pairs, transform: TransformRecipe, draw_key: int, positions: Tensor
+    pairs: Pairs, transform: TransformRecipe, rng_key: int, positions: Tensor
 ) -> Tensor:
     """Return SimCLR's scores of transformed pairs.
 
@@ -36,7 +36,7 @@ def transformed_pairs_logits(
         pairs: of `retable.nn.losses.view_pairs`: 2 B_r anchors, first views before second ones, and
             2 B columns.
         transform: what is done; a weight belongs to an image, so both of its views share it.
-        draw_key: key of the step's draws, equal on all processes.
+        rng_key: key of the step's draws, equal on all processes.
         positions: (B_r,) int64 places of the images in the global batch.
 
     Returns:
@@ -48,24 +48,24 @@ def transformed_pairs_logits(
     torch.Size([6, 7])
     """
     first, second = pairs.anchors.chunk(2)
-    moved = torch.cat(transformed_pair(first, second, transform, draw_key, positions))
+    moved = torch.cat(transformed_pair(first, second, transform, rng_key, positions))
     positives = (moved * moved.roll(len(first), 0)).sum(dim=1, keepdim=True)
-    scored = moved if transform.negatives_see == "extrapolated" else pairs.anchors
+    scored = moved if transform.score_against == "extrapolated" else pairs.anchors
     if transform.negatives == "none":
         negatives = (scored @ pairs.columns.T).masked_fill(pairs.barred, -torch.inf)
     else:
-        negatives = _mixed_scores(pairs, scored, transform, draw_key, positions)
+        negatives = _mixed_scores(pairs, scored, transform, rng_key, positions)
     return torch.cat([positives, negatives], dim=1)
 
 
 def _mixed_scores(
-    pairs: Pairs, scored: Tensor, transform: TransformRecipe, draw_key: int, positions: Tensor
+    pairs: Pairs, scored: Tensor, transform: TransformRecipe, rng_key: int, positions: Tensor
 ) -> Tensor:
     """Score anchors (2 B_r, D) against columns that are mixed anew for each group of images."""
     (count, dim), images = pairs.columns.shape, len(positions)
     scores = []
     for number, own in draw_groups(positions, transform.draw_group):
-        partners, weight = mixture(transform, draw_key, number, count, dim)
+        partners, weight = mixture(transform, rng_key, number, count, dim)
         columns = mix_negatives(pairs.columns, partners, weight, renormalise=transform.renormalise)
         for view in (own, slice(own.start + images, own.stop + images)):
             barred = pairs.barred[view]
@@ -95,16 +95,16 @@ class SimCLRFTRecipe(SimCLRRecipe):
                 "since the paper mixes queries into a queue only."
             )
 
-    def build(self, encoder: nn.Module, key: int) -> SimCLRFT:
-        """Return the method; ``key`` draws the head's weights."""
-        return SimCLRFT(encoder, self, key)
+    def build(self, encoder: nn.Module, rng_key: int) -> SimCLRFT:
+        """Return the method; ``rng_key`` draws the head's weights."""
+        return SimCLRFT(encoder, self, rng_key)
 
 
 class SimCLRFT(SimCLR):
     """Contrast extrapolated views of an image with each other and with mixtures of all others."""
 
-    def __init__(self, encoder: nn.Module, recipe: SimCLRFTRecipe, key: int) -> None:
-        super().__init__(encoder, recipe, key)
+    def __init__(self, encoder: nn.Module, recipe: SimCLRFTRecipe, rng_key: int) -> None:
+        super().__init__(encoder, recipe, rng_key)
         self.transform = recipe.transform
 
     def logits(self, pairs: Pairs, batch: Batch) -> Tensor:
@@ -116,19 +116,19 @@ class SimCLRFT(SimCLR):
         check_draw_group(len(batch.positions), self.transform.draw_group)
         if not self.transform.active(batch.progress):
             return super().logits(pairs, batch)
-        draw_key = derive_key(batch.key, "transform")
-        return transformed_pairs_logits(pairs, self.transform, draw_key, batch.positions)
+        rng_key = derive_key(batch.rng_key, "transform")
+        return transformed_pairs_logits(pairs, self.transform, rng_key, batch.positions)
 
     @torch.no_grad()
-    def measure(self, logits: Tensor, pairs: Pairs, batch: Batch) -> Metrics:
+    def metrics(self, logits: Tensor, pairs: Pairs, batch: Batch) -> Metrics:
         """Return SimCLR's scalars; chance is that of the columns which an anchor still sees."""
         ways = (logits != -torch.inf).sum(dim=1)
-        return super().measure(logits, pairs, batch) | {"chance_loss": ways.log().mean()}
+        return super().metrics(logits, pairs, batch) | {"chance_loss": ways.log().mean()}
 
     @torch.no_grad()
-    def trace(self, logits: Tensor, pairs: Pairs, batch: Batch) -> Metrics:
+    def step_metrics(self, logits: Tensor, pairs: Pairs, batch: Batch) -> Metrics:
         """Return the score statistics of raw pairs and, while they are transformed, of those."""
         if not self.transform.active(batch.progress):
-            return super().trace(logits, pairs, batch)
-        raw = super().trace(pairs.logits(), pairs, batch)
+            return super().step_metrics(logits, pairs, batch)
+        raw = super().step_metrics(pairs.logits(), pairs, batch)
         return raw | score_statistics(logits[:, 0], logits[:, 1:]).named("transformed_")

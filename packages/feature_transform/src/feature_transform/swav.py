@@ -80,9 +80,9 @@ class SwAVRecipe:
                 "transformation's negatives to be 'none'."
             )
 
-    def build(self, encoder: nn.Module, key: int) -> SwAV:
-        """Return the method; ``key`` draws the head's weights and the prototypes."""
-        return SwAV(encoder, self, key)
+    def build(self, encoder: nn.Module, rng_key: int) -> SwAV:
+        """Return the method; ``rng_key`` draws the head's weights and the prototypes."""
+        return SwAV(encoder, self, rng_key)
 
 
 def prediction_losses(scores: Tensor, codes: Tensor, temperature: float) -> Tensor:
@@ -116,23 +116,23 @@ class SwAV(Method):
             crops of an image; None without queue.
     """
 
-    def __init__(self, encoder: nn.Module, recipe: SwAVRecipe, key: int) -> None:
+    def __init__(self, encoder: nn.Module, recipe: SwAVRecipe, rng_key: int) -> None:
         super().__init__()
         self.recipe = recipe
         self.encoder = encoder
         features = int(encoder.feature_dim)  # type: ignore[arg-type]
-        with initialising(derive_key(key, "head")):
+        with initialising(derive_key(rng_key, "head")):
             self.head = nn.Sequential(
                 nn.Linear(features, recipe.hidden_dim),
                 nn.BatchNorm1d(recipe.hidden_dim),
                 nn.ReLU(inplace=True),
                 nn.Linear(recipe.hidden_dim, recipe.dim),
             )
-        with initialising(derive_key(key, "prototypes")):
+        with initialising(derive_key(rng_key, "prototypes")):
             self.prototypes = nn.Linear(recipe.dim, recipe.prototypes, bias=False)
         width = ASSIGNING * recipe.dim
         self.queue = (
-            KeyQueue(recipe.queue, width, derive_key(key, "queue")) if recipe.queue else None
+            KeyQueue(recipe.queue, width, derive_key(rng_key, "queue")) if recipe.queue else None
         )
         self._unqueued: Tensor | None = None
 
@@ -148,8 +148,8 @@ class SwAV(Method):
         transform = self.recipe.transform
         if not transform.active(batch.progress):
             return features
-        key = derive_key(batch.key, "transform")
-        weight = positive_weights(transform, key, batch.positions, features.shape[2])
+        rng_key = derive_key(batch.rng_key, "transform")
+        weight = positive_weights(transform, rng_key, batch.positions, features.shape[2])
         large = extrapolate_positives(
             features[:, 0], features[:, 1], weight, renormalise=transform.renormalise
         )
@@ -213,12 +213,14 @@ class SwAV(Method):
             # No view predicts its own assignment.
             others = ~torch.eye(*losses.shape, dtype=torch.bool, device=losses.device)
             loss = (losses * others).sum() / (ASSIGNING * (len(batch.views) - 1))
-        metrics = self.measure(losses.detach(), codes, features.detach())
+        metrics = self.metrics(losses.detach(), codes, features.detach())
         if self.queue is not None and batch.progress.epoch >= self.recipe.queue_start_epoch:
             if self._unqueued is not None:
                 raise RuntimeError("call after_step() between two steps: it fills the queue")
             self._unqueued = features[:, :ASSIGNING].detach().flatten(1)
-        return StepOutput(loss, metrics, self.trace(features.detach(), moved.detach(), batch))
+        return StepOutput(
+            loss, metrics, self.step_metrics(features.detach(), moved.detach(), batch)
+        )
 
     def after_step(self, progress: Progress) -> None:
         """Enqueue the raw features of a step that leaves any, all processes' in rank order."""
@@ -227,7 +229,7 @@ class SwAV(Method):
             self._unqueued = None
 
     @torch.no_grad()
-    def measure(self, losses: Tensor, codes: Tensor, features: Tensor) -> Metrics:
+    def metrics(self, losses: Tensor, codes: Tensor, features: Tensor) -> Metrics:
         """Return the scalars to log, from losses (2, V), codes (B_r, 2, P), features (B_r, V, D).
 
         ``prototype_usage`` is the entropy of the global batch's mean assignment, as a share of the
@@ -249,7 +251,7 @@ class SwAV(Method):
         return metrics
 
     @torch.no_grad()
-    def trace(self, features: Tensor, moved: Tensor, batch: Batch) -> Metrics:
+    def step_metrics(self, features: Tensor, moved: Tensor, batch: Batch) -> Metrics:
         """Return the mean score of the two large crops, raw and, while it is, transformed."""
         raw: Metrics = {"positive_mean": _mean_score(features)}
         if not self.recipe.transform.active(batch.progress):

@@ -60,7 +60,7 @@ def draw_from_generator(
 
 
 def draw_from_key(
-    key: int,
+    rng_key: int,
     positions: Tensor,
     sizes: Tensor,
     *,
@@ -73,7 +73,7 @@ def draw_from_key(
     A batch that is split over processes thereby draws what the whole batch would.
 
     Args:
-        key: the key of this step, equal on all processes.
+        rng_key: the key of this step, equal on all processes.
         positions: (B,) int64 places of the queries in the global batch.
         sizes: (B,) int64 sizes of the pools.
         s: points mixed from pairs, for each query.
@@ -88,7 +88,7 @@ def draw_from_key(
     """
     points = s + s_prime
     counters = positions[:, None] * points + torch.arange(points, device=positions.device)
-    return _unpack(random.bits(key, counters), sizes, s, beta_max)
+    return _unpack(random.bits(rng_key, counters), sizes, s, beta_max)
 
 
 def _unpack(words: Tensor, sizes: Tensor, s: int, beta_max: float) -> MixingDraws:

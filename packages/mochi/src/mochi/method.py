@@ -52,9 +52,9 @@ class MoCHiRecipe(MoCoRecipe):
     analyse: bool = False
     analysed_negatives: int = 1024
 
-    def build(self, encoder: nn.Module, key: int) -> MoCHi:
-        """Return the method; ``key`` draws the head's weights and the first queue."""
-        return MoCHi(encoder, self, key)
+    def build(self, encoder: nn.Module, rng_key: int) -> MoCHi:
+        """Return the method; ``rng_key`` draws the head's weights and the first queue."""
+        return MoCHi(encoder, self, rng_key)
 
 
 class MoCHi(MoCo):
@@ -65,11 +65,11 @@ class MoCHi(MoCo):
     batch over processes changes none.
     """
 
-    def __init__(self, encoder: nn.Module, recipe: MoCHiRecipe, key: int) -> None:
+    def __init__(self, encoder: nn.Module, recipe: MoCHiRecipe, rng_key: int) -> None:
         check_counts(recipe.s, recipe.s_prime, recipe.beta_max)
         if recipe.s + recipe.s_prime > 0:
             check_pool(recipe.n_hard, recipe.queue)
-        super().__init__(encoder, recipe, key)
+        super().__init__(encoder, recipe, rng_key)
         self.recipe = recipe
 
     def mixes(self, progress: Progress) -> bool:
@@ -94,7 +94,7 @@ class MoCHi(MoCo):
         recipe = self.recipe
         pool = hardest(cosines, recipe.n_hard)
         draws = draw_from_key(
-            derive_key(batch.key, "mixing"),
+            derive_key(batch.rng_key, "mixing"),
             batch.positions,
             pool.sizes,
             s=recipe.s,
@@ -104,12 +104,12 @@ class MoCHi(MoCo):
         return pool, draws
 
     @torch.no_grad()
-    def measure(self, logits: Tensor, queries: Tensor, keys: Tensor, batch: Batch) -> Metrics:
+    def metrics(self, logits: Tensor, queries: Tensor, keys: Tensor, batch: Batch) -> Metrics:
         """Return MoCo's scalars and those of `mochi.analysis`.
 
         ``proxy_accuracy`` counts all negatives, ``proxy_accuracy_real`` only those of the queue.
         """
-        metrics = super().measure(logits, queries, keys, batch)
+        metrics = super().metrics(logits, queries, keys, batch)
         real, pairs, mixed = self._negatives(logits)
         metrics["proxy_accuracy_real"] = analysis.proxy_accuracy(logits, self.queue.size)
         for kind, synthetic in (("pairs", pairs), ("query_mixed", mixed)):
@@ -122,13 +122,13 @@ class MoCHi(MoCo):
         return metrics
 
     @torch.no_grad()
-    def trace(self, logits: Tensor, queries: Tensor, keys: Tensor, batch: Batch) -> Metrics:
+    def step_metrics(self, logits: Tensor, queries: Tensor, keys: Tensor, batch: Batch) -> Metrics:
         """Return the statistics of raw scores and of all that the loss saw, also of synthetic ones.
 
         Without synthetic negatives they are equal, unless an oracle bars some.
         """
         seen = score_statistics(logits[:, 0], logits[:, 1:])
-        return super().trace(logits, queries, keys, batch) | seen.named("transformed_")
+        return super().step_metrics(logits, queries, keys, batch) | seen.named("transformed_")
 
     def _negatives(self, logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Cut the negatives (B_r, K), (B_r, s), (B_r, s') out of logits, empty where not mixed."""

@@ -62,9 +62,9 @@ class ExemplarRecipe:
                 "'batch'."
             )
 
-    def build(self, encoder: nn.Module, key: int) -> Exemplar:
-        """Return the method; ``key`` draws the linear layer's weights."""
-        return Exemplar(encoder, self, key)
+    def build(self, encoder: nn.Module, rng_key: int) -> Exemplar:
+        """Return the method; ``rng_key`` draws the linear layer's weights."""
+        return Exemplar(encoder, self, rng_key)
 
 
 class Exemplar(Method):
@@ -77,11 +77,11 @@ class Exemplar(Method):
 
     accumulates = True  # over parts that hold whole mining groups
 
-    def __init__(self, encoder: nn.Module, recipe: ExemplarRecipe, key: int) -> None:
+    def __init__(self, encoder: nn.Module, recipe: ExemplarRecipe, rng_key: int) -> None:
         super().__init__()
         self.recipe = recipe
         self.encoder = encoder
-        self.embed = output_layer(encoder, recipe.dim, key)
+        self.embed = output_layer(encoder, recipe.dim, rng_key)
 
     def encoder_inputs(self, sizes: Sequence[int]) -> tuple[tuple[int, float], ...]:
         """Return every view, forward and backward."""
@@ -116,11 +116,11 @@ class Exemplar(Method):
             distances = squared_distances(normalised(embeddings, self.recipe.normalize_axis))
             triplets = mine_semi_hard(distances, labels)
             loss = triplet_loss(distances, triplets, self.recipe.margin).mean()
-        return StepOutput(loss, measure(distances.detach(), triplets))
+        return StepOutput(loss, triplet_metrics(distances.detach(), triplets))
 
 
 @torch.no_grad()
-def measure(distances: Tensor, triplets: Triplets) -> Metrics:
+def triplet_metrics(distances: Tensor, triplets: Triplets) -> Metrics:
     """Return what a log wants to know of the pairs: means over all of them.
 
     ``fallback_share`` is the share of pairs whose positive is further away than every negative;

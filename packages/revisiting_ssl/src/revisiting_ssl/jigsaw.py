@@ -19,11 +19,11 @@ from revisiting_ssl.patch_task import PatchTask, PatchTaskRecipe
 from revisiting_ssl.permutations import Selection, permutation_set
 
 
-def draw_permutations(key: int, positions: Tensor, count: int, chosen: int) -> Tensor:
+def draw_permutations(rng_key: int, positions: Tensor, count: int, chosen: int) -> Tensor:
     """Draw which permutations of a set each image is shown in, none twice.
 
     Args:
-        key: key of the step's draws, equal on all processes.
+        rng_key: key of the step's draws, equal on all processes.
         positions: (B,) int64 places of the images in the global batch.
         count: permutations for each image, at most ``chosen``.
         chosen: permutations in the set.
@@ -35,7 +35,7 @@ def draw_permutations(key: int, positions: Tensor, count: int, chosen: int) -> T
     torch.Size([2, 16])
     """
     counters = positions[:, None] * chosen + torch.arange(chosen, device=positions.device)
-    return random.bits(key, counters).argsort(dim=1)[:, :count]
+    return random.bits(rng_key, counters).argsort(dim=1)[:, :count]
 
 
 def join(vectors: Tensor, orders: Tensor) -> Tensor:
@@ -88,9 +88,9 @@ class JigsawRecipe(PatchTaskRecipe):
                 "for each image: expected at least one and no more than there are."
             )
 
-    def build(self, encoder: nn.Module, key: int) -> Jigsaw:
-        """Return the method; ``key`` draws weights, and not the set of permutations."""
-        return Jigsaw(encoder, self, key)
+    def build(self, encoder: nn.Module, rng_key: int) -> Jigsaw:
+        """Return the method; ``rng_key`` draws weights, and not the set of permutations."""
+        return Jigsaw(encoder, self, rng_key)
 
 
 class Jigsaw(PatchTask):
@@ -103,17 +103,17 @@ class Jigsaw(PatchTask):
     permutations: Tensor
     task = "Jigsaw"
 
-    def __init__(self, encoder: nn.Module, recipe: JigsawRecipe, key: int) -> None:
+    def __init__(self, encoder: nn.Module, recipe: JigsawRecipe, rng_key: int) -> None:
         chosen = permutation_set(recipe.patches.count, recipe.permutations, recipe.selection)
-        super().__init__(encoder, recipe, key, joined=recipe.patches.count, classes=len(chosen))
+        super().__init__(encoder, recipe, rng_key, joined=recipe.patches.count, classes=len(chosen))
         self.recipe = recipe
         self.register_buffer("permutations", chosen)
 
     def draw(self, batch: Batch) -> Tensor:
         """Return the permutations (B_r, R) of each image in this step, as classes."""
-        key = derive_key(batch.key, "permutations")
+        rng_key = derive_key(batch.rng_key, "permutations")
         count, chosen = self.recipe.permutations_per_image, len(self.permutations)
-        return draw_permutations(key, batch.positions, count, chosen)
+        return draw_permutations(rng_key, batch.positions, count, chosen)
 
     def rows(self, vectors: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
         """Join the embeddings in each drawn order; return rows and the orders' numbers."""

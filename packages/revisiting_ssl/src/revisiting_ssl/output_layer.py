@@ -7,7 +7,7 @@ from torch import nn
 from retable.random import initialising
 
 
-def output_layer(encoder: nn.Module, outputs: int, key: int) -> nn.Linear:
+def output_layer(encoder: nn.Module, outputs: int, rng_key: int) -> nn.Linear:
     """Return a linear layer on an encoder's features, with bias.
 
     The weights are Glorot uniform and the bias zero, as the last layer of the official networks
@@ -16,14 +16,14 @@ def output_layer(encoder: nn.Module, outputs: int, key: int) -> nn.Linear:
     Args:
         encoder: any module with ``feature_dim``.
         outputs: classes, or dimensions of an embedding.
-        key: source of the weights.
+        rng_key: source of the weights.
 
     >>> from retable.encoders import EncoderRecipe, build_encoder
-    >>> output_layer(build_encoder(EncoderRecipe("small_resnet8"), key=0), 4, key=0)
+    >>> output_layer(build_encoder(EncoderRecipe("small_resnet8"), rng_key=0), 4, rng_key=0)
     Linear(in_features=64, out_features=4, bias=True)
     """
     features = int(encoder.feature_dim)  # type: ignore[arg-type]
-    with initialising(key):
+    with initialising(rng_key):
         layer = nn.Linear(features, outputs)
         nn.init.xavier_uniform_(layer.weight)
         nn.init.zeros_(layer.bias)

@@ -26,7 +26,7 @@ class PatchHead(nn.Module):
             than training does.
         key: source of the weights.
 
-    >>> head = PatchHead(18, 4, hidden_dim=32, key=0)
+    >>> head = PatchHead(18, 4, hidden_dim=32, rng_key=0)
     >>> head(torch.zeros(2, 5, 18), 0, torch.arange(2)).shape
     torch.Size([2, 5, 4])
     """
@@ -39,11 +39,11 @@ class PatchHead(nn.Module):
         hidden_dim: int = 4096,
         dropout_rate: float = 0.5,
         norm_momentum: float = 0.003,
-        key: int,
+        rng_key: int,
     ) -> None:
         super().__init__()
         self.dropout_rate = dropout_rate
-        with initialising(key):
+        with initialising(rng_key):
             self.hidden = nn.Linear(inputs, hidden_dim)
             self.norm = nn.BatchNorm1d(hidden_dim, eps=1e-5, momentum=norm_momentum)
             self.scores = nn.Linear(hidden_dim, classes)
@@ -52,12 +52,12 @@ class PatchHead(nn.Module):
         nn.init.constant_(self.hidden.bias, 0.1)
         nn.init.zeros_(self.scores.bias)
 
-    def forward(self, rows: Tensor, key: int, positions: Tensor) -> Tensor:
+    def forward(self, rows: Tensor, rng_key: int, positions: Tensor) -> Tensor:
         """Return scores (B, R, C) of rows (B, R, F).
 
         Args:
             rows: the rows of each image side by side: a batch-norm group holds all of them.
-            key: key of the step's dropout, equal on all processes.
+            rng_key: key of the step's dropout, equal on all processes.
             positions: (B,) int64 places of the images in the global batch.
         """
         count = rows.shape[1]
@@ -65,6 +65,6 @@ class PatchHead(nn.Module):
             hidden = self.norm(self.hidden(rows.flatten(0, 1))).relu()
         if self.training and self.dropout_rate > 0:
             numbers = positions[:, None] * count + torch.arange(count, device=rows.device)
-            hidden = dropout(hidden, self.dropout_rate, key, numbers.flatten())
+            hidden = dropout(hidden, self.dropout_rate, rng_key, numbers.flatten())
         scores: Tensor = self.scores(hidden)
         return scores.view(*rows.shape[:2], -1)

@@ -69,23 +69,29 @@ class PatchTask(Method):
     """
 
     accumulates = True
-    held_out = True
+    has_pretext_metrics = True
     task: str
 
     def __init__(
-        self, encoder: nn.Module, recipe: PatchTaskRecipe, key: int, *, joined: int, classes: int
+        self,
+        encoder: nn.Module,
+        recipe: PatchTaskRecipe,
+        rng_key: int,
+        *,
+        joined: int,
+        classes: int,
     ) -> None:
         super().__init__()
         self.patches = recipe.patches
         self.encoder = encoder
-        self.embed = output_layer(encoder, recipe.embed_dim, derive_key(key, "embed"))
+        self.embed = output_layer(encoder, recipe.embed_dim, derive_key(rng_key, "embed"))
         self.head = PatchHead(
             joined * recipe.embed_dim,
             classes,
             hidden_dim=recipe.hidden_dim,
             dropout_rate=recipe.dropout,
             norm_momentum=recipe.norm_momentum,
-            key=derive_key(key, "head"),
+            rng_key=derive_key(rng_key, "head"),
         )
 
     def encoder_inputs(self, sizes: Sequence[int]) -> tuple[tuple[int, float], ...]:
@@ -99,7 +105,9 @@ class PatchTask(Method):
             UserError: there is not one view, or not one of the grid's size.
         """
         view = only_view(batch, self.task, "retable.views.patch_tasks")
-        return cut_patches(view, self.patches, derive_key(batch.key, "patches"), batch.positions)
+        return cut_patches(
+            view, self.patches, derive_key(batch.rng_key, "patches"), batch.positions
+        )
 
     def rows(self, vectors: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
         """Join embeddings (B_r, n, E) to rows (B_r, R, F); return them and their classes (B_r, R).
@@ -112,5 +120,5 @@ class PatchTask(Method):
         """Return the cross-entropy of all rows of a view's patches."""
         vectors = self.embed(by_image(self.encoder, self.cut(batch)))
         rows, labels = self.rows(vectors, batch)
-        scores = self.head(rows, derive_key(batch.key, "dropout"), batch.positions)
+        scores = self.head(rows, derive_key(batch.rng_key, "dropout"), batch.positions)
         return classified(scores.flatten(0, 1).float(), labels.flatten())

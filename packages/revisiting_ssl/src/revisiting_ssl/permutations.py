@@ -75,13 +75,13 @@ def permutation_set(
 
 @functools.lru_cache(maxsize=16)
 def _chosen(patches: int, count: int, selection: Selection, seed: int) -> tuple[list[int], ...]:
-    key = random.derive_key(seed, "permutations", patches)
+    rng_key = random.derive_key(seed, "permutations", patches)
     if patches <= _LISTED:
         candidates = _all_permutations(patches)
     else:
-        candidates = _drawn_permutations(random.derive_key(key, "candidates"), patches)
+        candidates = _drawn_permutations(random.derive_key(rng_key, "candidates"), patches)
     # In random order the first of the best is any of the best.
-    order = random.permutation(random.derive_key(key, "order"), len(candidates))
+    order = random.permutation(random.derive_key(rng_key, "order"), len(candidates))
     by_place = candidates[order].T.contiguous()
     total = torch.zeros(len(candidates), dtype=torch.int32, device="cpu")
     nearest = torch.full_like(total, patches)
@@ -115,7 +115,7 @@ def _all_permutations(patches: int) -> Tensor:
     return rows
 
 
-def _drawn_permutations(key: int, patches: int) -> Tensor:
+def _drawn_permutations(rng_key: int, patches: int) -> Tensor:
     """Draw permutations of so many patches, independent of each other: (9!, patches) int8."""
     counters = torch.arange(_DRAWN * patches, device="cpu").view(_DRAWN, patches)
-    return random.bits(key, counters).argsort(dim=1).to(torch.int8)
+    return random.bits(rng_key, counters).argsort(dim=1).to(torch.int8)

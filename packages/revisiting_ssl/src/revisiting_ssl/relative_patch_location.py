@@ -61,9 +61,9 @@ class RelativePatchLocationRecipe(PatchTaskRecipe):
         super().__post_init__()
         location_pairs(self.patches.grid)
 
-    def build(self, encoder: nn.Module, key: int) -> RelativePatchLocation:
-        """Return the method; ``key`` draws the weights."""
-        return RelativePatchLocation(encoder, self, key)
+    def build(self, encoder: nn.Module, rng_key: int) -> RelativePatchLocation:
+        """Return the method; ``rng_key`` draws the weights."""
+        return RelativePatchLocation(encoder, self, rng_key)
 
 
 class RelativePatchLocation(PatchTask):
@@ -71,9 +71,11 @@ class RelativePatchLocation(PatchTask):
 
     task = "Relative Patch Location"
 
-    def __init__(self, encoder: nn.Module, recipe: RelativePatchLocationRecipe, key: int) -> None:
+    def __init__(
+        self, encoder: nn.Module, recipe: RelativePatchLocationRecipe, rng_key: int
+    ) -> None:
         classes = len(location_pairs(recipe.patches.grid))
-        super().__init__(encoder, recipe, key, joined=2, classes=classes)
+        super().__init__(encoder, recipe, rng_key, joined=2, classes=classes)
         self.recipe = recipe
 
     def rows(self, vectors: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:

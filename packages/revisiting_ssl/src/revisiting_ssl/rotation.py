@@ -64,9 +64,9 @@ class RotationRecipe:
     The view is one of `retable.views.inception`.
     """
 
-    def build(self, encoder: nn.Module, key: int) -> Rotation:
-        """Return the method; ``key`` draws the linear layer's weights."""
-        return Rotation(encoder, self, key)
+    def build(self, encoder: nn.Module, rng_key: int) -> Rotation:
+        """Return the method; ``rng_key`` draws the linear layer's weights."""
+        return Rotation(encoder, self, rng_key)
 
 
 class Rotation(Method):
@@ -78,13 +78,13 @@ class Rotation(Method):
     """
 
     accumulates = True
-    held_out = True
+    has_pretext_metrics = True
 
-    def __init__(self, encoder: nn.Module, recipe: RotationRecipe, key: int) -> None:
+    def __init__(self, encoder: nn.Module, recipe: RotationRecipe, rng_key: int) -> None:
         super().__init__()
         self.recipe = recipe
         self.encoder = encoder
-        self.embed = output_layer(encoder, ROTATIONS, key)
+        self.embed = output_layer(encoder, ROTATIONS, rng_key)
 
     def encoder_inputs(self, sizes: Sequence[int]) -> tuple[tuple[int, float], ...]:
         """Return the four rotations, each forward and backward, at the view's size."""

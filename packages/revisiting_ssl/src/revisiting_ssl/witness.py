@@ -106,7 +106,7 @@ def witness(task: str, data: str, *, images: int, size: int, seed: int = 0) -> S
         indices=loaded.indices,
         positions=loaded.positions,
         progress=Progress(0, sampler.steps_per_epoch, 1),
-        key=derive_key(seed, "step", 0),
+        rng_key=derive_key(seed, "step", 0),
     )
     with torch.no_grad():
         method(batch)

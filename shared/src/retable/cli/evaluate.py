@@ -78,10 +78,10 @@ def run(options: argparse.Namespace) -> int:
     """Judge a checkpoint by a protocol and print its figures."""
     from retable.distributed import process_index
     from retable.evaluate import named_protocol
-    from retable.evaluate.protocol import Where
-    from retable.settings import describe
+    from retable.evaluate.protocol import EvalContext
+    from retable.settings import to_plain
     from retable.weights import load_encoder
-    from retable.weights.architecture import describe as describe_encoder
+    from retable.weights.architecture import encoder_label
 
     recipe = _with_settings(named_protocol(options.protocol, options.size), options.settings)
     device = _join(options.device)
@@ -90,7 +90,7 @@ def run(options: argparse.Namespace) -> int:
     results = recipe.run(
         encoder,
         open_variant,
-        Where(
+        EvalContext(
             device,
             directory=options.directory,
             workers=options.workers,
@@ -104,11 +104,11 @@ def run(options: argparse.Namespace) -> int:
         report = {
             "checkpoint": options.checkpoint,
             "encoder": {
-                "name": describe_encoder(encoder_recipe),
-                "recipe": describe(encoder_recipe),
+                "name": encoder_label(encoder_recipe),
+                "recipe": to_plain(encoder_recipe),
                 "metadata": metadata,
             },
-            "protocol": describe(recipe),
+            "protocol": to_plain(recipe),
             "data": {
                 split: open_variant(split, data=_judged_data(recipe)).description
                 for split in ("train", "test")
@@ -122,10 +122,10 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _judged_data(recipe: Evaluation) -> str | None:
-    """Return the data set that a protocol names itself (`retable.evaluate.protocol.Judged`)."""
+    """Return the data set that a protocol names itself (`retable.evaluate.protocol.EvalData`)."""
     probe = getattr(recipe, "probe", recipe)
-    on = getattr(probe, "on", None)
-    return on.data or None if on is not None else None
+    data = getattr(probe, "data", None)
+    return data.source or None if data is not None else None
 
 
 def _readable(report: dict[str, Any]) -> str:

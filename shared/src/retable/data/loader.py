@@ -111,7 +111,7 @@ def iterate(
     recipe: ViewRecipe,
     batch_size: int,
     *,
-    key: int | None = None,
+    rng_key: int | None = None,
     workers: int = 0,
     device: torch.device | str = "cpu",
     resident: bool | None = None,
@@ -129,7 +129,7 @@ def iterate(
         source: the images.
         recipe: of the view, usually `retable.views.center`.
         batch_size: samples of one process's batch.
-        key: of the random crops, for instance derived from the epoch; a recipe without random
+        rng_key: of the random crops, for instance derived from the epoch; a recipe without random
             steps needs none.
         workers: processes that decode and crop, unused when resident.
         device: where views are finished.
@@ -142,7 +142,7 @@ def iterate(
     if rows is None:
         own = share_of(len(source), distributed.process_index(), distributed.process_count())
         rows = torch.arange(own.start, own.stop)
-    plan = EvaluationPlan(rows, batch_size, 0 if key is None else key)
+    plan = EvaluationPlan(rows, batch_size, 0 if rng_key is None else rng_key)
     device = torch.device(device)
     feed = make_feed(source, workers=workers, device=device, resident=resident)
     for _, indices, views in feed.views(plan, (recipe,), range(plan.steps)):

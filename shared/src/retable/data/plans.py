@@ -70,13 +70,13 @@ class EvaluationPlan:
 
     rows: Tensor
     batch_size: int
-    key: int
+    rng_key: int
 
     def __call__(self, step: int) -> Request:
         """Return what to make for the batch number ``step``."""
         first = step * self.batch_size
         indices = self.rows[first : first + self.batch_size]
-        return Request(step, indices, (self.key,), self.key)
+        return Request(step, indices, (self.rng_key,), self.rng_key)
 
     @property
     def steps(self) -> int:

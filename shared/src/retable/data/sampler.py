@@ -53,8 +53,8 @@ class Sampler:
         # One entry of cache: an epoch's steps ask one after the other, and sorting takes 0.1 s for
         # a million samples.
         if self._latest is None or self._latest[0] != epoch:
-            key = random.derive_key(self.seed, "order", epoch)
-            self._latest = epoch, random.permutation(key, self.length)
+            rng_key = random.derive_key(self.seed, "order", epoch)
+            self._latest = epoch, random.permutation(rng_key, self.length)
         return self._latest[1]
 
     def epoch(self, step: int) -> int:

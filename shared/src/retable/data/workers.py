@@ -23,7 +23,7 @@ from retable.data.decoding import read_image
 from retable.data.plans import Plan, Request
 from retable.data.source import Source
 from retable.errors import UserError
-from retable.processes import end_with
+from retable.processes import exit_with_parent
 from retable.views import (
     ViewParameters,
     ViewRecipe,
@@ -245,7 +245,7 @@ def _begin_worker(worker: int) -> None:
     them.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    end_with(os.getppid())
+    exit_with_parent(os.getppid())
 
 
 def _checked(batches: Iterable[Crops | Failure]) -> Iterator[Crops]:

@@ -7,7 +7,7 @@ from typing import Literal, TypeAlias, overload
 
 from retable.encoders.base import Encoder
 from retable.encoders.residual import ResidualEncoder, ResidualRecipe
-from retable.encoders.resnet import DEPTHS, ResNet, silence_residuals
+from retable.encoders.resnet import DEPTHS, ResNet, zero_init_residual_
 from retable.encoders.small import SMALL_DEPTHS, SmallResNet
 from retable.encoders.vgg import VggEncoder, VggRecipe
 from retable.errors import UserError
@@ -73,24 +73,24 @@ AnyEncoderRecipe: TypeAlias = EncoderRecipe | ResidualRecipe | VggRecipe
 
 
 @overload
-def build_encoder(recipe: EncoderRecipe, key: int) -> ResNet | SmallResNet: ...
+def build_encoder(recipe: EncoderRecipe, rng_key: int) -> ResNet | SmallResNet: ...
 @overload
-def build_encoder(recipe: ResidualRecipe, key: int) -> ResidualEncoder: ...
+def build_encoder(recipe: ResidualRecipe, rng_key: int) -> ResidualEncoder: ...
 @overload
-def build_encoder(recipe: VggRecipe, key: int) -> VggEncoder: ...
+def build_encoder(recipe: VggRecipe, rng_key: int) -> VggEncoder: ...
 @overload
-def build_encoder(recipe: AnyEncoderRecipe, key: int) -> Encoder: ...
+def build_encoder(recipe: AnyEncoderRecipe, rng_key: int) -> Encoder: ...
 
 
-def build_encoder(recipe: AnyEncoderRecipe, key: int) -> Encoder:
-    """Build an encoder with attribute ``feature_dim``, weights drawn from ``key``.
+def build_encoder(recipe: AnyEncoderRecipe, rng_key: int) -> Encoder:
+    """Build an encoder with attribute ``feature_dim``, weights drawn from ``rng_key``.
 
     >>> import torch
-    >>> encoder = build_encoder(EncoderRecipe("small_resnet8"), key=0)
+    >>> encoder = build_encoder(EncoderRecipe("small_resnet8"), rng_key=0)
     >>> encoder(torch.zeros(2, 3, 32, 32)).shape, encoder.feature_dim
     (torch.Size([2, 64]), 64)
     """
-    with initialising(key):
+    with initialising(rng_key):
         if isinstance(recipe, ResidualRecipe):
             return ResidualEncoder(recipe)
         if isinstance(recipe, VggRecipe):
@@ -98,5 +98,5 @@ def build_encoder(recipe: AnyEncoderRecipe, key: int) -> Encoder:
         build = ResNet if recipe.name in DEPTHS else SmallResNet
         encoder = build(recipe.name, width=recipe.width, stem=recipe.stem, norm=recipe.norm)
     if recipe.zero_init_residual:
-        silence_residuals(encoder)
+        zero_init_residual_(encoder)
     return encoder

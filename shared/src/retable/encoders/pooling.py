@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 
-def padded_maximum(x: Tensor) -> Tensor:
+def max_pool_padded(x: Tensor) -> Tensor:
     """Return the maximum over 3x3 windows with stride 2, on maps with a border of zeros.
 
     torch's own padding is minus infinity; negative maps, those of v2 and RevNet before any ReLU,
@@ -22,25 +22,25 @@ def padded_maximum(x: Tensor) -> Tensor:
     Returns:
         (B, C, ceil(H / 2), ceil(W / 2)).
 
-    >>> padded_maximum(-torch.ones(1, 1, 4, 4))
+    >>> max_pool_padded(-torch.ones(1, 1, 4, 4))
     tensor([[[[ 0.,  0.],
               [ 0., -1.]]]])
     """
     return F.max_pool2d(F.pad(x, (1, 1, 1, 1)), 3, stride=2)
 
 
-def compact_maximum(x: Tensor) -> Tensor:
-    """Return `padded_maximum`, which keeps a byte for each maximum to find its gradient's place.
+def max_pool_compact(x: Tensor) -> Tensor:
+    """Return `max_pool_padded`, which keeps a byte for each maximum to find its gradient's place.
 
     torch keeps the padded maps and the maxima's places, eight bytes each: in a RevNet, whose first
     convolution has many channels, as much as all layers after it together. Costs twice the time.
 
-    >>> compact_maximum(-torch.ones(1, 1, 4, 4))
+    >>> max_pool_compact(-torch.ones(1, 1, 4, 4))
     tensor([[[[ 0.,  0.],
               [ 0., -1.]]]])
     """
     if x.shape[3] < 3:  # one place in such a map can be two in a window
-        return padded_maximum(x)
+        return max_pool_padded(x)
     return cast(Tensor, _CompactMaximum.apply(x))
 
 

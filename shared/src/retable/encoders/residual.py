@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from retable.encoders.base import Encoder
-from retable.encoders.pooling import compact_maximum, padded_maximum
+from retable.encoders.pooling import max_pool_compact, max_pool_padded
 from retable.encoders.resnet import BasicBlock, Bottleneck, convolution, make_norm
 from retable.encoders.reversible import ReversibleBlock
 from retable.encoders.tensorflow_defaults import tensorflow_defaults
@@ -127,7 +127,7 @@ class _Root(nn.Module):
         self.conv = convolution(3, channels, recipe.root_kernel, recipe.root_stride)
         self.norm = make_norm("batch", channels) if recipe.version == "v1" else None
         self.pool = recipe.root_pool
-        self.maximum = compact_maximum if recipe.reversible_backward else padded_maximum
+        self.maximum = max_pool_compact if recipe.reversible_backward else max_pool_padded
 
     def forward(self, images: Tensor) -> Tensor:
         x: Tensor = self.conv(images)

@@ -51,7 +51,7 @@ def initialise(module: nn.Module) -> None:
     """Draw convolutions from He's normal distribution by fan-out, as torchvision does.
 
     The last normalisation of a block starts at scale one: the MoCo and BYOL results were made so,
-    SimSiam's from `silence_residuals`.
+    SimSiam's from `zero_init_residual_`.
     """
     for layer in module.modules():
         # On the meta device nothing can be drawn, and trying imports sympy and TorchDynamo.
@@ -59,7 +59,7 @@ def initialise(module: nn.Module) -> None:
             nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
 
 
-def silence_residuals(module: nn.Module) -> None:
+def zero_init_residual_(module: nn.Module) -> None:
     """Start the last normalisation of every residual block at scale zero (Goyal et al., 2017).
 
     Each block is the identity at first, or its projection.

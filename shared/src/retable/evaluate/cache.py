@@ -1,9 +1,9 @@
 """Features of an encoder on disk, so that protocols, tables and label subsets share one pass.
 
-The images' rows are kept in `retable.evaluate.protocol.fixed_order`, cut into chunks of `ROWS`;
-a chunk of one tap is one file. Shares of the labels are beginnings of that order and the images
-held out are its end, so that a tenth of the labels needs a tenth of the chunks, which all of the
-labels need too. Every process makes whole chunks and may read any: a chunk is made by the same
+The images' rows are kept in `retable.evaluate.protocol.split_permutation`, cut into chunks of
+`ROWS`; a chunk of one tap is one file. Shares of the labels are beginnings of that order and the
+images held out are its end, so that a tenth of the labels needs a tenth of the chunks, which all of
+the labels need too. Every process makes whole chunks and may read any: a chunk is made by the same
 calls whatever the number of processes, and what a killed extraction left is used.
 
 A folder's name is a hash of all that its vectors depend on: the encoder's weights and structure,
@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from retable.distributed import gather, process_count, process_index
 from retable.evaluate.cache_files import Chunk, read_chunk, write_chunk
-from retable.evaluate.protocol import fixed_order
+from retable.evaluate.protocol import split_permutation
 from retable.evaluate.representation import (
     Representation,
     forward_passes,
@@ -35,7 +35,7 @@ from retable.evaluate.representation import (
     not_finite,
 )
 from retable.files import write_json
-from retable.settings import describe, fingerprint
+from retable.settings import fingerprint, to_plain
 
 if TYPE_CHECKING:
     from retable.data.source import Source
@@ -88,16 +88,20 @@ class FeatureCache:
             "precision": frozen.precision,
             "pixels": source.description["pixels"],
             "images": len(source),
-            "view": describe(view),
+            "view": to_plain(view),
             "limit": representation.limit,
-            "patches": describe(representation.patches),
+            "patches": to_plain(representation.patches),
         }
         self.name = fingerprint(self.identity)
         self.folder = Path(folder) / self.name
-        self.order = fixed_order(len(source))
+        self.order = split_permutation(len(source))
 
     def vectors(
-        self, rows: Tensor, *, gathered: bool = True, told: Callable[[int], None] | None = None
+        self,
+        rows: Tensor,
+        *,
+        gathered: bool = True,
+        on_progress: Callable[[int], None] | None = None,
     ) -> tuple[dict[str, Tensor], Tensor]:
         """Return the vectors of some images, made where they are not kept yet.
 
@@ -106,7 +110,7 @@ class FeatureCache:
         Args:
             rows: (n,) int64, of the source.
             gathered: whether every process gets all rows, in their order, or each a part, in none.
-            told: told how many images (over all processes) are done.
+            on_progress: called with how many images (over all processes) are done.
 
         Returns:
             (n, F) float32 by tap, and the samples (n,) that were read for them, which are the rows
@@ -118,12 +122,12 @@ class FeatureCache:
         place = torch.argsort(self.order)[rows]
         by_place = place.argsort()
         needed = torch.unique(place // ROWS).tolist()
-        done = self._make_absent(needed, len(rows), told)
+        done = self._make_absent(needed, len(rows), on_progress)
         if not gathered:
             by_place = by_place.tensor_split(process_count())[process_index()]
         found = self._read(place[by_place], by_place if gathered else torch.arange(len(by_place)))
-        if told is not None:
-            told(len(rows) - done)
+        if on_progress is not None:
+            on_progress(len(rows) - done)
         return found
 
     def _path(self, tap: str, chunk: int) -> Path:
@@ -136,7 +140,7 @@ class FeatureCache:
         return self.order[chunk * ROWS : (chunk + 1) * ROWS]
 
     def _make_absent(
-        self, needed: list[int], images: int, told: Callable[[int], None] | None
+        self, needed: list[int], images: int, on_progress: Callable[[int], None] | None
     ) -> int:
         """Make the chunks that are not there, each process its own, and wait for the others.
 
@@ -153,8 +157,8 @@ class FeatureCache:
             for batch, unusable in self._make(taps, chunks):
                 step = min(batch * process_count(), images - done)
                 done, odd, read = done + step, odd + unusable, read + batch
-                if told is not None:
-                    told(step)
+                if on_progress is not None:
+                    on_progress(step)
         counts = torch.tensor([[odd, read]], device=self.frozen.device)
         odd, read = gather(counts).sum(0).tolist()
         if odd:
@@ -175,7 +179,7 @@ class FeatureCache:
             torch.cat([self._rows(chunk) for chunk in chunks]),
             batch_size=images_per_call(self.frozen.device, representation),
             workers=self.workers,
-            key=None,
+            rng_key=None,
         )
         coming = iter(chunks)
         parts: list[tuple[dict[str, Tensor], Tensor]] = []

@@ -14,7 +14,7 @@ from retable.distributed import broadcast, gather, process_count, process_index
 from retable.errors import UserError
 from retable.evaluate.cache import FeatureCache
 from retable.evaluate.frozen import FrozenEncoder, freeze
-from retable.evaluate.protocol import Part
+from retable.evaluate.protocol import EvalSubset
 from retable.evaluate.representation import (
     PRE_LOGITS,
     Representation,
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from retable.data.source import Source
-    from retable.evaluate.protocol import Where
+    from retable.evaluate.protocol import EvalContext
     from retable.views import ViewRecipe
 
 
@@ -73,8 +73,8 @@ def extract(
     batch_size: int | None = None,
     workers: int = 0,
     precision: str = "float32",
-    key: int | None = None,
-    on_batch: Callable[[int], None] | None = None,
+    rng_key: int | None = None,
+    on_progress: Callable[[int], None] | None = None,
 ) -> Features:
     """Compute the pooled features of every image of a source, in the source's order.
 
@@ -88,15 +88,22 @@ def extract(
         batch_size: images in one call, default `images_per_call`; does not change the result.
         workers: decoding processes.
         precision: "float32", "bf16" or "fp16" for the encoder; features are float32.
-        key: key of the view's draws; None for a view without any.
-        on_batch: told how many images (over all processes) a batch has finished.
+        rng_key: key of the view's draws; None for a view without any.
+        on_progress: how many images (over all processes) a batch has finished.
 
     Raises:
         UserError: the encoder's features are not finite, or there are fewer images than processes.
     """
     frozen = freeze(encoder, device, precision)
     found = _share(
-        frozen, source, view, Representation(), batch_size, workers=workers, key=key, told=on_batch
+        frozen,
+        source,
+        view,
+        Representation(),
+        batch_size,
+        workers=workers,
+        rng_key=rng_key,
+        on_progress=on_progress,
     )
     return _gathered(found)[PRE_LOGITS]
 
@@ -106,10 +113,10 @@ def represent(
     source: Source,
     view: ViewRecipe,
     representation: Representation,
-    where: Where,
+    context: EvalContext,
     *,
-    key: int | None = None,
-    on_batch: Callable[[int], None] | None = None,
+    rng_key: int | None = None,
+    on_progress: Callable[[int], None] | None = None,
     gathered: bool = True,
 ) -> dict[str, Features]:
     """Compute what a classifier gets of every image of a source, all taps in one pass.
@@ -119,9 +126,9 @@ def represent(
         source: the images.
         view: how an image is cut and normalised.
         representation: which layers, of the view or of its patches.
-        where: how to compute; its device must be the encoder's, whose precision counts.
-        key: key of the view's draws; None for a view without any.
-        on_batch: told how many images (over all processes) a batch has finished.
+        context: how to compute; its device must be the encoder's, whose precision counts.
+        rng_key: key of the view's draws; None for a view without any.
+        on_progress: how many images (over all processes) a batch has finished.
         gathered: whether every process receives all images, in the source's order. False: each
             receives a part of its own, in no order, and all have received every image once.
 
@@ -132,19 +139,26 @@ def represent(
         UserError: the encoder has no such tap, its features are not finite, or there are fewer
             images than processes.
     """
-    if where.features is not None and not view.is_random and "pixels" in source.description:
+    if context.features is not None and not view.is_random and "pixels" in source.description:
         return _kept(
-            where.features,
+            context.features,
             frozen,
             source,
             view,
             representation,
-            workers=where.workers,
+            workers=context.workers,
             gathered=gathered,
-            told=on_batch,
+            on_progress=on_progress,
         )
     found = _share(
-        frozen, source, view, representation, None, workers=where.workers, key=key, told=on_batch
+        frozen,
+        source,
+        view,
+        representation,
+        None,
+        workers=context.workers,
+        rng_key=rng_key,
+        on_progress=on_progress,
     )
     return _gathered(found) if gathered else found
 
@@ -158,15 +172,15 @@ def _kept(
     *,
     workers: int,
     gathered: bool,
-    told: Callable[[int], None] | None,
+    on_progress: Callable[[int], None] | None,
 ) -> dict[str, Features]:
     """Read features from the cache, which makes those that it lacks."""
     _refuse_few(source)
     whole, rows = source, torch.arange(len(source))
-    if isinstance(source, Part):
+    if isinstance(source, EvalSubset):
         whole, rows = source.base, source.indices
     cache = FeatureCache(folder, frozen, whole, view, representation, workers)
-    vectors, samples = cache.vectors(rows, gathered=gathered, told=told)
+    vectors, samples = cache.vectors(rows, gathered=gathered, on_progress=on_progress)
     labels = whole.labels.to(samples.device)[samples]
     return {tap: Features(found, labels) for tap, found in vectors.items()}
 
@@ -187,8 +201,8 @@ def _share(
     batch_size: int | None,
     *,
     workers: int,
-    key: int | None,
-    told: Callable[[int], None] | None,
+    rng_key: int | None,
+    on_progress: Callable[[int], None] | None,
 ) -> dict[str, Features]:
     """Compute this process's contiguous share of a source."""
     _refuse_few(source)
@@ -202,7 +216,7 @@ def _share(
         rows,
         batch_size=batch_size or images_per_call(frozen.device, representation),
         workers=workers,
-        key=key,
+        rng_key=rng_key,
     )
     features: dict[str, Tensor] = {}
     labels = torch.empty(len(rows), dtype=torch.int64, device=frozen.device)
@@ -215,8 +229,8 @@ def _share(
             features[tap][filled] = found
         labels[filled] = batch_labels
         done = filled.stop
-        if told is not None:
-            told(len(batch_labels) * process_count())
+        if on_progress is not None:
+            on_progress(len(batch_labels) * process_count())
     shares = {tap: Features(found, labels) for tap, found in features.items()}
     _refuse_not_finite(shares)
     return shares

@@ -13,7 +13,7 @@ from retable.errors import UserError
 from retable.evaluate.classifier import check_labels
 from retable.evaluate.features import represent
 from retable.evaluate.frozen import FrozenEncoder, freeze
-from retable.evaluate.protocol import Where, natural_test_view
+from retable.evaluate.protocol import EvalContext, natural_test_view
 from retable.evaluate.representation import PRE_LOGITS, Representation
 from retable.progress import bar
 from retable.views import ViewRecipe
@@ -158,7 +158,7 @@ class Geometry:
         self,
         encoder: nn.Module | FrozenEncoder,
         open_source: OpenSource,
-        where: Where,
+        context: EvalContext,
         *,
         seed: int = 0,
     ) -> dict[str, float]:
@@ -168,14 +168,14 @@ class Geometry:
         """
         source = open_source("test", None)
         check_labels(source.labels, len(source.class_names), "test")
-        with bar(len(source), "images", self.name, shown=where.progress) as shown:
+        with bar(len(source), "images", self.name, shown=context.progress) as shown:
             found = represent(
-                freeze(encoder, where.device, where.precision),
+                freeze(encoder, context.device, context.precision),
                 source,
                 self.view or natural_test_view(source),
                 Representation(),
-                where,
-                on_batch=shown.update,
+                context,
+                on_progress=shown.update,
             )[PRE_LOGITS]
         return {
             "alignment": alignment(found.features, found.labels).item(),

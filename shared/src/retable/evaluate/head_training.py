@@ -25,12 +25,12 @@ from retable.errors import UserError
 from retable.evaluate.classifier import accuracy, check_labels
 from retable.evaluate.features import Features, represent
 from retable.evaluate.frozen import FrozenEncoder
-from retable.evaluate.protocol import Splits, Where, described
+from retable.evaluate.protocol import EvalContext, Splits, split_facts
 from retable.evaluate.representation import Representation
 from retable.evaluate.resume import Checkpoints
 from retable.files import write_json
 from retable.progress import bar
-from retable.settings import describe
+from retable.settings import to_plain
 
 if TYPE_CHECKING:
     from retable.views import ViewRecipe
@@ -97,7 +97,7 @@ def train_heads(
     recipe: HeadRecipe[AnyHead],
     frozen: FrozenEncoder,
     splits: Splits,
-    where: Where,
+    context: EvalContext,
     *,
     seed: int,
     views: tuple[ViewRecipe, ViewRecipe],
@@ -105,14 +105,14 @@ def train_heads(
 ) -> tuple[dict[str, AnyHead], list[EpochFigures]]:
     """Train classifiers on all taps side by side and measure them after every epoch.
 
-    The state is kept in ``where.directory`` after every epoch, from which an interrupted training
+    The state is kept in ``context.directory`` after every epoch, from which an interrupted training
     goes on and ends with the same bits, and `curve.json` beside it.
 
     Args:
         recipe: of the classifiers.
         frozen: the encoder.
         splits: the training images, and the test images that measure.
-        where: where to compute and to keep the state.
+        context: where to compute and to keep the state.
         seed: of the weights, the order of the images, their views and whatever a step draws.
         views: of training and of test images.
         epochs: passes over the training images.
@@ -127,13 +127,13 @@ def train_heads(
     check_labels(splits.train.labels, splits.classes, "train")
     check_labels(splits.test.labels, splits.classes, "test")
     checkpoints = Checkpoints(
-        where.directory,
+        context.directory,
         recipe.name,
         encoder=frozen.digest,
-        recipe=describe(recipe),
+        recipe=to_plain(recipe),
         seed=seed,
         precision=frozen.precision,
-        **described(splits),
+        **split_facts(splits),
     )
     saved = checkpoints.load(frozen.device)
     curve: list[EpochFigures] = saved.facts["curve"] if saved else []
@@ -143,13 +143,13 @@ def train_heads(
     train_view, test_view = views
     passes = epochs - len(curve) if train_view.is_random else 1
     images = len(splits.train) * passes + len(splits.test)
-    with bar(images, "images", recipe.name, shown=where.progress) as shown:
+    with bar(images, "images", recipe.name, shown=context.progress) as shown:
         compute = functools.partial(
             represent,
             frozen,
             representation=recipe.representation,
-            where=where,
-            on_batch=shown.update,
+            context=context,
+            on_progress=shown.update,
         )
         test = compute(splits.test, test_view)
         for tap, found in test.items():
@@ -160,14 +160,14 @@ def train_heads(
         for epoch in range(len(curve), epochs):
             if train is None or train_view.is_random:
                 train = None  # its memory is needed for the next
-                key = random.derive_key(seed, recipe.purpose, "views", epoch)
-                train = compute(splits.train, train_view, key=key)
+                rng_key = random.derive_key(seed, recipe.purpose, "views", epoch)
+                train = compute(splits.train, train_view, rng_key=rng_key)
             losses = {
                 tap: _epoch(recipe, heads[tap], found, epoch, seed) for tap, found in train.items()
             }
             curve.append(_measure(recipe, heads, test, losses, epoch))
             checkpoints.save(epoch + 1, _tensors(heads), {"curve": curve})
-            _write_curve(where.directory, recipe, curve)
+            _write_curve(context.directory, recipe, curve)
             top1 = curve[-1]["top1"][recipe.representation.taps[-1]][0]
             shown.set_postfix({"epoch": epoch + 1, "top1": f"{top1:.2f}"})
     return heads, curve
@@ -195,8 +195,8 @@ def _epoch(
     recipe: HeadRecipe[AnyHead], head: AnyHead, train: Features, epoch: int, seed: int
 ) -> Tensor:
     """Make one epoch's steps; return the mean losses (L,)."""
-    key = random.derive_key(seed, recipe.purpose, "order", epoch)
-    order = random.permutation(key, len(train.labels)).to(train.features.device)
+    rng_key = random.derive_key(seed, recipe.purpose, "order", epoch)
+    order = random.permutation(rng_key, len(train.labels)).to(train.features.device)
     total: Tensor | None = None
     for first in range(0, len(order), recipe.batch):
         rows = order[first : first + recipe.batch]

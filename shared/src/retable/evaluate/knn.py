@@ -13,7 +13,7 @@ from retable.errors import UserError
 from retable.evaluate.classifier import accuracy, check_labels
 from retable.evaluate.features import represent
 from retable.evaluate.frozen import FrozenEncoder, freeze
-from retable.evaluate.protocol import Where, natural_test_view, open_splits
+from retable.evaluate.protocol import EvalContext, natural_test_view, open_splits
 from retable.evaluate.representation import PRE_LOGITS, Representation
 from retable.progress import bar
 from retable.views import ViewRecipe
@@ -45,15 +45,15 @@ def nearest(
     values, positions = [], []
     for block in torch.split(queries, rows):
         best = block.new_empty(len(block), 0)
-        where = torch.empty(len(block), 0, dtype=torch.int64, device=block.device)
+        columns_found = torch.empty(len(block), 0, dtype=torch.int64, device=block.device)
         for start in range(0, len(bank), columns):
             part = block @ bank[start : start + columns].T
             found = part.topk(min(k, part.shape[1]), dim=1)
             candidates = torch.cat([best, found.values], 1)
             best, chosen = candidates.topk(min(k, candidates.shape[1]), dim=1)
-            where = torch.cat([where, found.indices + start], 1).gather(1, chosen)
+            columns_found = torch.cat([columns_found, found.indices + start], 1).gather(1, chosen)
         values.append(best)
-        positions.append(where)
+        positions.append(columns_found)
     return torch.cat(values), torch.cat(positions)
 
 
@@ -117,7 +117,7 @@ class Knn:
         self,
         encoder: nn.Module | FrozenEncoder,
         open_source: OpenSource,
-        where: Where,
+        context: EvalContext,
         *,
         seed: int = 0,
     ) -> dict[str, float]:
@@ -125,14 +125,14 @@ class Knn:
         splits = open_splits(open_source)
         check_labels(splits.train.labels, splits.classes, "train")
         check_labels(splits.test.labels, splits.classes, "test")
-        frozen = freeze(encoder, where.device, where.precision)
+        frozen = freeze(encoder, context.device, context.precision)
         images = len(splits.train) + len(splits.test)
         view = self.view or natural_test_view(splits.test)
-        with bar(images, "images", self.name, shown=where.progress) as shown:
+        with bar(images, "images", self.name, shown=context.progress) as shown:
             train, test = (
-                represent(frozen, source, view, Representation(), where, on_batch=shown.update)[
-                    PRE_LOGITS
-                ]
+                represent(
+                    frozen, source, view, Representation(), context, on_progress=shown.update
+                )[PRE_LOGITS]
                 for source in (splits.train, splits.test)
             )
         scores = knn_scores(

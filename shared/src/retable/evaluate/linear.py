@@ -21,12 +21,12 @@ from retable.evaluate.frozen import FrozenEncoder, freeze
 from retable.evaluate.head_training import EpochFigures, last_and_best, train_heads
 from retable.evaluate.linear_steps import ProbeState, sgd_step
 from retable.evaluate.protocol import (
-    Judged,
+    EvalContext,
+    EvalData,
     Splits,
-    Where,
     natural_test_view,
     natural_train_view,
-    open_judged,
+    open_eval_splits,
 )
 from retable.evaluate.representation import Representation
 from retable.train.schedules import ScheduleRecipe, learning_rate
@@ -81,7 +81,7 @@ class LinearProbe:
             accuracies are reported as ``top1@lr=<value>`` and choose nothing.
         representation: what of the encoder is judged; a classifier for each of its taps, trained
             side by side on the same images.
-        on: which images, and how many of their labels.
+        data: which images, and how many of their labels.
         name: what the result is filed under.
     """
 
@@ -99,7 +99,7 @@ class LinearProbe:
     max_steps: int | None = None
     other_lrs: tuple[float, ...] = ()
     representation: Representation = field(default_factory=Representation)
-    on: Judged = field(default_factory=Judged)
+    data: EvalData = field(default_factory=EvalData)
     name: str = "linear"
 
     def __post_init__(self) -> None:
@@ -147,7 +147,7 @@ class LinearProbe:
         self,
         encoder: nn.Module | FrozenEncoder,
         open_source: OpenSource,
-        where: Where,
+        context: EvalContext,
         *,
         seed: int,
     ) -> dict[str, float]:
@@ -157,16 +157,16 @@ class LinearProbe:
             "top1" and "top5" after the last epoch (primary), "best_top1" and "best_epoch"
             (one-based; the first of equals) over all epochs, "train_loss" of the last epoch, and
             "top1@lr=<value>" for every one of ``other_lrs``; see `Representation.joined` for
-            several taps. ``curve.json`` in ``where.directory`` has the epochs' figures.
+            several taps. ``curve.json`` in ``context.directory`` has the epochs' figures.
         """
-        _, results = self.fit(encoder, open_judged(open_source, self.on), where, seed=seed)
+        _, results = self.fit(encoder, open_eval_splits(open_source, self.data), context, seed=seed)
         return results
 
     def fit(
         self,
         encoder: nn.Module | FrozenEncoder,
         splits: Splits,
-        where: Where,
+        context: EvalContext,
         *,
         seed: int,
     ) -> tuple[LinearClassifier, dict[str, float]]:
@@ -174,9 +174,9 @@ class LinearProbe:
         shortened, epochs = self._shortened(splits, seed)
         heads, curve = train_heads(
             self,
-            freeze(encoder, where.device, where.precision),
+            freeze(encoder, context.device, context.precision),
             shortened,
-            where,
+            context,
             seed=seed,
             views=(
                 self.train_view or natural_train_view(splits.train),
@@ -197,8 +197,8 @@ class LinearProbe:
 
     def begin(self, classes: int, dim: int, seed: int) -> ProbeState:
         """Return classifiers for all learning rates, of equal weights."""
-        key = random.derive_key(seed, self.purpose, "weights")
-        return ProbeState.initial(1 + len(self.other_lrs), classes, dim, key)
+        rng_key = random.derive_key(seed, self.purpose, "weights")
+        return ProbeState.initial(1 + len(self.other_lrs), classes, dim, rng_key)
 
     def restored(self, tensors: dict[str, Tensor]) -> ProbeState:
         """Return the classifiers whose tensors these are."""
@@ -232,8 +232,8 @@ class LinearProbe:
         epochs = min(self.epochs, -(-seen // images))
         if seen >= images:
             return splits, epochs
-        key = random.derive_key(seed, self.purpose, "order", 0)
-        kept = random.permutation(key, images)[:seen].sort().values
+        rng_key = random.derive_key(seed, self.purpose, "order", 0)
+        kept = random.permutation(rng_key, images)[:seen].sort().values
         train = Subset(
             splits.train,
             kept,

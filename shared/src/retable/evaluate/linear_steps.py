@@ -30,13 +30,13 @@ class ProbeState:
     bias_momentum: Tensor
 
     @classmethod
-    def initial(cls, rates: int, classes: int, dim: int, key: int) -> ProbeState:
+    def initial(cls, rates: int, classes: int, dim: int, rng_key: int) -> ProbeState:
         """Draw weights from N(0, 0.01^2), the same for every learning rate; biases are 0.
 
-        >>> ProbeState.initial(2, 10, 64, key=0).weight.shape
+        >>> ProbeState.initial(2, 10, 64, rng_key=0).weight.shape
         torch.Size([2, 10, 64])
         """
-        weight = 0.01 * random.normal(key, torch.arange(classes * dim)).view(1, classes, dim)
+        weight = 0.01 * random.normal(rng_key, torch.arange(classes * dim)).view(1, classes, dim)
         weight = weight.repeat(rates, 1, 1)
         bias = torch.zeros(rates, classes)
         return cls(weight, bias, torch.zeros_like(weight), torch.zeros_like(bias))
@@ -88,7 +88,7 @@ def sgd_step(
     Returns:
         The losses (L,) before the step.
 
-    >>> state = ProbeState.initial(3, 10, 64, key=0)
+    >>> state = ProbeState.initial(3, 10, 64, rng_key=0)
     >>> x, y = torch.ones(5, 64), torch.zeros(5, dtype=torch.int64)
     >>> sgd_step(state, x, y, torch.ones(3), momentum=0.9, weight_decay=0.0).shape
     torch.Size([3])

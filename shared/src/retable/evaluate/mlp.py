@@ -17,7 +17,7 @@ from retable.errors import UserError
 from retable.evaluate.frozen import FrozenEncoder, freeze
 from retable.evaluate.head_training import last_and_best, train_heads
 from retable.evaluate.mlp_steps import MlpState, mlp_step
-from retable.evaluate.protocol import Judged, Where, natural_test_view, open_judged
+from retable.evaluate.protocol import EvalContext, EvalData, natural_test_view, open_eval_splits
 from retable.evaluate.representation import Representation
 from retable.views import ViewRecipe
 
@@ -45,7 +45,7 @@ class MlpProbe:
             test view, since the supplement names no augmentation.
         test_view: None: `natural_test_view`.
         representation: what of the encoder is judged; a classifier for each of its taps.
-        on: which images, and how many of their labels.
+        data: which images, and how many of their labels.
         name: what the result is filed under.
     """
 
@@ -61,7 +61,7 @@ class MlpProbe:
     train_view: ViewRecipe | None = None
     test_view: ViewRecipe | None = None
     representation: Representation = field(default_factory=Representation)
-    on: Judged = field(default_factory=Judged)
+    data: EvalData = field(default_factory=EvalData)
     name: str = "mlp"
 
     def __post_init__(self) -> None:
@@ -90,7 +90,7 @@ class MlpProbe:
         self,
         encoder: nn.Module | FrozenEncoder,
         open_source: OpenSource,
-        where: Where,
+        context: EvalContext,
         *,
         seed: int,
     ) -> dict[str, float]:
@@ -98,15 +98,15 @@ class MlpProbe:
 
         Returns:
             What `retable.evaluate.head_training.last_and_best` says; see `Representation.joined`
-            for several taps. ``curve.json`` in ``where.directory`` has the epochs' figures.
+            for several taps. ``curve.json`` in ``context.directory`` has the epochs' figures.
         """
-        splits = open_judged(open_source, self.on)
+        splits = open_eval_splits(open_source, self.data)
         test_view = self.test_view or natural_test_view(splits.test)
         heads, curve = train_heads(
             self,
-            freeze(encoder, where.device, where.precision),
+            freeze(encoder, context.device, context.precision),
             splits,
-            where,
+            context,
             seed=seed,
             views=(self.train_view or test_view, test_view),
             epochs=self.epochs,
@@ -115,8 +115,8 @@ class MlpProbe:
 
     def begin(self, classes: int, dim: int, seed: int) -> MlpState:
         """Return a classifier before its first step."""
-        key = random.derive_key(seed, self.purpose, "weights")
-        return MlpState.initial(classes, self.hidden, dim, key)
+        rng_key = random.derive_key(seed, self.purpose, "weights")
+        return MlpState.initial(classes, self.hidden, dim, rng_key)
 
     def restored(self, tensors: dict[str, Tensor]) -> MlpState:
         """Return the classifier whose tensors these are."""
@@ -147,6 +147,6 @@ class MlpProbe:
             momentum=self.momentum,
             penalty=self.penalty,
             rate=self.dropout,
-            key=random.derive_key(seed, self.purpose, "dropout", epoch),
+            rng_key=random.derive_key(seed, self.purpose, "dropout", epoch),
             numbers=torch.arange(first, first + len(labels), device=features.device),
         )

@@ -32,14 +32,14 @@ class MlpState:
     momenta: Tensor
 
     @classmethod
-    def initial(cls, classes: int, hidden: int, dim: int, key: int) -> MlpState:
+    def initial(cls, classes: int, hidden: int, dim: int, rng_key: int) -> MlpState:
         """Draw both weights as Glorot and Bengio (2010) do, TensorFlow's default; biases are 0.
 
-        >>> MlpState.initial(10, 1000, 64, key=0).weight.shape
+        >>> MlpState.initial(10, 1000, 64, rng_key=0).weight.shape
         torch.Size([10, 1000])
         """
-        hidden_weight = _glorot(hidden, dim, random.derive_key(key, "hidden"))
-        weight = _glorot(classes, hidden, random.derive_key(key, "output"))
+        hidden_weight = _glorot(hidden, dim, random.derive_key(rng_key, "hidden"))
+        weight = _glorot(classes, hidden, random.derive_key(rng_key, "output"))
         count = hidden_weight.numel() + hidden + weight.numel() + classes
         return cls(
             hidden_weight, torch.zeros(hidden), weight, torch.zeros(classes), torch.zeros(count)
@@ -66,8 +66,8 @@ class MlpState:
         return [torch.addmm(self.bias, self.hidden(features), self.weight.T)]
 
 
-def _glorot(outputs: int, inputs: int, key: int) -> Tensor:
-    draws = random.uniform(key, torch.arange(outputs * inputs)).view(outputs, inputs)
+def _glorot(outputs: int, inputs: int, rng_key: int) -> Tensor:
+    draws = random.uniform(rng_key, torch.arange(outputs * inputs)).view(outputs, inputs)
     return math.sqrt(6 / (outputs + inputs)) * (2 * draws - 1)
 
 
@@ -90,7 +90,7 @@ def mlp_step(
     momentum: float,
     penalty: float,
     rate: float,
-    key: int,
+    rng_key: int,
     numbers: Tensor,
 ) -> Tensor:
     """Make one step of SGD on cross-entropy plus sum_l lambda_l |W_l|^2, in place, no autograd.
@@ -103,19 +103,19 @@ def mlp_step(
         momentum: SGD's momentum, without dampening.
         penalty: see `layer_penalty`; biases are free.
         rate: share of the hidden units that is dropped, see `retable.random.dropout`.
-        key: of what is dropped.
+        rng_key: of what is dropped.
         numbers: (B,) int64, the rows' numbers among all that share the key.
 
     Returns:
         The mean cross-entropy (1,) before the step, with dropout.
 
-    >>> state = MlpState.initial(10, 32, 64, key=0)
+    >>> state = MlpState.initial(10, 32, 64, rng_key=0)
     >>> x, y = torch.ones(5, 64), torch.zeros(5, dtype=torch.int64)
-    >>> settings = {"lr": 0.1, "momentum": 0.9, "penalty": 1.0, "rate": 0.5, "key": 0}
+    >>> settings = {"lr": 0.1, "momentum": 0.9, "penalty": 1.0, "rate": 0.5, "rng_key": 0}
     >>> mlp_step(state, x, y, numbers=torch.arange(5), **settings).shape
     torch.Size([1])
     """
-    kept = dropout(state.hidden(features), rate, key, numbers)
+    kept = dropout(state.hidden(features), rate, rng_key, numbers)
     log_probabilities = F.log_softmax(torch.addmm(state.bias, kept, state.weight.T), dim=1)
     loss = -log_probabilities.gather(1, labels[:, None]).mean(0)
     error = log_probabilities.exp_()

@@ -14,7 +14,7 @@ from retable.evaluate.features import represent
 from retable.evaluate.frozen import FrozenEncoder, freeze
 from retable.evaluate.linear import LinearProbe
 from retable.evaluate.logistic.probe import LogisticProbe
-from retable.evaluate.protocol import Where, open_judged
+from retable.evaluate.protocol import EvalContext, open_eval_splits
 from retable.progress import bar
 
 if TYPE_CHECKING:
@@ -60,17 +60,17 @@ class OutOfDistribution:
 
     def __post_init__(self) -> None:
         """Refuse a comparison of variants with images that they are not variants of."""
-        if self.probe.on.split != "official":
+        if self.probe.data.split != "test":
             raise UserError(
-                f"the ood protocol's probe is tested on the {self.probe.on.split} images: expected "
-                "the test split, of which there are variants, so set its split to 'official'."
+                f"`probe.data.split` must be 'test', got {self.probe.data.split!r}. Variants exist "
+                "of the test split alone, so set it to 'test'."
             )
 
     def run(
         self,
         encoder: nn.Module | FrozenEncoder,
         open_source: OpenSource,
-        where: Where,
+        context: EvalContext,
         *,
         seed: int,
     ) -> dict[str, float]:
@@ -82,18 +82,18 @@ class OutOfDistribution:
         Raises:
             UserError: a variant has other classes than the clean test split.
         """
-        frozen = freeze(encoder, where.device, where.precision)
-        on, taps = self.probe.on, self.probe.representation.taps
+        frozen = freeze(encoder, context.device, context.precision)
+        data, taps = self.probe.data, self.probe.representation.taps
         last = replace(self.probe.representation, taps=taps[-1:])
-        splits = open_judged(open_source, on)
-        classifier, clean = self.probe.fit(frozen, splits, where, seed=seed)
+        splits = open_eval_splits(open_source, data)
+        classifier, clean = self.probe.fit(frozen, splits, context, seed=seed)
         view = self.probe.test_view_of(splits.test)
         results = {"clean": clean["top1"]}
-        unkept = replace(where, features=None)  # nothing else will ask for a variant's features
+        unkept = replace(context, features=None)  # nothing else will ask for a variant's features
         variants = self.variants or _all_variants()
-        with bar(len(variants), "variants", self.name, shown=where.progress) as shown:
+        with bar(len(variants), "variants", self.name, shown=context.progress) as shown:
             for variant in variants:
-                source = open_source("test", variant, on.data or None)
+                source = open_source("test", variant, data.source or None)
                 if list(source.class_names) != list(splits.test.class_names):
                     raise UserError(
                         f"the variant {variant!r} has other classes than the test split: expected "

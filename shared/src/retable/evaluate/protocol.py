@@ -35,7 +35,7 @@ class OpenSource(Protocol):
 
 
 @dataclass(frozen=True)
-class Where:
+class EvalContext:
     """Where and how an evaluation is computed, none of which is a setting of its protocol.
 
     Attributes:
@@ -67,7 +67,7 @@ class Evaluation(Protocol):
         self,
         encoder: nn.Module | FrozenEncoder,
         open_source: OpenSource,
-        where: Where,
+        context: EvalContext,
         *,
         seed: int,
     ) -> dict[str, float]:
@@ -76,7 +76,7 @@ class Evaluation(Protocol):
         Args:
             encoder: images (B,3,H,W) -> (B,F).
             open_source: gives the source of a split.
-            where: where and how to compute.
+            context: where and how to compute.
             seed: seed of everything that is drawn.
 
         Returns:
@@ -93,7 +93,7 @@ class Splits:
     classes: int
 
 
-def described(splits: Splits) -> dict[str, dict[str, Any]]:
+def split_facts(splits: Splits) -> dict[str, dict[str, Any]]:
     """Return the splits' descriptions as facts that a classifier's training depends on.
 
     Without "pixels", which a copy of the same files changes.
@@ -128,100 +128,100 @@ def open_splits(open_source: OpenSource, data: str | None = None) -> Splits:
 
 
 @dataclass(frozen=True)
-class Judged:
+class EvalData:
     """Which images an encoder is judged on, and how many of their labels a classifier learns from.
 
     Attributes:
-        data: another data set than the pretraining's (`retable.data.sources.open_source`); "": the
-            pretraining's.
+        source: another data set than the pretraining's (`retable.data.sources.open_source`); "":
+            the pretraining's.
         labels: share of the training images that keep their labels, uniform over the images and not
             balanced over the classes (Kolesnikov et al. 2019, tables 2 and 4: "10%", "random 5%").
             A smaller share is contained in a larger one.
-        split: "official" tests on the test split; "held_out" on images cut out of the train split,
+        split: "test" tests on the test split; "validation" on images cut out of the train split,
             which then teach nothing.
-        held_out_images: how many, but never more than a tenth of the train split. Default: those
+        validation_images: how many, but never more than a tenth of the train split. Default: those
             that the official code of Kolesnikov et al. 2019 keeps from ImageNet.
     """
 
-    data: str = ""
+    source: str = ""
     labels: float = 1.0
-    split: Literal["official", "held_out"] = "official"
-    held_out_images: int = 50_046
+    split: Literal["test", "validation"] = "test"
+    validation_images: int = 50_046
 
     def __post_init__(self) -> None:
         """Refuse settings that mean nothing."""
         if not 0 < self.labels <= 1:
             raise UserError(f"the share of labels is {self.labels}: expected it above 0, up to 1.")
-        if self.split not in ("official", "held_out"):
-            raise UserError(f"the split is {self.split!r}: expected 'official' or 'held_out'.")
-        if self.held_out_images < 1:
+        if self.split not in ("test", "validation"):
+            raise UserError(f"the split is {self.split!r}: expected 'test' or 'validation'.")
+        if self.validation_images < 1:
             raise UserError(
-                f"held_out_images is {self.held_out_images}: expected at least one image to test "
-                "on, so raise it or set split to 'official'."
+                f"`validation_images` must be at least 1, got {self.validation_images}. Raise it "
+                "or set `split` to 'test'."
             )
 
 
-class Part(Subset):
+class EvalSubset(Subset):
     """Some of a source's images; a cache of features keeps the whole's, for all its parts."""
 
 
-def fixed_order(n: int) -> Tensor:
+def split_permutation(n: int) -> Tensor:
     """Return the order (n,) int64 of a train split in which shares of its labels are beginnings.
 
     The images held out are its end. Uniformly random, always the same; no seed enters, so that all
     encoders are judged on the same images.
 
-    >>> fixed_order(5).sort().values
+    >>> split_permutation(5).sort().values
     tensor([0, 1, 2, 3, 4])
     """
     return random.permutation(random.derive_key(0, "images of an evaluation"), n)
 
 
-def _part(source: Source, rows: Tensor, what: str) -> Part:
+def _part(source: Source, rows: Tensor, what: str) -> EvalSubset:
     rows = rows.sort().values
     name = ", ".join(filter(None, (source.description.get("subset"), what)))
-    return Part(source, rows, source.labels[rows], list(source.class_names), name)
+    return EvalSubset(source, rows, source.labels[rows], list(source.class_names), name)
 
 
-def held_out_count(n: int, images: int) -> int:
+def validation_count(n: int, images: int) -> int:
     """Return how many of n images are held out where ``images`` are asked for: at most a tenth."""
     return min(images, max(1, n // 10))
 
 
-def without_held_out(source: Source, images: int) -> Source:
-    """Return the images of a train split but those that `Judged` holds out of it.
+def without_validation(source: Source, images: int) -> Source:
+    """Return the images of a train split but those that `EvalData` holds out of it.
 
     Args:
         source: a train split.
-        images: as ``held_out_images`` of `Judged`; 0 leaves the source as it is.
+        images: as ``validation_images`` of `EvalData`; 0 leaves the source as it is.
     """
     if images == 0:
         return source
     n = len(source)
-    count = held_out_count(n, images)
-    return _part(source, fixed_order(n)[: n - count], f"without {count} held out")
+    count = validation_count(n, images)
+    return _part(source, split_permutation(n)[: n - count], f"without {count} held out")
 
 
-def open_judged(open_source: OpenSource, on: Judged) -> Splits:
-    """Open the images that ``on`` names; a split of which not all images count is a `Part`.
+def open_eval_splits(open_source: OpenSource, data: EvalData) -> Splits:
+    """Open the images that ``data`` names; a split of which not all images count is a `EvalSubset`.
 
     Raises:
         UserError: the classes of the splits differ, or there is nothing to hold out.
     """
-    if on.split == "official":
-        splits = open_splits(open_source, on.data or None)
+    if data.split == "test":
+        splits = open_splits(open_source, data.source or None)
     else:
-        whole = open_source(TRAIN, None, on.data) if on.data else open_source(TRAIN, None)
+        whole = open_source(TRAIN, None, data.source) if data.source else open_source(TRAIN, None)
         splits = Splits(whole, whole, len(whole.class_names))
     n = len(splits.train)
-    order = fixed_order(n)
+    order = split_permutation(n)
     test, rest = splits.test, order
-    if on.split == "held_out":
+    if data.split == "validation":
         if n < 2:
             raise UserError(f"the train split has {n} images: expected two or more to hold out of.")
-        count = held_out_count(n, on.held_out_images)
+        count = validation_count(n, data.validation_images)
         test, rest = _part(splits.train, order[-count:], f"{count} held out"), order[:-count]
-    kept = rest[: max(1, round(on.labels * len(rest)))]
+    kept = rest[: max(1, round(data.labels * len(rest)))]
     train = splits.train
     if len(kept) < n:
         train = _part(train, kept, f"{len(kept)} to learn from")

@@ -133,7 +133,7 @@ def forward_passes(
     *,
     batch_size: int,
     workers: int,
-    key: int | None,
+    rng_key: int | None,
 ) -> Iterator[tuple[dict[str, Tensor], Tensor, Tensor]]:
     """Send images of a source through a frozen encoder, in this process.
 
@@ -145,7 +145,7 @@ def forward_passes(
         rows: (n,) int64, which images, in which order.
         batch_size: images in one call.
         workers: decoding processes.
-        key: key of the view's draws; None for a view without any.
+        rng_key: key of the view's draws; None for a view without any.
 
     Yields:
         Vectors (B, F) by tap, labels (B,), and the samples that were read (B,), all on the device:
@@ -154,7 +154,7 @@ def forward_passes(
     from retable.data.loader import iterate
 
     batches = iterate(
-        source, view, batch_size, key=key, workers=workers, device=frozen.device, rows=rows
+        source, view, batch_size, rng_key=rng_key, workers=workers, device=frozen.device, rows=rows
     )
     for views, labels, indices in batches:
         yield representation.of(frozen, views), labels, indices

@@ -39,9 +39,9 @@ class BYOLRecipe:
     hidden_dim: int = 4096
     momentum: MomentumRecipe = field(default_factory=_thousand_epochs)
 
-    def build(self, encoder: nn.Module, key: int) -> BYOL:
-        """Return the method; ``key`` draws the heads' weights."""
-        return BYOL(encoder, self, key)
+    def build(self, encoder: nn.Module, rng_key: int) -> BYOL:
+        """Return the method; ``rng_key`` draws the heads' weights."""
+        return BYOL(encoder, self, rng_key)
 
 
 class BYOL(Siamese):
@@ -60,17 +60,17 @@ class BYOL(Siamese):
 
     passes_per_view = 4.0  # forward and backward (3), target (1)
 
-    def __init__(self, encoder: nn.Module, recipe: BYOLRecipe, key: int) -> None:
+    def __init__(self, encoder: nn.Module, recipe: BYOLRecipe, rng_key: int) -> None:
         super().__init__()
         self.momentum = recipe.momentum
         features = int(encoder.feature_dim)  # type: ignore[arg-type]
         hidden = recipe.hidden_dim
         self.encoder = encoder
         self.projector = byol_head(
-            features, recipe.dim, hidden_dim=hidden, key=derive_key(key, "projector")
+            features, recipe.dim, hidden_dim=hidden, rng_key=derive_key(rng_key, "projector")
         )
         self.predictor = byol_head(
-            recipe.dim, recipe.dim, hidden_dim=hidden, key=derive_key(key, "predictor")
+            recipe.dim, recipe.dim, hidden_dim=hidden, rng_key=derive_key(rng_key, "predictor")
         )
         self.target_encoder = MomentumCopy(nn.Sequential(self.encoder, self.projector))
 

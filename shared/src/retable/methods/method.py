@@ -36,7 +36,7 @@ class Batch:
         positions: (B_r,) int64 positions of the samples in the global batch: the counters of
             per-sample draws, so that a split batch draws what the whole batch would.
         progress: the step.
-        key: the random key of this step, equal on all processes.
+        rng_key: the random key of this step, equal on all processes.
     """
 
     views: tuple[Tensor, ...]
@@ -44,7 +44,7 @@ class Batch:
     indices: Tensor
     positions: Tensor
     progress: Progress
-    key: int
+    rng_key: int
 
 
 Metrics = dict[str, Tensor | float]
@@ -75,7 +75,8 @@ class Method(nn.Module):
             may be accumulated over micro-batches.
         passes_per_view: the encoder's work on each view of an image, in forward passes: 3 for one
             that is trained on (forward and backward), 1 for one that is only encoded.
-        held_out: whether the scalars of `StepOutput.metrics` mean something on images that are not
+        has_pretext_metrics: whether the scalars of `StepOutput.metrics` mean something on images
+            that are not
             trained on, in evaluation mode: the accuracy in a task whose labels are at hand, for
             instance (`retable.train.pretext_metrics`).
     """
@@ -83,7 +84,7 @@ class Method(nn.Module):
     encoder: nn.Module
     accumulates: bool = False
     passes_per_view: float = 3.0
-    held_out: bool = False
+    has_pretext_metrics: bool = False
 
     def forward(self, batch: Batch) -> StepOutput:
         """Return the loss of one step."""
@@ -101,7 +102,7 @@ class Method(nn.Module):
         """
         return tuple((size, self.passes_per_view) for size in sizes)
 
-    def held_out_views(self, views: tuple[ViewRecipe, ...]) -> tuple[ViewRecipe, ...]:
+    def pretext_views(self, views: tuple[ViewRecipe, ...]) -> tuple[ViewRecipe, ...]:
         """Return the views in which held-out images are measured: by default those of training."""
         return views
 
@@ -112,5 +113,5 @@ class Method(nn.Module):
 class MethodRecipe(Protocol):
     """A frozen dataclass of plain fields that builds a method around an encoder."""
 
-    def build(self, encoder: nn.Module, key: int) -> Method:
-        """Return the method; ``key`` is the source of every draw of its first state."""
+    def build(self, encoder: nn.Module, rng_key: int) -> Method:
+        """Return the method; ``rng_key`` is the source of every draw of its first state."""

@@ -2,9 +2,9 @@
 
 A paper that changes which negatives are seen or how they are scored overrides `MoCo.logits`; one
 that changes what a view is overrides `MoCo.queries` or `MoCo.keys`; one that compares features off
-the unit sphere, `MoCo.project`; one that has further views, `MoCo.pair` and, where they enter the
-loss, `MoCo.contrast`; one that measures more, `MoCo.measure` or, for curves of single steps,
-`MoCo.trace`. The step itself is written once, here.
+the unit sphere, `MoCo.project`; one that has further views, `MoCo.select_views` and, where they
+enter the loss, `MoCo.contrastive_loss`; one that measures more, `MoCo.metrics` or, for curves of
+single steps, `MoCo.step_metrics`. The step itself is written once, here.
 """
 
 from __future__ import annotations
@@ -53,9 +53,9 @@ class MoCoRecipe:
     shuffle: bool = True
     oracle: bool = False
 
-    def build(self, encoder: nn.Module, key: int) -> MoCo:
-        """Return the method; ``key`` draws the head's weights and the first queue."""
-        return MoCo(encoder, self, key)
+    def build(self, encoder: nn.Module, rng_key: int) -> MoCo:
+        """Return the method; ``rng_key`` draws the head's weights and the first queue."""
+        return MoCo(encoder, self, rng_key)
 
 
 def moco_v1(**changes: object) -> MoCoRecipe:
@@ -78,7 +78,7 @@ class MoCo(Method):
         queue: the K most recent keys, and their labels.
     """
 
-    def __init__(self, encoder: nn.Module, recipe: MoCoRecipe, key: int) -> None:
+    def __init__(self, encoder: nn.Module, recipe: MoCoRecipe, rng_key: int) -> None:
         super().__init__()
         self.temperature = recipe.temperature
         self.momentum = recipe.momentum
@@ -87,9 +87,9 @@ class MoCo(Method):
         features = int(encoder.feature_dim)  # type: ignore[arg-type]
         self.encoder = encoder
         build_head = linear_head if recipe.head == "linear" else mlp_head
-        self.head = build_head(features, recipe.dim, key=derive_key(key, "head"))
+        self.head = build_head(features, recipe.dim, rng_key=derive_key(rng_key, "head"))
         self.key_encoder = MomentumCopy(nn.Sequential(self.encoder, self.head))
-        self.queue = KeyQueue(recipe.queue, recipe.dim, derive_key(key, "queue"), labels=True)
+        self.queue = KeyQueue(recipe.queue, recipe.dim, derive_key(rng_key, "queue"), labels=True)
         self._unqueued: tuple[Tensor, Tensor] | None = None
 
     def encoder_inputs(self, sizes: Sequence[int]) -> tuple[tuple[int, float], ...]:
@@ -108,7 +108,7 @@ class MoCo(Method):
     def keys(self, view: Tensor, batch: Batch) -> Tensor:
         """Embed a view (B_r, 3, H, W) as unit keys (B_r, D), float32, without gradient."""
         if self.shuffle:
-            raw = shuffled(self.key_encoder, view, derive_key(batch.key, "shuffle"))
+            raw = shuffled(self.key_encoder, view, derive_key(batch.rng_key, "shuffle"))
         else:
             raw = self.key_encoder(view)
         return self.project(raw)
@@ -132,7 +132,7 @@ class MoCo(Method):
         return cosines
 
     @torch.no_grad()
-    def measure(self, logits: Tensor, queries: Tensor, keys: Tensor, batch: Batch) -> Metrics:
+    def metrics(self, logits: Tensor, queries: Tensor, keys: Tensor, batch: Batch) -> Metrics:
         """Return the scalars to log, from cosines (B_r, 1 + K + ...) of this step."""
         global_batch = len(queries) * distributed.process_count()
         return ranking(logits) | {
@@ -144,7 +144,7 @@ class MoCo(Method):
         }
 
     @torch.no_grad()
-    def trace(self, logits: Tensor, queries: Tensor, keys: Tensor, batch: Batch) -> Metrics:
+    def step_metrics(self, logits: Tensor, queries: Tensor, keys: Tensor, batch: Batch) -> Metrics:
         """Return the scalars to keep of every step: the statistics of the raw scores.
 
         Of all rows of the queue, at the cost of the queue's moments (`retable.nn.scores`), whatever
@@ -153,27 +153,27 @@ class MoCo(Method):
         """
         return queue_score_statistics(queries, keys, self.queue.moments).named()
 
-    def pair(self, batch: Batch) -> tuple[Tensor, Tensor]:
+    def select_views(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Return the views of queries and of keys, (B_r, 3, H, W) each."""
         query_view, key_view = batch.views
         return query_view, key_view
 
-    def contrast(self, queries: Tensor, keys: Tensor, batch: Batch) -> StepOutput:
+    def contrastive_loss(self, queries: Tensor, keys: Tensor, batch: Batch) -> StepOutput:
         """Compare queries (B_r, D) with keys (B_r, D) and queue: loss, metrics and trace."""
         # Ranking and log-sum-exp over K cosines lose their order in half precision.
         with torch.autocast(queries.device.type, enabled=False):
             logits = self.logits(queries, keys, batch)
             loss = info_nce(logits, self.temperature)
         seen = (logits.detach(), queries.detach(), keys, batch)
-        return StepOutput(loss, self.measure(*seen), self.trace(*seen))
+        return StepOutput(loss, self.metrics(*seen), self.step_metrics(*seen))
 
     def forward(self, batch: Batch) -> StepOutput:
         """Make one step: two views in, the InfoNCE loss out; `after_step` enqueues the keys."""
-        query_view, key_view = self.pair(batch)
+        query_view, key_view = self.select_views(batch)
         self.key_encoder.update(self.momentum)
         queries = self.queries(query_view)
         keys = self.keys(key_view, batch)
-        output = self.contrast(queries, keys, batch)
+        output = self.contrastive_loss(queries, keys, batch)
         if self._unqueued is not None:
             raise RuntimeError("call after_step() between two steps: it enqueues the keys")
         self._unqueued = (keys, batch.labels)

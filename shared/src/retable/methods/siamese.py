@@ -2,8 +2,8 @@
 
 BYOL and SimSiam differ in where targets come from and in the constants of their losses. A paper
 that compares predictions and targets otherwise, or with more than each other, overrides
-`Siamese.similarity`; one that measures more, `Siamese.measure` or `Siamese.trace`. The step itself
-is written once, here.
+`Siamese.similarity`; one that measures more, `Siamese.metrics` or `Siamese.step_metrics`. The step
+itself is written once, here.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class Siamese(Method):
         return (predictions * targets).sum(dim=1)
 
     @torch.no_grad()
-    def measure(self, cosines: Tensor, targets: Tensor, batch: Batch) -> Metrics:
+    def metrics(self, cosines: Tensor, targets: Tensor, batch: Batch) -> Metrics:
         """Return the scalars to log.
 
         Args:
@@ -63,7 +63,7 @@ class Siamese(Method):
         }
 
     @torch.no_grad()
-    def trace(self, similarities: Tensor, cosines: Tensor, batch: Batch) -> Metrics:
+    def step_metrics(self, similarities: Tensor, cosines: Tensor, batch: Batch) -> Metrics:
         """Return the scalars to keep of every step: the mean raw cosine.
 
         Args:
@@ -91,5 +91,5 @@ class Siamese(Method):
             loss = self.loss(similarities)
             with torch.no_grad():
                 cosines = torch.stack([(one * other).sum(dim=1) for one, other in terms])
-        metrics = self.measure(cosines, torch.stack(targets[::-1]), batch)
-        return StepOutput(loss, metrics, self.trace(similarities.detach(), cosines, batch))
+        metrics = self.metrics(cosines, torch.stack(targets[::-1]), batch)
+        return StepOutput(loss, metrics, self.step_metrics(similarities.detach(), cosines, batch))

@@ -2,8 +2,8 @@
 
 A paper that changes which pairs are scored, or how, overrides `SimCLR.logits`, which is given the
 pairs of NT-Xent with the embeddings of all processes; one that changes what a view is overrides
-`SimCLR.embeddings`; one that measures more, `SimCLR.measure` or `SimCLR.trace`. The step itself is
-written once, here.
+`SimCLR.embeddings`; one that measures more, `SimCLR.metrics` or `SimCLR.step_metrics`. The step
+itself is written once, here.
 """
 
 from __future__ import annotations
@@ -54,9 +54,9 @@ class SimCLRRecipe:
         if self.head not in ("mlp", "simclr"):
             raise UserError(f"SimCLR's head is {self.head!r}; use mlp or simclr.")
 
-    def build(self, encoder: nn.Module, key: int) -> SimCLR:
-        """Return the method; ``key`` draws the head's weights."""
-        return SimCLR(encoder, self, key)
+    def build(self, encoder: nn.Module, rng_key: int) -> SimCLR:
+        """Return the method; ``rng_key`` draws the head's weights."""
+        return SimCLR(encoder, self, rng_key)
 
 
 class SimCLR(Method):
@@ -67,14 +67,14 @@ class SimCLR(Method):
         head: projection head, (B, F) -> (B, D).
     """
 
-    def __init__(self, encoder: nn.Module, recipe: SimCLRRecipe, key: int) -> None:
+    def __init__(self, encoder: nn.Module, recipe: SimCLRRecipe, rng_key: int) -> None:
         super().__init__()
         self.temperature = recipe.temperature
         features = int(encoder.feature_dim)  # type: ignore[arg-type]
         self.encoder = encoder
         build_head = mlp_head if recipe.head == "mlp" else simclr_head
         self.head = build_head(
-            features, recipe.dim, hidden_dim=recipe.hidden_dim, key=derive_key(key, "head")
+            features, recipe.dim, hidden_dim=recipe.hidden_dim, rng_key=derive_key(rng_key, "head")
         )
 
     def embeddings(self, views: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
@@ -100,7 +100,7 @@ class SimCLR(Method):
         return pairs.logits()
 
     @torch.no_grad()
-    def measure(self, logits: Tensor, pairs: Pairs, batch: Batch) -> Metrics:
+    def metrics(self, logits: Tensor, pairs: Pairs, batch: Batch) -> Metrics:
         """Return the scalars to log, from the scores (2 B_r, 1 + 2 B) of this step."""
         return ranking(logits) | {
             "embedding_spread": embedding_spread(pairs.anchors),
@@ -108,7 +108,7 @@ class SimCLR(Method):
         }
 
     @torch.no_grad()
-    def trace(self, logits: Tensor, pairs: Pairs, batch: Batch) -> Metrics:
+    def step_metrics(self, logits: Tensor, pairs: Pairs, batch: Batch) -> Metrics:
         """Return the scalars to keep of every step: the statistics of the scores of raw pairs.
 
         An heir whose ``logits`` are of other pairs hands over ``pairs.logits()`` in their place,
@@ -124,4 +124,4 @@ class SimCLR(Method):
             logits = self.logits(pairs, batch)
             loss = info_nce(logits, self.temperature)
         seen = (logits.detach(), Pairs(*(tensor.detach() for tensor in pairs)), batch)
-        return StepOutput(loss, self.measure(*seen), self.trace(*seen))
+        return StepOutput(loss, self.metrics(*seen), self.step_metrics(*seen))

@@ -30,9 +30,9 @@ class SimSiamRecipe:
     hidden_dim: int | None = None
     predictor_hidden_dim: int = 512
 
-    def build(self, encoder: nn.Module, key: int) -> SimSiam:
-        """Return the method; ``key`` draws the heads' weights."""
-        return SimSiam(encoder, self, key)
+    def build(self, encoder: nn.Module, rng_key: int) -> SimSiam:
+        """Return the method; ``rng_key`` draws the heads' weights."""
+        return SimSiam(encoder, self, rng_key)
 
 
 class SimSiam(Siamese):
@@ -44,17 +44,19 @@ class SimSiam(Siamese):
         predictor: (B, D) -> (B, D).
     """
 
-    def __init__(self, encoder: nn.Module, recipe: SimSiamRecipe, key: int) -> None:
+    def __init__(self, encoder: nn.Module, recipe: SimSiamRecipe, rng_key: int) -> None:
         super().__init__()
         self.encoder = encoder
         self.projector = simsiam_projector(
             int(encoder.feature_dim),  # type: ignore[arg-type]
             recipe.dim,
             hidden_dim=recipe.hidden_dim,
-            key=derive_key(key, "projector"),
+            rng_key=derive_key(rng_key, "projector"),
         )
         self.predictor = simsiam_predictor(
-            recipe.dim, hidden_dim=recipe.predictor_hidden_dim, key=derive_key(key, "predictor")
+            recipe.dim,
+            hidden_dim=recipe.predictor_hidden_dim,
+            rng_key=derive_key(rng_key, "predictor"),
         )
 
     def branches(self, view: Tensor) -> tuple[Tensor, Tensor]:

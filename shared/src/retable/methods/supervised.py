@@ -18,24 +18,24 @@ class SupervisedRecipe:
 
     classes: int
 
-    def build(self, encoder: nn.Module, key: int) -> Supervised:
-        """Return the method; ``key`` draws the classifier's weights."""
-        return Supervised(encoder, self, key)
+    def build(self, encoder: nn.Module, rng_key: int) -> Supervised:
+        """Return the method; ``rng_key`` draws the classifier's weights."""
+        return Supervised(encoder, self, rng_key)
 
 
 class Supervised(Method):
     """A linear classifier on the encoder's features, trained together with it."""
 
     accumulates = True
-    held_out = True
+    has_pretext_metrics = True
 
-    def __init__(self, encoder: nn.Module, recipe: SupervisedRecipe, key: int) -> None:
+    def __init__(self, encoder: nn.Module, recipe: SupervisedRecipe, rng_key: int) -> None:
         super().__init__()
         self.encoder = encoder
-        with initialising(key):
+        with initialising(rng_key):
             self.classifier = nn.Linear(int(encoder.feature_dim), recipe.classes)  # type: ignore[arg-type]
 
-    def held_out_views(self, views: tuple[ViewRecipe, ...]) -> tuple[ViewRecipe, ...]:
+    def pretext_views(self, views: tuple[ViewRecipe, ...]) -> tuple[ViewRecipe, ...]:
         """Return the centre of each image: a classifier is tested without augmentation."""
         return tuple(without_draws(view) for view in views)
 

@@ -238,7 +238,7 @@ def average_statistics(module: nn.Module) -> None:
 
 
 @torch.no_grad()
-def shuffled(function: Callable[[Tensor], Tensor], images: Tensor, key: int) -> Tensor:
+def shuffled(function: Callable[[Tensor], Tensor], images: Tensor, rng_key: int) -> Tensor:
     """Apply a network to shuffled images and return the results in the images' order (shuffle-BN).
 
     Each batch-norm group then holds images from anywhere in the global batch, so that a query and
@@ -248,16 +248,16 @@ def shuffled(function: Callable[[Tensor], Tensor], images: Tensor, key: int) -> 
     Args:
         function: images (B_r, ...) to embeddings (B_r, D), called once on this process's share.
         images: (B_r, ...), this process's part of the global batch.
-        key: random key of the permutation, the same on all processes.
+        rng_key: random key of the permutation, the same on all processes.
 
     Returns:
         (B_r, D) without gradient.
 
-    >>> shuffled(lambda images: images.flatten(1), torch.zeros(4, 3, 2, 2), key=0).shape
+    >>> shuffled(lambda images: images.flatten(1), torch.zeros(4, 3, 2, 2), rng_key=0).shape
     torch.Size([4, 12])
     """
     everything = distributed.gather(images)
-    order = permutation(key, everything.shape[0])
+    order = permutation(rng_key, everything.shape[0])
     inverse = torch.empty_like(order)
     inverse[order] = torch.arange(order.shape[0])
     # Without blocking: the host need not wait until the device has the 2 KB of indices.

@@ -7,37 +7,39 @@ from torch import nn
 from retable.random import initialising
 
 
-def linear_head(in_dim: int, out_dim: int = 128, *, key: int) -> nn.Sequential:
-    """MoCo v1's head, one linear layer (He et al., 2020, section 3.3), weights drawn from ``key``.
+def linear_head(in_dim: int, out_dim: int = 128, *, rng_key: int) -> nn.Sequential:
+    """Return MoCo v1's head: one linear layer (He et al., 2020, section 3.3).
+
+    ``rng_key`` draws the weights.
 
     >>> import torch
-    >>> linear_head(64, key=0)(torch.zeros(2, 64)).shape
+    >>> linear_head(64, rng_key=0)(torch.zeros(2, 64)).shape
     torch.Size([2, 128])
     """
-    with initialising(key):
+    with initialising(rng_key):
         return nn.Sequential(nn.Linear(in_dim, out_dim))
 
 
 def mlp_head(
-    in_dim: int, out_dim: int = 128, *, hidden_dim: int | None = None, key: int
+    in_dim: int, out_dim: int = 128, *, hidden_dim: int | None = None, rng_key: int
 ) -> nn.Sequential:
     """MoCo v2's head, Linear-ReLU-Linear without batch norm (Chen et al., 2020, section 2).
 
     ``hidden_dim`` is ``in_dim`` where not given: 2048 for ResNet-50, as in the paper.
 
     >>> import torch
-    >>> mlp_head(64, key=0)(torch.zeros(2, 64)).shape
+    >>> mlp_head(64, rng_key=0)(torch.zeros(2, 64)).shape
     torch.Size([2, 128])
     """
     hidden = hidden_dim or in_dim
-    with initialising(key):
+    with initialising(rng_key):
         return nn.Sequential(
             nn.Linear(in_dim, hidden), nn.ReLU(inplace=True), nn.Linear(hidden, out_dim)
         )
 
 
 def simclr_head(
-    in_dim: int, out_dim: int = 128, *, hidden_dim: int | None = None, key: int
+    in_dim: int, out_dim: int = 128, *, hidden_dim: int | None = None, rng_key: int
 ) -> nn.Sequential:
     """SimCLR's head: Linear-BN-ReLU-Linear-BN (Chen et al., 2020, section 2.1 and official code).
 
@@ -45,13 +47,13 @@ def simclr_head(
     but no shift. ``hidden_dim`` is ``in_dim`` where not given.
 
     >>> import torch
-    >>> simclr_head(64, key=0)(torch.randn(2, 64)).shape
+    >>> simclr_head(64, rng_key=0)(torch.randn(2, 64)).shape
     torch.Size([2, 128])
     """
     hidden = hidden_dim or in_dim
     last = nn.BatchNorm1d(out_dim)
     last.register_parameter("bias", None)
-    with initialising(key):
+    with initialising(rng_key):
         return nn.Sequential(
             nn.Linear(in_dim, hidden, bias=False),
             nn.BatchNorm1d(hidden),
@@ -62,17 +64,17 @@ def simclr_head(
 
 
 def byol_head(
-    in_dim: int, out_dim: int = 256, *, hidden_dim: int = 4096, key: int
+    in_dim: int, out_dim: int = 256, *, hidden_dim: int = 4096, rng_key: int
 ) -> nn.Sequential:
     """BYOL's projector, and its predictor with ``in_dim=256`` (Grill et al., 2020, appendix C.1).
 
     Linear-BN-ReLU-Linear; the output layer has no bias, as in the official code.
 
     >>> import torch
-    >>> byol_head(64, hidden_dim=32, key=0)(torch.randn(2, 64)).shape
+    >>> byol_head(64, hidden_dim=32, rng_key=0)(torch.randn(2, 64)).shape
     torch.Size([2, 256])
     """
-    with initialising(key):
+    with initialising(rng_key):
         return nn.Sequential(
             nn.Linear(in_dim, hidden_dim),
             nn.BatchNorm1d(hidden_dim),
@@ -82,7 +84,7 @@ def byol_head(
 
 
 def simsiam_projector(
-    in_dim: int, out_dim: int = 2048, *, hidden_dim: int | None = None, key: int
+    in_dim: int, out_dim: int = 2048, *, hidden_dim: int | None = None, rng_key: int
 ) -> nn.Sequential:
     """SimSiam's projector: three layers, batch norm after each (Chen & He, 2021, section 3).
 
@@ -91,11 +93,11 @@ def simsiam_projector(
     ResNet-50.
 
     >>> import torch
-    >>> simsiam_projector(64, 32, key=0)(torch.randn(2, 64)).shape
+    >>> simsiam_projector(64, 32, rng_key=0)(torch.randn(2, 64)).shape
     torch.Size([2, 32])
     """
     hidden = hidden_dim or in_dim
-    with initialising(key):
+    with initialising(rng_key):
         return nn.Sequential(
             nn.Linear(in_dim, hidden, bias=False),
             nn.BatchNorm1d(hidden),
@@ -108,16 +110,16 @@ def simsiam_projector(
         )
 
 
-def simsiam_predictor(dim: int = 2048, *, hidden_dim: int = 512, key: int) -> nn.Sequential:
+def simsiam_predictor(dim: int = 2048, *, hidden_dim: int = 512, rng_key: int) -> nn.Sequential:
     """SimSiam's predictor: Linear-BN-ReLU-Linear, a bottleneck (Chen & He, 2021, section 3).
 
     The first layer has no bias (official code).
 
     >>> import torch
-    >>> simsiam_predictor(32, hidden_dim=8, key=0)(torch.randn(2, 32)).shape
+    >>> simsiam_predictor(32, hidden_dim=8, rng_key=0)(torch.randn(2, 32)).shape
     torch.Size([2, 32])
     """
-    with initialising(key):
+    with initialising(rng_key):
         return nn.Sequential(
             nn.Linear(dim, hidden_dim, bias=False),
             nn.BatchNorm1d(hidden_dim),

@@ -78,15 +78,15 @@ class PatchGrid:
 
 
 def cut_patches(
-    images: Tensor, grid: PatchGrid, key: int | None = None, positions: Tensor | None = None
+    images: Tensor, grid: PatchGrid, rng_key: int | None = None, positions: Tensor | None = None
 ) -> Tensor:
     """Cut one patch out of each cell, at a place drawn for each image and cell or in its middle.
 
     Args:
         images: (B, C, S, S) with S = ``grid.side``, on any device; nothing waits for that device.
         grid: how they are cut.
-        key: of the step's draws, equal on all processes; None takes the middle, rounded down: the
-            same every time, to evaluate.
+        rng_key: of the step's draws, equal on all processes; None takes the middle, rounded down:
+            the same every time, to evaluate.
         positions: (B,) int64 places of the images in the global batch, on their device; counters of
             the draws and needed with a key only.
 
@@ -108,11 +108,13 @@ def cut_patches(
         pieces = (slice(first, first + piece) for first in range(0, count, piece))
         return torch.cat(
             [
-                cut_patches(images[rows], grid, key, None if positions is None else positions[rows])
+                cut_patches(
+                    images[rows], grid, rng_key, None if positions is None else positions[rows]
+                )
                 for rows in pieces
             ]
         )
-    rows, columns = _corners(images, grid, key, positions)
+    rows, columns = _corners(images, grid, rng_key, positions)
     # All windows of an image, without a copy: (B, C, first rows, first columns, P, P).
     windows = images.unfold(2, grid.patch, 1).unfold(3, grid.patch, 1)
     image = torch.arange(count, device=images.device)[:, None]
@@ -121,20 +123,20 @@ def cut_patches(
 
 
 def _corners(
-    images: Tensor, grid: PatchGrid, key: int | None, positions: Tensor | None
+    images: Tensor, grid: PatchGrid, rng_key: int | None, positions: Tensor | None
 ) -> tuple[Tensor, Tensor]:
     """Return the patches' first rows and columns, each (B, n) int64, or (1, n) for the middle."""
     cells = torch.arange(grid.count, device=images.device)
     corners = torch.stack([cells // grid.grid, cells % grid.grid], dim=1)[None] * grid.cell
     free = grid.cell - grid.patch
-    if key is None:
+    if rng_key is None:
         corners = corners + free // 2
     elif positions is None:
         raise ValueError("patches at drawn places: expected the images' positions beside the key")
     else:
         counters = positions[:, None, None] * (2 * grid.count) + 2 * cells[:, None]
         counters = counters + torch.arange(2, device=images.device)
-        corners = corners + integers(key, counters, free + 1)
+        corners = corners + integers(rng_key, counters, free + 1)
     rows, columns = corners.unbind(dim=2)
     return rows, columns
 

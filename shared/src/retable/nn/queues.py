@@ -53,11 +53,11 @@ class KeyQueue(nn.Module):
     _row_sum: Tensor
     _product_sum: Tensor
 
-    def __init__(self, size: int, dim: int, key: int, labels: bool = False) -> None:
+    def __init__(self, size: int, dim: int, rng_key: int, labels: bool = False) -> None:
         super().__init__()
         if size < 1:
             raise UserError(f"The queue's size is {size}; give it at least one row.")
-        rows = normal(key, torch.arange(size * dim).view(size, dim))
+        rows = normal(rng_key, torch.arange(size * dim).view(size, dim))
         self.register_buffer("rows", nn.functional.normalize(rows, dim=1))
         self.register_buffer("labels", torch.full((size,), -1) if labels else None)
         self.register_buffer("_row_sum", torch.zeros(dim, dtype=torch.float64))
@@ -90,7 +90,7 @@ class KeyQueue(nn.Module):
         Raises:
             UserError: more keys than rows, or labels missing or unexpected.
 
-        >>> queue = KeyQueue(4, 2, key=0)
+        >>> queue = KeyQueue(4, 2, rng_key=0)
         >>> queue.enqueue(torch.ones(3, 2))
         >>> queue.rows.shape, queue.pointer, queue.filled
         (torch.Size([4, 2]), 3, 3)

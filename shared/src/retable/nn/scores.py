@@ -115,7 +115,7 @@ def queue_score_statistics(queries: Tensor, keys: Tensor, moments: Moments) -> S
         moments: `retable.nn.queues.KeyQueue.moments`.
 
     >>> from retable.nn.queues import KeyQueue
-    >>> queue, features = KeyQueue(1024, 16, key=0), torch.eye(16)
+    >>> queue, features = KeyQueue(1024, 16, rng_key=0), torch.eye(16)
     >>> statistics = queue_score_statistics(features, features, queue.moments)
     >>> [round(float(value), 1) for value in statistics]  # the variance is about 1 / D
     [1.0, 0.0, 0.1]

@@ -4,26 +4,26 @@ from retable.reproduce.collapse import CollapseCriterion
 from retable.reproduce.command import main
 from retable.reproduce.table import (
     Difference,
-    Figure,
     Gain,
     Histories,
     History,
+    Metric,
     Ratio,
-    Row,
     Table,
+    TableRow,
     training_name,
 )
 
 __all__ = [
     "CollapseCriterion",
     "Difference",
-    "Figure",
     "Gain",
     "Histories",
     "History",
+    "Metric",
     "Ratio",
-    "Row",
     "Table",
+    "TableRow",
     "main",
     "training_name",
 ]

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from retable.data.sampler import Sampler
 from retable.encoders import EncoderRecipe
 from retable.errors import UserError
-from retable.evaluate.protocol import open_judged, open_splits, without_held_out
+from retable.evaluate.protocol import open_eval_splits, open_splits, without_validation
 from retable.methods import SupervisedRecipe
 from retable.nn.queues import KeyQueue
 from retable.reproduce.execute import opener
@@ -48,17 +48,17 @@ def check_data(runs: Iterable[Run], setting: Setting) -> None:
     runs = list(runs)
     for recipe in dict.fromkeys(run.recipe for run in runs):
         splits = open_splits(opener(recipe, setting))
-        images = without_held_out(splits.train, recipe.held_out_images)
+        images = without_validation(splits.train, recipe.validation_images)
         Sampler(len(images), recipe.batch, seed=0)
         _check_classes(recipe, splits.classes)
     judged = {
-        (run.recipe.data, run.recipe.subset, on): run.recipe
+        (run.recipe.data, run.recipe.subset, data): run.recipe
         for run in runs
         for evaluation in run.evaluations
-        if (on := getattr(evaluation, "on", None)) is not None
+        if (data := getattr(evaluation, "data", None)) is not None
     }
-    for (_, _, on), recipe in judged.items():
-        open_judged(opener(recipe, setting), on)
+    for (_, _, data), recipe in judged.items():
+        open_eval_splits(opener(recipe, setting), data)
 
 
 def _check_classes(recipe: PretrainRecipe, classes: int) -> None:

@@ -54,7 +54,7 @@ def collapse_reason(figures: Mapping[str, float], *, probe: str, chance: float) 
     """
     prefix = "pretrain."
     own = {n.removeprefix(prefix): value for n, value in figures.items() if n.startswith(prefix)}
-    if failure := health.fatal(own):
+    if failure := health.failure_reason(own):
         return failure.reason
     if health.scores_alike(own):
         return health.mean_scores(own)

@@ -10,8 +10,8 @@ from pathlib import Path
 from retable import distributed
 from retable.data.sources import open_source
 from retable.errors import UserError
-from retable.evaluate.protocol import without_held_out
-from retable.processes import end_with_launcher
+from retable.evaluate.protocol import without_validation
+from retable.processes import exit_with_launcher
 from retable.reproduce import arguments, checks, execute, launch, results
 from retable.reproduce.arguments import Command
 from retable.reproduce.dry_run import render_plan
@@ -19,7 +19,7 @@ from retable.reproduce.finished import made_by_other_code
 from retable.reproduce.outcomes import failed_unexpectedly, gather_figures, gather_outcomes
 from retable.reproduce.plan import Run, plan_runs, resolve_rows
 from retable.reproduce.setting import directory_of
-from retable.reproduce.table import Row, Table
+from retable.reproduce.table import Table, TableRow
 
 
 def main(table: Table, words: Sequence[str] | None = None) -> int:
@@ -66,7 +66,7 @@ def _main(table: Table, script: Path, words: Sequence[str]) -> int:
         return 0
     if processes > 1 and not launch.is_launched():
         return launch.relaunch(script, words, processes)
-    end_with_launcher()
+    exit_with_launcher()
     checks.check_data(runs, command.setting)
     _prepare_folder(runs, command)
     execute.execute(runs, command.setting)
@@ -81,7 +81,7 @@ def _training_images(table: Table, runs: list[Run]) -> int:
     if not recipe.data:
         return table.images
     source = open_source(recipe.data, "train", subset=recipe.subset)
-    return len(without_held_out(source, recipe.held_out_images))
+    return len(without_validation(source, recipe.validation_images))
 
 
 def _prepare_folder(runs: list[Run], command: Command) -> None:
@@ -100,7 +100,7 @@ def _prepare_folder(runs: list[Run], command: Command) -> None:
 
 def _conclude(
     table: Table,
-    rows: dict[str, Row],
+    rows: dict[str, TableRow],
     runs: list[Run],
     command: Command,
 ) -> int:

@@ -10,7 +10,7 @@ from typing import Any
 from retable.distributed import process_count
 from retable.reproduce.plan import Run, price
 from retable.reproduce.table import Table
-from retable.settings import describe
+from retable.settings import to_plain
 from retable.train.memory import training_memory
 from retable.train.recipe import PretrainRecipe
 
@@ -22,7 +22,7 @@ def render_plan(table: Table, runs: list[Run], scale: str, images: int, parts: i
     """Describe every run: its resolved recipe, its evaluations, images, operations and memory.
 
     A recipe that differs from an earlier one in a few fields is told by these, as ``--set`` takes
-    them; its full form is one `retable.settings.describe` writes, as JSON.
+    them; its full form is one `retable.settings.to_plain` writes, as JSON.
 
     Args:
         table: the table.
@@ -83,7 +83,7 @@ def fields_of(run: Run) -> dict[str, str]:
     Views stand in a list, where ``--set`` does not reach; their paths have their numbers.
     """
     recipes = {"pretrain": run.recipe, **{each.name: each for each in run.evaluations}}
-    return dict(_flat("", {name: describe(recipe) for name, recipe in recipes.items()}))
+    return dict(_flat("", {name: to_plain(recipe) for name, recipe in recipes.items()}))
 
 
 def _flat(path: str, value: Any) -> Iterator[tuple[str, str]]:
@@ -111,4 +111,4 @@ def _gibibytes(recipe: PretrainRecipe, parts: int) -> str:
 
 
 def _one_line(recipe: object) -> str:
-    return json.dumps(describe(recipe), ensure_ascii=False)
+    return json.dumps(to_plain(recipe), ensure_ascii=False)

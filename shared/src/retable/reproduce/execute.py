@@ -19,16 +19,16 @@ from retable.data.source import Source
 from retable.data.sources import open_source
 from retable.evaluate.geometry import Geometry
 from retable.evaluate.knn import Knn
-from retable.evaluate.protocol import Evaluation, Where, without_held_out
+from retable.evaluate.protocol import EvalContext, Evaluation, without_validation
 from retable.methods.method import Method, Progress
 from retable.precision import accelerate_mode
 from retable.reproduce.finished import collect, failure, storable
 from retable.reproduce.plan import Run
 from retable.reproduce.setting import Setting, directory_of, evaluation_directory
 from retable.reproduce.side_by_side import run_side_by_side
-from retable.settings import describe
+from retable.settings import to_plain
 from retable.train.loop import Monitor, TrainingFailedError
-from retable.train.pretext_metrics import held_out_metrics
+from retable.train.pretext_metrics import pretext_metrics
 from retable.train.pretrain import pretrain
 from retable.train.recipe import PretrainRecipe
 from retable.train.runs import RunDirectory, code_digest, environment
@@ -127,7 +127,7 @@ def opener(recipe: PretrainRecipe, setting: Setting) -> OpenSource:
 
 def _pretrain(run: Run, directory: RunDirectory, accelerator: Any, setting: Setting) -> None:
     recipe = run.recipe
-    source = without_held_out(opener(recipe, setting)("train", None), recipe.held_out_images)
+    source = without_validation(opener(recipe, setting)("train", None), recipe.validation_images)
     facts = {**environment(), "code": code_digest(recipe.method)}  # now, not when training ends
     start = time.perf_counter()
     try:
@@ -170,7 +170,7 @@ def _monitor(run: Run, images: int, accelerator: Any, setting: Setting) -> Monit
     """Return a monitor for `monitored_epochs`.
 
     It judges the encoder by kNN and geometry, unless it is given patches instead of whole views,
-    and has the method measure what it can on test images, as ``held_out_NAME``.
+    and has the method measure what it can on test images, as ``pretext_NAME``.
     """
     epochs = run.recipe.epochs
     due = monitored_epochs(epochs)
@@ -178,7 +178,7 @@ def _monitor(run: Run, images: int, accelerator: Any, setting: Setting) -> Monit
     view = without_draws(run.recipe.views[0])
     judges = (Knn(k=min(Knn.k, images), view=view), Geometry(view=view))
     open_variant = opener(run.recipe, setting)
-    where = _where(run, None, accelerator, setting)
+    context = _context(run, None, accelerator, setting)
 
     def monitor(method: Method, epoch: int) -> dict[str, float]:
         if epoch not in due:
@@ -186,26 +186,26 @@ def _monitor(run: Run, images: int, accelerator: Any, setting: Setting) -> Monit
         figures: dict[str, float] = {}
         sees_views = method.encoder_inputs(sizes)[0][0] == sizes[0]
         for judge in judges if sees_views else ():
-            figures |= judge.run(method.encoder, open_variant, where, seed=run.seed)
-        if method.held_out:
+            figures |= judge.run(method.encoder, open_variant, context, seed=run.seed)
+        if method.has_pretext_metrics:
             steps = images // run.recipe.batch
-            measured = held_out_metrics(
+            measured = pretext_metrics(
                 method,
                 open_variant("test", None),
-                method.held_out_views(run.recipe.views),
+                method.pretext_views(run.recipe.views),
                 Progress(epoch * steps - 1, steps, epochs),
                 workers=setting.execution.workers,
                 precision=run.recipe.precision,
             )
-            figures |= {f"held_out_{name}": value for name, value in measured.items()}
+            figures |= {f"pretext_{name}": value for name, value in measured.items()}
         return figures
 
     return monitor
 
 
-def _where(run: Run, directory: Path | None, accelerator: Any, setting: Setting) -> Where:
+def _context(run: Run, directory: Path | None, accelerator: Any, setting: Setting) -> EvalContext:
     """Return how to evaluate a run; what is kept nowhere shows no progress either."""
-    return Where(
+    return EvalContext(
         accelerator.device,
         directory=directory,
         features=directory and directory_of(run, setting).path / "features",
@@ -220,11 +220,11 @@ def _evaluate(run: Run, evaluation: Evaluation, accelerator: Any, setting: Setti
     if (folder / "result.json").exists():
         return
     encoder, _, _ = load_encoder(directory_of(run, setting).encoder)
-    where = _where(run, folder, accelerator, setting)
+    context = _context(run, folder, accelerator, setting)
     open_variant = opener(run.recipe, setting)
-    figures = evaluation.run(encoder.to(where.device), open_variant, where, seed=run.seed)
+    figures = evaluation.run(encoder.to(context.device), open_variant, context, seed=run.seed)
     if accelerator.is_main_process:
-        files.write_json(folder / "recipe.json", describe(evaluation))
+        files.write_json(folder / "recipe.json", to_plain(evaluation))
         files.write_json(folder / "result.json", storable(figures))
     accelerator.wait_for_everyone()
 

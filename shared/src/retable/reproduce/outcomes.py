@@ -10,7 +10,7 @@ from retable.reproduce.collapse import ENDINGS, collapse_reason
 from retable.reproduce.finished import collect, ending, failure, history
 from retable.reproduce.plan import Run
 from retable.reproduce.setting import Setting
-from retable.reproduce.table import Derive, Figures, Row, Table
+from retable.reproduce.table import Derive, RunMetrics, Table, TableRow
 from retable.tables import Collapsed, Comparison, Measured
 from retable.tables.reference import Collapse
 
@@ -37,7 +37,7 @@ class Outcomes:
     failed: Mapping[str, Mapping[str, str]]
 
 
-def gather_figures(runs: list[Run], setting: Setting, derive: Derive | None = None) -> Figures:
+def gather_figures(runs: list[Run], setting: Setting, derive: Derive | None = None) -> RunMetrics:
     """Return training -> seed -> figure name -> value of all runs that are complete."""
     figures: dict[str, dict[int, dict[str, float]]] = {}
     for run in runs:
@@ -51,7 +51,7 @@ def gather_figures(runs: list[Run], setting: Setting, derive: Derive | None = No
     return figures
 
 
-def measure(table: Table, figures: Figures) -> Measured:
+def measure(table: Table, figures: RunMetrics) -> Measured:
     """Return row -> column -> seed -> value, as the table's columns read the figures."""
     measured: dict[str, dict[str, dict[int, float]]] = {}
     for row in table.rows:
@@ -66,9 +66,9 @@ def measure(table: Table, figures: Figures) -> Measured:
 
 def gather_outcomes(
     table: Table,
-    rows: Mapping[str, Row],
+    rows: Mapping[str, TableRow],
     runs: list[Run],
-    figures: Figures,
+    figures: RunMetrics,
     scale: str,
     setting: Setting,
 ) -> Outcomes:
@@ -108,7 +108,7 @@ def _stopped(runs: list[Run], setting: Setting) -> dict[str, dict[int, str]]:
 
 
 def _collapses(
-    table: Table, runs: list[Run], figures: Figures, scale: str, setting: Setting
+    table: Table, runs: list[Run], figures: RunMetrics, scale: str, setting: Setting
 ) -> dict[str, dict[int, str]]:
     """Judge the runs of the rows that the table's criterion names."""
     criterion = table.collapse

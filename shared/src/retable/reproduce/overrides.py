@@ -7,11 +7,11 @@ from collections.abc import Iterable
 from typing import Any
 
 from retable.errors import UserError
-from retable.reproduce.table import Row
+from retable.reproduce.table import TableRow
 from retable.settings import parse_setting, with_field
 
 
-def apply_overrides(row: Row, overrides: Iterable[str]) -> Row:
+def apply_overrides(row: TableRow, overrides: Iterable[str]) -> TableRow:
     """Return the row with each ``path=value`` applied.
 
     A path names fields from the row down, for instance ``pretrain.epochs``,
@@ -27,7 +27,7 @@ def apply_overrides(row: Row, overrides: Iterable[str]) -> Row:
     return row
 
 
-def _set_in_row(row: Row, names: list[str], value: Any, path: str) -> Row:
+def _set_in_row(row: TableRow, names: list[str], value: Any, path: str) -> TableRow:
     head, rest = names[0], names[1:]
     evaluations = {evaluation.name: evaluation for evaluation in row.evaluations}
     if head == "pretrain" and rest:

@@ -11,7 +11,7 @@ from retable.encoders import AnyEncoderRecipe, EncoderRecipe, build_encoder
 from retable.errors import UserError
 from retable.evaluate.protocol import Evaluation
 from retable.reproduce.overrides import apply_overrides
-from retable.reproduce.table import Row, Table
+from retable.reproduce.table import Table, TableRow
 from retable.settings import fingerprint
 from retable.train.cost import forward_flops
 from retable.train.recipe import PretrainRecipe
@@ -68,12 +68,12 @@ class Request:
     max_steps: int | None = None
 
 
-def resolve_rows(table: Table, request: Request) -> dict[str, Row]:
+def resolve_rows(table: Table, request: Request) -> dict[str, TableRow]:
     """Return the requested rows at the requested scale, with everything filled in.
 
     Returns:
-        One `Row` for each training, by the names of `training_name`: of a requested row all that
-        the scale does not leave out, or the one variant that was asked for, as "row/variant".
+        One `TableRow` for each training, by the names of `training_name`: of a requested row all
+        that the scale does not leave out, or the one variant that was asked for, as "row/variant".
 
     Raises:
         UserError: an unknown row, one that the scale leaves out, missing data, or an override that
@@ -113,11 +113,11 @@ def _trainings(table: Table, name: str) -> set[str]:
     return {name} & {each for row in table.rows for each in table.trainings(row)}
 
 
-def _resolve(table: Table, row: Row, request: Request) -> Row | None:
+def _resolve(table: Table, row: TableRow, request: Request) -> TableRow | None:
     if request.scale == "paper":
         pretrain = dataclasses.replace(row.pretrain, data=request.data or "", subset=table.subset)
         known = dict(request.other_data)
-        row = Row(pretrain, tuple(_on_data(e, known) for e in row.evaluations))
+        row = TableRow(pretrain, tuple(_on_data(e, known) for e in row.evaluations))
     else:
         small = _shrunk(table, row, request.scale)
         if small is None:
@@ -136,7 +136,7 @@ def _resolve(table: Table, row: Row, request: Request) -> Row | None:
     return apply_overrides(row, request.overrides)
 
 
-def _shrunk(table: Table, row: Row, scale: str) -> Row | None:
+def _shrunk(table: Table, row: TableRow, scale: str) -> TableRow | None:
     return (table.proxy if scale == "proxy" else table.smoke)(row)
 
 
@@ -151,10 +151,12 @@ def kept(table: Table, row: str, scale: str) -> set[str]:
 
 def _on_data(evaluation: Evaluation, known: Mapping[str, str]) -> Evaluation:
     """Let an evaluation that names one of the table's further data sets read what was given."""
-    on = getattr(evaluation, "on", None)
-    if on is None or on.data not in known:
+    data = getattr(evaluation, "data", None)
+    if data is None or data.source not in known:
         return evaluation
-    return dataclasses.replace(evaluation, on=dataclasses.replace(on, data=known[on.data]))  # type: ignore[type-var]
+    return dataclasses.replace(
+        evaluation, data=dataclasses.replace(data, source=known[data.source])
+    )  # type: ignore[type-var]
 
 
 def _shortened(evaluation: Evaluation, max_steps: int) -> Evaluation:
@@ -164,7 +166,7 @@ def _shortened(evaluation: Evaluation, max_steps: int) -> Evaluation:
     return evaluation
 
 
-def plan_runs(rows: Mapping[str, Row], seeds: Iterable[int]) -> list[Run]:
+def plan_runs(rows: Mapping[str, TableRow], seeds: Iterable[int]) -> list[Run]:
     """Return the runs of all rows, seed by seed; rows with the same pretraining share it.
 
     Args:

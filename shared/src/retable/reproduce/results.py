@@ -15,7 +15,7 @@ from retable.reproduce.finished import history, storable
 from retable.reproduce.outcomes import Outcomes
 from retable.reproduce.plan import Run, kept
 from retable.reproduce.setting import Setting, directory_of
-from retable.reproduce.table import Figures, Histories, History, Row, Table
+from retable.reproduce.table import Histories, History, RunMetrics, Table, TableRow
 from retable.tables import (
     Comparison,
     Measured,
@@ -51,7 +51,7 @@ def load_references(table: Table, scale: str) -> tuple[Reference, Reference]:
 
 
 def compare_table(
-    table: Table, rows: Mapping[str, Row], outcomes: Outcomes, command: Command
+    table: Table, rows: Mapping[str, TableRow], outcomes: Outcomes, command: Command
 ) -> Comparison:
     """Compare with the paper at paper scale, with what we recorded at proxy scale.
 
@@ -75,7 +75,9 @@ def compare_table(
     )
 
 
-def _reasons(table: Table, paper: Reference, rows: Mapping[str, Row], scale: str) -> dict[str, str]:
+def _reasons(
+    table: Table, paper: Reference, rows: Mapping[str, TableRow], scale: str
+) -> dict[str, str]:
     """Say of every row that was not run, wholly or in part, why."""
     reasons = dict(table.not_run)
     for row in paper.rows:
@@ -113,7 +115,7 @@ def gather_histories(runs: list[Run], setting: Setting) -> Histories:
 
 
 def write_report(
-    table: Table, comparison: Comparison, figures: Figures, histories: Histories, folder: Path
+    table: Table, comparison: Comparison, figures: RunMetrics, histories: Histories, folder: Path
 ) -> None:
     """Write the comparison as Markdown, JSON and plots (with the extra ``plots``)."""
     save_comparison(folder, comparison)
@@ -137,7 +139,7 @@ def recorded_rows(table: Table) -> tuple[str, ...]:
 
 
 def record(
-    table: Table, runs: list[Run], figures: Figures, outcomes: Outcomes, command: Command
+    table: Table, runs: list[Run], figures: RunMetrics, outcomes: Outcomes, command: Command
 ) -> None:
     """Store what came of the runs as the table's proxy references, with how it was made.
 
@@ -171,7 +173,7 @@ def record(
     )
 
 
-def _recordable(table: Table, figures: Figures, outcomes: Outcomes) -> Measured:
+def _recordable(table: Table, figures: RunMetrics, outcomes: Outcomes) -> Measured:
     """Leave out the numbers of cells where a collapse has stopped the run of another seed."""
     return {
         row: {

@@ -13,7 +13,7 @@ from typing import Any
 
 from retable import progress
 from retable.errors import UserError
-from retable.processes import end_with
+from retable.processes import exit_with_parent
 
 
 def run_side_by_side(calls: Sequence[Callable[[], None]], jobs: int) -> None:
@@ -60,4 +60,4 @@ def _interrupts_deferred() -> Iterator[None]:
 
 def _begin_worker(lines: Any, parent: int) -> None:
     progress.use_line(lines.get())
-    end_with(parent)
+    exit_with_parent(parent)

@@ -15,8 +15,8 @@ from retable.train.recipe import PretrainRecipe
 
 SCALES = ("proxy", "paper", "smoke")
 
-Figures = Mapping[str, Mapping[int, Mapping[str, float]]]
-"""Figures of every training: its name -> seed -> figure -> value, as `Figure` calls them."""
+RunMetrics = Mapping[str, Mapping[int, Mapping[str, float]]]
+"""Figures of every training: its name -> seed -> figure -> value, as `Metric` calls them."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class History:
             those before.
         folder: the run's own: `retable.train.traces.read_traces` reads there what was recorded of
             every step, `retable.train.gradients.read_landscape` the gradients of every epoch.
-        figures: the run's figures by name, as `Figure` calls them, once it is complete.
+        figures: the run's figures by name, as `Metric` calls them, once it is complete.
     """
 
     epochs: Sequence[Mapping[str, float]]
@@ -44,7 +44,7 @@ Derive = Callable[[PretrainRecipe, History], Mapping[str, float]]
 
 
 @dataclass(frozen=True)
-class Row:
+class TableRow:
     """What one row runs: a pretraining, then evaluations of its encoder."""
 
     pretrain: PretrainRecipe
@@ -60,10 +60,10 @@ def training_name(row: str, variant: str = "") -> str:
     return f"{row}/{variant}" if variant else row
 
 
-class Column(Protocol):
+class TableColumn(Protocol):
     """Reads one column's value from the figures of a table."""
 
-    def value(self, row: str, seed: int, figures: Figures) -> float | None:
+    def value(self, row: str, seed: int, figures: RunMetrics) -> float | None:
         """Return the value of a row's cell for a seed, None where it has none."""
         ...
 
@@ -73,7 +73,7 @@ class Column(Protocol):
 
 
 @dataclass(frozen=True)
-class Figure:
+class Metric:
     """One figure of the row itself, times a factor.
 
     Names: ``pretrain.NAME`` (mean over the last epoch), ``halfway.NAME`` (over the middle epoch),
@@ -87,7 +87,7 @@ class Figure:
     otherwise: str | None = None
     variant: str = ""
 
-    def value(self, row: str, seed: int, figures: Figures) -> float | None:
+    def value(self, row: str, seed: int, figures: RunMetrics) -> float | None:
         """Return the figure, or the one called ``otherwise`` where there is none, scaled."""
         own = figures.get(training_name(row, self.variant), {}).get(seed, {})
         found = own.get(self.name, own.get(self.otherwise or ""))
@@ -102,10 +102,10 @@ class Figure:
 class Gain:
     """A row's value of another column minus that of the row ``over``, for the same seed."""
 
-    column: Column
+    column: TableColumn
     over: str
 
-    def value(self, row: str, seed: int, figures: Figures) -> float | None:
+    def value(self, row: str, seed: int, figures: RunMetrics) -> float | None:
         """Return the difference, None where either row has not run."""
         own = self.column.value(row, seed, figures)
         other = self.column.value(self.over, seed, figures)
@@ -120,10 +120,10 @@ class Gain:
 class Difference:
     """One column's value minus another's, of the same row and seed."""
 
-    minuend: Column
-    subtrahend: Column
+    minuend: TableColumn
+    subtrahend: TableColumn
 
-    def value(self, row: str, seed: int, figures: Figures) -> float | None:
+    def value(self, row: str, seed: int, figures: RunMetrics) -> float | None:
         """Return the difference, None where either is missing."""
         first = self.minuend.value(row, seed, figures)
         second = self.subtrahend.value(row, seed, figures)
@@ -138,10 +138,10 @@ class Difference:
 class Ratio:
     """One column's value over another's, of the same row and seed."""
 
-    numerator: Column
-    denominator: Column
+    numerator: TableColumn
+    denominator: TableColumn
 
-    def value(self, row: str, seed: int, figures: Figures) -> float | None:
+    def value(self, row: str, seed: int, figures: RunMetrics) -> float | None:
         """Return the ratio: None where either is missing, NaN over zero."""
         above = self.numerator.value(row, seed, figures)
         below = self.denominator.value(row, seed, figures)
@@ -161,7 +161,7 @@ class Table:
     Attributes:
         script: the script's path; ``<table>.toml`` and ``<table>.proxy.toml`` stand beside it.
         rows: the rows that are run, at the paper's scale; ``data`` is filled in from ``--data``. A
-            row that prints several trainings side by side maps each variant's name to a `Row`.
+            row that prints several trainings side by side maps each variant's name to a `TableRow`.
         columns: how to read each column of the reference from a run's figures.
         proxy: shrinks a training to the built-in data set and minutes; None: this scale leaves it
             out, its cells are not run.
@@ -169,7 +169,7 @@ class Table:
         images: training images of the paper's data set, for estimates without it.
         subset: the subset of ``--data`` that the table uses, for instance "imagenet100".
         other_data: further data sets that evaluations name, with what they are: an evaluation whose
-            ``on.data`` is "places" reads what the option ``--places`` gives at paper scale.
+            ``data.source`` is "places" reads what the option ``--places`` gives at paper scale.
         not_run: reasons for rows and columns of the reference that this script does not run.
         seeds: seeds run by default, by scale.
         derive: further figures of a run, from its recipe and what it has recorded over time.
@@ -179,10 +179,10 @@ class Table:
     """
 
     script: Path
-    rows: Mapping[str, Row | Mapping[str, Row]]
-    columns: Mapping[str, Column]
-    proxy: Callable[[Row], Row | None]
-    smoke: Callable[[Row], Row | None]
+    rows: Mapping[str, TableRow | Mapping[str, TableRow]]
+    columns: Mapping[str, TableColumn]
+    proxy: Callable[[TableRow], TableRow | None]
+    smoke: Callable[[TableRow], TableRow | None]
     images: int
     subset: str | None = None
     other_data: Mapping[str, str] = field(default_factory=dict)
@@ -208,10 +208,10 @@ class Table:
             if unknown := set(SCALES) - self.collapse.chance.keys():
                 raise ValueError(f"the collapse criterion lacks the chance at {sorted(unknown)}")
 
-    def trainings(self, row: str) -> dict[str, Row]:
+    def trainings(self, row: str) -> dict[str, TableRow]:
         """Return what a row trains, by the names of `training_name`."""
         found = self.rows[row]
-        if isinstance(found, Row):
+        if isinstance(found, TableRow):
             return {row: found}
         return {training_name(row, variant): each for variant, each in found.items()}
 

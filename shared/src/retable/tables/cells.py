@@ -7,13 +7,13 @@ from dataclasses import replace
 
 from retable.tables.comparison import ComparedCell, all_finite
 from retable.tables.evidence import Evidence, stand_in_spread
-from retable.tables.reference import Collapse, Column, Row, Value
+from retable.tables.reference import Collapse, ColumnSpec, RowSpec, Value
 from retable.tables.statistics import difference_of_means, spread_of
 from retable.tables.verdict import Verdict, judge, judge_collapse, seeds_to_decide
 
 
 def compare_cell(
-    evidence: Evidence, row: Row, column: Column, not_run: Mapping[str, str]
+    evidence: Evidence, row: RowSpec, column: ColumnSpec, not_run: Mapping[str, str]
 ) -> ComparedCell:
     """Set a cell's stored number beside ours and judge it.
 
@@ -51,7 +51,9 @@ def _expected(cell: ComparedCell) -> Collapse | None:
     return stated if isinstance(stated, Collapse) else None
 
 
-def _nothing_to_judge(evidence: Evidence, row: Row, column: Column, cell: ComparedCell) -> str:
+def _nothing_to_judge(
+    evidence: Evidence, row: RowSpec, column: ColumnSpec, cell: ComparedCell
+) -> str:
     """Return why a measured cell gets no verdict, empty if it does."""
     if evidence.unfinished:
         return evidence.unfinished
@@ -68,7 +70,7 @@ def _nothing_to_judge(evidence: Evidence, row: Row, column: Column, cell: Compar
 
 
 def _absent(
-    evidence: Evidence, row: Row, column: Column, cell: ComparedCell, why: str
+    evidence: Evidence, row: RowSpec, column: ColumnSpec, cell: ComparedCell, why: str
 ) -> ComparedCell:
     """Judge a cell without measurement: a gap of ours, or nothing that was to be run."""
     if row.origin == "cited":
@@ -81,7 +83,7 @@ def _absent(
     return cell
 
 
-def _said_missing(evidence: Evidence, row: Row, column: Column) -> bool:
+def _said_missing(evidence: Evidence, row: RowSpec, column: ColumnSpec) -> bool:
     """Whether a row without any number, ours or theirs, is called missing in this column.
 
     In a table that prints only orders, everywhere; beside printed numbers once, in the first.
@@ -109,7 +111,7 @@ def _judged_collapse(cell: ComparedCell) -> ComparedCell:
 
 
 def _judged_number(
-    evidence: Evidence, row: Row, column: Column, cell: ComparedCell
+    evidence: Evidence, row: RowSpec, column: ColumnSpec, cell: ComparedCell
 ) -> ComparedCell:
     """Judge a cell by where the interval of its difference lies."""
     value, reference = cell.reference, evidence.judged_by

@@ -10,7 +10,7 @@ from retable.plots.drawing import CYCLE, GREY, INK, new_figure
 from retable.tables.comparison import ComparedCell, Comparison
 from retable.tables.phrases import heading, number
 from retable.tables.plot import scale_title
-from retable.tables.reference import COLLAPSE, Collapse, Column, Value
+from retable.tables.reference import COLLAPSE, Collapse, ColumnSpec, Value
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -88,7 +88,7 @@ def _own_entry(cell: ComparedCell) -> _Entry:
     return _Entry(cell.mean, cell.std)
 
 
-def _draw_heat_map(axes: Axes, lines: list[list[_Entry]], column: Column, limit: float) -> None:
+def _draw_heat_map(axes: Axes, lines: list[list[_Entry]], column: ColumnSpec, limit: float) -> None:
     """Colour signed values around zero and all others from their least to their largest."""
     values = [[entry.value for entry in line] for line in lines]
     finite = [v for line in values for v in line if math.isfinite(v)]

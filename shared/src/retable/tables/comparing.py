@@ -9,7 +9,7 @@ from retable.tables.cells import compare_cell
 from retable.tables.claims import compare_claim
 from retable.tables.comparison import Collapsed, ComparedRow, Comparison, Measured, Scale
 from retable.tables.evidence import Evidence
-from retable.tables.reference import Column, Reference, Row
+from retable.tables.reference import ColumnSpec, Reference, RowSpec
 
 
 def compare(
@@ -76,18 +76,18 @@ def compare(
     )
 
 
-def _joined_columns(shown: Reference, reference: Reference) -> tuple[Column, ...]:
+def _joined_columns(shown: Reference, reference: Reference) -> tuple[ColumnSpec, ...]:
     known = {column.key for column in shown.columns}
     return shown.columns + tuple(c for c in reference.columns if c.key not in known)
 
 
 def _joined_rows(
     shown: Reference, reference: Reference, measured: Iterable[str], labels: Mapping[str, str]
-) -> list[Row]:
+) -> list[RowSpec]:
     rows = {row.key: row for row in (*reference.rows, *shown.rows)}
     order = dict.fromkeys([*(row.key for row in (*shown.rows, *reference.rows)), *measured])
     return [
-        rows.get(key) or Row(key, labels.get(key, key), "extra", recipe={}, values={})
+        rows.get(key) or RowSpec(key, labels.get(key, key), "extra", recipe={}, values={})
         for key in order
     ]
 
@@ -103,7 +103,7 @@ def _reasons(reference: Reference) -> dict[str, str]:
     return reasons
 
 
-def _check_columns(measured: Measured, columns: tuple[Column, ...], shown: Reference) -> None:
+def _check_columns(measured: Measured, columns: tuple[ColumnSpec, ...], shown: Reference) -> None:
     known = [column.key for column in columns]
     for row, cells in measured.items():
         for column in cells:

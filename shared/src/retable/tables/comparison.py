@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from retable.tables.reference import Claim, Collapse, Column, Provenance, Row, Value
+from retable.tables.reference import Claim, Collapse, ColumnSpec, Provenance, RowSpec, Value
 from retable.tables.statistics import (
     Interval,
     mean,
@@ -71,7 +71,7 @@ class ComparedCell:
 class ComparedRow:
     """A row and its cells by column key."""
 
-    row: Row
+    row: RowSpec
     cells: Mapping[str, ComparedCell]
 
 
@@ -110,7 +110,7 @@ class Comparison:
     dataset: str
     notes: str
     scale: Scale
-    columns: tuple[Column, ...]
+    columns: tuple[ColumnSpec, ...]
     rows: tuple[ComparedRow, ...]
     claims: tuple[ComparedClaim, ...]
     provenance: Provenance | None = None

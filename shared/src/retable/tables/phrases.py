@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from retable.tables.comparison import ComparedCell, ComparedClaim, Comparison
-from retable.tables.reference import COLLAPSE, Collapse, Column, Value
+from retable.tables.reference import COLLAPSE, Collapse, ColumnSpec, Value
 from retable.tables.verdict import ClaimVerdict, Verdict
 
 EMPTY = "–"  # noqa: RUF001 (typography, not arithmetic)
@@ -101,7 +101,7 @@ def tolerance(cell: ComparedCell, decimals: int) -> str:
     return f"±{number(cell.tolerance, decimals if exact else decimals + 1)}"
 
 
-def block(comparison: Comparison, column: Column) -> tuple[list[str], list[list[str]]]:
+def block(comparison: Comparison, column: ColumnSpec) -> tuple[list[str], list[list[str]]]:
     """Return the heads and lines of one column's block, without the rows that are empty in it."""
     rows = [(row.row.label, row.cells[column.key]) for row in comparison.rows]
     rows = [(label, cell) for label, cell in rows if _says(cell) or cell.verdict] or rows
@@ -125,7 +125,7 @@ def block(comparison: Comparison, column: Column) -> tuple[list[str], list[list[
     return list(fields), [list(line) for line in zip(*fields.values(), strict=True)]
 
 
-def shown_columns(comparison: Comparison) -> list[Column]:
+def shown_columns(comparison: Comparison) -> list[ColumnSpec]:
     """Return the columns that say anything, or that nothing was measured for anywhere."""
     filled = [
         column
@@ -140,14 +140,14 @@ def _says(cell: ComparedCell) -> bool:
     return bool(cell.ours or cell.collapsed) or stored
 
 
-def heading(column: Column) -> str:
+def heading(column: ColumnSpec) -> str:
     """Return a column's label with its unit and direction."""
     said = not column.unit or column.unit in column.label or column.label.endswith(")")
     unit = "" if said else f" ({column.unit})"
     return f"{column.label}{unit}, {'higher' if column.higher_is_better else 'lower'} is better"
 
 
-def block_heading(comparison: Comparison, column: Column) -> str:
+def block_heading(comparison: Comparison, column: ColumnSpec) -> str:
     """Return a block's heading, which says where the paper prints no number for the column."""
     printed = any(row.cells[column.key].paper for row in comparison.rows)
     return heading(column) + ("" if printed else "; the paper prints no number")

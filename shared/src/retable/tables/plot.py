@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from retable.plots.drawing import GREY, INK, new_figure, save
 from retable.tables.comparison import ComparedCell, ComparedRow, Comparison
 from retable.tables.phrases import heading, shown_columns, stored
-from retable.tables.reference import COLLAPSE, Collapse, Column, Value
+from retable.tables.reference import COLLAPSE, Collapse, ColumnSpec, Value
 from retable.tables.verdict import Verdict
 
 if TYPE_CHECKING:
@@ -83,13 +83,13 @@ def _measured(cell: ComparedCell) -> bool:
     return bool(cell.ours or cell.collapsed)
 
 
-def _drawn(comparison: Comparison, row: ComparedRow, column: Column) -> bool:
+def _drawn(comparison: Comparison, row: ComparedRow, column: ColumnSpec) -> bool:
     cell = row.cells[column.key]
     return _measured(cell) or _judged_value(comparison, cell) is not None
 
 
 def _draw_column(
-    axes: Axes, comparison: Comparison, rows: Sequence[ComparedRow], column: Column
+    axes: Axes, comparison: Comparison, rows: Sequence[ComparedRow], column: ColumnSpec
 ) -> None:
     for y, row in enumerate(rows):
         cell = row.cells[column.key]

@@ -13,11 +13,11 @@ from retable.tables.reference import (
     COLLAPSE,
     Claim,
     Collapse,
-    Column,
+    ColumnSpec,
     Origin,
     Provenance,
     Reference,
-    Row,
+    RowSpec,
     StatedSpread,
     Tolerance,
     Value,
@@ -117,7 +117,7 @@ def _collapse(fields: _Fields) -> Collapse:
     return Collapse(collapsed, runs)
 
 
-def _row(path: Path, content: Any, columns: Mapping[str, Column]) -> Row:
+def _row(path: Path, content: Any, columns: Mapping[str, ColumnSpec]) -> RowSpec:
     fields = _Fields(path, "a row", content)
     key = fields.take("key", str)
     fields.where = f"row '{key}'"
@@ -142,7 +142,7 @@ def _row(path: Path, content: Any, columns: Mapping[str, Column]) -> Row:
         )
     label, unjudged = fields.take("label", str), fields.optional("unjudged", str, "")
     fields.finish()
-    return Row(key, label, origin, recipe, values, unjudged)
+    return RowSpec(key, label, origin, recipe, values, unjudged)
 
 
 def _shown_decimals(values: list[Any]) -> int:
@@ -152,13 +152,13 @@ def _shown_decimals(values: list[Any]) -> int:
     return min(max([1, *lengths]), 4)
 
 
-def _column(path: Path, content: Any, rows: list[Any]) -> Column:
+def _column(path: Path, content: Any, rows: list[Any]) -> ColumnSpec:
     fields = _Fields(path, "a column", content)
     key = fields.take("key", str)
     fields.where = f"column '{key}'"
     cells = [row.get("values", {}).get(key, {}) for row in rows if isinstance(row, dict)]
     stored = [cell.get(name) for cell in cells for name in ("value", "std") if name in cell]
-    column = Column(
+    column = ColumnSpec(
         key,
         fields.take("label", str),
         fields.take("unit", str),

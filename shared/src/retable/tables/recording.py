@@ -17,10 +17,10 @@ from retable.tables.comparison import Collapsed, Measured
 from retable.tables.reading import parse_reference
 from retable.tables.reference import (
     Collapse,
-    Column,
+    ColumnSpec,
     Provenance,
     Reference,
-    Row,
+    RowSpec,
     StatedSpread,
     Tolerance,
     Value,
@@ -96,7 +96,7 @@ def record_reference(
     )
 
 
-def paper_column(paper: Reference, key: str) -> Column:
+def paper_column(paper: Reference, key: str) -> ColumnSpec:
     """Return a column of the paper's table or raise a `UserError` that says where to add it."""
     column = paper.column(key)
     if column is None:
@@ -114,7 +114,7 @@ def _recorded_row(
     cells: Mapping[str, Mapping[int, float]],
     collapsed: Mapping[str, Mapping[int, str]],
     seeds: tuple[int, ...],
-) -> Row:
+) -> RowSpec:
     values: dict[str, Value | Collapse] = {}
     for column in dict.fromkeys([*cells, *collapsed]):
         paper_column(paper, column)
@@ -130,7 +130,7 @@ def _recorded_row(
             if gone
             else _recorded_value([numbers[seed] for seed in seeds])
         )
-    known = paper.row(key) or Row(key, key, "extra", recipe={}, values={})
+    known = paper.row(key) or RowSpec(key, key, "extra", recipe={}, values={})
     return replace(known, values=values, recipe={})
 
 
@@ -143,8 +143,11 @@ def _recorded_value(numbers: Sequence[float]) -> Value:
 
 
 def _recorded_column(
-    column: Column, spread: Spread | None, tolerances: Mapping[str, Mapping[str, float]], runs: int
-) -> Column:
+    column: ColumnSpec,
+    spread: Spread | None,
+    tolerances: Mapping[str, Mapping[str, float]],
+    runs: int,
+) -> ColumnSpec:
     if spread is None:
         return replace(column, tolerance=None, spread=None, not_run="")
     count = sum(len(cells) for cells in tolerances.values())
@@ -172,8 +175,8 @@ def _rounded_up(value: float) -> float:
 
 
 def _with_tolerances(
-    row: Row, own: Mapping[str, float], common: Mapping[str, float], labels: Mapping[str, str]
-) -> Row:
+    row: RowSpec, own: Mapping[str, float], common: Mapping[str, float], labels: Mapping[str, str]
+) -> RowSpec:
     values = {
         column: replace(value, tolerance=_rounded_up(own[column]))
         if isinstance(value, Value) and _rounded_up(own.get(column, 0.0)) > common.get(column, 0.0)

@@ -64,7 +64,7 @@ class StatedSpread:
 
 
 @dataclass(frozen=True)
-class Column:
+class ColumnSpec:
     """One measured quantity.
 
     Attributes:
@@ -123,7 +123,7 @@ class Collapse:
 
 
 @dataclass(frozen=True)
-class Row:
+class RowSpec:
     """One line of the table."""
 
     key: str
@@ -167,8 +167,8 @@ class Reference:
     source: str
     dataset: str
     notes: str
-    columns: tuple[Column, ...]
-    rows: tuple[Row, ...]
+    columns: tuple[ColumnSpec, ...]
+    rows: tuple[RowSpec, ...]
     claims: tuple[Claim, ...] = ()
     tolerance: Tolerance | None = None
     provenance: Provenance | None = None
@@ -179,11 +179,11 @@ class Reference:
         """Whether we measured these numbers ourselves (proxy scale) or the paper printed them."""
         return self.provenance is not None
 
-    def row(self, key: str) -> Row | None:
+    def row(self, key: str) -> RowSpec | None:
         """Return the row of this key, None if there is none."""
         return next((row for row in self.rows if row.key == key), None)
 
-    def column(self, key: str) -> Column | None:
+    def column(self, key: str) -> ColumnSpec | None:
         """Return the column of this key, None if there is none."""
         return next((column for column in self.columns if column.key == key), None)
 

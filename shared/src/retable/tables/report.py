@@ -33,7 +33,7 @@ from retable.tables.phrases import (
     shown_columns,
 )
 from retable.tables.reading import load_reference
-from retable.tables.reference import Column, Reference
+from retable.tables.reference import ColumnSpec, Reference
 from retable.tables.storage import COMPARISON_FILE, load_comparison
 from retable.tables.verdict import ClaimVerdict, Verdict
 
@@ -258,7 +258,7 @@ def _html_section(
     return "\n".join([*parts, "</section>"])
 
 
-def _html_block(comparison: Comparison, column: Column) -> str:
+def _html_block(comparison: Comparison, column: ColumnSpec) -> str:
     heads, lines = block(comparison, column)
     return _html_table(heads, "".join(f"<tr>{''.join(map(_cell, line))}</tr>" for line in lines))
 

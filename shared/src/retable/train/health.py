@@ -31,10 +31,10 @@ class Failure(NamedTuple):
     reason: str
 
 
-def fatal(metrics: dict[str, float]) -> Failure | None:
+def failure_reason(metrics: dict[str, float]) -> Failure | None:
     """Return why a run must stop, or None; from means over some steps.
 
-    >>> fatal({"loss": float("nan")})
+    >>> failure_reason({"loss": float("nan")})
     Failure(kind='diverged', reason='the loss is not finite (nan)')
     """
     loss = metrics.get("loss", 0.0)
@@ -62,7 +62,7 @@ def scores_alike(metrics: dict[str, float]) -> bool:
     return apart <= ALIKE * math.sqrt(max(metrics["negative_variance"], 0.0))
 
 
-class ScoreWatch:
+class CollapseDetector:
     """Ends a run whose positives have not stood out from negatives for a while.
 
     Not at once, for a few steps can look so by chance, and not in the first epoch, in which nothing
@@ -77,7 +77,7 @@ class ScoreWatch:
     def __init__(self) -> None:
         self.epochs = 0
 
-    def fatal(self, epoch: int, steps: int, means: dict[str, float]) -> Failure | None:
+    def failure_reason(self, epoch: int, steps: int, means: dict[str, float]) -> Failure | None:
         """Take in an epoch, counted from 1, of so many steps; return why the run must stop."""
         self.epochs = self.epochs + 1 if epoch > 1 and scores_alike(means) else 0
         if self.epochs < self.EPOCHS or self.epochs * steps < self.STEPS:
@@ -94,7 +94,7 @@ def mean_scores(metrics: dict[str, float]) -> str:
     )
 
 
-def sentences(metrics: dict[str, float]) -> list[str]:
+def messages(metrics: dict[str, float]) -> list[str]:
     """Say what an epoch's means mean, most important first.
 
     Args:

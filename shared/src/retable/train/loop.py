@@ -95,7 +95,7 @@ class Training:
         self.epoch_means = Averages()
         self.trace = TraceLog(self.log)
         self.gradients = GradientLandscape(self.method.encoder)
-        self.scores = health.ScoreWatch()
+        self.scores = health.CollapseDetector()
         self.total = self.recipe.epochs * self.loader.steps_per_epoch
         if self.recipe.max_steps is not None:
             self.total = min(self.total, self.recipe.max_steps)
@@ -143,7 +143,7 @@ class Training:
                 indices=raw.indices,
                 positions=raw.positions,
                 progress=Progress(raw.step, self.loader.steps_per_epoch, self.recipe.epochs),
-                key=derive_key(self.seed, "step", raw.step),
+                rng_key=derive_key(self.seed, "step", raw.step),
             )
 
     def make_step(self, batch: Batch, accumulate: int) -> Metrics:
@@ -183,7 +183,7 @@ class Training:
         if self.main:
             self.log.write("steps", self.step, {**means, **throughput.rates(self.step)})
         self.trace.write()
-        if failure := health.fatal(means):
+        if failure := health.failure_reason(means):
             raise TrainingFailedError(failure, self.directory, self.step)
         return means
 
@@ -202,11 +202,11 @@ class Training:
             self.log.write("epoch", self.step, {"epoch": epoch, **means})
             if watched:
                 self.log.write("monitor", self.step, {"epoch": epoch, **watched})
-        if failure := self.scores.fatal(epoch, self.loader.steps_per_epoch, means):
+        if failure := self.scores.failure_reason(epoch, self.loader.steps_per_epoch, means):
             raise TrainingFailedError(failure, self.directory, self.step)
         if epoch not in (1, self.recipe.epochs):
             return []
-        return [f"epoch {epoch}: {remark}" for remark in health.sentences({**means, **watched})]
+        return [f"epoch {epoch}: {remark}" for remark in health.messages({**means, **watched})]
 
     def save(self) -> None:
         """Write the training state."""

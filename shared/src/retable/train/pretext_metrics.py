@@ -28,7 +28,7 @@ BATCH = 64
 
 
 @torch.no_grad()
-def held_out_metrics(
+def pretext_metrics(
     method: Method,
     source: Source,
     views: tuple[ViewRecipe, ...],
@@ -45,8 +45,9 @@ def held_out_metrics(
     any number of processes. The method stays as it was, its modes and buffers too.
 
     Args:
-        method: one whose ``held_out`` is true: its metrics are means over images, and in evaluation
-            mode its forward pass depends on no other image and waits for no other process.
+        method: one whose ``has_pretext_metrics`` is true: its metrics are means over images, and in
+            evaluation mode its forward pass depends on no other image and waits for no other
+            process.
         source: the images.
         views: what it is trained on.
         progress: where its training stands.
@@ -102,15 +103,15 @@ def _batches(
     device: torch.device,
 ) -> Iterator[Batch]:
     """Yield this process's share of the images, in their order."""
-    key = derive_key(0, "held-out images")
+    rng_key = derive_key(0, "held-out images")
     own = share_of(len(source), distributed.process_index(), distributed.process_count())
-    rows = EvaluationPlan(torch.arange(own.start, own.stop), batch_size, key)
-    plan = _Plan(rows, tuple(derive_key(key, "view", view) for view in range(len(views))))
+    rows = EvaluationPlan(torch.arange(own.start, own.stop), batch_size, rng_key)
+    plan = _Plan(rows, tuple(derive_key(rng_key, "view", view) for view in range(len(views))))
     feed = make_feed(source, workers=workers, device=device, resident=None)
     for _, indices, made in feed.views(plan, views, range(rows.steps)):
         places = transfer(indices, device)
         labels = transfer(source.labels[indices], device)
-        yield Batch(made, labels, places, places, progress, derive_key(key, "draws"))
+        yield Batch(made, labels, places, places, progress, derive_key(rng_key, "draws"))
 
 
 @dataclass(frozen=True)

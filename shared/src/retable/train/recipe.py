@@ -27,8 +27,8 @@ class PretrainRecipe:
         bn_group: images that share batch-norm statistics: the papers' "batch per GPU". None: all
             that a process holds.
         subset: class or label subset of the source.
-        held_out_images: images of the train split that are not trained on: those that evaluations
-            hold out to test on, see `retable.evaluate.protocol.Judged`.
+        validation_images: images of the train split that are not trained on: those that evaluations
+            hold out to test on, see `retable.evaluate.protocol.EvalData`.
         precision: "float32", "bf16" or "fp16" autocast of the encoders.
         max_steps: stop after so many steps; such a run is marked and compared with nothing.
     """
@@ -42,7 +42,7 @@ class PretrainRecipe:
     batch: int
     bn_group: int | None = None
     subset: str | None = None
-    held_out_images: int = 0
+    validation_images: int = 0
     precision: str = "float32"
     max_steps: int | None = None
 

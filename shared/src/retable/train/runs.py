@@ -26,7 +26,7 @@ import torch
 
 from retable import files
 from retable.errors import UserError
-from retable.settings import describe
+from retable.settings import to_plain
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,7 +82,7 @@ class RunDirectory:
         """
         self.check(recipe)
         if not self.recipe.exists():
-            files.write_json(self.recipe, describe(recipe))
+            files.write_json(self.recipe, to_plain(recipe))
 
     def check(self, recipe: object) -> None:
         """Check that the directory, if it exists, was made for this recipe.
@@ -92,7 +92,7 @@ class RunDirectory:
         """
         if not self.recipe.exists():
             return
-        found, wanted = read_json(self.recipe), describe(recipe)
+        found, wanted = read_json(self.recipe), to_plain(recipe)
         if found != json.loads(json.dumps(wanted)):
             changed = ", ".join(_differences(found, wanted)) or "its fields"
             raise UserError(

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from retable.nn.patches import standardise
 from retable.views import affine, levels
-from retable.views.photometric_plan import BLENDS, Schedule, Subset, schedule
+from retable.views.photometric_plan import BLENDS, PhotometricPlan, SelectedRows, photometric_plan
 from retable.views.recipe import ViewRecipe
 from retable.views.sampling import ViewParameters
 
@@ -55,7 +55,7 @@ def photometric(
         starts = range(0, len(crops), piece)
         pieces = (slice(start, start + piece) for start in starts)
         return torch.cat([photometric(crops[rows], parameters[rows], recipe) for rows in pieces])
-    plan = schedule(parameters, recipe, fixed_shapes=compiled).to(crops.device)
+    plan = photometric_plan(parameters, recipe, fixed_shapes=compiled).to(crops.device)
     basis = _blur_basis(crops.shape[-1], recipe.kernel_size, crops.device)
     run = _compiled_program() if compiled else _program
     with torch.autocast(crops.device.type, enabled=False):
@@ -63,11 +63,11 @@ def photometric(
 
 
 @lru_cache(maxsize=1)
-def _compiled_program() -> Callable[[Tensor, Schedule, Tensor, ViewRecipe], Tensor]:
+def _compiled_program() -> Callable[[Tensor, PhotometricPlan, Tensor, ViewRecipe], Tensor]:
     return torch.compile(_program, fullgraph=True)
 
 
-def _program(crops: Tensor, plan: Schedule, basis: Tensor, recipe: ViewRecipe) -> Tensor:
+def _program(crops: Tensor, plan: PhotometricPlan, basis: Tensor, recipe: ViewRecipe) -> Tensor:
     planes = _planes(crops, plan.order)
     grayscale = partial(_grayscale, of=_gray if recipe.gray == "luma" else _mean)
     if recipe.jitter_position == "after_gray":
@@ -108,16 +108,18 @@ def _planes(crops: Tensor, order: Tensor | None) -> Tensor:
     return planes
 
 
-def _apply(step: Callable[[Tensor, Tensor], Tensor], planes: Tensor, subset: Subset) -> None:
+def _apply(
+    step: Callable[[Tensor, Tensor], Tensor], planes: Tensor, selected: SelectedRows
+) -> None:
     """Replace the subset's samples by ``step(samples, strength)``."""
-    if subset.rows is None:
-        planes.copy_(step(planes, subset.strength))
-    elif len(subset):
-        changed = step(planes.index_select(1, subset.rows), subset.strength)
-        planes.index_copy_(1, subset.rows, changed)
+    if selected.rows is None:
+        planes.copy_(step(planes, selected.strength))
+    elif len(selected):
+        changed = step(planes.index_select(1, selected.rows), selected.strength)
+        planes.index_copy_(1, selected.rows, changed)
 
 
-def _jitter(planes: Tensor, plan: Schedule, with_hue: bool) -> None:
+def _jitter(planes: Tensor, plan: PhotometricPlan, with_hue: bool) -> None:
     for blend in range(BLENDS):
         _blend(planes[:, : plan.before[blend]], plan.blends[0, blend])
     if with_hue:
@@ -168,7 +170,7 @@ def _shift_hue(planes: Tensor, shift: Tensor) -> None:
         torch.addcmul(floor, spread, weight, out=plane)
 
 
-def _brighten_and_saturate(planes: Tensor, plan: Schedule, recipe: ViewRecipe) -> None:
+def _brighten_and_saturate(planes: Tensor, plan: PhotometricPlan, recipe: ViewRecipe) -> None:
     """Add the brightness, scale the saturation, then cut to [0, 1]: TensorFlow's order."""
     if recipe.brightness_shift > 0:
         planes.add_(plan.brightness[:, None, None])
@@ -209,7 +211,7 @@ def _solarize(planes: Tensor, strength: Tensor) -> Tensor:
 
 
 def _rand_augment(
-    planes: Tensor, layers: tuple[dict[str, Subset], ...], recipe: ViewRecipe
+    planes: Tensor, layers: tuple[dict[str, SelectedRows], ...], recipe: ViewRecipe
 ) -> None:
     """Round to levels and carry out RandAugment's layers on them, in place."""
     fill = [min(255.0, round(255 * mean)) for mean in recipe.mean]

@@ -14,7 +14,7 @@ def make_view(
     images: Tensor,
     indices: Tensor,
     recipe: ViewRecipe,
-    key: int,
+    rng_key: int,
     *,
     image_key: int | None = None,
     compiled: bool = False,
@@ -26,7 +26,8 @@ def make_view(
         indices: (B,) int64 on the CPU, the images' places in their data set: together with the key
             they determine the draws, whatever the batch.
         recipe: how views are made.
-        key: of one view number and one epoch, for instance ``derive_key(seed, "views", epoch, 0)``.
+        rng_key: of one view number and one epoch, for instance ``derive_key(seed, "views", epoch,
+            0)``.
         image_key: of what an image's views share, see `retable.views.sample_parameters`.
         compiled: see `retable.views.photometric`.
 
@@ -36,10 +37,10 @@ def make_view(
     >>> import torch
     >>> from retable.views import moco_v2
     >>> images = torch.zeros(4, 3, 40, 50, dtype=torch.uint8)
-    >>> make_view(images, torch.arange(4), moco_v2(32), key=0).shape
+    >>> make_view(images, torch.arange(4), moco_v2(32), rng_key=0).shape
     torch.Size([4, 3, 32, 32])
     """
-    parameters = sample_parameters(recipe, key, indices, *images.shape[2:], image_key=image_key)
+    parameters = sample_parameters(recipe, rng_key, indices, *images.shape[2:], image_key=image_key)
     crops = crop_resize(images, parameters, recipe.size, recipe.interpolation)
     return photometric(crops, parameters, recipe, compiled=compiled)
 

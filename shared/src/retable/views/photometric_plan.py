@@ -27,7 +27,7 @@ _CONTRAST, _SATURATION, _HUE = 1, 2, 3  # as in ViewParameters.jitter_order
 
 
 @dataclass(frozen=True)
-class Subset:
+class SelectedRows:
     """The samples that a step is applied to, and how strongly.
 
     Attributes:
@@ -43,7 +43,7 @@ class Subset:
 
 
 @dataclass(frozen=True)
-class Schedule:
+class PhotometricPlan:
     """The draws of B views in the form in which tensors are computed with.
 
     Attributes:
@@ -73,12 +73,12 @@ class Schedule:
     shift: Tensor
     brightness: Tensor
     saturation: Tensor
-    gray: Subset
-    blur: Subset
-    solarize: Subset
-    layers: tuple[dict[str, Subset], ...]
+    gray: SelectedRows
+    blur: SelectedRows
+    solarize: SelectedRows
+    layers: tuple[dict[str, SelectedRows], ...]
 
-    def to(self, device: torch.device) -> Schedule:
+    def to(self, device: torch.device) -> PhotometricPlan:
         """Copy to a device without waiting for it."""
         if device.type == "cpu":
             return self
@@ -87,10 +87,10 @@ class Schedule:
 
 
 def _moved(value: Any, device: torch.device) -> Any:
-    if isinstance(value, Subset):
-        return Subset(_moved(value.rows, device), _moved(value.strength, device))
+    if isinstance(value, SelectedRows):
+        return SelectedRows(_moved(value.rows, device), _moved(value.strength, device))
     if isinstance(value, dict):
-        return {name: _moved(subset, device) for name, subset in value.items()}
+        return {name: _moved(selected, device) for name, selected in value.items()}
     if isinstance(value, tuple):
         return tuple(_moved(part, device) for part in value)
     if isinstance(value, Tensor):
@@ -99,9 +99,9 @@ def _moved(value: Any, device: torch.device) -> Any:
     return value
 
 
-def schedule(
+def photometric_plan(
     parameters: ViewParameters, recipe: ViewRecipe, *, fixed_shapes: bool = False
-) -> Schedule:
+) -> PhotometricPlan:
     """Return the schedule of B views, on the CPU.
 
     With ``fixed_shapes`` every step covers all samples, neutral where it does not apply, so that
@@ -124,16 +124,16 @@ def schedule(
         chosen = order = torch.where(jitter, BLENDS - hue_place, BLENDS + 1).argsort(stable=True)
         jittered, *counts = torch.cat([jitter[:, None], before], dim=1).sum(dim=0).tolist()
 
-    def subset(applies: Tensor, strength: Tensor) -> Subset:
+    def selected(applies: Tensor, strength: Tensor) -> SelectedRows:
         """Take the samples that a step applies to, or all, whose strength then must be neutral."""
         if fixed_shapes:
-            return Subset(None, strength)
+            return SelectedRows(None, strength)
         rows = applies[chosen].nonzero()[:, 0]
-        return Subset(rows, strength[chosen][rows])
+        return SelectedRows(rows, strength[chosen][rows])
 
     columns = (parameters.operations.T, parameters.arguments.T, parameters.bicubic.T)
     layers = (layer_strengths(*layer, size=recipe.size) for layer in zip(*columns, strict=True))
-    return Schedule(
+    return PhotometricPlan(
         order=order,
         restore=None if order is None else order.argsort(),
         jittered=jittered,
@@ -142,10 +142,10 @@ def schedule(
         shift=shift[chosen],
         brightness=parameters.brightness_shift[chosen],
         saturation=parameters.saturation[chosen],
-        gray=subset(parameters.gray, parameters.gray.float()),
-        blur=subset(parameters.blur_sigma > 0, parameters.blur_sigma),
-        solarize=subset(parameters.solarize, parameters.solarize.float()),
-        layers=tuple({name: subset(*drawn) for name, drawn in layer.items()} for layer in layers),
+        gray=selected(parameters.gray, parameters.gray.float()),
+        blur=selected(parameters.blur_sigma > 0, parameters.blur_sigma),
+        solarize=selected(parameters.solarize, parameters.solarize.float()),
+        layers=tuple({name: selected(*drawn) for name, drawn in layer.items()} for layer in layers),
     )
 
 

@@ -82,13 +82,13 @@ _SLOTS = 5
 
 
 def draw_operations(
-    setting: tuple[int, float, float] | None, key: int, indices: Tensor
+    setting: tuple[int, float, float] | None, rng_key: int, indices: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Draw the operations of B images: a function of key and index, whatever the batch.
 
     Args:
         setting: layers n, magnitude in [0, 10] and its standard deviation; None for no layers.
-        key: of one view number and one epoch.
+        rng_key: of one view number and one epoch.
         indices: (B,) int64 on the CPU, the images' places in their data set.
 
     Returns:
@@ -101,10 +101,10 @@ def draw_operations(
     """
     layers, mean, deviation = setting or (0, 0.0, 0.0)
     places = (indices[:, None] * layers + torch.arange(layers)) * _SLOTS
-    key = derive_key(key, "rand_augment")
-    draws = uniform(key, places[..., None] + torch.arange(_SLOTS))
+    rng_key = derive_key(rng_key, "rand_augment")
+    draws = uniform(rng_key, places[..., None] + torch.arange(_SLOTS))
     operations = (draws[..., _CHOICE] * len(OPERATIONS)).long()
-    magnitudes = (mean + deviation * normal(key, places + _MAGNITUDE)).clamp_(0, 10)
+    magnitudes = (mean + deviation * normal(rng_key, places + _MAGNITUDE)).clamp_(0, 10)
     arguments = operation_arguments(operations, magnitudes, draws[..., _SIGN] < 0.5)
     operations = operations.masked_fill(draws[..., _SKIP] >= _PROBABILITY, SKIPPED)
     return operations, arguments, draws[..., _FILTER] < 0.5

@@ -83,7 +83,7 @@ class ViewParameters:
 
 def sample_parameters(
     recipe: ViewRecipe,
-    key: int,
+    rng_key: int,
     indices: Tensor,
     heights: Tensor | int,
     widths: Tensor | int,
@@ -94,7 +94,8 @@ def sample_parameters(
 
     Args:
         recipe: what may be drawn.
-        key: of one view number and one epoch, for instance ``derive_key(seed, "views", epoch, 0)``.
+        rng_key: of one view number and one epoch, for instance ``derive_key(seed, "views", epoch,
+            0)``.
         indices: (B,) int64, the images' places in their data set; on any device.
         heights: (B,) or one number, of the images in pixels.
         widths: likewise.
@@ -116,7 +117,7 @@ def sample_parameters(
     heights = torch.as_tensor(heights, dtype=torch.int64, device="cpu").expand(count)
     widths = torch.as_tensor(widths, dtype=torch.int64, device="cpu").expand(count)
     counters = indices[:, None] * SLOTS + torch.arange(_USED)
-    draws = uniform(key, counters)
+    draws = uniform(rng_key, counters)
     crops, resized, window = regions(recipe, draws, heights, widths)
     strengths = torch.tensor(recipe.jitter)
     centers = torch.tensor([1.0, 1.0, 1.0, 0.0])
@@ -129,7 +130,7 @@ def sample_parameters(
             raise ValueError("views that share their greyscale: expected an image_key")
         gray = uniform(image_key, counters[:, _GRAY])
     dullest, brightest = recipe.saturation or (1.0, 1.0)
-    operations, arguments, bicubic = draw_operations(recipe.rand_augment, key, indices)
+    operations, arguments, bicubic = draw_operations(recipe.rand_augment, rng_key, indices)
     return ViewParameters(
         crops=crops,
         resized=resized,

@@ -30,7 +30,7 @@ def recognise(state: Mapping[str, Tensor]) -> EncoderRecipe:
         UserError: if the number of blocks or the stem is none of ours.
 
     >>> recipe = EncoderRecipe("resnet18", width=0.25)
-    >>> recognise(build_encoder(recipe, key=0).state_dict()) == recipe
+    >>> recognise(build_encoder(recipe, rng_key=0).state_dict()) == recipe
     True
     """
     blocks = tuple(_count_blocks(state, stage) for stage in (1, 2, 3, 4))
@@ -71,8 +71,8 @@ def filled_encoder(recipe: AnyEncoderRecipe, state: Mapping[str, Tensor], source
     for name in expected.keys() - state.keys():
         if name.endswith(".num_batches_tracked"):
             state[name] = torch.zeros((), dtype=torch.long)
-    refuse_differences(expected, state, f"{source} does not hold a {describe(recipe)}")
-    encoder: nn.Module = build_encoder(recipe, key=0)
+    refuse_differences(expected, state, f"{source} does not hold a {encoder_label(recipe)}")
+    encoder: nn.Module = build_encoder(recipe, rng_key=0)
     encoder.load_state_dict(state)
     return encoder.eval()
 
@@ -80,7 +80,7 @@ def filled_encoder(recipe: AnyEncoderRecipe, state: Mapping[str, Tensor], source
 def expected_state(recipe: AnyEncoderRecipe) -> dict[str, Tensor]:
     """Return names and shapes of an encoder's state as tensors without values: no memory."""
     with torch.device("meta"):
-        return build_encoder(recipe, key=0).state_dict()
+        return build_encoder(recipe, rng_key=0).state_dict()
 
 
 def refuse_differences(
@@ -108,12 +108,12 @@ def refuse_differences(
         )
 
 
-def describe(recipe: AnyEncoderRecipe) -> str:
+def encoder_label(recipe: AnyEncoderRecipe) -> str:
     """Name an encoder in words, for messages.
 
-    >>> describe(EncoderRecipe())
+    >>> encoder_label(EncoderRecipe())
     'resnet50 of width 1 with the imagenet stem'
-    >>> describe(VggRecipe())
+    >>> encoder_label(VggRecipe())
     'VGG19-BN 8x for 7x7 maps before its first fully connected layer'
     """
     if isinstance(recipe, ResidualRecipe):

@@ -16,7 +16,7 @@ from retable.encoders import AnyEncoderRecipe, EncoderRecipe, ResidualRecipe, Vg
 from retable.errors import UserError
 from retable.files import digest_of_tensors, write_bytes
 from retable.weights.architecture import (
-    describe,
+    encoder_label,
     expected_state,
     filled_encoder,
     refuse_differences,
@@ -58,7 +58,7 @@ def save_encoder(
 
     state = plain_state(encoder)
     refuse_differences(
-        expected_state(recipe), state, f"The encoder to save is not a {describe(recipe)}"
+        expected_state(recipe), state, f"The encoder to save is not a {encoder_label(recipe)}"
     )
     header = {
         "format": FORMAT,

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from retable.encoders import AnyEncoderRecipe, EncoderRecipe
 from retable.errors import UserError
 from retable.files import write_atomically, write_bytes
-from retable.weights.architecture import describe, expected_state, refuse_differences
+from retable.weights.architecture import encoder_label, expected_state, refuse_differences
 from retable.weights.encoder_files import plain_state
 from retable.weights.key_layouts import to_detectron2
 
@@ -44,18 +44,18 @@ def export_encoder(
         raise UserError(f"There is no export layout {layout!r}; use one of {', '.join(LAYOUTS)}.")
     state = plain_state(encoder)
     refuse_differences(
-        expected_state(recipe), state, f"The encoder to export is not a {describe(recipe)}"
+        expected_state(recipe), state, f"The encoder to export is not a {encoder_label(recipe)}"
     )
     if not isinstance(recipe, EncoderRecipe) or not recipe.name.startswith("resnet"):
         raise UserError(
-            f"A {describe(recipe)} exists in no other program; expected resnet18 to resnet200 for "
-            f"the {layout} layout, use the encoder's own safetensors file."
+            f"`encoder` must be resnet18 to resnet200 for the {layout} layout, got a "
+            f"{encoder_label(recipe)}. Use the encoder's own safetensors file."
         )
     if layout != "detectron2":
         return state
     if recipe.stem != "imagenet" or recipe.norm != "batch" or recipe.name not in _DETECTRON2_NAMES:
         raise UserError(
-            f"Detectron2 has no {describe(recipe)} and {recipe.norm} norm; expected one of "
+            f"Detectron2 has no {encoder_label(recipe)} and {recipe.norm} norm; expected one of "
             f"{', '.join(_DETECTRON2_NAMES)} with the imagenet stem and batch norm."
         )
     return {to_detectron2(name): value for name, value in state.items()}

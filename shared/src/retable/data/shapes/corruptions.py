@@ -26,7 +26,7 @@ SEVERITIES = (1, 2, 3, 4, 5)
 class Draws:
     """The draws of one batch: functions of the key, the purpose and the image's index."""
 
-    key: int
+    rng_key: int
     indices: Tensor
 
     def counters(self, each: int) -> Tensor:
@@ -35,16 +35,16 @@ class Draws:
 
     def uniform(self, purpose: str, each: int) -> Tensor:
         """Return float32 (n, each) from (0, 1)."""
-        return uniform(derive_key(self.key, purpose), self.counters(each))
+        return uniform(derive_key(self.rng_key, purpose), self.counters(each))
 
     def normal(self, purpose: str, each: int) -> Tensor:
         """Return float32 (n, each) from the standard normal distribution."""
-        return normal(derive_key(self.key, purpose), self.counters(each))
+        return normal(derive_key(self.rng_key, purpose), self.counters(each))
 
     def clouds(self, purpose: str, side: int, cell: float) -> Tensor:
         """Return smooth noise in [0, 1], float32 (n, side * side), lattice cells ``cell`` wide."""
         rows, columns = _pixel_grid(len(self.indices), side)
-        noise = lattices(derive_key(self.key, purpose), self.indices)
+        noise = lattices(derive_key(self.rng_key, purpose), self.indices)
         return clouds(cell)(rows / side, columns / side, noise)
 
 
@@ -243,7 +243,7 @@ CORRUPTIONS: dict[str, tuple[Corruption, tuple[float, ...]]] = {
 """The kinds by name, each with its strength at severities 1 to 5."""
 
 
-def corrupt(images: Tensor, kind: str, severity: int, *, key: int, indices: Tensor) -> Tensor:
+def corrupt(images: Tensor, kind: str, severity: int, *, rng_key: int, indices: Tensor) -> Tensor:
     """Return corrupted copies of ``images``, uint8 (n, 3, S, S).
 
     ``kind`` is a key of ``CORRUPTIONS``, ``severity`` 1 to 5; image i draws with (key, indices[i]).
@@ -252,7 +252,7 @@ def corrupt(images: Tensor, kind: str, severity: int, *, key: int, indices: Tens
         UserError: an unknown kind or severity.
 
     >>> images = torch.zeros(2, 3, 32, 32, dtype=torch.uint8)
-    >>> corrupt(images, "fog", 3, key=0, indices=torch.arange(2)).shape
+    >>> corrupt(images, "fog", 3, rng_key=0, indices=torch.arange(2)).shape
     torch.Size([2, 3, 32, 32])
     """
     if kind not in CORRUPTIONS:
@@ -260,6 +260,6 @@ def corrupt(images: Tensor, kind: str, severity: int, *, key: int, indices: Tens
     if severity not in SEVERITIES:
         raise UserError(f"corruption {kind} has severity {severity}; choose from 1 to 5")
     function, strengths = CORRUPTIONS[kind]
-    draws = Draws(derive_key(key, kind), indices)
+    draws = Draws(derive_key(rng_key, kind), indices)
     out = function(images.float() / 255, strengths[severity - 1], draws)
     return (out.clamp(0, 1) * 255 + 0.5).floor().to(torch.uint8)

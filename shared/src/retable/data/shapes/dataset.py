@@ -271,7 +271,7 @@ class Shapes:
         if self._style.corruption is None:
             return images
         kind, severity = self._style.corruption, self._style.severity
-        return corrupt(images, kind, severity, key=self._key("corruption"), indices=indices)
+        return corrupt(images, kind, severity, rng_key=self._key("corruption"), indices=indices)
 
     def _drawn(self, factors: dict[str, Tensor], indices: Tensor) -> Tensor:
         """Draw the scenes in the variant's style, float32 (n, 3, P) in [0, 1]."""

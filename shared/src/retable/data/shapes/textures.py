@@ -106,10 +106,10 @@ def clouds(cell: float) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
     return pattern
 
 
-def lattices(key: int, indices: Tensor) -> Tensor:
+def lattices(rng_key: int, indices: Tensor) -> Tensor:
     """Draw each image's lattice of uniform values, (n, LATTICE + 1, LATTICE + 1), periodic."""
     cells = torch.arange(LATTICE * LATTICE, device=indices.device)
-    values = uniform(key, indices[:, None] * (LATTICE * LATTICE) + cells)
+    values = uniform(rng_key, indices[:, None] * (LATTICE * LATTICE) + cells)
     values = values.view(-1, LATTICE, LATTICE)
     values = torch.cat([values, values[:, :1]], 1)
     return torch.cat([values, values[:, :, :1]], 2)
@@ -146,11 +146,12 @@ def paint(
     u: Tensor,
     v: Tensor,
     indices: Tensor,
-    key: int,
+    rng_key: int,
 ) -> Tensor:
     """Return each image's pattern, float32 (n, P), at coordinates ``u`` and ``v`` (n, P).
 
-    ``kinds`` (n,) names each image's entry of ``textures``; ``indices`` and ``key`` fix the noise.
+    ``kinds`` (n,) names each image's entry of ``textures``; ``indices`` and ``rng_key`` fix the
+    noise.
     """
     out = torch.zeros_like(u)
     for kind, (pattern, noisy) in enumerate(textures):
@@ -159,6 +160,6 @@ def paint(
             continue
         arguments = [u[members], v[members]]
         if noisy:
-            arguments.append(lattices(key, indices[members]))
+            arguments.append(lattices(rng_key, indices[members]))
         out[members] = pattern(*arguments)
     return out

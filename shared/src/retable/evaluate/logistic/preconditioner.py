@@ -83,6 +83,6 @@ def _spread(features: Tensor, share: float) -> Tensor:
     if share == 1:
         return features
     counters = torch.arange(math.ceil(share * len(features)))
-    key = random.derive_key(0, "rows of a covariance")
-    drawn = random.integers(key, counters, len(features)).sort().values
+    rng_key = random.derive_key(0, "rows of a covariance")
+    drawn = random.integers(rng_key, counters, len(features)).sort().values
     return features[drawn.to(features.device)]

@@ -17,12 +17,12 @@ from retable.evaluate.logistic.objective import PENALTY_TIMES_WEIGHTS, penalty_r
 from retable.evaluate.logistic.regression import LogisticRegression, fit_logistic
 from retable.evaluate.logistic.solvers import SCIPY_DECREASE, SOLVERS, Solver
 from retable.evaluate.protocol import (
-    Judged,
+    EvalContext,
+    EvalData,
     Splits,
-    Where,
-    described,
     natural_test_view,
-    open_judged,
+    open_eval_splits,
+    split_facts,
 )
 from retable.evaluate.representation import Representation
 from retable.evaluate.resume import Checkpoints
@@ -48,13 +48,13 @@ class LogisticProbe:
     the same optimum after a fraction of the evaluations.
 
     Attributes:
-        l2: penalties to try; of several, the one best on ``held_out`` is fitted again on all
-            training images. Default: 1e-6 to 1 by factors of 10, in the manner of CLIP (Radford et
-            al. 2021, A.3: a sweep of 1e-6 to 1e6 on the summed loss).
+        l2: penalties to try; of several, the one best on ``penalty_validation_share`` is fitted
+            again on all training images. Default: 1e-6 to 1 by factors of 10, in the manner of CLIP
+            (Radford et al. 2021, A.3: a sweep of 1e-6 to 1e6 on the summed loss).
         penalty: "sweep" tries ``l2``; "rule" takes `penalty_rule` of each tap's features.
         strength: of that rule, 100 in the paper; features and classes of small images, fewer by
             hundreds, need a weaker one for the same penalty.
-        held_out: share of the training images that chooses among several penalties.
+        penalty_validation_share: share of the training images that chooses among several penalties.
         standardise: see `fit_logistic`; None: with the sweep but not with the rule, which is stated
             for features as they are.
         iterations: of L-BFGS at most, for each penalty (CLIP: 1000).
@@ -63,14 +63,14 @@ class LogisticProbe:
         solver: see `fit_logistic`.
         view: of training and test images alike; None: `natural_test_view`.
         representation: what of the encoder is judged, one tap after the other.
-        on: which images, and how many of their labels.
+        data: which images, and how many of their labels.
         name: what the result is filed under.
     """
 
     l2: tuple[float, ...] = SWEEP
     penalty: Literal["sweep", "rule"] = "sweep"
     strength: float = PENALTY_TIMES_WEIGHTS
-    held_out: float = 0.1
+    penalty_validation_share: float = 0.1
     standardise: bool | None = None
     iterations: int = 500
     tolerance: float = 1e-5
@@ -78,7 +78,7 @@ class LogisticProbe:
     solver: Solver = "torch"
     view: ViewRecipe | None = None
     representation: Representation = field(default_factory=Representation)
-    on: Judged = field(default_factory=Judged)
+    data: EvalData = field(default_factory=EvalData)
     name: str = "logistic"
 
     def __post_init__(self) -> None:
@@ -101,10 +101,10 @@ class LogisticProbe:
                 f"the logistic probe's penalty is 'sweep' and its strength {self.strength}: "
                 "expected a strength of 'rule' alone, so leave one of the two out."
             )
-        if not 0 < self.held_out < 1:
+        if not 0 < self.penalty_validation_share < 1:
             raise UserError(
-                f"the logistic probe's held_out is {self.held_out}: expected a share between 0 and "
-                "1."
+                "`penalty_validation_share` must be between 0 and 1, got "
+                f"{self.penalty_validation_share}. Use for example 0.1."
             )
         for setting, allowed in (("penalty", ("sweep", "rule")), ("solver", SOLVERS)):
             if getattr(self, setting) not in allowed:
@@ -121,7 +121,7 @@ class LogisticProbe:
         self,
         encoder: nn.Module | FrozenEncoder,
         open_source: OpenSource,
-        where: Where,
+        context: EvalContext,
         *,
         seed: int,
     ) -> dict[str, float]:
@@ -131,14 +131,14 @@ class LogisticProbe:
             "top1", "top5", "train_top1" in percent, the chosen "l2", and the "objective" after the
             "iterations" that L-BFGS took; see `Representation.joined` for several taps.
         """
-        _, results = self.fit(encoder, open_judged(open_source, self.on), where, seed=seed)
+        _, results = self.fit(encoder, open_eval_splits(open_source, self.data), context, seed=seed)
         return results
 
     def fit(
         self,
         encoder: nn.Module | FrozenEncoder,
         splits: Splits,
-        where: Where,
+        context: EvalContext,
         *,
         seed: int,
     ) -> tuple[LinearClassifier, dict[str, float]]:
@@ -147,23 +147,23 @@ class LogisticProbe:
         A finished probe is kept in ``directory``; an interrupted one starts anew, since it takes
         about as long as one pass over the images.
         """
-        frozen = freeze(encoder, where.device, where.precision)
+        frozen = freeze(encoder, context.device, context.precision)
         check_labels(splits.train.labels, splits.classes, "train")
         check_labels(splits.test.labels, splits.classes, "test")
         checkpoints = Checkpoints(
-            where.directory,
+            context.directory,
             self.name,
             encoder=frozen.digest,
             recipe=asdict(self),
             seed=seed,
             precision=frozen.precision,
-            **described(splits),
+            **split_facts(splits),
         )
         saved = checkpoints.load(frozen.device)
         if saved:
             on_device = {name: value.to(frozen.device) for name, value in saved.tensors.items()}
             return LinearClassifier(**on_device), saved.facts
-        train, test = self._represented(frozen, splits, where)
+        train, test = self._represented(frozen, splits, context)
         figures = {}
         for tap in self.representation.taps:
             classifier, figures[tap] = self._judge(train[tap], test[tap], splits, seed)
@@ -173,7 +173,7 @@ class LogisticProbe:
         return classifier, results
 
     def _represented(
-        self, frozen: FrozenEncoder, splits: Splits, where: Where
+        self, frozen: FrozenEncoder, splits: Splits, context: EvalContext
     ) -> tuple[dict[str, Features], dict[str, Features]]:
         """Return the features of training and test images by tap, of a process's part of them.
 
@@ -182,15 +182,15 @@ class LogisticProbe:
         images = len(splits.train) + len(splits.test)
         view = self.test_view_of(splits.test)
         alone = process_count() == 1
-        with bar(images, "images", self.name, shown=where.progress) as shown:
+        with bar(images, "images", self.name, shown=context.progress) as shown:
             train, test = (
                 represent(
                     frozen,
                     source,
                     view,
                     self.representation,
-                    where,
-                    on_batch=shown.update,
+                    context,
+                    on_progress=shown.update,
                     gathered=gathered,
                 )
                 for source, gathered in (
@@ -251,12 +251,14 @@ class LogisticProbe:
         """
         n = len(train.labels)
         order = random.permutation(random.derive_key(seed, "logistic probe", "held out"), n)
-        cut = min(max(1, round(self.held_out * n)), n - 1)
-        held_out, part = _own_part(train, order[:cut]), _own_part(train, order[cut:])
+        cut = min(max(1, round(self.penalty_validation_share * n)), n - 1)
+        chosen_by, part = _own_part(train, order[:cut]), _own_part(train, order[cut:])
         classifier, best, chosen = None, -1.0, self.l2[0]
         for l2 in sorted(self.l2, reverse=True):
             classifier = self._fit(part, n - cut, classes, l2, classifier)
-            score = accuracy_of(classifier, held_out.features, held_out.labels, images=cut)["top1"]
+            score = accuracy_of(classifier, chosen_by.features, chosen_by.labels, images=cut)[
+                "top1"
+            ]
             if score > best:
                 best, chosen = score, l2
         return chosen

@@ -19,7 +19,7 @@ from retable.methods import MoCo, Supervised, SupervisedRecipe
 from retable.methods.method import Batch, Method, Metrics, Progress, StepOutput
 from retable.random import derive_key
 from retable.testing import run_processes
-from retable.train.pretext_metrics import held_out_metrics
+from retable.train.pretext_metrics import pretext_metrics
 from retable.train.recipe import PretrainRecipe, build_method
 
 torch.set_num_threads(1)
@@ -46,7 +46,7 @@ def trained() -> Supervised:
 class Drawing(Method):
     """Measure what it is given: draws, views, labels; sensitive to each image's place."""
 
-    held_out = True
+    has_pretext_metrics = True
 
     def __init__(self) -> None:
         super().__init__()
@@ -54,7 +54,7 @@ class Drawing(Method):
         self.scale = nn.Parameter(torch.ones(()))
 
     def forward(self, batch: Batch) -> StepOutput:
-        draws = random.uniform(derive_key(batch.key, "draw"), batch.positions).double()
+        draws = random.uniform(derive_key(batch.rng_key, "draw"), batch.positions).double()
         pixels = torch.stack([view.double().mean((1, 2, 3)) for view in batch.views])
         places = (batch.indices + 1).double()
         metrics: Metrics = {
@@ -72,7 +72,7 @@ class Drawing(Method):
 def test_metrics_are_those_of_all_images_in_one_batch_in_evaluation_mode() -> None:
     method, source = trained(), images()
     view = views.center(16, 16)
-    measured = held_out_metrics(method, source, (view,), PROGRESS, batch_size=8)
+    measured = pretext_metrics(method, source, (view,), PROGRESS, batch_size=8)
     pixels, labels, _ = next(iter(iterate(source, view, 21)))
     method.eval()
     with torch.no_grad():
@@ -85,27 +85,27 @@ def test_metrics_are_those_of_all_images_in_one_batch_in_evaluation_mode() -> No
 
 def test_no_number_depends_on_the_batches_and_none_on_the_call() -> None:
     method, source = Drawing(), images()
-    whole = held_out_metrics(method, source, RANDOM, PROGRESS, batch_size=21)
+    whole = pretext_metrics(method, source, RANDOM, PROGRESS, batch_size=21)
     for batch_size in (1, 8, 20):
-        parts = held_out_metrics(method, source, RANDOM, PROGRESS, batch_size=batch_size)
+        parts = pretext_metrics(method, source, RANDOM, PROGRESS, batch_size=batch_size)
         assert parts == pytest.approx(whole, rel=1e-6)
     later = Progress(step=3, steps_per_epoch=4, epochs=2)
-    again = held_out_metrics(method, source, RANDOM, later, batch_size=21)
+    again = pretext_metrics(method, source, RANDOM, later, batch_size=21)
     assert {**again, "step": 7.0} == whole
 
 
 def test_every_image_has_its_own_draws_and_every_view_too() -> None:
-    measured = held_out_metrics(Drawing(), images(), RANDOM, PROGRESS)
+    measured = pretext_metrics(Drawing(), images(), RANDOM, PROGRESS)
     assert measured["difference"] > 0.1
-    key = derive_key(derive_key(derive_key(0, "held-out images"), "draws"), "draw")
+    rng_key = derive_key(derive_key(derive_key(0, "held-out images"), "draws"), "draw")
     places = torch.arange(21)
-    expected = (random.uniform(key, places).double() * (places + 1)).mean()
+    expected = (random.uniform(rng_key, places).double() * (places + 1)).mean()
     assert measured["draw"] == pytest.approx(expected.item())
     assert measured["label"] == pytest.approx(images().labels.double().mean().item())
 
 
 def test_it_measures_in_evaluation_mode_without_gradients_and_says_where_training_stands() -> None:
-    measured = held_out_metrics(Drawing(), images(), RANDOM, PROGRESS)
+    measured = pretext_metrics(Drawing(), images(), RANDOM, PROGRESS)
     assert (measured["training"], measured["gradient"], measured["step"]) == (0.0, 0.0, 7.0)
 
 
@@ -117,9 +117,9 @@ def test_modes_and_state_are_as_before_also_after_a_failure() -> None:
     assert False in modes
     before = {name: value.clone() for name, value in method.state_dict().items()}
     view = (views.crop_and_flip(16),)
-    held_out_metrics(method, images(), view, PROGRESS)
+    pretext_metrics(method, images(), view, PROGRESS)
     with pytest.raises(ValueError, match="too many values"):
-        held_out_metrics(method, images(), view * 2, PROGRESS)
+        pretext_metrics(method, images(), view * 2, PROGRESS)
     assert [module.training for module in method.modules()] == modes
     assert all(torch.equal(value, before[name]) for name, value in method.state_dict().items())
     assert all(parameter.grad is None for parameter in method.parameters())
@@ -130,26 +130,26 @@ def test_groups_of_batch_norm_ask_nothing_of_the_number_of_held_out_images(
 ) -> None:
     grouped, plain = (build_method(supervised(bn_group=group), 0) for group in (8, None))
     view = supervised().views
-    measured = held_out_metrics(grouped, images(), view, PROGRESS, batch_size=5)
-    assert measured == held_out_metrics(plain, images(), view, PROGRESS, batch_size=5)
+    measured = pretext_metrics(grouped, images(), view, PROGRESS, batch_size=5)
+    assert measured == pretext_metrics(plain, images(), view, PROGRESS, batch_size=5)
 
 
 def test_half_precision_is_that_of_training() -> None:
     method, view = trained(), (views.center(16, 16),)
-    exact = held_out_metrics(method, images(), view, PROGRESS)
-    half = held_out_metrics(method, images(), view, PROGRESS, precision="bf16")
+    exact = pretext_metrics(method, images(), view, PROGRESS)
+    half = pretext_metrics(method, images(), view, PROGRESS, precision="bf16")
     assert half["loss"] != exact["loss"]
     assert half["loss"] == pytest.approx(exact["loss"], rel=0.05)
 
 
 def test_methods_say_whether_they_can_be_measured() -> None:
-    assert Supervised.held_out
-    assert not MoCo.held_out
-    assert not Method.held_out
+    assert Supervised.has_pretext_metrics
+    assert not MoCo.has_pretext_metrics
+    assert not Method.has_pretext_metrics
 
 
 def measure_share(count: int) -> dict[str, float]:
-    return held_out_metrics(Drawing(), images(count), RANDOM, PROGRESS, batch_size=4)
+    return pretext_metrics(Drawing(), images(count), RANDOM, PROGRESS, batch_size=4)
 
 
 def refuse(count: int) -> str:

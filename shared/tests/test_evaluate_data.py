@@ -9,12 +9,12 @@ from retable.data.source import Source
 from retable.data.sources import open_source
 from retable.errors import UserError
 from retable.evaluate.protocol import (
-    Judged,
-    Part,
-    described,
-    fixed_order,
-    open_judged,
-    without_held_out,
+    EvalData,
+    EvalSubset,
+    open_eval_splits,
+    split_facts,
+    split_permutation,
+    without_validation,
 )
 
 DATA = "shapes?count=100&test_count=30&size=16&classes=4"
@@ -25,12 +25,14 @@ def open_shapes(split: str, variant: str | None = None, data: str | None = None)
 
 
 def rows_of(source: Source) -> set[int]:
-    return set(source.indices.tolist()) if isinstance(source, Part) else set(range(len(source)))
+    return (
+        set(source.indices.tolist()) if isinstance(source, EvalSubset) else set(range(len(source)))
+    )
 
 
 def test_by_default_all_images_of_the_official_splits_count() -> None:
-    splits = open_judged(open_shapes, Judged())
-    assert not isinstance(splits.train, Part)
+    splits = open_eval_splits(open_shapes, EvalData())
+    assert not isinstance(splits.train, EvalSubset)
     assert (len(splits.train), len(splits.test), splits.classes) == (100, 30, 4)
     assert (splits.train.description["split"], splits.test.description["split"]) == (
         "train",
@@ -40,7 +42,7 @@ def test_by_default_all_images_of_the_official_splits_count() -> None:
 
 def test_a_smaller_share_of_the_labels_is_contained_in_a_larger_one() -> None:
     rows = [
-        rows_of(open_judged(open_shapes, Judged(labels=share)).train)
+        rows_of(open_eval_splits(open_shapes, EvalData(labels=share)).train)
         for share in (0.05, 0.1, 0.5, 1.0)
     ]
     assert [len(part) for part in rows] == [5, 10, 50, 100]
@@ -48,9 +50,9 @@ def test_a_smaller_share_of_the_labels_is_contained_in_a_larger_one() -> None:
 
 
 def test_a_part_has_the_images_and_labels_of_its_rows_in_the_sources_order() -> None:
-    train = open_judged(open_shapes, Judged(labels=0.2)).train
+    train = open_eval_splits(open_shapes, EvalData(labels=0.2)).train
     whole = open_shapes("train")
-    assert isinstance(train, Part)
+    assert isinstance(train, EvalSubset)
     assert torch.equal(train.indices, train.indices.sort().values)
     assert torch.equal(train.labels, whole.labels[train.indices])
     for row, index in enumerate(train.indices.tolist()):
@@ -59,16 +61,16 @@ def test_a_part_has_the_images_and_labels_of_its_rows_in_the_sources_order() -> 
 
 
 def test_a_pretraining_leaves_out_the_images_that_evaluations_hold_out() -> None:
-    splits = open_judged(open_shapes, Judged(split="held_out", held_out_images=7))
-    trained_on = without_held_out(open_shapes("train"), 7)
+    splits = open_eval_splits(open_shapes, EvalData(split="validation", validation_images=7))
+    trained_on = without_validation(open_shapes("train"), 7)
     assert rows_of(trained_on) == rows_of(splits.train)
     assert rows_of(trained_on).isdisjoint(rows_of(splits.test))
-    assert without_held_out(splits.train, 0) is splits.train
+    assert without_validation(splits.train, 0) is splits.train
 
 
 def test_images_held_out_teach_nothing_whatever_the_share_of_labels() -> None:
-    every = open_judged(open_shapes, Judged(split="held_out"))
-    few = open_judged(open_shapes, Judged(split="held_out", labels=0.1))
+    every = open_eval_splits(open_shapes, EvalData(split="validation"))
+    few = open_eval_splits(open_shapes, EvalData(split="validation", labels=0.1))
     assert rows_of(every.test) == rows_of(few.test)
     assert len(every.test) == 10
     assert rows_of(every.train) | rows_of(every.test) == set(range(100))
@@ -79,28 +81,28 @@ def test_images_held_out_teach_nothing_whatever_the_share_of_labels() -> None:
 
 
 def test_shares_of_the_labels_are_the_same_whether_images_are_held_out_or_not() -> None:
-    official = rows_of(open_judged(open_shapes, Judged(labels=0.09)).train)
-    assert official == rows_of(open_judged(open_shapes, Judged("", 0.1, "held_out")).train)
+    official = rows_of(open_eval_splits(open_shapes, EvalData(labels=0.09)).train)
+    assert official == rows_of(open_eval_splits(open_shapes, EvalData("", 0.1, "validation")).train)
 
 
 @pytest.mark.parametrize(("wanted", "cut"), [(3, 3), (10, 10), (11, 10), (50_046, 10)])
 def test_no_more_than_a_tenth_is_held_out(wanted: int, cut: int) -> None:
-    splits = open_judged(open_shapes, Judged(split="held_out", held_out_images=wanted))
+    splits = open_eval_splits(open_shapes, EvalData(split="validation", validation_images=wanted))
     assert (len(splits.train), len(splits.test)) == (100 - cut, cut)
 
 
 def test_other_data_are_opened_by_their_name() -> None:
     other = "shapes?count=40&test_count=20&size=16&classes=3"
-    for on in (Judged(data=other), Judged(data=other, split="held_out")):
-        splits = open_judged(open_shapes, on)
+    for data in (EvalData(source=other), EvalData(source=other, split="validation")):
+        splits = open_eval_splits(open_shapes, data)
         assert splits.classes == 3
         assert splits.train.description["spec"] == splits.test.description["spec"] == other
 
 
 def test_other_labels_of_the_same_images_leave_the_choice_of_images_as_it_is() -> None:
-    on = Judged(labels=0.3, split="held_out")
-    first = open_judged(open_shapes, on)
-    second = open_judged(open_shapes, Judged(f"{DATA}&labels=texture", 0.3, "held_out"))
+    data = EvalData(labels=0.3, split="validation")
+    first = open_eval_splits(open_shapes, data)
+    second = open_eval_splits(open_shapes, EvalData(f"{DATA}&labels=texture", 0.3, "validation"))
     assert rows_of(first.train) == rows_of(second.train)
     assert rows_of(first.test) == rows_of(second.test)
     assert first.train.labels.tolist() != second.train.labels.tolist()
@@ -108,8 +110,13 @@ def test_other_labels_of_the_same_images_leave_the_choice_of_images_as_it_is() -
 
 def test_parts_are_told_apart_by_their_descriptions() -> None:
     parts = [
-        open_judged(open_shapes, on).train.description
-        for on in (Judged(), Judged(labels=0.5), Judged(labels=0.4), Judged(split="held_out"))
+        open_eval_splits(open_shapes, data).train.description
+        for data in (
+            EvalData(),
+            EvalData(labels=0.5),
+            EvalData(labels=0.4),
+            EvalData(split="validation"),
+        )
     ]
     assert len({part["checksum"] for part in parts}) == 4
     assert parts[1]["subset"] == "50 to learn from"
@@ -117,17 +124,17 @@ def test_parts_are_told_apart_by_their_descriptions() -> None:
 
 @given(st.integers(1, 300))
 def test_the_fixed_order_has_every_image_once(n: int) -> None:
-    assert fixed_order(n).sort().values.tolist() == list(range(n))
+    assert split_permutation(n).sort().values.tolist() == list(range(n))
 
 
 def test_the_choice_of_images_is_uniform_over_the_source() -> None:
     # A tenth of 100,000 images has a mean position within five of its standard deviations.
-    chosen = fixed_order(100_000)[:10_000].double()
+    chosen = split_permutation(100_000)[:10_000].double()
     assert abs(float(chosen.mean()) - 50_000) < 5 * 28_868 / 100
 
 
 def test_what_a_copy_of_the_files_changes_is_no_fact_of_a_training() -> None:
-    facts = described(open_judged(open_shapes, Judged()))
+    facts = split_facts(open_eval_splits(open_shapes, EvalData()))
     assert facts["train"]["checksum"] == open_shapes("train").description["checksum"]
     assert "pixels" in open_shapes("train").description
     assert "pixels" not in facts["train"] | facts["test"]
@@ -138,17 +145,19 @@ def test_what_a_copy_of_the_files_changes_is_no_fact_of_a_training() -> None:
     [
         ({"labels": 0.0}, "share of labels is 0.0: expected it above 0, up to 1"),
         ({"labels": 1.5}, "share of labels is 1.5"),
-        ({"split": "validation"}, "split is 'validation': expected 'official' or 'held_out'"),
-        ({"held_out_images": 0}, "held_out_images is 0: expected at least one"),
+        ({"split": "held_out"}, "split is 'held_out': expected 'test' or 'validation'"),
+        ({"validation_images": 0}, "`validation_images` must be at least 1, got 0"),
     ],
 )
 def test_settings_that_mean_nothing_end_with_a_sentence(
     settings: dict[str, Any], sentence: str
 ) -> None:
     with pytest.raises(UserError, match=sentence):
-        Judged(**settings)
+        EvalData(**settings)
 
 
 def test_a_split_of_one_image_has_nothing_to_hold_out() -> None:
     with pytest.raises(UserError, match="has 1 images: expected two or more"):
-        open_judged(open_shapes, Judged("shapes?count=1&size=16&classes=2", split="held_out"))
+        open_eval_splits(
+            open_shapes, EvalData("shapes?count=1&size=16&classes=2", split="validation")
+        )
