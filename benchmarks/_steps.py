@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from retable.data.source import checksum
-from retable.encoders import EncoderRecipe, build_encoder
+from retable.encoders import ResNetRecipe, build_encoder
 from retable.methods import Batch, Method, Progress
 from retable.random import derive_key, generator
 from retable.train.optim import OptimizerRecipe, build_optimizer
@@ -143,7 +143,7 @@ class EncoderAlone:
     """
 
     def __init__(
-        self, recipe: EncoderRecipe, size: int, batch: int, device: torch.device, precision: str
+        self, recipe: ResNetRecipe, size: int, batch: int, device: torch.device, precision: str
     ) -> None:
         encoder = build_encoder(recipe, rng_key=0).to(device)
         self.encoder = encoder.to(memory_format=torch.channels_last)

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from _steps import EncoderAlone, SkippedEncoder, Step, best_precision
 from _timing import Goal, Options, Report, Seconds, interleave, ratios
 
-from retable.encoders import EncoderRecipe, build_encoder
+from retable.encoders import ResNetRecipe, build_encoder
 from retable.methods import MethodRecipe
 
 
@@ -30,7 +30,7 @@ class Training:
         part: images of which the encoder's work is timed, to be scaled; None: steps are real.
     """
 
-    encoder: EncoderRecipe
+    encoder: ResNetRecipe
     size: int
     batch: int
     part: int | None = None

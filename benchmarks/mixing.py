@@ -17,7 +17,7 @@ from _whole_steps import Training, compare_steps
 from torch import Tensor
 
 from mochi import MoCHiRecipe, mix_hard_negatives, mixed_logits
-from retable.encoders import EncoderRecipe
+from retable.encoders import ResNetRecipe
 from retable.methods import MethodRecipe, moco_v2
 
 MOCO, POINTS, CLOSED = "MoCo v2", "MoCHi, points", "MoCHi, closed form"
@@ -100,8 +100,8 @@ def main() -> None:
     shapes = options.pick((IMAGENET100, IMAGENET1K), (IMAGENET100, IMAGENET1K), (TINY,))
     for shape in shapes:
         contrastive_part(report, options, shape)
-    small = EncoderRecipe("resnet18", width=options.pick(1.0, 1.0, 0.125), stem="small")
-    large = EncoderRecipe("resnet50", width=options.pick(1.0, 1.0, 0.125))
+    small = ResNetRecipe("resnet18", width=options.pick(1.0, 1.0, 0.125), stem="small")
+    large = ResNetRecipe("resnet50", width=options.pick(1.0, 1.0, 0.125))
     small_size, large_size = options.pick((32, 224), (32, 224), (8, 32))
     first = shapes[0]
     training = Training(small, small_size, first.batch)

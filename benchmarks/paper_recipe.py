@@ -24,7 +24,7 @@ from _timing import Goal, Options, Report, interleave, parse, total
 from mochi import MoCHiRecipe
 from retable.data.source import TRAIN, Source
 from retable.data.sources import open_source
-from retable.encoders import EncoderRecipe
+from retable.encoders import ResNetRecipe
 from retable.methods import MethodRecipe, moco_v2
 from retable.reproduce.execute import make_accelerator
 from retable.train.loop import Execution
@@ -42,7 +42,7 @@ UNTIMED_LINES = 2
 class Setting:
     """Sizes of everything: the papers', or tiny ones."""
 
-    encoder: EncoderRecipe
+    encoder: ResNetRecipe
     size: int
     height: int
     width: int
@@ -78,7 +78,7 @@ class Setting:
 def choose(options: Options) -> Setting:
     """Return the papers' sizes, or tiny ones."""
     real = Setting(
-        EncoderRecipe("resnet50"),
+        ResNetRecipe("resnet50"),
         size=224,
         height=375,
         width=500,
@@ -89,7 +89,7 @@ def choose(options: Options) -> Setting:
     )
     if not options.dry:
         return real
-    tiny = EncoderRecipe("resnet18", width=0.125)
+    tiny = ResNetRecipe("resnet18", width=0.125)
     return replace(
         real, encoder=tiny, size=16, height=20, width=24, stored=18, log_every=1, workers=0
     )

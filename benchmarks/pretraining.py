@@ -25,7 +25,7 @@ from _timing import Goal, Options, Report, Seconds, parse, ratios, timed, total,
 
 from retable.data.loader import Loader
 from retable.data.sampler import Sampler
-from retable.encoders import EncoderRecipe, build_encoder
+from retable.encoders import ResNetRecipe, build_encoder
 from retable.methods import Method, MethodRecipe, Progress, moco_v2
 from retable.reproduce.execute import make_accelerator
 from retable.train.loop import Execution
@@ -115,7 +115,7 @@ class Rounds:
 class Setting:
     """What is trained."""
 
-    encoder: EncoderRecipe
+    encoder: ResNetRecipe
     size: int
     batch: int
     queue: int
@@ -150,9 +150,9 @@ def choose(options: Options) -> Setting:
     on_gpu = options.device.type == "cuda"
     return Setting(
         encoder=options.pick(
-            EncoderRecipe("resnet18", stem="small"),
-            EncoderRecipe("resnet18", stem="small"),
-            EncoderRecipe("resnet18", width=0.125, stem="small"),
+            ResNetRecipe("resnet18", stem="small"),
+            ResNetRecipe("resnet18", stem="small"),
+            ResNetRecipe("resnet18", width=0.125, stem="small"),
         ),
         size=options.pick(32, 32, 8),
         batch=options.pick(512, 512, 4) if on_gpu else options.pick(64, 64, 4),

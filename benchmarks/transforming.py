@@ -37,7 +37,7 @@ from feature_transform import (
     mix_with_query,
     transformed_logits,
 )
-from retable.encoders import EncoderRecipe, build_encoder
+from retable.encoders import ResNetRecipe, build_encoder
 from retable.methods import Batch, MethodRecipe, Metrics, moco_v1
 from retable.random import derive_key
 from retable.train.gradients import GradientLandscape
@@ -201,7 +201,7 @@ STATISTICS, ENQUEUE, LANDSCAPE = "score statistics", "enqueue with moments", "gr
 
 
 def watching(
-    step: Step, encoder: EncoderRecipe, times: int, options: Options
+    step: Step, encoder: ResNetRecipe, times: int, options: Options
 ) -> dict[str, Callable[[], object]]:
     """Return what a step watches itself, and its encoder's gradients, each so many times a call."""
     method = step.method
@@ -263,15 +263,15 @@ def main() -> None:
     width, on_gpu = options.pick(1.0, 1.0, 0.125), options.device.type == "cuda"
     size, large_size = options.pick((32, 224), (32, 224), (8, 32))
     part = None if on_gpu else options.pick(8, 8, 2)
-    small = Training(EncoderRecipe("resnet18", width=width, stem="small"), size, shape.batch)
-    large = Training(EncoderRecipe("resnet50", width=width), large_size, shape.batch, part)
-    tiny = Training(EncoderRecipe("small_resnet8", width=width), 8, TINY.batch)
+    small = Training(ResNetRecipe("resnet18", width=width, stem="small"), size, shape.batch)
+    large = Training(ResNetRecipe("resnet50", width=width), large_size, shape.batch, part)
+    tiny = Training(ResNetRecipe("small_resnet8", width=width), 8, TINY.batch)
     compare_steps(report, options, small, recipes(shape), shape, Goal(at_most=1.10))
     compare_steps(report, options, large, recipes(shape), shape, Goal(at_most=1.02))
     memory_of_method(report, options, small, tiny, shape)
     overheads(report, options, small, shape.queue)
     overheads(report, options, large, shape.queue)
-    own = Training(EncoderRecipe("small_resnet8", width=width), size, proxy.batch)
+    own = Training(ResNetRecipe("small_resnet8", width=width), size, proxy.batch)
     compare_steps(report, options, own, recipes(proxy), proxy, Goal(at_most=1.10))
     overheads(report, options, own, proxy.queue)
     report.show()

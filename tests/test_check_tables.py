@@ -9,7 +9,7 @@ from types import ModuleType
 import pytest
 
 from retable import views
-from retable.encoders import EncoderRecipe
+from retable.encoders import ResNetRecipe
 from retable.evaluate.knn import Knn
 from retable.methods import moco_v2
 from retable.reproduce import Metric, Table, TableRow
@@ -37,7 +37,7 @@ def row(epochs: int) -> TableRow:
         method=moco_v2(queue=128),
         data="shapes?count=128&test_count=64&classes=16",
         views=(view, view),
-        encoder=EncoderRecipe("small_resnet8"),
+        encoder=ResNetRecipe("small_resnet8"),
         optimizer=OptimizerRecipe(lr=0.03),
         epochs=epochs,
         batch=64,

@@ -29,7 +29,7 @@ from feature_transform import (
 from mochi.method import MoCHiRecipe
 from retable import distributed, views
 from retable.data.sources import open_source
-from retable.encoders import EncoderRecipe
+from retable.encoders import ResNetRecipe
 from retable.methods import BYOLRecipe, SimCLRRecipe, SimSiamRecipe, SupervisedRecipe, moco_v2
 from retable.methods.method import Method, MethodRecipe
 from retable.nn.momentum import MomentumRecipe
@@ -140,7 +140,7 @@ def recipe(name: str) -> PretrainRecipe:
         method=METHODS[name],
         data="shapes?count=128&test_count=64&classes=16",
         views=chosen.get(name, (view, view)),
-        encoder=EncoderRecipe("small_resnet8"),
+        encoder=ResNetRecipe("small_resnet8"),
         optimizer=OptimizerRecipe(
             # At 0.03 rounding grows tenfold in each step of a network with batch norm in its heads.
             lr=0.003 if name in SYNCHRONISED else RATES.get(name, 0.03),

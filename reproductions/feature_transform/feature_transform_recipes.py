@@ -12,7 +12,7 @@ from typing import Any
 
 from feature_transform import MoCoFTRecipe, TransformRecipe
 from retable import views
-from retable.encoders import EncoderRecipe
+from retable.encoders import ResNetRecipe
 from retable.evaluate.linear import LinearProbe
 from retable.methods import MethodRecipe, MoCoRecipe
 from retable.reproduce import Difference, Metric, Ratio
@@ -81,7 +81,7 @@ def pretraining(
         method=_drawn_for_each_gpu(method, 256 // gpus),
         data="",
         views=(view, view),
-        encoder=EncoderRecipe(encoder),
+        encoder=ResNetRecipe(encoder),
         optimizer=OptimizerRecipe(lr=lr, momentum=0.9, weight_decay=1e-4, schedule=schedule),
         epochs=epochs,
         batch=256,
@@ -178,7 +178,7 @@ def smoke(row: TableRow) -> TableRow:
 def shrink(row: TableRow, scale: SmallScale, epochs: int, queue: int) -> TableRow:
     """Return the row on small images with its proportions kept."""
     recipe = row.pretrain
-    if recipe.encoder == EncoderRecipe("resnet18"):
+    if recipe.encoder == ResNetRecipe("resnet18"):
         scale = replace(scale, encoder=replace(scale.encoder, width=0.75))
     images = int(scale.data.partition("count=")[2].partition("&")[0])
     method = shrink_method(

@@ -21,7 +21,7 @@ from feature_transform_recipes import smoke as tiny
 from feature_transform import BYOLFTRecipe, SimSiamFTRecipe, TransformRecipe
 from feature_transform.siamese import mean_loss_weight
 from retable import views
-from retable.encoders import EncoderRecipe
+from retable.encoders import ResNetRecipe
 from retable.methods import BYOLRecipe, SimSiamRecipe
 from retable.nn.momentum import MomentumRecipe
 from retable.reproduce import Metric, Table, TableRow, main
@@ -43,7 +43,7 @@ def simsiam(method: SimSiamRecipe) -> PretrainRecipe:
         method=method,
         data="",
         views=(view, view),
-        encoder=EncoderRecipe("resnet50", zero_init_residual=True),
+        encoder=ResNetRecipe("resnet50", zero_init_residual=True),
         optimizer=OptimizerRecipe(
             lr=0.1,
             momentum=0.9,
@@ -66,7 +66,7 @@ def byol(method: BYOLRecipe) -> PretrainRecipe:
         method=method,
         data="",
         views=views.byol(224),
-        encoder=EncoderRecipe("resnet50"),
+        encoder=ResNetRecipe("resnet50"),
         optimizer=OptimizerRecipe(
             "lars",
             lr=0.45 * 4096 / 256,

@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from mochi import MoCHiRecipe
 from retable import views
-from retable.encoders import EncoderRecipe
+from retable.encoders import ResNetRecipe
 from retable.evaluate.linear import LinearProbe
 from retable.methods import MoCoRecipe, SupervisedRecipe
 from retable.reproduce.shrinking import (
@@ -48,7 +48,7 @@ def pretraining(method: MoCoRecipe, *, epochs: int, batch: int, version: int = 2
         method=method,
         data="",
         views=(view, view),
-        encoder=EncoderRecipe("resnet50"),
+        encoder=ResNetRecipe("resnet50"),
         optimizer=OptimizerRecipe(lr=0.03, momentum=0.9, weight_decay=1e-4, schedule=schedule),
         epochs=epochs,
         batch=batch,
@@ -77,7 +77,7 @@ def supervised_bound(classes: int) -> PretrainRecipe:
         method=SupervisedRecipe(classes),
         data="",
         views=(views.crop_and_flip(224),),
-        encoder=EncoderRecipe("resnet50"),
+        encoder=ResNetRecipe("resnet50"),
         optimizer=OptimizerRecipe(
             lr=0.1,
             momentum=0.9,

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from retable import views
-from retable.encoders import EncoderRecipe
+from retable.encoders import ResNetRecipe
 from retable.evaluate.knn import Knn
 from retable.methods import SupervisedRecipe, moco_v2
 from retable.reproduce import Metric, Table, TableRow
@@ -175,7 +175,7 @@ def contrastive() -> Changed:
         method=moco_v2(queue=48, dim=8, momentum=0.9),
         data="shapes?count=72&test_count=32&size=16&classes=4",
         views=(view, view),
-        encoder=EncoderRecipe("small_resnet8", width=0.25),
+        encoder=ResNetRecipe("small_resnet8", width=0.25),
         optimizer=OptimizerRecipe(lr=0.03),
         epochs=2,
         batch=16,

@@ -9,17 +9,17 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from retable.encoders import EncoderRecipe, build_encoder
+from retable.encoders import ResNetRecipe, build_encoder
 from retable.encoders.resnet import DEPTHS
 from retable.errors import UserError
 from retable.weights import Layout, export_encoder, load_encoder, save_export
 from retable.weights.architecture import recognise
 from retable.weights.key_layouts import find_encoder, to_detectron2, to_torchvision
 
-TINY = EncoderRecipe("resnet18", width=0.0625)
+TINY = ResNetRecipe("resnet18", width=0.0625)
 
 
-def trained(recipe: EncoderRecipe) -> tuple[nn.Module, Tensor, Tensor]:
+def trained(recipe: ResNetRecipe) -> tuple[nn.Module, Tensor, Tensor]:
     """Return an encoder with statistics other than the fresh ones, images and their features."""
     encoder = build_encoder(recipe, rng_key=1)
     images = torch.linspace(-99, 99, 2 * 3 * 40 * 40).sin().view(2, 3, 40, 40)
@@ -40,7 +40,7 @@ def test_torchvision_loads_strictly_with_equal_features(name: str, stem: str) ->
     """Reference: torchvision's network."""
     import torchvision
 
-    recipe = EncoderRecipe(name, stem=stem)  # type: ignore[arg-type]
+    recipe = ResNetRecipe(name, stem=stem)  # type: ignore[arg-type]
     encoder, images, features = trained(recipe)
     network = getattr(torchvision.models, name)()
     network.fc = nn.Identity()
@@ -55,7 +55,7 @@ def test_torchvision_loads_strictly_with_equal_features(name: str, stem: str) ->
 def test_timm_loads_strictly_with_equal_features(name: str) -> None:
     """Reference: timm's network."""
     timm = pytest.importorskip("timm")
-    recipe = EncoderRecipe(name)
+    recipe = ResNetRecipe(name)
     encoder, images, features = trained(recipe)
     network = timm.create_model(name, num_classes=0)
     network.load_state_dict(export_encoder(encoder, recipe, "timm"), strict=True)
@@ -72,7 +72,7 @@ def test_deeper_networks_have_the_names_of_timm(name: str) -> None:
     timm = pytest.importorskip("timm")
     with torch.device("meta"):
         expected = timm.create_model(name, num_classes=0).state_dict()
-        ours = build_encoder(EncoderRecipe(name), rng_key=0).state_dict()
+        ours = build_encoder(ResNetRecipe(name), rng_key=0).state_dict()
     assert {k: v.shape for k, v in ours.items()} == {k: v.shape for k, v in expected.items()}
 
 
@@ -96,7 +96,7 @@ def test_detectron2_names(ours: str, detectron2: str) -> None:
 @pytest.mark.parametrize("name", DEPTHS)
 def test_detectron2_names_translate_back_and_never_meet(name: str) -> None:
     with torch.device("meta"):
-        names = list(build_encoder(EncoderRecipe(name), rng_key=0).state_dict())
+        names = list(build_encoder(ResNetRecipe(name), rng_key=0).state_dict())
     translated = [to_detectron2(each) for each in names]
     assert [to_torchvision(each, "detectron2") for each in translated] == names
     assert len(set(translated)) == len(names)
@@ -124,7 +124,7 @@ def test_detectron2_file_is_what_its_checkpointer_reads(tmp_path: Path) -> None:
 def test_every_export_is_imported_again_to_the_bit(
     tmp_path: Path, layout: Layout, ending: str, stem: str
 ) -> None:
-    recipe = EncoderRecipe("resnet50", width=0.0625, stem=stem)  # type: ignore[arg-type]
+    recipe = ResNetRecipe("resnet50", width=0.0625, stem=stem)  # type: ignore[arg-type]
     encoder, _, _ = trained(recipe)
     save_export(tmp_path / f"out{ending}", encoder, recipe, layout)
     loaded, loaded_recipe, _ = load_encoder(tmp_path / f"out{ending}")
@@ -144,18 +144,18 @@ def test_exported_tensors_are_copies() -> None:
     ("recipe", "layout", "sentence"),
     [
         (
-            EncoderRecipe("small_resnet8"),
+            ResNetRecipe("small_resnet8"),
             "timm",
             r"must be resnet18 to resnet200 .*, got a small_resnet8",
         ),
         (
-            EncoderRecipe("resnet18", width=0.0625, stem="small"),
+            ResNetRecipe("resnet18", width=0.0625, stem="small"),
             "detectron2",
             r"Detectron2 has no resnet18 .*small stem",
         ),
-        (EncoderRecipe("resnet200", width=0.0625), "detectron2", r"Detectron2 has no resnet200"),
+        (ResNetRecipe("resnet200", width=0.0625), "detectron2", r"Detectron2 has no resnet200"),
         (
-            EncoderRecipe("resnet18", 0.0625, norm="group"),
+            ResNetRecipe("resnet18", 0.0625, norm="group"),
             "detectron2",
             r"Detectron2 .* group norm",
         ),
@@ -163,7 +163,7 @@ def test_exported_tensors_are_copies() -> None:
     ],
 )
 def test_networks_that_the_other_program_lacks_are_refused(
-    recipe: EncoderRecipe, layout: Any, sentence: str
+    recipe: ResNetRecipe, layout: Any, sentence: str
 ) -> None:
     with pytest.raises(UserError, match=sentence):
         export_encoder(build_encoder(recipe, rng_key=0), recipe, layout)

@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from retable.encoders import EncoderRecipe, build_encoder
+from retable.encoders import ResNetRecipe, build_encoder
 from retable.encoders.resnet import DEPTHS
 from retable.errors import UserError
 from retable.weights import load_encoder
@@ -24,10 +24,10 @@ from retable.weights.architecture import recognise
 from retable.weights.key_layouts import find_encoder
 
 State = dict[str, Tensor]
-RECIPE = EncoderRecipe("resnet18", width=0.0625)
+RECIPE = ResNetRecipe("resnet18", width=0.0625)
 
 
-def network(rng_key: int = 1, recipe: EncoderRecipe = RECIPE) -> State:
+def network(rng_key: int = 1, recipe: ResNetRecipe = RECIPE) -> State:
     """A state in which no two tensors are alike, so that no mix-up goes unseen."""
     state = build_encoder(recipe, rng_key).state_dict()
     for counter, (name, value) in enumerate(state.items()):
@@ -285,7 +285,7 @@ def test_two_encoders_are_a_question_for_the_user(tmp_path: Path) -> None:
 @pytest.mark.parametrize("width", [0.125, 1.0, 2.0])
 @pytest.mark.parametrize("name", DEPTHS)
 def test_depth_width_and_stem_follow_from_shapes(name: str, width: float, stem: str) -> None:
-    recipe = EncoderRecipe(name, width=width, stem=stem)  # type: ignore[arg-type]
+    recipe = ResNetRecipe(name, width=width, stem=stem)  # type: ignore[arg-type]
     with torch.device("meta"):
         state = build_encoder(recipe, rng_key=0).state_dict()
     assert recognise(state) == recipe
@@ -306,7 +306,7 @@ def test_features_equal_torchvisions(tmp_path: Path, name: str) -> None:
     reference.fc = nn.Identity()
     with torch.no_grad():
         torch.testing.assert_close(encoder(images), reference.eval()(images))
-    assert recipe == EncoderRecipe(name)
+    assert recipe == ResNetRecipe(name)
     assert metadata["dropped"] == ["fc"]
 
 
@@ -459,7 +459,7 @@ def test_torchvisions_own_weights_load_by_name(
     folder.mkdir(parents=True)
     torch.save(state, folder / "resnet18-f37072fd.pth")
     encoder, recipe, metadata = load_encoder("torchvision:resnet18")
-    assert recipe == EncoderRecipe("resnet18")
+    assert recipe == ResNetRecipe("resnet18")
     assert encoder.state_dict()["conv1.weight"].equal(state["conv1.weight"])
     assert metadata["source"] == "torchvision:resnet18:IMAGENET1K_V1"
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from retable import cli
-from retable.encoders import EncoderRecipe, ResidualRecipe, build_encoder
+from retable.encoders import ResidualRecipe, ResNetRecipe, build_encoder
 from retable.train import checkpoint as training_checkpoint
 from retable.weights import load_encoder, save_encoder
 
@@ -17,7 +17,7 @@ DATA = "shapes?count=120&test_count=60&classes=4"
 
 @pytest.fixture
 def checkpoint(tmp_path: Path) -> str:
-    recipe = EncoderRecipe("small_resnet8", width=0.5)
+    recipe = ResNetRecipe("small_resnet8", width=0.5)
     path = tmp_path / "encoder.safetensors"
     save_encoder(path, build_encoder(recipe, rng_key=0), recipe, {"epoch": 3})
     return str(path)

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from retable.encoders import (
-    AnyEncoderRecipe,
     Encoder,
     EncoderRecipe,
     ResidualRecipe,
+    ResNetRecipe,
     VggRecipe,
     build_encoder,
 )
@@ -24,11 +24,11 @@ torch.set_num_threads(1)
 
 TINY: dict[str, Any] = {"units": (1, 2, 1, 1), "bottleneck": False, "widening": 1}
 SMALL_VGG = VggRecipe(1, (1, 1, 2, 1, 1), (True, True, True, True, False), fc_kernel=2)
-RECIPES: dict[str, AnyEncoderRecipe] = {
-    "resnet18": EncoderRecipe("resnet18", width=0.25),
-    "resnet50": EncoderRecipe("resnet50", width=0.125, stem="small"),
-    "small_resnet8": EncoderRecipe("small_resnet8"),
-    "small_resnet14": EncoderRecipe("small_resnet14", stem="small"),
+RECIPES: dict[str, EncoderRecipe] = {
+    "resnet18": ResNetRecipe("resnet18", width=0.25),
+    "resnet50": ResNetRecipe("resnet50", width=0.125, stem="small"),
+    "small_resnet8": ResNetRecipe("small_resnet8"),
+    "small_resnet14": ResNetRecipe("small_resnet14", stem="small"),
     "v1": ResidualRecipe("v1", **TINY),
     "v1 bottleneck": ResidualRecipe("v1", units=(1, 1, 1, 1), widening=1),
     "v2": ResidualRecipe("v2", **TINY),
@@ -44,13 +44,13 @@ def images(count: int = 4, side: int = 32) -> Tensor:
     return torch.randn(count, 3, side, side, generator=torch.Generator().manual_seed(0))
 
 
-def build(recipe: AnyEncoderRecipe) -> Encoder:
+def build(recipe: EncoderRecipe) -> Encoder:
     return build_encoder(recipe, rng_key=1)
 
 
 @each_encoder
 @pytest.mark.parametrize("training", [True, False])
-def test_the_last_tap_is_the_output(recipe: AnyEncoderRecipe, training: bool) -> None:
+def test_the_last_tap_is_the_output(recipe: EncoderRecipe, training: bool) -> None:
     encoder = build(recipe).train(training)
     assert encoder.tap_names[-1] == "pre_logits"
     features = encoder(images())
@@ -59,7 +59,7 @@ def test_the_last_tap_is_the_output(recipe: AnyEncoderRecipe, training: bool) ->
 
 
 @each_encoder
-def test_taps_are_those_of_one_pass_in_the_order_asked_for(recipe: AnyEncoderRecipe) -> None:
+def test_taps_are_those_of_one_pass_in_the_order_asked_for(recipe: EncoderRecipe) -> None:
     encoder = build(recipe).eval()
     every = encoder.taps(images(), encoder.tap_names)
     assert tuple(every) == encoder.tap_names
@@ -80,7 +80,7 @@ def test_taps_are_those_of_one_pass_in_the_order_asked_for(recipe: AnyEncoderRec
 
 
 @each_encoder
-def test_nothing_beyond_the_deepest_tap_is_computed(recipe: AnyEncoderRecipe) -> None:
+def test_nothing_beyond_the_deepest_tap_is_computed(recipe: EncoderRecipe) -> None:
     encoder = build(recipe).eval()
     convolutions = [layer for layer in encoder.modules() if isinstance(layer, nn.Conv2d)]
     calls: list[nn.Module] = []
@@ -98,7 +98,7 @@ def test_nothing_beyond_the_deepest_tap_is_computed(recipe: AnyEncoderRecipe) ->
 
 
 @each_encoder
-def test_no_name_and_an_unknown_name(recipe: AnyEncoderRecipe) -> None:
+def test_no_name_and_an_unknown_name(recipe: EncoderRecipe) -> None:
     encoder = build(recipe)
     assert encoder.taps(images(), ()) == {}
     with pytest.raises(UserError, match=r"no tap 'logits'; use some of .*, pre_logits\."):
@@ -127,7 +127,7 @@ def test_taps_of_a_resnet_are_what_leaves_its_stages(name: str) -> None:
 
 @each_encoder
 def test_copies_share_nothing_and_weights_are_a_function_of_the_key(
-    recipe: AnyEncoderRecipe,
+    recipe: EncoderRecipe,
 ) -> None:
     before = torch.random.get_rng_state()
     encoder, same, other = (build_encoder(recipe, key) for key in (1, 1, 2))
@@ -145,7 +145,7 @@ def test_copies_share_nothing_and_weights_are_a_function_of_the_key(
 
 
 @each_encoder
-def test_operations_are_counted_and_the_meta_device_takes_it(recipe: AnyEncoderRecipe) -> None:
+def test_operations_are_counted_and_the_meta_device_takes_it(recipe: EncoderRecipe) -> None:
     encoder = build(recipe).eval()
     operations = 0
 

@@ -13,7 +13,7 @@ from retable import distributed
 from retable.data.decoding import UnreadableImageError
 from retable.data.source import Source
 from retable.data.sources import open_source
-from retable.encoders import EncoderRecipe, ResidualRecipe, build_encoder
+from retable.encoders import ResidualRecipe, ResNetRecipe, build_encoder
 from retable.errors import UserError
 from retable.evaluate import cache as cache_module
 from retable.evaluate import features as features_module
@@ -45,7 +45,7 @@ def make_chunks_small(set_attribute: Callable[..., None] = setattr) -> None:
 
 
 def encoder(**settings: Any) -> nn.Module:
-    return build_encoder(EncoderRecipe("small_resnet8", **({"width": 0.5} | settings)), rng_key=0)
+    return build_encoder(ResNetRecipe("small_resnet8", **({"width": 0.5} | settings)), rng_key=0)
 
 
 class Counting:

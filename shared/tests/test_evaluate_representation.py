@@ -10,9 +10,9 @@ from retable import random
 from retable.data.source import Source
 from retable.data.sources import open_source
 from retable.encoders import (
-    AnyEncoderRecipe,
     EncoderRecipe,
     ResidualRecipe,
+    ResNetRecipe,
     VggRecipe,
     build_encoder,
 )
@@ -44,8 +44,8 @@ def stirred(encoder: nn.Module) -> nn.Module:
     return encoder
 
 
-def small(recipe: AnyEncoderRecipe | None = None) -> nn.Module:
-    return stirred(build_encoder(recipe or EncoderRecipe("small_resnet8", width=0.5), rng_key=0))
+def small(recipe: EncoderRecipe | None = None) -> nn.Module:
+    return stirred(build_encoder(recipe or ResNetRecipe("small_resnet8", width=0.5), rng_key=0))
 
 
 @pytest.mark.parametrize(
@@ -100,11 +100,11 @@ def test_only_the_channels_alone_may_exceed_the_limit() -> None:
             assert channels <= count <= max(9000, channels)
 
 
-RECIPES: dict[str, AnyEncoderRecipe] = {
-    "small": EncoderRecipe("small_resnet8", width=0.5),
-    "small imagenet": EncoderRecipe("small_resnet14", width=0.5, stem="imagenet"),
-    "resnet18": EncoderRecipe("resnet18", width=0.125),
-    "resnet50": EncoderRecipe("resnet50", width=0.125, stem="small"),
+RECIPES: dict[str, EncoderRecipe] = {
+    "small": ResNetRecipe("small_resnet8", width=0.5),
+    "small imagenet": ResNetRecipe("small_resnet14", width=0.5, stem="imagenet"),
+    "resnet18": ResNetRecipe("resnet18", width=0.125),
+    "resnet50": ResNetRecipe("resnet50", width=0.125, stem="small"),
     "v1": ResidualRecipe("v1", (1, 1, 1, 1), widening=1),
     "v2": ResidualRecipe("v2", (1, 1, 1, 1), widening=1),
     "reversible": ResidualRecipe("reversible", (2, 1, 1, 1), widening=1),

@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from retable.encoders import EncoderRecipe, build_encoder
+from retable.encoders import ResNetRecipe, build_encoder
 from retable.weights import save_encoder
 
 HEAVY = ("sympy", "torch._dynamo")
@@ -25,7 +25,7 @@ def imported_by(program: str, *arguments: str) -> set[str]:
 
 
 def test_loading_an_encoder_and_counting_its_operations_import_no_compiler(tmp_path: Path) -> None:
-    recipe = EncoderRecipe("small_resnet8", width=0.5)
+    recipe = ResNetRecipe("small_resnet8", width=0.5)
     path = tmp_path / "encoder.safetensors"
     save_encoder(path, build_encoder(recipe, rng_key=0), recipe, {})
     program = (

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from retable import views
-from retable.encoders import AnyEncoderRecipe, EncoderRecipe, ResidualRecipe, VggRecipe
+from retable.encoders import EncoderRecipe, ResidualRecipe, ResNetRecipe, VggRecipe
 from retable.errors import UserError
 from retable.methods import (
     Batch,
@@ -30,13 +30,13 @@ from retable.train.recipe import PretrainRecipe, build_method
 
 torch.set_num_threads(1)
 
-SMALL = EncoderRecipe("small_resnet8")
+SMALL = ResNetRecipe("small_resnet8")
 LABELS = SupervisedRecipe(10)
 
 
 def recipe(
     method: MethodRecipe = LABELS,
-    encoder: AnyEncoderRecipe = SMALL,
+    encoder: EncoderRecipe = SMALL,
     *,
     view_count: int = 1,
     side: int = 32,
@@ -91,9 +91,9 @@ def measured_peak(chosen: PretrainRecipe, images: int) -> int:
     return before + most
 
 
-FAMILIES: dict[str, AnyEncoderRecipe] = {
+FAMILIES: dict[str, EncoderRecipe] = {
     "small": SMALL,
-    "resnet": EncoderRecipe("resnet18", width=0.25, stem="small"),
+    "resnet": ResNetRecipe("resnet18", width=0.25, stem="small"),
     "residual": ResidualRecipe(units=(1, 1, 1, 1), widening=1),
     "reversible": ResidualRecipe("reversible", units=(1, 1, 1, 1), widening=1),
     "vgg": VggRecipe(widening=2, stacks=(1, 1, 1, 1, 1), fc_kernel=1),
@@ -184,7 +184,7 @@ def test_activations_are_what_a_forward_pass_of_the_real_method_keeps(
 
 
 def test_scores_of_all_pairs_grow_with_the_square_of_the_batch() -> None:
-    narrow = EncoderRecipe("small_resnet8", width=0.25)
+    narrow = ResNetRecipe("small_resnet8", width=0.25)
     chosen = recipe(SimCLRRecipe(), narrow, view_count=2, side=16)
     expected = kept_in_truth(chosen, 400)
     scores = 800 * 801 * 4  # one matrix of them, at least

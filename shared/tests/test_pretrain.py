@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from retable.data.sources import open_source
-from retable.encoders import EncoderRecipe
+from retable.encoders import ResNetRecipe
 from retable.errors import UserError
 from retable.methods import Batch, Method, Metrics, StepOutput, SupervisedRecipe
 from retable.reproduce.execute import make_accelerator
@@ -180,7 +180,7 @@ def test_accumulated_gradients_are_those_of_the_whole_batch(
 ) -> None:
     # The mean over equal parts of means is the mean over the whole; batch norm must not mix parts.
     recipe = supervised(bn_group=group, max_steps=3)
-    recipe = replace(recipe, encoder=EncoderRecipe("small_resnet8", width=0.25, norm=norm))
+    recipe = replace(recipe, encoder=ResNetRecipe("small_resnet8", width=0.25, norm=norm))
     train(recipe, tmp_path / "whole")
     train(recipe, tmp_path / "parts", replace(OFTEN, accumulate=2))
     whole, parts = (load_encoder(tmp_path / run).encoder for run in ("whole", "parts"))

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import pytest
 
-from retable.encoders import AnyEncoderRecipe, ResidualRecipe, VggRecipe, build_encoder
+from retable.encoders import EncoderRecipe, ResidualRecipe, VggRecipe, build_encoder
 from retable.errors import UserError
 from retable.evaluate.geometry import Geometry
 from retable.evaluate.knn import Knn
@@ -212,7 +212,7 @@ def resized(recipe: PretrainRecipe, side: int) -> ViewRecipe:
     ],
 )
 def test_an_encoder_that_would_not_fit_here_is_priced_without_running_it(
-    supervised: Changed, encoder: AnyEncoderRecipe, multiply_adds: float
+    supervised: Changed, encoder: EncoderRecipe, multiply_adds: float
 ) -> None:
     recipe = supervised(encoder=encoder, views=(resized(supervised(), 224),))
     flops = price(recipe, images=72).flops / (128 * 3)

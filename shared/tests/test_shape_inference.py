@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from retable.encoders import EncoderRecipe, build_encoder
+from retable.encoders import ResNetRecipe, build_encoder
 from retable.random import initialising
 from retable.train.cost import forward_flops
 from retable.train.shape_inference import LARGE, shapes_only
@@ -31,7 +31,7 @@ def saved_sizes(network: nn.Module, images: Tensor) -> list[tuple[torch.dtype, t
 
 @pytest.mark.parametrize("name", ["resnet18", "resnet50", "small_resnet14"])
 def test_an_encoder_keeps_for_its_backward_pass_what_the_real_one_keeps(name: str) -> None:
-    encoder = build_encoder(EncoderRecipe(name, width=0.25), 0)
+    encoder = build_encoder(ResNetRecipe(name, width=0.25), 0)
     images = torch.zeros(2, 3, 64, 64)
     real = saved_sizes(encoder, images)
     with shapes_only():
@@ -85,7 +85,7 @@ def test_products_have_the_type_that_autocast_gives_them() -> None:
 
 
 def test_operations_counted_without_products_are_the_same() -> None:
-    recipe = EncoderRecipe("resnet18", width=0.5)
+    recipe = ResNetRecipe("resnet18", width=0.5)
     with shapes_only():
         inferred = forward_flops(build_encoder(recipe, 0), 64)
     assert inferred == forward_flops(build_encoder(recipe, 0), 64)
@@ -150,11 +150,11 @@ def test_a_wide_network_takes_no_memory_for_its_weights_and_imports_no_compiler(
 import resource, sys
 from torch import nn
 from retable.train.shape_inference import shapes_only
-from retable.encoders import EncoderRecipe, build_encoder
+from retable.encoders import ResNetRecipe, build_encoder
 from retable.train.cost import forward_flops
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 with shapes_only():
-    encoder = build_encoder(EncoderRecipe("resnet50", width=4.0), 0)
+    encoder = build_encoder(ResNetRecipe("resnet50", width=4.0), 0)
     forward_flops(encoder, 32)
 assert sum(p.numel() for p in encoder.parameters()) > 3e8
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)

@@ -21,7 +21,7 @@ from feature_transform.moco import MoCoFTRecipe
 from feature_transform.recipe import TransformRecipe
 from retable import distributed, views
 from retable.data.sources import open_source
-from retable.encoders import EncoderRecipe
+from retable.encoders import ResNetRecipe
 from retable.errors import UserError
 from retable.methods.method import Batch, Progress
 from retable.methods.moco import MoCo, moco_v2
@@ -350,7 +350,7 @@ def test_it_trains_in_the_loop_on_its_views(tmp_path: Path) -> None:
         ),
         data="shapes?count=64&test_count=16&classes=16",
         views=(views.infomin(32), views.infomin(32), views.jigsaw(33)),
-        encoder=EncoderRecipe("small_resnet8"),
+        encoder=ResNetRecipe("small_resnet8"),
         optimizer=OptimizerRecipe(lr=0.03, momentum=0.9, weight_decay=1e-4),
         epochs=2,
         batch=16,

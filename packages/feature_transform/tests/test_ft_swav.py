@@ -18,7 +18,7 @@ from feature_transform.recipe import TransformRecipe
 from feature_transform.swav import SwAV, SwAVRecipe
 from retable import distributed, views
 from retable.data.sources import open_source
-from retable.encoders import EncoderRecipe, build_encoder
+from retable.encoders import ResNetRecipe, build_encoder
 from retable.errors import UserError
 from retable.methods.method import Batch, Progress
 from retable.nn.batch_norm import average_statistics, group_batch_norm
@@ -456,7 +456,7 @@ def test_small_crops_cost_their_share_of_the_pixels() -> None:
         method=SwAVRecipe(),
         data="shapes",
         views=crops,
-        encoder=EncoderRecipe("resnet50"),
+        encoder=ResNetRecipe("resnet50"),
         optimizer=OptimizerRecipe(),
         epochs=1,
         batch=256,
@@ -531,7 +531,7 @@ def shapes_recipe() -> PretrainRecipe:
         ),
         data="shapes?count=72&test_count=32&size=16&classes=4",
         views=crops,
-        encoder=EncoderRecipe("small_resnet8", width=0.25),
+        encoder=ResNetRecipe("small_resnet8", width=0.25),
         optimizer=OptimizerRecipe("lars", lr=0.6, weight_decay=1e-6),
         epochs=2,
         batch=16,

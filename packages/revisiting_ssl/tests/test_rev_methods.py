@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from retable import distributed
-from retable.encoders import EncoderRecipe, build_encoder
+from retable.encoders import ResNetRecipe, build_encoder
 from retable.errors import UserError
 from retable.methods.method import Batch, Method, MethodRecipe, Progress
 from retable.nn.batch_norm import group_batch_norm
@@ -201,7 +201,7 @@ def test_a_step_reads_nothing_from_the_device(name: str, monkeypatch: pytest.Mon
     monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())  # none on this device
     batch = make_batch(name)
     with torch.device("meta"):
-        encoder = build_encoder(EncoderRecipe("small_resnet8"), rng_key=0)
+        encoder = build_encoder(ResNetRecipe("small_resnet8"), rng_key=0)
         method = group_batch_norm(RECIPES[name].build(encoder, rng_key=0), GROUP)
         rows = torch.arange(BATCH)
     views = tuple(view.to("meta") for view in batch.views)

@@ -18,8 +18,8 @@ def output_layer(encoder: nn.Module, outputs: int, rng_key: int) -> nn.Linear:
         outputs: classes, or dimensions of an embedding.
         rng_key: source of the weights.
 
-    >>> from retable.encoders import EncoderRecipe, build_encoder
-    >>> output_layer(build_encoder(EncoderRecipe("small_resnet8"), rng_key=0), 4, rng_key=0)
+    >>> from retable.encoders import ResNetRecipe, build_encoder
+    >>> output_layer(build_encoder(ResNetRecipe("small_resnet8"), rng_key=0), 4, rng_key=0)
     Linear(in_features=64, out_features=4, bias=True)
     """
     features = int(encoder.feature_dim)  # type: ignore[arg-type]

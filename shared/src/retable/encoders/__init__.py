@@ -15,10 +15,10 @@ from retable.random import initialising
 
 __all__ = [
     "ENCODER_NAMES",
-    "AnyEncoderRecipe",
     "Encoder",
     "EncoderRecipe",
     "ResNet",
+    "ResNetRecipe",
     "ResidualEncoder",
     "ResidualRecipe",
     "SmallResNet",
@@ -31,7 +31,7 @@ ENCODER_NAMES = tuple(DEPTHS) + tuple(SMALL_DEPTHS)
 
 
 @dataclass(frozen=True)
-class EncoderRecipe:
+class ResNetRecipe:
     """A network with torchvision's names, or a small one of that kind.
 
     Attributes:
@@ -68,25 +68,25 @@ class EncoderRecipe:
             raise UserError(f"The encoder's width is {self.width}; use a positive factor.")
 
 
-AnyEncoderRecipe: TypeAlias = EncoderRecipe | ResidualRecipe | VggRecipe
+EncoderRecipe: TypeAlias = ResNetRecipe | ResidualRecipe | VggRecipe
 """What an encoder is, as far as a checkpoint has to know."""
 
 
 @overload
-def build_encoder(recipe: EncoderRecipe, rng_key: int) -> ResNet | SmallResNet: ...
+def build_encoder(recipe: ResNetRecipe, rng_key: int) -> ResNet | SmallResNet: ...
 @overload
 def build_encoder(recipe: ResidualRecipe, rng_key: int) -> ResidualEncoder: ...
 @overload
 def build_encoder(recipe: VggRecipe, rng_key: int) -> VggEncoder: ...
 @overload
-def build_encoder(recipe: AnyEncoderRecipe, rng_key: int) -> Encoder: ...
+def build_encoder(recipe: EncoderRecipe, rng_key: int) -> Encoder: ...
 
 
-def build_encoder(recipe: AnyEncoderRecipe, rng_key: int) -> Encoder:
+def build_encoder(recipe: EncoderRecipe, rng_key: int) -> Encoder:
     """Build an encoder with attribute ``feature_dim``, weights drawn from ``rng_key``.
 
     >>> import torch
-    >>> encoder = build_encoder(EncoderRecipe("small_resnet8"), rng_key=0)
+    >>> encoder = build_encoder(ResNetRecipe("small_resnet8"), rng_key=0)
     >>> encoder(torch.zeros(2, 3, 32, 32)).shape, encoder.feature_dim
     (torch.Size([2, 64]), 64)
     """

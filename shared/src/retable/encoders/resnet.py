@@ -142,7 +142,7 @@ class ResNet(Encoder):
     Args:
         name: a key of `DEPTHS`.
         width: factor on the channels of every layer (SimCLR and BYOL call it 1x, 2x, 4x).
-        stem: ``imagenet`` or ``small``, see `retable.encoders.EncoderRecipe`.
+        stem: ``imagenet`` or ``small``, see `retable.encoders.ResNetRecipe`.
         norm: ``batch`` or ``group``.
 
     Attributes:

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Iterable
 
 from retable.data.sampler import Sampler
-from retable.encoders import EncoderRecipe
+from retable.encoders import ResNetRecipe
 from retable.errors import UserError
 from retable.evaluate.protocol import open_eval_splits, open_splits, without_validation
 from retable.methods import SupervisedRecipe
@@ -27,7 +27,7 @@ def check_recipes(runs: Iterable[Run], processes: int, setting: Setting) -> None
     """
     for recipe in dict.fromkeys(run.recipe for run in runs):
         # Around the smallest encoder, which has no say in any of this, and without its weights.
-        small = dataclasses.replace(recipe, encoder=EncoderRecipe("small_resnet8"))
+        small = dataclasses.replace(recipe, encoder=ResNetRecipe("small_resnet8"))
         with shapes_only():
             method = build_method(small, seed=0)
         check_fit(recipe, method, processes, setting.execution)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 
 from retable import views
-from retable.encoders import EncoderRecipe
+from retable.encoders import ResNetRecipe
 from retable.evaluate.geometry import Geometry
 from retable.evaluate.linear import LinearProbe
 from retable.evaluate.protocol import Evaluation
@@ -35,7 +35,7 @@ class SmallScale:
     classes: int
     batch: int
     probe_epochs: int
-    encoder: EncoderRecipe = field(default_factory=lambda: EncoderRecipe("small_resnet8"))
+    encoder: ResNetRecipe = field(default_factory=lambda: ResNetRecipe("small_resnet8"))
 
 
 PROXY = SmallScale(

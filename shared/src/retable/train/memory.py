@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.multiprocessing.reductions import StorageWeakRef
 
-from retable.encoders import AnyEncoderRecipe, ResidualRecipe, build_encoder
+from retable.encoders import EncoderRecipe, ResidualRecipe, build_encoder
 from retable.encoders.units import Branch
 from retable.errors import UserError
 from retable.methods.method import Batch, Method, MethodRecipe, Progress
@@ -93,7 +93,7 @@ class _EncoderWeights:
 
 
 @functools.lru_cache(maxsize=256)
-def _encoder_weights(recipe: AnyEncoderRecipe) -> _EncoderWeights:
+def _encoder_weights(recipe: EncoderRecipe) -> _EncoderWeights:
     with shapes_only():
         encoder = build_encoder(recipe, 0)
     return _EncoderWeights(
@@ -106,7 +106,7 @@ def _bytes(tensors: Iterable[Tensor]) -> int:
 
 
 @functools.lru_cache(maxsize=256)
-def _encoder_activations(recipe: AnyEncoderRecipe, side: int, precision: str) -> float:
+def _encoder_activations(recipe: EncoderRecipe, side: int, precision: str) -> float:
     """Return the bytes that an encoder keeps of one image, beside the image."""
     kept, _ = _kept_by_encoder(recipe, side, precision)
     if isinstance(recipe, ResidualRecipe) and recipe.reversible_backward:
@@ -115,7 +115,7 @@ def _encoder_activations(recipe: AnyEncoderRecipe, side: int, precision: str) ->
     return kept
 
 
-def _kept_by_encoder(recipe: AnyEncoderRecipe, side: int, precision: str) -> tuple[float, float]:
+def _kept_by_encoder(recipe: EncoderRecipe, side: int, precision: str) -> tuple[float, float]:
     """Return the bytes that are kept of one image, and what a unit computed anew would hold.
 
     The latter is what the largest branch keeps, and six halves of a map in float32: the residual,

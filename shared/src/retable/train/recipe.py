@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from retable.encoders import AnyEncoderRecipe, build_encoder
+from retable.encoders import EncoderRecipe, build_encoder
 from retable.methods.method import Method, MethodRecipe
 from retable.nn import batch_norm
 from retable.random import derive_key
@@ -36,7 +36,7 @@ class PretrainRecipe:
     method: MethodRecipe
     data: str
     views: tuple[ViewRecipe, ...]
-    encoder: AnyEncoderRecipe
+    encoder: EncoderRecipe
     optimizer: OptimizerRecipe
     epochs: int
     batch: int

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from retable.encoders import (
-    AnyEncoderRecipe,
     EncoderRecipe,
     ResidualRecipe,
+    ResNetRecipe,
     VggRecipe,
     build_encoder,
 )
@@ -19,7 +19,7 @@ from retable.encoders.resnet import DEPTHS
 from retable.errors import UserError
 
 
-def recognise(state: Mapping[str, Tensor]) -> EncoderRecipe:
+def recognise(state: Mapping[str, Tensor]) -> ResNetRecipe:
     """Return the recipe of a ResNet under torchvision's names: depth, width and stem from shapes.
 
     A 7x7 first convolution means the ImageNet stem, a 3x3 one the small stem. What shapes do not
@@ -29,7 +29,7 @@ def recognise(state: Mapping[str, Tensor]) -> EncoderRecipe:
     Raises:
         UserError: if the number of blocks or the stem is none of ours.
 
-    >>> recipe = EncoderRecipe("resnet18", width=0.25)
+    >>> recipe = ResNetRecipe("resnet18", width=0.25)
     >>> recognise(build_encoder(recipe, rng_key=0).state_dict()) == recipe
     True
     """
@@ -48,7 +48,7 @@ def recognise(state: Mapping[str, Tensor]) -> EncoderRecipe:
             f"The first convolution is {tuple(state['conv1.weight'].shape)}; expected 3 input "
             f"channels and a 7x7 kernel (ImageNet stem) or 3x3 (small stem)."
         )
-    return EncoderRecipe(
+    return ResNetRecipe(
         names[0], width=channels / 64, stem="imagenet" if kernel == [7, 7] else "small"
     )
 
@@ -58,7 +58,7 @@ def _count_blocks(state: Mapping[str, Tensor], stage: int) -> int:
     return len({match[1] for name in state if (match := pattern.fullmatch(name))})
 
 
-def filled_encoder(recipe: AnyEncoderRecipe, state: Mapping[str, Tensor], source: str) -> nn.Module:
+def filled_encoder(recipe: EncoderRecipe, state: Mapping[str, Tensor], source: str) -> nn.Module:
     """Build the encoder of ``recipe`` with the values of ``state``, in evaluation mode.
 
     ``num_batches_tracked``, which files of before 2018 lack and nothing here reads, may be missing.
@@ -77,7 +77,7 @@ def filled_encoder(recipe: AnyEncoderRecipe, state: Mapping[str, Tensor], source
     return encoder.eval()
 
 
-def expected_state(recipe: AnyEncoderRecipe) -> dict[str, Tensor]:
+def expected_state(recipe: EncoderRecipe) -> dict[str, Tensor]:
     """Return names and shapes of an encoder's state as tensors without values: no memory."""
     with torch.device("meta"):
         return build_encoder(recipe, rng_key=0).state_dict()
@@ -108,10 +108,10 @@ def refuse_differences(
         )
 
 
-def encoder_label(recipe: AnyEncoderRecipe) -> str:
+def encoder_label(recipe: EncoderRecipe) -> str:
     """Name an encoder in words, for messages.
 
-    >>> encoder_label(EncoderRecipe())
+    >>> encoder_label(ResNetRecipe())
     'resnet50 of width 1 with the imagenet stem'
     >>> encoder_label(VggRecipe())
     'VGG19-BN 8x for 7x7 maps before its first fully connected layer'

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from retable.encoders import AnyEncoderRecipe, EncoderRecipe, ResidualRecipe, VggRecipe
+from retable.encoders import EncoderRecipe, ResidualRecipe, ResNetRecipe, VggRecipe
 from retable.errors import UserError
 from retable.files import digest_of_tensors, write_bytes
 from retable.weights.architecture import (
@@ -28,26 +28,30 @@ from retable.weights.weights_files import WeightsFile
 HEADER = "retable"
 FORMAT = 1
 
-_KINDS = {kind.__name__: kind for kind in (EncoderRecipe, ResidualRecipe, VggRecipe)}
+_FORMER_RESNET = "EncoderRecipe"
+"""What the kind `ResNetRecipe` was called in files of earlier versions."""
+
+_KINDS = {kind.__name__: kind for kind in (ResNetRecipe, ResidualRecipe, VggRecipe)}
+_KINDS[_FORMER_RESNET] = ResNetRecipe
 
 
 class LoadedEncoder(NamedTuple):
     """An encoder in evaluation mode on the CPU, its recipe, and what its file says about it."""
 
     encoder: nn.Module
-    recipe: AnyEncoderRecipe
+    recipe: EncoderRecipe
     metadata: dict[str, Any]
 
 
 def save_encoder(
     path: str | os.PathLike[str],
     encoder: nn.Module,
-    recipe: AnyEncoderRecipe,
+    recipe: EncoderRecipe,
     metadata: Mapping[str, Any],
 ) -> None:
     """Write an encoder as safetensors, atomically, with its recipe and ``metadata`` (JSON values).
 
-    The tensors carry the encoder's names, torchvision's for an `EncoderRecipe`, so that other
+    The tensors carry the encoder's names, torchvision's for an `ResNetRecipe`, so that other
     programs can read the file without Retable.
     Equal weights, recipe and metadata give equal bytes. Call it on one process only.
 
@@ -98,7 +102,7 @@ def encoder_from(file: WeightsFile, path: Path) -> LoadedEncoder:
     try:
         header = json.loads(file.header[HEADER])
         # Files from before there were several kinds do not name theirs.
-        recipe = _KINDS[header.get("kind", "EncoderRecipe")](**header["recipe"])
+        recipe = _KINDS[header.get("kind", _FORMER_RESNET)](**header["recipe"])
         metadata, digest, version = header["metadata"], header["sha256"], header["format"]
     except (ValueError, TypeError, KeyError) as error:
         raise UserError(

@@ -9,7 +9,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from retable.encoders import AnyEncoderRecipe, EncoderRecipe
+from retable.encoders import EncoderRecipe, ResNetRecipe
 from retable.errors import UserError
 from retable.files import write_atomically, write_bytes
 from retable.weights.architecture import encoder_label, expected_state, refuse_differences
@@ -23,9 +23,7 @@ LAYOUTS: tuple[Layout, ...] = get_args(Layout)
 _DETECTRON2_NAMES = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
 
 
-def export_encoder(
-    encoder: nn.Module, recipe: AnyEncoderRecipe, layout: Layout
-) -> dict[str, Tensor]:
+def export_encoder(encoder: nn.Module, recipe: EncoderRecipe, layout: Layout) -> dict[str, Tensor]:
     """Return a ResNet's tensors under another program's names; copies on the CPU.
 
     - ``torchvision`` loads strictly into ``torchvision.models.resnet50()`` once its ``fc`` is
@@ -46,7 +44,7 @@ def export_encoder(
     refuse_differences(
         expected_state(recipe), state, f"The encoder to export is not a {encoder_label(recipe)}"
     )
-    if not isinstance(recipe, EncoderRecipe) or not recipe.name.startswith("resnet"):
+    if not isinstance(recipe, ResNetRecipe) or not recipe.name.startswith("resnet"):
         raise UserError(
             f"`encoder` must be resnet18 to resnet200 for the {layout} layout, got a "
             f"{encoder_label(recipe)}. Use the encoder's own safetensors file."
@@ -62,7 +60,7 @@ def export_encoder(
 
 
 def save_export(
-    path: str | os.PathLike[str], encoder: nn.Module, recipe: AnyEncoderRecipe, layout: Layout
+    path: str | os.PathLike[str], encoder: nn.Module, recipe: EncoderRecipe, layout: Layout
 ) -> None:
     """Write `export_encoder`'s tensors to a file that the other program opens, atomically.
 

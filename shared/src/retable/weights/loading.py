@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl
 
-from retable.encoders import EncoderRecipe, build_encoder
+from retable.encoders import ResNetRecipe, build_encoder
 from retable.errors import UserError
 from retable.files import digest_of_tensors
 from retable.random import derive_key
@@ -122,7 +122,7 @@ def _build_untrained(spec: str) -> LoadedEncoder:
             f"untrained:resnet50?width=2&stem=small&seed=0."
         ) from error
     seed = values.pop("seed", 0)
-    recipe = EncoderRecipe(name, **values)
+    recipe = ResNetRecipe(name, **values)
     metadata = {"source": "untrained", "seed": seed, "recipe": dataclasses.asdict(recipe)}
     encoder = build_encoder(recipe, derive_key(seed, "encoder"))
     return LoadedEncoder(encoder.eval(), recipe, metadata)
