@@ -208,7 +208,7 @@ def test_a_damaged_file_of_a_run(name: str, refused: Refused, table: Table, tmp_
 
 def test_more_hard_negatives_than_the_queue_has_rows(refused: Refused) -> None:
     said = refused(*smoke("mochi_1024_1024_128", "pretrain.method.n_hard=300"))
-    assert "n_hard = 300 hard negatives must be at least 1 and at most the queue's 256 rows" in said
+    assert "`n_hard` must be at least 1 and at most the queue's 256 rows, got 300" in said
     assert "change n_hard or enlarge the queue" in said
 
 

@@ -72,10 +72,10 @@ def test_a_failing_process_ends_the_others_and_shows_its_traceback() -> None:
 
 
 def test_a_dying_process_is_noticed() -> None:
-    with pytest.raises(RuntimeError, match="died without a word"):
+    with pytest.raises(RuntimeError, match="died without a result"):
         run_processes(die, 2)
 
 
 def test_a_hanging_process_is_ended() -> None:
-    with pytest.raises(RuntimeError, match="did not finish in time"):
+    with pytest.raises(RuntimeError, match="did not finish within the timeout"):
         run_processes(hang, 1, timeout=4)

@@ -140,5 +140,5 @@ def test_unfinished_last_line_is_removed(tmp_path: Path, whole: list[str], unfin
 
 
 def test_newline_inside_a_line_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="one line"):
+    with pytest.raises(ValueError, match="must not contain a newline"):
         append_line(tmp_path / "log", "a\nb")

@@ -230,7 +230,7 @@ def test_an_epoch_without_any_gradient_has_no_line(tmp_path: Path) -> None:
 
 def test_a_log_without_gradients_or_of_several_networks_is_refused(tmp_path: Path) -> None:
     log = MetricsLog.of(tmp_path)
-    with pytest.raises(UserError, match="no line of kind gradients: expected the folder of a run"):
+    with pytest.raises(UserError, match=r"no line of kind gradients\. Pass the folder of a run"):
         read_landscape(tmp_path)
     log.write("gradients", 1, {"epoch": 1, "modules": {"a": [1.0, 0.0, 1.0]}})
     log.write("gradients", 2, {"epoch": 2, "modules": {"b": [1.0, 0.0, 1.0]}})

@@ -49,7 +49,7 @@ def test_the_loss_is_held_against_chance(loss: float, standing: str) -> None:
 def test_a_loss_that_rises_while_the_queue_fills_is_called_normal() -> None:
     (said,) = messages({"loss": 1.0, "queue_fill": 0.25, "queue_full_step": 256.0})
     assert "25% filled" in said
-    assert "full at step 256: normal" in said
+    assert "normally rises until the queue is full at step 256" in said
     assert messages({"loss": 1.0, "queue_fill": 1.0, "queue_full_step": 256.0}) == []
 
 

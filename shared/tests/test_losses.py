@@ -144,9 +144,9 @@ def test_processes_together_compute_the_global_loss_and_gradient(count: int) -> 
 
 
 def test_temperatures_must_be_positive() -> None:
-    with pytest.raises(UserError, match="The temperature is 0"):
+    with pytest.raises(UserError, match="`temperature` must be positive, got 0"):
         info_nce(torch.zeros(1, 2), 0)
-    with pytest.raises(UserError, match=r"The temperature is -0\.1"):
+    with pytest.raises(UserError, match=r"`temperature` must be positive, got -0\.1"):
         nt_xent(torch.zeros(1, 2), torch.zeros(1, 2), -0.1)
 
 

@@ -18,17 +18,17 @@ def at(found: Metrics) -> list[float]:
 
 
 @given(st.lists(st.integers(-20, 20), min_size=1, max_size=300), st.integers(0, 50), st.randoms())
-def test_quantiles_are_those_of_the_scores_that_are_not_barred(
-    values: list[int], barred: int, order: random.Random
+def test_quantiles_are_those_of_the_scores_that_are_not_masked(
+    values: list[int], masked: int, order: random.Random
 ) -> None:
-    scores = [value / 20 for value in values] + [-math.inf] * barred
+    scores = [value / 20 for value in values] + [-math.inf] * masked
     order.shuffle(scores)
     ordered = sorted(value for value in scores if value > -math.inf)
     expected = [ordered[(len(ordered) - 1) * level // 100] for level in (5, 50, 95)]
     assert at(quantiles("x", torch.tensor(scores, dtype=torch.float64))) == expected
 
 
-def test_where_every_score_is_barred_the_quantiles_are_the_least_cosine() -> None:
+def test_where_every_score_is_masked_the_quantiles_are_the_least_cosine() -> None:
     assert at(quantiles("x", torch.full((3,), -math.inf))) == [-1.0] * 3
 
 
@@ -36,7 +36,7 @@ def test_a_broken_score_is_seen() -> None:
     assert all(math.isnan(value) for value in at(quantiles("x", torch.full((2,), math.nan))))
 
 
-def test_barred_negatives_do_not_enter_the_ranking() -> None:
+def test_masked_negatives_do_not_enter_the_ranking() -> None:
     logits = torch.tensor([[0.5, 0.1, 0.2, 0.3]])
-    with_barred = torch.cat([logits, torch.full((1, 7), -math.inf)], dim=1)
-    assert ranking(with_barred) == ranking(logits)
+    with_masked = torch.cat([logits, torch.full((1, 7), -math.inf)], dim=1)
+    assert ranking(with_masked) == ranking(logits)

@@ -95,7 +95,7 @@ def test_events_without_tensorboard_are_refused_with_the_remedy(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
-    with pytest.raises(UserError, match=r"install retable\[tensorboard\] or leave the option out"):
+    with pytest.raises(UserError, match=r"Install retable\[tensorboard\] or omit the option"):
         MetricsLog(tmp_path / "metrics.jsonl", tmp_path / "events")
 
 

@@ -90,7 +90,7 @@ def test_cosine_momentum_meets_its_known_points_and_rises() -> None:
 
 
 def test_impossible_recipes_are_named() -> None:
-    with pytest.raises(UserError, match=r"The momentum is 1\.5; choose"):
+    with pytest.raises(UserError, match=r"must be in \[0, 1\], got 1\.5"):
         MomentumRecipe(1.5)
-    with pytest.raises(UserError, match="'linear'; use constant or cosine"):
+    with pytest.raises(UserError, match="must be constant or cosine, got 'linear'"):
         MomentumRecipe(0.9, "linear")  # type: ignore[arg-type]

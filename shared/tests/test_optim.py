@@ -227,7 +227,9 @@ def test_a_constant_rate_is_that_of_an_optimizer_whose_schedule_stands_still() -
 
 def test_a_constant_rate_of_nothing_is_refused() -> None:
     recipe = OptimizerRecipe(constant_rate=("predictor", "predict"))
-    with pytest.raises(UserError, match=r"'predict', under which nothing is trained.*predictor2"):
+    with pytest.raises(
+        UserError, match=r"`constant_rate` must name trained modules.*predictor2, got 'predict'"
+    ):
         build_optimizer(recipe, named_network())
 
 
@@ -319,7 +321,9 @@ def test_a_module_without_decay_is_still_adapted_by_lars() -> None:
 
 def test_decays_of_nothing_are_refused() -> None:
     recipe = OptimizerRecipe(decays=(("encoder.root", 0.0),))
-    with pytest.raises(UserError, match=r"decays names 'encoder.root', under which nothing is tr"):
+    with pytest.raises(
+        UserError, match=r"`decays` must name trained modules .* got 'encoder.root'"
+    ):
         build_optimizer(recipe, named_network())
 
 
@@ -332,11 +336,14 @@ def test_decays_are_tuples_also_where_json_made_them_lists() -> None:
 @pytest.mark.parametrize(
     ("fields", "sentence"),
     [
-        ({"name": "adam"}, "The optimizer is 'adam'; use sgd or lars"),
-        ({"lr": -1.0}, "The optimizer's lr is -1.0; use 0 or more"),
-        ({"decays": (("head", -0.1),)}, "The optimizer's decay of 'head' is -0.1; use 0 or more"),
-        ({"decays": (("head", 0.0), ("head", 0.1))}, "decays are of head, head; name each once"),
-        ({"momentum": 0.0, "nesterov": True}, "needs a momentum"),
+        ({"name": "adam"}, "must be sgd or lars, got 'adam'"),
+        ({"lr": -1.0}, "`lr` must be 0 or more, got -1.0"),
+        ({"decays": (("head", -0.1),)}, "`decays` must be 0 or more, got -0.1 for 'head'"),
+        (
+            {"decays": (("head", 0.0), ("head", 0.1))},
+            "once, got head, head",
+        ),
+        ({"momentum": 0.0, "nesterov": True}, "`momentum` must be positive with nesterov"),
     ],
 )
 def test_impossible_recipes_are_named(fields: dict[str, object], sentence: str) -> None:

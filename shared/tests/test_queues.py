@@ -139,11 +139,11 @@ def test_enqueued_keys_carry_no_gradient() -> None:
 
 
 def test_misuse_is_named() -> None:
-    with pytest.raises(UserError, match="5 keys does not fit into a queue of 4 rows; use"):
+    with pytest.raises(UserError, match="`keys` must have at most the queue's 4 rows, got 5"):
         KeyQueue(4, 2, rng_key=0).enqueue(torch.ones(5, 2))
-    with pytest.raises(UserError, match="with their labels"):
+    with pytest.raises(UserError, match="`labels` must be given"):
         KeyQueue(4, 2, rng_key=0, labels=True).enqueue(torch.ones(1, 2))
-    with pytest.raises(UserError, match="build it with labels=True"):
+    with pytest.raises(UserError, match="Build it with labels=True"):
         KeyQueue(4, 2, rng_key=0).enqueue(torch.ones(1, 2), torch.zeros(1))
-    with pytest.raises(UserError, match="at least one row"):
+    with pytest.raises(UserError, match="at least 1 row"):
         KeyQueue(0, 2, rng_key=0)

@@ -157,7 +157,7 @@ def test_swapped_parameters_mirror_the_quantiles() -> None:
     ("a", "b"), [(0.0, 1.0), (1.0, 0.09), (-1.0, 1.0), (101.0, 1.0), (math.inf, 1.0), (1, math.nan)]
 )
 def test_beta_refuses_parameters_that_its_table_cannot_hold(a: float, b: float) -> None:
-    message = f"Beta({a:g}, {b:g}): expected both parameters between 0.1 and 100"
+    message = f"must be in [0.1, 100], got ({a:g}, {b:g})"
     with pytest.raises(ValueError, match=re.escape(message)):
         random.beta(KEY, counters(1), a, b)
 

@@ -102,13 +102,13 @@ def test_a_recipe_read_from_json_equals_the_written_one() -> None:
 @pytest.mark.parametrize(
     ("fields", "sentence"),
     [
-        ({"kind": "linear"}, "'linear'; use one of cosine, step, constant"),
-        ({"per": "batch"}, "'batch'; use epoch or step"),
-        ({"kind": "step"}, "give milestones to the step schedule"),
-        ({"milestones": (3,)}, "give milestones to the step schedule"),
-        ({"kind": "step", "milestones": (3, 2)}, "do not rise; sort them"),
-        ({"kind": "constant", "final": 0.1}, "no final value"),
-        ({"warmup_epochs": -1}, "use 0 or more"),
+        ({"kind": "linear"}, "must be cosine, step or constant, got 'linear'"),
+        ({"per": "batch"}, "`per` must be epoch or step, got 'batch'"),
+        ({"kind": "step"}, "for the step schedule only"),
+        ({"milestones": (3,)}, "for the step schedule only"),
+        ({"kind": "step", "milestones": (3, 2)}, "strictly ascending"),
+        ({"kind": "constant", "final": 0.1}, "`final` must be 0"),
+        ({"warmup_epochs": -1}, "`warmup_epochs` must be 0 or more"),
     ],
 )
 def test_contradictory_recipes_are_named(fields: dict[str, object], sentence: str) -> None:

@@ -49,10 +49,10 @@ def test_statistics_are_those_of_single_scores_in_float64(centre: float, spread:
     assert as_floats(score_statistics(positives, negatives)) == pytest.approx(expected, rel=1e-5)
 
 
-@pytest.mark.parametrize("barred", [False, True])
-def test_so_many_scores_that_they_are_summed_in_several_parts(barred: bool) -> None:
+@pytest.mark.parametrize("masked", [False, True])
+def test_so_many_scores_that_they_are_summed_in_several_parts(masked: bool) -> None:
     positives, negatives = draw("many p", 5), 0.5 + 0.1 * draw("many n", 5, 400_000)
-    if barred:
+    if masked:
         negatives[1, ::2] = negatives[4, 1:] = -math.inf
     wide = negatives.double()
     rows = [row[row > -math.inf] for row in wide]
@@ -72,7 +72,7 @@ def test_the_variance_is_that_within_queries_not_that_between_them() -> None:
 @given(
     st.lists(st.lists(st.floats(-4, 4, width=32) | st.none(), min_size=5, max_size=5), min_size=1)
 )
-def test_what_is_barred_is_no_negative(scores: list[list[float | None]]) -> None:
+def test_what_is_masked_is_no_negative(scores: list[list[float | None]]) -> None:
     negatives = torch.tensor([[-math.inf if s is None else s for s in row] for row in scores])
     remaining = [[s for s in row if s is not None] for row in scores]
     found = score_statistics(torch.zeros(len(scores)), negatives)

@@ -120,8 +120,8 @@ def test_no_anchor_sees_its_own_image() -> None:
     method.__class__ = Watched
     method(batch)
     anchor_images = column_images = [0, 1, 2, 3, 0, 1, 2, 3]
-    barred = [[anchor == column for column in column_images] for anchor in anchor_images]
-    assert torch.equal(seen[0][:, 1:].isinf(), torch.tensor(barred))
+    masked = [[anchor == column for column in column_images] for anchor in anchor_images]
+    assert torch.equal(seen[0][:, 1:].isinf(), torch.tensor(masked))
 
 
 def test_the_batch_norm_of_the_heads_sees_all_views_of_its_group_together() -> None:
@@ -161,11 +161,11 @@ class Permuted(SimCLR):
 
     def logits(self, pairs: Pairs, batch: Batch) -> Tensor:
         return pairs._replace(
-            columns=pairs.columns[self.order], barred=pairs.barred[:, self.order]
+            columns=pairs.columns[self.order], masked=pairs.masked[:, self.order]
         ).logits()
 
 
-def test_an_heir_may_replace_columns_with_what_is_barred_of_them() -> None:
+def test_an_heir_may_replace_columns_with_what_is_masked_of_them() -> None:
     batch = make_batch()
     plain, heir = make_simclr(), Permuted(Flat(), SimCLRRecipe(dim=6), rng_key=3)
     loss, found = gradients(plain, batch)
@@ -200,5 +200,5 @@ def test_three_views_and_unknown_heads_are_refused() -> None:
     )
     with pytest.raises(ValueError, match="unpack"):
         make_simclr()(three)
-    with pytest.raises(UserError, match="SimCLR's head is 'linear'; use mlp or simclr"):
+    with pytest.raises(UserError, match="`head` must be mlp or simclr, got 'linear'"):
         make_simclr(head="linear")

@@ -114,7 +114,9 @@ def test_steps_come_in_order_until_training_goes_back(tmp_path: Path) -> None:
         trace.add(step, {"a": float(step)})
         trace.write()
     trace.add(3, {"a": 3.0})
-    with pytest.raises(UserError, match=r"Step 2 was traced after step 3: .* rewind\(step\)"):
+    with pytest.raises(
+        UserError, match=r"greater than the previous step 3, got 2\. .* rewind\(step\)"
+    ):
         trace.add(2, {"a": 0.0})
     trace.rewind(1)
     trace.add(2, {"a": -2.0})
@@ -153,7 +155,7 @@ def test_traces_stand_beside_the_other_lines_of_a_log(tmp_path: Path) -> None:
 
 
 def test_a_run_that_is_not_there_is_named(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"nowhere.*does not exist: expected the folder of a run"):
+    with pytest.raises(UserError, match=r"nowhere.*does not exist\. Pass the folder of a run"):
         read_traces(tmp_path / "nowhere")
 
 

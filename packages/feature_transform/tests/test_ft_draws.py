@@ -199,7 +199,7 @@ def test_groups_are_numbered_over_the_global_batch(
 
 @pytest.mark.parametrize(("rows", "size"), [(8, 3), (8, 12), (24, 16)])
 def test_a_group_that_is_cut_by_a_process_is_refused(rows: int, size: int) -> None:
-    message = f"draw_group is {size} and a process holds {rows} rows: expected that one divides"
+    message = f"a process's {rows} rows or be a multiple of them, got {size}"
     with pytest.raises(UserError, match=message):
         check_draw_group(rows, size)
     with pytest.raises(UserError, match=message):

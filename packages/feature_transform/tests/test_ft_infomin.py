@@ -5,13 +5,14 @@ import json
 import math
 from collections.abc import Iterable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from feature_transform.draws import draw_groups, hard_weights, mixture, positive_weights
 from feature_transform.infomin import InfoMin, InfoMinRecipe, branch_logits
@@ -19,16 +20,16 @@ from feature_transform.jigsaw import cut_jigsaw, shuffled_orders
 from feature_transform.logits import transformed_logits
 from feature_transform.moco import MoCoFTRecipe
 from feature_transform.recipe import TransformRecipe
-from retable import distributed, views
+from retable import views
 from retable.data.sources import open_source
 from retable.encoders import ResNetRecipe
 from retable.errors import UserError
-from retable.methods.method import Batch, Progress
-from retable.methods.moco import MoCo, moco_v2
+from retable.methods.method import Batch
+from retable.methods.moco import moco_v2
 from retable.nn.batch_norm import group_batch_norm
-from retable.random import derive_key, initialising, normal
+from retable.random import derive_key, normal
 from retable.reproduce.execute import make_accelerator
-from retable.testing import run_processes
+from retable.testing import TinyEncoder, make_batch, run_processes, train_steps
 from retable.train.loop import Execution
 from retable.train.optim import OptimizerRecipe
 from retable.train.pretrain import pretrain
@@ -39,7 +40,9 @@ torch.set_num_threads(1)
 
 RECIPE = InfoMinRecipe(queue=20, dim=6, momentum=0.9, grid=2, cell=5, crop=3)
 STEPS_PER_EPOCH = 5
-BATCH = 8
+SIDES = (8, 8, 10)
+jigsaw_batch = partial(make_batch, sides=SIDES)
+pair_batch = partial(make_batch, sides=SIDES[:2])
 TRANSFORMS = {
     "none": TransformRecipe(positives="none", negatives="none"),
     "both": TransformRecipe(),
@@ -55,81 +58,19 @@ TRANSFORMS = {
 }
 
 
-class Pixels(nn.Module):
-    """Pixels through one convolution, averaged; if asked, with batch norm."""
-
-    feature_dim = 12
-
-    def __init__(self, norm: bool = False) -> None:
-        super().__init__()
-        with initialising(5):
-            self.conv = nn.Conv2d(3, 12, 3)
-        self.norm = nn.BatchNorm2d(12) if norm else nn.Identity()
-
-    def forward(self, images: Tensor) -> Tensor:
-        return torch.tanh(2 * self.norm(self.conv(images))).mean(dim=(2, 3))
-
-
-def make_batch(step: int, jigsaw: bool = True, size: int = BATCH) -> Batch:
-    """Make the global batch of a step: views of an image differ by noise."""
-    images = normal(derive_key(step, "images"), torch.arange(size * 3)).view(size, 3, 1, 1)
-    made = []
-    for number, side in enumerate((8, 8, 10) if jigsaw else (8, 8)):
-        noise = normal(derive_key(step, "view", number), torch.arange(size * 3 * side * side))
-        made.append(images + 0.5 * noise.view(size, 3, side, side))
-    return Batch(
-        views=tuple(made),
-        labels=torch.arange(size) % 3,
-        indices=torch.arange(size),
-        positions=torch.arange(size),
-        progress=Progress(step, STEPS_PER_EPOCH, 4),
-        rng_key=derive_key(0, "step", step),
-    )
-
-
-def own_share(batch: Batch) -> Batch:
-    take = distributed.own_slice
-    return replace(
-        batch,
-        views=tuple(take(view) for view in batch.views),
-        labels=take(batch.labels),
-        indices=take(batch.indices),
-        positions=take(batch.positions),
-    )
-
-
-def train(
-    method: MoCo, steps: Iterable[int], *, jigsaw: bool = True, lr: float = 0.1
-) -> list[float]:
-    """Take SGD steps, gradients averaged over processes; return the losses."""
-    losses = []
-    for step in steps:
-        output = method(own_share(make_batch(step, jigsaw)))
-        method.zero_grad()
-        output.loss.backward()
-        with torch.no_grad():
-            for parameter in method.parameters():
-                if parameter.requires_grad:
-                    assert parameter.grad is not None  # DDP waits for all
-                    parameter.sub_(lr * distributed.mean(parameter.grad))
-        method.after_step(make_batch(step).progress)
-        losses.append(float(distributed.mean(output.loss)))
-    return losses
-
-
 def built(transform: str = "both", norm: bool = False, **changes: Any) -> InfoMin:
     recipe = replace(RECIPE, transform=TRANSFORMS[transform], **changes)
-    return recipe.build(Pixels(norm), 3)
+    return recipe.build(TinyEncoder(norm), 3)
 
 
 # Without the jigsaw
 
 
 def test_without_jigsaw_and_transformation_it_is_moco_to_the_bit() -> None:
-    plain = moco_v2(queue=20, dim=6, momentum=0.9, temperature=0.15).build(Pixels(), 3)
+    plain = moco_v2(queue=20, dim=6, momentum=0.9, temperature=0.15).build(TinyEncoder(), 3)
     infomin = built("none", jigsaw=False)
     steps = range(7)
-    assert train(plain, steps, jigsaw=False) == train(infomin, steps, jigsaw=False)
+    assert train_steps(plain, steps, pair_batch) == train_steps(infomin, steps, pair_batch)
     assert plain.state_dict().keys() == infomin.state_dict().keys()
     for one, other in zip(plain.parameters(), infomin.parameters(), strict=True):
         assert torch.equal(one, other)
@@ -139,13 +80,13 @@ def test_without_jigsaw_and_transformation_it_is_moco_to_the_bit() -> None:
 def test_without_jigsaw_it_is_transformed_moco_to_the_bit() -> None:
     recipe = MoCoFTRecipe(queue=20, dim=6, momentum=0.9, temperature=0.15, head="mlp")
     steps = range(7)
-    expected = train(recipe.build(Pixels(), 3), steps, jigsaw=False)
-    assert train(built(jigsaw=False), steps, jigsaw=False) == expected
+    expected = train_steps(recipe.build(TinyEncoder(), 3), steps, pair_batch)
+    assert train_steps(built(jigsaw=False), steps, pair_batch) == expected
 
 
 def test_the_jigsaw_changes_neither_the_pairs_draws_nor_the_other_weights() -> None:
     # Source: identity, at the first step.
-    with_it, without = built()(make_batch(0)), built(jigsaw=False)(make_batch(0, jigsaw=False))
+    with_it, without = built()(jigsaw_batch(0)), built(jigsaw=False)(pair_batch(0))
     assert with_it.metrics["pair_loss"] == without.loss
     for name in without.trace:
         assert with_it.trace[name] == without.trace[name]
@@ -211,9 +152,9 @@ def test_the_step_is_that_of_straight_loops(name: str) -> None:
     # Source: the paper's equations, in loops; weights, partners, crops by the functions tested
     # elsewhere. Gradients of every weight, encoder and both heads.
     method = built(name)
-    train(method, range(2))
+    train_steps(method, range(2), jigsaw_batch)
     reference = copy.deepcopy(method)
-    batch = make_batch(2)
+    batch = jigsaw_batch(2)
     reference.key_encoder.update(0.9)
     expected = loss_in_loops(reference, batch)
     expected.backward()  # type: ignore[no-untyped-call]
@@ -255,7 +196,7 @@ def test_branches_share_the_mixed_queue_and_have_weights_of_their_own() -> None:
 
 
 def test_the_loss_is_the_mean_of_both_branches_losses() -> None:
-    output = built()(make_batch(0))
+    output = built()(jigsaw_batch(0))
     pair, jigsaw = output.metrics["pair_loss"], output.metrics["jigsaw_loss"]
     assert float(output.loss.detach()) == pytest.approx((float(pair) + float(jigsaw)) / 2)
 
@@ -265,8 +206,10 @@ def test_nothing_is_transformed_before_the_start_epoch() -> None:
     late.transform = replace(late.transform, start_epoch=1)
     plain = built("none")
     epoch = range(STEPS_PER_EPOCH)
-    assert train(late, epoch) == train(plain, epoch)
-    assert train(late, [STEPS_PER_EPOCH]) != train(plain, [STEPS_PER_EPOCH])
+    assert train_steps(late, epoch, jigsaw_batch) == train_steps(plain, epoch, jigsaw_batch)
+    assert train_steps(late, [STEPS_PER_EPOCH], jigsaw_batch) != train_steps(
+        plain, [STEPS_PER_EPOCH], jigsaw_batch
+    )
 
 
 # What it leaves alone
@@ -274,8 +217,8 @@ def test_nothing_is_transformed_before_the_start_epoch() -> None:
 
 def test_the_raw_keys_of_the_pair_and_nothing_else_enter_the_queue() -> None:
     method = built()
-    train(method, range(2))  # 16 of 20 rows
-    batch, before = make_batch(2), method.queue.rows.clone()
+    train_steps(method, range(2), jigsaw_batch)  # 16 of 20 rows
+    batch, before = jigsaw_batch(2), method.queue.rows.clone()
     method(batch)
     assert torch.equal(method.queue.rows, before)
     keys = method.keys(batch.views[1], batch)
@@ -287,7 +230,7 @@ def test_the_raw_keys_of_the_pair_and_nothing_else_enter_the_queue() -> None:
 
 def test_no_gradient_reaches_the_key_encoder_which_has_no_jigsaw_head() -> None:
     method = built()
-    method(make_batch(0)).loss.backward()
+    method(jigsaw_batch(0)).loss.backward()
     assert all(p.grad is None for p in method.key_encoder.parameters())
     names = [name for name, _ in method.named_parameters() if "jigsaw" in name]
     assert len(names) == 6
@@ -296,7 +239,7 @@ def test_no_gradient_reaches_the_key_encoder_which_has_no_jigsaw_head() -> None:
 
 def test_scores_are_float32_under_autocast() -> None:
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert built()(make_batch(0)).loss.dtype == torch.float32
+        assert built()(jigsaw_batch(0)).loss.dtype == torch.float32
 
 
 # Batch norm, processes
@@ -306,7 +249,7 @@ def test_a_group_of_batch_norm_holds_all_crops_of_its_images() -> None:
     # Source: another image's jigsaw does not matter outside the group of four images.
     method = group_batch_norm(built(norm=True), 4)
     assert isinstance(method, InfoMin)
-    batch = make_batch(0)
+    batch = jigsaw_batch(0)
     changed = batch.views[2].clone()
     changed[5] += 1
     before, after = (method.jigsaw_queries(view, batch) for view in (batch.views[2], changed))
@@ -320,7 +263,7 @@ Share = tuple[list[float], Tensor, list[Tensor]]
 def train_share(transform: str, group: int, steps: Iterable[int]) -> Share:
     method = group_batch_norm(built(transform, norm=True), group)
     assert isinstance(method, InfoMin)
-    losses = train(method, steps)
+    losses = train_steps(method, steps, jigsaw_batch)
     return losses, method.queue.rows, [p.detach() for p in method.parameters()]
 
 
@@ -380,7 +323,7 @@ def test_it_trains_in_the_loop_on_its_views(tmp_path: Path) -> None:
 
 def test_the_branch_costs_three_passes_of_each_of_its_crops() -> None:
     recipe = replace(RECIPE, grid=3, cell=85, crop=64)
-    inputs = recipe.build(Pixels(), 0).encoder_inputs([224, 224, 255])
+    inputs = recipe.build(TinyEncoder(), 0).encoder_inputs([224, 224, 255])
     assert inputs == ((224, 3.0), (224, 1.0), (64, 27.0))
     assert built(jigsaw=False).encoder_inputs([224, 224]) == ((224, 3.0), (224, 1.0))
 
@@ -398,11 +341,11 @@ def test_the_recipe_defaults_to_the_official_code() -> None:
 
 @pytest.mark.parametrize(("jigsaw", "given"), [(True, 2), (False, 3)])
 def test_a_wrong_number_of_views_is_a_users_mistake(jigsaw: bool, given: int) -> None:
-    batch = make_batch(0, jigsaw=given == 3)
+    batch = make_batch(0, sides=SIDES[:given])
     with pytest.raises(UserError, match=f"got {given} views: expected {5 - given}"):
         built(jigsaw=jigsaw)(batch)
 
 
 def test_a_jigsaw_that_cannot_be_cut_is_refused_before_training() -> None:
     with pytest.raises(UserError, match="patches of 6: expected"):
-        replace(RECIPE, crop=6).build(Pixels(), 0)
+        replace(RECIPE, crop=6).build(TinyEncoder(), 0)

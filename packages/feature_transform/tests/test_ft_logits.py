@@ -353,5 +353,5 @@ def test_features_that_do_not_fit_are_refused(shapes: tuple[tuple[int, ...], ...
 
 
 def test_a_group_that_does_not_fit_the_batch_is_refused() -> None:
-    with pytest.raises(UserError, match="draw_group is 3 and a process holds 4 rows"):
+    with pytest.raises(UserError, match="a process's 4 rows or be a multiple of them, got 3"):
         transformed_logits(*features(), TransformRecipe(draw_group=3), KEY)

@@ -1,8 +1,8 @@
 import json
 import math
-from collections.abc import Iterable
 from contextlib import nullcontext
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +20,12 @@ from retable import distributed, views
 from retable.data.sources import open_source
 from retable.encoders import ResNetRecipe, build_encoder
 from retable.errors import UserError
-from retable.methods.method import Batch, Progress
+from retable.methods.method import Batch
 from retable.nn.batch_norm import average_statistics, group_batch_norm
-from retable.random import derive_key, initialising, normal
+from retable.random import derive_key, normal
 from retable.reproduce.execute import make_accelerator
 from retable.reproduce.plan import price
-from retable.testing import run_processes
+from retable.testing import TinyEncoder, make_batch, own_share, run_processes, train_steps
 from retable.train.cost import forward_flops
 from retable.train.loop import Execution, Training
 from retable.train.optim import OptimizerRecipe, build_optimizer
@@ -42,66 +42,7 @@ RECIPE = SwAVRecipe(
 APART = TransformRecipe(negatives="none")
 STEPS_PER_EPOCH = 5
 BATCH = 8
-
-
-class Pixels(nn.Module):
-    """Pixels through one convolution, averaged; if asked, with batch norm."""
-
-    feature_dim = 12
-
-    def __init__(self, norm: bool = False) -> None:
-        super().__init__()
-        with initialising(5):
-            self.conv = nn.Conv2d(3, 12, 3)
-        self.norm = nn.BatchNorm2d(12) if norm else nn.Identity()
-
-    def forward(self, images: Tensor) -> Tensor:
-        return torch.tanh(2 * self.norm(self.conv(images))).mean(dim=(2, 3))
-
-
-def make_batch(step: int, small_crops: int = 2, size: int = BATCH) -> Batch:
-    """Make the global batch of a step: views of an image differ by noise, small ones by half."""
-    images = normal(derive_key(step, "images"), torch.arange(size * 3)).view(size, 3, 1, 1)
-    crops = []
-    for number in range(2 + small_crops):
-        side = 8 if number < 2 else 5
-        noise = normal(derive_key(step, "view", number), torch.arange(size * 3 * side * side))
-        crops.append(images + 0.5 * noise.view(size, 3, side, side))
-    return Batch(
-        views=tuple(crops),
-        labels=torch.zeros(size).long(),
-        indices=torch.arange(size),
-        positions=torch.arange(size),
-        progress=Progress(step, STEPS_PER_EPOCH, 4),
-        rng_key=derive_key(0, "step", step),
-    )
-
-
-def own_share(batch: Batch) -> Batch:
-    take = distributed.own_slice
-    return replace(
-        batch,
-        views=tuple(take(view) for view in batch.views),
-        labels=take(batch.labels),
-        indices=take(batch.indices),
-        positions=take(batch.positions),
-    )
-
-
-def train(method: SwAV, steps: Iterable[int], lr: float = 0.1) -> list[float]:
-    """Take SGD steps, gradients averaged over processes; return the losses."""
-    losses = []
-    for step in steps:
-        output = method(own_share(make_batch(step)))
-        method.zero_grad()
-        output.loss.backward()
-        with torch.no_grad():
-            for parameter in method.parameters():
-                assert parameter.grad is not None  # DDP waits for all
-                parameter.sub_(lr * distributed.mean(parameter.grad))
-        method.after_step(make_batch(step).progress)
-        losses.append(float(distributed.mean(output.loss)))
-    return losses
+crop_batch = partial(make_batch, sides=(8, 8, 5, 5))
 
 
 def with_full_queue(method: SwAV) -> SwAV:
@@ -160,9 +101,9 @@ def test_loss_and_gradient_are_those_written_out(
     small_crops: int, queue: bool, apart: bool
 ) -> None:
     recipe = replace(RECIPE, transform=APART) if apart else RECIPE
-    method = recipe.build(Pixels(), 3)
+    method = recipe.build(TinyEncoder(), 3)
     queued, weight = None, 1.0
-    batch = make_batch(STEPS_PER_EPOCH, small_crops)
+    batch = make_batch(STEPS_PER_EPOCH, sides=(8, 8, 5, 5)[: 2 + small_crops])
     if queue:
         with_full_queue(method)
         assert method.queue is not None
@@ -188,15 +129,15 @@ def test_loss_and_gradient_are_those_written_out(
 
 
 def test_only_directions_of_prototypes_count() -> None:
-    method, longer = RECIPE.build(Pixels(), 3), RECIPE.build(Pixels(), 3)
+    method, longer = RECIPE.build(TinyEncoder(), 3), RECIPE.build(TinyEncoder(), 3)
     with torch.no_grad():
         longer.prototypes.weight.mul_(torch.linspace(0.1, 5, 11)[:, None])
-    losses = [one(make_batch(0)).loss for one in (method, longer)]
+    losses = [one(crop_batch(0)).loss for one in (method, longer)]
     torch.testing.assert_close(losses[0], losses[1])
 
 
 def test_training_brings_assignments_and_predictions_together() -> None:
-    losses = train(replace(RECIPE, queue=0).build(Pixels(), 3), [0] * 30)
+    losses = train_steps(replace(RECIPE, queue=0).build(TinyEncoder(), 3), [0] * 30, crop_batch)
     assert losses[-1] < losses[0] - 0.3
 
 
@@ -227,8 +168,8 @@ def test_the_large_crops_features_move_apart_and_nothing_else_does(
     level: Any, renormalise: bool
 ) -> None:
     transform = replace(APART, level=level, renormalise=renormalise)
-    method = replace(RECIPE, transform=transform).build(Pixels(), 3)
-    batch = make_batch(0)
+    method = replace(RECIPE, transform=transform).build(TinyEncoder(), 3)
+    batch = crop_batch(0)
     raw = method.features(batch.views)
     moved = method.transformed(raw, batch)
     assert torch.equal(moved[:, 2:], raw[:, 2:])
@@ -240,20 +181,20 @@ def test_the_large_crops_features_move_apart_and_nothing_else_does(
     else:
         torch.testing.assert_close(moved.sum(dim=1), raw.sum(dim=1))
         assert (lengths > 1).all() or level == "dimension"
-    assert not torch.equal(moved, method.transformed(raw, make_batch(1)))
+    assert not torch.equal(moved, method.transformed(raw, crop_batch(1)))
 
 
 def test_before_its_epoch_nothing_is_moved_or_drawn() -> None:
-    plain = RECIPE.build(Pixels(), 3)
-    late = replace(RECIPE, transform=replace(APART, start_epoch=1.0)).build(Pixels(), 3)
-    before = [train(method, range(STEPS_PER_EPOCH)) for method in (plain, late)]
+    plain = RECIPE.build(TinyEncoder(), 3)
+    late = replace(RECIPE, transform=replace(APART, start_epoch=1.0)).build(TinyEncoder(), 3)
+    before = [train_steps(method, range(STEPS_PER_EPOCH), crop_batch) for method in (plain, late)]
     assert before[0] == before[1]
-    after = [train(method, [STEPS_PER_EPOCH])[0] for method in (plain, late)]
+    after = [train_steps(method, [STEPS_PER_EPOCH], crop_batch)[0] for method in (plain, late)]
     assert after[1] != after[0]
 
 
 def test_negatives_to_transform_are_refused_for_there_are_none() -> None:
-    with pytest.raises(UserError, match="SwAV has no negatives to interpolate"):
+    with pytest.raises(UserError, match="`transform.negatives` must be none, got interpolate"):
         SwAVRecipe(transform=TransformRecipe())
 
 
@@ -262,15 +203,15 @@ def test_negatives_to_transform_are_refused_for_there_are_none() -> None:
 
 def test_the_queue_keeps_raw_features_first_in_first_out_from_its_epoch_on() -> None:
     recipe = replace(RECIPE, transform=APART)
-    method = recipe.build(Pixels(), 3)
+    method = recipe.build(TinyEncoder(), 3)
     assert method.queue is not None
     first = method.queue.rows.clone()
-    train(method, range(STEPS_PER_EPOCH))
+    train_steps(method, range(STEPS_PER_EPOCH), crop_batch)
     assert torch.equal(method.queue.rows, first)
     enqueued = []
     for step in range(STEPS_PER_EPOCH, STEPS_PER_EPOCH + 4):
-        enqueued.append(method.features(make_batch(step).views)[:, :2].detach())
-        train(method, [step])
+        enqueued.append(method.features(crop_batch(step).views)[:, :2].detach())
+        train_steps(method, [step], crop_batch)
     rows = torch.cat(enqueued)  # 32 images through 20 rows: the oldest 12 have left
     kept = torch.cat([rows[20:], rows[12:20]]).flatten(1)
     torch.testing.assert_close(method.queue.rows, kept)
@@ -278,10 +219,13 @@ def test_the_queue_keeps_raw_features_first_in_first_out_from_its_epoch_on() -> 
 
 
 def test_the_queue_is_used_once_it_is_full() -> None:
-    method, without = RECIPE.build(Pixels(), 3), replace(RECIPE, queue=0).build(Pixels(), 3)
+    method, without = (
+        RECIPE.build(TinyEncoder(), 3),
+        replace(RECIPE, queue=0).build(TinyEncoder(), 3),
+    )
     steps = range(STEPS_PER_EPOCH + 3)  # 24 features for 20 rows
-    assert train(method, steps) == train(without, steps)
-    used, plain = (one(make_batch(STEPS_PER_EPOCH + 3)) for one in (method, without))
+    assert train_steps(method, steps, crop_batch) == train_steps(without, steps, crop_batch)
+    used, plain = (one(crop_batch(STEPS_PER_EPOCH + 3)) for one in (method, without))
     assert used.metrics["queue_used"] == 1
     assert plain.metrics["queue_used"] == 0
     assert abs(used.loss - plain.loss) > 1e-3
@@ -291,21 +235,21 @@ def test_the_queue_is_used_once_it_is_full() -> None:
 def test_the_order_of_the_queue_has_no_say() -> None:
     losses = []
     for shift in (0, 7):
-        method = with_full_queue(RECIPE.build(Pixels(), 3))
+        method = with_full_queue(RECIPE.build(TinyEncoder(), 3))
         assert method.queue is not None
         method.queue.rows.copy_(method.queue.rows.roll(shift, dims=0))
-        losses.append(method(make_batch(0)).loss)
+        losses.append(method(crop_batch(0)).loss)
     torch.testing.assert_close(losses[0], losses[1])
 
 
 def test_features_enter_the_queue_after_the_step_and_before_the_next() -> None:
-    method = RECIPE.build(Pixels(), 3)
+    method = RECIPE.build(TinyEncoder(), 3)
     assert method.queue is not None
-    method(make_batch(STEPS_PER_EPOCH))
+    method(crop_batch(STEPS_PER_EPOCH))
     assert method.queue.filled == 0
     with pytest.raises(RuntimeError, match="after_step"):
-        method(make_batch(STEPS_PER_EPOCH + 1))
-    method.after_step(make_batch(STEPS_PER_EPOCH).progress)
+        method(crop_batch(STEPS_PER_EPOCH + 1))
+    method.after_step(crop_batch(STEPS_PER_EPOCH).progress)
     assert method.queue.filled == BATCH
 
 
@@ -314,10 +258,10 @@ def test_features_enter_the_queue_after_the_step_and_before_the_next() -> None:
 
 def test_frozen_prototypes_have_a_gradient_of_zero_and_the_others_have_theirs() -> None:
     free, frozen = (
-        replace(RECIPE, frozen_prototype_steps=steps).build(Pixels(), 3) for steps in (3, 4)
+        replace(RECIPE, frozen_prototype_steps=steps).build(TinyEncoder(), 3) for steps in (3, 4)
     )
     for method in (free, frozen):
-        method(make_batch(3)).loss.backward()
+        method(crop_batch(3)).loss.backward()
     for (name, one), other in zip(free.named_parameters(), frozen.parameters(), strict=True):
         assert one.grad is not None
         assert other.grad is not None
@@ -330,15 +274,15 @@ def test_frozen_prototypes_have_a_gradient_of_zero_and_the_others_have_theirs() 
 
 @pytest.mark.parametrize("name", ["sgd", "lars"])
 def test_no_optimizer_turns_frozen_prototypes(name: Any) -> None:
-    method = replace(RECIPE, frozen_prototype_steps=3).build(Pixels(), 3)
+    method = replace(RECIPE, frozen_prototype_steps=3).build(TinyEncoder(), 3)
     optimizer = build_optimizer(OptimizerRecipe(name, lr=0.6, weight_decay=1e-2), method)
     directions = []
     for step in range(5):
-        method(make_batch(step)).loss.backward()
+        method(crop_batch(step)).loss.backward()
         directions.append(method.prototypes.weight.detach().clone())
         optimizer.step()
         optimizer.zero_grad()
-        method.after_step(make_batch(step).progress)
+        method.after_step(crop_batch(step).progress)
     for direction in directions[1:4]:
         torch.testing.assert_close(direction, directions[0], rtol=0, atol=1e-6)
     assert (directions[4] - directions[0]).abs().max() > 1e-5
@@ -350,9 +294,9 @@ def test_no_optimizer_turns_frozen_prototypes(name: Any) -> None:
 def test_crops_of_one_size_are_normalised_together_and_the_head_sees_all() -> None:
     # Source: the official code's wrapper, which concatenates crops of a size for the encoder and
     # everything for the head.
-    method = RECIPE.build(Pixels(norm=True), 3)
-    other = RECIPE.build(Pixels(norm=True), 3)
-    batch = make_batch(0)
+    method = RECIPE.build(TinyEncoder(norm=True), 3)
+    other = RECIPE.build(TinyEncoder(norm=True), 3)
+    batch = crop_batch(0)
     features = method.features(batch.views)
     large = other.encoder(torch.cat(batch.views[:2]))
     small = other.encoder(torch.cat(batch.views[2:]))
@@ -366,12 +310,12 @@ def test_crops_of_one_size_are_normalised_together_and_the_head_sees_all() -> No
 
 
 def test_a_batch_norm_group_holds_all_crops_of_its_images() -> None:
-    grouped = group_batch_norm(RECIPE.build(Pixels(norm=True), 3), 4)
+    grouped = group_batch_norm(RECIPE.build(TinyEncoder(norm=True), 3), 4)
     assert isinstance(grouped, SwAV)
-    views_of_all = make_batch(0).views
+    views_of_all = crop_batch(0).views
     features = grouped.features(views_of_all)
     for rows in (slice(0, 4), slice(4, 8)):
-        alone = RECIPE.build(Pixels(norm=True), 3).features([v[rows] for v in views_of_all])
+        alone = RECIPE.build(TinyEncoder(norm=True), 3).features([v[rows] for v in views_of_all])
         torch.testing.assert_close(features[rows], alone)
 
 
@@ -379,8 +323,8 @@ def test_a_batch_norm_group_holds_all_crops_of_its_images() -> None:
 
 
 def test_metrics_are_those_of_the_step() -> None:
-    method = replace(RECIPE, transform=APART).build(Pixels(), 3)
-    batch = make_batch(0)
+    method = replace(RECIPE, transform=APART).build(TinyEncoder(), 3)
+    batch = crop_batch(0)
     output = method(batch)
     z = method.features(batch.views).detach()
     moved = method.transformed(z, batch).detach()
@@ -413,12 +357,12 @@ def test_metrics_are_those_of_the_step() -> None:
         },
         rel=1e-4,
     )
-    assert list(RECIPE.build(Pixels(), 3)(batch).trace) == ["positive_mean"]
+    assert list(RECIPE.build(TinyEncoder(), 3)(batch).trace) == ["positive_mean"]
 
 
 def test_an_untrained_prediction_at_chance_has_the_chance_loss() -> None:
-    method = replace(RECIPE, temperature=1e6).build(Pixels(), 3)
-    output = method(make_batch(0))
+    method = replace(RECIPE, temperature=1e6).build(TinyEncoder(), 3)
+    output = method(crop_batch(0))
     assert output.loss.item() == pytest.approx(float(output.metrics["chance_loss"]), rel=1e-4)
 
 
@@ -426,8 +370,8 @@ def test_a_step_reads_nothing_from_the_device(monkeypatch: pytest.MonkeyPatch) -
     # Tensors on the meta device have no values to wait for; it knows no half precision either.
     monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())
     with torch.device("meta"):
-        method = with_full_queue(replace(RECIPE, transform=APART).build(Pixels(norm=True), 3))
-    batch = make_batch(STEPS_PER_EPOCH)
+        method = with_full_queue(replace(RECIPE, transform=APART).build(TinyEncoder(norm=True), 3))
+    batch = crop_batch(STEPS_PER_EPOCH)
     batch = replace(
         batch,
         views=tuple(view.to("meta") for view in batch.views),
@@ -440,13 +384,13 @@ def test_a_step_reads_nothing_from_the_device(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_assignments_are_made_in_float32_under_autocast() -> None:
-    method = replace(RECIPE, transform=APART).build(Pixels(), 3)
+    method = replace(RECIPE, transform=APART).build(TinyEncoder(), 3)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        features = method.features(make_batch(0).views)
-        output = method(make_batch(0))
+        features = method.features(crop_batch(0).views)
+        output = method(crop_batch(0))
     assert features.dtype == output.loss.dtype == torch.float32
-    exact = RECIPE.build(Pixels(), 3)
-    scores = features.detach() @ exact.normalised_prototypes(make_batch(0).progress).T
+    exact = RECIPE.build(TinyEncoder(), 3)
+    scores = features.detach() @ exact.normalised_prototypes(crop_batch(0).progress).T
     assert scores.dtype == torch.float32
 
 
@@ -475,11 +419,11 @@ Share = tuple[list[float], dict[str, Tensor], list[Tensor], dict[str, float]]
 
 def train_share(recipe: SwAVRecipe, steps: list[int], group: int | None) -> Share:
     """Train; return losses, state, the gradient of one more step, and what that step measured."""
-    method = recipe.build(Pixels(norm=group is not None), 3)
+    method = recipe.build(TinyEncoder(norm=group is not None), 3)
     if group is not None:
         group_batch_norm(method, group)
-    losses = train(method, steps)
-    output = method(own_share(make_batch(steps[-1] + 1)))
+    losses = train_steps(method, steps, crop_batch)
+    output = method(own_share(crop_batch(steps[-1] + 1)))
     gradients = torch.autograd.grad(output.loss, list(method.parameters()))
     average_statistics(method)
     state = {k: v for k, v in method.state_dict().items() if isinstance(v, Tensor)}
@@ -605,10 +549,10 @@ def test_a_wrong_recipe_is_a_user_error(change: dict[str, Any], sentence: str) -
 
 @pytest.mark.parametrize("kept", [[0], [0, 2]])
 def test_views_that_are_no_multi_crop_are_refused(kept: list[int]) -> None:
-    batch = make_batch(0)
+    batch = crop_batch(0)
     batch = replace(batch, views=tuple(batch.views[number] for number in kept))
     with pytest.raises(UserError, match=r"expected at least two, the first two of one size"):
-        RECIPE.build(Pixels(), 3)(batch)
+        RECIPE.build(TinyEncoder(), 3)(batch)
 
 
 def test_the_defaults_are_those_of_the_official_script() -> None:

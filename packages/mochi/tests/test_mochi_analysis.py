@@ -73,8 +73,8 @@ def test_query_mixed_points_are_nearly_always_the_hardest() -> None:
 
 
 def test_a_query_without_negatives_has_no_gap() -> None:
-    barred = torch.full((1, 3), -math.inf)
-    real, synthetic = torch.cat([torch.zeros(1, 3), barred]), torch.cat([torch.ones(1, 3), barred])
+    masked = torch.full((1, 3), -math.inf)
+    real, synthetic = torch.cat([torch.zeros(1, 3), masked]), torch.cat([torch.ones(1, 3), masked])
     assert hardness(real, synthetic).gap == 1.0
 
 

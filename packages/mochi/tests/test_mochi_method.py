@@ -5,19 +5,17 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
 from mochi import MoCHi, MoCHiRecipe
 from mochi.analysis import false_negatives, proxy_accuracy
 from mochi.logits import logits_from_draws
-from retable import distributed
 from retable.errors import UserError
-from retable.methods.method import Batch, Progress
+from retable.methods.method import Batch
 from retable.methods.moco import MoCo, moco_v2
 from retable.nn.batch_norm import group_batch_norm
-from retable.random import derive_key, initialising, normal
-from retable.testing import run_processes
+from retable.testing import TinyEncoder, make_batch, own_share, run_processes, train_steps
 from retable.train.schedules import ScheduleRecipe, learning_rate
 
 RECIPE = MoCHiRecipe(
@@ -26,62 +24,6 @@ RECIPE = MoCHiRecipe(
 STEPS_PER_EPOCH = 5
 
 Share = tuple[list[float], Tensor, Tensor, Tensor, Tensor]
-
-
-class Pixels(nn.Module):
-    """Pixels through one matrix and, if asked, a batch norm."""
-
-    feature_dim = 12
-
-    def __init__(self, norm: bool = False) -> None:
-        super().__init__()
-        with initialising(5):
-            self.linear = nn.Linear(48, 12)
-        self.norm = nn.BatchNorm1d(12) if norm else nn.Identity()
-
-    def forward(self, images: Tensor) -> Tensor:
-        return torch.tanh(self.norm(self.linear(images.flatten(1))))
-
-
-def make_batch(step: int, size: int = 8, classes: int = 3) -> Batch:
-    """Make the global batch of a step; epoch 0, the warm-up, has five."""
-    rows = torch.arange(size * 48)
-    views = tuple(normal(derive_key(step, "view", n), rows).view(size, 3, 4, 4) for n in (0, 1))
-    return Batch(
-        views=(views[0], 0.5 * views[0] + views[1]),
-        labels=torch.arange(size) % classes,
-        indices=torch.arange(size),
-        positions=torch.arange(size),
-        progress=Progress(step, STEPS_PER_EPOCH, 4),
-        rng_key=derive_key(0, "step", step),
-    )
-
-
-def own_share(batch: Batch) -> Batch:
-    take = distributed.own_slice
-    return replace(
-        batch,
-        views=tuple(take(view) for view in batch.views),
-        labels=take(batch.labels),
-        indices=take(batch.indices),
-        positions=take(batch.positions),
-    )
-
-
-def train(method: MoCo, steps: Iterable[int], lr: float = 0.1) -> list[float]:
-    """Take SGD steps from step 0 on, gradients averaged over processes; return the losses."""
-    losses = []
-    for step in steps:
-        output = method(own_share(make_batch(step)))
-        method.zero_grad()
-        output.loss.backward()
-        with torch.no_grad():
-            for parameter in method.parameters():
-                if parameter.grad is not None:
-                    parameter.sub_(lr * distributed.mean(parameter.grad))
-        method.after_step(make_batch(step).progress)
-        losses.append(float(distributed.mean(output.loss)))
-    return losses
 
 
 MIXING = range(STEPS_PER_EPOCH, STEPS_PER_EPOCH + 3)
@@ -102,26 +44,26 @@ def labels_of(method: MoCo) -> Tensor:
 
 
 def test_without_synthetic_points_it_is_moco_v2_to_the_bit() -> None:
-    plain = moco_v2(queue=32, dim=6, momentum=0.9).build(Pixels(), 3)
-    mochi = replace(RECIPE, s=0, s_prime=0).build(Pixels(), 3)
-    assert train(plain, range(8)) == train(mochi, range(8))
+    plain = moco_v2(queue=32, dim=6, momentum=0.9).build(TinyEncoder(), 3)
+    mochi = replace(RECIPE, s=0, s_prime=0).build(TinyEncoder(), 3)
+    assert train_steps(plain, range(8)) == train_steps(mochi, range(8))
     for one, other in zip(plain.parameters(), mochi.parameters(), strict=True):
         assert torch.equal(one, other)
     assert cosines_of_step(mochi, 8)[0].shape == (8, 1 + 32)
 
 
 def test_the_warm_up_is_moco_v2_to_the_bit_and_its_end_is_not() -> None:
-    plain = moco_v2(queue=32, dim=6, momentum=0.9).build(Pixels(), 3)
-    mochi = RECIPE.build(Pixels(), 3)
-    before = [train(method, range(STEPS_PER_EPOCH)) for method in (plain, mochi)]
+    plain = moco_v2(queue=32, dim=6, momentum=0.9).build(TinyEncoder(), 3)
+    mochi = RECIPE.build(TinyEncoder(), 3)
+    before = [train_steps(method, range(STEPS_PER_EPOCH)) for method in (plain, mochi)]
     assert before[0] == before[1]
-    after = [train(method, [STEPS_PER_EPOCH])[0] for method in (plain, mochi)]
+    after = [train_steps(method, [STEPS_PER_EPOCH])[0] for method in (plain, mochi)]
     assert after[1] > after[0]
 
 
 @pytest.mark.parametrize(("s", "s_prime"), [(10, 12), (0, 12), (10, 0)])
 def test_after_the_warm_up_synthetic_columns_join_positive_and_queue(s: int, s_prime: int) -> None:
-    mochi = replace(RECIPE, s=s, s_prime=s_prime).build(Pixels(), 3)
+    mochi = replace(RECIPE, s=s, s_prime=s_prime).build(TinyEncoder(), 3)
     assert cosines_of_step(mochi, STEPS_PER_EPOCH - 1)[0].shape == (8, 1 + 32)
     logits, queries, keys, batch = cosines_of_step(mochi, STEPS_PER_EPOCH)
     assert logits.shape == (8, 1 + 32 + s + s_prime)
@@ -134,15 +76,15 @@ def test_after_the_warm_up_synthetic_columns_join_positive_and_queue(s: int, s_p
 
 
 def test_paper_settings_with_more_points_than_hard_negatives_run() -> None:
-    mochi = replace(RECIPE, n_hard=4, s=64, s_prime=48).build(Pixels(), 3)
-    assert all(math.isfinite(loss) for loss in train(mochi, MIXING))
+    mochi = replace(RECIPE, n_hard=4, s=64, s_prime=48).build(TinyEncoder(), 3)
+    assert all(math.isfinite(loss) for loss in train_steps(mochi, MIXING))
 
 
 # What it leaves alone
 
 
 def test_no_gradient_reaches_the_key_encoder_or_the_queue() -> None:
-    mochi = RECIPE.build(Pixels(), 3)
+    mochi = RECIPE.build(TinyEncoder(), 3)
     mochi(make_batch(STEPS_PER_EPOCH)).loss.backward()
     assert all(p.grad is None and not p.requires_grad for p in mochi.key_encoder.parameters())
     assert not mochi.queue.rows.requires_grad
@@ -150,8 +92,8 @@ def test_no_gradient_reaches_the_key_encoder_or_the_queue() -> None:
 
 
 def test_keys_and_nothing_synthetic_enter_the_queue_and_only_after_the_loss() -> None:
-    mochi = RECIPE.build(Pixels(), 3)
-    train(mochi, range(STEPS_PER_EPOCH))  # 40 keys into 32 rows: the pointer has wrapped to row 8
+    mochi = RECIPE.build(TinyEncoder(), 3)
+    train_steps(mochi, range(STEPS_PER_EPOCH))  # 40 keys into 32 rows: the pointer is 8
     batch = make_batch(STEPS_PER_EPOCH)
     before = mochi.queue.rows.clone()
     mochi(batch)
@@ -167,8 +109,8 @@ def test_keys_and_nothing_synthetic_enter_the_queue_and_only_after_the_loss() ->
 
 def test_the_key_encoder_is_moved_exactly_and_its_statistics_are_its_own() -> None:
     # Source: theta_k <- m theta_k + (1 - m) theta_q over parameters, with theta_q of this forward.
-    mochi = RECIPE.build(Pixels(norm=True), 3)
-    train(mochi, range(2))
+    mochi = RECIPE.build(TinyEncoder(norm=True), 3)
+    train_steps(mochi, range(2))
     query_parameters = [*mochi.encoder.parameters(), *mochi.head.parameters()]
     expected = [
         0.9 * k + (1 - 0.9) * q.detach()
@@ -182,20 +124,20 @@ def test_the_key_encoder_is_moved_exactly_and_its_statistics_are_its_own() -> No
 
 
 def test_the_pool_is_ranked_in_float32_under_autocast() -> None:
-    mochi = RECIPE.build(Pixels(), 3)
+    mochi = RECIPE.build(TinyEncoder(), 3)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         output = mochi(make_batch(STEPS_PER_EPOCH))
     assert output.loss.dtype == torch.float32
 
 
 def test_state_saved_in_the_middle_of_mixing_continues_to_the_bit() -> None:
-    whole = RECIPE.build(Pixels(), 3)
-    losses = train(whole, range(8))
-    first = RECIPE.build(Pixels(), 3)
-    start = train(first, range(6))
-    second = RECIPE.build(Pixels(), 4)
+    whole = RECIPE.build(TinyEncoder(), 3)
+    losses = train_steps(whole, range(8))
+    first = RECIPE.build(TinyEncoder(), 3)
+    start = train_steps(first, range(6))
+    second = RECIPE.build(TinyEncoder(), 4)
     second.load_state_dict(first.state_dict())
-    assert start + train(second, range(6, 8)) == losses
+    assert start + train_steps(second, range(6, 8)) == losses
     assert torch.equal(whole.queue.rows, second.queue.rows)
 
 
@@ -204,15 +146,15 @@ def test_state_saved_in_the_middle_of_mixing_continues_to_the_bit() -> None:
 
 def test_an_oracle_without_false_negatives_trains_as_without_oracle() -> None:
     def losses(oracle: bool) -> list[float]:
-        mochi = replace(RECIPE, oracle=oracle).build(Pixels(), 3)
+        mochi = replace(RECIPE, oracle=oracle).build(TinyEncoder(), 3)
         mochi.queue.enqueue(mochi.queue.rows.clone(), torch.full((32,), 99))
-        return train(mochi, [STEPS_PER_EPOCH])
+        return train_steps(mochi, [STEPS_PER_EPOCH])
 
     assert losses(True) == losses(False)
 
 
 def test_an_oracle_without_negatives_has_no_loss_and_no_nan() -> None:
-    mochi = replace(RECIPE, oracle=True, analyse=True).build(Pixels(), 3)
+    mochi = replace(RECIPE, oracle=True, analyse=True).build(TinyEncoder(), 3)
     mochi.queue.enqueue(mochi.queue.rows.clone(), torch.zeros(32).long())
     batch = replace(make_batch(STEPS_PER_EPOCH), labels=torch.zeros(8).long())
     output = mochi(batch)
@@ -228,7 +170,7 @@ def test_an_oracle_mixes_no_false_negatives_and_still_counts_them() -> None:
     metrics = {}
     for oracle in (True, False):
         mochi = replace(RECIPE, oracle=oracle, analyse=True, analysed_negatives=16).build(
-            Pixels(), 3
+            TinyEncoder(), 3
         )
         mochi.queue.enqueue(mochi.queue.rows.clone(), torch.arange(32) % 3)
         metrics[oracle] = mochi(make_batch(STEPS_PER_EPOCH)).metrics
@@ -242,8 +184,8 @@ def test_an_oracle_mixes_no_false_negatives_and_still_counts_them() -> None:
 
 
 def test_metrics_are_those_of_the_steps_logits() -> None:
-    mochi = replace(RECIPE, analyse=True, analysed_negatives=16).build(Pixels(), 3)
-    train(mochi, MIXING)
+    mochi = replace(RECIPE, analyse=True, analysed_negatives=16).build(TinyEncoder(), 3)
+    train_steps(mochi, MIXING)
     logits, queries, keys, batch = cosines_of_step(mochi, 8)
     metrics = mochi.metrics(logits.detach(), queries.detach(), keys, batch)
     assert metrics["proxy_accuracy"] == proxy_accuracy(logits)
@@ -265,14 +207,14 @@ def test_metrics_are_those_of_the_steps_logits() -> None:
 
 def test_query_mixed_points_keep_the_proxy_task_hard() -> None:
     """Two claims that must hold: accuracy falls with synthetics, and their hardest are harder."""
-    mochi = replace(RECIPE, dim=64).build(Pixels(), 3)  # random rows are nearly orthogonal
+    mochi = replace(RECIPE, dim=64).build(TinyEncoder(), 3)  # random rows are nearly orthogonal
     metrics = mochi(make_batch(STEPS_PER_EPOCH)).metrics
     assert metrics["proxy_accuracy"] < metrics["proxy_accuracy_real"]
     assert metrics["harder_than_real_query_mixed"] == 1
 
 
 def test_the_warm_up_logs_no_synthetic_metrics() -> None:
-    mochi = replace(RECIPE, analyse=True).build(Pixels(), 3)
+    mochi = replace(RECIPE, analyse=True).build(TinyEncoder(), 3)
     metrics = mochi(make_batch(0)).metrics
     assert metrics["proxy_accuracy"] == metrics["proxy_accuracy_real"]
     assert not [name for name in metrics if "pairs" in name or "query_mixed" in name]
@@ -281,7 +223,7 @@ def test_the_warm_up_logs_no_synthetic_metrics() -> None:
 @pytest.mark.parametrize("step", [0, STEPS_PER_EPOCH])
 @pytest.mark.parametrize("oracle", [False, True])
 def test_the_trace_tells_raw_scores_from_those_that_the_loss_saw(oracle: bool, step: int) -> None:
-    mochi = replace(RECIPE, oracle=oracle).build(Pixels(), 3)
+    mochi = replace(RECIPE, oracle=oracle).build(TinyEncoder(), 3)
     mochi.queue.enqueue(mochi.queue.rows.clone(), torch.arange(32) % 3)
     logits, queries = (x.detach() for x in cosines_of_step(mochi, step)[:2])
     seen = [row[1:][row[1:].isfinite()].double() for row in logits]
@@ -304,10 +246,10 @@ def test_the_trace_tells_raw_scores_from_those_that_the_loss_saw(oracle: bool, s
 
 
 def train_share(recipe: MoCHiRecipe, steps: Iterable[int], norm: bool) -> Share:
-    method = recipe.build(Pixels(norm), 3)
+    method = recipe.build(TinyEncoder(norm), 3)
     if norm:
         group_batch_norm(method, 4)
-    losses = train(method, steps)
+    losses = train_steps(method, steps)
     batch = own_share(make_batch(8))
     queries = method.queries(batch.views[0]).detach()
     draws = method.pool_and_draws(queries @ method.queue.rows.T, batch)[1]
@@ -337,16 +279,16 @@ def test_two_processes_train_as_one(norm: bool) -> None:
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        ({"n_hard": 33}, "n_hard = 33 .* the queue's 32 rows"),
+        ({"n_hard": 33}, "`n_hard` must be .* the queue's 32 rows, got 33"),
         ({"s": -1}, "s = -1"),
-        ({"beta_max": 0.0}, "beta_max = 0.0"),
+        ({"beta_max": 0.0}, "`beta_max` must be in .* got 0.0"),
     ],
 )
 def test_a_wrong_recipe_is_a_user_error_before_training(
     change: dict[str, Any], sentence: str
 ) -> None:
     with pytest.raises(UserError, match=sentence):
-        replace(RECIPE, **change).build(Pixels(), 3)
+        replace(RECIPE, **change).build(TinyEncoder(), 3)
 
 
 def test_the_recipe_builds_the_method_and_defaults_to_table_1() -> None:
@@ -354,7 +296,7 @@ def test_the_recipe_builds_the_method_and_defaults_to_table_1() -> None:
     assert (recipe.n_hard, recipe.s, recipe.s_prime) == (1024, 1024, 128)
     assert (recipe.queue, recipe.temperature, recipe.head) == (16384, 0.2, "mlp")
     assert (recipe.momentum, recipe.mixing_warmup_epochs, recipe.beta_max) == (0.999, 10, 0.5)
-    assert isinstance(RECIPE.build(Pixels(), 3), MoCHi)
+    assert isinstance(RECIPE.build(TinyEncoder(), 3), MoCHi)
 
 
 def test_the_learning_rate_has_no_warm_up_and_is_halved_half_way() -> None:

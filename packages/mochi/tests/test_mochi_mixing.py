@@ -164,7 +164,7 @@ def test_more_points_than_hard_negatives() -> None:
     assert points.shape == (2, 90, 8)
 
 
-def test_barred_rows_are_never_parents() -> None:
+def test_masked_rows_are_never_parents() -> None:
     queue = torch.eye(8)
     query = unit(2, 8, dtype=torch.float32)
     allowed = torch.tensor([[True] * 3 + [False] * 5, [False] * 7 + [True]])
@@ -190,10 +190,10 @@ def test_a_query_without_negatives_gets_nan_points_and_excluded_logits() -> None
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        ({"n_hard": 33}, "n_hard = 33 .* the queue's 32 rows"),
+        ({"n_hard": 33}, "`n_hard` must be .* the queue's 32 rows, got 33"),
         ({"s": -1}, "s = -1"),
-        ({"beta_max": 0.0}, r"beta_max = 0.0 must lie in \(0, 1\]"),
-        ({"beta_max": 1.5}, r"beta_max = 1.5 must lie in \(0, 1\]"),
+        ({"beta_max": 0.0}, r"must be in \(0, 1\], got 0.0"),
+        ({"beta_max": 1.5}, r"must be in \(0, 1\], got 1.5"),
         ({"queue": torch.zeros(32, 7)}, r"shape \(2, 8\) .* \(32, 7\) do not fit"),
     ],
 )

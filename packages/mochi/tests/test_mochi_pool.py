@@ -28,7 +28,7 @@ def test_the_pool_is_the_top_of_a_full_sort(batch: int, size: int, share: float,
 
 
 @pytest.mark.parametrize("size", [40, 4096])
-def test_barred_rows_shrink_the_pool_and_are_never_at_a_usable_position(size: int) -> None:
+def test_masked_rows_shrink_the_pool_and_are_never_at_a_usable_position(size: int) -> None:
     cosines = torch.randn(3, size, generator=torch.Generator().manual_seed(0))
     cosines[0, 5:] = -math.inf
     cosines[1] = -math.inf
@@ -50,5 +50,5 @@ def test_the_temperature_has_no_say(temperature: float) -> None:
 
 @pytest.mark.parametrize("n_hard", [0, 9])
 def test_a_pool_that_does_not_fit_the_queue_is_a_user_error(n_hard: int) -> None:
-    with pytest.raises(UserError, match=f"n_hard = {n_hard} .* the queue's 8 rows"):
+    with pytest.raises(UserError, match=f"`n_hard` must be .* the queue's 8 rows, got {n_hard}"):
         hardest(torch.randn(2, 8), n_hard)

@@ -1,6 +1,6 @@
-"""What a method may know of other processes: gather, mean, and who it is.
+"""Communication between the processes of a run: gather, mean, rank.
 
-Every function is the identity in a single process, so that code written for many runs on one.
+In a single process every function is the identity, so that one code serves any number of them.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def gather(local: Tensor) -> Tensor:
 
 
 def broadcast(value: Tensor, source: int) -> None:
-    """Overwrite a contiguous tensor, without gradient, by that of the process ``source``."""
+    """Overwrite a contiguous tensor with that of the process ``source``, without gradient."""
     if process_count() > 1:
         dist.broadcast(value, source)
 
@@ -60,9 +60,9 @@ class _GatherWithGradient(torch.autograd.Function):
 def gather_with_gradient(local: Tensor) -> Tensor:
     """Like `gather`, with the gradient of the sum of all processes' losses.
 
-    If every process computes the *same* global loss from the gathered rows and parameters'
-    gradients are averaged over processes afterwards (as DDP does), the result is the gradient of
-    that loss: backward sums R equal terms here, the average divides by R.
+    If every process computes the *same* global loss from the gathered rows and the gradients of
+    parameters are averaged over processes afterwards (as DDP does), the result is the gradient of
+    that loss: the backward pass sums R equal terms, the average divides by R.
     """
     if process_count() == 1:
         return local
@@ -80,12 +80,12 @@ def mean(value: Tensor) -> Tensor:
 
 
 def own_slice(rows: Tensor) -> Tensor:
-    """Return this process's equal share of rows that are the same everywhere."""
+    """Return this process's equal share of rows that are equal on all processes."""
     return rows.chunk(process_count())[process_index()] if process_count() > 1 else rows
 
 
 def total(value: Tensor) -> Tensor:
-    """Add a tensor over processes, without gradient: the same bits on each."""
+    """Sum a tensor over processes, without gradient; the same bits on each."""
     value = value.detach().clone()
     if process_count() > 1:
         dist.all_reduce(value)

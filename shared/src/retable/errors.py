@@ -1,8 +1,8 @@
-"""The one error that a user is meant to read."""
+"""The error that is meant for the user."""
 
 
 class UserError(Exception):
-    """Something the user can mend: one sentence with the thing, what was expected, what to do.
+    """An error that the user can fix: one sentence with the name, the expectation and the remedy.
 
-    Command lines print the sentence and end with status 2, without a traceback.
+    Commands print it and exit with status 2, without a traceback.
     """

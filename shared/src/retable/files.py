@@ -1,4 +1,4 @@
-"""Writing files so that an interruption leaves the old content or the new, never a part of it."""
+"""Atomic writes: after an interruption a file holds its old content or its new one."""
 
 from __future__ import annotations
 
@@ -19,21 +19,14 @@ from torch import Tensor
 def write_atomically(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     """Yield a binary file whose content becomes ``path`` when the block ends without an exception.
 
-    The content goes to a hidden temporary name in the same folder, is flushed to the disk and then
-    renamed, so that a reader at any moment, also after a crash, sees a whole file. Missing folders
-    are made; a symbolic link is followed, not replaced; if the block raises, ``path`` keeps what it
-    had. Only SIGKILL or a power cut inside the block can leave a ``.<name>.<hex>.tmp``.
-
-    >>> import tempfile
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     with write_atomically(Path(folder) / "a" / "state") as file:
-    ...         _ = file.write(b"whole")
-    ...     (Path(folder) / "a" / "state").read_bytes()
-    b'whole'
+    The content goes to a hidden temporary file in the same folder, is flushed to the disk and then
+    renamed, so that a reader always sees a complete file, also after a crash. Missing folders are
+    created; a symbolic link is followed, not replaced; if the block raises, ``path`` stays
+    unchanged. Only SIGKILL or a power failure inside the block can leave a ``.<name>.<hex>.tmp``.
     """
     target = Path(os.path.realpath(path))
     target.parent.mkdir(parents=True, exist_ok=True)
-    # Not tempfile: its files are private to the user, whereas results obey the umask.
+    # tempfile would make files that only the user can read; results follow the umask.
     temporary = target.with_name(f".{target.name}.{secrets.token_hex(6)}.tmp")
     try:
         with temporary.open("xb") as file:
@@ -48,7 +41,7 @@ def write_atomically(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
 
 
 def _flush_folder(folder: Path) -> None:
-    """Make a rename survive a power cut: the name itself is content of the folder."""
+    """Flush a folder, so that a rename survives a power failure."""
     if os.name != "posix":  # elsewhere a folder cannot be opened
         return
     descriptor = os.open(folder, os.O_RDONLY)
@@ -72,29 +65,28 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
 def write_json(path: str | os.PathLike[str], value: Any) -> None:
     """Write ``value`` to ``path`` atomically as JSON: sorted keys, two spaces, a final newline.
 
-    Equal values give equal bytes, and floats are written so that they read back to the bit.
+    Equal values give equal bytes, and floats are read back exactly.
 
     Raises:
-        ValueError: for NaN or infinity, which JSON does not have; ``path`` keeps what it had.
-        TypeError: for a value that JSON does not have.
+        ValueError: NaN or infinity, which JSON does not have; ``path`` stays unchanged.
+        TypeError: any other value that JSON does not have.
     """
     text = json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False)
     write_text(path, text + "\n")
 
 
 def append_line(path: str | os.PathLike[str], line: str) -> None:
-    """Append one line to a log such as ``metrics.jsonl``; missing file and folders are made.
+    """Append one line to a log such as ``metrics.jsonl``; missing file and folders are created.
 
-    The line reaches the kernel in one write, so that it survives the death of this process (not a
-    power cut: a flush to the disk at each line would cost more than it saves). What a killed writer
-    left of an unfinished last line is removed first, hence every line of the log is whole. For one
-    writer at a time.
+    The line reaches the kernel in one write, so that it survives the death of this process, but not
+    a power failure. An unfinished last line of a killed writer is removed first, so that every line
+    of the log is complete. For one writer at a time.
 
     Raises:
-        ValueError: if ``line`` contains a newline itself.
+        ValueError: ``line`` contains a newline.
     """
     if "\n" in line:
-        raise ValueError(f"one line expected, got a newline inside {line!r}")
+        raise ValueError(f"`line` must not contain a newline, got {line!r}")
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
     with target.open("ab+", buffering=0) as file:
@@ -120,10 +112,8 @@ def _remove_unfinished_line(file: Any, block: int = 4096) -> None:
 def digest_of_tensors(tensors: Mapping[str, Tensor]) -> str:
     """Return the SHA-256 of tensors' names, types, shapes and values, as hexadecimal digits.
 
-    It names the values themselves: independent of a file, its format and the order of the names.
+    It does not depend on a file, its format or the order of the names.
 
-    >>> digest_of_tensors({"a": torch.zeros(2)}) == digest_of_tensors({"a": torch.zeros(2)})
-    True
     >>> digest_of_tensors({"a": torch.zeros(2)}) == digest_of_tensors({"a": torch.zeros(1, 2)})
     False
     """

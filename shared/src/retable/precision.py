@@ -1,4 +1,4 @@
-"""Names of the floating-point precisions, and the torch types that stand behind them."""
+"""Names of the floating-point precisions, and their torch types."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 
 
 def autocast_dtype(precision: str) -> torch.dtype | None:
-    """Return the type that autocast computes in; None: float32, without autocast.
+    """Return the type that autocast computes in; None for float32, without autocast.
 
     Raises:
         UserError: the name is not one of `PRECISIONS`.

@@ -1,8 +1,8 @@
-"""What stands between a command and the processes that a launcher starts for it.
+"""The link between a command and the processes that a launcher starts for it.
 
 ``python -m retable.processes PARENT MODULE ARGUMENTS`` is ``python -m MODULE ARGUMENTS`` with two
-differences: it ends, and its processes end, when process PARENT has ended however that came about;
-and a process's exit status is passed on without the launcher's traceback.
+differences: it and its processes end when the process PARENT has ended for any reason, and it
+returns a process's exit status without the launcher's traceback.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ import threading
 import time
 
 PARENT = "RETABLE_PARENT"
-"""Names the launcher's process to those it starts: one that is already gone cannot be asked."""
+"""Environment variable with the launcher's process id, set for the processes that it starts."""
 
 
 def exit_with_parent(parent: int) -> None:
     """End this process, from a thread, when its parent ``parent`` has ended.
 
-    A killed command must not train on in the dark. Nothing is tidied up: what a run writes is whole
-    at any moment.
+    A killed command must not keep training in the background. Nothing is cleaned up: the files of a
+    run are complete at any moment.
     """
     threading.Thread(target=_watch, args=(parent,), daemon=True).start()
 
@@ -44,7 +44,7 @@ def main(words: list[str]) -> int:
     parent, module, *arguments = words
     exit_with_parent(int(parent))
     os.environ[PARENT] = str(os.getpid())
-    # It reports every status but 0 as a crash, also that of a table with a miss.
+    # torch reports every status but 0 as a crash, also that of a table with a miss.
     logging.getLogger("torch.distributed.elastic.multiprocessing.api").setLevel(logging.CRITICAL)
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError

@@ -12,7 +12,7 @@ _drawing = threading.RLock()
 
 
 def use_line(line: int) -> None:
-    """Draw this process's bars on line ``line`` below the cursor: several runs side by side."""
+    """Draw this process's bars on line ``line`` below the cursor, for runs in parallel."""
     global _line
     _line = line
 
@@ -20,11 +20,11 @@ def use_line(line: int) -> None:
 def bar(
     total: int, unit: str, description: str = "", *, initial: int = 0, shown: bool = True
 ) -> Any:
-    """Return a tqdm bar on standard error: on a terminal only, and only in process 0."""
+    """Return a tqdm bar on standard error, shown only on a terminal and only in process 0."""
     from tqdm import tqdm
 
-    # Bars of other processes have lines of their own. tqdm's lock is a semaphore that a process
-    # ended by Ctrl-C would leave behind, with a warning.
+    # Other processes draw on other lines, so a lock within this process is enough. tqdm's default
+    # is a semaphore that a process ended by Ctrl-C leaks, with a warning.
     tqdm.set_lock(_drawing)
     return tqdm(
         desc=description or None,

@@ -1,9 +1,9 @@
 """Randomness as a function: every draw is a hash of (seed, purpose, counters).
 
-There is no generator state to carry. The same key and counter give the same draw on any device, in
-any worker and on any number of processes, so that data order, augmentation and mixing survive
-resuming and re-sharding without bookkeeping. A batch that is split over processes draws with the
-global positions of its samples as counters and thereby gets its slice of the global draw.
+There is no generator state. The same key and counter give the same draw on any device, in any
+worker and on any number of processes, so that data order, augmentation and mixing need no
+bookkeeping when a run is resumed or split differently. A batch that is split over processes uses
+the global positions of its samples as counters and gets its slice of the global draw.
 
 The hash is the finaliser of SplitMix64 (Steele, Lea, Flood, 2014), applied twice: once to the
 counter, once to the sum of that and the key.
@@ -29,8 +29,6 @@ def derive_key(seed: int, *purpose: str | int) -> int:
 
     Returns a signed 64-bit integer, the same on every machine.
 
-    >>> derive_key(0, "views", 3) == derive_key(0, "views", 3)
-    True
     >>> derive_key(0, "views", 3) == derive_key(0, "views", 4)
     False
     """
@@ -40,7 +38,7 @@ def derive_key(seed: int, *purpose: str | int) -> int:
 
 
 def _shift_right(x: Tensor, n: int) -> Tensor:
-    """Shift int64 logically: torch's own shift keeps the sign."""
+    """Shift int64 logically; torch's own shift keeps the sign."""
     return (x >> n) & ((1 << (64 - n)) - 1)
 
 
@@ -56,12 +54,8 @@ def bits(rng_key: int, counters: Tensor) -> Tensor:
 
 
 def uniform(rng_key: int, counters: Tensor) -> Tensor:
-    """Draw float32 from the open interval (0, 1), one for each counter.
-
-    >>> uniform(derive_key(0, "example"), torch.arange(6).view(2, 3)).shape
-    torch.Size([2, 3])
-    """
-    # 23 bits and a half step keep out both ends: 1 - 2**-24 is a float32.
+    """Draw float32 from the open interval (0, 1), one for each counter, of the counters' shape."""
+    # 23 bits and a half step exclude both ends: 1 - 2**-24 is a float32.
     return (_shift_right(bits(rng_key, counters), 41).float() + 0.5) * 2.0**-23
 
 
@@ -74,11 +68,11 @@ def integers(rng_key: int, counters: Tensor, high: int | Tensor) -> Tensor:
     return (_shift_right(bits(rng_key, counters), 32) * high) >> 32
 
 
-def _few_at_a_time(draw: Callable[[Tensor], Tensor], counters: Tensor) -> Tensor:
-    """Return float32 draws, one for each counter; on a CPU, those of one piece after another.
+def _draw_in_chunks(draw: Callable[[Tensor], Tensor], counters: Tensor) -> Tensor:
+    """Return float32 draws, one for each counter; on a CPU, chunk by chunk.
 
-    What lies between counters and draws then stays in the cache. New memory for all of it would
-    cost several times what the arithmetic does.
+    Intermediate results then stay in the cache; new memory for all of them would cost several times
+    as much as the arithmetic.
     """
     if counters.device.type != "cpu" or counters.numel() <= _COUNTERS_IN_CACHE:
         return draw(counters)
@@ -94,7 +88,7 @@ _COUNTERS_IN_CACHE = 1 << 16  # 512 KiB
 
 def normal(rng_key: int, counters: Tensor) -> Tensor:
     """Draw float32 from the standard normal distribution (Box-Muller), one for each counter."""
-    return _few_at_a_time(lambda piece: _box_muller(bits(rng_key, piece)), counters)
+    return _draw_in_chunks(lambda piece: _box_muller(bits(rng_key, piece)), counters)
 
 
 def _box_muller(word: Tensor) -> Tensor:
@@ -104,35 +98,31 @@ def _box_muller(word: Tensor) -> Tensor:
 
 
 BETA_PARAMETERS = (0.1, 100.0)
-"""The range of a and b for which Beta(a, b) can be drawn; float32 is too coarse for less."""
+"""Range of a and b for which Beta(a, b) can be drawn; float32 is too coarse for smaller ones."""
 
 
 def beta(rng_key: int, counters: Tensor, a: float, b: float) -> Tensor:
     """Draw float32 from Beta(a, b), one for each counter, by the inverse distribution function.
 
-    See `beta_quantile` for its accuracy and for the range of ``a`` and ``b``.
-
-    >>> draws = beta(derive_key(0, "example"), torch.arange(1000), 2.0, 2.0)
-    >>> bool((draws > 0).all()), bool((draws < 1).all())
-    (True, True)
+    `beta_quantile` documents its accuracy and the range of ``a`` and ``b``.
     """
-    return _few_at_a_time(lambda piece: beta_quantile(uniform(rng_key, piece), a, b), counters)
+    return _draw_in_chunks(lambda piece: beta_quantile(uniform(rng_key, piece), a, b), counters)
 
 
 def beta_quantile(shares: Tensor, a: float, b: float) -> Tensor:
-    """Return the values below which given shares of Beta(a, b) lie, float32 of the same shape.
+    """Return the quantiles of Beta(a, b) at given probabilities, float32 of the same shape.
 
-    Interpolated in a table of the angle whose squared sine is the value, where the density is
-    smooth up to both ends. The distribution of the result is off by at most 2e-4, at its ends;
-    what float32 would round to 1 becomes the number before it.
+    Interpolated in a table of the angle whose squared sine is the value; as a function of the angle
+    the density is smooth up to both ends. The error of the distribution function is at most 2e-4,
+    at its ends. Values that float32 would round to 1 become the largest float32 below 1.
 
     Args:
-        shares: any shape, float32 in (0, 1).
+        shares: probabilities of any shape, float32 in (0, 1).
         a: first shape parameter, in `BETA_PARAMETERS`.
         b: second shape parameter, in `BETA_PARAMETERS`.
 
     Raises:
-        ValueError: a parameter out of range.
+        ValueError: a parameter is out of range.
 
     >>> beta_quantile(torch.tensor([0.25, 0.5]), 1.0, 1.0)  # the uniform distribution
     tensor([0.2500, 0.5000])
@@ -140,12 +130,12 @@ def beta_quantile(shares: Tensor, a: float, b: float) -> Tensor:
     smallest, largest = BETA_PARAMETERS
     if not all(smallest <= parameter <= largest for parameter in (a, b)):
         raise ValueError(
-            f"Beta({a:g}, {b:g}): expected both parameters between {smallest:g} and {largest:g}"
+            f"`a` and `b` of Beta(a, b) must be in [{smallest:g}, {largest:g}], got ({a:g}, {b:g})"
         )
     table = _beta_angles(float(a), float(b), shares.device)
     place = shares * (len(table) - 1)
     below = place.long()
-    low = table.take(below)  # table[below] would ask the device for a below that is one number
+    low = table.take(below)  # table[below] would wait for the device if below has one element
     angle = torch.lerp(low, table.take(below + 1), place - below)
     tiny = torch.finfo(torch.float32).tiny
     return angle.sin().square_().clamp_(tiny, 1 - 2.0**-24)
@@ -156,7 +146,7 @@ _ANGLES = 1 << 13
 
 @functools.lru_cache(maxsize=16)
 def _beta_angles(a: float, b: float, device: torch.device) -> Tensor:
-    """Return the angles (8193,), float32, below which equal shares of Beta(a, b) lie."""
+    """Return the angles (8193,), float32, that divide Beta(a, b) into equal shares."""
     angles, shares = _lower_half(a, b)
     # The upper half is the lower one of Beta(b, a), read from the other end.
     angles_above, shares_above = _lower_half(b, a)
@@ -174,8 +164,8 @@ def _beta_angles(a: float, b: float, device: torch.device) -> Tensor:
 def _lower_half(a: float, b: float) -> tuple[Tensor, Tensor]:
     """Return angles from 0 to pi / 4 and the integrals of x^(a-1) (1-x)^(b-1) up to them.
 
-    Integrated over a power of x, in which the integrand has no pole at 0: the square root, in
-    which all else is smooth, or x^a where that is not enough.
+    Integrated over a power of x, so that the integrand has no pole at 0: over the square root,
+    which keeps everything else smooth, or over x^a where a is below 1/2.
     """
     power = min(a, 0.5)
     nodes = torch.linspace(0, 0.5**power, (1 << 16) + 1, dtype=torch.float64)
@@ -189,24 +179,22 @@ def permutation(
 ) -> Tensor:
     """Return a random permutation of range(n), int64 of shape (n,); equal on every device.
 
-    Different ``number``s give independent permutations; a 0-dim tensor is not read by the host.
-
-    >>> sorted(permutation(0, 5).tolist())
-    [0, 1, 2, 3, 4]
+    Different values of ``number`` give independent permutations; the host does not read a 0-dim
+    tensor.
     """
     return torch.argsort(bits(rng_key, number * n + torch.arange(n, device=device)), stable=True)
 
 
 def dropout(rows: Tensor, rate: float, rng_key: int, numbers: Tensor) -> Tensor:
-    """Set units to zero at random and scale the others so that means stay what they are.
+    """Set units to zero at random and scale the others so that the means stay the same.
 
-    A batch that is split over processes drops what the whole batch would.
+    A batch that is split over processes drops the same units as the whole batch.
 
     Args:
         rows: (n, D).
         rate: probability that a unit is dropped, in [0, 1), rounded to a multiple of 2^-16.
         rng_key: key of the draws, equal on all processes.
-        numbers: (n,) int64, the number of each row among those of all processes.
+        numbers: (n,) int64, index of each row among the rows of all processes.
 
     Returns:
         (n, D), units times 0 or 1 / (1 - rate).
@@ -223,13 +211,13 @@ def dropout(rows: Tensor, rate: float, rng_key: int, numbers: Tensor) -> Tensor:
 
 
 def generator(rng_key: int, device: torch.device | str = "cpu") -> torch.Generator:
-    """Return a fresh torch generator for the draws that torch makes itself."""
+    """Return a new torch generator for draws that torch makes itself."""
     return torch.Generator(device).manual_seed(rng_key & (2**63 - 1))
 
 
 @contextmanager
 def initialising(rng_key: int) -> Iterator[None]:
-    """Let torch's own initialisers draw from ``rng_key`` inside the block.
+    """Inside the block, let torch's initialisers draw from ``rng_key``.
 
     The state of torch's global generator is restored afterwards.
 

@@ -1,8 +1,8 @@
-"""Run a function in several CPU processes that talk over gloo, to test "distributed is single".
+"""Tools to test a method: a tiny encoder, batches, training steps, several CPU processes.
 
-The theorem to test: with equal shares of a global batch, the mean of the processes' losses is the
-loss of the global batch, the mean of their gradients is its gradient, and state that all processes
-hold (queues, running statistics) is equal everywhere.
+The property of distributed code that `run_processes` tests: with equal shares of a global batch,
+the mean of the processes' losses is the loss of the global batch, the mean of their gradients is
+its gradient, and state that all processes hold (queues, running statistics) is equal everywhere.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from datetime import timedelta
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
@@ -26,8 +27,118 @@ from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
+from torch import Tensor, nn
+
+from retable import distributed
+from retable.methods.method import Batch, Method, Progress
+from retable.random import derive_key, initialising, normal
 
 Result = TypeVar("Result")
+
+
+class TinyEncoder(nn.Module):
+    """One convolution, averaged over pixels: images (B, 3, H, W) of any size to (B, 12).
+
+    Without ``norm`` it has no batch norm, so that each image is embedded independently.
+    """
+
+    feature_dim = 12
+
+    def __init__(self, norm: bool = False) -> None:
+        super().__init__()
+        with initialising(5):
+            self.conv = nn.Conv2d(3, 12, 3)
+        self.norm = nn.BatchNorm2d(12) if norm else nn.Identity()
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return the features of images."""
+        return torch.tanh(2 * self.norm(self.conv(images))).mean(dim=(2, 3))
+
+
+def make_batch(
+    step: int = 0,
+    size: int = 8,
+    *,
+    sides: Sequence[int] = (4, 4),
+    labels: Sequence[int] | None = None,
+    steps_per_epoch: int = 5,
+    epochs: int = 4,
+) -> Batch:
+    """Return the global batch of a step, in which views of an image differ by noise.
+
+    Args:
+        step: the step; different steps have different images.
+        size: number of images.
+        sides: side of each view in pixels.
+        labels: classes of the images; 0, 1, 2, 0, ... if None.
+        steps_per_epoch: steps in an epoch.
+        epochs: epochs of the training.
+    """
+    images = normal(derive_key(step, "images"), torch.arange(size * 3)).view(size, 3, 1, 1)
+    views = []
+    for number, side in enumerate(sides):
+        noise = normal(derive_key(step, "view", number), torch.arange(size * 3 * side * side))
+        views.append(images + 0.5 * noise.view(size, 3, side, side))
+    return Batch(
+        views=tuple(views),
+        labels=torch.arange(size) % 3 if labels is None else torch.tensor(labels),
+        indices=torch.arange(size),
+        positions=torch.arange(size),
+        progress=Progress(step, steps_per_epoch, epochs),
+        rng_key=derive_key(0, "step", step),
+    )
+
+
+def select_rows(batch: Batch, rows: Tensor | slice) -> Batch:
+    """Return the given samples of a batch."""
+    return replace(
+        batch,
+        views=tuple(view[rows] for view in batch.views),
+        labels=batch.labels[rows],
+        indices=batch.indices[rows],
+        positions=batch.positions[rows],
+    )
+
+
+def own_share(batch: Batch) -> Batch:
+    """Return this process's equal share of a global batch."""
+    return select_rows(batch, distributed.own_slice(torch.arange(len(batch.positions))))
+
+
+def train_steps(
+    method: Method,
+    steps: Iterable[int],
+    batch_of: Callable[[int], Batch] = make_batch,
+    lr: float = 0.1,
+) -> list[float]:
+    """Make steps of SGD with gradients averaged over processes; return the losses.
+
+    Args:
+        method: the method; every trained parameter must get a gradient, as DDP requires.
+        steps: the steps, of which ``batch_of`` returns the global batches.
+        batch_of: returns the global batch of a step.
+        lr: learning rate.
+    """
+    losses = []
+    for step in steps:
+        batch = batch_of(step)
+        output = method(own_share(batch))
+        method.zero_grad()
+        output.loss.backward()
+        with torch.no_grad():
+            for parameter in method.parameters():
+                if parameter.requires_grad:
+                    assert parameter.grad is not None
+                    parameter.sub_(lr * distributed.mean(parameter.grad))
+        method.after_step(batch.progress)
+        losses.append(float(distributed.mean(output.loss)))
+    return losses
+
+
+def equal_states(one: nn.Module, other: nn.Module) -> bool:
+    """Return whether two modules have states of equal names and bits."""
+    pairs = zip(one.state_dict().items(), other.state_dict().items(), strict=True)
+    return all(a[0] == b[0] and torch.equal(a[1], b[1]) for a, b in pairs)
 
 
 def run_processes(
@@ -39,19 +150,19 @@ def run_processes(
         function: a function at the top level of a module, also of a test module that only pytest
             can import. Inside it, `retable.distributed` knows rank and number of processes.
         count: number of processes.
-        args: picklable, the same for all processes.
-        timeout: seconds until all processes are ended, the imports of a busy machine included.
+        args: picklable arguments, the same for all processes.
+        timeout: seconds until all processes are killed, including their imports.
 
     Returns:
-        What the processes returned, in rank order.
+        The results of the processes, in rank order.
 
     Raises:
-        RuntimeError: a process raised (its traceback is in the message), died or took too long.
+        RuntimeError: a process raised (its traceback is in the message), died or timed out.
     """
     start = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
     context = multiprocessing.get_context(start)
     if start == "forkserver":
-        # What every process needs is imported once, in the server, of which each is a fork.
+        # The server, of which each process is a fork, imports their common modules once.
         loaded = [name for name in ("pytest", "hypothesis") if name in sys.modules]
         context.set_forkserver_preload(["__main__", __name__, *loaded])
     module = (function.__module__, inspect.getfile(function))
@@ -83,21 +194,21 @@ def run_processes(
 
 
 def _collect(pipes: list[Connection], deadline: float) -> list[Any]:
-    """Wait for every process, and give up at the first that fails: the others wait for it."""
+    """Wait for every process; stop at the first failure, since the others wait for that process."""
     results: dict[int, Any] = {}
     while len(results) < len(pipes):
         waiting = [pipe for rank, pipe in enumerate(pipes) if rank not in results]
         ready = wait(waiting, max(0.0, deadline - time.monotonic()))
         if not ready:
             late = [rank for rank in range(len(pipes)) if rank not in results]
-            raise RuntimeError(f"processes {late} did not finish in time")
+            raise RuntimeError(f"processes {late} did not finish within the timeout")
         for pipe in ready:
             assert isinstance(pipe, Connection)
             rank = pipes.index(pipe)
             try:
                 failure, value = pickle.loads(pipe.recv_bytes())
             except EOFError:
-                raise RuntimeError(f"process {rank} died without a word") from None
+                raise RuntimeError(f"process {rank} died without a result") from None
             if failure:
                 raise RuntimeError(f"process {rank} failed:\n{failure}")
             results[rank] = value
@@ -107,7 +218,7 @@ def _collect(pipes: list[Connection], deadline: float) -> list[Any]:
 def _work(
     sender: Connection, module: tuple[str, str], call: bytes, place: tuple[int, int, str, float]
 ) -> None:
-    """Be one process: join the group, call, answer ``(traceback, None)`` or ``("", result)``."""
+    """Join the group, call the function, send ``(traceback, None)`` or ``("", result)``."""
     rank, count, store, timeout = place
     try:
         torch.set_num_threads(1)
@@ -116,7 +227,7 @@ def _work(
         function = sys.modules[module[0]]
         for part in name.split("."):
             function = getattr(function, part)
-        # gloo otherwise asks the resolver for the host's address, which may not be reachable.
+        # Otherwise gloo resolves the host's name to an address that may not be reachable.
         loopback = [name for _, name in socket.if_nameindex() if name.startswith("lo")]
         if loopback:
             os.environ.setdefault("GLOO_SOCKET_IFNAME", loopback[0])
@@ -138,7 +249,7 @@ def _work(
 
 
 def _import(name: str, path: str) -> None:
-    """Import a module under the name that it has in the parent, wherever it lies."""
+    """Import a module from its file under the name that it has in the parent."""
     if name in sys.modules:
         return
     spec = importlib.util.spec_from_file_location(name, path)

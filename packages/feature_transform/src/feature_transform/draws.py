@@ -1,9 +1,9 @@
-"""What is random in the transformation: weights and partners.
+"""Random draws of the transformation: weights and partners.
 
-Draws are a function of the step's key and of places in the global batch or in the queue, so that
-splitting a batch over processes changes none of them. Level "batch" draws once for each group of
-`TransformRecipe.draw_group` rows of the global batch. A training loop of another make may draw as
-it likes, for instance with `torch.distributions.Beta`: the operations take tensors.
+Draws are a function of the step's key and of positions in the global batch or in the queue, so that
+they do not depend on the number of processes. Level "batch" draws once for each group of
+`TransformRecipe.draw_group` rows of the global batch. Other training loops may draw differently,
+for instance with `torch.distributions.Beta`: the operations take tensors.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ def row_weights(
     """Draw Beta(a, b) weights for rows.
 
     Args:
-        rng_key: the key of this step and purpose, equal on all processes.
-        positions: (n,) int64 places of the rows in the global batch or in the queue.
+        rng_key: random key of this step and purpose, equal on all processes.
+        positions: (n,) int64 positions of the rows in the global batch or in the queue.
         dim: D, used by level "dimension".
         beta: a and b.
         level: "batch": one draw for each group of rows; "sample": one for each row; "dimension":
@@ -41,9 +41,6 @@ def row_weights(
 
     Returns:
         (n, 1), or (n, D) for level "dimension".
-
-    >>> row_weights(7, torch.arange(4), 8, (2.0, 2.0), "batch", 2).shape
-    torch.Size([4, 1])
     """
     rows = positions[:, None]
     if level == "batch":
@@ -64,7 +61,7 @@ def positive_weights(
 
 
 def hard_weights(transform: TransformRecipe, rng_key: int, positions: Tensor, dim: int) -> Tensor:
-    """Draw the query's share in its hard negatives, whichever side the Beta lies on."""
+    """Draw the query's share in its hard negatives, for either side of `hard_weight_on`."""
     purpose = derive_key(rng_key, "hard weight")
     level, group = transform.effective_level, transform.draw_group
     weight = row_weights(purpose, positions, dim, transform.hard_beta, level, group)
@@ -72,23 +69,23 @@ def hard_weights(transform: TransformRecipe, rng_key: int, positions: Tensor, di
 
 
 class Mixture(NamedTuple):
-    """How negatives are mixed among themselves: `feature_transform.mix_negatives` takes both."""
+    """Partners and weight of mixed negatives, as `feature_transform.mix_negatives` takes them."""
 
     partners: Tensor
     """(K,) int64, a permutation."""
     weight: Tensor
-    """One number, (K, 1) or (K, D)."""
+    """A scalar, (K, 1) or (K, D)."""
 
 
 def mixture(
     transform: TransformRecipe, rng_key: int, group: Tensor, size: int, dim: int
 ) -> Mixture:
-    """Draw partners and weights for a queue of ``size`` rows, as one group of queries sees it.
+    """Draw partners and weights of a queue of ``size`` rows for one group of queries.
 
     Args:
-        transform: "interpolate" or "extrapolate" its negatives.
-        rng_key: key of the step's draws.
-        group: the group's number in the global batch, a 0-dim int64 tensor.
+        transform: a recipe whose negatives are "interpolate" or "extrapolate".
+        rng_key: random key of the step.
+        group: index of the group in the global batch, a 0-dim int64 tensor.
         size: K.
         dim: D, used by level "dimension".
     """
@@ -105,15 +102,16 @@ def mixture(
 
 
 def draw_groups(positions: Tensor, group: int | None) -> Iterator[tuple[Tensor, slice]]:
-    """Yield each group of this process's rows as (its number in the global batch, its rows).
+    """Yield each group of this process's rows as (its index in the global batch, its rows).
 
     Args:
-        positions: (n,) int64 places of the rows in the global batch, consecutive from a multiple
-            of the smaller of ``group`` and n on, as they are where a batch is split over processes.
+        positions: (n,) int64 positions of the rows in the global batch, consecutive and starting at
+            a multiple of the smaller of ``group`` and n, as in a batch that is split over
+            processes.
         group: rows of a group; None: all.
 
     Raises:
-        UserError: a group and a process's rows do not divide each other.
+        UserError: neither of a group and a process's rows divides the other.
 
     >>> list(draw_groups(torch.arange(4, 8), 2))
     [(tensor(2), slice(0, 2, None)), (tensor(3), slice(2, 4, None))]
@@ -128,9 +126,9 @@ def draw_groups(positions: Tensor, group: int | None) -> Iterator[tuple[Tensor, 
 
 
 def check_draw_group(rows: int, group: int | None) -> None:
-    """Raise a UserError unless a process's rows are whole groups, or a whole part of one."""
+    """Raise a UserError unless one of a group and a process's rows divides the other."""
     if group is not None and group % rows and rows % group:
         raise UserError(
-            f"The transformation's draw_group is {group} and a process holds {rows} rows: expected "
-            "that one divides the other, so choose another draw_group or number of processes."
+            f"`draw_group` must divide a process's {rows} rows or be a multiple of them, got "
+            f"{group}. Change draw_group or the number of processes."
         )

@@ -1,8 +1,7 @@
 """Hard negatives: every negative of a query mixed with that query (supplement, section G.2).
 
-The paper gave this up for ImageNet-1K because it needs a queue of its own for each query, B x K x D
-numbers. Scores of such points follow from dot products that the loss has anyway, so here the
-variant costs next to nothing.
+The paper did not run this on ImageNet-1K because it needs a separate queue for each query,
+B x K x D numbers. The scores of the points follow from dot products that the loss computes anyway.
 """
 
 from __future__ import annotations
@@ -15,23 +14,19 @@ from torch import Tensor
 def mix_with_query(
     query: Tensor, negatives: Tensor, weight: Tensor | float, *, renormalise: bool = False
 ) -> Tensor:
-    """Return the mixed points themselves: w q_i + (1 - w) z_j (supplement, equation 2).
+    """Return the mixed points w q_i + (1 - w) z_j (supplement, equation 2).
 
     For small B and K; `hard_negative_scores` needs no points.
 
     Args:
         query: (B, D) unit rows.
         negatives: (K, D) unit rows.
-        weight: w, the query's share: one number, (B, 1) for each query or (B, D) for each of its
-            dimensions. Where the paper's weight lies on the negative, pass one minus it.
-        renormalise: bring the points back to unit length.
+        weight: w, the query's share: a scalar, (B, 1) for each query or (B, D) for each of its
+            dimensions. Where the paper's weight is the negative's share, pass one minus it.
+        renormalise: scale the points to unit length.
 
     Returns:
         (B, K, D).
-
-    >>> import torch
-    >>> mix_with_query(torch.eye(3)[:2], torch.eye(3), 0.5).shape
-    torch.Size([2, 3, 3])
     """
     if isinstance(weight, Tensor) and weight.ndim == 2:
         weight = weight[:, None, :]
@@ -47,22 +42,22 @@ def hard_negative_scores(
     *,
     renormalise: bool = False,
 ) -> Tensor:
-    """Return the dot products of each query with its hard negatives, without the hard negatives.
+    """Return the dot products of each query with its hard negatives, without the points.
 
     Equal, in value and gradient, to
 
         torch.einsum("bd,bkd->bk", scored, mix_with_query(query, negatives, weight, ...))
 
     from p.h = p.(w q) + (p (1 - w)).z, one matrix product as in MoCo, and for the lengths
-    |h|^2 = |w q|^2 + 2 (w (1 - w) q).z + |(1 - w) z|^2, two more (one for a single weight in a
-    row). With p = q, a perfect stranger (s = 0) scores w: no hard negative scores below its raw
+    |h|^2 = |w q|^2 + 2 (w (1 - w) q).z + |(1 - w) z|^2, two more (one for a scalar weight in a
+    row). With p = q, an orthogonal negative (s = 0) scores w: no hard negative scores below its raw
     score.
 
     Args:
         scored: (B, D) the queries that are scored: ``query`` itself, or extrapolated ones.
         query: (B, D) unit rows, the queries inside the points.
         negatives: (K, D) unit rows.
-        weight: w, the query's share: one number, (B, 1) or (B, D).
+        weight: w, the query's share: a scalar, (B, 1) or (B, D).
         renormalise: score against points of unit length.
 
     Returns:
@@ -89,5 +84,5 @@ def _squared_lengths(query: Tensor, negatives: Tensor, weight: Tensor | float) -
         others = (1 - weight).square() @ negatives.square().T
     else:
         others = (1 - weight) ** 2 * negatives.square().sum(dim=1)
-    # What rounding leaves of a query and its opposite has no direction.
+    # The mixture of opposites is rounding error without a direction.
     return crossed.add_(own).add_(others).clamp(min=torch.finfo(own.dtype).eps)

@@ -1,8 +1,8 @@
 """InfoMin (Tian et al., NeurIPS 2020) as PyContrast trains it, with feature transformation.
 
-MoCo version 2 with stronger views and a third one, cut into a jigsaw, whose feature is contrasted
-with the same key and the same queue. Both branches' pairs are transformed (supplement, section E),
-each with weights of its own; the negatives are mixed once, for both.
+MoCo version 2 with stronger views and a third view, cut into a jigsaw, whose feature is contrasted
+with the same key and the same queue. The pairs of both branches are transformed (supplement,
+section E) with separate weights; the negatives are mixed once, for both.
 """
 
 from __future__ import annotations
@@ -38,25 +38,19 @@ def branch_logits(
 ) -> list[Tensor]:
     """Return the logits of several queries of each image, which share its key and the negatives.
 
-    The first branch's are `feature_transform.transformed_logits`. The others draw weights of their
-    own, and are scored against the very same mixed queue.
+    The first branch's are `feature_transform.transformed_logits`. The others draw separate weights
+    and are scored against the same mixed queue.
 
     Args:
         branches: queries (B, D) each, unit rows.
         key: (B, D) unit rows, detached.
         queue: (K, D) unit rows.
-        transform: what is done.
-        rng_key: key of the step's draws, equal on all processes.
-        positions: (B,) int64 places of the images in the global batch.
+        transform: the transformation.
+        rng_key: random key of the step, equal on all processes.
+        positions: (B,) int64 positions of the images in the global batch.
 
     Returns:
         (B, 1 + K) for each branch, the positive in column 0, not divided by the temperature.
-
-    >>> rows = torch.nn.functional.normalize(torch.randn(16, 8), dim=1)
-    >>> branches = [rows[:2], rows[2:4]]
-    >>> found = branch_logits(branches, rows[4:6], rows, TransformRecipe(), 5, torch.arange(2))
-    >>> [tuple(logits.shape) for logits in found]
-    [(2, 17), (2, 17)]
     """
     draw_keys = [rng_key, *(derive_key(rng_key, "branch", i) for i in range(1, len(branches)))]
     pairs = [
@@ -79,20 +73,20 @@ def branch_logits(
 
 @dataclass(frozen=True)
 class InfoMinRecipe(MoCoFTRecipe):
-    """What makes InfoMin, besides encoder and views; defaults are PyContrast's ``InfoMin``.
+    """InfoMin without encoder and views; the defaults are those of PyContrast's ``InfoMin``.
 
     The views are two of `retable.views.infomin` and, for the jigsaw, one of `retable.views.jigsaw`.
 
     Attributes:
-        queue: K, keys in the queue.
+        queue: K, number of keys in the queue.
         temperature: tau.
         momentum: m of the key encoder's moving average.
-        head: the projection head, also that of the jigsaw's crops.
-        transform: what is done to the features of both branches; by default nothing.
+        head: projection head, "linear" or "mlp", also of the jigsaw's crops.
+        transform: transformation of the features of both branches; by default none.
         jigsaw: whether there is a jigsaw branch; without it, this is MoCo.
         grid: cells in a row and in a column of the jigsaw.
         cell: side of a cell in pixels; the jigsaw's view has grid * cell.
-        crop: side in pixels of the crop that is cut out of each cell.
+        crop: side in pixels of the crop that is cut from each cell.
     """
 
     queue: int = 65536
@@ -111,11 +105,11 @@ class InfoMinRecipe(MoCoFTRecipe):
 
 
 class InfoMin(MoCoFT):
-    """Contrast an image's view and its jigsaw with the key of another view.
+    """Contrast a view and a jigsaw of an image with the key of another view.
 
     Attributes:
-        cells: how views are cut.
-        jigsaw_head: crops' features to the jigsaw's feature; None without the branch.
+        cells: sizes of the jigsaw's cells and crops.
+        jigsaw_head: embeds the crops' features as one feature; None without jigsaw.
     """
 
     def __init__(self, encoder: nn.Module, recipe: InfoMinRecipe, rng_key: int) -> None:
@@ -135,7 +129,7 @@ class InfoMin(MoCoFT):
             )
 
     def encoder_inputs(self, sizes: Sequence[int]) -> tuple[tuple[int, float], ...]:
-        """Return MoCo's passes, and those of the jigsaw's crops, forward and backward."""
+        """Return MoCo's passes and those of the jigsaw's crops, forward and backward."""
         if self.jigsaw_head is None:
             return super().encoder_inputs(sizes)
         crops = (self.recipe.crop, 3.0 * self.recipe.grid**2)
@@ -145,19 +139,18 @@ class InfoMin(MoCoFT):
         """Return the views of queries and of keys.
 
         Raises:
-            UserError: there are not two views, or three with a jigsaw.
+            UserError: the batch has not two views, or three with a jigsaw.
         """
         expected = 2 if self.jigsaw_head is None else 3
         if len(batch.views) != expected:
             raise UserError(
-                f"InfoMin got {len(batch.views)} views: expected {expected}, two of "
-                "retable.views.infomin and, where the recipe has a jigsaw, one of "
-                "retable.views.jigsaw."
+                f"`views` of InfoMin must be {expected}, got {len(batch.views)}. Use two of "
+                "retable.views.infomin and, with a jigsaw, one of retable.views.jigsaw."
             )
         return batch.views[0], batch.views[1]
 
     def jigsaw_queries(self, view: Tensor, batch: Batch) -> Tensor:
-        """Embed a view (B_r, 3, S, S), S = grid * cell, as queries (B_r, D): cut and shuffled."""
+        """Embed a view (B_r, 3, S, S), S = grid * cell, as queries (B_r, D), cut and shuffled."""
         assert self.jigsaw_head is not None
         rng_key = derive_key(batch.rng_key, "jigsaw")
         crops = cut_patches(view, self.cells, rng_key, batch.positions)
@@ -173,7 +166,7 @@ class InfoMin(MoCoFT):
         return branch_logits(branches, keys, queue, self.transform, rng_key, batch.positions)
 
     def contrastive_loss(self, queries: Tensor, keys: Tensor, batch: Batch) -> StepOutput:
-        """Compare both branches' queries with the keys; the loss is the mean of both losses."""
+        """Contrast both branches' queries with the keys; the loss is the mean of both losses."""
         if self.jigsaw_head is None:
             return super().contrastive_loss(queries, keys, batch)
         branches = [queries, self.jigsaw_queries(batch.views[2], batch)]
@@ -181,17 +174,17 @@ class InfoMin(MoCoFT):
             logits = self.logits_of_both(branches, keys, batch)
             losses = [info_nce(of_branch, self.temperature) for of_branch in logits]
             loss = (losses[0] + losses[1]) / 2
-        pair, puzzle = (
+        pair, jigsaw = (
             (of_branch.detach(), embedded.detach(), keys, batch)
             for of_branch, embedded in zip(logits, branches, strict=True)
         )
-        puzzle_metrics = {
-            **ranking(puzzle[0]),
-            "embedding_spread": embedding_spread(F.normalize(puzzle[1], dim=1)),
+        jigsaw_metrics = {
+            **ranking(jigsaw[0]),
+            "embedding_spread": embedding_spread(F.normalize(jigsaw[1], dim=1)),
             "loss": losses[1].detach(),
         }
         metrics = {**self.metrics(*pair), "pair_loss": losses[0].detach()}
-        metrics |= {f"jigsaw_{name}": value for name, value in puzzle_metrics.items()}
+        metrics |= {f"jigsaw_{name}": value for name, value in jigsaw_metrics.items()}
         trace = self.step_metrics(*pair)
-        trace |= {f"jigsaw_{name}": value for name, value in self.step_metrics(*puzzle).items()}
+        trace |= {f"jigsaw_{name}": value for name, value in self.step_metrics(*jigsaw).items()}
         return StepOutput(loss, metrics, trace)

@@ -1,7 +1,7 @@
 """The jigsaw branch of PIRL and InfoMin: an image as a shuffled set of patches.
 
-A view is divided into grid x grid cells, a smaller crop is cut out of each at random, the crops are
-embedded one by one, and their embeddings, in random order, make one feature of the image (Misra &
+A view is divided into grid x grid cells, a smaller crop is cut from each at random, the crops are
+embedded separately, and their embeddings, in random order, are combined into one feature (Misra &
 van der Maaten, CVPR 2020; sizes and head as in PyContrast, InfoMin's official code).
 """
 
@@ -20,12 +20,12 @@ from retable.random import derive_key, initialising, uniform
 def cut_jigsaw(
     views: Tensor, rng_key: int, positions: Tensor, *, grid: int = 3, cell: int = 85, crop: int = 64
 ) -> Tensor:
-    """Cut one crop out of each cell, at a place drawn for each sample and cell.
+    """Cut one crop from each cell, at a place drawn for each sample and cell.
 
     Args:
         views: (B, 3, S, S) with S = grid * cell.
-        rng_key: key of the step's draws, equal on all processes.
-        positions: (B,) int64 places of the samples in the global batch.
+        rng_key: random key of the step, equal on all processes.
+        positions: (B,) int64 positions of the samples in the global batch.
         grid: cells in a row and in a column.
         cell: side of a cell in pixels.
         crop: side of a crop in pixels, at most the cell's.
@@ -35,9 +35,6 @@ def cut_jigsaw(
 
     Raises:
         UserError: the sizes do not fit together.
-
-    >>> cut_jigsaw(torch.zeros(2, 3, 33, 33), 0, torch.arange(2), cell=11, crop=8).shape
-    torch.Size([2, 9, 3, 8, 8])
     """
     return cut_patches(views, PatchGrid(grid, cell, crop, standardise=False), rng_key, positions)
 
@@ -56,11 +53,7 @@ class JigsawHead(nn.Module):
     """Features of an image's crops (B, n, F) to one embedding (B, D), not yet normalised.
 
     Each crop's features pass through a head like MoCo's, "linear" (PIRL) or "mlp" (InfoMin); the
-    results, in the given order, are joined and pass through one linear layer.
-
-    >>> head = JigsawHead(64, 9, 128, rng_key=0)
-    >>> head(torch.zeros(2, 9, 64), torch.arange(9).expand(2, -1)).shape
-    torch.Size([2, 128])
+    outputs are concatenated in the given order and pass through one linear layer.
     """
 
     def __init__(
@@ -79,9 +72,9 @@ class JigsawHead(nn.Module):
             self.joined = nn.Linear(crops * out_dim, out_dim)
 
     def forward(self, features: Tensor, orders: Tensor) -> Tensor:
-        """Embed crops' features (B, n, F), place i of the joined ones taken by crop orders[:, i].
+        """Embed crops' features (B, n, F) in the given ``orders`` (B, n) int64.
 
-        ``orders`` is (B, n) int64.
+        Crop orders[:, i] is at place i of the concatenation.
         """
         embedded = self.each(features)
         chosen = embedded.gather(1, orders[..., None].expand_as(embedded))

@@ -1,8 +1,8 @@
-"""The contrastive logits of transformed features, computed the way that measures cheapest.
+"""The contrastive logits of transformed features, in the fastest measured way.
 
 Nothing of size B x K x D exists, and nothing beyond MoCo's logits where no negatives are mixed:
 
-- positive extrapolation moves 2 B rows;
+- positive extrapolation changes 2 B rows;
 - mixed negatives are one gather of the queue's rows, or, where few rows share a draw, of the
   scores' columns (`scores_of_groups`);
 - hard negatives are an affine function of the scores (`hard_negative_scores`).
@@ -31,17 +31,16 @@ def transformed_logits(
 ) -> Tensor:
     """Return the logits of transformed pairs and negatives, the positive in column 0.
 
-    Computed in float32 at least, whatever autocast does around it: extrapolated scores divided by
-    the temperature reach -129, and neighbours among them are one number in half precision.
+    Computed in float32 at least, also under autocast: extrapolated scores divided by the
+    temperature reach -129, where half precision merges neighbouring values.
 
     Args:
         query: (B, D) unit rows, with gradient.
         key: (B, D) unit rows, detached.
-        queue: (K, D) unit rows; it stays as it is.
-        transform: what is done.
-        rng_key: key of the step's draws, equal on all processes; a number that changes with every
-            step.
-        positions: (B,) int64 places of the rows in the global batch; 0 to B - 1 if None.
+        queue: (K, D) unit rows; not changed.
+        transform: the transformation.
+        rng_key: random key of the step, equal on all processes; it must change with every step.
+        positions: (B,) int64 positions of the rows in the global batch; 0 to B - 1 if None.
 
     Returns:
         (B, 1 + K), **not** divided by the temperature.
@@ -57,7 +56,8 @@ def transformed_logits(
     if query.ndim != 2 or key.shape != query.shape or queue.shape[1:] != query.shape[1:]:
         shapes = ", ".join(str(tuple(features.shape)) for features in (query, key, queue))
         raise UserError(
-            f"Query, key and queue of shapes {shapes} do not fit: pass (B, D), (B, D) and (K, D)."
+            f"`query`, `key` and `queue` must have shapes (B, D), (B, D) and (K, D), got {shapes}. "
+            "Pass one feature a row."
         )
     if positions is None:
         positions = torch.arange(len(query), device=query.device)
@@ -71,7 +71,7 @@ def transformed_logits(
 
 
 def _in_float32(features: Tensor) -> Tensor:
-    """Widen half precision; leave float32 and float64."""
+    """Convert half precision to float32; leave float32 and float64."""
     return features.to(torch.promote_types(features.dtype, torch.float32))
 
 
@@ -97,11 +97,11 @@ def transformed_scores(
 
     Args:
         scored: (B, D) the queries that are scored, extrapolated or not.
-        query: (B, D) the raw ones, which hard negatives are mixed from.
+        query: (B, D) the raw queries, with which hard negatives are mixed.
         queue: (K, D).
-        transform: what is done.
-        rng_key: key of the step's draws.
-        positions: (B,) places of the rows in the global batch.
+        transform: the transformation.
+        rng_key: random key of the step.
+        positions: (B,) positions of the rows in the global batch.
 
     Returns:
         (B, K).
@@ -124,11 +124,12 @@ def mixed_scores(
     """Score several branches' queries against one mixed queue for each group of rows.
 
     Args:
-        branches: queries (B, D) each, row b of all of them at the same place of the global batch.
+        branches: queries (B, D) each; row b of all of them has the same position in the global
+            batch.
         queue: (K, D).
-        transform: "interpolate" or "extrapolate" its negatives.
-        rng_key: key of the step's draws.
-        positions: (B,) places of the rows in the global batch.
+        transform: a recipe whose negatives are "interpolate" or "extrapolate".
+        rng_key: random key of the step.
+        positions: (B,) positions of the rows in the global batch.
 
     Returns:
         (B, K) for each branch.
@@ -140,7 +141,7 @@ def mixed_scores(
         MixedGroup(rows, *mixture(transform, rng_key, number, *queue.shape))
         for number, rows in draw_groups(positions, transform.draw_group)
     )
-    if _columns_pay(transform, len(positions), queue.shape[1]):
+    if _mixing_columns_is_faster(transform, len(positions), queue.shape[1]):
         groups = list(drawn)
         return [scores_of_groups(scored, queue, groups) for scored in branches]
     parts: list[list[Tensor]] = [[] for _ in branches]
@@ -151,11 +152,11 @@ def mixed_scores(
     return [part[0] if len(part) == 1 else torch.cat(part) for part in parts]
 
 
-def _columns_pay(transform: TransformRecipe, rows: int, dim: int) -> bool:
-    """Whether columns of scores (n, K) can be mixed, and at less cost than rows of a queue (K, D).
+def _mixing_columns_is_faster(transform: TransformRecipe, rows: int, dim: int) -> bool:
+    """Return whether columns of scores (n, K) can be mixed, and faster than rows of a queue (K, D).
 
-    Columns are gathered forward and backward, rows only once and with all their numbers side by
-    side: measured, both cost the same for groups of about D / 2 queries.
+    Columns are gathered forward and backward, rows only once and contiguously: measured, both take
+    the same time for groups of about D / 2 queries.
     """
     of_group = min(transform.draw_group or rows, rows)
     possible = transform.effective_level == "batch" and not transform.renormalise

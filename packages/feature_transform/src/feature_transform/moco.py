@@ -24,12 +24,13 @@ class MoCoFTRecipe(MoCoRecipe):
 
     Attributes:
         momentum: 0.99 on ImageNet-100, 0.999 on ImageNet-1K (supplement, sections B.2 to B.4).
-        transform: what is done to the features.
-        unit_sphere: project the heads' outputs to the unit sphere. Off, features are compared by
-            inner products, and the training collapses (supplement, section F.1 and table 5).
+        transform: transformation of the features.
+        unit_sphere: whether to project the heads' outputs to the unit sphere. Otherwise features
+            are compared by inner products, and the training collapses (supplement, section F.1 and
+            table 5).
 
     Raises:
-        UserError: an oracle beside a transformation.
+        UserError: an oracle together with a transformation.
     """
 
     momentum: float = 0.99
@@ -40,8 +41,8 @@ class MoCoFTRecipe(MoCoRecipe):
         transformed = (self.transform.positives, self.transform.negatives) != ("none", "none")
         if self.oracle and transformed:
             raise UserError(
-                "MoCo's oracle bars raw negatives by their class: expected transform.positives and "
-                "transform.negatives none beside oracle, so switch one of them off."
+                "`oracle` must be False with a transformation, got True: it masks raw negatives "
+                "by class. Disable one of them."
             )
 
     def build(self, encoder: nn.Module, rng_key: int) -> MoCoFT:
@@ -52,8 +53,7 @@ class MoCoFTRecipe(MoCoRecipe):
 class MoCoFT(MoCo):
     """Contrast transformed queries with transformed keys and with transformed negatives.
 
-    What is enqueued stays raw. Nothing is drawn before the start epoch, so that a run is plain MoCo
-    until then.
+    Raw keys are enqueued. Before the start epoch nothing is drawn and the run is plain MoCo.
     """
 
     def __init__(self, encoder: nn.Module, recipe: MoCoFTRecipe, rng_key: int) -> None:
@@ -85,7 +85,7 @@ class MoCoFT(MoCo):
 
     @torch.no_grad()
     def metrics(self, logits: Tensor, queries: Tensor, keys: Tensor, batch: Batch) -> Metrics:
-        """Return MoCo's scalars, of directions where features are not unit vectors."""
+        """Return MoCo's scalars, of normalised features."""
         if self.unit_sphere:
             return super().metrics(logits, queries, keys, batch)
         queries, keys = F.normalize(queries, dim=1), F.normalize(keys, dim=1)
@@ -93,7 +93,7 @@ class MoCoFT(MoCo):
 
     @torch.no_grad()
     def step_metrics(self, logits: Tensor, queries: Tensor, keys: Tensor, batch: Batch) -> Metrics:
-        """Return the score statistics of raw pairs and, while they are transformed, of those."""
+        """Return the score statistics of raw pairs and, while active, of transformed ones."""
         raw = super().step_metrics(logits, queries, keys, batch)
         if not self.transform.active(batch.progress):
             return raw

@@ -1,9 +1,9 @@
-"""Negatives mixed among themselves: interpolation and extrapolation of a permuted queue.
+"""Negatives mixed among themselves: interpolation and extrapolation with a permuted queue.
 
-What mixing does to the scores of a query with one weight for all, exactly: a permutation keeps the
-mean, so Mean(neg) stays, and Var(neg) is multiplied by about w^2 + (1 - w)^2 - below 1 for
-interpolation, above for extrapolation. A rise of Mean(neg) over a training is an effect of the
-training, not of the operation.
+With one weight for all, mixing has exact effects on a query's scores: a permutation keeps the mean,
+so Mean(neg) stays, and Var(neg) is multiplied by about w^2 + (1 - w)^2 - below 1 for interpolation,
+above for extrapolation. If Mean(neg) rises over a training, the training caused it, not the
+operation.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ def mix_negatives(
     """Mix each negative with its partner: Z' = w Z + (1 - w) Z[partners].
 
     With w in (0, 1) this is interpolation, with w in (1, 2) extrapolation (supplement, equation 1).
-    The result replaces the negatives in the logits; what is stored in a queue stays raw.
+    The result replaces the negatives in the logits; a queue stores the raw ones.
 
     Args:
         negatives: (K, D) unit rows.
-        partners: (K,) int64, a permutation of the rows; fixed points keep theirs.
-        weight: w, one number, (K, 1) or (K, D). Interpolation draws it from Beta(1.6, 1.6),
+        partners: (K,) int64, a permutation of the rows; fixed points stay unchanged.
+        weight: w, a scalar, (K, 1) or (K, D). Interpolation draws it from Beta(1.6, 1.6),
             extrapolation from 1 + Beta(2, 2).
-        renormalise: bring the rows back to unit length.
+        renormalise: scale the rows to unit length.
 
     Returns:
         (K, D); without ``renormalise`` squared lengths are 1 - 2 w (1 - w) (1 - z_j . z_partner)
@@ -42,7 +42,7 @@ def mix_negatives(
     """
     if isinstance(weight, Tensor):
         weight = weight.to(negatives.dtype)
-    # In place on the gathered rows: with a large queue, another allocation costs more than the mix.
+    # In place on the gathered rows: for a large queue, another allocation costs more than mixing.
     mixed = negatives.index_select(0, partners).lerp_(negatives, weight)
     return F.normalize(mixed, dim=1) if renormalise else mixed
 
@@ -55,17 +55,16 @@ def mixed_cosines(
 ) -> Tensor:
     """Return the scores with mixed negatives from those with raw ones, without the negatives.
 
-    Equal, in value and in the gradient of the query, to ``query @ mix_negatives(...).T``, for
-    weights that are one number for a negative. It reads and writes (B, K) where mixing reads and
-    writes (K, D), and so is the cheaper way where B is small or many groups of rows each have
-    their own permutation.
+    Equal, in value and in the gradient of the query, to ``query @ mix_negatives(...).T``, for one
+    weight for each negative. It reads and writes (B, K) where mixing reads and writes (K, D), so it
+    is faster where B is small or many groups of rows have different permutations.
 
     Args:
         cosines: (B, K) ``query @ negatives.T``, with its gradient.
-        partners: (K,) int64, or (B, K) where rows have their own.
-        weight: w, one number, (K,), or broadcast to (B, K).
+        partners: (K,) int64, or (B, K) where rows have different ones.
+        weight: w, a scalar, (K,), or broadcast to (B, K).
         partner_cosines: (K,) or (B, K) ``z_j . z_partner``, for re-normalised negatives; None
-            leaves their length as it comes.
+            does not normalise.
 
     Returns:
         (B, K).
@@ -81,32 +80,32 @@ def mixed_cosines(
     if partner_cosines is None:
         return mixed
     squared = 1 - 2 * weight * (1 - weight) * (1 - partner_cosines)
-    # What rounding leaves of a negative and its opposite has no direction.
+    # The mixture of opposites is rounding error without a direction.
     return mixed / squared.clamp(min=torch.finfo(mixed.dtype).eps).sqrt()
 
 
 class MixedGroup(NamedTuple):
-    """Rows of queries that see the same mixed negatives."""
+    """Rows of queries that are scored against the same mixed negatives."""
 
     rows: slice
-    """Of the queries (B, D); the groups follow each other and hold every row once."""
+    """Rows of the queries (B, D); consecutive groups contain every row once."""
     partners: Tensor
     """(K,) int64, a permutation."""
     weight: Tensor
-    """One number, without gradient."""
+    """A scalar without gradient."""
 
 
 def scores_of_groups(scored: Tensor, negatives: Tensor, groups: Sequence[MixedGroup]) -> Tensor:
-    """Score queries, each group of them against negatives mixed for it alone.
+    """Score each group of queries against negatives that are mixed for this group.
 
     Equal, in value and gradient, to ``scored[rows] @ mix_negatives(...).T`` for each group. One
-    matrix product serves all of them, and its result is mixed in place: nothing of size K x D, nor
-    a second (B, K), is made.
+    matrix product serves all groups, and its result is mixed in place, without a further matrix of
+    size K x D or B x K.
 
     Args:
         scored: (B, D).
         negatives: (K, D).
-        groups: the rows and how their negatives are mixed.
+        groups: the rows and the mixture of their negatives.
 
     Returns:
         (B, K).
@@ -122,7 +121,7 @@ def scores_of_groups(scored: Tensor, negatives: Tensor, groups: Sequence[MixedGr
 
 
 class _ScoresOfGroups(torch.autograd.Function):
-    """Autograd would save, and gather and scatter, matrices of scores for each group."""
+    """Without it autograd would save, gather and scatter a matrix of scores for each group."""
 
     @staticmethod
     def forward(

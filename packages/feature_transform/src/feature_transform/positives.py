@@ -1,4 +1,4 @@
-"""Positive extrapolation: the two features of a positive pair are pushed apart."""
+"""Positive extrapolation: the two features of a positive pair are moved apart."""
 
 from __future__ import annotations
 
@@ -13,25 +13,20 @@ def extrapolate_positives(
 
         q' = w q + (1 - w) k        k' = w k + (1 - w) q
 
-    For unit features and a weight that is one number for the row, the score of the pair falls from
-    S to S - 2 w (w - 1) (1 - S), which leaves S = 1 where it is; q' + k' = q + k always. The query
-    inside k' carries its gradient, as in the official code: through the normalisation of q, the
-    score's gradient is that of S times 1 + 2 w (w - 1). A key that was detached stays a constant.
+    For unit features and one weight for the row, the score of the pair falls from S to
+    S - 2 w (w - 1) (1 - S), which keeps S = 1; q' + k' = q + k always. The query inside k' carries
+    its gradient, as in the official code: through the normalisation of q, the score's gradient is
+    that of S times 1 + 2 w (w - 1). A detached key stays a constant.
 
     Args:
         query: (B, D).
         key: (B, D).
-        weight: w in [1, 2], drawn from 1 + Beta(2, 2): one number, (B, 1) or (B, D). 1 changes
+        weight: w in [1, 2], drawn from 1 + Beta(2, 2): a scalar, (B, 1) or (B, D). 1 changes
             nothing.
-        renormalise: bring both back to unit length.
+        renormalise: scale both to unit length.
 
     Returns:
         (B, D) each; without ``renormalise`` their squared lengths are 1 + 2 w (w - 1) (1 - S).
-
-    >>> import torch
-    >>> query, key = torch.eye(4)[:2], torch.eye(4)[2:]
-    >>> [tuple(moved.shape) for moved in extrapolate_positives(query, key, 1.5)]
-    [(2, 4), (2, 4)]
     """
     apart = (weight - 1) * (query - key)
     query, key = query + apart, key - apart

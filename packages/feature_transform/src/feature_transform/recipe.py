@@ -1,4 +1,4 @@
-"""Which pairs are transformed, how, and from when on: plain fields, shared by every method."""
+"""The recipe of the transformation, shared by all methods."""
 
 from __future__ import annotations
 
@@ -13,50 +13,51 @@ Positives = Literal["none", "extrapolate"]
 Negatives = Literal["none", "interpolate", "extrapolate", "hard"]
 Side = Literal["query", "negative"]
 Level = Literal["batch", "sample", "dimension"]
-Seen = Literal["extrapolated", "raw"]
+ScoredQuery = Literal["extrapolated", "raw"]
 
 _CHOICES = {
     "positives": get_args(Positives),
     "negatives": get_args(Negatives),
     "hard_weight_on": get_args(Side),
     "level": get_args(Level),
-    "score_against": get_args(Seen),
+    "score_against": get_args(ScoredQuery),
 }
 
 
 @dataclass(frozen=True)
 class TransformRecipe:
-    """What is done to features between the projection head and the loss.
+    """Transformation of features between the projection head and the loss.
 
-    The defaults are those of the paper's final runs: both transformations, from the first step on,
-    one weight for all (supplement, sections D.2 and F.2; official code for the granularity).
+    The defaults are those of the paper's final runs: both transformations from the first step,
+    one weight for all rows (supplement, sections D.2 and F.2; official code for the granularity).
 
     Attributes:
-        positives: "extrapolate" pushes the two features of a positive pair apart; "none".
+        positives: "extrapolate" moves the two features of a positive pair apart; "none".
         negatives: "interpolate" or "extrapolate" each negative with another one, "hard" mixes it
             with the query (supplement, section G), "none".
         alpha_ex: positive and negative extrapolation weigh by 1 + Beta(alpha_ex, alpha_ex), 2.0
             (supplement, section B.4).
-        alpha_in: negative interpolation weighs by Beta(alpha_in, alpha_in), 1.6 (the same).
+        alpha_in: negative interpolation weighs by Beta(alpha_in, alpha_in), 1.6 (supplement,
+            section B.4).
         hard_beta: hard negatives weigh by Beta(a, b): (2, 1) or (5, 2) (supplement, table 7).
-        hard_weight_on: what of a hard negative takes that weight. Equation 2 says the query; then
-            even a perfect positive loses against the mean negative at temperature 0.07, so the
-            other reading, "negative", can be run beside it.
-        level: how many weights are drawn. "batch": one for all rows; "sample": one for each row;
+        hard_weight_on: the part of a hard negative with that weight. Equation 2 says the query;
+            then even a perfect positive scores below the mean negative at temperature 0.07, so
+            "negative" offers the other reading.
+        level: granularity of the weights. "batch": one for all rows; "sample": one for each row;
             "dimension": one for each row and dimension (supplement, table 3, last row).
-        draw_group: rows that share the draws of level "batch": the official code draws for each
-            GPU, so 64 queries on 4 GPUs and 32 on 8. None: the global batch. A group also has its
-            own permutation of the negatives.
-        renormalise: whether what was transformed is brought back to unit length; off in the final
-            runs (supplement, section F.2).
-        start_epoch: the first epoch, from 0, that is transformed; may be fractional.
+        draw_group: rows that share the draws of level "batch" and the permutation of the negatives:
+            the official code draws for each GPU, so 64 queries on 4 GPUs and 32 on 8. None: the
+            global batch.
+        renormalise: whether transformed features are scaled to unit length; off in the final runs
+            (supplement, section F.2).
+        start_epoch: first epoch, from 0, that is transformed; may be fractional.
         score_against: whether negatives are scored against the "extrapolated" query (official
             code) or the "raw" one.
-        single_target_elementwise: weigh by dimension where only one side is transformed, as the
-            official code does whatever was asked for.
+        single_target_elementwise: use level "dimension" where only one side is transformed, as the
+            official code does for every setting.
 
     Raises:
-        UserError: a value out of range, named.
+        UserError: a value is out of range.
     """
 
     positives: Positives = "extrapolate"
@@ -69,11 +70,11 @@ class TransformRecipe:
     draw_group: int | None = None
     renormalise: bool = False
     start_epoch: float = 0.0
-    score_against: Seen = "extrapolated"
+    score_against: ScoredQuery = "extrapolated"
     single_target_elementwise: bool = False
 
     def __post_init__(self) -> None:
-        # A run is named by its recipe as text, where 0 and 0.0 differ.
+        # The identity of a run is its recipe as text, where 0 and 0.0 differ.
         object.__setattr__(self, "start_epoch", float(self.start_epoch))
         object.__setattr__(self, "hard_beta", tuple(self.hard_beta))  # JSON has no tuples
         for name, choices in _CHOICES.items():
@@ -92,21 +93,21 @@ class TransformRecipe:
 
     @property
     def effective_level(self) -> Level:
-        """The level that is drawn at, with `single_target_elementwise` taken into account."""
+        """The level of the draws, with `single_target_elementwise` taken into account."""
         single = (self.positives == "none") != (self.negatives == "none")
         return "dimension" if single and self.single_target_elementwise else self.level
 
     def active(self, progress: Progress) -> bool:
-        """Whether this step is transformed: anything is to be, and the start epoch has come."""
+        """Return whether this step is transformed, by the recipe and its start epoch."""
         transforms = self.positives != "none" or self.negatives != "none"
-        # Divided, not multiplied: 0.07 of 100 steps would round to a little more than 7.
+        # Divided, not multiplied: 0.07 * 100 rounds to a number above 7.
         return transforms and progress.step / progress.steps_per_epoch >= self.start_epoch
 
 
 def _require(holds: bool, name: str, value: object, expected: str) -> None:
     if not holds:
-        raise UserError(f"The transformation's {name} is {value}: expected {expected}.")
+        raise UserError(f"`{name}` must be {expected}, got {value}. Change the transformation.")
 
 
 UNTRANSFORMED = TransformRecipe(positives="none", negatives="none")
-"""What a method does that other papers have trained without feature transformation."""
+"""No transformation, the default of methods that other papers have proposed."""

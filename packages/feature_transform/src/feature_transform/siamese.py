@@ -1,10 +1,10 @@
-"""SimSiam and BYOL with positive extrapolation, and the control that tells what it does.
+"""SimSiam and BYOL with positive extrapolation, and the control experiment for it.
 
-Predictions and targets are extrapolated before their score is taken (supplement, section E.2).
+Predictions and targets are extrapolated before their score is computed (supplement, section E.2).
 Without re-normalisation and with one weight w in a row, the score of a pair falls from S to
-S - 2 w (w - 1) (1 - S): the loss is multiplied by 1 + 2 w (w - 1) and shifted by a constant. That
-is a random loss weight of mean 2.6 for Beta(2, 2), so the fair comparison is not the plain method
-but one whose loss is weighted by 2.6. With re-normalisation the change is not linear.
+S - 2 w (w - 1) (1 - S): the loss is multiplied by 1 + 2 w (w - 1) and shifted by a constant. This
+is a random loss weight of mean 2.6 for Beta(2, 2), so the fair baseline is not the plain method
+but the method with a loss weight of 2.6. With re-normalisation the change is not linear.
 """
 
 from __future__ import annotations
@@ -41,11 +41,14 @@ def _positives() -> TransformRecipe:
 def _check(transform: TransformRecipe, loss_weight: float, name: str) -> None:
     if transform.negatives != "none":
         raise UserError(
-            f"{name} has no negatives: expected transform.negatives none instead of "
-            f"{transform.negatives}."
+            f"`transform.negatives` must be none, got {transform.negatives}. {name} has no "
+            "negatives to transform."
         )
     if not 0 < loss_weight < math.inf:
-        raise UserError(f"{name}'s loss_weight is {loss_weight}: expected a positive number.")
+        raise UserError(
+            f"`loss_weight` of {name} must be positive and finite, got {loss_weight}. Use 1 for "
+            "the plain loss."
+        )
 
 
 @dataclass(frozen=True)
@@ -53,7 +56,7 @@ class SimSiamFTRecipe(SimSiamRecipe):
     """SimSiam with positive extrapolation, or with a weighted loss.
 
     Attributes:
-        transform: what is done to predictions and targets.
+        transform: transformation of predictions and targets.
         loss_weight: factor of the loss; `mean_loss_weight` with ``transform.positives`` none is
             the control.
 
@@ -77,7 +80,7 @@ class BYOLFTRecipe(BYOLRecipe):
     """BYOL with positive extrapolation, or with a weighted loss.
 
     Attributes:
-        transform: what is done to predictions and targets.
+        transform: transformation of predictions and targets.
         loss_weight: factor of the loss, as in `SimSiamFTRecipe`.
 
     Raises:
@@ -96,13 +99,13 @@ class BYOLFTRecipe(BYOLRecipe):
 
 
 class _Extrapolated(Siamese):
-    """What both methods change of the Siamese step."""
+    """The part of the Siamese step that both methods change."""
 
     transform: TransformRecipe
     loss_weight: float
 
     def similarity(self, predictions: Tensor, targets: Tensor, batch: Batch, term: int) -> Tensor:
-        """Return the scores (B_r,) of predictions and targets that were pushed apart."""
+        """Return the scores (B_r,) of extrapolated predictions and targets."""
         if not self.transform.active(batch.progress):
             return super().similarity(predictions, targets, batch, term)
         rng_key = derive_key(batch.rng_key, "transform", term)
@@ -111,20 +114,20 @@ class _Extrapolated(Siamese):
 
     @torch.no_grad()
     def step_metrics(self, similarities: Tensor, cosines: Tensor, batch: Batch) -> Metrics:
-        """Return the mean raw cosine and, while pairs are transformed, that of those."""
+        """Return the mean raw cosine and, while active, that of transformed pairs."""
         raw = super().step_metrics(similarities, cosines, batch)
         if not self.transform.active(batch.progress):
             return raw
         return raw | {"transformed_positive_mean": similarities.mean()}
 
     def forward(self, batch: Batch) -> StepOutput:
-        """Make one step, its loss weighted."""
+        """Return the weighted loss of one step."""
         output = super().forward(batch)
         return output._replace(loss=self.loss_weight * output.loss)
 
 
 class SimSiamFT(_Extrapolated, SimSiam):
-    """Predict each view's projection, both pushed apart before they are compared."""
+    """Predict each view's projection; both are moved apart before they are compared."""
 
     def __init__(self, encoder: nn.Module, recipe: SimSiamFTRecipe, rng_key: int) -> None:
         super().__init__(encoder, recipe, rng_key)
@@ -132,7 +135,7 @@ class SimSiamFT(_Extrapolated, SimSiam):
 
 
 class BYOLFT(_Extrapolated, BYOL):
-    """Predict each view's target projection, both pushed apart before they are compared."""
+    """Predict each view's target projection; both are moved apart before they are compared."""
 
     def __init__(self, encoder: nn.Module, recipe: BYOLFTRecipe, rng_key: int) -> None:
         super().__init__(encoder, recipe, rng_key)

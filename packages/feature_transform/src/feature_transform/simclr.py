@@ -1,8 +1,8 @@
-"""SimCLR whose pairs are transformed: the supplement's section E.1, for which no code was released.
+"""SimCLR with transformed pairs (supplement, section E.1; no code was released for it).
 
 Each image's two embeddings are extrapolated; the 2 N embeddings of the global batch are
-interpolated among themselves and stand in for the negatives, with their gradient. A mixed column
-that holds a part of the anchor's own image, as itself or as its partner, is no negative of it.
+interpolated among themselves, with their gradient, and are the negatives. A mixed column that
+contains the anchor's own image, as itself or as its partner, is masked for that anchor.
 """
 
 from __future__ import annotations
@@ -29,30 +29,25 @@ def transformed_pairs_logits(
 ) -> Tensor:
     """Return SimCLR's scores of transformed pairs.
 
-    Where nothing is transformed they are those of NT-Xent; with weights of 1 too, less the columns
-    whose partner is of the anchor's own image.
+    Without transformation they are those of NT-Xent. With weights of 1 they differ from these only
+    by the masked columns whose partner is of the anchor's own image.
 
     Args:
-        pairs: of `retable.nn.losses.view_pairs`: 2 B_r anchors, first views before second ones, and
-            2 B columns.
-        transform: what is done; a weight belongs to an image, so both of its views share it.
-        rng_key: key of the step's draws, equal on all processes.
-        positions: (B_r,) int64 places of the images in the global batch.
+        pairs: result of `retable.nn.losses.view_pairs`: 2 B_r anchors, first views before second
+            ones, and 2 B columns.
+        transform: the transformation; both views of an image share a weight.
+        rng_key: random key of the step, equal on all processes.
+        positions: (B_r,) int64 positions of the images in the global batch.
 
     Returns:
-        (2 B_r, 1 + 2 B), the positive first, -inf where an anchor does not see a column.
-
-    >>> from retable.nn.losses import view_pairs
-    >>> pairs = view_pairs(*torch.nn.functional.normalize(torch.randn(2, 3, 8), dim=2))
-    >>> transformed_pairs_logits(pairs, TransformRecipe(), 5, torch.arange(3)).shape
-    torch.Size([6, 7])
+        (2 B_r, 1 + 2 B), the positive first, -inf where a column is masked for an anchor.
     """
     first, second = pairs.anchors.chunk(2)
     moved = torch.cat(transformed_pair(first, second, transform, rng_key, positions))
     positives = (moved * moved.roll(len(first), 0)).sum(dim=1, keepdim=True)
     scored = moved if transform.score_against == "extrapolated" else pairs.anchors
     if transform.negatives == "none":
-        negatives = (scored @ pairs.columns.T).masked_fill(pairs.barred, -torch.inf)
+        negatives = (scored @ pairs.columns.T).masked_fill(pairs.masked, -torch.inf)
     else:
         negatives = _mixed_scores(pairs, scored, transform, rng_key, positions)
     return torch.cat([positives, negatives], dim=1)
@@ -61,16 +56,16 @@ def transformed_pairs_logits(
 def _mixed_scores(
     pairs: Pairs, scored: Tensor, transform: TransformRecipe, rng_key: int, positions: Tensor
 ) -> Tensor:
-    """Score anchors (2 B_r, D) against columns that are mixed anew for each group of images."""
+    """Score anchors (2 B_r, D) against columns that are mixed for each group of images."""
     (count, dim), images = pairs.columns.shape, len(positions)
     scores = []
     for number, own in draw_groups(positions, transform.draw_group):
         partners, weight = mixture(transform, rng_key, number, count, dim)
         columns = mix_negatives(pairs.columns, partners, weight, renormalise=transform.renormalise)
         for view in (own, slice(own.start + images, own.stop + images)):
-            barred = pairs.barred[view]
-            barred = barred | barred[:, partners]
-            scores.append((scored[view] @ columns.T).masked_fill(barred, -torch.inf))
+            masked = pairs.masked[view]
+            masked = masked | masked[:, partners]
+            scores.append((scored[view] @ columns.T).masked_fill(masked, -torch.inf))
     return torch.cat(scores[::2] + scores[1::2])
 
 
@@ -79,10 +74,10 @@ class SimCLRFTRecipe(SimCLRRecipe):
     """SimCLR with feature transformation.
 
     Attributes:
-        transform: what is done to the features; "hard" negatives are MoCo's alone.
+        transform: transformation of the features; without "hard" negatives.
 
     Raises:
-        UserError: the transformation asks for hard negatives.
+        UserError: the transformation has hard negatives.
     """
 
     transform: TransformRecipe = field(default_factory=TransformRecipe)
@@ -91,8 +86,8 @@ class SimCLRFTRecipe(SimCLRRecipe):
         super().__post_init__()
         if self.transform.negatives == "hard":
             raise UserError(
-                "SimCLR's transform.negatives is hard: expected interpolate, extrapolate or none, "
-                "since the paper mixes queries into a queue only."
+                "`transform.negatives` must be interpolate, extrapolate or none, got hard. Use "
+                "hard negatives with MoCo, where the paper mixes queries into a queue."
             )
 
     def build(self, encoder: nn.Module, rng_key: int) -> SimCLRFT:
@@ -121,13 +116,13 @@ class SimCLRFT(SimCLR):
 
     @torch.no_grad()
     def metrics(self, logits: Tensor, pairs: Pairs, batch: Batch) -> Metrics:
-        """Return SimCLR's scalars; chance is that of the columns which an anchor still sees."""
+        """Return SimCLR's scalars; the chance level is that of the columns that are not masked."""
         ways = (logits != -torch.inf).sum(dim=1)
         return super().metrics(logits, pairs, batch) | {"chance_loss": ways.log().mean()}
 
     @torch.no_grad()
     def step_metrics(self, logits: Tensor, pairs: Pairs, batch: Batch) -> Metrics:
-        """Return the score statistics of raw pairs and, while they are transformed, of those."""
+        """Return the score statistics of raw pairs and, while active, of transformed ones."""
         if not self.transform.active(batch.progress):
             return super().step_metrics(logits, pairs, batch)
         raw = super().step_metrics(pairs.logits(), pairs, batch)

@@ -1,4 +1,4 @@
-"""Codes of equal shares: how SwAV assigns features to prototypes (Caron et al., section 3.1)."""
+"""Sinkhorn codes: SwAV's balanced assignment to prototypes (Caron et al., section 3.1)."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from retable.errors import UserError
 
 @torch.no_grad()
 def sinkhorn(scores: Tensor, *, epsilon: float, iterations: int) -> Tensor:
-    """Assign samples to prototypes so that all prototypes receive about the same.
+    """Assign samples to prototypes so that all prototypes receive about equal shares.
 
-    Starting from exp(scores / epsilon), columns are brought to equal sums and then rows to one, a
-    few times in turn (Cuturi, 2013; SwAV's equation 3 and official code). All of it in logarithms:
-    extrapolated features have scores from -3 to 3, and exp(-3 / 0.05) and exp(3 / 0.05), 52 orders
-    of magnitude apart, cannot be scaled to one sum in float32.
+    From exp(scores / epsilon), columns are scaled to equal sums and then rows to one, a few times
+    in turn (Cuturi, 2013; SwAV's equation 3 and official code). It is computed in logarithms:
+    extrapolated features have scores from -3 to 3, and exp(-3 / 0.05) and exp(3 / 0.05) differ by
+    52 orders of magnitude, too much for float32.
 
     The codes are those of the samples of all processes together. Each process keeps its own rows,
     and an iteration gathers one number for each prototype from each process; processes may hold
@@ -24,8 +24,8 @@ def sinkhorn(scores: Tensor, *, epsilon: float, iterations: int) -> Tensor:
 
     Args:
         scores: (B_r, P) dot products of this process's samples with the prototypes.
-        epsilon: temperature of the assignment, 0.05 in SwAV: small values assign harder.
-        iterations: 3 in SwAV; none leaves the softmax of each row.
+        epsilon: temperature of the assignment, 0.05 in SwAV; small values give hard assignments.
+        iterations: 3 in SwAV; 0 gives the softmax of each row.
 
     Returns:
         (B_r, P) in at least float32, without gradient; rows sum to one, and over all processes the
@@ -50,8 +50,10 @@ def sinkhorn(scores: Tensor, *, epsilon: float, iterations: int) -> Tensor:
 
 
 def check_sinkhorn(epsilon: float, iterations: int) -> None:
-    """Raise a UserError unless the numbers make sense."""
+    """Raise a UserError unless epsilon is positive and the iterations are not negative."""
     if not epsilon > 0:
-        raise UserError(f"The assignment's epsilon is {epsilon}: expected a positive number.")
+        raise UserError(f"`epsilon` must be positive, got {epsilon}. Use 0.05, SwAV's value.")
     if iterations < 0:
-        raise UserError(f"The assignment takes {iterations} iterations: expected 0 or more.")
+        raise UserError(
+            f"`sinkhorn_iterations` must be 0 or more, got {iterations}. Use 3, SwAV's value."
+        )

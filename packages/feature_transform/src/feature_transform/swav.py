@@ -1,8 +1,8 @@
 """SwAV (Caron et al., NeurIPS 2020), with positive extrapolation of its two large crops.
 
 Each of the first two views is assigned to prototypes, and every other view predicts the
-assignment. The paper's transformation (supplement, section E) moves the two large crops' features
-apart before they meet the prototypes; everything else stays as it is.
+assignment. The paper's transformation (supplement, section E) moves the features of the two large
+crops apart before they are compared with the prototypes.
 """
 
 from __future__ import annotations
@@ -28,31 +28,31 @@ from retable.nn.queues import KeyQueue
 from retable.random import derive_key, initialising
 
 ASSIGNING = 2
-"""The first two views are assigned to prototypes; the official code's ``crops_for_assign``."""
+"""Number of first views that are assigned to prototypes; the official ``crops_for_assign``."""
 
 
 @dataclass(frozen=True)
 class SwAVRecipe:
-    """What makes SwAV, besides encoder and crops; defaults from ``swav_200ep_bs256_pretrain.sh``.
+    """SwAV without encoder and crops; defaults from ``swav_200ep_bs256_pretrain.sh``.
 
     Attributes:
-        prototypes: P, 3000.
+        prototypes: P, number of prototypes.
         temperature: tau of the predictions.
         epsilon: temperature of the assignments. The official README advises 0.03 where the loss
-            stays at log P, all images alike.
-        sinkhorn_iterations: of `feature_transform.sinkhorn.sinkhorn`.
-        queue: images of earlier batches, over all processes, whose two large crops share in the
+            stays at log P.
+        sinkhorn_iterations: iterations of `feature_transform.sinkhorn.sinkhorn`.
+        queue: images of earlier batches, over all processes, whose two large crops take part in the
             assignment; 0: none. The official code rounds it down to a multiple of the batch.
-        queue_start_epoch: the first epoch, from 0, whose features are kept; they are used as soon
-            as the queue is full.
-        frozen_prototype_steps: first steps whose gradient leaves the prototypes alone, one epoch
-            of ImageNet in batches of 256.
+        queue_start_epoch: first epoch, from 0, whose features are enqueued; they are used once the
+            queue is full.
+        frozen_prototype_steps: first steps in which the prototypes stay fixed; one epoch of
+            ImageNet in batches of 256.
         hidden_dim: width of the projection head's hidden layer.
-        dim: D, dimension of the features that are compared with prototypes.
-        transform: what is done to the large crops' features; negatives there are none.
+        dim: D of the features.
+        transform: transformation of the large crops' features, without negatives.
 
     Raises:
-        UserError: a value out of range, or negatives are to be transformed.
+        UserError: a value is out of range, or negatives are to be transformed.
     """
 
     prototypes: int = 3000
@@ -69,15 +69,17 @@ class SwAVRecipe:
     def __post_init__(self) -> None:
         check_sinkhorn(self.epsilon, self.sinkhorn_iterations)
         if not self.temperature > 0:
-            raise UserError(f"The temperature is {self.temperature}; use a positive number.")
+            raise UserError(
+                f"`temperature` must be positive, got {self.temperature}. Use 0.1, SwAV's value."
+            )
         for name, least in (("prototypes", 2), ("queue", 0), ("hidden_dim", 1), ("dim", 1)):
             if getattr(self, name) < least:
                 value = getattr(self, name)
-                raise UserError(f"SwAV's {name} is {value}: expected at least {least}.")
+                raise UserError(f"`{name}` must be at least {least}, got {value}. Enlarge it.")
         if self.transform.negatives != "none":
             raise UserError(
-                f"SwAV has no negatives to {self.transform.negatives}: expected the "
-                "transformation's negatives to be 'none'."
+                f"`transform.negatives` must be none, got {self.transform.negatives}. SwAV has no "
+                "negatives to transform."
             )
 
     def build(self, encoder: nn.Module, rng_key: int) -> SwAV:
@@ -86,7 +88,7 @@ class SwAVRecipe:
 
 
 def prediction_losses(scores: Tensor, codes: Tensor, temperature: float) -> Tensor:
-    """Return the cross-entropy of each view's prediction with each assignment, means over images.
+    """Return the cross-entropies of each view's prediction and each assignment, means over images.
 
     Args:
         scores: (B, V, P) dot products of the views' features with the prototypes.
@@ -112,8 +114,8 @@ class SwAV(Method):
         encoder: images (n, 3, H, W) -> (n, F).
         head: projection head, (n, F) -> (n, D).
         prototypes: linear layer without bias, rows of unit length at each step.
-        queue: raw features of earlier batches, first in, first out, each row those of the two large
-            crops of an image; None without queue.
+        queue: raw features of the two large crops of earlier images, one image a row; None without
+            queue.
     """
 
     def __init__(self, encoder: nn.Module, recipe: SwAVRecipe, rng_key: int) -> None:
@@ -141,9 +143,9 @@ class SwAV(Method):
         return F.normalize(by_image(self.head, encode_crops(self.encoder, views)).float(), dim=2)
 
     def transformed(self, features: Tensor, batch: Batch) -> Tensor:
-        """Move the features (B_r, V, D) of the two large crops apart, if it is time.
+        """Extrapolate the features (B_r, V, D) of the two large crops, from the start epoch on.
 
-        Prototypes are linear: to move scores instead would give the same, for P/D times the work.
+        Prototypes are linear: moving scores instead would be equivalent, for P/D times the work.
         """
         transform = self.recipe.transform
         if not transform.active(batch.progress):
@@ -156,11 +158,10 @@ class SwAV(Method):
         return torch.cat([torch.stack(large, dim=1), features[:, ASSIGNING:]], dim=1)
 
     def normalised_prototypes(self, progress: Progress) -> Tensor:
-        """Bring the prototypes (P, D) to unit length, in place, and return them for this step.
+        """Scale the prototypes (P, D) to unit length, in place, and return them for this step.
 
         While they are frozen their gradient is zero, not None as in the official code: DDP waits
-        for every parameter's gradient. Weight decay then shortens them, and the next step undoes
-        it.
+        for every parameter's gradient. Weight decay then shortens them, which the next step undoes.
         """
         with torch.no_grad():
             self.prototypes.weight.copy_(F.normalize(self.prototypes.weight, dim=1))
@@ -173,8 +174,8 @@ class SwAV(Method):
     def codes(self, scores: Tensor, prototypes: Tensor) -> Tensor:
         """Assign the large crops, given all views' scores (B_r, V, P); return (B_r, 2, P).
 
-        Each crop is assigned by itself, together with its queue once that is full, of which each
-        process takes a share.
+        Each crop is assigned separately, together with its part of the queue once that is full;
+        each process takes an equal share of the queue.
         """
         recipe, count = self.recipe, len(scores)
         assigned = []
@@ -188,7 +189,7 @@ class SwAV(Method):
         return torch.stack(assigned, dim=1)
 
     def queued(self, crop: int) -> Tensor:
-        """Return this process's share (n, D) of a large crop's queue, no row before it is full."""
+        """Return this process's share (n, D) of a large crop's queue; n = 0 until it is full."""
         if self.queue is None:
             return self.prototypes.weight.new_empty(0, self.recipe.dim)
         rows = self.queue.rows if self.queue.filled == self.queue.size else self.queue.rows[:0]
@@ -196,10 +197,10 @@ class SwAV(Method):
         return own.view(len(own), ASSIGNING, self.recipe.dim)[:, crop]
 
     def forward(self, batch: Batch) -> StepOutput:
-        """Make one step: V views in, of which the first two are large and of one size.
+        """Return the loss of V views, of which the first two are large and of one size.
 
         Raises:
-            UserError: the views are not so.
+            UserError: the views do not fit.
         """
         _check_views(batch.views)
         features = self.features(batch.views)
@@ -216,14 +217,16 @@ class SwAV(Method):
         metrics = self.metrics(losses.detach(), codes, features.detach())
         if self.queue is not None and batch.progress.epoch >= self.recipe.queue_start_epoch:
             if self._unqueued is not None:
-                raise RuntimeError("call after_step() between two steps: it fills the queue")
+                raise RuntimeError(
+                    "`after_step` must be called between two steps. It fills the queue."
+                )
             self._unqueued = features[:, :ASSIGNING].detach().flatten(1)
         return StepOutput(
             loss, metrics, self.step_metrics(features.detach(), moved.detach(), batch)
         )
 
     def after_step(self, progress: Progress) -> None:
-        """Enqueue the raw features of a step that leaves any, all processes' in rank order."""
+        """Enqueue the raw features of the step, if any, all processes' in rank order."""
         if self.queue is not None and self._unqueued is not None:
             self.queue.enqueue(distributed.gather(self._unqueued))
             self._unqueued = None
@@ -233,8 +236,9 @@ class SwAV(Method):
         """Return the scalars to log, from losses (2, V), codes (B_r, 2, P), features (B_r, V, D).
 
         ``prototype_usage`` is the entropy of the global batch's mean assignment, as a share of the
-        largest possible: 1 where all prototypes are used alike. ``assignment_sharpness`` is the
-        mean of an image's largest share: 1 where images are assigned to one prototype each.
+        maximum: 1 if all prototypes are used equally. ``assignment_sharpness`` is the mean of an
+            image's
+        largest share: 1 if each image is assigned to one prototype.
         """
         count = codes.shape[2]
         usage = distributed.mean(codes.mean(dim=(0, 1)))
@@ -252,7 +256,7 @@ class SwAV(Method):
 
     @torch.no_grad()
     def step_metrics(self, features: Tensor, moved: Tensor, batch: Batch) -> Metrics:
-        """Return the mean score of the two large crops, raw and, while it is, transformed."""
+        """Return the mean score of the two large crops, raw and, while active, transformed."""
         raw: Metrics = {"positive_mean": _mean_score(features)}
         if not self.recipe.transform.active(batch.progress):
             return raw
@@ -267,6 +271,6 @@ def _check_views(views: Sequence[Tensor]) -> None:
     sizes = [view.shape[-1] for view in views]
     if len(sizes) < ASSIGNING or sizes[0] != sizes[1]:
         raise UserError(
-            f"SwAV got views of {sizes} pixels: expected at least two, the first two of one size; "
-            "retable.views.swav makes them."
+            f"`views` of SwAV must be at least two, the first two of one size, got {sizes} pixels. "
+            "Use retable.views.swav."
         )

@@ -1,4 +1,4 @@
-"""What the paper looks at besides accuracy: how hard negatives are, and how many are false.
+"""Analyses of the paper besides accuracy: hardness of negatives and the share of false ones.
 
 All functions take cosines of one training step and return means over its queries, without gradient;
 the curves of figure 2 are means of these over epochs.
@@ -18,12 +18,12 @@ from mochi.pool import HardPool, hardest
 
 @torch.no_grad()
 def proxy_accuracy(logits: Tensor, negatives: int | None = None) -> Tensor:
-    """Return the share of queries whose key outranks every negative (figure 2b), a scalar.
+    """Return the share of queries whose key exceeds every negative (figure 2b), a scalar.
 
     Args:
         logits: (B, 1 + K + s + s'), the positive first; any positive multiple of the cosines.
-        negatives: how many columns after the first compete: K leaves the synthetic ones out; all
-            if None.
+        negatives: number of columns after the first to compare with; K leaves synthetic ones out,
+            None takes all.
 
     >>> logits = torch.tensor([[0.8, 0.1, 0.9], [0.8, 0.2, 0.3]])
     >>> proxy_accuracy(logits), proxy_accuracy(logits, negatives=1)
@@ -34,11 +34,11 @@ def proxy_accuracy(logits: Tensor, negatives: int | None = None) -> Tensor:
 
 
 class Hardness(NamedTuple):
-    """How much harder the hardest synthetic negative is than the hardest real one.
+    """Comparison of the hardest synthetic negative with the hardest real one, scalars.
 
     Attributes:
-        gap: mean over queries of the difference of the two cosines, a scalar.
-        harder: share of queries for which it is positive, a scalar.
+        gap: mean over queries of the difference of the two cosines.
+        harder: share of queries for which the difference is positive.
     """
 
     gap: Tensor
@@ -57,18 +57,18 @@ def hardness(real: Tensor, synthetic: Tensor) -> Hardness:
     Hardness(gap=tensor(0.2500), harder=tensor(1.))
     """
     gap = synthetic.amax(dim=1) - real.amax(dim=1)
-    # A query whose negatives are all barred has no gap.
+    # A query whose negatives are all masked has no gap.
     return Hardness(gap.nanmean(), (gap > 0).float().mean())
 
 
 @torch.no_grad()
 def matching_probabilities(logits: Tensor, temperature: float, n: int = 1024) -> Tensor:
-    """Return the n largest probabilities that negatives take from the key (figure 2a).
+    """Return the n largest softmax probabilities of negatives (figure 2a).
 
     Args:
         logits: (B, 1 + K) cosines, the positive first.
         temperature: tau of the loss.
-        n: how many; the paper shows 1024.
+        n: number of probabilities; 1024 in the paper.
 
     Returns:
         (n,) probabilities of the softmax over all 1 + K, largest first, averaged over queries by
@@ -87,10 +87,10 @@ def false_negatives(cosines: Tensor, labels: Tensor, queue_labels: Tensor, n: in
     """Return the share of false negatives among the n hardest (figure 2c), a scalar.
 
     Args:
-        cosines: (B, K) with the queue, none barred: an oracle's false negatives are still counted.
+        cosines: (B, K) with the queue, without a mask: an oracle's false negatives also count.
         labels: (B,) int64 classes of the queries.
-        queue_labels: (K,) int64, -1 for rows that no key has filled yet, which count as true.
-        n: how many of the hardest are looked at; 1024 in the paper, whatever the pool; K if less.
+        queue_labels: (K,) int64, -1 for rows without a key, which count as true negatives.
+        n: number of hardest negatives, 1024 in the paper for every pool size; at most K are used.
 
     >>> cosines = torch.tensor([[0.9, 0.8, 0.1]])
     >>> false_negatives(cosines, torch.tensor([4]), torch.tensor([4, 2, 4]), n=2)
@@ -104,9 +104,9 @@ class SyntheticFalseNegatives(NamedTuple):
     """Shares of synthetic points that may be false negatives, scalars; NaN without such points.
 
     Attributes:
-        definite: pair-mixed points of which both parents are false negatives.
-        partial: pair-mixed points of which at least one parent is.
-        query_mixed: query-mixed points whose queue parent is.
+        definite: share of pair-mixed points whose parents are both false negatives.
+        partial: share of pair-mixed points with at least one false negative as parent.
+        query_mixed: share of query-mixed points whose queue parent is a false negative.
     """
 
     definite: Tensor
@@ -118,20 +118,13 @@ class SyntheticFalseNegatives(NamedTuple):
 def synthetic_false_negatives(
     pool: HardPool, draws: MixingDraws, labels: Tensor, queue_labels: Tensor
 ) -> SyntheticFalseNegatives:
-    """Count the synthetic points that descend from false negatives (figure 2c).
+    """Return the shares of synthetic points that are mixed from false negatives (figure 2c).
 
     Args:
         pool: the pools (B, N) that were mixed.
-        draws: what was drawn from them.
+        draws: the draws from them.
         labels: (B,) int64 classes of the queries.
         queue_labels: (K,) int64, -1 where unknown.
-
-    >>> from mochi.draws import draw_from_generator
-    >>> pool = hardest(torch.randn(2, 16), n_hard=4)
-    >>> draws = draw_from_generator(None, pool.sizes, s=8, s_prime=0)
-    >>> labels, queue_labels = torch.tensor([7, 7]), torch.full((16,), 7)
-    >>> synthetic_false_negatives(pool, draws, labels, queue_labels).definite
-    tensor(1.)
     """
     false = same_class(labels, queue_labels).gather(1, pool.rows)
     first, second = false.gather(1, draws.first), false.gather(1, draws.second)

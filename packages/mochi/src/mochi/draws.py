@@ -1,4 +1,4 @@
-"""What is random in MoCHi: which members of a pool are mixed, and in which proportion."""
+"""Random draws of MoCHi: the members of a pool that are mixed, and their proportions."""
 
 from __future__ import annotations
 
@@ -44,14 +44,11 @@ def draw_from_generator(
     """Draw from a torch generator (torch's global one if None), for any training loop.
 
     Args:
-        generator: where the draws come from; may live on another device than ``sizes``.
+        generator: source of the draws; may be on another device than ``sizes``.
         sizes: (B,) int64 sizes of the pools.
         s: points mixed from pairs, for each query.
         s_prime: points mixed from query and negative, for each query.
-        beta_max: the query's largest share; below 0.5 it stays the smaller one (section 3.3).
-
-    >>> draw_from_generator(None, torch.tensor([4, 4]), s=3, s_prime=5).beta.shape
-    torch.Size([2, 5])
+        beta_max: upper bound of the query's share; 0.5 keeps it the smaller one (section 3.3).
     """
     device = sizes.device if generator is None else generator.device
     words = torch.empty(len(sizes), s + s_prime, dtype=torch.int64, device=device)
@@ -68,22 +65,22 @@ def draw_from_key(
     s_prime: int,
     beta_max: float = 0.5,
 ) -> MixingDraws:
-    """Draw as a function of a key and of each query's place in the global batch.
+    """Draw as a function of a key and of each query's position in the global batch.
 
-    A batch that is split over processes thereby draws what the whole batch would.
+    A batch that is split over processes thereby draws the same as the whole batch.
 
     Args:
-        rng_key: the key of this step, equal on all processes.
-        positions: (B,) int64 places of the queries in the global batch.
+        rng_key: random key of the step, equal on all processes.
+        positions: (B,) int64 positions of the queries in the global batch.
         sizes: (B,) int64 sizes of the pools.
         s: points mixed from pairs, for each query.
         s_prime: points mixed from query and negative, for each query.
-        beta_max: the query's largest share.
+        beta_max: upper bound of the query's share.
 
     >>> sizes = torch.tensor([4, 4])
-    >>> whole = draw_from_key(7, torch.arange(2), sizes, s=3, s_prime=5)
+    >>> all_draws = draw_from_key(7, torch.arange(2), sizes, s=3, s_prime=5)
     >>> part = draw_from_key(7, torch.tensor([1]), sizes[1:], s=3, s_prime=5)
-    >>> torch.equal(whole.alpha[1:], part.alpha)
+    >>> torch.equal(all_draws.alpha[1:], part.alpha)
     True
     """
     points = s + s_prime
@@ -92,10 +89,10 @@ def draw_from_key(
 
 
 def _unpack(words: Tensor, sizes: Tensor, s: int, beta_max: float) -> MixingDraws:
-    """Cut the draws of one synthetic point out of its 64 random bits.
+    """Make the draws of one synthetic point from its 64 random bits.
 
-    Two positions take 24 bits each, so that their probabilities differ by at most N / 2**24 of
-    themselves, and the proportion takes the last 16.
+    Two positions take 24 bits each, so that their probabilities have a relative error of at most
+    N / 2**24, and the proportion takes the last 16.
     """
     pairs, queries = words[:, :s], words[:, s:]
     sizes = sizes[:, None]

@@ -1,4 +1,4 @@
-"""The logits of the synthetic negatives in closed form, without the synthetic negatives.
+"""The logits of the synthetic negatives in closed form, without the points.
 
 A mixed point is a combination of vectors whose dot products with the query MoCo has computed:
 
@@ -6,10 +6,10 @@ A mixed point is a combination of vectors whose dot products with the query MoCo
     q.h' = (beta  q.q   + (1 - beta)  q.n_j) / |beta  q   + (1 - beta)  n_j|
     |beta q + (1 - beta) n_j|^2 = beta^2 + (1 - beta)^2 + 2 beta (1 - beta) q.n_j
 
-Query mixing so needs nothing new, and pair mixing only the norms of the combinations, which are
-taken a few thousand at a time. The points carry no gradient, so norms are constants and one of the
-two q in q.q is: numerators are live, denominators detached. Backward then adds a few numbers to
-the gradient of the cosines, which MoCo propagates anyway, and multiplies by no point.
+Query mixing needs no further products, and pair mixing only the norms of the combinations, which
+are computed a few thousand at a time. The points carry no gradient, so norms are constants, and so
+is one of the two q in q.q: numerators have a gradient, denominators are detached. The backward pass
+then adds a few numbers to the gradient of the cosines, which MoCo propagates anyway.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ from torch import Tensor
 
 from mochi.draws import MixingDraws, draw_from_generator
 from mochi.mixing import (
-    bar,
     check_mixing,
     combine_pairs,
     cosines_of,
     in_float32,
+    mask_disallowed,
     pair_rows_and_shares,
 )
 from mochi.pool import HardPool, hardest
 
-# Combinations that are in memory at a time. On a CPU 2048 of 128 floats, 1 MiB, fit the cache.
+# Combinations in memory at a time. On a CPU, 2048 of 128 floats (1 MiB) fit into the cache.
 _CHUNK_CPU = 2048
 _CHUNK_GPU = 32768
 
@@ -55,8 +55,8 @@ def mixed_logits(
         points = mix_hard_negatives(query, queue, ...)
         torch.einsum("bd,bsd->bs", query, points)
 
-    for an equal generator state, up to float rounding. Pass the ``cosines`` that the contrastive
-    loss uses and one matrix product serves both, forward and backward.
+    for an equal generator state, up to float rounding. If ``cosines`` are those of the contrastive
+    loss, both share one matrix product, forward and backward.
 
     Args:
         query: (B, D) unit rows.
@@ -68,8 +68,8 @@ def mixed_logits(
         cosines: (B, K) ``query @ queue.T``, with its gradient; computed if None.
         allowed: (B, K) bool, False where a row must not be mixed for a query; a query without any
             allowed row gets -inf.
-        beta_max: the query's largest share.
-        detach_query: take the query inside h' as a constant.
+        beta_max: upper bound of the query's share.
+        detach_query: treat the query inside h' as a constant.
 
     Returns:
         (B, s + s') cosines, the pair-mixed first, **not** divided by the temperature.
@@ -86,7 +86,7 @@ def mixed_logits(
     query, queue = in_float32(query), in_float32(queue.detach())
     if cosines is None:
         cosines = cosines_of(query, queue)
-    cosines = bar(in_float32(cosines), allowed)
+    cosines = mask_disallowed(in_float32(cosines), allowed)
     pool = hardest(cosines, n_hard)
     draws = draw_from_generator(generator, pool.sizes, s=s, s_prime=s_prime, beta_max=beta_max)
     return logits_from_draws(query, queue, cosines, pool, draws, detach_query=detach_query)
@@ -101,11 +101,11 @@ def logits_from_draws(
     *,
     detach_query: bool = True,
 ) -> Tensor:
-    """Return the dot products (B, s + s') that given draws name; see `mixed_logits`."""
+    """Return the dot products (B, s + s') of the points of given draws; see `mixed_logits`."""
     s, s_prime = draws.alpha.shape[1], draws.beta.shape[1]
     no_pool = (pool.sizes == 0)[:, None]
     rows = pool.rows.gather(1, torch.cat([draws.first, draws.second, draws.parent], dim=1))
-    # One gather, hence one scatter in backward. A barred parent's -inf would turn into NaN.
+    # One gather, hence one scatter in backward. A masked parent's -inf would become NaN.
     parents = cosines.gather(1, rows).masked_fill(no_pool, 0.0)
     first, second, parent = torch.split(parents, [s, s, s_prime], dim=1)
     alpha, beta = draws.alpha.to(cosines.dtype), draws.beta.to(cosines.dtype)
@@ -117,7 +117,7 @@ def logits_from_draws(
     square = other.square().sum(dim=1, keepdim=True)
     overlap = parent.detach() if detach_query else parent
     squared_norm = beta**2 * square + (1 - beta) ** 2 + 2 * beta * (1 - beta) * overlap
-    # The floors are that of torch.nn.functional.normalize: opposites make a zero, not a NaN.
+    # The floor is that of torch.nn.functional.normalize: opposites give zero, not NaN.
     queries = (beta * itself + (1 - beta) * parent) / squared_norm.clamp(min=1e-24).sqrt()
 
     return torch.cat([pairs, queries], dim=1).masked_fill(no_pool, -math.inf)

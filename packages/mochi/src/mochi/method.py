@@ -1,4 +1,4 @@
-"""MoCHi as a method: MoCo version 2 whose queries also see synthetic negatives."""
+"""MoCHi as a method: MoCo version 2 whose queries are also contrasted with synthetic negatives."""
 
 from __future__ import annotations
 
@@ -21,23 +21,23 @@ from retable.random import derive_key
 
 @dataclass(frozen=True)
 class MoCHiRecipe(MoCoRecipe):
-    """What makes MoCHi (N, s, s'), on top of MoCo version 2; defaults are ImageNet-100's (table 1).
+    """MoCHi (N, s, s') on top of MoCo version 2; the defaults are ImageNet-100's (table 1).
 
     Attributes:
-        queue: K, keys in the queue; 65536 on ImageNet-1K.
+        queue: K, number of keys in the queue; 65536 on ImageNet-1K.
         temperature: tau.
-        head: the projection head.
+        head: "linear" or "mlp", as in MoCo.
         n_hard: N, size of each query's pool of hard negatives, at most K.
         s: points mixed from pairs, for each query; may exceed N.
         s_prime: points mixed from query and negative, for each query; may exceed N. With s = s' = 0
             this is MoCo version 2.
-        mixing_warmup_epochs: first epochs with MoCo's loss; 15 on ImageNet-1K. No learning-rate
-            warm-up, and not scaled with the length of the run.
-        beta_max: the query's largest share in a point.
-        detach_query: take the query inside a point as a constant.
+        mixing_warmup_epochs: first epochs with MoCo's loss; 15 on ImageNet-1K. It neither warms up
+            the learning rate nor scales with the length of the run.
+        beta_max: upper bound of the query's share in a point.
+        detach_query: treat the query inside a point as a constant.
         analyse: also log, from labels, the shares of false negatives and the probabilities of
             negatives by rank. Costs two more rankings of the queue a step.
-        analysed_negatives: how many of the hardest are looked at for these; 1024 in the paper.
+        analysed_negatives: number of hardest negatives that are analysed; 1024 in the paper.
     """
 
     queue: int = 16384
@@ -60,9 +60,8 @@ class MoCHiRecipe(MoCoRecipe):
 class MoCHi(MoCo):
     """Contrast each query with its key, the queue, and mixtures of its hardest negatives.
 
-    The synthetic negatives are made from what the process holds: no communication. Their draws are
-    a function of the step's key and the query's place in the global batch, so that splitting the
-    batch over processes changes none.
+    Synthetic negatives need no communication. Their draws are a function of the step's key and the
+    query's position in the global batch, so that they do not depend on the number of processes.
     """
 
     def __init__(self, encoder: nn.Module, recipe: MoCHiRecipe, rng_key: int) -> None:
@@ -73,7 +72,7 @@ class MoCHi(MoCo):
         self.recipe = recipe
 
     def mixes(self, progress: Progress) -> bool:
-        """Whether this step sees synthetic negatives: after the warm-up, if there are any."""
+        """Return whether this step uses synthetic negatives: after the warm-up, if s + s' > 0."""
         recipe = self.recipe
         return progress.epoch >= recipe.mixing_warmup_epochs and recipe.s + recipe.s_prime > 0
 
@@ -90,7 +89,7 @@ class MoCHi(MoCo):
         return torch.cat([positive, cosines, synthetic], dim=1)
 
     def pool_and_draws(self, cosines: Tensor, batch: Batch) -> tuple[HardPool, MixingDraws]:
-        """Find the pools in cosines (B_r, K) and draw from them: a function of its arguments."""
+        """Return the pools of cosines (B_r, K) and the step's draws from them, without state."""
         recipe = self.recipe
         pool = hardest(cosines, recipe.n_hard)
         draws = draw_from_key(
@@ -123,15 +122,15 @@ class MoCHi(MoCo):
 
     @torch.no_grad()
     def step_metrics(self, logits: Tensor, queries: Tensor, keys: Tensor, batch: Batch) -> Metrics:
-        """Return the statistics of raw scores and of all that the loss saw, also of synthetic ones.
+        """Return the statistics of raw scores and, as ``transformed_*``, of the loss's scores.
 
-        Without synthetic negatives they are equal, unless an oracle bars some.
+        They are equal without synthetic negatives, unless an oracle masks some.
         """
-        seen = score_statistics(logits[:, 0], logits[:, 1:])
-        return super().step_metrics(logits, queries, keys, batch) | seen.named("transformed_")
+        of_loss = score_statistics(logits[:, 0], logits[:, 1:])
+        return super().step_metrics(logits, queries, keys, batch) | of_loss.named("transformed_")
 
     def _negatives(self, logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Cut the negatives (B_r, K), (B_r, s), (B_r, s') out of logits, empty where not mixed."""
+        """Split logits into the negatives (B_r, K), (B_r, s), (B_r, s'), empty where not mixed."""
         real, synthetic = logits[:, 1 : 1 + self.queue.size], logits[:, 1 + self.queue.size :]
         return real, synthetic[:, : self.recipe.s], synthetic[:, self.recipe.s :]
 
@@ -140,7 +139,7 @@ class MoCHi(MoCo):
         queue, n = self.queue, min(self.recipe.analysed_negatives, self.queue.size)
         assert queue.labels is not None
         real = self._negatives(logits)[0]
-        # An oracle has barred its false negatives from the logits; here they are wanted.
+        # An oracle masks false negatives in the logits; here they are counted.
         cosines = queries @ queue.rows.T if self.oracle else real
         metrics: Metrics = {
             "false_negatives": analysis.false_negatives(cosines, batch.labels, queue.labels, n)

@@ -1,7 +1,7 @@
-"""The class oracle: what MoCHi would do if labels told false negatives apart (section 4).
+"""The class oracle: MoCHi with labels that identify false negatives (section 4).
 
-A false negative is a queue row of the query's own class. The oracle uses labels for nothing but
-barring these rows from the negatives, and thereby from the pool and from mixing.
+A false negative is a queue row of the query's own class. The oracle uses labels only to mask these
+rows as negatives, and thereby in the pool and in mixing.
 """
 
 from __future__ import annotations
@@ -10,14 +10,11 @@ from torch import Tensor
 
 
 def same_class(labels: Tensor, queue_labels: Tensor) -> Tensor:
-    """Mark the queue rows that share a query's class.
+    """Return which queue rows have a query's class, (B, K) bool.
 
     Args:
-        labels: (B,) int64 classes of the queries, -1 where unknown.
+        labels: (B,) int64 classes of the queries, -1 where unknown; unknown equals no class.
         queue_labels: (K,) int64 classes of the queue's rows, -1 where unknown.
-
-    Returns:
-        (B, K) bool; an unknown class equals none, not even another unknown one.
 
     >>> import torch
     >>> same_class(torch.tensor([3, -1]), torch.tensor([3, 5, -1]))
@@ -28,9 +25,9 @@ def same_class(labels: Tensor, queue_labels: Tensor) -> Tensor:
 
 
 def allowed_negatives(labels: Tensor, queue_labels: Tensor) -> Tensor:
-    """Mark the queue rows (B, K) that the oracle leaves: give them as ``allowed`` to mixing.
+    """Return the queue rows (B, K) that the oracle allows: the argument ``allowed`` of mixing.
 
-    In your own loop, bar the others from the loss too:
+    In your own loop, mask the others in the loss too:
     ``cosines.masked_fill(~allowed_negatives(labels, queue_labels), -math.inf)``.
     """
     return ~same_class(labels, queue_labels)

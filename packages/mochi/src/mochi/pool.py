@@ -16,7 +16,7 @@ class HardPool(NamedTuple):
 
     Attributes:
         rows: (B, N) int64 rows of the queue, hardest first.
-        sizes: (B,) int64, how many of them may be used: N, or fewer where negatives are barred.
+        sizes: (B,) int64, number of usable rows: N, or fewer where negatives are masked.
     """
 
     rows: Tensor
@@ -25,23 +25,23 @@ class HardPool(NamedTuple):
 
 @torch.no_grad()
 def hardest(cosines: Tensor, n_hard: int) -> HardPool:
-    """Find the N highest of the K cosines of each query (MoCHi, section 3.2).
+    """Return the N highest of the K cosines of each query (MoCHi, section 3.2).
 
-    The temperature has no say here: dividing by it keeps the order.
+    The order does not depend on the temperature.
 
     Args:
-        cosines: (B, K) similarities of queries and queue; -inf bars a row from the pool.
+        cosines: (B, K) similarities of queries and queue; -inf masks a row.
         n_hard: N, from 1 to K.
 
     Raises:
-        UserError: if N is not in that range.
+        UserError: N is not in that range.
 
     >>> hardest(torch.tensor([[0.1, 0.9, -float("inf"), 0.5]]), n_hard=3)
     HardPool(rows=tensor([[1, 3, 0]]), sizes=tensor([3]))
     """
     check_pool(n_hard, cosines.shape[1])
-    # Sorted, so that where float rounding swaps two near-equal cosines (another batch split or
-    # device) only these two change places, not the whole pool.
+    # Sorted: if rounding (another batch split or device) swaps two near-equal cosines, only these
+    # two change places.
     values, rows = _top(cosines.detach(), n_hard)
     return HardPool(rows, (values > -math.inf).sum(dim=1))
 
@@ -50,18 +50,18 @@ def check_pool(n_hard: int, queue_size: int) -> None:
     """Raise a UserError unless a pool of ``n_hard`` fits into the queue."""
     if not 1 <= n_hard <= queue_size:
         raise UserError(
-            f"n_hard = {n_hard} hard negatives must be at least 1 and at most the queue's "
-            f"{queue_size} rows: change n_hard or enlarge the queue."
+            f"`n_hard` must be at least 1 and at most the queue's {queue_size} rows, got {n_hard}. "
+            "Change n_hard or enlarge the queue."
         )
 
 
 def _top(values: Tensor, n: int) -> tuple[Tensor, Tensor]:
     """Return the n largest of each row (B, K), sorted, in two exact rounds where that is faster.
 
-    Cut a row into K / g groups of g. A group that holds one of the n largest has a maximum at least
-    as large, so at most n groups do, and they are among the n groups of largest maxima: the second
-    round looks into those only. Instead of K values, K / g + n g are selected from: least at
-    g = sqrt(K / n).
+    Divide a row into K / g groups of g. A group with one of the n largest values has a maximum at
+    least as large, so at most n groups do, and they are among the n groups with the largest maxima:
+    the second round searches only these. Instead of K values, K / g + n g are searched, which is
+    least at g = sqrt(K / n).
     """
     count = values.shape[1]
     group = 1 << round(math.log2(math.sqrt(count / n)))
@@ -76,4 +76,4 @@ def _top(values: Tensor, n: int) -> tuple[Tensor, Tensor]:
     return best.values, candidates.gather(1, best.indices)
 
 
-_SMALLEST_GROUP = 8  # below, one round is as fast
+_SMALLEST_GROUP = 8  # with smaller groups, one round is as fast

@@ -91,7 +91,7 @@ class _Recomputed(torch.autograd.Function):
         first, second = output.chunk(2, dim=1)
         of_first, of_second = gradient.chunk(2, dim=1)
         of_parameters: list[Tensor | None] = []
-        with ctx.norms.repeated(), ctx.autocast:
+        with ctx.norms.restored(), ctx.autocast:
             for unit in reversed(ctx.units):
                 if unit is ctx.units[0] and ctx.blank:
                     first = F.pad(first[:, : -ctx.blank], (0, 0, 0, 0, 0, ctx.blank))

@@ -93,7 +93,7 @@ class ReversibleUnit(nn.Module):
         whose output it is.
         """
         second, summed = y.chunk(2, dim=1)
-        with NormConditions(self).repeated():
+        with NormConditions(self).restored():
             return torch.cat((summed - self.residual(second), second), dim=1)
 
 

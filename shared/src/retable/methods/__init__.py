@@ -1,4 +1,4 @@
-"""The baselines that several papers start from, and the interface they share."""
+"""The baselines that several papers start from, and their common interface."""
 
 from retable.methods.byol import BYOL, BYOLRecipe
 from retable.methods.method import Batch, Method, MethodRecipe, Metrics, Progress, StepOutput

@@ -1,6 +1,6 @@
-"""BYOL (Grill et al., NeurIPS 2020): predict what a moving average of the network makes of a view.
+"""BYOL (Grill et al., NeurIPS 2020): predict the target network's projection of the other view.
 
-A paper with views of its own calls `BYOL.predictions` and `BYOL.targets`.
+A method with other views calls `BYOL.predictions` and `BYOL.targets`.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from retable.nn.momentum import MomentumCopy, MomentumRecipe
 from retable.random import derive_key
 
 
-def _thousand_epochs() -> MomentumRecipe:
+def _momentum_of_1000_epochs() -> MomentumRecipe:
     return MomentumRecipe(0.996, "cosine")
 
 
 @dataclass(frozen=True)
 class BYOLRecipe:
-    """What makes BYOL, besides the encoder (appendix C.1).
+    """BYOL without its encoder (appendix C.1).
 
     Its batch norm is synchronised over all devices: set ``bn_group`` of the pretraining to the
     global batch.
@@ -31,13 +31,13 @@ class BYOLRecipe:
     Attributes:
         dim: D of projections and predictions.
         hidden_dim: width of the hidden layer of projector and predictor.
-        momentum: of the target network. Its base is 0.996 at 1000 epochs, 0.99 at 300 and at 100
-            and 0.97 at 40 (presets of the official code); it rises to 1 over the whole run.
+        momentum: momentum of the target network. Its base is 0.996 at 1000 epochs, 0.99 at 300 and
+            at 100 and 0.97 at 40 (presets of the official code); it rises to 1 over the run.
     """
 
     dim: int = 256
     hidden_dim: int = 4096
-    momentum: MomentumRecipe = field(default_factory=_thousand_epochs)
+    momentum: MomentumRecipe = field(default_factory=_momentum_of_1000_epochs)
 
     def build(self, encoder: nn.Module, rng_key: int) -> BYOL:
         """Return the method; ``rng_key`` draws the heads' weights."""
@@ -47,18 +47,18 @@ class BYOLRecipe:
 class BYOL(Siamese):
     """Predict each view's target projection from the other view.
 
-    The target network begins as a copy of the online one. The official code draws it anew, and
-    notes that this made no difference.
+    The target network starts as a copy of the online one. The official code initialises it
+    independently and notes that this made no difference.
 
     Attributes:
         encoder: online encoder, images (B, 3, H, W) -> (B, F).
         projector: (B, F) -> (B, D).
         predictor: (B, D) -> (B, D).
         target_encoder: moving average of encoder and projector, without gradient; its batch norm
-            has statistics of its own.
+            has its own statistics.
     """
 
-    passes_per_view = 4.0  # forward and backward (3), target (1)
+    passes_per_view = 4.0  # 3 of the online network (forward and backward), 1 of the target
 
     def __init__(self, encoder: nn.Module, recipe: BYOLRecipe, rng_key: int) -> None:
         super().__init__()
@@ -90,13 +90,13 @@ class BYOL(Siamese):
         return self.predictions(view), self.targets(view)
 
     def loss(self, similarities: Tensor) -> Tensor:
-        """Return the sum of the terms' 2 - 2 s, averaged over samples (equation 2): 0 to 8.
+        """Return the sum over both terms of 2 - 2 s, mean over samples (equation 2): 0 to 8.
 
-        The sum of both terms, not their mean, as in the official code.
+        The terms are summed, not averaged, as in the official code.
         """
         return (2 - 2 * similarities).sum(dim=0).mean()
 
     def after_step(self, progress: Progress) -> None:
-        """Move the target network after the online one, with this step's momentum."""
+        """Update the target network with this step's momentum."""
         steps = progress.steps_per_epoch * progress.epochs
         self.target_encoder.update(self.momentum.at(progress.step, steps))

@@ -1,4 +1,4 @@
-"""What a method is: a module whose forward is one training step's loss."""
+"""The interface of a method: a module whose forward pass is the loss of one training step."""
 
 from __future__ import annotations
 
@@ -52,12 +52,12 @@ Metrics = dict[str, Tensor | float]
 
 
 class StepOutput(NamedTuple):
-    """What a step gives back.
+    """Output of one training step.
 
     Attributes:
         loss: the scalar to differentiate.
         metrics: named scalars, logged as means over many steps.
-        trace: named scalars that are kept of every step, for curves of single steps; logged as
+        trace: named scalars that are stored for every step, for curves over single steps; logged as
             means too.
     """
 
@@ -67,18 +67,17 @@ class StepOutput(NamedTuple):
 
 
 class Method(nn.Module):
-    """Base of every method: it knows no loop, no device and no file.
+    """Base class of methods, independent of the loop, the device and files.
 
     Attributes:
         encoder: the module that is evaluated and exported, images (B, 3, H, W) -> (B, F).
         accumulates: whether the loss of a batch is the mean of its parts' losses, so that gradients
             may be accumulated over micro-batches.
-        passes_per_view: the encoder's work on each view of an image, in forward passes: 3 for one
-            that is trained on (forward and backward), 1 for one that is only encoded.
-        has_pretext_metrics: whether the scalars of `StepOutput.metrics` mean something on images
-            that are not
-            trained on, in evaluation mode: the accuracy in a task whose labels are at hand, for
-            instance (`retable.train.pretext_metrics`).
+        passes_per_view: work of the encoder on each view, in forward passes: 3 if it is trained on
+            (forward and backward), 1 if it is only encoded.
+        has_pretext_metrics: whether `StepOutput.metrics` are meaningful on held-out images in
+            evaluation mode, for example the accuracy of a task whose labels are known
+            (`retable.train.pretext_metrics`).
     """
 
     encoder: nn.Module
@@ -91,27 +90,26 @@ class Method(nn.Module):
         raise NotImplementedError
 
     def encoder_inputs(self, sizes: Sequence[int]) -> tuple[tuple[int, float], ...]:
-        """Return what the encoder is given for one image: pairs of a side and of forward passes.
+        """Return the encoder's inputs for one image, as pairs (side in pixels, forward passes).
+
+        The passes need not be an integer. Override it in a method whose encoder sees other inputs
+        than the views, or the views with different work.
 
         Args:
             sizes: side of each view in pixels.
-
-        Returns:
-            The side of an input in pixels and the passes at that side, which need not be whole. A
-            method whose encoder sees anything but the views, all in one way, overrides this.
         """
         return tuple((size, self.passes_per_view) for size in sizes)
 
     def pretext_views(self, views: tuple[ViewRecipe, ...]) -> tuple[ViewRecipe, ...]:
-        """Return the views in which held-out images are measured: by default those of training."""
+        """Return the views in which held-out images are measured; by default those of training."""
         return views
 
     def after_step(self, progress: Progress) -> None:
-        """Act after the optimizer's step, for instance by moving a target network."""
+        """Run after the optimizer's step, for example to update a target network."""
 
 
 class MethodRecipe(Protocol):
     """A frozen dataclass of plain fields that builds a method around an encoder."""
 
     def build(self, encoder: nn.Module, rng_key: int) -> Method:
-        """Return the method; ``rng_key`` is the source of every draw of its first state."""
+        """Return the method; ``rng_key`` determines its initial state."""

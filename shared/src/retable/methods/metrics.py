@@ -1,6 +1,6 @@
-"""What methods log of a step: how pairs are ranked and how embeddings lie on the sphere.
+"""Metrics of a step: the ranking of pairs and the spread of embeddings.
 
-Nothing here waits for the device.
+No function waits for the device.
 """
 
 from __future__ import annotations
@@ -13,14 +13,13 @@ from retable.methods.method import Metrics
 
 
 def ranking(logits: Tensor) -> Metrics:
-    """Return how positives stand out from negatives, as scalars.
+    """Return how positives rank among negatives, as scalars.
 
-    ``proxy_accuracy`` is the share of rows whose positive outranks every negative. The quantiles of
-    the negatives come from a slice of at most 16 rows and 512 columns: enough for a log, and
-    nothing beside the step.
+    ``proxy_accuracy`` is the share of rows whose positive exceeds every negative. The quantiles of
+    the negatives come from at most 16 rows and 512 columns, which costs little.
 
     Args:
-        logits: (B, 1 + K) cosines, the positive first; -inf is no negative.
+        logits: (B, 1 + K) cosines, the positive first; -inf masks a negative.
 
     >>> import torch
     >>> sorted(ranking(torch.eye(4)))[-3:]
@@ -39,8 +38,8 @@ def ranking(logits: Tensor) -> Metrics:
 def embedding_spread(embeddings: Tensor) -> Tensor:
     """Return 1 for directions spread evenly over the sphere, 0 for a collapsed embedding.
 
-    The standard deviation in each dimension, averaged, as a multiple of that of even directions,
-    1 / sqrt(D) (Chen & He, 2021, section 4.1).
+    The standard deviation of each dimension, averaged, as a multiple of 1 / sqrt(D), its value for
+    evenly spread directions (Chen & He, 2021, section 4.1).
 
     Args:
         embeddings: (B, D) unit vectors.
@@ -51,15 +50,15 @@ def embedding_spread(embeddings: Tensor) -> Tensor:
 def quantiles(name: str, scores: Tensor) -> Metrics:
     """Return the 5, 50 and 95 % quantiles of scores (n,), each the nearest score below.
 
-    -inf is no score; where there is no other, the quantiles are -1.
+    -inf is left out; without any other score the quantiles are -1.
 
     >>> import torch
     >>> quantiles("cosine", torch.tensor([0.3, -torch.inf, 0.1, 0.2]))["cosine_q50"]
     tensor(0.2000)
     """
-    ordered = scores.sort().values  # torch.quantile would send its levels to the device and wait
-    barred = ordered.isneginf().sum()
+    ordered = scores.sort().values  # torch.quantile would wait for the device
+    masked = ordered.isneginf().sum()
     last = len(ordered) - 1
-    found = {level: ordered.take(barred + (last - barred) * level // 100) for level in (5, 50, 95)}
+    found = {level: ordered.take(masked + (last - masked) * level // 100) for level in (5, 50, 95)}
     none = {"nan": math.nan, "posinf": math.inf, "neginf": -1.0}
     return {f"{name}_q{level:02}": value.nan_to_num(**none) for level, value in found.items()}

@@ -1,10 +1,19 @@
-"""Momentum contrast (He et al., CVPR 2020; Chen et al., arXiv 2003.04297), with seams for heirs.
+"""MoCo (He et al., CVPR 2020; Chen et al., arXiv 2003.04297), with hooks for subclasses.
 
-A paper that changes which negatives are seen or how they are scored overrides `MoCo.logits`; one
-that changes what a view is overrides `MoCo.queries` or `MoCo.keys`; one that compares features off
-the unit sphere, `MoCo.project`; one that has further views, `MoCo.select_views` and, where they
-enter the loss, `MoCo.contrastive_loss`; one that measures more, `MoCo.metrics` or, for curves of
-single steps, `MoCo.step_metrics`. The step itself is written once, here.
+The step is written once, in `MoCo.forward`. A subclass changes one part by overriding a hook:
+
+- `MoCo.select_views`: which views of a batch become queries and keys.
+- `MoCo.queries`, `MoCo.keys`: how a view is embedded.
+- `MoCo.project`: the projection of a head's outputs to the unit sphere.
+- `MoCo.score_queue`: the scores with the queue, for example to mask negatives.
+- `MoCo.logits`: all scores of the loss, for example with further or transformed negatives.
+- `MoCo.contrastive_loss`: the loss of given queries and keys, for example with further views.
+- `MoCo.metrics`: scalars that are logged as means.
+- `MoCo.step_metrics`: scalars that are stored for every step.
+- `MoCo.encoder_inputs`: the encoder's work, where it sees more than both views.
+
+Queries carry gradient; keys and queue do not. `MoCo.after_step` enqueues the keys after the
+backward pass.
 """
 
 from __future__ import annotations
@@ -32,17 +41,17 @@ from retable.random import derive_key
 
 @dataclass(frozen=True)
 class MoCoRecipe:
-    """What makes MoCo, besides the encoder; the defaults are version 1's (He et al., section 4).
+    """MoCo without its encoder; the defaults are version 1's (He et al., section 4).
 
     Attributes:
-        queue: K, keys in the queue.
+        queue: K, number of keys in the queue.
         temperature: tau; 0.07 in version 1, 0.2 in version 2.
         momentum: m of the key encoder's moving average, constant.
         dim: D of queries and keys.
         head: "linear" (version 1) or "mlp" (version 2: Linear, ReLU, Linear, no batch norm).
         shuffle: shuffle-BN (He et al., section 3.3).
-        oracle: drop queue entries of the query's class from the negatives (MoCHi, section 4: an
-            analysis with labels, not a method).
+        oracle: mask queue entries of the query's class. An analysis with labels, not a method
+            (Kalantidis et al., arXiv 2010.01028, section 4).
     """
 
     queue: int = 65536
@@ -59,12 +68,12 @@ class MoCoRecipe:
 
 
 def moco_v1(**changes: object) -> MoCoRecipe:
-    """Return MoCo version 1, changed where named."""
+    """Return the recipe of MoCo version 1 with the given changes."""
     return MoCoRecipe(**changes)  # type: ignore[arg-type]
 
 
 def moco_v2(**changes: object) -> MoCoRecipe:
-    """Return MoCo version 2 (Chen et al., table 1): MLP head and temperature 0.2."""
+    """Return the recipe of MoCo version 2 (Chen et al., table 1): MLP head, temperature 0.2."""
     return MoCoRecipe(**{"head": "mlp", "temperature": 0.2, **changes})  # type: ignore[arg-type]
 
 
@@ -93,7 +102,7 @@ class MoCo(Method):
         self._unqueued: tuple[Tensor, Tensor] | None = None
 
     def encoder_inputs(self, sizes: Sequence[int]) -> tuple[tuple[int, float], ...]:
-        """Return the query's passes, forward and backward, and the key's, forward."""
+        """Return the query's passes (forward and backward) and the key's (forward)."""
         return ((sizes[0], 3.0), (sizes[1], 1.0))
 
     def queries(self, view: Tensor) -> Tensor:
@@ -114,15 +123,12 @@ class MoCo(Method):
         return self.project(raw)
 
     def logits(self, queries: Tensor, keys: Tensor, batch: Batch) -> Tensor:
-        """Return cosines (B_r, 1 + K), the positive first, not yet divided by the temperature.
-
-        An oracle's dropped negatives are -inf.
-        """
+        """Return cosines (B_r, 1 + K), the positive first, not yet divided by the temperature."""
         positive = (queries * keys).sum(dim=1, keepdim=True)
         return torch.cat([positive, self.score_queue(queries, batch)], dim=1)
 
     def score_queue(self, queries: Tensor, batch: Batch) -> Tensor:
-        """Return cosines (B_r, K) with the queue, -inf where an oracle drops an entry."""
+        """Return cosines (B_r, K) with the queue, -inf where the oracle masks an entry."""
         cosines = queries @ self.queue.rows.T
         if self.oracle:
             assert self.queue.labels is not None
@@ -145,11 +151,11 @@ class MoCo(Method):
 
     @torch.no_grad()
     def step_metrics(self, logits: Tensor, queries: Tensor, keys: Tensor, batch: Batch) -> Metrics:
-        """Return the scalars to keep of every step: the statistics of the raw scores.
+        """Return the statistics of the raw scores with all rows of the queue.
 
-        Of all rows of the queue, at the cost of the queue's moments (`retable.nn.scores`), whatever
-        the loss made of them; an heir that scores other pairs adds the statistics of its
-        ``logits`` (B_r, 1 + K + ...) as ``transformed_*``.
+        They follow from the queue's moments (`retable.nn.scores`), whatever the loss uses. A
+        subclass that scores other pairs adds the statistics of its ``logits`` (B_r, 1 + K + ...) as
+        ``transformed_*``.
         """
         return queue_score_statistics(queries, keys, self.queue.moments).named()
 
@@ -159,31 +165,33 @@ class MoCo(Method):
         return query_view, key_view
 
     def contrastive_loss(self, queries: Tensor, keys: Tensor, batch: Batch) -> StepOutput:
-        """Compare queries (B_r, D) with keys (B_r, D) and queue: loss, metrics and trace."""
+        """Contrast queries (B_r, D) with keys (B_r, D) and the queue."""
         # Ranking and log-sum-exp over K cosines lose their order in half precision.
         with torch.autocast(queries.device.type, enabled=False):
             logits = self.logits(queries, keys, batch)
             loss = info_nce(logits, self.temperature)
-        seen = (logits.detach(), queries.detach(), keys, batch)
-        return StepOutput(loss, self.metrics(*seen), self.step_metrics(*seen))
+        arguments = (logits.detach(), queries.detach(), keys, batch)
+        return StepOutput(loss, self.metrics(*arguments), self.step_metrics(*arguments))
 
     def forward(self, batch: Batch) -> StepOutput:
-        """Make one step: two views in, the InfoNCE loss out; `after_step` enqueues the keys."""
+        """Return the InfoNCE loss of two views; `after_step` enqueues the keys."""
         query_view, key_view = self.select_views(batch)
         self.key_encoder.update(self.momentum)
         queries = self.queries(query_view)
         keys = self.keys(key_view, batch)
         output = self.contrastive_loss(queries, keys, batch)
         if self._unqueued is not None:
-            raise RuntimeError("call after_step() between two steps: it enqueues the keys")
+            raise RuntimeError(
+                "`after_step` must be called between two steps. It enqueues the keys."
+            )
         self._unqueued = (keys, batch.labels)
         return output
 
     def after_step(self, progress: Progress) -> None:
-        """Enqueue the keys of the step, all processes' in rank order.
+        """Enqueue the step's keys, all processes' in rank order.
 
-        Not earlier: keys enqueued before the logits would be their own negatives, and rows that
-        change before the backward pass would spoil the gradient or have to be copied.
+        Keys enqueued before the logits would be their own negatives. Rows that change before the
+        backward pass would make the gradient wrong or have to be copied.
         """
         if self._unqueued is not None:
             keys, labels = self._unqueued

@@ -1,7 +1,7 @@
-"""Several crops of an image through one network: one pass for all crops of one size.
+"""Several crops of an image through one network, one pass for all crops of one size.
 
-Batch norm so normalises the crops of a size together, as in the official codes of SimCLR and SwAV,
-and a group of it (`PretrainRecipe.bn_group`) holds all these crops of its images.
+Batch norm then normalises the crops of one size together, as in the official code of SimCLR and
+SwAV, and one of its groups (`PretrainRecipe.bn_group`) holds all these crops of its images.
 """
 
 from __future__ import annotations
@@ -20,33 +20,24 @@ def encode_crops(encoder: nn.Module, crops: Sequence[Tensor]) -> Tensor:
 
     Args:
         encoder: images (n, 3, H, W) -> features (n, F).
-        crops: V tensors (B, 3, H, W), each size in one run.
+        crops: V tensors (B, 3, H, W); crops of one size are consecutive.
 
     Returns:
         (B, V, F) in the order of the crops.
-
-    >>> crops = [torch.zeros(2, 3, 8, 8), torch.zeros(2, 3, 8, 8), torch.zeros(2, 3, 4, 4)]
-    >>> average = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
-    >>> encode_crops(average, crops).shape
-    torch.Size([2, 3, 3])
     """
     of_one_size = (list(run) for _, run in groupby(crops, key=lambda crop: crop.shape[-2:]))
     return torch.cat([by_image(encoder, side_by_side(run)) for run in of_one_size], dim=1)
 
 
 def by_image(network: nn.Module, rows: Tensor) -> Tensor:
-    """Call a network on (B, V, ...), V rows of each image, in one pass; return (B, V, ...).
-
-    >>> by_image(nn.Linear(4, 3), torch.zeros(2, 5, 4)).shape
-    torch.Size([2, 5, 3])
-    """
+    """Apply a network to (B, V, ...), V rows of each image, in one pass; return (B, V, ...)."""
     with rows_per_image(network, rows.shape[1]):
         output: Tensor = network(rows.flatten(0, 1))
     return output.view(*rows.shape[:2], *output.shape[1:])
 
 
 def side_by_side(crops: Sequence[Tensor]) -> Tensor:
-    """Stack crops (B, 3, H, W) as (B, V, 3, H, W) in the memory format that they have.
+    """Stack crops (B, 3, H, W) as (B, V, 3, H, W), keeping their memory format.
 
     >>> side_by_side([torch.zeros(2, 3, 8, 8)] * 4).shape
     torch.Size([2, 4, 3, 8, 8])

@@ -1,9 +1,8 @@
-"""Siamese methods without negatives: one view's prediction is to meet the other view's target.
+"""Siamese methods without negatives: the prediction of one view matches the target of the other.
 
-BYOL and SimSiam differ in where targets come from and in the constants of their losses. A paper
-that compares predictions and targets otherwise, or with more than each other, overrides
-`Siamese.similarity`; one that measures more, `Siamese.metrics` or `Siamese.step_metrics`. The step
-itself is written once, here.
+BYOL and SimSiam differ in the source of the targets and in the constants of their losses. The step
+is written once, in `Siamese.forward`. A subclass overrides `Siamese.similarity` to compare
+predictions and targets differently, and `Siamese.metrics` or `Siamese.step_metrics` to log more.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from retable.methods.metrics import embedding_spread, quantiles
 
 
 class Siamese(Method):
-    """Base of methods that predict one view's target from the other view, in both directions."""
+    """Base class of methods that predict one view's target from the other view, both ways."""
 
     accumulates = True
 
@@ -30,7 +29,7 @@ class Siamese(Method):
         raise NotImplementedError
 
     def similarity(self, predictions: Tensor, targets: Tensor, batch: Batch, term: int) -> Tensor:
-        """Return how near predictions are to targets: their cosines.
+        """Return the similarities of predictions and targets; by default their cosines.
 
         Args:
             predictions: (B_r, D) unit vectors, float32, with gradient.
@@ -39,7 +38,7 @@ class Siamese(Method):
             term: 0 where the first view predicts the second, 1 where the second predicts the first.
 
         Returns:
-            (B_r,), as large as a prediction is good; gradient flows into the predictions alone.
+            (B_r,), larger for better predictions; gradient flows only into the predictions.
         """
         return (predictions * targets).sum(dim=1)
 
@@ -47,14 +46,13 @@ class Siamese(Method):
     def metrics(self, cosines: Tensor, targets: Tensor, batch: Batch) -> Metrics:
         """Return the scalars to log.
 
+        ``embedding_spread`` is near 0 where all images have one target: a collapse, which the loss
+        does not distinguish from a perfect prediction.
+
         Args:
-            cosines: (2, B_r), raw, of predictions and targets.
+            cosines: (2, B_r), raw cosines of predictions and targets.
             targets: (2, B_r, D) unit vectors, of the first view and of the second.
             batch: this process's share.
-
-        Returns:
-            Among them ``embedding_spread``, near 0 where all images have one target: a collapse,
-            which the loss does not tell from perfection.
         """
         return {
             **quantiles("positive_score", cosines.flatten()),
@@ -64,20 +62,21 @@ class Siamese(Method):
 
     @torch.no_grad()
     def step_metrics(self, similarities: Tensor, cosines: Tensor, batch: Batch) -> Metrics:
-        """Return the scalars to keep of every step: the mean raw cosine.
+        """Return the scalars to store for every step: the mean raw cosine.
 
         Args:
-            similarities: (2, B_r), as the loss has them; an heir adds their mean as
-                ``transformed_positive_mean``.
-            cosines: (2, B_r), raw.
+            similarities: (2, B_r), as the loss uses them; a subclass that changes them adds their
+                mean as ``transformed_positive_mean``.
+            cosines: (2, B_r), raw cosines.
             batch: this process's share.
         """
         return {"positive_mean": cosines.mean()}
 
     def forward(self, batch: Batch) -> StepOutput:
-        """Make one step: two views in, the symmetric loss out.
+        """Return the symmetric loss of two views.
 
-        Each view passes the networks by itself, so that its batch-norm statistics are its own.
+        The views pass through the networks one after the other, so that each has its own batch-norm
+        statistics.
         """
         first_view, second_view = batch.views
         first, second = self.branches(first_view), self.branches(second_view)

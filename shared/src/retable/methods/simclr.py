@@ -1,9 +1,11 @@
-"""SimCLR (Chen et al., ICML 2020), with seams for heirs.
+"""SimCLR (Chen et al., ICML 2020), with hooks for subclasses.
 
-A paper that changes which pairs are scored, or how, overrides `SimCLR.logits`, which is given the
-pairs of NT-Xent with the embeddings of all processes; one that changes what a view is overrides
-`SimCLR.embeddings`; one that measures more, `SimCLR.metrics` or `SimCLR.step_metrics`. The step
-itself is written once, here.
+The step is written once, in `SimCLR.forward`. A subclass changes one part by overriding a hook:
+
+- `SimCLR.embeddings`: how views are embedded.
+- `SimCLR.logits`: the scores of given pairs, with the embeddings of all processes.
+- `SimCLR.metrics`: scalars that are logged as means.
+- `SimCLR.step_metrics`: scalars that are stored for every step.
 """
 
 from __future__ import annotations
@@ -28,7 +30,7 @@ from retable.random import derive_key
 
 @dataclass(frozen=True)
 class SimCLRRecipe:
-    """What makes SimCLR, besides the encoder.
+    """SimCLR without its encoder.
 
     Its batch norm is synchronised over all devices: set ``bn_group`` of the pretraining to the
     global batch.
@@ -38,11 +40,9 @@ class SimCLRRecipe:
         dim: D of the embeddings, 128 (section 2.1).
         head: "mlp" (Linear, ReLU, Linear: section 2.1) or "simclr" (batch norm after both layers
             and no biases: the official code).
-        hidden_dim: width of the head's hidden layer; None: the encoder's features, 2048 for
-            ResNet-50.
-
-    Raises:
-        UserError: the head is unknown.
+        hidden_dim: width of the head's hidden layer; None uses the number of the encoder's
+            features,
+            2048 for ResNet-50.
     """
 
     temperature: float = 0.1
@@ -52,7 +52,7 @@ class SimCLRRecipe:
 
     def __post_init__(self) -> None:
         if self.head not in ("mlp", "simclr"):
-            raise UserError(f"SimCLR's head is {self.head!r}; use mlp or simclr.")
+            raise UserError(f"`head` must be mlp or simclr, got {self.head!r}. Choose one of them.")
 
     def build(self, encoder: nn.Module, rng_key: int) -> SimCLR:
         """Return the method; ``rng_key`` draws the head's weights."""
@@ -80,8 +80,8 @@ class SimCLR(Method):
     def embeddings(self, views: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """Embed V views (B_r, 3, H, W) of one size as unit vectors (B_r, D), float32.
 
-        In one pass: a batch-norm group's images are normalised with all their views, as the
-        official code does.
+        In one pass: batch norm normalises all views of a group's images together, as the official
+        code does.
         """
         raw = by_image(self.head, encode_crops(self.encoder, views))
         return F.normalize(raw.float(), dim=2).unbind(dim=1)
@@ -90,12 +90,12 @@ class SimCLR(Method):
         """Return the scores of pairs, not yet divided by the temperature.
 
         Args:
-            pairs: of `retable.nn.losses.view_pairs`: 2 B_r anchors, first views before second ones,
-                and 2 B columns.
+            pairs: result of `retable.nn.losses.view_pairs`: 2 B_r anchors, first views before
+                second ones, and 2 B columns.
             batch: this process's share.
 
         Returns:
-            (2 B_r, 1 + 2 B), the positive first, -inf where an anchor does not see a column.
+            (2 B_r, 1 + 2 B), the positive first, -inf where a column is masked for an anchor.
         """
         return pairs.logits()
 
@@ -109,19 +109,19 @@ class SimCLR(Method):
 
     @torch.no_grad()
     def step_metrics(self, logits: Tensor, pairs: Pairs, batch: Batch) -> Metrics:
-        """Return the scalars to keep of every step: the statistics of the scores of raw pairs.
+        """Return the scalars to store for every step: the statistics of the scores of raw pairs.
 
-        An heir whose ``logits`` are of other pairs hands over ``pairs.logits()`` in their place,
-        and adds the statistics of its own as ``transformed_*``.
+        A subclass whose ``logits`` are of other pairs passes ``pairs.logits()`` instead, and adds
+        the statistics of its logits as ``transformed_*``.
         """
         return score_statistics(logits[:, 0], logits[:, 1:]).named()
 
     def forward(self, batch: Batch) -> StepOutput:
-        """Make one step: two views in, NT-Xent out (Chen et al., equation 1)."""
+        """Return the NT-Xent loss of two views (Chen et al., equation 1)."""
         first, second = self.embeddings(batch.views)
         with torch.autocast(first.device.type, enabled=False):
             pairs = view_pairs(first, second)
             logits = self.logits(pairs, batch)
             loss = info_nce(logits, self.temperature)
-        seen = (logits.detach(), Pairs(*(tensor.detach() for tensor in pairs)), batch)
-        return StepOutput(loss, self.metrics(*seen), self.step_metrics(*seen))
+        arguments = (logits.detach(), Pairs(*(tensor.detach() for tensor in pairs)), batch)
+        return StepOutput(loss, self.metrics(*arguments), self.step_metrics(*arguments))

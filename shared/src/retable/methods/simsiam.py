@@ -13,16 +13,16 @@ from retable.random import derive_key
 
 @dataclass(frozen=True)
 class SimSiamRecipe:
-    """What makes SimSiam, besides the encoder (section 3 and the official code).
+    """SimSiam without its encoder (section 3 and the official code).
 
-    There, batch norm is synchronised over all devices (``bn_group`` of the pretraining: the global
-    batch), and the predictor's learning rate does not decay (``constant_rate`` of the optimizer:
-    "predictor").
+    Batch norm is synchronised over all devices (set ``bn_group`` of the pretraining to the global
+    batch), and the predictor's learning rate does not decay (set ``constant_rate`` of the optimizer
+    to ("predictor",)).
 
     Attributes:
         dim: D of projections and predictions.
-        hidden_dim: width of the projector's hidden layers; None: the encoder's features, 2048 for
-            ResNet-50.
+        hidden_dim: width of the projector's hidden layers; None uses the number of the encoder's
+            features, 2048 for ResNet-50.
         predictor_hidden_dim: width of the predictor's hidden layer.
     """
 
@@ -65,5 +65,5 @@ class SimSiam(Siamese):
         return self.predictor(projections), projections.detach()
 
     def loss(self, similarities: Tensor) -> Tensor:
-        """Return minus the mean similarity (equation 2): -1 at best, 1 at worst."""
+        """Return minus the mean similarity (equation 2), from -1 (best) to 1."""
         return -similarities.mean()

@@ -1,4 +1,4 @@
-"""Cross-entropy on labels: the upper bound that self-supervised papers print."""
+"""Cross-entropy on labels: the supervised upper bound of self-supervised papers."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from retable.views import ViewRecipe, without_draws
 
 @dataclass(frozen=True)
 class SupervisedRecipe:
-    """What makes the supervised bound, besides the encoder."""
+    """The supervised baseline without its encoder."""
 
     classes: int
 
@@ -36,7 +36,7 @@ class Supervised(Method):
             self.classifier = nn.Linear(int(encoder.feature_dim), recipe.classes)  # type: ignore[arg-type]
 
     def pretext_views(self, views: tuple[ViewRecipe, ...]) -> tuple[ViewRecipe, ...]:
-        """Return the centre of each image: a classifier is tested without augmentation."""
+        """Return the centre crop of each image: a classifier is evaluated without augmentation."""
         return tuple(without_draws(view) for view in views)
 
     def forward(self, batch: Batch) -> StepOutput:

@@ -1,8 +1,8 @@
-"""Batch normalisation by groups, so that "images per GPU" is a recipe's number, not the hardware's.
+"""Batch normalisation by groups: the "images per GPU" of a paper as a parameter of the recipe.
 
 Papers normalise over the images of one GPU. Here each consecutive group of rows is normalised by
-its own statistics, on however many processes; and MoCo's shuffling, which needs several groups,
-works in one process.
+its own statistics, on any number of processes. MoCo's shuffling, which needs several groups, then
+also works in one process.
 """
 
 from __future__ import annotations
@@ -22,17 +22,20 @@ from retable.random import permutation
 
 
 class _GroupBatchNorm(_BatchNorm):
-    """Batch normalisation of consecutive groups of rows; in eval mode the ordinary one.
+    """Batch normalisation of consecutive groups of rows in training mode, ordinary in eval mode.
 
-    A group is a part of this process's batch, or spans the batches of consecutive processes.
-    Running statistics move by the mean over the groups' statistics.
+    A group is a part of this process's batch, or it spans the batches of consecutive processes.
+    Running statistics are updated with the mean over the groups' statistics.
     """
 
     group_size: int
 
     def _check_input_dim(self, input: Tensor) -> None:
         if input.ndim < 2:
-            raise UserError(f"Batch norm got {input.ndim} dimensions; give it (B, C, ...).")
+            raise UserError(
+                f"The input of batch norm must have at least 2 dimensions (B, C, ...), got "
+                f"{input.ndim}. Pass a batch."
+            )
 
     def extra_repr(self) -> str:
         return f"{self.num_features}, eps={self.eps}, group_size={self.group_size}"
@@ -43,24 +46,24 @@ class _GroupBatchNorm(_BatchNorm):
             return super().forward(input)
         self._check_input_dim(input)
         if batch % self.group_size == 0:
-            return self._normalise_parts(input)
+            return self._normalise_local_groups(input)
         if self.group_size % batch == 0 and (
             distributed.process_count() % (self.group_size // batch) == 0
         ):
-            return self._normalise_across(input)
+            return self._normalise_spanning_group(input)
         raise UserError(
-            f"The batch-norm group of {self.group_size} images fits neither a process's batch of "
-            f"{batch} nor {distributed.process_count()} of them together; change the batch, the "
-            "group or the number of processes so that one divides the other."
+            f"`group_size` must divide a process's batch of {batch} images or be filled by the "
+            f"batches of whole processes, got {self.group_size} with "
+            f"{distributed.process_count()} processes. Change the group, the batch or the number "
+            "of processes."
         )
 
-    def _normalise_parts(self, input: Tensor) -> Tensor:
-        """Normalise several groups within this process's batch."""
+    def _normalise_local_groups(self, input: Tensor) -> Tensor:
         groups = torch.split(input, self.group_size)
         means = variances = None
         if self.running_mean is not None and self.running_var is not None:
-            # Momentum 1 makes torch's fused kernel write each group's own statistics here. It still
-            # reads what was there, times 0, which must not be NaN.
+            # With momentum 1 torch's fused kernel writes each group's own statistics here. It still
+            # reads the old values, times 0: they must not be NaN.
             means = self.running_mean.new_zeros(len(groups), self.num_features)
             variances = torch.zeros_like(means)
         output = torch.cat(
@@ -79,11 +82,10 @@ class _GroupBatchNorm(_BatchNorm):
             ]
         )
         if means is not None and variances is not None:
-            self._follow(means.mean(0), variances.mean(0))
+            self._update_running_statistics(means.mean(0), variances.mean(0))
         return output
 
-    def _normalise_across(self, input: Tensor) -> Tensor:
-        """Normalise this process's share of a group that spans consecutive processes."""
+    def _normalise_spanning_group(self, input: Tensor) -> Tensor:
         dims = [0, *range(2, input.ndim)]
         values = input.float()
         statistics = torch.stack(torch.var_mean(values, dims, correction=0))
@@ -95,7 +97,7 @@ class _GroupBatchNorm(_BatchNorm):
         variance = (shares[:, 0] + (shares[:, 1] - mean).square()).mean(0)
         if self.running_mean is not None:
             count = span * input.numel() // input.shape[1]
-            self._follow(mean, variance * (count / max(count - 1, 1)))
+            self._update_running_statistics(mean, variance * (count / max(count - 1, 1)))
         shape = [1, -1] + [1] * (input.ndim - 2)
         output = (values - mean.view(shape)) * (variance + self.eps).rsqrt().view(shape)
         if self.weight is not None:
@@ -105,7 +107,7 @@ class _GroupBatchNorm(_BatchNorm):
         return output.to(input.dtype)
 
     @torch.no_grad()
-    def _follow(self, mean: Tensor, variance: Tensor) -> None:
+    def _update_running_statistics(self, mean: Tensor, variance: Tensor) -> None:
         assert self.running_mean is not None
         assert self.running_var is not None
         assert self.num_batches_tracked is not None
@@ -116,23 +118,21 @@ class _GroupBatchNorm(_BatchNorm):
 
 
 def group_batch_norm(module: nn.Module, group_size: int) -> nn.Module:
-    """Let every batch-norm layer normalise consecutive groups of ``group_size`` rows by themselves.
+    """Make every batch-norm layer normalise consecutive groups of ``group_size`` rows.
 
     Args:
         module: any network; changed in place and returned.
         group_size: images of a group, the papers' "per-GPU batch" (MoCo: 32), or the global batch
-            for batch norm synchronised over all devices (SimCLR, BYOL). A process's batch must be
-            a multiple of it, or it of a process's batch: then it spans consecutive processes.
+            for batch norm synchronised over all devices (SimCLR, BYOL). It must divide a process's
+            batch, or be a multiple of it: then a group spans consecutive processes.
 
     Raises:
-        UserError: the group is empty; at the first step, group and batch do not fit.
-
-    >>> network = group_batch_norm(nn.Sequential(nn.BatchNorm1d(3)), 4)
-    >>> network(torch.randn(8, 3)).shape
-    torch.Size([8, 3])
+        UserError: ``group_size`` is below 1; at the first step, group and batch do not fit.
     """
     if group_size < 1:
-        raise UserError(f"The batch-norm group is {group_size}; use at least one image.")
+        raise UserError(
+            f"`group_size` must be at least 1 image, got {group_size}. Choose a larger group."
+        )
     for layer in module.modules():
         if isinstance(layer, _BatchNorm):
             # The same object with another forward: parameters, buffers, names and references stay.
@@ -143,12 +143,12 @@ def group_batch_norm(module: nn.Module, group_size: int) -> nn.Module:
 
 @contextmanager
 def rows_per_image(module: nn.Module, rows: int) -> Iterator[None]:
-    """Count ``rows`` consecutive rows of a batch as one image, inside the block.
+    """Inside the block, count ``rows`` consecutive rows of a batch as one image.
 
-    For several crops of an image in one pass (SwAV's multi-crop): a group then holds as many images
-    as before with all their crops. Lay the crops of an image side by side, (B, crops, ...) made
-    (B * crops, ...); one crop after the other, a group's images would depend on the number of
-    processes. Layers that `group_batch_norm` has not changed normalise all rows, as ever.
+    For several crops of an image in one pass (SwAV's multi-crop): a group then holds the same
+    number of images with all their crops. The crops of an image must be adjacent, (B, crops, ...)
+    flattened to (B * crops, ...); otherwise a group's images would depend on the number of
+    processes. Layers that `group_batch_norm` has not changed normalise all rows.
 
     >>> layer = group_batch_norm(nn.BatchNorm1d(3), 4)
     >>> with rows_per_image(layer, 2):
@@ -166,10 +166,10 @@ def rows_per_image(module: nn.Module, rows: int) -> Iterator[None]:
 
 
 class NormConditions:
-    """How the batch norms of networks normalise now, to compute something once more as it was.
+    """The state of networks' batch norms, kept so that a forward pass can be repeated under it.
 
-    For backward passes that compute activations anew: outside of `rows_per_image`, say, or after
-    ``eval()``.
+    Backward passes that recompute activations use it: they may run outside of `rows_per_image` or
+    after ``eval()``.
 
     Args:
         networks: any modules; kept, not copied.
@@ -184,11 +184,11 @@ class NormConditions:
         ]
 
     @contextmanager
-    def repeated(self) -> Iterator[None]:
-        """Inside the block, normalise so again, but let no running statistics move.
+    def restored(self) -> Iterator[None]:
+        """Inside the block, normalise as at construction, without updating running statistics.
 
         >>> layer = nn.BatchNorm1d(2)
-        >>> with NormConditions(layer).repeated():
+        >>> with NormConditions(layer).restored():
         ...     _ = layer(torch.ones(4, 2))
         >>> layer.running_mean
         tensor([0., 0.])
@@ -217,8 +217,7 @@ _CONDITIONS = ("training", "group_size")
 def average_statistics(module: nn.Module) -> None:
     """Set every batch-norm layer's running statistics to their mean over processes, in place.
 
-    Call it on all processes before anything is evaluated or saved. In a single process it does
-    nothing.
+    Call it on all processes before anything is evaluated or saved.
     """
     if distributed.process_count() == 1:
         return
@@ -239,28 +238,26 @@ def average_statistics(module: nn.Module) -> None:
 
 @torch.no_grad()
 def shuffled(function: Callable[[Tensor], Tensor], images: Tensor, rng_key: int) -> Tensor:
-    """Apply a network to shuffled images and return the results in the images' order (shuffle-BN).
+    """Apply a network to shuffled images and return the outputs in the images' order (shuffle-BN).
 
     Each batch-norm group then holds images from anywhere in the global batch, so that a query and
-    its key do not share statistics (MoCo, section 3.3). With `group_batch_norm` the result does not
-    depend on the number of processes.
+    its key do not share statistics (He et al., 2020, section 3.3). With `group_batch_norm` the
+    result does not depend on the number of processes.
 
     Args:
-        function: images (B_r, ...) to embeddings (B_r, D), called once on this process's share.
+        function: maps images (B_r, ...) to embeddings (B_r, D); called once on this process's
+            share.
         images: (B_r, ...), this process's part of the global batch.
-        rng_key: random key of the permutation, the same on all processes.
+        rng_key: random key of the permutation, equal on all processes.
 
     Returns:
         (B_r, D) without gradient.
-
-    >>> shuffled(lambda images: images.flatten(1), torch.zeros(4, 3, 2, 2), rng_key=0).shape
-    torch.Size([4, 12])
     """
     everything = distributed.gather(images)
     order = permutation(rng_key, everything.shape[0])
     inverse = torch.empty_like(order)
     inverse[order] = torch.arange(order.shape[0])
-    # Without blocking: the host need not wait until the device has the 2 KB of indices.
+    # Without blocking: the host does not wait until the device has the 2 KB of indices.
     order, inverse = (rows.to(images.device, non_blocking=True) for rows in (order, inverse))
     outputs = function(everything[distributed.own_slice(order)])
     return distributed.gather(outputs)[distributed.own_slice(inverse)]

@@ -8,13 +8,9 @@ from retable.random import initialising
 
 
 def linear_head(in_dim: int, out_dim: int = 128, *, rng_key: int) -> nn.Sequential:
-    """Return MoCo v1's head: one linear layer (He et al., 2020, section 3.3).
+    """MoCo v1's head: one linear layer (He et al., 2020, section 3.3).
 
-    ``rng_key`` draws the weights.
-
-    >>> import torch
-    >>> linear_head(64, rng_key=0)(torch.zeros(2, 64)).shape
-    torch.Size([2, 128])
+    ``rng_key`` draws the weights, here and below.
     """
     with initialising(rng_key):
         return nn.Sequential(nn.Linear(in_dim, out_dim))
@@ -25,11 +21,7 @@ def mlp_head(
 ) -> nn.Sequential:
     """MoCo v2's head, Linear-ReLU-Linear without batch norm (Chen et al., 2020, section 2).
 
-    ``hidden_dim`` is ``in_dim`` where not given: 2048 for ResNet-50, as in the paper.
-
-    >>> import torch
-    >>> mlp_head(64, rng_key=0)(torch.zeros(2, 64)).shape
-    torch.Size([2, 128])
+    ``hidden_dim`` defaults to ``in_dim``: 2048 for ResNet-50, as in the paper.
     """
     hidden = hidden_dim or in_dim
     with initialising(rng_key):
@@ -44,11 +36,7 @@ def simclr_head(
     """SimCLR's head: Linear-BN-ReLU-Linear-BN (Chen et al., 2020, section 2.1 and official code).
 
     The linear layers have no bias, since batch norm removes it, and the last batch norm has a scale
-    but no shift. ``hidden_dim`` is ``in_dim`` where not given.
-
-    >>> import torch
-    >>> simclr_head(64, rng_key=0)(torch.randn(2, 64)).shape
-    torch.Size([2, 128])
+    but no shift. ``hidden_dim`` defaults to ``in_dim``.
     """
     hidden = hidden_dim or in_dim
     last = nn.BatchNorm1d(out_dim)
@@ -69,10 +57,6 @@ def byol_head(
     """BYOL's projector, and its predictor with ``in_dim=256`` (Grill et al., 2020, appendix C.1).
 
     Linear-BN-ReLU-Linear; the output layer has no bias, as in the official code.
-
-    >>> import torch
-    >>> byol_head(64, hidden_dim=32, rng_key=0)(torch.randn(2, 64)).shape
-    torch.Size([2, 256])
     """
     with initialising(rng_key):
         return nn.Sequential(
@@ -89,12 +73,7 @@ def simsiam_projector(
     """SimSiam's projector: three layers, batch norm after each (Chen & He, 2021, section 3).
 
     No linear layer has a bias, since batch norm removes it, and the last batch norm has neither
-    scale nor shift (official code). ``hidden_dim`` is ``in_dim`` where not given: 2048 for
-    ResNet-50.
-
-    >>> import torch
-    >>> simsiam_projector(64, 32, rng_key=0)(torch.randn(2, 64)).shape
-    torch.Size([2, 32])
+    scale nor shift (official code). ``hidden_dim`` defaults to ``in_dim``: 2048 for ResNet-50.
     """
     hidden = hidden_dim or in_dim
     with initialising(rng_key):
@@ -114,10 +93,6 @@ def simsiam_predictor(dim: int = 2048, *, hidden_dim: int = 512, rng_key: int) -
     """SimSiam's predictor: Linear-BN-ReLU-Linear, a bottleneck (Chen & He, 2021, section 3).
 
     The first layer has no bias (official code).
-
-    >>> import torch
-    >>> simsiam_predictor(32, hidden_dim=8, rng_key=0)(torch.randn(2, 32)).shape
-    torch.Size([2, 32])
     """
     with initialising(rng_key):
         return nn.Sequential(

@@ -1,7 +1,7 @@
-"""Momentum copies: networks whose parameters follow those of a trained network.
+"""Momentum copies: networks whose parameters are a moving average of a trained network's.
 
-The copy is an exact one at the start and has no gradient. Only parameters are averaged; the copy's
-batch-norm buffers come from its own forward passes, as in MoCo's and BYOL's code.
+Only parameters are averaged; the copy's batch-norm buffers come from its own forward passes, as in
+MoCo's and BYOL's code.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from retable.errors import UserError
 
 
 class MomentumCopy(nn.Module):
-    """A copy of ``source`` that `update` moves towards it.
+    """A copy of ``source`` without gradient, equal at the start, that `update` moves towards it.
 
-    Call it like the source. It stores only its own weights: ``source`` stays where it is registered
-    and is not saved a second time.
+    Call it like the source. It registers only its own weights, so that ``source`` is not saved
+    twice.
 
     >>> source = nn.Linear(3, 2)
     >>> copied = MomentumCopy(source)
@@ -33,7 +33,7 @@ class MomentumCopy(nn.Module):
     def __init__(self, source: nn.Module) -> None:
         super().__init__()
         self.module = copy.deepcopy(source).requires_grad_(False)
-        # In a tuple, so that the source does not become a part of the copy.
+        # In a tuple, so that the source is not registered as a submodule.
         self._source = (source,)
 
     def forward(self, *inputs: Any) -> Any:
@@ -49,15 +49,12 @@ class MomentumCopy(nn.Module):
 
 @dataclass(frozen=True)
 class MomentumRecipe:
-    """How fast a copy follows.
+    """Momentum of a copy as a function of the step.
 
     Attributes:
         base: momentum at the first step. 0.999 in MoCo (section 3.2), 0.996 in BYOL at 1000 epochs
             (appendix C.1).
         kind: ``constant``, or ``cosine`` from ``base`` to 1 over the whole run (BYOL).
-
-    Raises:
-        UserError: a momentum outside [0, 1] or an unknown kind.
     """
 
     base: float = 0.999
@@ -65,9 +62,15 @@ class MomentumRecipe:
 
     def __post_init__(self) -> None:
         if not 0 <= self.base <= 1:
-            raise UserError(f"The momentum is {self.base}; choose a value from 0 to 1.")
+            raise UserError(
+                f"`base` of the momentum must be in [0, 1], got {self.base}. Use, for example, "
+                "0.999."
+            )
         if self.kind not in ("constant", "cosine"):
-            raise UserError(f"The momentum schedule is {self.kind!r}; use constant or cosine.")
+            raise UserError(
+                f"`kind` of the momentum must be constant or cosine, got {self.kind!r}. Choose one "
+                "of them."
+            )
 
     def at(self, step: int, total_steps: int) -> float:
         """Return the momentum of a zero-based step: ``1 - (1 - base)(1 + cos(pi k / K)) / 2``.

@@ -1,9 +1,9 @@
-"""Images cut into patches: one out of each cell of a grid, standardised one by one.
+"""Images cut into patches: one from each cell of a grid, standardised one by one.
 
-Of Jigsaw and Relative Patch Location (Noroozi & Favaro 2016, Doersch et al. 2015), with the sizes
-of Kolesnikov et al. 2019. A patch is smaller than its cell and lies anywhere within it, so that the
-edges of neighbours do not continue each other; that each has mean 0 and deviation 1 takes away
-brightness and contrast, which would give neighbours away as well.
+For Jigsaw and Relative Patch Location (Noroozi & Favaro 2016, Doersch et al. 2015), with the sizes
+of Kolesnikov et al. 2019. A patch is smaller than its cell and is cut anywhere within it, so that
+the edges of neighbours do not continue each other. Each patch gets mean 0 and deviation 1, since
+brightness and contrast would also identify neighbours.
 """
 
 from __future__ import annotations
@@ -16,25 +16,22 @@ from torch import Tensor
 from retable.errors import UserError
 from retable.random import integers
 
-# So many values are cut at once on a CPU: what lies between images and patches stays in its cache.
+# Values that a CPU cuts at a time, so that intermediate results stay in its cache.
 _CPU_PIECE = 1 << 19
 
 
 @dataclass(frozen=True)
 class PatchGrid:
-    """How an image is cut into patches.
+    """Sizes of the grid and of the patches of an image.
+
+    The defaults are those to train with (Kolesnikov et al. 2019); the same encoders are evaluated
+    on ``PatchGrid(cell=64, patch=64)``, where a patch fills its cell.
 
     Attributes:
         grid: cells in a row and in a column.
         cell: side of a cell in pixels.
         patch: side of a patch in pixels, at most the cell's.
         standardise: whether each patch is standardised, see `standardise`.
-
-    The defaults are those to train with; the same encoders are evaluated on
-    ``PatchGrid(cell=64, patch=64)``, which leaves no choice of place.
-
-    Raises:
-        UserError: sizes that do not fit together.
 
     >>> PatchGrid().side, PatchGrid().count
     (255, 9)
@@ -48,58 +45,50 @@ class PatchGrid:
     def __post_init__(self) -> None:
         if not (self.grid >= 1 and 1 <= self.patch <= self.cell):
             raise UserError(
-                f"The patch grid has {self.grid} x {self.grid} cells of {self.cell} pixels and "
-                f"patches of {self.patch}: expected at least one cell and patches of 1 pixel to a "
-                "cell's side."
+                f"`patch` must be between 1 pixel and `cell`, and `grid` at least 1, got patch "
+                f"{self.patch}, cell {self.cell}, grid {self.grid}. Change the sizes."
             )
 
     @property
     def side(self) -> int:
-        """The side of the images that are cut, in pixels."""
+        """Side in pixels of the images that are cut."""
         return self.grid * self.cell
 
     @property
     def count(self) -> int:
-        """Patches of an image."""
+        """Number of patches of an image."""
         return self.grid * self.grid
 
     def check(self, height: int, width: int) -> None:
-        """Check that images are what the grid covers.
-
-        Raises:
-            UserError: they are not; the sentence says what they should be.
-        """
+        """Raise a UserError unless images have the size that the grid covers."""
         if (height, width) != (self.side, self.side):
             raise UserError(
-                f"Images of {height} x {width} pixels are to be cut into patches: expected "
-                f"{self.side} x {self.side}, {self.grid} cells of {self.cell} pixels each way; "
-                f"make the view's size {self.side}."
+                f"Images cut into {self.grid} x {self.grid} cells of {self.cell} pixels must be "
+                f"{self.side} x {self.side} pixels, got {height} x {width}. Set the view's size to "
+                f"{self.side}."
             )
 
 
 def cut_patches(
     images: Tensor, grid: PatchGrid, rng_key: int | None = None, positions: Tensor | None = None
 ) -> Tensor:
-    """Cut one patch out of each cell, at a place drawn for each image and cell or in its middle.
+    """Cut one patch from each cell, at a place drawn for each image and cell or in the middle.
 
     Args:
-        images: (B, C, S, S) with S = ``grid.side``, on any device; nothing waits for that device.
-        grid: how they are cut.
-        rng_key: of the step's draws, equal on all processes; None takes the middle, rounded down:
-            the same every time, to evaluate.
-        positions: (B,) int64 places of the images in the global batch, on their device; counters of
-            the draws and needed with a key only.
+        images: (B, C, S, S) with S = ``grid.side``, on any device; the host does not wait for it.
+        grid: sizes of cells and patches.
+        rng_key: random key of the step, equal on all processes; None cuts the middle, rounded down,
+            for evaluation.
+        positions: (B,) int64 positions of the images in the global batch, on their device; counters
+            of the draws, required with ``rng_key``.
 
     Returns:
         (B, n, C, P, P) with n = ``grid.count``, the cells of an image row by row, contiguous; of
         the images' dtype, float32 where the patches are standardised.
 
     Raises:
-        UserError: images of another size.
-        ValueError: a key without positions.
-
-    >>> cut_patches(torch.zeros(2, 3, 33, 33), PatchGrid(cell=11, patch=8)).shape
-    torch.Size([2, 9, 3, 8, 8])
+        UserError: the images have another size.
+        ValueError: ``rng_key`` without ``positions``.
     """
     grid.check(*images.shape[-2:])
     count, channels = images.shape[:2]
@@ -132,7 +121,7 @@ def _corners(
     if rng_key is None:
         corners = corners + free // 2
     elif positions is None:
-        raise ValueError("patches at drawn places: expected the images' positions beside the key")
+        raise ValueError("`positions` must be given with `rng_key`, got None")
     else:
         counters = positions[:, None, None] * (2 * grid.count) + 2 * cells[:, None]
         counters = counters + torch.arange(2, device=images.device)
@@ -145,10 +134,10 @@ def standardise(images: Tensor) -> Tensor:
     """Give each image mean 0 and standard deviation 1, over channels and pixels jointly.
 
     (x - mean) / max(deviation, floor) with the population's deviation over all n values. The floor
-    is 1 / sqrt(n) of one of 255 grey levels, that of TensorFlow's ``per_image_standardization``,
-    which Kolesnikov et al. 2019 apply to patches of such levels; here they are in [0, 1]. Constant
-    images become zeros exactly. All others with a deviation above the floor (at 12 pixels a
-    twentieth of a grey level) are the same after a shift and after a positive factor.
+    is that of TensorFlow's ``per_image_standardization``, 1 / sqrt(n), which Kolesnikov et al. 2019
+    apply to patches of 255 grey levels, scaled to values in [0, 1]. Constant images become exact
+    zeros. Images whose deviation is above the floor (at 12 pixels a twentieth of a grey level) are
+    invariant to a shift and to a positive factor.
 
     Args:
         images: (..., C, H, W), at least one value each, of any real dtype.
@@ -161,7 +150,7 @@ def standardise(images: Tensor) -> Tensor:
              [ 0.0000,  1.4142]]])
     """
     values = images.float().flatten(-3)
-    # Relative to one of them, else the mean of equal values would differ from them by rounding.
+    # Relative to one of them: otherwise the mean of equal values differs from them by rounding.
     values = values - values[..., :1]
     values = values - values.mean(dim=-1, keepdim=True)
     # The deviation is the norm over sqrt(n); a norm takes a third of the time.

@@ -12,7 +12,7 @@ from retable.random import normal
 
 
 class Moments(NamedTuple):
-    """What the rows of a queue are like as a whole: statistics of scores follow from it.
+    """First and second moments of a queue's rows, from which statistics of scores follow.
 
     Attributes:
         size: number K of rows.
@@ -26,26 +26,25 @@ class Moments(NamedTuple):
 
 
 class KeyQueue(nn.Module):
-    """The last ``size`` keys, at first random unit vectors.
+    """The last ``size`` keys, first in, first out; at the start random unit vectors.
 
-    The write position is a Python integer, known without asking the device. It is a part of the
-    module's state, so that a loaded queue continues exactly. All processes hold the same queue:
-    give `enqueue` the keys of the global batch (`retable.distributed.gather`), and tell DDP not to
-    broadcast buffers, which would send the whole queue at every step.
-
-    Let only `enqueue` write rows: it keeps the moments of all rows beside them.
+    The write position is a Python integer, so that the host never waits for the device. It is part
+    of the module's state. All processes hold the same queue: pass `enqueue` the keys of the global
+    batch (`retable.distributed.gather`), and tell DDP not to broadcast buffers, which would send
+    the whole queue at every step. Only `enqueue` may write rows, since it also updates their
+    moments.
 
     Args:
         size: number K of rows.
         dim: dimension D of a row.
-        key: random key of the first rows, directions of Gaussian vectors (MoCo's code).
-        labels: whether to keep a class beside each row, for oracles and analyses.
+        rng_key: random key of the first rows, directions of Gaussian vectors (MoCo's code).
+        labels: whether to keep a class with each row, for oracles and analyses.
 
     Attributes:
         rows: (K, D) float32.
         labels: (K,) int64, -1 where unknown; None without labels.
-        filled: how many rows hold real keys, at most K.
-        pointer: the row that is written next.
+        filled: number of rows that hold real keys, at most K.
+        pointer: index of the row that is written next.
     """
 
     rows: Tensor
@@ -56,65 +55,67 @@ class KeyQueue(nn.Module):
     def __init__(self, size: int, dim: int, rng_key: int, labels: bool = False) -> None:
         super().__init__()
         if size < 1:
-            raise UserError(f"The queue's size is {size}; give it at least one row.")
+            raise UserError(f"`size` of a queue must be at least 1 row, got {size}. Enlarge it.")
         rows = normal(rng_key, torch.arange(size * dim).view(size, dim))
         self.register_buffer("rows", nn.functional.normalize(rows, dim=1))
         self.register_buffer("labels", torch.full((size,), -1) if labels else None)
         self.register_buffer("_row_sum", torch.zeros(dim, dtype=torch.float64))
         self.register_buffer("_product_sum", torch.zeros(dim, dim, dtype=torch.float64))
-        self._sum_again()
+        self._recompute_sums()
         self.pointer = 0
         self.filled = 0
 
     @property
     def size(self) -> int:
-        """The number K of rows."""
+        """Number K of rows."""
         return self.rows.shape[0]
 
     @property
     def moments(self) -> Moments:
-        """The moments of all rows, also of the random ones that no key has replaced yet."""
+        """The moments of all rows, including random ones that no key has replaced yet."""
         return Moments(self.size, self._row_sum / self.size, self._product_sum / self.size)
 
     @torch.no_grad()
     def enqueue(self, keys: Tensor, labels: Tensor | None = None) -> None:
-        """Overwrite the oldest rows by ``keys`` (B, D), which should be unit vectors.
+        """Overwrite the oldest rows with ``keys`` (B, D), which should be unit vectors.
 
         The rows are changed in place: enqueue after the backward pass of a loss that used them
-        (`Method.after_step`), otherwise autograd refuses the backward pass.
+        (`Method.after_step`), otherwise autograd raises.
 
         Args:
-            keys: (B, D) with B at most K; the batch need not divide the queue.
-            labels: (B,) int64, needed if the queue keeps labels.
+            keys: (B, D) with B at most K; B need not divide K.
+            labels: (B,) int64, required if the queue keeps labels.
 
         Raises:
             UserError: more keys than rows, or labels missing or unexpected.
 
         >>> queue = KeyQueue(4, 2, rng_key=0)
         >>> queue.enqueue(torch.ones(3, 2))
-        >>> queue.rows.shape, queue.pointer, queue.filled
-        (torch.Size([4, 2]), 3, 3)
+        >>> queue.pointer, queue.filled
+        (3, 3)
         """
         count = keys.shape[0]
         if count > self.size:
             raise UserError(
-                f"A batch of {count} keys does not fit into a queue of {self.size} rows; "
-                f"use a queue of at least {count}."
+                f"`keys` must have at most the queue's {self.size} rows, got {count}. Use a larger "
+                "queue or a smaller batch."
             )
         wraps = self.pointer + count >= self.size
         if not wraps:
             self._add_to_sums(self.rows[self.pointer : self.pointer + count], -1.0)
         self._write(self.rows, keys.detach())
         if wraps:
-            self._sum_again()
+            self._recompute_sums()
         else:
             self._add_to_sums(self.rows[self.pointer : self.pointer + count], 1.0)
         if self.labels is not None:
             if labels is None:
-                raise UserError("The queue keeps labels; enqueue the keys with their labels.")
+                raise UserError("`labels` must be given to a queue that keeps labels, got None.")
             self._write(self.labels, labels)
         elif labels is not None:
-            raise UserError("The queue keeps no labels; build it with labels=True.")
+            raise UserError(
+                "`labels` must be None for a queue without labels. Build it with labels=True."
+            )
         self.pointer = (self.pointer + count) % self.size
         self.filled = min(self.filled + count, self.size)
 
@@ -124,24 +125,24 @@ class KeyQueue(nn.Module):
         buffer[: values.shape[0] - first].copy_(values[first:])
 
     def _add_to_sums(self, rows: Tensor, factor: float) -> None:
-        """Add a multiple of rows (B, D) and of their products to the sums; work B D^2."""
+        """Add a multiple of rows (B, D) and of their outer products to the sums; work B D^2."""
         wide = rows.double()  # a product of two float32 is exact in float64
         self._row_sum.add_(wide.sum(dim=0), alpha=factor)
         self._product_sum.addmm_(wide.T, wide, alpha=factor)
 
-    def _sum_again(self) -> None:
-        """Sum over all rows: once around the queue, the work of one more update at every step.
+    def _recompute_sums(self) -> None:
+        """Recompute the sums over all rows, once per pass around the queue.
 
-        So rounding does not pile up, and a row that was not finite leaves the sums with the queue.
+        This stops rounding errors from accumulating, and removes a row that was not finite.
         """
         self._row_sum.zero_()
         self._product_sum.zero_()
         self._add_to_sums(self.rows, 1.0)
 
     def get_extra_state(self) -> Tensor:
-        """Return pointer and fill as a tensor, the one type that every checkpoint format takes."""
+        """Return pointer and fill as a tensor, which every checkpoint format can store."""
         return torch.tensor([self.pointer, self.filled])
 
     def set_extra_state(self, state: Tensor) -> None:
-        """Continue where the saved queue stood."""
+        """Restore pointer and fill."""
         self.pointer, self.filled = (int(value) for value in state)

@@ -1,8 +1,8 @@
-"""Score statistics: what the pairs of a contrastive step look like, in three numbers.
+"""Score statistics: the scores of a contrastive step in three numbers.
 
-Zhu et al. (ICCV 2021, section 3.1; supplement, section A) watch a training by the mean score of its
-positive pairs and the mean and variance of the scores of its negative pairs, at every step. A score
-is the inner product of two features, a cosine on the unit sphere.
+Zhu et al. (ICCV 2021, section 3.1; supplement, section A) monitor a training by the mean score of
+its positive pairs and the mean and variance of the scores of its negative pairs, at every step. A
+score is the inner product of two features, a cosine on the unit sphere.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from retable.nn.queues import Moments
 
 
 class ScoreStatistics(NamedTuple):
-    """What the scores of one step look like; 0-dim tensors, float64, without gradient.
+    """Statistics of the scores of one step; 0-dim tensors, float64, without gradient.
 
     Attributes:
         positive_mean: mean over queries of the score with their positive.
         negative_mean: mean over queries of their mean score with negatives.
         negative_variance: mean over queries of the unbiased variance of their scores with
-            negatives: not the variance of all scores, which also has that between queries.
+            negatives; the variance between queries is not part of it.
     """
 
     positive_mean: Tensor
@@ -31,23 +31,19 @@ class ScoreStatistics(NamedTuple):
     negative_variance: Tensor
 
     def named(self, prefix: str = "") -> dict[str, Tensor | float]:
-        """Return the statistics by name, as scalars for a log.
-
-        >>> list(score_statistics(torch.ones(2), torch.zeros(2, 3)).named("transformed_"))[0]
-        'transformed_positive_mean'
-        """
+        """Return the statistics by name, as scalars for a log."""
         return {f"{prefix}{name}": value for name, value in self._asdict().items()}
 
 
 @torch.no_grad()
 def score_statistics(positives: Tensor, negatives: Tensor) -> ScoreStatistics:
-    """Return the statistics of scores that have been computed.
+    """Return the statistics of given scores.
 
     Args:
         positives: (B,) score of each query with its positive.
-        negatives: (B, K) scores with its negatives. -inf is no negative, as in
-            `retable.nn.losses.info_nce`; a query that has none left does not count, and one that
-            has a single one has no variance.
+        negatives: (B, K) scores with its negatives. -inf masks a negative, as in
+            `retable.nn.losses.info_nce`; a query without any negative is left out, and one with a
+            single negative has no variance.
 
     >>> statistics = score_statistics(torch.ones(2), torch.tensor([[0.0, 1.0], [2.0, 2.0]]))
     >>> [float(value) for value in statistics]
@@ -60,10 +56,11 @@ def score_statistics(positives: Tensor, negatives: Tensor) -> ScoreStatistics:
     wide = torch.promote_types(negatives.dtype, torch.float32)
     scratch = negatives.new_empty((at_once, negatives.shape[1]), dtype=wide)
     parts = (
-        _of_rows(rows.to(wide), scratch[: len(rows)]) for rows in torch.split(negatives, at_once)
+        _row_statistics(rows.to(wide), scratch[: len(rows)])
+        for rows in torch.split(negatives, at_once)
     )
     count, sums, squares = (torch.cat(of_rows) for of_rows in zip(*parts, strict=True))
-    broken = sums.isnan()  # to be seen, not left out
+    broken = sums.isnan()  # NaN must show in the result
     return ScoreStatistics(
         positives.double().mean(),
         _mean_where((count > 0) | broken, sums / count),
@@ -71,29 +68,27 @@ def score_statistics(positives: Tensor, negatives: Tensor) -> ScoreStatistics:
     )
 
 
-# What may be the largest matrix of a step is passed over a few rows at a time, 2 MiB: on a CPU, new
-# memory for all of it would cost several times what the sums cost.
+# Scores that a CPU sums at a time, 2 MiB: they may be the largest matrix of a step, and new memory
+# for all of them would cost several times as much as the sums.
 _SCORES_IN_CACHE = 1 << 19
 
 
-def _of_rows(scores: Tensor, scratch: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _row_statistics(scores: Tensor, scratch: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Return number, sum, and sum of squares about the mean of rows (n, K), float64 of (n,) each.
 
-    Args:
-        scores: (n, K); -inf does not count.
-        scratch: (n, K), overwritten.
+    -inf is left out. ``scratch`` (n, K) is overwritten.
     """
     # x - x is NaN where x is -inf.
-    dropped = torch.sub(scores, scores, out=scratch).nan_to_num_(nan=1.0).sum(dim=1)
-    count = (scores.shape[1] - dropped).double()
-    sums = _drop(scratch.copy_(scores)).sum(dim=1).double()
+    masked = torch.sub(scores, scores, out=scratch).nan_to_num_(nan=1.0).sum(dim=1)
+    count = (scores.shape[1] - masked).double()
+    sums = _zero_masked(scratch.copy_(scores)).sum(dim=1).double()
     means = (sums / count).to(scores.dtype)[:, None]
-    squares = _drop(torch.sub(scores, means, out=scratch)).square_().sum(dim=1).double()
+    squares = _zero_masked(torch.sub(scores, means, out=scratch)).square_().sum(dim=1).double()
     return count, sums, squares
 
 
-def _drop(scores: Tensor) -> Tensor:
-    """Write 0 in place of -inf."""
+def _zero_masked(scores: Tensor) -> Tensor:
+    """Replace -inf by 0."""
     return scores.nan_to_num_(nan=math.nan, posinf=math.inf, neginf=0.0)
 
 
@@ -106,8 +101,8 @@ def queue_score_statistics(queries: Tensor, keys: Tensor, moments: Moments) -> S
     """Return the statistics of raw scores with every row of a queue, without computing the scores.
 
     With the queue's mean row m and mean outer product M, a query q has the mean score q.m and the
-    variance K / (K - 1) q^T (M - m m^T) q: work B D^2 instead of B K D, in float64, for the
-    difference may be small beside its terms.
+    variance K / (K - 1) q^T (M - m m^T) q: work B D^2 instead of B K D. It is done in float64,
+    because the difference may be small compared with its terms.
 
     Args:
         queries: (B, D).
@@ -124,7 +119,7 @@ def queue_score_statistics(queries: Tensor, keys: Tensor, moments: Moments) -> S
     mean_query = queries.mean(dim=0)
     covariance = torch.addr(moments.products, moments.mean, moments.mean, alpha=-1.0)
     unbiased = moments.size / (moments.size - 1) if moments.size > 1 else math.nan
-    # A sum of inner products is the inner product of everything in one row.
+    # The sum of inner products is one inner product of the flattened matrices.
     positive = torch.dot(queries.flatten(), keys.flatten()) / len(queries)
     variance = torch.dot((queries @ covariance).flatten(), queries.flatten()) / len(queries)
     return ScoreStatistics(

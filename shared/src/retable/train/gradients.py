@@ -1,8 +1,8 @@
-"""The gradient landscape: how large gradients are in each module of a network, epoch by epoch.
+"""The gradient landscape: gradient norms of each module of a network, by epoch.
 
-Zhu et al. (ICCV 2021, supplement, section C) compare trainings by it. Per module the l2 norm of the
-gradient over the module's own parameters, taken between the backward pass and the optimizer's step;
-of each epoch its mean, standard deviation and maximum over the steps.
+Zhu et al. (ICCV 2021, supplement, section C) compare trainings by it. For each module it is the l2
+norm of the gradient over the module's own parameters, between the backward pass and the optimizer's
+step; for each epoch the mean, standard deviation and maximum over its steps.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from retable import distributed
 from retable.errors import UserError
 from retable.train.metrics import MetricsLog, rounded
 
-_PENDING = 256  # steps whose norms wait to be summed together
+_PENDING = 256  # steps whose norms are summed together
 
 
 class GradientLandscape:
-    """Norms of a network's gradients by module, summed up over an epoch without asking the device.
+    """Gradient norms of a network by module, summed over an epoch without waiting for the device.
 
-    A module counts if it has parameters of its own that are trained: 40 in a ResNet-18, each
-    convolution and each batch norm, and 106 in a ResNet-50. In a loop of your own::
+    Modules with trained parameters of their own count: 40 in a ResNet-18, each convolution and each
+    batch norm, and 106 in a ResNet-50. In your own loop::
 
         landscape = GradientLandscape(encoder)
         for epoch in range(epochs):
@@ -35,14 +35,14 @@ class GradientLandscape:
                 optimizer.step()
             landscape.write(log, step, epoch + 1)
 
-    Under fp16, call ``scaler.unscale_(optimizer)`` before `measure`. A step with a gradient that
-    is not finite, which the scaler skips, is left out.
+    Under fp16, call ``scaler.unscale_(optimizer)`` before `measure`. A step with a non-finite
+    gradient, which the scaler skips, is left out.
 
     Args:
         network: the encoder.
 
     Attributes:
-        modules: names of the M modules, in the order in which they were registered.
+        modules: names of the M modules, in the order of registration.
     """
 
     def __init__(self, network: nn.Module) -> None:
@@ -61,10 +61,10 @@ class GradientLandscape:
 
     @torch.no_grad()
     def measure(self) -> None:
-        """Take the norms of the gradients that the parameters hold; one without any counts as 0.
+        """Add the norms of the parameters' gradients; a parameter without gradient counts as 0.
 
-        After gradients have been averaged over processes and summed over micro-batches, and before
-        anything changes them.
+        Call it after gradients have been averaged over processes and summed over micro-batches, and
+        before anything changes them.
         """
         gradients = [p.grad for p in self._parameters if p.grad is not None]
         if not gradients:
@@ -80,7 +80,7 @@ class GradientLandscape:
 
     @torch.no_grad()
     def _fold(self) -> None:
-        """Take the pending steps into the sums, on the device."""
+        """Add the pending steps to the sums, on the device."""
         if not self._pending:
             return
         norms = torch.stack(self._pending).double()
@@ -100,7 +100,7 @@ class GradientLandscape:
     def statistics(self) -> dict[str, tuple[float, float, float]]:
         """Return mean, standard deviation and maximum over the epoch's steps, by module.
 
-        The deviation is that of these very steps (divided by their number). Empty if no step had a
+        The deviation is the population's (divided by the number of steps). Empty if no step had a
         finite gradient. Reads the device once.
         """
         self._fold()
@@ -115,15 +115,14 @@ class GradientLandscape:
         return {name: (m, d, x) for name, (m, d, x) in zip(self.modules, columns, strict=True)}
 
     def write(self, log: MetricsLog | str | os.PathLike[str], step: int, epoch: int) -> None:
-        """Write the epoch's line of kind "gradients" and begin the next epoch.
+        """Write the epoch's line of kind "gradients" and start the next epoch.
 
-        On several processes all of them call it, having measured the same gradients; the first
-        writes.
+        All processes call it after measuring the same gradients; the first one writes.
 
         Args:
-            log: where to; a path is that of a ``metrics.jsonl`` or of the folder where it is.
-            step: steps made.
-            epoch: epochs made.
+            log: a log, a path of a ``metrics.jsonl``, or the folder that contains it.
+            step: number of steps made.
+            epoch: number of epochs made.
         """
         statistics = self.statistics()
         self._sums = None
@@ -135,12 +134,12 @@ class GradientLandscape:
         log.write("gradients", step, {"epoch": epoch, "modules": by_module}, means)
 
     def state(self) -> Tensor | None:
-        """Return the sums of an epoch that has begun, to be kept with the training state."""
+        """Return the sums of the current epoch, for the training state."""
         self._fold()
         return self._sums
 
     def restore(self, state: Tensor | None) -> None:
-        """Continue an epoch from sums kept earlier."""
+        """Continue an epoch from the sums of `state`."""
         self._pending.clear()
         self._sums = state
 
@@ -149,11 +148,11 @@ class Landscape(NamedTuple):
     """The gradient landscape of a run over E epochs and M modules.
 
     Attributes:
-        epochs: E numbers, ascending, counted from 1.
+        epochs: E epochs, ascending, counted from 1.
         modules: M names, from the input of the network to its output.
         mean: (E, M) float64, mean norm over the steps of an epoch.
-        std: (E, M), their standard deviation.
-        maximum: (E, M), their maximum.
+        std: (E, M) float64, standard deviation over the steps.
+        maximum: (E, M) float64, maximum over the steps.
     """
 
     epochs: list[int]
@@ -167,22 +166,22 @@ def read_landscape(run: str | os.PathLike[str]) -> Landscape:
     """Read the gradient landscape of a run.
 
     Args:
-        run: its folder, or its ``metrics.jsonl``.
+        run: folder of the run, or its ``metrics.jsonl``.
 
     Raises:
-        UserError: nothing was recorded there, or not of one network.
+        UserError: the log has no gradients, or those of several networks.
     """
     log = MetricsLog.of(run)
     by_epoch = {line["epoch"]: line["modules"] for line in log.read("gradients")}
     if not by_epoch:
         raise UserError(
-            f"{log.path} has no line of kind gradients: expected the folder of a run that has made "
+            f"{log.path} has no line of kind gradients. Pass the folder of a run that has finished "
             "an epoch, or its metrics.jsonl."
         )
     epochs = sorted(by_epoch)
     modules = list(by_epoch[epochs[0]])
     if any(list(by_epoch[epoch]) != modules for epoch in epochs):
-        raise UserError(f"{log.path} holds gradients of several networks: give the log of one run.")
+        raise UserError(f"{log.path} holds gradients of several networks. Pass the log of one run.")
     rows = [[by_epoch[epoch][name] for name in modules] for epoch in epochs]
     mean, std, maximum = torch.tensor(rows, dtype=torch.float64).unbind(dim=2)
     return Landscape(epochs, modules, mean, std, maximum)

@@ -1,6 +1,6 @@
-"""The health of a run in plain words, from the scalars that methods log.
+"""Health of a run, described in words from the scalars that methods log.
 
-Nothing here knows a method: a sentence appears where the scalars that it needs were logged.
+Nothing here depends on a method: a message appears if the scalars that it needs were logged.
 """
 
 from __future__ import annotations
@@ -9,30 +9,31 @@ import math
 from typing import NamedTuple
 
 COLLAPSED_SPREAD = 0.01
-"""An embedding whose per-dimension spread is below this share of the sphere's is collapsed."""
+"""Spread of the embedding, as a share of that of even directions, below which it has collapsed."""
 
 ALIKE = 0.05
-"""Mean scores of positives and negatives within this share of the negatives' std count as one.
+"""Difference of the mean scores of positives and negatives, as a share of the negatives' standard
+deviation, below which the two are indistinguishable.
 
-An untrained ResNet's stand about 0.5 apart, over an epoch: a picture resembles its own crops.
+An untrained ResNet has about 0.5, over an epoch: an image resembles its own crops.
 """
 
 DIVERGED = "diverged"
 """Kind of failure: the loss is not finite."""
 
 COLLAPSE = "collapse"
-"""Kind of failure: the embedding tells images apart no more."""
+"""Kind of failure: the embedding no longer distinguishes images."""
 
 
 class Failure(NamedTuple):
-    """Why a run must stop: `DIVERGED` or `COLLAPSE`, and the reason in words."""
+    """Reason why a run must stop: `DIVERGED` or `COLLAPSE`, and a description."""
 
     kind: str
     reason: str
 
 
 def failure_reason(metrics: dict[str, float]) -> Failure | None:
-    """Return why a run must stop, or None; from means over some steps.
+    """Return why a run must stop, or None, from means over some steps.
 
     >>> failure_reason({"loss": float("nan")})
     Failure(kind='diverged', reason='the loss is not finite (nan)')
@@ -51,7 +52,7 @@ def failure_reason(metrics: dict[str, float]) -> Failure | None:
 
 
 def scores_alike(metrics: dict[str, float]) -> bool:
-    """Return whether positives do not stand out from negatives, by their mean raw scores.
+    """Return whether the mean raw scores of positives and negatives are indistinguishable.
 
     >>> scores_alike({"positive_mean": 0.5, "negative_mean": 0.5, "negative_variance": 0.01})
     True
@@ -63,13 +64,13 @@ def scores_alike(metrics: dict[str, float]) -> bool:
 
 
 class CollapseDetector:
-    """Ends a run whose positives have not stood out from negatives for a while.
+    """Stops a run whose positives have been indistinguishable from negatives for a while.
 
-    Not at once, for a few steps can look so by chance, and not in the first epoch, in which nothing
-    is learned yet: after two epochs in a row, of 50 steps together, that look so on average.
+    A few steps can look so by chance, and in the first epoch nothing is learned yet. So it takes
+    the means of at least two consecutive epochs after the first, with at least 50 steps together.
 
     Attributes:
-        epochs: how many in a row have looked so, to be kept with the training state.
+        epochs: number of consecutive epochs that have looked so; part of the training state.
     """
 
     EPOCHS, STEPS = 2, 50
@@ -78,7 +79,7 @@ class CollapseDetector:
         self.epochs = 0
 
     def failure_reason(self, epoch: int, steps: int, means: dict[str, float]) -> Failure | None:
-        """Take in an epoch, counted from 1, of so many steps; return why the run must stop."""
+        """Add the means over the steps of an epoch (from 1); return why the run must stop."""
         self.epochs = self.epochs + 1 if epoch > 1 and scores_alike(means) else 0
         if self.epochs < self.EPOCHS or self.epochs * steps < self.STEPS:
             return None
@@ -86,7 +87,7 @@ class CollapseDetector:
 
 
 def mean_scores(metrics: dict[str, float]) -> str:
-    """Say how near the mean scores of `scores_alike` are."""
+    """Describe the difference of the mean scores of `scores_alike`."""
     std = math.sqrt(max(metrics["negative_variance"], 0.0))
     return (
         f"the mean score of positives, {metrics['positive_mean']:.4g}, lies within {ALIKE:.0%} of "
@@ -95,7 +96,7 @@ def mean_scores(metrics: dict[str, float]) -> str:
 
 
 def messages(metrics: dict[str, float]) -> list[str]:
-    """Say what an epoch's means mean, most important first.
+    """Describe the means of an epoch, most important first.
 
     Args:
         metrics: means over an epoch, by the names that methods log.
@@ -130,13 +131,13 @@ def _queue(metrics: dict[str, float]) -> str | None:
     expected = metrics.get("queue_expected_fill", fill)
     if fill < expected - 0.01:  # else rounding, or a smaller batch
         return (
-            f"queue only {fill:.0%} filled with keys where {expected:.0%} were expected (means of "
-            f"the epoch; {full}): not every step enqueues its keys, so queries are contrasted with "
-            "random or old rows: check that the method's after_step is called and calls MoCo's"
+            f"queue only {fill:.0%} filled with keys, expected {expected:.0%} (means of the epoch; "
+            f"{full}): not every step enqueues its keys, so queries are contrasted with random or "
+            "old rows; check that the method's after_step is called and calls MoCo's"
         )
     return (
-        f"queue {fill:.0%} filled with keys (mean of the epoch), the rest still random: loss rises "
-        f"until the queue is {full}: normal"
+        f"queue {fill:.0%} filled with keys (mean of the epoch), the rest still random: the loss "
+        f"normally rises until the queue is {full}"
     )
 
 
@@ -169,4 +170,4 @@ def _spread(metrics: dict[str, float]) -> str | None:
     spread = metrics.get("embedding_spread")
     if spread is None or spread >= 10 * COLLAPSED_SPREAD:
         return None
-    return f"the embedding is close to collapse: spread {spread:.3f}, where 1 is even"
+    return f"the embedding is close to collapse: spread {spread:.3f} of that of even directions"

@@ -1,4 +1,4 @@
-"""Averages of the scalars that a method returns, and the file they are written to."""
+"""Averages of the scalars that a method returns, and their log file."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from retable.errors import UserError
 
 
 class Averages:
-    """Running means of named scalars, kept on the device until they are asked for.
+    """Running means of named scalars, kept on the device until they are read.
 
-    Adding never waits for the device; the sums are float64, so that a mean over an epoch does not
-    depend on how it was cut into pieces beyond rounding.
+    Adding never waits for the device. The sums are float64, so that, up to rounding, the mean over
+    an epoch does not depend on how often it was interrupted.
     """
 
     def __init__(self) -> None:
@@ -31,10 +31,10 @@ class Averages:
         self._steps.append(metrics)
 
     def fold(self) -> dict[str, float]:
-        """Take the pending steps into the sums and return their means; reads the device once."""
+        """Add the pending steps to the sums and return their means; reads the device once."""
         if not self._steps:
             return {}
-        # A step may lack a metric (an analysis made every n steps): its mean is over the others.
+        # A step may lack a metric (an analysis every n steps); its mean is over the other steps.
         names = sorted(set().union(*self._steps))
         columns = {n: [step[n] for step in self._steps if n in step] for n in names}
         sums = _to_host({name: _total(values) for name, values in columns.items()})
@@ -45,7 +45,7 @@ class Averages:
         return {name: total / len(columns[name]) for name, total in sums.items()}
 
     def means(self) -> dict[str, float]:
-        """Return the means since the start, of folded steps."""
+        """Return the means over all folded steps."""
         return {
             name: total / self._sums[f"#{name}"]
             for name, total in self._sums.items()
@@ -53,11 +53,11 @@ class Averages:
         }
 
     def state(self) -> dict[str, float]:
-        """Return the sums, to be kept with the training state; pending steps must be folded."""
+        """Return the sums, for the training state; pending steps must be folded."""
         return dict(self._sums)
 
     def restore(self, state: dict[str, float]) -> None:
-        """Continue from sums kept earlier."""
+        """Continue from the sums of `state`."""
         self._sums = dict(state)
         self._steps.clear()
 
@@ -81,14 +81,14 @@ def _to_host(totals: dict[str, Tensor | float]) -> dict[str, float]:
 
 
 class MetricsLog:
-    """``metrics.jsonl``: one object a line, each with the step after which it was written.
+    """``metrics.jsonl``: one JSON object a line, each with the step after which it was written.
 
     Args:
         path: the file.
         events: folder for a copy as TensorBoard events (extra ``tensorboard``); None: no copy.
 
     Raises:
-        UserError: events are asked for and TensorBoard is not installed.
+        UserError: ``events`` is given and TensorBoard is not installed.
     """
 
     def __init__(self, path: Path, events: Path | None = None) -> None:
@@ -114,9 +114,9 @@ class MetricsLog:
         Args:
             kind: "steps", "epoch", "monitor", "trace" (`retable.train.traces`) or "gradients"
                 (`retable.train.gradients`).
-            step: steps made.
+            step: number of steps made.
             values: numbers or plain JSON values.
-            events: (name, step, number) of each event where values are no plain numbers.
+            events: (name, step, number) of each event, where ``values`` are not plain numbers.
         """
         files.append_line(self.path, json.dumps({"kind": kind, "step": step, **values}))
         if self._writer is not None:
@@ -127,20 +127,20 @@ class MetricsLog:
             self._writer.flush()
 
     def read(self, kind: str | None = None) -> list[dict[str, Any]]:
-        """Return the lines, of one kind if named; an unfinished last line is left out.
+        """Return the lines, of one kind if given, without an unfinished last line.
 
         Raises:
-            UserError: a line is no JSON object with a kind.
+            UserError: a line is not a JSON object with a kind.
         """
         if not self.path.exists():
             return []
         text = self.path.read_text(encoding="utf-8", errors="replace")
-        whole = text[: text.rfind("\n") + 1].splitlines()
-        lines = [_parse(line, self.path, number) for number, line in enumerate(whole, start=1)]
+        complete = text[: text.rfind("\n") + 1].splitlines()
+        lines = [_parse(line, self.path, number) for number, line in enumerate(complete, start=1)]
         return [line for line in lines if kind is None or line["kind"] == kind]
 
     def rewind(self, step: int) -> None:
-        """Drop lines after ``step``: they belong to work that will be done again."""
+        """Remove the lines after ``step``, whose work will be repeated."""
         if self.path.exists():
             kept = [json.dumps(line) for line in self.read() if line["step"] <= step]
             files.write_text(self.path, "".join(f"{line}\n" for line in kept))
@@ -153,14 +153,14 @@ def _parse(text: str, path: Path, number: int) -> dict[str, Any]:
         line = None
     if not isinstance(line, dict) or "kind" not in line:
         raise UserError(
-            f"Line {number} of {path} is damaged: expected a JSON object that says its kind, so "
-            "remove the line or use another run."
+            f"Line {number} of {path} is damaged: expected a JSON object with a kind. Remove the line "
+            "or use another run."
         )
     return line
 
 
 def rounded(value: float) -> float:
-    """Round to six significant digits: what a curve needs, in half the bytes.
+    """Round to six significant digits, which is enough for a curve.
 
     >>> rounded(0.123456789), rounded(float("inf"))
     (0.123457, inf)
@@ -173,7 +173,7 @@ def _event_writer(folder: Path) -> Any:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
         raise UserError(
-            "--tensorboard needs TensorBoard, which is not installed: "
-            "install retable[tensorboard] or leave the option out."
+            "--tensorboard needs TensorBoard, which is not installed. "
+            "Install retable[tensorboard] or omit the option."
         ) from None
     return SummaryWriter(str(folder))

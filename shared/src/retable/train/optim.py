@@ -1,4 +1,4 @@
-"""Optimizers: SGD and LARS, and which parameters they decay and adapt."""
+"""SGD and LARS, and the parameter groups that they decay and adapt."""
 
 from __future__ import annotations
 
@@ -21,23 +21,18 @@ class OptimizerRecipe:
     Attributes:
         name: ``sgd`` or ``lars``.
         lr: base learning rate of the global batch, after any scaling by its size.
-        momentum: factor of the update's moving sum.
-        weight_decay: L2 penalty's gradient, added to the loss's. 1e-4 in MoCo, 1.5e-6 in BYOL.
-        nesterov: Nesterov's momentum.
-        exclude_bias_and_norm: spare biases and normalisation parameters weight decay and LARS's
-            adaptation, as SimCLR and BYOL do; MoCo decays everything.
-        trust_coefficient: LARS's eta, 1e-3 (You et al., 2017; SimCLR, BYOL). Without effect for
-            ``sgd``.
-        schedule: see `retable.train.schedules`.
-        constant_rate: names of modules or parameters whose learning rate stays ``lr``, whatever the
-            schedule: ("predictor",) in SimSiam (Chen & He, 2021, table 1 and official code).
-        decays: pairs of a name of modules or parameters and the weight decay there, in place of
-            ``weight_decay``: (("head", 5e-4),) for the patch tasks of Kolesnikov et al. (2019,
-            official code). The longest name that fits decides.
-
-    Raises:
-        UserError: an unknown optimizer, a rate or decay below 0, a name twice in ``decays``, or
-            Nesterov's momentum without momentum.
+        momentum: momentum of SGD.
+        weight_decay: factor of the L2 penalty's gradient. 1e-4 in MoCo, 1.5e-6 in BYOL.
+        nesterov: whether to use Nesterov momentum.
+        exclude_bias_and_norm: whether biases and normalisation parameters get neither weight decay
+            nor LARS's adaptation, as in SimCLR and BYOL; MoCo decays everything.
+        trust_coefficient: LARS's eta, 1e-3 (You et al., 2017; SimCLR, BYOL); ``sgd`` ignores it.
+        schedule: schedule of the learning rate, see `retable.train.schedules`.
+        constant_rate: names of modules or parameters whose learning rate stays ``lr``:
+            ("predictor",) in SimSiam (Chen & He, 2021, table 1 and official code).
+        decays: pairs (name of modules or parameters, weight decay) that replace ``weight_decay``:
+            (("head", 5e-4),) for the patch tasks of Kolesnikov et al. (2019, official code). The
+            longest matching name applies.
     """
 
     name: Literal["sgd", "lars"] = "sgd"
@@ -55,19 +50,27 @@ class OptimizerRecipe:
         object.__setattr__(self, "constant_rate", tuple(self.constant_rate))  # JSON has no tuples
         object.__setattr__(self, "decays", tuple((name, decay) for name, decay in self.decays))
         if self.name not in ("sgd", "lars"):
-            raise UserError(f"The optimizer is {self.name!r}; use sgd or lars.")
+            raise UserError(
+                f"`name` of the optimizer must be sgd or lars, got {self.name!r}. Choose one of "
+                "them."
+            )
         for name in ("lr", "momentum", "weight_decay"):
             value = getattr(self, name)
             if not value >= 0:
-                raise UserError(f"The optimizer's {name} is {value}; use 0 or more.")
+                raise UserError(f"`{name}` must be 0 or more, got {value}. Change it.")
         for name, decay in self.decays:
             if not decay >= 0:
-                raise UserError(f"The optimizer's decay of {name!r} is {decay}; use 0 or more.")
+                raise UserError(f"`decays` must be 0 or more, got {decay} for {name!r}. Change it.")
         names = [name for name, _ in self.decays]
         if len(set(names)) < len(names):
-            raise UserError(f"The optimizer's decays are of {', '.join(names)}; name each once.")
+            raise UserError(
+                f"`decays` must name each module once, got {', '.join(names)}. Remove the repeats."
+            )
         if self.nesterov and not self.momentum:
-            raise UserError("Nesterov's momentum needs a momentum; set momentum or drop nesterov.")
+            raise UserError(
+                f"`momentum` must be positive with nesterov, got {self.momentum}. Set it or remove "
+                "nesterov."
+            )
 
 
 def parameter_groups(
@@ -77,22 +80,21 @@ def parameter_groups(
     constant_rate: tuple[str, ...] = (),
     decays: tuple[tuple[str, float], ...] = (),
 ) -> list[dict[str, Any]]:
-    """Return an optimizer's parameter groups, only of parameters that are trained.
+    """Return an optimizer's parameter groups of a model's trained parameters.
 
     Args:
         model: the network.
-        weight_decay: of every parameter that is neither spared nor under a name of ``decays``.
-        exclude_bias_and_norm: whether parameters of at most one dimension, that is biases and
-            scales and shifts of normalisation layers, form a group of their own, without decay
-            and, in `LARS`, without adaptation.
-        constant_rate: names of modules or parameters that form groups of their own, which
-            `set_learning_rate` passes over.
-        decays: names of modules or parameters and the weight decay there; of several names that fit
-            a parameter the longest decides. What ``exclude_bias_and_norm`` spares stays without
-            decay also there.
+        weight_decay: weight decay of every other parameter.
+        exclude_bias_and_norm: whether parameters of at most one dimension (biases, and scales and
+            shifts of normalisation layers) form their own group, without decay and, in `LARS`,
+            without adaptation.
+        constant_rate: names of modules or parameters that form their own groups, which
+            `set_learning_rate` skips.
+        decays: pairs (name of modules or parameters, weight decay); the longest name that matches a
+            parameter applies. ``exclude_bias_and_norm`` takes precedence.
 
     Raises:
-        UserError: there is nothing to train under one of these names.
+        UserError: a name matches no trained parameter.
 
     >>> groups = parameter_groups(nn.Linear(2, 3), 0.1, exclude_bias_and_norm=True)
     >>> [(group["weight_decay"], group["adapt"], len(group["params"])) for group in groups]
@@ -104,18 +106,18 @@ def parameter_groups(
     kinds: dict[tuple[bool, bool, float], list[nn.Parameter]] = {}
     for name, value in trained.items():
         constant = _is_under(name, constant_rate)
-        spared = exclude_bias_and_norm and value.ndim <= 1
-        decay = 0.0 if spared else _decay(name, decays, weight_decay)
-        kinds.setdefault((constant, spared, decay), []).append(value)
-    # Sorted: an optimizer's state names parameters by their place.
+        excluded = exclude_bias_and_norm and value.ndim <= 1
+        decay = 0.0 if excluded else _decay(name, decays, weight_decay)
+        kinds.setdefault((constant, excluded, decay), []).append(value)
+    # Sorted, because an optimizer's state refers to parameters by their index.
     return [
         {
             "params": members,
             "weight_decay": decay,
-            "adapt": not spared,
+            "adapt": not excluded,
             "constant_rate": constant,
         }
-        for (constant, spared, decay), members in sorted(kinds.items())
+        for (constant, excluded, decay), members in sorted(kinds.items())
     ]
 
 
@@ -124,19 +126,19 @@ def _check_names(field: str, names: Iterable[str], trained: Iterable[str]) -> No
         if not any(_is_under(name, (chosen,)) for name in trained):
             parts = ", ".join(dict.fromkeys(name.partition(".")[0] for name in trained))
             raise UserError(
-                f"The optimizer's {field} names {chosen!r}, under which nothing is trained: "
-                f"expected names of modules such as {parts}."
+                f"`{field}` must name trained modules such as {parts}, got {chosen!r}. Correct the "
+                "name."
             )
 
 
-def _decay(name: str, decays: Iterable[tuple[str, float]], usual: float) -> float:
-    """Return the decay of the longest name that the parameter is under, else the usual one."""
+def _decay(name: str, decays: Iterable[tuple[str, float]], default: float) -> float:
+    """Return the decay of the longest name that matches the parameter, else the default."""
     fitting = [(len(chosen), decay) for chosen, decay in decays if _is_under(name, (chosen,))]
-    return max(fitting)[1] if fitting else usual
+    return max(fitting)[1] if fitting else default
 
 
 def _is_under(name: str, modules: tuple[str, ...]) -> bool:
-    """Say whether a parameter is one of these or belongs to one of these modules.
+    """Return whether a parameter is, or belongs to, one of these modules.
 
     >>> _is_under("head.0.weight", ("head",)), _is_under("head2.weight", ("head",))
     (True, False)
@@ -145,7 +147,7 @@ def _is_under(name: str, modules: tuple[str, ...]) -> bool:
 
 
 def set_learning_rate(optimizer: Optimizer, rate: float) -> None:
-    """Set the learning rate of every parameter group but those of a constant rate."""
+    """Set the learning rate of every parameter group without a constant rate."""
     for group in optimizer.param_groups:
         if not group.get("constant_rate", False):
             group["lr"] = rate
@@ -171,7 +173,7 @@ def build_optimizer(recipe: OptimizerRecipe, model: nn.Module) -> Optimizer:
             nesterov=recipe.nesterov,
             trust_coefficient=recipe.trust_coefficient,
         )
-    # One kernel for all parameters: a third of the time of `foreach` on a CPU.
+    # Fused: a third of the time of `foreach` on a CPU.
     return SGD(groups, recipe.lr, recipe.momentum, nesterov=recipe.nesterov, fused=True)
 
 
@@ -179,19 +181,19 @@ class LARS(Optimizer):
     """SGD with momentum whose steps are scaled layer by layer (You et al., 2017).
 
     With the gradient g' = g + decay * w of a layer: r = eta |w| / |g'| (1 where a norm is 0),
-    m <- momentum * m + r g', w <- w - lr * m. Groups with ``adapt=False`` have r = 1. The host is
-    never asked to wait for the device.
+    m <- momentum * m + r g', w <- w - lr * m. Groups with ``adapt=False`` have r = 1. The host
+    never waits for the device.
 
     Args:
         params: parameters or groups; a group may set ``adapt``, ``weight_decay`` and the rest.
-        lr: learning rate, outside of the momentum as in PyTorch's SGD.
-        momentum: factor of the moving sum.
-        weight_decay: L2 penalty's gradient.
+        lr: learning rate, not included in the momentum, as in PyTorch's SGD.
+        momentum: momentum of SGD.
+        weight_decay: factor of the L2 penalty's gradient.
         nesterov: step along r g' + momentum * m instead of m.
         trust_coefficient: eta.
-        denominator: norm that divides. ``decayed_gradient`` is |g + decay * w| (SimCLR's and BYOL's
-            code), ``sum_of_norms`` |g| + decay * |w| (You et al., algorithm 1; timm, lightly). They
-            differ by at most decay * |w|.
+        denominator: the norm to divide by. ``decayed_gradient`` is |g + decay * w| (SimCLR's and
+            BYOL's code), ``sum_of_norms`` |g| + decay * |w| (You et al., algorithm 1; timm,
+            lightly). They differ by at most decay * |w|.
     """
 
     def __init__(
@@ -224,7 +226,7 @@ class LARS(Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:
-        """Make one step from the gradients that are there; they stay as they are."""
+        """Make one step; the gradients stay unchanged."""
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -232,10 +234,12 @@ class LARS(Optimizer):
         for group in self.param_groups:
             weights = [weight for weight in group["params"] if weight.grad is not None]
             if weights:
-                self._move(group, weights, [weight.grad for weight in weights])
+                self._update(group, weights, [weight.grad for weight in weights])
         return loss
 
-    def _move(self, group: dict[str, Any], weights: list[Tensor], gradients: list[Tensor]) -> None:
+    def _update(
+        self, group: dict[str, Any], weights: list[Tensor], gradients: list[Tensor]
+    ) -> None:
         decay, momentum = group["weight_decay"], group["momentum"]
         update: Any = torch._foreach_add(gradients, weights, alpha=decay) if decay else gradients
         if group["adapt"]:
@@ -249,18 +253,18 @@ class LARS(Optimizer):
                 )
             )
             if decay:
-                torch._foreach_mul_(update, ratios)  # our own tensors, not the gradients
+                torch._foreach_mul_(update, ratios)  # new tensors, not the gradients
             else:
                 update = torch._foreach_mul(update, ratios)
         if momentum:
-            sums = self._moving_sums(weights)
+            sums = self._momentum_buffers(weights)
             torch._foreach_mul_(sums, momentum)
             torch._foreach_add_(sums, update)
             nesterov = group["nesterov"]
             update = torch._foreach_add(update, sums, alpha=momentum) if nesterov else sums
         torch._foreach_add_(weights, update, alpha=-group["lr"])
 
-    def _moving_sums(self, weights: list[Tensor]) -> list[Tensor]:
+    def _momentum_buffers(self, weights: list[Tensor]) -> list[Tensor]:
         for weight in weights:
             if "momentum_buffer" not in self.state[weight]:
                 self.state[weight]["momentum_buffer"] = torch.zeros_like(weight)
@@ -270,13 +274,13 @@ class LARS(Optimizer):
 def trust_ratios(
     weights: list[Tensor], gradients: list[Tensor], coefficient: float, decay: float = 0.0
 ) -> Tensor:
-    """Return LARS's factor of each of n layers: eta |w| / (|g| + decay |w|), 1 where a norm is 0.
+    """Return LARS's factors of n layers: eta |w| / (|g| + decay |w|), 1 where a norm is 0.
 
     Args:
         weights: n tensors.
         gradients: n tensors like the weights.
         coefficient: eta.
-        decay: weight decay, where it is not a part of the gradients already.
+        decay: weight decay, if the gradients do not include it.
 
     >>> trust_ratios([torch.ones(4), torch.zeros(4)], [torch.ones(4)] * 2, 1e-3)
     tensor([0.0010, 1.0000])

@@ -1,4 +1,4 @@
-"""Learning-rate schedules as functions of the step: nothing to carry, nothing to resume."""
+"""Learning-rate schedules as functions of the step, without state."""
 
 from __future__ import annotations
 
@@ -11,21 +11,18 @@ from retable.errors import UserError
 
 @dataclass(frozen=True)
 class ScheduleRecipe:
-    """How the learning rate goes from its base value to the end of training.
+    """Course of the learning rate from its base value to the end of training.
 
     Attributes:
         kind: ``cosine`` (half a period down to ``final``), ``step`` or ``constant``.
         milestones: epochs, counted from the start of training, at which ``step`` multiplies by
             ``gamma``; MoCo v1: 120 and 160 of 200.
         gamma: factor at a milestone.
-        warmup_epochs: length of a linear rise from 0, made anew at every step; the cosine takes up
-            the epochs that remain (SimCLR, BYOL: 10). 0 in MoCo.
-        per: ``epoch`` sets the rate at the start of an epoch and keeps it (MoCo's code), ``step``
-            at every step (SimCLR, BYOL).
+        warmup_epochs: length of a linear rise from 0, updated at every step; the cosine takes the
+            remaining epochs (SimCLR, BYOL: 10). 0 in MoCo.
+        per: ``epoch`` sets the rate at the start of an epoch (MoCo's code), ``step`` at every step
+            (SimCLR, BYOL).
         final: last value of the cosine, as a share of the base rate.
-
-    Raises:
-        UserError: an unknown kind, a milestone without ``step`` or after an earlier one, and so on.
     """
 
     kind: Literal["cosine", "step", "constant"] = "cosine"
@@ -40,21 +37,28 @@ class ScheduleRecipe:
         object.__setattr__(self, "milestones", tuple(self.milestones))
         if self.kind not in ("cosine", "step", "constant"):
             raise UserError(
-                f"The schedule's kind is {self.kind!r}; use one of cosine, step, constant."
+                f"`kind` of the schedule must be cosine, step or constant, got {self.kind!r}. "
+                "Choose one of them."
             )
         if self.per not in ("epoch", "step"):
-            raise UserError(f"The schedule changes per {self.per!r}; use epoch or step.")
+            raise UserError(f"`per` must be epoch or step, got {self.per!r}. Choose one of them.")
         if (self.kind == "step") != bool(self.milestones):
             raise UserError(
-                f"A {self.kind} schedule with milestones {self.milestones} is contradictory; "
-                "give milestones to the step schedule and to no other."
+                f"`milestones` must be given for the step schedule only, got {self.milestones} for "
+                f"{self.kind}. Change `milestones` or `kind`."
             )
         if list(self.milestones) != sorted(set(self.milestones)):
-            raise UserError(f"The milestones {self.milestones} do not rise; sort them.")
+            raise UserError(
+                f"`milestones` must be strictly ascending, got {self.milestones}. Sort them."
+            )
         if self.final and self.kind != "cosine":
-            raise UserError(f"A {self.kind} schedule has no final value; leave final at 0.")
+            raise UserError(
+                f"`final` must be 0 for a {self.kind} schedule, got {self.final}. Leave it out."
+            )
         if self.warmup_epochs < 0:
-            raise UserError(f"The warm-up is {self.warmup_epochs} epochs long; use 0 or more.")
+            raise UserError(
+                f"`warmup_epochs` must be 0 or more, got {self.warmup_epochs}. Use 0 for none."
+            )
 
 
 def learning_rate(
@@ -62,15 +66,14 @@ def learning_rate(
 ) -> float:
     """Return the learning rate of a zero-based step.
 
+    From the end of training on, it is the schedule's last value.
+
     Args:
         recipe: the schedule.
         base_lr: rate after warm-up.
         step: optimizer step from 0.
         steps_per_epoch: optimizer steps in an epoch.
         epochs: length of the training.
-
-    Returns:
-        The rate; the schedule's last value from the end of training on.
 
     >>> [learning_rate(ScheduleRecipe("cosine"), 0.03, step, 10, 200) for step in (0, 9, 1000)]
     [0.03, 0.03, 0.015]
@@ -84,7 +87,7 @@ def learning_rate(
         return float(base_lr * recipe.gamma ** sum(now >= epoch for epoch in recipe.milestones))
     if recipe.kind == "constant":
         return base_lr
-    # Where the rate is kept for an epoch, the epoch may have begun inside the warm-up.
+    # With one rate per epoch, the epoch may have started inside the warm-up.
     past = max(0.0, now - recipe.warmup_epochs) / max(epochs - recipe.warmup_epochs, 1e-12)
     cosine = (1 + math.cos(math.pi * min(past, 1.0))) / 2
     return base_lr * (recipe.final + (1 - recipe.final) * cosine)

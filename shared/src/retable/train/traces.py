@@ -1,7 +1,7 @@
-"""Traces: scalars of every single step, for curves whose every point counts.
+"""Traces: scalars of every single step, for curves over steps.
 
-Kept on the device without waiting for it, and written to ``metrics.jsonl`` many steps at a time:
-three scalars of 49,500 steps are about 2 MB.
+They stay on the device and are written to ``metrics.jsonl`` many steps at a time: three scalars of
+49,500 steps take about 2 MB.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from retable.train.metrics import MetricsLog, rounded
 class TraceLog:
     """Collects named scalars step by step and writes them as lines of kind "trace".
 
-    A line holds ``first`` and ``step``, the first and the last of its steps, and for each name the
-    numbers of all steps between, rounded to six significant digits, null for a step that lacks it.
+    A line holds ``first`` and ``step``, its first and last step, and for each name the values of
+    all steps between them, rounded to six significant digits; null marks a step without a value.
 
-    In a loop of your own::
+    In your own loop::
 
         with TraceLog("run/metrics.jsonl") as trace:
             for step, batch in enumerate(batches, start=1):
@@ -34,11 +34,11 @@ class TraceLog:
                 if step % 100 == 0:
                     trace.write()
 
-    On several processes all of them add and write the same names and steps: tensors are averaged
-    over processes, in one transfer, and the first process has the file.
+    All processes add and write the same names and steps: tensors are averaged over processes, in
+    one transfer, and the first process writes the file.
 
     Args:
-        log: where to write; a path is that of a ``metrics.jsonl`` or of the folder where it is.
+        log: a log, a path of a ``metrics.jsonl``, or the folder that contains it.
     """
 
     def __init__(self, log: MetricsLog | str | os.PathLike[str]) -> None:
@@ -50,12 +50,12 @@ class TraceLog:
         """Keep one step's scalars, 0-dim tensors or numbers; never waits for the device.
 
         Raises:
-            UserError: the step is not after the one before.
+            UserError: the step is not greater than the previous one.
         """
         if self._newest is not None and step <= self._newest:
             raise UserError(
-                f"Step {step} was traced after step {self._newest}: expected steps in ascending "
-                "order, call rewind(step) where work is done again."
+                f"`step` must be greater than the previous step {self._newest}, got {step}. Call "
+                "rewind(step) before steps are repeated."
             )
         self._newest = step
         self._steps[step] = {
@@ -64,7 +64,7 @@ class TraceLog:
         }
 
     def write(self) -> None:
-        """Write what has been added since the last time as one line, none without any scalar."""
+        """Write the steps added since the last call as one line, if they have scalars."""
         curves = self._read_device()
         steps = range(min(self._steps, default=0), max(self._steps, default=-1) + 1)
         self._steps = {}
@@ -75,7 +75,7 @@ class TraceLog:
         self._log.write("trace", steps[-1], {"first": steps[0], **columns}, points)
 
     def _read_device(self) -> dict[str, dict[int, float]]:
-        """Return name -> step -> number of all that is kept, tensors averaged over processes."""
+        """Return name -> step -> number of the pending steps, tensors averaged over processes."""
         cells = [(name, step, v) for step, kept in self._steps.items() for name, v in kept.items()]
         tensors = [value.double() for _, _, value in cells if isinstance(value, Tensor)]
         read = iter(distributed.mean(torch.stack(tensors)).tolist() if tensors else ())
@@ -86,9 +86,9 @@ class TraceLog:
         return curves
 
     def rewind(self, step: int) -> None:
-        """Forget all after ``step`` because training continues from a state of that step.
+        """Remove everything after ``step``, when training continues from a checkpoint of that step.
 
-        Write before each state that you keep: a line is kept or dropped as a whole.
+        Call `write` before each checkpoint: a line is kept or removed as a unit.
         """
         self._steps, self._newest = {}, step
         if distributed.process_index() == 0:
@@ -103,33 +103,33 @@ class TraceLog:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        # After an error another process may not come to the average, for which this would wait.
+        # After an error another process may never reach the average that this would wait for.
         if kind is None or distributed.process_count() == 1:
             self.write()
 
 
 class Trace(NamedTuple):
-    """A curve: ascending steps, and the number of each."""
+    """A curve: ascending steps and their values."""
 
     steps: list[int]
     values: list[float]
 
 
 def read_traces(run: str | os.PathLike[str]) -> dict[str, Trace]:
-    """Read the traces of a run, name -> (steps, values); steps without the name are left out.
+    """Read the traces of a run, name -> (steps, values); steps without a value are left out.
 
-    Where lines overlap, as after a restart that nobody announced, the later line counts.
+    Where lines overlap, as after a restart without `rewind`, the later line counts.
 
     Args:
-        run: its folder, or its ``metrics.jsonl``.
+        run: folder of the run, or its ``metrics.jsonl``.
 
     Raises:
-        UserError: there is no such file.
+        UserError: the file does not exist.
     """
     log = MetricsLog.of(run)
     if not log.path.exists():
         raise UserError(
-            f"{log.path} does not exist: expected the folder of a run or its metrics.jsonl."
+            f"{log.path} does not exist. Pass the folder of a run or its metrics.jsonl."
         )
     curves: dict[str, dict[int, float]] = {}
     for line in log.read("trace"):
