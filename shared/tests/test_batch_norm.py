@@ -133,7 +133,7 @@ def test_a_group_holds_all_crops_of_its_images() -> None:
     assert grouped.group_size == 2
 
 
-def test_rows_of_an_image_are_counted_as_before_after_an_error() -> None:
+def test_rows_per_image_is_reset_after_an_error() -> None:
     layer = group_batch_norm(nn.BatchNorm2d(3), 4)
     with pytest.raises(UserError, match="got 8 with 1 processes"), rows_per_image(layer, 2):
         layer(randn(6, 3, 2, 2))
@@ -147,7 +147,7 @@ def test_shuffling_and_back_is_the_identity(count: int, rng_key: int) -> None:
     assert torch.equal(shuffled(lambda x: x.flatten(1), images, rng_key), images.flatten(1))
 
 
-def test_shuffling_changes_who_shares_statistics() -> None:
+def test_shuffling_changes_the_groups() -> None:
     images = randn(8, 3, 4, 4)
     layer = group_batch_norm(nn.BatchNorm2d(3), 4)
     assert not torch.allclose(shuffled(layer, images, 1), layer(images))
@@ -194,7 +194,7 @@ def encode(
         (2, 4, False, 2),
     ],
 )
-def test_processes_do_not_enter_the_result(
+def test_the_result_does_not_depend_on_the_number_of_processes(
     count: int, group: int, shuffle: bool, crops: int
 ) -> None:
     # Source: one process on the joined batch, with the same groups.
@@ -208,7 +208,7 @@ def test_processes_do_not_enter_the_result(
         torch.testing.assert_close(own_gradients, gradients, rtol=1e-3, atol=1e-5)
 
 
-def test_conditions_are_repeated_without_moving_statistics_and_then_given_back() -> None:
+def test_conditions_are_restored_without_updating_statistics() -> None:
     network = nn.Sequential(disturbed(nn.BatchNorm2d(3)), nn.ReLU(), disturbed(nn.BatchNorm2d(3)))
     group_batch_norm(network, 2)
     network[2].eval()
@@ -230,7 +230,7 @@ def test_conditions_are_repeated_without_moving_statistics_and_then_given_back()
         assert torch.equal(value, before[name])
 
 
-def test_conditions_are_given_back_after_an_error() -> None:
+def test_conditions_are_reset_after_an_error() -> None:
     layer = nn.BatchNorm2d(3)
     conditions = NormConditions(layer)
     layer.eval()

@@ -45,7 +45,7 @@ def test_results_come_in_rank_order() -> None:
     assert run_processes(report_place, 3) == [(0, 3), (1, 3), (2, 3)]
 
 
-def test_gather_slices_and_means_are_those_of_the_whole() -> None:
+def test_gather_slices_and_means_equal_the_definitions() -> None:
     # Source: the definitions, on the whole batch in one process.
     rows = torch.randn(6, 2, generator=torch.Generator().manual_seed(0))
     weights = torch.arange(1.0, 13).view(6, 2)
@@ -58,7 +58,7 @@ def test_gather_slices_and_means_are_those_of_the_whole() -> None:
         torch.testing.assert_close(result["gradient"] / 2, expected)
 
 
-def test_alone_everything_is_the_identity() -> None:
+def test_one_process_is_the_identity() -> None:
     rows = torch.randn(4, 2, generator=torch.Generator().manual_seed(0))
     result = exercise(rows)
     assert torch.equal(result["gathered"], rows)
@@ -71,7 +71,7 @@ def test_a_failing_process_ends_the_others_and_shows_its_traceback() -> None:
         run_processes(fail_on_one, 2)
 
 
-def test_a_dying_process_is_noticed() -> None:
+def test_a_dying_process_is_detected() -> None:
     with pytest.raises(RuntimeError, match="died without a result"):
         run_processes(die, 2)
 

@@ -29,7 +29,7 @@ def test_units_of_a_row_and_rows_are_dropped_independently() -> None:
 
 @settings(max_examples=20, deadline=None)
 @given(st.integers(1, 40), st.integers(1, 20), st.data())
-def test_a_part_of_the_rows_is_dropped_as_in_the_whole(
+def test_a_part_of_the_rows_is_dropped_as_in_the_full_batch(
     n: int, width: int, data: st.DataObject
 ) -> None:
     rows = torch.randn(n, width)

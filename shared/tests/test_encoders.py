@@ -128,7 +128,7 @@ def test_group_norm_encoders_have_no_batch_statistics() -> None:
         ({"width": 0}, "The encoder's width is 0; use a positive factor."),
     ],
 )
-def test_impossible_recipes_are_named(fields: dict[str, object], sentence: str) -> None:
+def test_invalid_recipes_are_refused(fields: dict[str, object], sentence: str) -> None:
     with pytest.raises(UserError, match=sentence.replace(".", r"\.")):
         ResNetRecipe(**fields)  # type: ignore[arg-type]
 

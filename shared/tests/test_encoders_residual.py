@@ -384,7 +384,7 @@ def test_a_recipe_comes_back_from_json() -> None:
         ({"root_kernel": 4}, "root_kernel is 4; use an odd size"),
     ],
 )
-def test_contradictory_recipes_are_named(fields: dict[str, Any], sentence: str) -> None:
+def test_contradictory_recipes_are_refused(fields: dict[str, Any], sentence: str) -> None:
     with pytest.raises(UserError, match=re.escape(sentence)):
         ResidualRecipe(**fields)
 

@@ -112,6 +112,6 @@ def test_images_that_are_too_small_are_named(recipe: VggRecipe, side: int, sente
         ({"stacks": (1, 1)}, "stacks (1, 1) but pools (True, True, True, True, True); use one of"),
     ],
 )
-def test_impossible_recipes_are_named(fields: dict[str, Any], sentence: str) -> None:
+def test_invalid_recipes_are_refused(fields: dict[str, Any], sentence: str) -> None:
     with pytest.raises(UserError, match=re.escape(sentence)):
         VggRecipe(**fields)

@@ -66,7 +66,7 @@ def test_reader_never_sees_a_part(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(os.name != "posix", reason="POSIX permissions")
-def test_file_obeys_the_umask(tmp_path: Path) -> None:
+def test_file_follows_the_umask(tmp_path: Path) -> None:
     before = os.umask(0o022)
     try:
         write_bytes(tmp_path / "file", b"")
@@ -115,7 +115,7 @@ def test_equal_dictionaries_give_equal_bytes(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_what_json_does_not_have_is_refused_before_writing(tmp_path: Path, value: float) -> None:
+def test_values_without_json_are_refused_before_writing(tmp_path: Path, value: float) -> None:
     with pytest.raises(ValueError, match="JSON"):
         write_json(tmp_path / "file", {"loss": value})
     assert names(tmp_path) == []

@@ -16,7 +16,7 @@ from retable.train.health import (
 
 
 @pytest.mark.parametrize("loss", [math.nan, math.inf, -math.inf])
-def test_a_loss_that_is_no_number_ends_a_run(loss: float) -> None:
+def test_a_nonfinite_loss_stops_a_run(loss: float) -> None:
     # Also where the embedding has gone with the loss: one word for one ending.
     for spread in (1.0, math.nan):
         failure = failure_reason({"loss": loss, "embedding_spread": spread})
@@ -24,7 +24,7 @@ def test_a_loss_that_is_no_number_ends_a_run(loss: float) -> None:
 
 
 @pytest.mark.parametrize("spread", [0.0, 0.99 * COLLAPSED_SPREAD, math.nan])
-def test_a_collapsed_embedding_ends_a_run(spread: float) -> None:
+def test_a_collapsed_embedding_stops_a_run(spread: float) -> None:
     failure = failure_reason({"loss": 1.0, "embedding_spread": spread})
     assert failure is not None
     assert failure.kind == COLLAPSE
@@ -32,28 +32,28 @@ def test_a_collapsed_embedding_ends_a_run(spread: float) -> None:
 
 
 @pytest.mark.parametrize("metrics", [{}, {"loss": 9.0}, {"loss": 1.0, "embedding_spread": 0.02}])
-def test_a_run_that_may_still_come_right_goes_on(metrics: dict[str, float]) -> None:
+def test_a_healthy_run_continues(metrics: dict[str, float]) -> None:
     assert failure_reason(metrics) is None
 
 
-def test_nothing_is_said_of_what_was_not_logged() -> None:
+def test_metrics_that_were_not_logged_have_no_message() -> None:
     assert messages({"loss": 1.0}) == []
 
 
 @pytest.mark.parametrize(("loss", "standing"), [(4.0, "below"), (5.0, "not below")])
-def test_the_loss_is_held_against_chance(loss: float, standing: str) -> None:
+def test_the_loss_is_compared_with_chance(loss: float, standing: str) -> None:
     (said,) = messages({"loss": loss, "chance_loss": math.log(101)})
     assert said == f"loss {loss:.3f}, {standing} the chance level log(ways) = 4.615"
 
 
-def test_a_loss_that_rises_while_the_queue_fills_is_called_normal() -> None:
+def test_a_rising_loss_while_the_queue_fills_is_normal() -> None:
     (said,) = messages({"loss": 1.0, "queue_fill": 0.25, "queue_full_step": 256.0})
     assert "25% filled" in said
     assert "normally rises until the queue is full at step 256" in said
     assert messages({"loss": 1.0, "queue_fill": 1.0, "queue_full_step": 256.0}) == []
 
 
-def test_a_queue_that_should_be_full_and_is_not_is_a_fault_not_normal() -> None:
+def test_a_queue_below_its_expected_fill_is_reported() -> None:
     fill = {"loss": 1.0, "queue_full_step": 256.0}
     (filling,) = messages({**fill, "queue_fill": 0.25, "queue_expected_fill": 0.25})
     assert "normal" in filling
@@ -78,7 +78,7 @@ def scores(apart: float, std: float = 0.1) -> dict[str, float]:
 
 
 @pytest.mark.parametrize("std", [0.3, 1e-3])
-def test_scores_are_alike_within_five_percent_of_the_negatives_deviation(std: float) -> None:
+def test_scores_are_alike_within_five_percent_of_the_standard_deviation(std: float) -> None:
     assert all(scores_alike(scores(apart, std)) for apart in (-0.049, 0.0, 0.049))
     assert not any(scores_alike(scores(apart, std)) for apart in (-0.051, 0.051, 0.5))
     assert scores_alike({**scores(0.0), "negative_variance": 0.0})  # all features are one
@@ -86,7 +86,7 @@ def test_scores_are_alike_within_five_percent_of_the_negatives_deviation(std: fl
     assert not scores_alike({"loss": 1.0})
 
 
-def test_positives_like_negatives_end_a_run_after_two_epochs_that_are_not_the_first() -> None:
+def test_indistinguishable_scores_stop_a_run_after_two_later_epochs() -> None:
     watch = CollapseDetector()
     failures = [watch.failure_reason(epoch, 25, scores(0.01)) for epoch in (1, 2, 3)]
     assert failures[:2] == [None, None]
@@ -96,7 +96,7 @@ def test_positives_like_negatives_end_a_run_after_two_epochs_that_are_not_the_fi
     assert "0.7" in failures[2].reason
 
 
-def test_an_epoch_in_which_positives_stand_out_begins_the_count_anew() -> None:
+def test_an_epoch_with_distinct_positives_resets_the_count() -> None:
     watch = CollapseDetector()
     apart = [0.0, 0.0, 0.5, 0.0, 0.5, 0.5, 0.0]
     assert not any(
@@ -104,24 +104,24 @@ def test_an_epoch_in_which_positives_stand_out_begins_the_count_anew() -> None:
     )
 
 
-def test_few_steps_end_no_run_by_chance() -> None:
+def test_few_steps_do_not_stop_a_run() -> None:
     watch = CollapseDetector()
     failures = [watch.failure_reason(epoch, 10, scores(0.0)) for epoch in range(1, 7)]
     assert [failure is None for failure in failures] == [True] * 5 + [False]
 
 
-def test_a_method_that_logs_no_scores_is_not_watched() -> None:
+def test_a_method_without_scores_is_never_stopped() -> None:
     watch = CollapseDetector()
     assert not any(watch.failure_reason(epoch, 100, {"loss": 1.0}) for epoch in range(1, 9))
 
 
-def test_scores_that_are_alike_are_pointed_out() -> None:
+def test_indistinguishable_scores_are_reported() -> None:
     (said,) = messages(scores(0.01))
     assert "collapsed or not begun to learn" in said
     assert messages(scores(0.5)) == []
 
 
-def test_positives_among_the_hardest_negatives_are_pointed_out() -> None:
+def test_positives_below_the_hardest_negatives_are_reported() -> None:
     negatives = {"negative_score_q50": 0.1, "negative_score_q95": 0.6}
     scores = {"loss": 1.0, "positive_score_q05": 0.3, **negatives}
     (apart,) = messages({**scores, "positive_score_q50": 0.7})
@@ -130,6 +130,6 @@ def test_positives_among_the_hardest_negatives_are_pointed_out() -> None:
     assert "do not stand out" in among
 
 
-def test_an_embedding_near_collapse_is_pointed_out() -> None:
+def test_an_embedding_near_collapse_is_reported() -> None:
     assert "close to collapse" in messages({"loss": 1.0, "embedding_spread": 0.05})[0]
     assert messages({"loss": 1.0, "embedding_spread": 0.9}) == []

@@ -68,7 +68,7 @@ def test_the_gradient_of_info_nce_is_softmax_less_target() -> None:
     torch.testing.assert_close(gradient, expected.detach(), rtol=1e-4, atol=1e-6)
 
 
-def test_dropped_negatives_count_as_absent_and_all_dropped_give_zero() -> None:
+def test_masked_negatives_are_left_out_and_all_masked_give_zero() -> None:
     logits = randn(2, 5)
     dropped = logits.clone()
     dropped[:, 2:4] = -math.inf
@@ -150,7 +150,7 @@ def test_temperatures_must_be_positive() -> None:
         nt_xent(torch.zeros(1, 2), torch.zeros(1, 2), -0.1)
 
 
-def test_a_second_backward_pass_through_one_loss_is_refused_not_wrong() -> None:
+def test_a_second_backward_pass_is_an_error() -> None:
     logits = torch.randn(4, 9, requires_grad=True)
     loss = info_nce(logits, 0.2)
     loss.backward(retain_graph=True)  # type: ignore[no-untyped-call]

@@ -89,7 +89,7 @@ def test_cosine_momentum_meets_its_known_points_and_rises() -> None:
     assert MomentumRecipe(0.99).at(123, 1000) == 0.99
 
 
-def test_impossible_recipes_are_named() -> None:
+def test_invalid_recipes_are_refused() -> None:
     with pytest.raises(UserError, match=r"must be in \[0, 1\], got 1\.5"):
         MomentumRecipe(1.5)
     with pytest.raises(UserError, match="must be constant or cosine, got 'linear'"):

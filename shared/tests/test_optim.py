@@ -346,6 +346,6 @@ def test_decays_are_tuples_also_where_json_made_them_lists() -> None:
         ({"momentum": 0.0, "nesterov": True}, "`momentum` must be positive with nesterov"),
     ],
 )
-def test_impossible_recipes_are_named(fields: dict[str, object], sentence: str) -> None:
+def test_invalid_recipes_are_refused(fields: dict[str, object], sentence: str) -> None:
     with pytest.raises(UserError, match=sentence):
         OptimizerRecipe(**fields)  # type: ignore[arg-type]

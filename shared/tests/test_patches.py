@@ -115,7 +115,7 @@ def test_patches_do_not_overlap() -> None:
 
 @settings(deadline=None, max_examples=30)
 @given(rows=st.lists(st.integers(0, 19), min_size=1, max_size=8), rng_key=st.integers(0, 2**40))
-def test_an_image_is_cut_alike_in_any_share_of_the_batch(rows: list[int], rng_key: int) -> None:
+def test_cuts_do_not_depend_on_the_split_of_the_batch(rows: list[int], rng_key: int) -> None:
     # Source: identity.
     images, positions, grid = pictures(20, 18), torch.arange(20), PatchGrid(cell=6, patch=4)
     whole = cut_patches(images, grid, rng_key, positions)
@@ -124,7 +124,7 @@ def test_an_image_is_cut_alike_in_any_share_of_the_batch(rows: list[int], rng_ke
 
 
 @pytest.mark.parametrize("rng_key", [None, 3])
-def test_cutting_in_pieces_changes_nothing(
+def test_cutting_in_chunks_gives_equal_patches(
     rng_key: int | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Source: identity.
@@ -206,7 +206,7 @@ def test_standardised_images_are_those_of_plain_loops(scale: float) -> None:
     shift=st.floats(-1, 1, width=32),
     factor=st.floats(0.125, 8, width=32),
 )
-def test_brightness_and_contrast_of_a_patch_do_not_matter(shift: float, factor: float) -> None:
+def test_standardising_removes_brightness_and_contrast(shift: float, factor: float) -> None:
     # Source: identity.
     patch = pictures(1, 12)
     expected = standardise(patch)
@@ -226,13 +226,13 @@ def test_a_constant_patch_becomes_zeros(dtype: torch.dtype, value: float) -> Non
     assert torch.equal(gradient, torch.zeros_like(everywhere))
 
 
-def test_a_patch_that_is_all_but_constant_is_not_blown_up() -> None:
+def test_a_nearly_constant_patch_is_not_amplified() -> None:
     # Source: the floor; a resize leaves differences of rounding in flat areas.
     flat = torch.full((1, 3, 12, 12), 0.3) + 6e-8 * (pictures(1, 12) > 0.5)
     assert standardise(flat).abs().max() < 0.01
 
 
-def test_mixed_precision_around_it_changes_nothing() -> None:
+def test_autocast_does_not_change_patches() -> None:
     # Source: identity.
     images, grid = pictures(2, 33), PatchGrid(cell=11, patch=8)
     plain = cut_patches(images, grid)
@@ -240,7 +240,7 @@ def test_mixed_precision_around_it_changes_nothing() -> None:
         assert torch.equal(cut_patches(images, grid), plain)
 
 
-def test_images_stay_as_they_were() -> None:
+def test_images_are_not_changed() -> None:
     # Source: identity.
     images = pictures(2, 33)
     before = images.clone()
@@ -257,21 +257,21 @@ def test_images_stay_as_they_were() -> None:
         ({"patch": 0}, "got patch 0"),
     ],
 )
-def test_a_grid_that_cannot_be_is_a_users_mistake(sizes: dict[str, int], sentence: str) -> None:
+def test_invalid_grids_are_refused(sizes: dict[str, int], sentence: str) -> None:
     # Source: the class's own documentation.
     with pytest.raises(UserError, match=sentence):
         replace(PatchGrid(), **sizes)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(("height", "width"), [(30, 33), (33, 30), (34, 34)])
-def test_images_that_the_grid_does_not_cover_are_a_users_mistake(height: int, width: int) -> None:
+def test_images_of_another_size_are_refused(height: int, width: int) -> None:
     # Source: the function's own documentation.
     grid = PatchGrid(cell=11, patch=8)
     with pytest.raises(UserError, match=f"33 x 33 pixels, got {height} x {width}"):
         cut_patches(torch.zeros(2, 3, height, width), grid)
 
 
-def test_a_key_asks_for_positions() -> None:
+def test_a_key_requires_positions() -> None:
     # Source: the function's own documentation.
     with pytest.raises(ValueError, match="`positions` must be given"):
         cut_patches(torch.zeros(2, 3, 33, 33), PatchGrid(cell=11, patch=8), 0)

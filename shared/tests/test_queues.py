@@ -14,7 +14,7 @@ from retable.random import normal
 
 @settings(max_examples=200, deadline=None)
 @given(size=st.integers(1, 12), data=st.data())
-def test_the_queue_is_a_deque_for_any_batch_sizes(size: int, data: st.DataObject) -> None:
+def test_the_queue_equals_a_deque_for_any_batch_sizes(size: int, data: st.DataObject) -> None:
     # Source: collections.deque(maxlen=K).
     batches = data.draw(st.lists(st.integers(0, size), max_size=8))
     queue = KeyQueue(size, 3, rng_key=5, labels=True)
@@ -81,7 +81,7 @@ def test_the_moments_are_those_of_all_rows_after_any_batches_and_restarts(
     assert_moments_are_those_of_the_rows(queue)
 
 
-def test_moments_do_not_drift_however_long_the_queue_is_in_use() -> None:
+def test_moments_do_not_drift() -> None:
     queue = KeyQueue(100, 4, rng_key=0)
     keys = nn.functional.normalize(normal(1, torch.arange(64 * 7 * 4).view(64, 7, 4)), dim=2)
     for step in range(3000):
@@ -89,7 +89,7 @@ def test_moments_do_not_drift_however_long_the_queue_is_in_use() -> None:
     assert_moments_are_those_of_the_rows(queue)
 
 
-def test_keys_that_were_not_finite_leave_the_moments_with_the_queue() -> None:
+def test_nonfinite_keys_leave_the_moments_when_overwritten() -> None:
     queue = KeyQueue(6, 2, rng_key=0)
     queue.enqueue(torch.full((4, 2), torch.nan))
     assert queue.moments.mean.isnan().any()
@@ -123,7 +123,7 @@ def test_the_first_rows_are_isotropic_unit_vectors() -> None:
     torch.testing.assert_close(rows.T @ rows / 4096, torch.eye(16) / 16, atol=0.01, rtol=0)
 
 
-def test_enqueueing_before_the_backward_pass_is_refused_not_silently_wrong() -> None:
+def test_enqueueing_before_the_backward_pass_is_an_error() -> None:
     queue = KeyQueue(4, 2, rng_key=0)
     queries = torch.randn(2, 2, requires_grad=True, generator=torch.Generator().manual_seed(0))
     loss = (queries @ queue.rows.T).logsumexp(1).sum()
@@ -138,7 +138,7 @@ def test_enqueued_keys_carry_no_gradient() -> None:
     assert not queue.rows.requires_grad
 
 
-def test_misuse_is_named() -> None:
+def test_misuse_is_refused() -> None:
     with pytest.raises(UserError, match="`keys` must have at most the queue's 4 rows, got 5"):
         KeyQueue(4, 2, rng_key=0).enqueue(torch.ones(5, 2))
     with pytest.raises(UserError, match="`labels` must be given"):

@@ -44,7 +44,7 @@ def test_a_draw_depends_on_its_key_and_counter_alone(draw: Callable[..., Tensor]
 
 
 @pytest.mark.parametrize("draw", DRAWS.values(), ids=DRAWS)
-def test_so_many_draws_that_they_are_made_in_pieces(draw: Callable[..., Tensor]) -> None:
+def test_draws_in_chunks_equal_draws_at_once(draw: Callable[..., Tensor]) -> None:
     many = counters(300 * 500).view(300, 500)
     whole = draw(KEY, many)
     assert whole.shape == many.shape
@@ -122,7 +122,7 @@ def test_beta_draws_have_the_moments_of_their_parameters(a: float, b: float) -> 
 
 
 @pytest.mark.parametrize("a", [0.2, 1.6, 2.0])
-def test_shares_of_a_half_are_drawn_as_the_paper_counts_on(a: float) -> None:
+def test_shares_above_a_half_have_the_papers_frequency(a: float) -> None:
     # Source: E[w] = 1/2 and E[w (1 - w)] = a / (2 (2 a + 1)): 0.1905 at 1.6, 0.2 at 2.
     weight = random.beta(KEY, counters(200_000), a, a).double()
     product = a / (2 * (2 * a + 1))

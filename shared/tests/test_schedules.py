@@ -111,6 +111,6 @@ def test_a_recipe_read_from_json_equals_the_written_one() -> None:
         ({"warmup_epochs": -1}, "`warmup_epochs` must be 0 or more"),
     ],
 )
-def test_contradictory_recipes_are_named(fields: dict[str, object], sentence: str) -> None:
+def test_contradictory_recipes_are_refused(fields: dict[str, object], sentence: str) -> None:
     with pytest.raises(UserError, match=sentence):
         ScheduleRecipe(**fields)  # type: ignore[arg-type]

@@ -50,7 +50,7 @@ def test_statistics_are_those_of_single_scores_in_float64(centre: float, spread:
 
 
 @pytest.mark.parametrize("masked", [False, True])
-def test_so_many_scores_that_they_are_summed_in_several_parts(masked: bool) -> None:
+def test_many_scores_summed_in_chunks_equal_the_definition(masked: bool) -> None:
     positives, negatives = draw("many p", 5), 0.5 + 0.1 * draw("many n", 5, 400_000)
     if masked:
         negatives[1, ::2] = negatives[4, 1:] = -math.inf
@@ -72,7 +72,7 @@ def test_the_variance_is_that_within_queries_not_that_between_them() -> None:
 @given(
     st.lists(st.lists(st.floats(-4, 4, width=32) | st.none(), min_size=5, max_size=5), min_size=1)
 )
-def test_what_is_masked_is_no_negative(scores: list[list[float | None]]) -> None:
+def test_masked_scores_are_left_out(scores: list[list[float | None]]) -> None:
     negatives = torch.tensor([[-math.inf if s is None else s for s in row] for row in scores])
     remaining = [[s for s in row if s is not None] for row in scores]
     found = score_statistics(torch.zeros(len(scores)), negatives)
@@ -88,7 +88,7 @@ def test_what_is_masked_is_no_negative(scores: list[list[float | None]]) -> None
 
 
 @pytest.mark.parametrize("where", [(slice(0, 1), slice(None)), (slice(0, 1), slice(0, 1))])
-def test_a_score_that_is_not_a_number_is_not_hidden(where: tuple[slice, slice]) -> None:
+def test_nan_scores_give_nan_statistics(where: tuple[slice, slice]) -> None:
     negatives = torch.zeros(3, 4)
     negatives[where] = math.nan
     found = score_statistics(torch.zeros(3), negatives)
@@ -97,7 +97,7 @@ def test_a_score_that_is_not_a_number_is_not_hidden(where: tuple[slice, slice]) 
     assert float(found.positive_mean) == 0.0
 
 
-def test_scores_of_half_precision_are_summed_in_more() -> None:
+def test_half_precision_scores_are_summed_in_float32() -> None:
     negatives = 0.5 + 0.25 * draw("half", 2, 4096)
     half = score_statistics(torch.ones(2).half(), negatives.half())
     expected = brute_force([1.0, 1.0], negatives.half().double().tolist())
@@ -105,7 +105,7 @@ def test_scores_of_half_precision_are_summed_in_more() -> None:
 
 
 @pytest.mark.parametrize(("size", "dim"), [(1000, 16), (37, 64), (2, 3)])
-def test_a_queues_statistics_are_those_of_all_its_scores(size: int, dim: int) -> None:
+def test_queue_statistics_equal_those_of_all_scores(size: int, dim: int) -> None:
     queue = KeyQueue(size, dim, rng_key=1)
     queries, keys = normalize(draw("q", 9, dim)), normalize(draw("k", 9, dim))
     found = queue_score_statistics(queries, keys, queue.moments)
@@ -113,7 +113,7 @@ def test_a_queues_statistics_are_those_of_all_its_scores(size: int, dim: int) ->
 
 
 @pytest.mark.parametrize("spread", [1e-1, 1e-2, 1e-3])
-def test_a_variance_far_below_the_squared_mean_keeps_its_digits(spread: float) -> None:
+def test_a_variance_far_below_the_squared_mean_is_accurate(spread: float) -> None:
     # What a nearly collapsed embedding looks like: all features close to one direction.
     direction = normalize(draw("direction", 1, 32))
     queries, keys, first, second = (

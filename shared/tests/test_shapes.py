@@ -317,7 +317,7 @@ def test_textures_have_no_preferred_direction() -> None:
         assert difference.mean().abs() < 4 * error + 1e-3 * scale, list(FOREGROUND)[kind]
 
 
-# What is refused.
+# Invalid values.
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""What BYOL and SimSiam share: the seam, the collapse that is seen, parts of a batch."""
+"""Properties of the Siamese step, for BYOL and SimSiam."""
 
 from __future__ import annotations
 
@@ -18,13 +18,11 @@ from retable.methods import (
     Batch,
     BYOLRecipe,
     MethodRecipe,
-    Progress,
     Siamese,
     SimSiamRecipe,
 )
-from retable.nn.batch_norm import group_batch_norm
-from retable.random import derive_key, initialising, normal
 from retable.reproduce.execute import make_accelerator
+from retable.testing import TinyEncoder, make_batch
 from retable.train import checkpoint, health
 from retable.train.loop import Execution, Training
 from retable.train.optim import OptimizerRecipe
@@ -43,28 +41,6 @@ SLOPE = {"byol": -4.0, "simsiam": -1.0}
 """Of the loss over a similarity that all samples and both terms have."""
 
 
-class Flat(nn.Module):
-    """An encoder without batch norm: pixels through one matrix."""
-
-    feature_dim = 12
-
-    def __init__(self) -> None:
-        super().__init__()
-        with initialising(5):
-            self.linear = nn.Linear(3 * 4 * 4, self.feature_dim)
-
-    def forward(self, images: Tensor) -> Tensor:
-        return torch.tanh(self.linear(images.flatten(1)))
-
-
-def make_batch(size: int = 8) -> Batch:
-    views = [
-        normal(derive_key(0, "v", n), torch.arange(size * 48)).view(size, 3, 4, 4) for n in (0, 1)
-    ]
-    rows = torch.arange(size)
-    return Batch((views[0], views[1]), -torch.ones_like(rows), rows, rows, Progress(0, 10, 2), 7)
-
-
 @pytest.fixture(params=RECIPES)
 def name(request: pytest.FixtureRequest) -> str:
     return str(request.param)
@@ -72,7 +48,7 @@ def name(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 def method(name: str) -> Siamese:
-    built = RECIPES[name].build(Flat(), rng_key=3)
+    built = RECIPES[name].build(TinyEncoder(), rng_key=3)
     assert isinstance(built, Siamese)
     return built
 
@@ -84,20 +60,20 @@ def trained(method: nn.Module) -> list[nn.Parameter]:
 @given(similarity=st.floats(-1, 1))
 @pytest.mark.parametrize("name", RECIPES)
 def test_the_loss_is_linear_between_its_bounds(name: str, similarity: float) -> None:
-    built = RECIPES[name].build(Flat(), rng_key=3)
+    built = RECIPES[name].build(TinyEncoder(), rng_key=3)
     assert isinstance(built, Siamese)
     loss = float(built.loss(torch.full((2, 5), similarity)))
     assert loss == pytest.approx(PERFECT[name] + SLOPE[name] * (similarity - 1), abs=1e-5)
     assert PERFECT[name] - 1e-5 <= loss <= OPPOSITE[name] + 1e-5
 
 
-def test_both_terms_count_alike(name: str, method: Siamese) -> None:
+def test_both_terms_have_equal_weight(name: str, method: Siamese) -> None:
     terms = torch.tensor([[1.0, 1.0, 1.0], [-1.0, -1.0, -1.0]])
     middle = (PERFECT[name] + OPPOSITE[name]) / 2
     assert float(method.loss(terms)) == float(method.loss(terms.flip(0))) == middle
 
 
-def test_the_seam_compares_each_prediction_with_the_target_of_the_other_view(
+def test_similarity_gets_each_prediction_with_the_target_of_the_other_view(
     method: Siamese,
 ) -> None:
     batch = make_batch()
@@ -124,7 +100,7 @@ def test_the_seam_compares_each_prediction_with_the_target_of_the_other_view(
         assert not ours[1].requires_grad
 
 
-def test_an_heirs_similarity_is_differentiated_and_the_trace_stays_raw(method: Siamese) -> None:
+def test_an_overridden_similarity_changes_the_gradient_and_not_the_trace(method: Siamese) -> None:
     batch = make_batch()
     output = method(batch)
     gradients = torch.autograd.grad(output.loss, trained(method))
@@ -137,10 +113,10 @@ def test_an_heirs_similarity_is_differentiated_and_the_trace_stays_raw(method: S
             return 2.5 * raw - 1.5  # type: ignore[no-any-return]
 
     method.__class__ = Weighted
-    heirs = method(batch)
-    for one, other in zip(torch.autograd.grad(heirs.loss, trained(method)), gradients, strict=True):
-        torch.testing.assert_close(one, 2.5 * other, rtol=1e-4, atol=1e-6)
-    torch.testing.assert_close(heirs.trace["positive_mean"], output.trace["positive_mean"])
+    found = method(batch)
+    for one, other in zip(torch.autograd.grad(found.loss, trained(method)), gradients, strict=True):
+        torch.testing.assert_close(one, 2.5 * other, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(found.trace["positive_mean"], output.trace["positive_mean"])
 
 
 def test_the_trace_is_the_mean_cosine_of_both_terms(method: Siamese) -> None:
@@ -157,7 +133,7 @@ def test_the_trace_is_the_mean_cosine_of_both_terms(method: Siamese) -> None:
     assert float(output.metrics["positive_score"]) == pytest.approx(sum(cosines) / 16, abs=1e-6)
 
 
-def test_a_collapse_has_the_best_loss_and_is_called_by_its_name(name: str, method: Siamese) -> None:
+def test_a_collapse_has_the_best_loss_and_is_detected(name: str, method: Siamese) -> None:
     class Collapsed(type(method)):  # type: ignore[misc]
         def branches(self, view: Tensor) -> tuple[Tensor, Tensor]:
             return torch.ones(len(view), 6), torch.ones(len(view), 6)
@@ -172,39 +148,6 @@ def test_a_collapse_has_the_best_loss_and_is_called_by_its_name(name: str, metho
     failure = health.failure_reason({"loss": output.loss.item(), **metrics})
     assert failure is not None
     assert failure.kind == health.COLLAPSE
-
-
-def test_gradient_of_a_batch_is_the_mean_of_its_parts(method: Siamese) -> None:
-    batch = make_batch()
-    assert method.accumulates
-    group_batch_norm(method, 4)
-    whole = torch.autograd.grad(method(batch).loss, trained(method))
-    parts = [torch.zeros_like(gradient) for gradient in whole]
-    for rows in (slice(0, 4), slice(4, 8)):
-        part = replace(
-            batch,
-            views=tuple(view[rows] for view in batch.views),
-            positions=batch.positions[rows],
-        )
-        for sum_, gradient in zip(
-            parts, torch.autograd.grad(method(part).loss, trained(method)), strict=True
-        ):
-            sum_ += gradient / 2
-    for one, other in zip(parts, whole, strict=True):
-        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
-
-
-def test_the_loss_is_float32_under_autocast(method: Siamese) -> None:
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        output = method(make_batch())
-    assert output.loss.dtype == torch.float32
-    assert output.loss.item() == pytest.approx(method(make_batch()).loss.item(), abs=0.05)
-
-
-def test_three_views_are_refused(method: Siamese) -> None:
-    batch = make_batch()
-    with pytest.raises(ValueError, match="unpack"):
-        method(replace(batch, views=(*batch.views, batch.views[0])))
 
 
 class StoppedError(Exception):
@@ -223,7 +166,7 @@ def train(recipe: PretrainRecipe, folder: Path) -> dict[str, Tensor]:
     return state
 
 
-def test_a_predictor_of_constant_rate_moves_on_when_the_schedule_has_come_to_rest(
+def test_a_predictor_of_constant_rate_is_trained_at_learning_rate_zero(
     contrastive: Callable[..., PretrainRecipe], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recipe = contrastive(

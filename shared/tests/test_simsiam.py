@@ -6,35 +6,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from retable.methods import Batch, Progress, SimSiam, SimSiamRecipe
-from retable.random import derive_key, initialising, normal
-
-
-class Flat(nn.Module):
-    """An encoder without batch norm: pixels through one matrix."""
-
-    feature_dim = 12
-
-    def __init__(self) -> None:
-        super().__init__()
-        with initialising(5):
-            self.linear = nn.Linear(3 * 4 * 4, self.feature_dim)
-
-    def forward(self, images: Tensor) -> Tensor:
-        return torch.tanh(self.linear(images.flatten(1)))
-
-
-def make_batch(step: int = 0, size: int = 8) -> Batch:
-    views = [
-        normal(derive_key(step, "v", n), torch.arange(size * 48)).view(size, 3, 4, 4)
-        for n in (0, 1)
-    ]
-    rows = torch.arange(size)
-    return Batch((views[0], views[1]), -torch.ones_like(rows), rows, rows, Progress(step, 10, 2), 7)
+from retable.methods import SimSiam, SimSiamRecipe
+from retable.testing import TinyEncoder, make_batch
 
 
 def make_simsiam() -> SimSiam:
-    return SimSiamRecipe(dim=6, hidden_dim=10, predictor_hidden_dim=4).build(Flat(), rng_key=3)
+    return SimSiamRecipe(dim=6, hidden_dim=10, predictor_hidden_dim=4).build(
+        TinyEncoder(), rng_key=3
+    )
 
 
 def straight_line_loss(networks: list[nn.Module], views: tuple[Tensor, ...]) -> Tensor:
@@ -47,7 +26,7 @@ def straight_line_loss(networks: list[nn.Module], views: tuple[Tensor, ...]) -> 
     return d12 / 2 + d21 / 2
 
 
-def test_three_steps_are_those_of_the_papers_algorithm() -> None:
+def test_three_steps_equal_the_papers_algorithm() -> None:
     # Chen & He (2021), algorithm 1, in float64 with torch's SGD; also its running statistics.
     method = make_simsiam()
     exact = copy.deepcopy(method).double()

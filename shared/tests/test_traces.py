@@ -21,7 +21,7 @@ def lines(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
-def test_a_line_holds_one_number_of_each_step_for_each_name(tmp_path: Path) -> None:
+def test_a_line_has_one_number_for_each_step_and_name(tmp_path: Path) -> None:
     trace = TraceLog(tmp_path)
     trace.add(1, {"a": torch.tensor(0.5), "b": 3})
     trace.add(2, {"a": torch.tensor(0.25)})
@@ -36,7 +36,7 @@ def test_a_line_holds_one_number_of_each_step_for_each_name(tmp_path: Path) -> N
     assert read_traces(tmp_path) == {"a": ([1, 2], [0.5, 0.25]), "b": ([1, 4], [3.0, 1.0])}
 
 
-def test_steps_that_nobody_traced_are_null_between_those_traced(tmp_path: Path) -> None:
+def test_untraced_steps_are_null(tmp_path: Path) -> None:
     with TraceLog(tmp_path / "metrics.jsonl") as trace:
         trace.add(10, {"a": 1.0})
         trace.add(13, {"a": 2.0})
@@ -46,7 +46,7 @@ def test_steps_that_nobody_traced_are_null_between_those_traced(tmp_path: Path) 
     assert read_traces(tmp_path / "metrics.jsonl")["a"].steps == [10, 13]
 
 
-def test_where_nothing_was_traced_nothing_is_written(tmp_path: Path) -> None:
+def test_an_empty_trace_writes_no_line(tmp_path: Path) -> None:
     with TraceLog(tmp_path) as trace:
         trace.add(1, {})
         trace.write()
@@ -125,7 +125,7 @@ def test_steps_come_in_order_until_training_goes_back(tmp_path: Path) -> None:
     assert read_traces(tmp_path) == {"a": ([1, 2], [1.0, -2.0])}
 
 
-def test_of_lines_that_overlap_the_later_one_counts(tmp_path: Path) -> None:
+def test_later_lines_override_overlapping_ones(tmp_path: Path) -> None:
     for start, value in ((1, 1.0), (2, 2.0)):
         with TraceLog(tmp_path) as trace:
             trace.add(start, {"a": value})
@@ -144,7 +144,7 @@ def test_what_was_traced_before_an_error_is_written(tmp_path: Path) -> None:
     assert read_traces(tmp_path) == {"a": ([1], [1.0])}
 
 
-def test_traces_stand_beside_the_other_lines_of_a_log(tmp_path: Path) -> None:
+def test_traces_share_a_log_with_other_lines(tmp_path: Path) -> None:
     log = MetricsLog(tmp_path / "metrics.jsonl")
     trace = TraceLog(log)
     log.write("steps", 1, {"a": 9.0})
@@ -154,7 +154,7 @@ def test_traces_stand_beside_the_other_lines_of_a_log(tmp_path: Path) -> None:
     assert len(log.read()) == 2
 
 
-def test_a_run_that_is_not_there_is_named(tmp_path: Path) -> None:
+def test_a_missing_run_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"nowhere.*does not exist\. Pass the folder of a run"):
         read_traces(tmp_path / "nowhere")
 

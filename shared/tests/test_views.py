@@ -290,7 +290,7 @@ def test_the_inputs_stay_as_they_were() -> None:
             assert torch.equal(crops, before)
 
 
-def test_mixed_precision_around_it_changes_nothing() -> None:
+def test_autocast_does_not_change_patches() -> None:
     # Source: identity; matrix products are what autocast would round to bfloat16.
     recipe, images, indices = RECIPES["moco_v2"], photographs(8, 40, 40), torch.arange(8)
     plain = views.make_view(images, indices, recipe, 0)

@@ -342,10 +342,10 @@ def test_the_recipe_defaults_to_the_official_code() -> None:
 @pytest.mark.parametrize(("jigsaw", "given"), [(True, 2), (False, 3)])
 def test_a_wrong_number_of_views_is_a_users_mistake(jigsaw: bool, given: int) -> None:
     batch = make_batch(0, sides=SIDES[:given])
-    with pytest.raises(UserError, match=f"got {given} views: expected {5 - given}"):
+    with pytest.raises(UserError, match=f"must be {5 - given}, got {given}"):
         built(jigsaw=jigsaw)(batch)
 
 
 def test_a_jigsaw_that_cannot_be_cut_is_refused_before_training() -> None:
-    with pytest.raises(UserError, match="patches of 6: expected"):
+    with pytest.raises(UserError, match="got patch 6"):
         replace(RECIPE, crop=6).build(TinyEncoder(), 0)

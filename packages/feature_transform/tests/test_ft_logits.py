@@ -334,7 +334,7 @@ def test_the_loss_is_the_cross_entropy_with_the_positive_first() -> None:
     torch.testing.assert_close(info_nce(logits, TEMPERATURE), expected)
 
 
-# What is refused
+# Invalid values
 
 
 @pytest.mark.parametrize(

@@ -65,7 +65,7 @@ def test_the_loss_is_infonce_of_the_transformed_pairs_of_that_step(name: str) ->
 
 
 @pytest.mark.parametrize("name", VARIANTS)
-def test_the_queue_takes_the_raw_keys_and_nothing_else(name: str) -> None:
+def test_only_raw_keys_are_enqueued(name: str) -> None:
     method = build(VARIANTS[name])
     expected = method.queue.rows.clone()
     for step in range(4):  # 8 keys into 20 rows: the third step goes around the end
@@ -141,7 +141,7 @@ def test_the_scores_of_a_fresh_queue_are_those_of_directions_without_a_preferenc
 # Off the unit sphere
 
 
-def test_off_the_unit_sphere_features_are_the_heads_outputs() -> None:
+def test_without_unit_sphere_features_are_the_heads_outputs() -> None:
     method = build(BOTH, unit_sphere=False)
     raw = method.head(method.encoder(make_batch(0).views[0]))
     queries, keys, _, output = scored_step(method, 0)
@@ -153,7 +153,7 @@ def test_off_the_unit_sphere_features_are_the_heads_outputs() -> None:
     assert (keys.norm(dim=1) - 1).abs().min() > 1e-3
 
 
-def test_off_the_unit_sphere_the_spread_is_that_of_directions() -> None:
+def test_without_unit_sphere_the_spread_is_that_of_directions() -> None:
     """Otherwise a growing length would look like a spreading embedding."""
     batch = make_batch(0)
     method = build(NOTHING, unit_sphere=False)
@@ -163,7 +163,7 @@ def test_off_the_unit_sphere_the_spread_is_that_of_directions() -> None:
     torch.testing.assert_close(spread, expected)
 
 
-def test_off_the_unit_sphere_steps_are_finite_with_and_without_transformation() -> None:
+def test_without_unit_sphere_losses_are_finite() -> None:
     for transform in (NOTHING, *VARIANTS.values()):
         losses = train_steps(build(transform, unit_sphere=False), range(4))
         assert all(math.isfinite(loss) for loss in losses)
@@ -191,12 +191,12 @@ def test_the_recipe_builds_the_method_and_defaults_to_version_1() -> None:
 
 
 @pytest.mark.parametrize("name", VARIANTS)
-def test_an_oracle_beside_a_transformation_is_refused(name: str) -> None:
+def test_an_oracle_with_a_transformation_is_refused(name: str) -> None:
     with pytest.raises(UserError, match=r"`oracle` must be False with a transformation"):
         replace(RECIPE, oracle=True, transform=VARIANTS[name])
 
 
-def test_an_oracle_alone_is_mocos() -> None:
+def test_an_oracle_without_transformation_equals_moco() -> None:
     plain = replace(PLAIN, oracle=True).build(TinyEncoder(), 3)
     transformed = build(NOTHING, oracle=True)
     assert train_steps(plain, range(5)) == train_steps(transformed, range(5))

@@ -99,7 +99,7 @@ def test_no_pair_becomes_easier_and_only_pulled_pairs_become_harder(
         (-1.0, 2.0, -9.0),
     ],
 )
-def test_scores_that_can_be_reckoned_by_hand(score: float, weight: float, expected: float) -> None:
+def test_known_scores(score: float, weight: float, expected: float) -> None:
     moved = extrapolate_positives(*pair_of_score(score), weight)
     assert scores(*moved).item() == pytest.approx(expected)
 

@@ -200,7 +200,7 @@ def test_the_loss_is_the_plain_one_times_a_factor_and_a_constant(name: str, weig
 
 @BOTH
 @EACH
-def test_the_loss_is_that_of_the_seams_similarities(name: str, transform: TransformRecipe) -> None:
+def test_the_loss_uses_the_similarity_hook(name: str, transform: TransformRecipe) -> None:
     method, batch = build(name, transform), make_batch()
     output = method(batch)
     (first, target_of_first), (second, target_of_second) = (
@@ -355,7 +355,7 @@ def test_negatives_are_refused(name: str, negatives: Any) -> None:
 
 @BOTH
 @pytest.mark.parametrize("weight", [0.0, -1.0, math.nan, math.inf])
-def test_a_loss_weight_that_is_no_positive_number_is_refused(name: str, weight: float) -> None:
+def test_invalid_loss_weights_are_refused(name: str, weight: float) -> None:
     recipe: Any = RECIPES[name]
-    with pytest.raises(UserError, match=f"loss_weight is {weight}: expected a positive number"):
+    with pytest.raises(UserError, match=f"must be positive and finite, got {weight}"):
         replace(recipe, loss_weight=weight)

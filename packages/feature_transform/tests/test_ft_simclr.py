@@ -158,7 +158,7 @@ def test_weights_of_one_give_nt_xent_where_each_column_is_its_own_partner(
     torch.testing.assert_close(found, reference, rtol=1e-5, atol=1e-6)
 
 
-def test_weights_of_one_cost_an_anchor_the_columns_whose_partner_is_its_own_image(
+def test_columns_mixed_with_an_anchors_own_image_are_masked(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     partners = torch.tensor([1, 2, 3, 4, 5, 6, 7, 0])
@@ -178,7 +178,7 @@ def test_weights_of_one_cost_an_anchor_the_columns_whose_partner_is_its_own_imag
 
 @settings(deadline=None, max_examples=40)
 @given(rng_key=st.integers(0, 2**31), draw_group=st.sampled_from([None, 1, 2]), level=st.booleans())
-def test_an_anchor_sees_every_column_without_a_part_of_its_own_image_and_no_other(
+def test_exactly_the_columns_with_a_part_of_the_anchors_image_are_masked(
     rng_key: int, draw_group: int | None, level: bool
 ) -> None:
     transform = TransformRecipe(draw_group=draw_group, level="dimension" if level else "batch")
@@ -333,5 +333,5 @@ def test_a_collapsed_embedding_has_the_chance_loss(transform: TransformRecipe) -
 
 
 def test_hard_negatives_are_refused() -> None:
-    with pytest.raises(UserError, match=r"transform\.negatives is hard: expected interpolate"):
+    with pytest.raises(UserError, match="must be interpolate, extrapolate or none, got hard"):
         SimCLRFTRecipe(transform=TransformRecipe(negatives="hard"))

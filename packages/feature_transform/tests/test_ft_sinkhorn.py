@@ -96,7 +96,7 @@ def test_a_constant_on_one_prototype_changes_nothing_from_the_first_iteration_on
     )
 
 
-def test_order_of_samples_and_of_prototypes_has_no_say() -> None:
+def test_codes_follow_permutations_of_samples_and_prototypes() -> None:
     scores = scores_of(8, 5).double()
     rows, columns = torch.tensor([3, 1, 0, 7, 2, 5, 6, 4]), torch.tensor([4, 0, 2, 1, 3])
     torch.testing.assert_close(
@@ -142,10 +142,11 @@ def test_processes_share_the_codes_of_the_whole_batch(sizes: list[int]) -> None:
 
 @pytest.mark.parametrize(
     ("epsilon", "iterations", "sentence"),
-    [(0.0, 3, "epsilon is 0.0: expected a positive"), (0.05, -1, "-1 iterations: expected 0")],
+    [
+        (0.0, 3, "`epsilon` must be positive, got 0.0"),
+        (0.05, -1, "`sinkhorn_iterations` must be 0 or more, got -1"),
+    ],
 )
-def test_numbers_without_meaning_are_refused(
-    epsilon: float, iterations: int, sentence: str
-) -> None:
+def test_invalid_numbers_are_refused(epsilon: float, iterations: int, sentence: str) -> None:
     with pytest.raises(UserError, match=sentence):
         sinkhorn(scores_of(2, 2), epsilon=epsilon, iterations=iterations)

@@ -148,7 +148,9 @@ def test_training_brings_assignments_and_predictions_together() -> None:
 @given(
     weight=st.floats(1, 2), level=st.sampled_from(["batch", "sample"]), rng_key=st.integers(0, 99)
 )
-def test_to_move_features_is_to_move_scores(weight: float, level: str, rng_key: int) -> None:
+def test_extrapolating_features_equals_extrapolating_scores(
+    weight: float, level: str, rng_key: int
+) -> None:
     # Source: prototypes are linear.
     weights = torch.tensor(weight, dtype=torch.float64)
     if level == "sample":
@@ -164,9 +166,7 @@ def test_to_move_features_is_to_move_scores(weight: float, level: str, rng_key: 
 
 @pytest.mark.parametrize("level", ["batch", "sample", "dimension"])
 @pytest.mark.parametrize("renormalise", [False, True])
-def test_the_large_crops_features_move_apart_and_nothing_else_does(
-    level: Any, renormalise: bool
-) -> None:
+def test_only_features_of_large_crops_are_extrapolated(level: Any, renormalise: bool) -> None:
     transform = replace(APART, level=level, renormalise=renormalise)
     method = replace(RECIPE, transform=transform).build(TinyEncoder(), 3)
     batch = crop_batch(0)
@@ -193,8 +193,8 @@ def test_before_its_epoch_nothing_is_moved_or_drawn() -> None:
     assert after[1] != after[0]
 
 
-def test_negatives_to_transform_are_refused_for_there_are_none() -> None:
-    with pytest.raises(UserError, match="`transform.negatives` must be none, got interpolate"):
+def test_transformed_negatives_are_refused() -> None:
+    with pytest.raises(UserError, match=r"`transform.negatives` must be none, got interpolate"):
         SwAVRecipe(transform=TransformRecipe())
 
 
@@ -232,7 +232,7 @@ def test_the_queue_is_used_once_it_is_full() -> None:
     assert "queue.rows" not in without.state_dict()
 
 
-def test_the_order_of_the_queue_has_no_say() -> None:
+def test_the_loss_does_not_depend_on_the_order_of_the_queue() -> None:
     losses = []
     for shift in (0, 7):
         method = with_full_queue(RECIPE.build(TinyEncoder(), 3))
@@ -536,10 +536,10 @@ def test_the_memory_format_changes_a_run_by_rounding_alone(tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        ({"epsilon": 0.0}, "epsilon is 0.0"),
-        ({"temperature": -0.1}, "temperature is -0.1"),
-        ({"prototypes": 1}, "SwAV's prototypes is 1: expected at least 2"),
-        ({"queue": -1}, "SwAV's queue is -1: expected at least 0"),
+        ({"epsilon": 0.0}, "`epsilon` must be positive, got 0.0"),
+        ({"temperature": -0.1}, "`temperature` must be positive, got -0.1"),
+        ({"prototypes": 1}, "`prototypes` must be at least 2, got 1"),
+        ({"queue": -1}, "`queue` must be at least 0, got -1"),
     ],
 )
 def test_a_wrong_recipe_is_a_user_error(change: dict[str, Any], sentence: str) -> None:
@@ -548,10 +548,10 @@ def test_a_wrong_recipe_is_a_user_error(change: dict[str, Any], sentence: str) -
 
 
 @pytest.mark.parametrize("kept", [[0], [0, 2]])
-def test_views_that_are_no_multi_crop_are_refused(kept: list[int]) -> None:
+def test_invalid_crops_are_refused(kept: list[int]) -> None:
     batch = crop_batch(0)
     batch = replace(batch, views=tuple(batch.views[number] for number in kept))
-    with pytest.raises(UserError, match=r"expected at least two, the first two of one size"):
+    with pytest.raises(UserError, match=r"must be at least two, the first two of one size"):
         RECIPE.build(TinyEncoder(), 3)(batch)
 
 

@@ -107,13 +107,13 @@ def test_false_negatives_equal_a_count_in_plain_loops() -> None:
     torch.testing.assert_close(false_negatives(cosines, labels, queue_labels, n=16), expected)
 
 
-def test_a_short_queue_is_looked_at_whole() -> None:
+def test_a_short_queue_is_used_completely() -> None:
     labels, queue_labels = classes(4, 6), classes(4, 80, seed=1)
     expected = (labels[:, None] == queue_labels).float().mean()
     torch.testing.assert_close(false_negatives(torch.randn(6, 80), labels, queue_labels), expected)
 
 
-def test_unknown_classes_are_nobodys_false_negatives() -> None:
+def test_unknown_classes_are_not_false_negatives() -> None:
     assert not same_class(torch.tensor([-1]), torch.tensor([-1, 0])).any()
 
 
@@ -188,7 +188,7 @@ def test_an_oracle_without_false_negatives_changes_nothing() -> None:
     assert torch.equal(*losses)
 
 
-def test_an_oracle_that_bars_everything_leaves_no_loss_and_no_nan() -> None:
+def test_an_oracle_that_masks_everything_gives_zero_loss() -> None:
     query = unit(4, 8).requires_grad_()
     key, queue = unit(4, 8, seed=1), unit(40, 8, seed=2)
     labels, queue_labels = torch.full((4,), 2), torch.full((40,), 2)

@@ -90,7 +90,7 @@ def test_pools_of_one_and_of_none_give_valid_positions(draw: Draw) -> None:
 
 
 @SOURCES
-def test_pools_of_different_sizes_are_each_used_whole_and_not_beyond(draw: Draw) -> None:
+def test_draws_cover_each_pool_and_nothing_beyond(draw: Draw) -> None:
     sizes = torch.tensor([3, 5])
     draws = draw(sizes, s=200, s_prime=200)
     for positions in (draws.first, draws.second, draws.parent):

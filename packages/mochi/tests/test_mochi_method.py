@@ -91,7 +91,7 @@ def test_no_gradient_reaches_the_key_encoder_or_the_queue() -> None:
     assert all(p.grad is not None for p in mochi.encoder.parameters())
 
 
-def test_keys_and_nothing_synthetic_enter_the_queue_and_only_after_the_loss() -> None:
+def test_only_keys_enter_the_queue_after_the_loss() -> None:
     mochi = RECIPE.build(TinyEncoder(), 3)
     train_steps(mochi, range(STEPS_PER_EPOCH))  # 40 keys into 32 rows: the pointer is 8
     batch = make_batch(STEPS_PER_EPOCH)
@@ -107,7 +107,7 @@ def test_keys_and_nothing_synthetic_enter_the_queue_and_only_after_the_loss() ->
     torch.testing.assert_close(mochi.queue.rows.norm(dim=1), torch.ones(32))
 
 
-def test_the_key_encoder_is_moved_exactly_and_its_statistics_are_its_own() -> None:
+def test_the_key_encoder_is_updated_and_has_its_own_statistics() -> None:
     # Source: theta_k <- m theta_k + (1 - m) theta_q over parameters, with theta_q of this forward.
     mochi = RECIPE.build(TinyEncoder(norm=True), 3)
     train_steps(mochi, range(2))
@@ -166,7 +166,7 @@ def test_an_oracle_without_negatives_has_no_loss_and_no_nan() -> None:
     assert output.metrics["false_negatives"] == 1
 
 
-def test_an_oracle_mixes_no_false_negatives_and_still_counts_them() -> None:
+def test_an_oracle_excludes_false_negatives_and_counts_them() -> None:
     metrics = {}
     for oracle in (True, False):
         mochi = replace(RECIPE, oracle=oracle, analyse=True, analysed_negatives=16).build(
@@ -222,7 +222,7 @@ def test_the_warm_up_logs_no_synthetic_metrics() -> None:
 
 @pytest.mark.parametrize("step", [0, STEPS_PER_EPOCH])
 @pytest.mark.parametrize("oracle", [False, True])
-def test_the_trace_tells_raw_scores_from_those_that_the_loss_saw(oracle: bool, step: int) -> None:
+def test_the_trace_has_raw_and_transformed_scores(oracle: bool, step: int) -> None:
     mochi = replace(RECIPE, oracle=oracle).build(TinyEncoder(), 3)
     mochi.queue.enqueue(mochi.queue.rows.clone(), torch.arange(32) % 3)
     logits, queries = (x.detach() for x in cosines_of_step(mochi, step)[:2])

@@ -43,7 +43,7 @@ def test_all_rows_may_tie() -> None:
 
 
 @pytest.mark.parametrize("temperature", [0.07, 0.2, 3.0])
-def test_the_temperature_has_no_say(temperature: float) -> None:
+def test_the_pool_does_not_depend_on_the_temperature(temperature: float) -> None:
     cosines = torch.randn(4, 512, dtype=torch.float64)
     assert torch.equal(hardest(cosines, 32).rows, hardest(cosines / temperature, 32).rows)
 

@@ -153,7 +153,7 @@ def _parse(text: str, path: Path, number: int) -> dict[str, Any]:
         line = None
     if not isinstance(line, dict) or "kind" not in line:
         raise UserError(
-            f"Line {number} of {path} is damaged: expected a JSON object with a kind. Remove the line "
+            f"Line {number} of {path} is damaged: expected a JSON object with a kind. Remove it "
             "or use another run."
         )
     return line

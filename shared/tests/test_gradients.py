@@ -85,7 +85,7 @@ def test_statistics_are_those_of_every_number_over_the_steps(steps: int) -> None
     assert_equal(landscape.statistics(), norms)
 
 
-def test_more_steps_than_wait_together_are_all_counted() -> None:
+def test_more_steps_than_one_chunk_are_all_counted() -> None:
     layer = nn.Linear(1, 1, bias=False)
     landscape = GradientLandscape(layer)
     layer.weight.grad = torch.zeros(1, 1)
@@ -99,7 +99,7 @@ def test_more_steps_than_wait_together_are_all_counted() -> None:
     assert std == pytest.approx(math.sqrt((600**2 - 1) / 12))
 
 
-def test_what_is_not_trained_has_no_place_and_what_the_loss_does_not_reach_has_norm_zero() -> None:
+def test_frozen_modules_are_left_out_and_unreached_ones_have_norm_zero() -> None:
     network = small_network()
     network[0].requires_grad_(False)
     landscape = GradientLandscape(network)
@@ -168,7 +168,7 @@ def test_an_epoch_continued_from_a_state_ends_with_the_same_bits(stop: int) -> N
     assert second.statistics() == whole.statistics()
 
 
-def test_measuring_waits_for_no_device_and_changes_no_gradient() -> None:
+def test_measuring_never_waits_for_the_device_and_keeps_gradients() -> None:
     with torch.device("meta"):
         network = small_network()
         landscape = GradientLandscape(network)

@@ -16,7 +16,7 @@ VALUES = st.lists(st.floats(-1e3, 1e3, width=32), min_size=1, max_size=12)
 
 
 @given(VALUES, st.sets(st.integers(1, 11)))
-def test_an_epochs_mean_does_not_depend_on_how_it_is_cut(
+def test_an_epochs_mean_does_not_depend_on_interruptions(
     values: list[float], cuts: set[int]
 ) -> None:
     whole, cut = Averages(), Averages()
@@ -37,7 +37,7 @@ def test_an_epochs_mean_does_not_depend_on_how_it_is_cut(
     assert cut.means() == {"loss": expected, "rate": expected}
 
 
-def test_a_scalar_that_some_steps_lack_is_averaged_over_the_others() -> None:
+def test_missing_scalars_are_averaged_over_the_other_steps() -> None:
     averages = Averages()
     averages.add({"loss": torch.tensor(1.0), "rare": torch.tensor(8.0)})
     averages.add({"loss": torch.tensor(3.0)})
@@ -55,7 +55,7 @@ def test_a_scalar_may_be_a_number_in_one_step_and_a_tensor_in_the_next() -> None
     assert averages.fold() == {"share": 0.5}
 
 
-def test_nothing_added_has_no_means() -> None:
+def test_empty_averages_have_no_means() -> None:
     averages = Averages()
     assert averages.fold() == {}
     assert averages.means() == {}
@@ -70,7 +70,7 @@ def test_lines_are_read_back_by_kind(tmp_path: Path) -> None:
     assert [line["step"] for line in log.read()] == [2, 4]
 
 
-def test_a_line_that_a_killed_writer_left_unfinished_is_left_out(tmp_path: Path) -> None:
+def test_an_unfinished_last_line_is_skipped(tmp_path: Path) -> None:
     log = MetricsLog(tmp_path / "metrics.jsonl")
     log.write("steps", 2, {"loss": 0.1})
     with log.path.open("a") as file:

@@ -32,7 +32,7 @@ def test_where_every_score_is_masked_the_quantiles_are_the_least_cosine() -> Non
     assert at(quantiles("x", torch.full((3,), -math.inf))) == [-1.0] * 3
 
 
-def test_a_broken_score_is_seen() -> None:
+def test_nan_scores_give_nan_quantiles() -> None:
     assert all(math.isnan(value) for value in at(quantiles("x", torch.full((2,), math.nan))))
 
 
