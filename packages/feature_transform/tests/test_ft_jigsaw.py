@@ -122,7 +122,7 @@ def test_the_heads_weights_are_a_function_of_its_key() -> None:
 @pytest.mark.parametrize(
     ("sizes", "sentence"),
     [
-        ({"grid": 0, "cell": 11, "crop": 8}, "0 x 0 cells of 11 pixels and patches of 8"),
+        ({"grid": 0, "cell": 11, "crop": 8}, "got patch 8, cell 11, grid 0"),
         ({"grid": 3, "cell": 11, "crop": 12}, "got patch 12"),
         ({"grid": 3, "cell": 10, "crop": 8}, r"30 x 30 pixels, got 33 x 33"),
     ],

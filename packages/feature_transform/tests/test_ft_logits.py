@@ -142,7 +142,7 @@ def test_columns_of_scores_and_rows_of_the_queue_give_equal_logits(
     query, key, queue = features()
     forms, gradients = [], []
     for columns in (True, False):
-        monkeypatch.setattr(logits_module, "_columns_pay", lambda *_, c=columns: c)
+        monkeypatch.setattr(logits_module, "_mixing_columns_is_faster", lambda *_, c=columns: c)
         forms.append(transformed_logits(query, key, queue, transform, KEY))
         gradients.append(torch.autograd.grad(forms[-1].square().sum(), query)[0])
     torch.testing.assert_close(*forms, rtol=1e-12, atol=1e-12)
@@ -348,7 +348,7 @@ def test_the_loss_is_the_cross_entropy_with_the_positive_first() -> None:
 )
 def test_features_that_do_not_fit_are_refused(shapes: tuple[tuple[int, ...], ...]) -> None:
     query, key, queue = (torch.zeros(shape) for shape in shapes)
-    with pytest.raises(UserError, match=r"of shapes .* do not fit: pass \(B, D\), \(B, D\)"):
+    with pytest.raises(UserError, match=r"must have shapes \(B, D\), \(B, D\)"):
         transformed_logits(query, key, queue, TransformRecipe(), KEY)
 
 

@@ -191,10 +191,13 @@ def test_a_query_without_negatives_gets_nan_points_and_excluded_logits() -> None
     ("change", "sentence"),
     [
         ({"n_hard": 33}, "`n_hard` must be .* the queue's 32 rows, got 33"),
-        ({"s": -1}, "s = -1"),
+        ({"s": -1}, "must be 0 or more, got -1 and"),
         ({"beta_max": 0.0}, r"must be in \(0, 1\], got 0.0"),
         ({"beta_max": 1.5}, r"must be in \(0, 1\], got 1.5"),
-        ({"queue": torch.zeros(32, 7)}, r"shape \(2, 8\) .* \(32, 7\) do not fit"),
+        (
+            {"queue": torch.zeros(32, 7)},
+            r"must have shapes \(B, D\) and \(K, D\), got \(2, 8\) and \(32, 7\)",
+        ),
     ],
 )
 def test_arguments_that_do_not_fit_are_user_errors(

@@ -60,6 +60,7 @@ def make_batch(
     size: int = 8,
     *,
     sides: Sequence[int] = (4, 4),
+    noise: float = 0.5,
     labels: Sequence[int] | None = None,
     steps_per_epoch: int = 5,
     epochs: int = 4,
@@ -70,6 +71,7 @@ def make_batch(
         step: the step; different steps have different images.
         size: number of images.
         sides: side of each view in pixels.
+        noise: standard deviation of the noise; images have a deviation of 1.
         labels: classes of the images; 0, 1, 2, 0, ... if None.
         steps_per_epoch: steps in an epoch.
         epochs: epochs of the training.
@@ -77,8 +79,8 @@ def make_batch(
     images = normal(derive_key(step, "images"), torch.arange(size * 3)).view(size, 3, 1, 1)
     views = []
     for number, side in enumerate(sides):
-        noise = normal(derive_key(step, "view", number), torch.arange(size * 3 * side * side))
-        views.append(images + 0.5 * noise.view(size, 3, side, side))
+        pixels = normal(derive_key(step, "view", number), torch.arange(size * 3 * side * side))
+        views.append(images + noise * pixels.view(size, 3, side, side))
     return Batch(
         views=tuple(views),
         labels=torch.arange(size) % 3 if labels is None else torch.tensor(labels),
