@@ -51,8 +51,11 @@ def test_key_encoder_is_updated_before_it_encodes_keys() -> None:
     with torch.no_grad():
         parameter.add_(1.0)
     expected = 0.9 * copy + 0.1 * parameter
-    moco(make_batch(size=4))
+    batch = make_batch(size=4)
+    moco(batch)
     torch.testing.assert_close(copy, expected)
+    moco.after_step(batch.progress)
+    torch.testing.assert_close(moco.queue.rows[:4], moco.keys(batch.views[1], batch))
 
 
 def test_the_shuffle_changes_nothing_without_batch_norm() -> None:

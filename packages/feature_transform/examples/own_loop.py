@@ -1,4 +1,4 @@
-"""Feature transformation in a loop of your own: plain PyTorch, and two lines (marked) of ours."""
+"""Feature transformation in your own loop: plain PyTorch and two marked lines of this package."""
 
 import copy
 
@@ -9,7 +9,7 @@ from torch import nn
 from feature_transform import TransformRecipe, transformed_logits
 
 BATCH, QUEUE, DIM, TEMPERATURE, MOMENTUM, STEPS = 64, 1024, 64, 0.2, 0.99, 60
-TRANSFORM_FROM = 20  # until then the queue holds random directions
+TRANSFORM_FROM = 20  # earlier, the queue holds random directions
 
 
 def two_views(batch: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -42,7 +42,7 @@ def main() -> list[float]:
                 ours.lerp_(theirs, 1 - MOMENTUM)
             key = F.normalize(key_encoder(key_view), dim=1)
         logits = torch.cat([(query * key).sum(dim=1, keepdim=True), query @ queue.T], dim=1)
-        if step >= TRANSFORM_FROM:  # feature transformation; draws are a function of draw_key
+        if step >= TRANSFORM_FROM:  # feature transformation; draws depend on rng_key
             logits = transformed_logits(query, key, queue, TransformRecipe(), rng_key=step)
         loss = F.cross_entropy(logits / TEMPERATURE, torch.zeros(BATCH, dtype=torch.int64))
         optimizer.zero_grad()

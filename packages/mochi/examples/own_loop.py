@@ -1,4 +1,4 @@
-"""MoCHi in a loop of your own: plain PyTorch, and two lines (marked) of this package."""
+"""MoCHi in your own loop: plain PyTorch and two marked lines of this package."""
 
 import copy
 
@@ -9,7 +9,7 @@ from torch import nn
 from mochi import mixed_logits
 
 BATCH, QUEUE, DIM, TEMPERATURE, MOMENTUM, STEPS = 64, 1024, 64, 0.2, 0.99, 60
-MIX_FROM = 20  # the first steps see real negatives only
+MIX_FROM = 20  # earlier steps use real negatives only
 
 
 def two_views(batch: int) -> tuple[torch.Tensor, torch.Tensor]:
