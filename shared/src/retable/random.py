@@ -110,19 +110,14 @@ def beta(rng_key: int, counters: Tensor, a: float, b: float) -> Tensor:
 
 
 def beta_quantile(shares: Tensor, a: float, b: float) -> Tensor:
-    """Return the quantiles of Beta(a, b) at given probabilities, float32 of the same shape.
+    """Return the quantiles of Beta(a, b) at probabilities in (0, 1), float32 of the same shape.
 
     Interpolated in a table of the angle whose squared sine is the value; as a function of the angle
     the density is smooth up to both ends. The error of the distribution function is at most 2e-4,
     at its ends. Values that float32 would round to 1 become the largest float32 below 1.
 
-    Args:
-        shares: probabilities of any shape, float32 in (0, 1).
-        a: first shape parameter, in `BETA_PARAMETERS`.
-        b: second shape parameter, in `BETA_PARAMETERS`.
-
     Raises:
-        ValueError: a parameter is out of range.
+        ValueError: ``a`` or ``b`` is outside of `BETA_PARAMETERS`.
 
     >>> beta_quantile(torch.tensor([0.25, 0.5]), 1.0, 1.0)  # the uniform distribution
     tensor([0.2500, 0.5000])
@@ -150,9 +145,9 @@ def _beta_angles(a: float, b: float, device: torch.device) -> Tensor:
     angles, shares = _lower_half(a, b)
     # The upper half is the lower one of Beta(b, a), read from the other end.
     angles_above, shares_above = _lower_half(b, a)
-    whole = shares[-1] + shares_above[-1]
+    total = shares[-1] + shares_above[-1]
     angles = torch.cat([angles, torch.pi / 2 - angles_above.flip(0)])
-    shares = torch.cat([shares, whole - shares_above.flip(0)]) / whole
+    shares = torch.cat([shares, total - shares_above.flip(0)]) / total
     wanted = torch.linspace(0, 1, _ANGLES + 1, dtype=torch.float64)
     above = torch.searchsorted(shares, wanted).clamp(1, len(shares) - 1)
     rise = shares[above] - shares[above - 1]

@@ -115,11 +115,8 @@ def train_steps(
 ) -> list[float]:
     """Make steps of SGD with gradients averaged over processes; return the losses.
 
-    Args:
-        method: the method; every trained parameter must get a gradient, as DDP requires.
-        steps: the steps, of which ``batch_of`` returns the global batches.
-        batch_of: returns the global batch of a step.
-        lr: learning rate.
+    ``batch_of`` returns the global batch of a step. Every trained parameter must get a gradient, as
+    DDP requires.
     """
     losses = []
     for step in steps:

@@ -80,14 +80,10 @@ class Mixture(NamedTuple):
 def mixture(
     transform: TransformRecipe, rng_key: int, group: Tensor, size: int, dim: int
 ) -> Mixture:
-    """Draw partners and weights of a queue of ``size`` rows for one group of queries.
+    """Draw partners and weights of a queue of ``size`` rows of ``dim`` for one group of queries.
 
-    Args:
-        transform: a recipe whose negatives are "interpolate" or "extrapolate".
-        rng_key: random key of the step.
-        group: index of the group in the global batch, a 0-dim int64 tensor.
-        size: K.
-        dim: D, used by level "dimension".
+    ``group`` is the index of the group in the global batch, a 0-dim int64 tensor; the negatives of
+    ``transform`` must be "interpolate" or "extrapolate".
     """
     interpolates = transform.negatives == "interpolate"
     alpha = transform.alpha_in if interpolates else transform.alpha_ex

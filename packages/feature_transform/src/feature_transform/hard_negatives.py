@@ -42,26 +42,19 @@ def hard_negative_scores(
     *,
     renormalise: bool = False,
 ) -> Tensor:
-    """Return the dot products of each query with its hard negatives, without the points.
+    """Return the dot products (B, K) of each query with its hard negatives, without the points.
 
     Equal, in value and gradient, to
 
         torch.einsum("bd,bkd->bk", scored, mix_with_query(query, negatives, weight, ...))
 
     from p.h = p.(w q) + (p (1 - w)).z, one matrix product as in MoCo, and for the lengths
-    |h|^2 = |w q|^2 + 2 (w (1 - w) q).z + |(1 - w) z|^2, two more (one for a scalar weight in a
-    row). With p = q, an orthogonal negative (s = 0) scores w: no hard negative scores below its raw
+    |h|^2 = |w q|^2 + 2 (w (1 - w) q).z + |(1 - w) z|^2, two more (one for a scalar weight).
+    With p = q, an orthogonal negative (s = 0) scores w: no hard negative scores below its raw
     score.
 
-    Args:
-        scored: (B, D) the queries that are scored: ``query`` itself, or extrapolated ones.
-        query: (B, D) unit rows, the queries inside the points.
-        negatives: (K, D) unit rows.
-        weight: w, the query's share: a scalar, (B, 1) or (B, D).
-        renormalise: score against points of unit length.
-
-    Returns:
-        (B, K).
+    ``scored`` (B, D) are ``query`` itself or extrapolated queries; the other arguments are those of
+    `mix_with_query`.
 
     >>> import torch
     >>> hard_negative_scores(torch.eye(3)[:1], torch.eye(3)[:1], torch.eye(3), 0.25)

@@ -39,15 +39,8 @@ def branch_logits(
     """Return the logits of several queries of each image, which share its key and the negatives.
 
     The first branch's are `feature_transform.transformed_logits`. The others draw separate weights
-    and are scored against the same mixed queue.
-
-    Args:
-        branches: queries (B, D) each, unit rows.
-        key: (B, D) unit rows, detached.
-        queue: (K, D) unit rows.
-        transform: the transformation.
-        rng_key: random key of the step, equal on all processes.
-        positions: (B,) int64 positions of the images in the global batch.
+    and are scored against the same mixed queue. ``branches`` are unit rows (B, D) each; the other
+    arguments are those of `transformed_logits`.
 
     Returns:
         (B, 1 + K) for each branch, the positive in column 0, not divided by the temperature.

@@ -20,21 +20,13 @@ from retable.random import derive_key, initialising, uniform
 def cut_jigsaw(
     views: Tensor, rng_key: int, positions: Tensor, *, grid: int = 3, cell: int = 85, crop: int = 64
 ) -> Tensor:
-    """Cut one crop from each cell, at a place drawn for each sample and cell.
+    """Cut one crop from each cell of views (B, 3, S, S), at a place drawn for each sample and cell.
 
-    Args:
-        views: (B, 3, S, S) with S = grid * cell.
-        rng_key: random key of the step, equal on all processes.
-        positions: (B,) int64 positions of the samples in the global batch.
-        grid: cells in a row and in a column.
-        cell: side of a cell in pixels.
-        crop: side of a crop in pixels, at most the cell's.
+    The sizes are those of `retable.nn.patches.PatchGrid`, S = grid * cell; the other arguments and
+    errors are those of `retable.nn.patches.cut_patches`.
 
     Returns:
         (B, grid^2, 3, crop, crop), the cells of a view row by row, contiguous.
-
-    Raises:
-        UserError: the sizes do not fit together.
     """
     return cut_patches(views, PatchGrid(grid, cell, crop, standardise=False), rng_key, positions)
 

@@ -93,18 +93,10 @@ def transformed_scores(
     rng_key: int,
     positions: Tensor,
 ) -> Tensor:
-    """Score queries against the transformed negatives.
+    """Score queries against the transformed negatives: (B, K).
 
-    Args:
-        scored: (B, D) the queries that are scored, extrapolated or not.
-        query: (B, D) the raw queries, with which hard negatives are mixed.
-        queue: (K, D).
-        transform: the transformation.
-        rng_key: random key of the step.
-        positions: (B,) positions of the rows in the global batch.
-
-    Returns:
-        (B, K).
+    ``scored`` (B, D) are the queries that are scored, extrapolated or not; hard negatives are mixed
+    with the raw ``query`` (B, D). The other arguments are those of `transformed_logits`.
     """
     if transform.negatives == "none":
         return scored @ queue.T
@@ -121,21 +113,10 @@ def mixed_scores(
     rng_key: int,
     positions: Tensor,
 ) -> list[Tensor]:
-    """Score several branches' queries against one mixed queue for each group of rows.
+    """Score branches' queries (B, D) against one mixed queue for each group of rows: (B, K) each.
 
-    Args:
-        branches: queries (B, D) each; row b of all of them has the same position in the global
-            batch.
-        queue: (K, D).
-        transform: a recipe whose negatives are "interpolate" or "extrapolate".
-        rng_key: random key of the step.
-        positions: (B,) positions of the rows in the global batch.
-
-    Returns:
-        (B, K) for each branch.
-
-    Raises:
-        UserError: `TransformRecipe.draw_group` does not fit B.
+    Row b of all branches has the same position in the global batch. The other arguments and errors
+    are those of `transformed_logits`.
     """
     drawn = (
         MixedGroup(rows, *mixture(transform, rng_key, number, *queue.shape))

@@ -96,19 +96,11 @@ class MixedGroup(NamedTuple):
 
 
 def scores_of_groups(scored: Tensor, negatives: Tensor, groups: Sequence[MixedGroup]) -> Tensor:
-    """Score each group of queries against negatives that are mixed for this group.
+    """Score queries (B, D), each group against negatives (K, D) mixed for this group: (B, K).
 
     Equal, in value and gradient, to ``scored[rows] @ mix_negatives(...).T`` for each group. One
     matrix product serves all groups, and its result is mixed in place, without a further matrix of
     size K x D or B x K.
-
-    Args:
-        scored: (B, D).
-        negatives: (K, D).
-        groups: the rows and the mixture of their negatives.
-
-    Returns:
-        (B, K).
 
     >>> swap, queries = torch.tensor([1, 0]), torch.tensor([[1.0, 0.0], [1.0, 0.0]])
     >>> groups = [MixedGroup(slice(b, b + 1), swap, torch.tensor(0.25 * b)) for b in (0, 1)]

@@ -79,12 +79,7 @@ class SimSiamFTRecipe(SimSiamRecipe):
 class BYOLFTRecipe(BYOLRecipe):
     """BYOL with positive extrapolation, or with a weighted loss.
 
-    Attributes:
-        transform: transformation of predictions and targets.
-        loss_weight: factor of the loss, as in `SimSiamFTRecipe`.
-
-    Raises:
-        UserError: negatives are to be transformed, or the weight is not positive.
+    The fields ``transform`` and ``loss_weight`` and the errors are those of `SimSiamFTRecipe`.
     """
 
     transform: TransformRecipe = field(default_factory=_positives)

@@ -88,15 +88,10 @@ class SwAVRecipe:
 
 
 def prediction_losses(scores: Tensor, codes: Tensor, temperature: float) -> Tensor:
-    """Return the cross-entropies of each view's prediction and each assignment, means over images.
+    """Return the cross-entropies (A, V) of each view's prediction and each assignment.
 
-    Args:
-        scores: (B, V, P) dot products of the views' features with the prototypes.
-        codes: (B, A, P) assignments, rows that sum to one.
-        temperature: tau of the predictions, softmax(scores / tau).
-
-    Returns:
-        (A, V).
+    Means over images, of scores (B, V, P) with the prototypes, whose predictions are
+    softmax(scores / temperature), and of codes (B, A, P), rows that sum to one.
 
     >>> codes = torch.ones(4, 2, 5) / 5
     >>> prediction_losses(torch.zeros(4, 3, 5), codes, 0.1) / math.log(5)

@@ -47,11 +47,7 @@ class Hardness(NamedTuple):
 
 @torch.no_grad()
 def hardness(real: Tensor, synthetic: Tensor) -> Hardness:
-    """Compare the hardest synthetic with the hardest real negative of each query.
-
-    Args:
-        real: (B, K) cosines with the queue.
-        synthetic: (B, s) cosines with one kind of synthetic points, s at least 1.
+    """Compare the hardest of real cosines (B, K) with that of synthetic ones (B, s), s at least 1.
 
     >>> hardness(torch.tensor([[0.5, 0.1]]), torch.tensor([[0.25, 0.75]]))
     Hardness(gap=tensor(0.2500), harder=tensor(1.))
@@ -120,11 +116,8 @@ def synthetic_false_negatives(
 ) -> SyntheticFalseNegatives:
     """Return the shares of synthetic points that are mixed from false negatives (figure 2c).
 
-    Args:
-        pool: the pools (B, N) that were mixed.
-        draws: the draws from them.
-        labels: (B,) int64 classes of the queries.
-        queue_labels: (K,) int64, -1 where unknown.
+    ``pool`` are the pools (B, N) that were mixed and ``draws`` the draws from them; labels are
+    (B,) and (K,) int64, -1 where unknown.
     """
     false = same_class(labels, queue_labels).gather(1, pool.rows)
     first, second = false.gather(1, draws.first), false.gather(1, draws.second)

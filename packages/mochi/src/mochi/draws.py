@@ -67,7 +67,8 @@ def draw_from_key(
 ) -> MixingDraws:
     """Draw as a function of a key and of each query's position in the global batch.
 
-    A batch that is split over processes thereby draws the same as the whole batch.
+    A batch that is split over processes thereby draws the same as the whole batch. The other
+    arguments are those of `draw_from_generator`.
 
     Args:
         rng_key: random key of the step, equal on all processes.
@@ -76,12 +77,6 @@ def draw_from_key(
         s: points mixed from pairs, for each query.
         s_prime: points mixed from query and negative, for each query.
         beta_max: upper bound of the query's share.
-
-    >>> sizes = torch.tensor([4, 4])
-    >>> all_draws = draw_from_key(7, torch.arange(2), sizes, s=3, s_prime=5)
-    >>> part = draw_from_key(7, torch.tensor([1]), sizes[1:], s=3, s_prime=5)
-    >>> torch.equal(all_draws.alpha[1:], part.alpha)
-    True
     """
     points = s + s_prime
     counters = positions[:, None] * points + torch.arange(points, device=positions.device)

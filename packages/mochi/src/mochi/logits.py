@@ -48,34 +48,17 @@ def mixed_logits(
     beta_max: float = 0.5,
     detach_query: bool = True,
 ) -> Tensor:
-    """Return the dot products of each query with its s + s' synthetic negatives.
+    """Return the cosines (B, s + s') of queries with synthetic negatives, the pair-mixed first.
 
     Equal, in value and in the gradient of ``query``, to
 
         points = mix_hard_negatives(query, queue, ...)
         torch.einsum("bd,bsd->bs", query, points)
 
-    for an equal generator state, up to float rounding. If ``cosines`` are those of the contrastive
-    loss, both share one matrix product, forward and backward.
-
-    Args:
-        query: (B, D) unit rows.
-        queue: (K, D) unit rows.
-        n_hard: N, the size of the pool; at most K.
-        s: points mixed from pairs; may exceed N.
-        s_prime: points mixed from query and negative; may exceed N.
-        generator: source of the draws; torch's global one if None.
-        cosines: (B, K) ``query @ queue.T``, with its gradient; computed if None.
-        allowed: (B, K) bool, False where a row must not be mixed for a query; a query without any
-            allowed row gets -inf.
-        beta_max: upper bound of the query's share.
-        detach_query: treat the query inside h' as a constant.
-
-    Returns:
-        (B, s + s') cosines, the pair-mixed first, **not** divided by the temperature.
-
-    Raises:
-        UserError: as `mochi.mix_hard_negatives`.
+    for an equal generator state, up to float rounding, and **not** divided by the temperature. The
+    arguments and errors are those of `mochi.mix_hard_negatives`; a query without any allowed row
+    gets -inf. If ``cosines`` are those of the contrastive loss, with their gradient, both share one
+    matrix product, forward and backward.
 
     >>> from torch.nn.functional import normalize
     >>> query, queue = normalize(torch.randn(2, 8), dim=1), normalize(torch.randn(32, 8), dim=1)

@@ -12,9 +12,7 @@ from torch import Tensor
 def same_class(labels: Tensor, queue_labels: Tensor) -> Tensor:
     """Return which queue rows have a query's class, (B, K) bool.
 
-    Args:
-        labels: (B,) int64 classes of the queries, -1 where unknown; unknown equals no class.
-        queue_labels: (K,) int64 classes of the queue's rows, -1 where unknown.
+    Labels are (B,) and (K,) int64, -1 where unknown, which equals no class.
 
     >>> import torch
     >>> same_class(torch.tensor([3, -1]), torch.tensor([3, 5, -1]))

@@ -36,13 +36,10 @@ def ranking(logits: Tensor) -> Metrics:
 
 
 def embedding_spread(embeddings: Tensor) -> Tensor:
-    """Return 1 for directions spread evenly over the sphere, 0 for a collapsed embedding.
+    """Return 1 for unit vectors (B, D) spread evenly over the sphere, 0 for a collapsed embedding.
 
     The standard deviation of each dimension, averaged, as a multiple of 1 / sqrt(D), its value for
     evenly spread directions (Chen & He, 2021, section 4.1).
-
-    Args:
-        embeddings: (B, D) unit vectors.
     """
     return embeddings.std(dim=0).mean() * math.sqrt(embeddings.shape[1])
 

@@ -16,14 +16,9 @@ from retable.nn.batch_norm import rows_per_image
 
 
 def encode_crops(encoder: nn.Module, crops: Sequence[Tensor]) -> Tensor:
-    """Encode V crops of each image, consecutive ones of equal size in one pass.
+    """Encode V crops (B, 3, H, W) of each image, consecutive ones of equal size in one pass.
 
-    Args:
-        encoder: images (n, 3, H, W) -> features (n, F).
-        crops: V tensors (B, 3, H, W); crops of one size are consecutive.
-
-    Returns:
-        (B, V, F) in the order of the crops.
+    Crops of one size must be consecutive. Returns (B, V, F) in the order of the crops.
     """
     of_one_size = (list(run) for _, run in groupby(crops, key=lambda crop: crop.shape[-2:]))
     return torch.cat([by_image(encoder, side_by_side(run)) for run in of_one_size], dim=1)

@@ -44,15 +44,10 @@ class Siamese(Method):
 
     @torch.no_grad()
     def metrics(self, cosines: Tensor, targets: Tensor, batch: Batch) -> Metrics:
-        """Return the scalars to log.
+        """Return the scalars to log, from raw cosines (2, B_r) and unit targets (2, B_r, D).
 
         ``embedding_spread`` is near 0 where all images have one target: a collapse, which the loss
         does not distinguish from a perfect prediction.
-
-        Args:
-            cosines: (2, B_r), raw cosines of predictions and targets.
-            targets: (2, B_r, D) unit vectors, of the first view and of the second.
-            batch: this process's share.
         """
         return {
             **quantiles("positive_score", cosines.flatten()),
@@ -62,13 +57,10 @@ class Siamese(Method):
 
     @torch.no_grad()
     def step_metrics(self, similarities: Tensor, cosines: Tensor, batch: Batch) -> Metrics:
-        """Return the scalars to store for every step: the mean raw cosine.
+        """Return the scalars to store for every step: the mean of the raw cosines (2, B_r).
 
-        Args:
-            similarities: (2, B_r), as the loss uses them; a subclass that changes them adds their
-                mean as ``transformed_positive_mean``.
-            cosines: (2, B_r), raw cosines.
-            batch: this process's share.
+        A subclass that changes the loss's similarities (2, B_r) adds their mean as
+        ``transformed_positive_mean``.
         """
         return {"positive_mean": cosines.mean()}
 

@@ -53,7 +53,7 @@ class _GroupBatchNorm(_BatchNorm):
             return self._normalise_spanning_group(input)
         raise UserError(
             f"`group_size` must divide a process's batch of {batch} images or be filled by the "
-            f"batches of whole processes, got {self.group_size} with "
+            f"batches of several processes, got {self.group_size} with "
             f"{distributed.process_count()} processes. Change the group, the batch or the number "
             "of processes."
         )

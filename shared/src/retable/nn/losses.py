@@ -89,15 +89,11 @@ class Pairs(NamedTuple):
 
 
 def view_pairs(first: Tensor, second: Tensor) -> Pairs:
-    """Pair two views as SimCLR does (Chen et al., 2020, equation 1): A = 2 B_r, C = 2 B.
+    """Pair two views (B_r, D) as SimCLR does (Chen et al., 2020, equation 1): A = 2 B_r, C = 2 B.
 
-    Each embedding is an anchor whose partner is the image's other view. The columns are the
+    Each unit embedding is an anchor whose partner is the image's other view. The columns are the
     embeddings of the global batch with gradient, all first views before all second ones. An anchor
     and its partner are masked for that anchor.
-
-    Args:
-        first: (B_r, D) unit embeddings of one view of this process's samples.
-        second: (B_r, D) unit embeddings of the other view.
 
     >>> pairs = view_pairs(torch.ones(3, 8), torch.ones(3, 8))
     >>> pairs.columns.shape, pairs.logits().shape, pairs.masked.sum(1).tolist()

@@ -100,14 +100,10 @@ def _mean_where(kept: Tensor, values: Tensor) -> Tensor:
 def queue_score_statistics(queries: Tensor, keys: Tensor, moments: Moments) -> ScoreStatistics:
     """Return the statistics of raw scores with every row of a queue, without computing the scores.
 
-    With the queue's mean row m and mean outer product M, a query q has the mean score q.m and the
-    variance K / (K - 1) q^T (M - m m^T) q: work B D^2 instead of B K D. It is done in float64,
-    because the difference may be small compared with its terms.
-
-    Args:
-        queries: (B, D).
-        keys: (B, D), the positive of each query.
-        moments: `retable.nn.queues.KeyQueue.moments`.
+    With the queue's mean row m and mean outer product M (`retable.nn.queues.KeyQueue.moments`), a
+    query q has the mean score q.m and the variance K / (K - 1) q^T (M - m m^T) q: work B D^2
+    instead of B K D. It is done in float64, because the difference may be small compared with its
+    terms. ``keys`` (B, D) are the positives of ``queries`` (B, D).
 
     >>> from retable.nn.queues import KeyQueue
     >>> queue, features = KeyQueue(1024, 16, rng_key=0), torch.eye(16)

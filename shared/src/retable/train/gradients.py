@@ -117,12 +117,9 @@ class GradientLandscape:
     def write(self, log: MetricsLog | str | os.PathLike[str], step: int, epoch: int) -> None:
         """Write the epoch's line of kind "gradients" and start the next epoch.
 
-        All processes call it after measuring the same gradients; the first one writes.
-
-        Args:
-            log: a log, a path of a ``metrics.jsonl``, or the folder that contains it.
-            step: number of steps made.
-            epoch: number of epochs made.
+        All processes call it after measuring the same gradients; the first one writes. ``step`` and
+        ``epoch`` are the numbers of steps and epochs made; ``log`` is a log, a path of a
+        ``metrics.jsonl``, or the folder that contains it.
         """
         statistics = self.statistics()
         self._sums = None
@@ -163,10 +160,7 @@ class Landscape(NamedTuple):
 
 
 def read_landscape(run: str | os.PathLike[str]) -> Landscape:
-    """Read the gradient landscape of a run.
-
-    Args:
-        run: folder of the run, or its ``metrics.jsonl``.
+    """Read the gradient landscape of a run, from its folder or its ``metrics.jsonl``.
 
     Raises:
         UserError: the log has no gradients, or those of several networks.

@@ -59,8 +59,8 @@ def scores_alike(metrics: dict[str, float]) -> bool:
     """
     if not metrics.keys() >= {"positive_mean", "negative_mean", "negative_variance"}:
         return False
-    apart = abs(metrics["positive_mean"] - metrics["negative_mean"])
-    return apart <= ALIKE * math.sqrt(max(metrics["negative_variance"], 0.0))
+    difference = abs(metrics["positive_mean"] - metrics["negative_mean"])
+    return difference <= ALIKE * math.sqrt(max(metrics["negative_variance"], 0.0))
 
 
 class CollapseDetector:
@@ -96,11 +96,7 @@ def mean_scores(metrics: dict[str, float]) -> str:
 
 
 def messages(metrics: dict[str, float]) -> list[str]:
-    """Describe the means of an epoch, most important first.
-
-    Args:
-        metrics: means over an epoch, by the names that methods log.
-    """
+    """Describe an epoch's means of the metrics that methods log, most important first."""
     return [
         sentence
         for sentence in (

@@ -82,16 +82,10 @@ def parameter_groups(
 ) -> list[dict[str, Any]]:
     """Return an optimizer's parameter groups of a model's trained parameters.
 
-    Args:
-        model: the network.
-        weight_decay: weight decay of every other parameter.
-        exclude_bias_and_norm: whether parameters of at most one dimension (biases, and scales and
-            shifts of normalisation layers) form their own group, without decay and, in `LARS`,
-            without adaptation.
-        constant_rate: names of modules or parameters that form their own groups, which
-            `set_learning_rate` skips.
-        decays: pairs (name of modules or parameters, weight decay); the longest name that matches a
-            parameter applies. ``exclude_bias_and_norm`` takes precedence.
+    The arguments are fields of `OptimizerRecipe`. With ``exclude_bias_and_norm``, which takes
+    precedence over ``decays``, parameters of at most one dimension (biases, and scales and shifts
+    of normalisation layers) form a group without decay and, in `LARS`, without adaptation.
+    `set_learning_rate` skips the groups of ``constant_rate``.
 
     Raises:
         UserError: a name matches no trained parameter.
@@ -243,13 +237,13 @@ class LARS(Optimizer):
         decay, momentum = group["weight_decay"], group["momentum"]
         update: Any = torch._foreach_add(gradients, weights, alpha=decay) if decay else gradients
         if group["adapt"]:
-            apart = group["denominator"] == "sum_of_norms"
+            separate = group["denominator"] == "sum_of_norms"
             ratios = list(
                 trust_ratios(
                     weights,
-                    gradients if apart else update,
+                    gradients if separate else update,
                     group["trust_coefficient"],
-                    decay if apart else 0.0,
+                    decay if separate else 0.0,
                 )
             )
             if decay:
@@ -276,11 +270,7 @@ def trust_ratios(
 ) -> Tensor:
     """Return LARS's factors of n layers: eta |w| / (|g| + decay |w|), 1 where a norm is 0.
 
-    Args:
-        weights: n tensors.
-        gradients: n tensors like the weights.
-        coefficient: eta.
-        decay: weight decay, if the gradients do not include it.
+    ``coefficient`` is eta; ``decay`` is the weight decay if the gradients do not include it.
 
     >>> trust_ratios([torch.ones(4), torch.zeros(4)], [torch.ones(4)] * 2, 1e-3)
     tensor([0.0010, 1.0000])

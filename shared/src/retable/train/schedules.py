@@ -64,16 +64,10 @@ class ScheduleRecipe:
 def learning_rate(
     recipe: ScheduleRecipe, base_lr: float, step: int, steps_per_epoch: int, epochs: float
 ) -> float:
-    """Return the learning rate of a zero-based step.
+    """Return the learning rate of an optimizer step from 0, in a training of ``epochs``.
 
-    From the end of training on, it is the schedule's last value.
-
-    Args:
-        recipe: the schedule.
-        base_lr: rate after warm-up.
-        step: optimizer step from 0.
-        steps_per_epoch: optimizer steps in an epoch.
-        epochs: length of the training.
+    ``base_lr`` is the rate after warm-up. From the end of training on, the rate is the schedule's
+    last value.
 
     >>> [learning_rate(ScheduleRecipe("cosine"), 0.03, step, 10, 200) for step in (0, 9, 1000)]
     [0.03, 0.03, 0.015]

@@ -116,12 +116,10 @@ class Trace(NamedTuple):
 
 
 def read_traces(run: str | os.PathLike[str]) -> dict[str, Trace]:
-    """Read the traces of a run, name -> (steps, values); steps without a value are left out.
+    """Read the traces of a run, name -> (steps, values), from its folder or its ``metrics.jsonl``.
 
-    Where lines overlap, as after a restart without `rewind`, the later line counts.
-
-    Args:
-        run: folder of the run, or its ``metrics.jsonl``.
+    Steps without a value are left out. Where lines overlap, as after a restart without `rewind`,
+    the later line counts.
 
     Raises:
         UserError: the file does not exist.
