@@ -30,7 +30,7 @@ ORDER = (
 )
 LINE = {module: number for number, line in enumerate(ORDER) for module in line.split()}
 FREE = {"__init__", "testing"}
-"""`testing` starts processes for tests; nothing in the core may import it."""
+"""`testing` has tools for tests; nothing in the core may import it."""
 
 HEAVY = ("torchvision", "datasets", "accelerate", "matplotlib", "safetensors", "PIL", "tqdm")
 
