@@ -1,4 +1,4 @@
-"""Arrows point one way: reproductions -> packages -> core, and inside the core downwards only."""
+"""Imports point one way: studies -> reproductions -> packages -> core, and down inside the core."""
 
 import ast
 import subprocess
@@ -82,10 +82,32 @@ def test_the_core_imports_no_package() -> None:
 
 
 @pytest.mark.parametrize("package", PACKAGES)
-def test_packages_import_neither_each_other_nor_reproductions(package: str) -> None:
-    others = {*PACKAGES, "reproductions"} - {package}
+def test_packages_import_no_other_package_and_no_script(package: str) -> None:
+    others = {*PACKAGES, "reproductions", "studies"} - {package}
     tops = {name[0] for path in sources(ROOT / "packages" / package) for name in imported(path)}
     assert tops.isdisjoint(others)
+
+
+def test_the_core_imports_no_script() -> None:
+    tops = {name[0] for path in sources(CORE) for name in imported(path)}
+    assert tops.isdisjoint({"reproductions", "studies"})
+
+
+def test_reproductions_import_no_study() -> None:
+    tops = {name[0] for path in sources(ROOT / "reproductions") for name in imported(path)}
+    assert "studies" not in tops
+    assert {"retable", "reproductions"} <= tops
+
+
+@pytest.mark.parametrize("folder", ["reproductions", "studies"])
+def test_scripts_import_their_neighbours_by_dotted_names(folder: str) -> None:
+    bare = [
+        f"{path.relative_to(ROOT)} imports {'.'.join(name)}"
+        for path in sources(ROOT / folder)
+        for name in imported(path)
+        if path.with_name(f"{name[0]}.py").exists()
+    ]
+    assert bare == []
 
 
 @pytest.mark.parametrize("package", ["retable", *PACKAGES])

@@ -14,10 +14,14 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from feature_transform_recipes import IMAGENET100_IMAGES, moco, proxy, resnet18, smoke, transform
-from recorded_curves import draw_early_scores, draw_gradient_landscapes, draw_score_curves
-
 from feature_transform import MoCoFTRecipe
+from reproductions.feature_transform.recipes import IMAGENET100_IMAGES, moco, resnet18, transform
+from reproductions.feature_transform.recorded_curves import (
+    draw_early_scores,
+    draw_gradient_landscapes,
+    draw_score_curves,
+)
+from reproductions.feature_transform.scales import proxy, smoke
 from retable.reproduce import History, Metric, Table, TableRow, main
 from retable.train.gradients import read_landscape
 from retable.train.recipe import PretrainRecipe

@@ -13,16 +13,12 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from feature_transform_recipes import (
-    IMAGENET100_IMAGES,
-    LINEAR_R18,
-    moco,
-    proxy,
-    resnet18,
-    smoke,
+from reproductions.feature_transform.recipes import IMAGENET100_IMAGES, LINEAR_R18, moco, resnet18
+from reproductions.feature_transform.recorded_curves import (
+    draw_gradient_landscapes,
+    draw_score_curves,
 )
-from recorded_curves import draw_gradient_landscapes, draw_score_curves
-
+from reproductions.feature_transform.scales import proxy, smoke
 from retable.reproduce import Metric, Table, TableRow, main
 
 MOMENTA = {"m_1": 1.0, "m_0999": 0.999, "m_099": 0.99, "m_09": 0.9, "m_06": 0.6, "m_05": 0.5}

@@ -13,8 +13,8 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from feature_transform_recipes import IMAGENET1K_IMAGES, MODELS, proxy, smoke
-
+from reproductions.feature_transform.recipes import IMAGENET1K_IMAGES, MODELS
+from reproductions.feature_transform.scales import proxy, smoke
 from retable.reproduce import Table, TableRow, main
 
 TABLE = Table(

@@ -12,18 +12,16 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from feature_transform_recipes import (
+from reproductions.feature_transform.recipes import (
     IMAGENET100_IMAGES,
     LINEAR_R18,
     LINEAR_R50,
     moco,
-    proxy,
     resnet18,
     resnet50,
-    smoke,
     transform,
 )
-
+from reproductions.feature_transform.scales import proxy, smoke
 from retable.methods import MoCoRecipe
 from retable.reproduce import Metric, Table, TableRow, main
 

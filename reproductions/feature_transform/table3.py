@@ -13,20 +13,21 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from feature_transform_recipes import (
+from feature_transform import SimCLRFTRecipe
+from reproductions.feature_transform.recipes import (
     IMAGENET100_IMAGES,
     LINEAR_R50,
-    PROXY_EPOCHS,
-    PROXY_QUEUE,
     SCORES,
-    at_twice_the_rate,
     resnet50,
-    shrink,
-    smoke,
     transform,
 )
-
-from feature_transform import SimCLRFTRecipe
+from reproductions.feature_transform.scales import (
+    PROXY_EPOCHS,
+    PROXY_QUEUE,
+    at_twice_the_rate,
+    shrink,
+    smoke,
+)
 from retable import views
 from retable.methods import SimCLRRecipe
 from retable.reproduce import Gain, Metric, Table, TableRow, main

@@ -14,12 +14,11 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from feature_transform_recipes import IMAGENET1K_IMAGES, LINEAR_LARS, transform
-from feature_transform_recipes import proxy as shrunk
-from feature_transform_recipes import smoke as tiny
-
 from feature_transform import BYOLFTRecipe, SimSiamFTRecipe, TransformRecipe
 from feature_transform.siamese import mean_loss_weight
+from reproductions.feature_transform.recipes import IMAGENET1K_IMAGES, LINEAR_LARS, transform
+from reproductions.feature_transform.scales import proxy as shrunk
+from reproductions.feature_transform.scales import smoke as tiny
 from retable import views
 from retable.encoders import ResNetRecipe
 from retable.methods import BYOLRecipe, SimSiamRecipe

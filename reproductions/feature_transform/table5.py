@@ -13,17 +13,15 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from feature_transform_recipes import (
+from reproductions.feature_transform.recipes import (
     IMAGENET100_IMAGES,
     LINEAR_R18,
     moco,
-    proxy,
     resnet18,
-    smoke,
     transform,
 )
-from recorded_curves import draw_score_curves
-
+from reproductions.feature_transform.recorded_curves import draw_score_curves
+from reproductions.feature_transform.scales import proxy, smoke
 from retable.reproduce import CollapseCriterion, Metric, Table, TableRow, main
 from retable.reproduce.shrinking import PROXY, SMOKE
 from retable.train.recipe import PretrainRecipe

@@ -13,17 +13,15 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from feature_transform_recipes import (
+from reproductions.feature_transform.recipes import (
     IMAGENET100_IMAGES,
     LINEAR_R50,
     SCORES,
     moco,
-    proxy,
     resnet50,
-    smoke,
     transform,
 )
-
+from reproductions.feature_transform.scales import proxy, smoke
 from retable.methods import MoCoRecipe
 from retable.reproduce import Gain, Metric, Table, TableRow, main
 

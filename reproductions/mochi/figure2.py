@@ -13,8 +13,8 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from mochi_recipes import IMAGENET100_IMAGES, imagenet100, mochi, proxy, smoke
-
+from reproductions.mochi.recipes import IMAGENET100_IMAGES, imagenet100, mochi
+from reproductions.mochi.scales import proxy, smoke
 from retable.reproduce import Difference, Histories, Metric, Table, TableRow, main
 from retable.tables import Comparison
 

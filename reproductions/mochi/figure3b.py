@@ -11,8 +11,8 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from mochi_recipes import IMAGENET100_IMAGES, LINEAR_100, imagenet100, mochi, proxy, smoke
-
+from reproductions.mochi.recipes import IMAGENET100_IMAGES, LINEAR_100, imagenet100, mochi
+from reproductions.mochi.scales import proxy, smoke
 from retable.methods import moco_v2
 from retable.reproduce import Gain, Histories, Metric, Table, TableRow, main
 from retable.tables import Comparison

@@ -12,16 +12,14 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from mochi_recipes import (
+from reproductions.mochi.recipes import (
     IMAGENET100_IMAGES,
     LINEAR_100,
     imagenet100,
     mochi,
-    proxy,
-    smoke,
     supervised_bound,
 )
-
+from reproductions.mochi.scales import proxy, smoke
 from retable import views
 from retable.evaluate.geometry import Geometry
 from retable.methods import moco_v2

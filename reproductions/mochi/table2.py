@@ -11,15 +11,8 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from mochi_recipes import (
-    IMAGENET1K_IMAGES,
-    LINEAR_1K,
-    imagenet1k,
-    mochi,
-    shrink,
-    smoke,
-)
-
+from reproductions.mochi.recipes import IMAGENET1K_IMAGES, LINEAR_1K, imagenet1k, mochi
+from reproductions.mochi.scales import shrink, smoke
 from retable.methods import MoCoRecipe, moco_v2
 from retable.reproduce import Metric, Table, TableRow, main
 from retable.reproduce.shrinking import PROXY

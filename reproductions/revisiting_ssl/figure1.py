@@ -13,10 +13,9 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from probe_curves import draw_probe_curves
-from revisiting_proxies import proxy, smoke
-from revisiting_recipes import BEST, IMAGENET_IMAGES, best, logistic, sgd
-
+from reproductions.revisiting_ssl.probe_curves import draw_probe_curves
+from reproductions.revisiting_ssl.recipes import BEST, IMAGENET_IMAGES, best, logistic, sgd
+from reproductions.revisiting_ssl.scales import proxy, smoke
 from retable.reproduce import Table, TableRow, main
 from retable.reproduce.table import RunMetrics
 

@@ -5,13 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from grid_curves import draw_scatter, draw_widths
-from grid_order import draw_order
-from grid_ranks import draw_ranks
-from grid_report import write_analyses
-from revisiting_proxies import proxy_of_the_grid, smoke_of_the_grid
-from revisiting_recipes import ENCODERS, IMAGENET_IMAGES, PLACES, WIDENINGS, pretraining
-
+from reproductions.revisiting_ssl.grid_curves import draw_scatter, draw_widths
+from reproductions.revisiting_ssl.grid_order import draw_order
+from reproductions.revisiting_ssl.grid_ranks import draw_ranks
+from reproductions.revisiting_ssl.grid_report import write_analyses
+from reproductions.revisiting_ssl.recipes import (
+    ENCODERS,
+    IMAGENET_IMAGES,
+    PLACES,
+    WIDENINGS,
+    pretraining,
+)
+from reproductions.revisiting_ssl.scales import proxy_of_the_grid, smoke_of_the_grid
 from retable.evaluate.protocol import Evaluation
 from retable.reproduce import Metric, Table, TableRow
 

@@ -6,15 +6,28 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from grid_readings import PRETEXT, TASKS, TIMES, columns_of, figure_grid, labels_of, our_grid
-from grid_report import signed, title_of
-from grid_statistics import OURS, PAPER, PART, GridStatistics, all_statistics
-from pretext_accuracy import predictions
-from rankings import Cell, Correlation, encoders_of, improving
-
+from reproductions.revisiting_ssl.grid_readings import (
+    OURS,
+    PAPER,
+    PART,
+    PRETEXT,
+    TASKS,
+    TIMES,
+    all_statistics,
+    columns_of,
+    labels_of,
+    metric_grid,
+    our_grid,
+    title_of,
+)
+from reproductions.revisiting_ssl.grid_report import signed
 from retable.plots.drawing import CYCLE, GREY, INK, add_legend, new_figure, save
 from retable.reproduce import Histories
 from retable.tables import Comparison
+from revisiting_ssl.analysis.agreement import GridStatistics
+from revisiting_ssl.analysis.correlations import Correlation
+from revisiting_ssl.analysis.grids import Cell, count_improving, encoders_of
+from revisiting_ssl.analysis.pretext import predictions
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -38,7 +51,7 @@ def draw_widths(comparison: Comparison, histories: Histories, folder: Path) -> N
     for line, (name, one) in zip(grid, found.items(), strict=True):
         for axes, task in zip(line, tasks, strict=True):
             _draw_slopes(axes, comparison, one, task, inks, spread=name == OURS)
-        count = f"{improving(one.steps)} of {len(one.steps)} steps improve"
+        count = f"{count_improving(one.steps)} of {len(one.steps)} steps improve"
         line[0].set_ylabel(f"{title_of(name, comparison)}\n{count}\n\naccuracy (%)", fontsize=9)
     _add_encoders(figure, comparison, list(inks), [_dotted()])
     figure.suptitle(
@@ -112,7 +125,7 @@ def _draw_slopes(
         return
     axes.set_xticks(shown, [f"{width}{TIMES}" for width in shown], fontsize=8)
     axes.set_xlim(min(shown) - 2, max(shown) + 2)
-    axes.set_title(f"{TASKS[task]}: {improving(steps)} of {len(steps)}", fontsize=9)
+    axes.set_title(f"{TASKS[task]}: {count_improving(steps)} of {len(steps)}", fontsize=9)
     axes.tick_params(axis="y", labelsize=8)
     axes.grid(axis="y", color="#ececec")
     axes.spines[["top", "right"]].set_visible(False)
@@ -120,7 +133,7 @@ def _draw_slopes(
 
 def draw_scatter(comparison: Comparison, histories: Histories, folder: Path) -> None:
     """Draw linear against pretext accuracy, a panel for each task whose runs have both."""
-    pretext = figure_grid(comparison, histories, PRETEXT, 100.0)
+    pretext = metric_grid(comparison, histories, PRETEXT, 100.0)
     ours = our_grid(comparison)
     found = predictions(pretext, ours)
     if not found:

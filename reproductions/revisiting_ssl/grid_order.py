@@ -6,30 +6,22 @@ import math
 from itertools import pairwise
 from pathlib import Path
 
-from grid_readings import TASKS, TIMES, grids_by_seed, labels_of, paper_grid
-from grid_report import title_of
-from grid_statistics import OURS
-from rankings import Cell, Grid
-
+from reproductions.revisiting_ssl.grid_readings import (
+    OURS,
+    TASKS,
+    TIMES,
+    grids_by_seed,
+    labels_of,
+    paper_grid,
+    title_of,
+)
 from retable.plots.drawing import CYCLE, GREY, INK, add_legend, new_figure, save
 from retable.reproduce import Histories
 from retable.tables import Comparison
+from revisiting_ssl.analysis.grids import leads
 
 CLAIMED = ("revnet50", "resnet50_v1")
 """The encoders of which each table claims that their order depends on the task."""
-
-
-def leads(grid: Grid, one: str, other: str) -> dict[Cell, float]:
-    """Return by how many points one encoder is ahead of another, in columns that have both.
-
-    >>> leads({Cell("jigsaw", 4): {"v1": 39.0, "v2": 36.5}, Cell("jigsaw", 8): {}}, "v1", "v2")
-    {Cell(task='jigsaw', widening=4): 2.5}
-    """
-    return {
-        cell: found[one] - found[other]
-        for cell, found in grid.items()
-        if one in found and other in found
-    }
 
 
 def draw_order(comparison: Comparison, histories: Histories, folder: Path) -> None:

@@ -7,15 +7,21 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from grid_readings import TASKS, TIMES, labels_of
-from grid_report import chance_spread, signed, title_of
-from grid_statistics import GridStatistics, all_statistics
-from rankings import Cell, encoders_of, overall
-
+from reproductions.revisiting_ssl.grid_readings import (
+    TASKS,
+    TIMES,
+    all_statistics,
+    labels_of,
+    title_of,
+)
+from reproductions.revisiting_ssl.grid_report import signed
 from retable.plots.drawing import GREY, INK, new_figure, save
 from retable.reproduce import Histories
 from retable.tables import Comparison
 from retable.tables.phrases import EMPTY
+from revisiting_ssl.analysis.agreement import GridStatistics, mean_agreement
+from revisiting_ssl.analysis.correlations import chance_spread
+from revisiting_ssl.analysis.grids import Cell, encoders_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -119,7 +125,7 @@ def _draw_agreement(axes: Axes, found: GridStatistics) -> None:
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
     axes.set_title("Kendall's τ between rankings", fontsize=10, loc="left", pad=20)
-    across = overall(found.tasks, same=False)
+    across = mean_agreement(found.tasks, same=False)
     if across.value is not None:
         chance = chance_spread(across.points)
         axes.set_xlabel(

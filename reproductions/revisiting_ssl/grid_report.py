@@ -2,31 +2,36 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from grid_readings import PRETEXT, TASKS, TIMES, figure_grid, grids_by_seed, labels_of, our_grid
-from grid_statistics import OURS, GridStatistics, all_statistics
-from pretext_accuracy import Prediction, predictions
-from rankings import (
-    Cell,
-    Correlation,
-    Grid,
-    differences,
-    improving,
-    mean_of,
-    overall,
-    reversals,
-    seed_agreement,
-    tasks_of,
+from reproductions.revisiting_ssl.grid_readings import (
+    OURS,
+    PRETEXT,
+    TASKS,
+    TIMES,
+    all_statistics,
+    grids_by_seed,
+    labels_of,
+    metric_grid,
+    our_grid,
 )
-
 from retable import files
 from retable.reproduce import Histories
 from retable.tables import Comparison
 from retable.tables.phrases import EMPTY, number
+from revisiting_ssl.analysis.agreement import GridStatistics, mean_agreement, seed_agreement
+from revisiting_ssl.analysis.correlations import Correlation, chance_spread, mean_correlation
+from revisiting_ssl.analysis.grids import (
+    Cell,
+    Grid,
+    count_improving,
+    mean_leads,
+    reversals,
+    tasks_of,
+)
+from revisiting_ssl.analysis.pretext import Prediction, predictions
 
 MINUS = "\N{MINUS SIGN}"
 
@@ -36,7 +41,7 @@ def write_analyses(comparison: Comparison, histories: Histories, folder: Path) -
     found = all_statistics(comparison, histories)
     grids = grids_by_seed(comparison)
     seeds = seed_agreement(grids)
-    pretext = predictions(figure_grid(comparison, histories, PRETEXT, 100.0), our_grid(comparison))
+    pretext = predictions(metric_grid(comparison, histories, PRETEXT, 100.0), our_grid(comparison))
     files.write_json(
         folder / "analyses.json",
         {
@@ -56,14 +61,6 @@ def write_analyses(comparison: Comparison, histories: Histories, folder: Path) -
     text += ["## Seeds", "", f"Rankings of the same column by two seeds: {said(seeds, 'τ')}.", ""]
     text += ["## Pretext accuracy", "", *_said_predictions(pretext), ""]
     files.write_bytes(folder / "analyses.md", "\n".join(text).encode())
-
-
-def title_of(name: str, comparison: Comparison) -> str:
-    """Say whose numbers a panel shows, and of ours how many seeds they are the mean of."""
-    if name != OURS:
-        return name.capitalize()
-    seeds = len(comparison.seeds)
-    return f"Ours, {comparison.scale} scale, {seeds} seed{'' if seeds == 1 else 's'}"
 
 
 def said(found: Correlation, name: str) -> str:
@@ -90,15 +87,6 @@ def signed(value: float) -> str:
     return text[1:] if float(text) == 0 else text.replace("-", MINUS)
 
 
-def chance_spread(encoders: int) -> float:
-    """Return the standard deviation of Kendall's tau between random rankings without ties.
-
-    >>> round(chance_spread(3), 2), round(chance_spread(6), 2)
-    (0.64, 0.35)
-    """
-    return math.sqrt(2 * (2 * encoders + 5) / (9 * encoders * (encoders - 1)))
-
-
 def _column(cell: Cell) -> str:
     return f"{cell.task}_{cell.widening}x"
 
@@ -117,8 +105,8 @@ def _plain(found: GridStatistics) -> dict[str, Any]:
             for (one, other), correlation in found.tasks.items()
             if list(found.best).index(one) <= list(found.best).index(other)
         },
-        "mean agreement of different tasks": overall(found.tasks, same=False)._asdict(),
-        "mean agreement of a task's widths": overall(found.tasks, same=True)._asdict(),
+        "mean agreement of different tasks": mean_agreement(found.tasks, same=False)._asdict(),
+        "mean agreement of a task's widths": mean_agreement(found.tasks, same=True)._asdict(),
         "agreement with all labels": {
             name: {_column(cell): correlation._asdict() for cell, correlation in by_cell.items()}
             for name, by_cell in found.shares.items()
@@ -128,7 +116,7 @@ def _plain(found: GridStatistics) -> dict[str, Any]:
         },
         "widenings": {
             "count": len(found.steps),
-            "improving": improving(found.steps),
+            "improving": count_improving(found.steps),
             "not improving": worse,
         },
     }
@@ -160,7 +148,7 @@ def _said(found: GridStatistics, labels: dict[str, str]) -> Iterator[str]:
         values = (_short(found.tasks[one, other]) for other in tasks)
         yield f"| {TASKS[one]} | {' | '.join(values)} |"
     yield ""
-    across, within = overall(found.tasks, same=False), overall(found.tasks, same=True)
+    across, within = mean_agreement(found.tasks, same=False), mean_agreement(found.tasks, same=True)
     spread = ""
     if across.value is not None:
         chance = chance_spread(across.points)
@@ -168,7 +156,7 @@ def _said(found: GridStatistics, labels: dict[str, str]) -> Iterator[str]:
     yield f"Different tasks: {said(across, 'τ')}; widths of one task: {said(within, 'τ')}{spread}."
     yield ""
     for name, by_cell in found.shares.items():
-        mean = mean_of(by_cell.values(), "no column")
+        mean = mean_correlation(by_cell.values(), "no column")
         yield f"Rankings with {name} and with all, of the same column: {said(mean, 'τ')}."
         yield ""
     yield from _said_steps(found, labels)
@@ -187,7 +175,7 @@ def _said_reversals(grid: Grid, seeds: Mapping[int, Grid], labels: dict[str, str
     yield f"| | {' | '.join(TASKS[task] for task in tasks)} |"
     yield "|---" * (1 + len(tasks)) + "|"
     for pair, by_task in found.items():
-        single = [differences(each, *pair) for each in seeds.values()]
+        single = [mean_leads(each, *pair) for each in seeds.values()]
         values = []
         for task in tasks:
             text = number(by_task[task], 1, signed=True) if task in by_task else EMPTY
@@ -199,7 +187,7 @@ def _said_reversals(grid: Grid, seeds: Mapping[int, Grid], labels: dict[str, str
 
 
 def _said_steps(found: GridStatistics, labels: dict[str, str]) -> Iterator[str]:
-    yield f"Widening improves in {improving(found.steps)} of {len(found.steps)} steps."
+    yield f"Widening improves in {count_improving(found.steps)} of {len(found.steps)} steps."
     worse = [step for step in found.steps if step.gain <= 0]
     if worse:
         yield "Not in these:"

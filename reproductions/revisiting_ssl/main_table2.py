@@ -12,9 +12,8 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from revisiting_proxies import proxy, smoke
-from revisiting_recipes import BEST, IMAGENET_IMAGES, PLACES, best, sgd
-
+from reproductions.revisiting_ssl.recipes import BEST, IMAGENET_IMAGES, PLACES, best, sgd
+from reproductions.revisiting_ssl.scales import proxy, smoke
 from retable.reproduce import Metric, Table, TableRow, main
 
 TABLE = Table(

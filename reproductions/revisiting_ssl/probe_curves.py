@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from grid_readings import TASKS
-
+from reproductions.revisiting_ssl.grid_readings import TASKS
 from retable.plots.drawing import CYCLE, GREY, INK, add_legend, new_figure, save
 from retable.reproduce import Histories, History
 from retable.tables import Comparison

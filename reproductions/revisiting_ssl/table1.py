@@ -12,10 +12,9 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from revisiting_proxies import proxy, smoke
-from revisiting_recipes import IMAGENET_IMAGES, logistic, pretraining, supervised
-from tap_curves import draw_taps
-
+from reproductions.revisiting_ssl.recipes import IMAGENET_IMAGES, logistic, pretraining, supervised
+from reproductions.revisiting_ssl.scales import proxy, smoke
+from reproductions.revisiting_ssl.tap_curves import draw_taps
 from retable.encoders import ResidualRecipe
 from retable.reproduce import Metric, Table, TableRow, main
 

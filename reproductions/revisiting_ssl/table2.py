@@ -12,9 +12,8 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from grid import grid_table
-from revisiting_recipes import logistic
-
+from reproductions.revisiting_ssl.grid import grid_table
+from reproductions.revisiting_ssl.recipes import logistic
 from retable.evaluate.logistic.probe import LogisticProbe
 from retable.reproduce import main
 

@@ -14,6 +14,7 @@ from retable.tables.comparison import ComparedRow
 from retable.tables.phrases import number
 from retable.tables.plot import scale_title
 from retable.tables.reference import Value
+from revisiting_ssl.analysis.depth import skip_gains
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -24,27 +25,6 @@ TAPS = ("block1", "block2", "block3", "block4", "prelogits")
 
 _NETWORKS = {"skip": CYCLE[0], "no_skip": CYCLE[1]}
 _CALLED = {"skip": "with skip connections", "no_skip": "without skip connections"}
-
-
-def gaps(
-    skip: Mapping[str, Mapping[int, float]], without: Mapping[str, Mapping[int, float]]
-) -> dict[str, float]:
-    """Return what skip connections add at each tap: the mean over seeds that both have.
-
-    Args:
-        skip: tap -> seed -> accuracy of the network with skip connections.
-        without: the same of the other.
-
-    >>> gaps({"block1": {0: 31.0, 1: 30.0}, "block2": {}}, {"block1": {0: 30.0}, "block2": {}})
-    {'block1': 1.0}
-    """
-    found = {}
-    for tap, own in skip.items():
-        seeds = own.keys() & without.get(tap, {}).keys()
-        differences = [own[seed] - without[tap][seed] for seed in seeds]
-        if differences and all(map(math.isfinite, differences)):
-            found[tap] = math.fsum(differences) / len(differences)
-    return found
 
 
 def draw_taps(comparison: Comparison, histories: Histories, folder: Path) -> None:
@@ -59,7 +39,7 @@ def draw_taps(comparison: Comparison, histories: Histories, folder: Path) -> Non
         networks = {name: rows[f"{task}_{name}"] for name in _NETWORKS if f"{task}_{name}" in rows}
         for name, row in networks.items():
             _draw_row(axes, row, _NETWORKS[name])
-        _write_gaps(axes, comparison, networks)
+        _write_gains(axes, comparison, networks)
         axes.set_title(task.capitalize(), fontsize=10)
         axes.set_xlim(-0.4, len(TAPS) - 0.6)
         axes.tick_params(axis="y", labelsize=8)
@@ -117,7 +97,7 @@ def _draw_row(axes: Axes, row: ComparedRow, ink: str) -> None:
     )
 
 
-def _write_gaps(axes: Axes, comparison: Comparison, networks: Mapping[str, ComparedRow]) -> None:
+def _write_gains(axes: Axes, comparison: Comparison, networks: Mapping[str, ComparedRow]) -> None:
     """Name the layers, and below each write how much higher the network with skips is."""
     labels = {column.key: column.label for column in comparison.columns}
     lines = [[labels[tap] for tap in TAPS]]
@@ -128,7 +108,7 @@ def _write_gaps(axes: Axes, comparison: Comparison, networks: Mapping[str, Compa
             for name in _NETWORKS
         ]
         for who, (skip, without) in (("ours", ours), ("paper", paper)):
-            if found := gaps(skip, without):
+            if found := skip_gains(skip, without):
                 texts = [number(found[t], 1, signed=True) if t in found else "" for t in TAPS]
                 lines.append([f"{who} {text}" if text else "" for text in texts])
         axes.set_xlabel("layer, and how much higher with skip connections", fontsize=8)

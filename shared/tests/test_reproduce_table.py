@@ -2,13 +2,10 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from pathlib import Path
 
 import pytest
 
-from retable.errors import UserError
 from retable.reproduce import Difference, Gain, Metric, Ratio, Table
-from retable.reproduce.command import load_table
 
 FIGURES = {
     "a": {0: {"knn.top1": 40.0, "pretrain.share": 0.25}, 1: {"knn.top1": 42.0}},
@@ -90,12 +87,3 @@ def test_a_table_is_named_after_its_folder_and_script(table: Table) -> None:
     assert table.name == "paper-unit"
     assert table.reference.name == "unit.toml"
     assert table.proxy_reference.name == "unit.proxy.toml"
-
-
-def test_a_file_that_is_no_table_script_is_named(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"nowhere\.py does not exist: name a script"):
-        load_table(tmp_path / "nowhere.py")
-    script = tmp_path / "other.py"
-    script.write_text("TABLE = 3\n")
-    with pytest.raises(UserError, match=r"other\.py states no TABLE"):
-        load_table(script)

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
+import importlib
+import importlib.util
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 
 from retable import distributed
 from retable.data.sources import open_source
@@ -126,25 +131,75 @@ def _conclude(
 
 
 def load_table(script: Path) -> Table:
-    """Load the table that a script states, as its ``TABLE``.
+    """Load the ``TABLE`` of a script.
+
+    A script of an importable package, such as ``reproductions/mochi/table1.py``, is imported by
+    its dotted name. Any other file is executed each time under a name of its own; it can import
+    its neighbours by their bare names while it is loaded, and they are forgotten afterwards.
 
     Raises:
-        UserError: the file is no table script.
+        UserError: the file does not exist or has no table.
     """
-    import importlib.util
-
-    name = f"reproduction_{script.parent.name}_{script.stem}"
-    spec = importlib.util.spec_from_file_location(name, script)
-    if not script.exists() or spec is None or spec.loader is None:
+    script = script.resolve()
+    if not script.is_file():
         raise UserError(f"{script} does not exist: name a script under reproductions/.")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # where dataclasses look for the names in their annotations
-    sys.path.insert(0, str(script.parent))  # as if it were run: its neighbours can be imported
-    try:
-        spec.loader.exec_module(module)
-    finally:
-        sys.path.remove(str(script.parent))
+    name = _dotted_name(script)
+    module = _execute_file(script) if name is None else importlib.import_module(name)
     table = getattr(module, "TABLE", None)
     if not isinstance(table, Table):
-        raise UserError(f"{script} states no TABLE: expected a retable.reproduce.Table.")
+        raise UserError(
+            f"`TABLE` of {script} must be a retable.reproduce.Table, got {type(table).__name__}."
+        )
     return table
+
+
+def _dotted_name(script: Path) -> str | None:
+    """Return the name under which ``import`` finds a file of a package, None for other files."""
+    top = script.parent
+    while (top.parent / "__init__.py").exists():
+        top = top.parent
+    if not (top / "__init__.py").exists():
+        return None
+    found = importlib.util.find_spec(top.name)
+    if found is None or found.origin is None or Path(found.origin).resolve().parent != top:
+        return None  # a copy of the package, or one that is not importable
+    return ".".join((top.name, *script.relative_to(top).with_suffix("").parts))
+
+
+def _execute_file(script: Path) -> ModuleType:
+    """Execute a file as a module whose name is unique to its path."""
+    digest = hashlib.sha256(str(script).encode()).hexdigest()[:16]
+    name = f"{script.stem}_{digest}"
+    spec = importlib.util.spec_from_file_location(name, script)
+    if spec is None or spec.loader is None:
+        raise UserError(f"{script} is not a Python file: name a table script.")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # dataclasses look up the names in annotations there
+    with _neighbours_importable(script.parent):
+        spec.loader.exec_module(module)
+    return module
+
+
+@contextlib.contextmanager
+def _neighbours_importable(folder: Path) -> Iterator[None]:
+    """Let bare names mean the modules of a folder; restore what they meant before.
+
+    Another folder's module of the same name, left by an earlier import, is not reused.
+    """
+    names = {path.stem for path in folder.glob("*.py")}
+    names |= {path.parent.name for path in folder.glob("*/__init__.py")}
+    hidden = _pop_modules(names)
+    sys.path.insert(0, str(folder))
+    importlib.invalidate_caches()
+    try:
+        yield
+    finally:
+        sys.path.remove(str(folder))
+        _pop_modules(names)
+        sys.modules.update(hidden)
+
+
+def _pop_modules(names: set[str]) -> dict[str, ModuleType]:
+    """Remove modules, and those below them, from ``sys.modules``."""
+    found = [name for name in sys.modules if name.partition(".")[0] in names]
+    return {name: sys.modules.pop(name) for name in found}

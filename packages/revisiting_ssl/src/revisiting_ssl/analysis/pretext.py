@@ -1,17 +1,11 @@
-"""How far the accuracy of a pretext task predicts that of a linear model on its encoders."""
+"""Correlation of the accuracy in a pretext task with that of a linear model on its encoders."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from rankings import (
-    Correlation,
-    Grid,
-    mean_of,
-    rank_correlation,
-    tasks_of,
-    width_steps,
-)
+from revisiting_ssl.analysis.correlations import Correlation, mean_correlation, spearman
+from revisiting_ssl.analysis.grids import Grid, tasks_of, width_steps
 
 
 @dataclass(frozen=True)
@@ -19,11 +13,11 @@ class Prediction:
     """Spearman's correlations of pretext accuracy and linear accuracy, for one task.
 
     Attributes:
-        encoders: over encoders of one width, the mean over the widths.
-        widths: over the widths of one encoder, the mean over the encoders.
-        all: over all encoders and widths together.
-        steps: how many widenings change both accuracies.
-        agreeing: in how many of them both rise or both fall.
+        encoders: correlation over encoders of one width, the mean over the widths.
+        widths: correlation over the widths of one encoder, the mean over the encoders.
+        all: correlation over all encoders and widths together.
+        steps: number of width steps that change both accuracies.
+        agreeing: number of these steps in which both rise or both fall.
     """
 
     encoders: Correlation
@@ -34,9 +28,13 @@ class Prediction:
 
 
 def predictions(pretext: Grid, accuracies: Grid) -> dict[str, Prediction]:
-    """Return, for each task that has a pretext accuracy, how far it predicts the other.
+    """Return the prediction of each task that has a pretext accuracy.
 
-    >>> from rankings import Cell
+    Args:
+        pretext: accuracies in the pretext tasks.
+        accuracies: accuracies of the linear model.
+
+    >>> from revisiting_ssl.analysis.grids import Cell
     >>> pretext = {Cell("jigsaw", 4): {"v1": 60.0}, Cell("jigsaw", 8): {"v1": 65.0}}
     >>> accuracies = {Cell("jigsaw", 4): {"v1": 39.4}, Cell("jigsaw", 8): {"v1": 42.9}}
     >>> found = predictions(pretext, accuracies)["jigsaw"]
@@ -54,15 +52,12 @@ def _prediction(task: str, pretext: Grid, accuracies: Grid) -> Prediction:
     steps = [(changes[step[:4]], step.gain) for step in width_steps(other) if step[:4] in changes]
     moving = [(before, after) for before, after in steps if before and after]
     return Prediction(
-        mean_of((rank_correlation(own[cell], other[cell]) for cell in own), "no width"),
-        mean_of(
-            (
-                rank_correlation(_over_widths(own, name), _over_widths(other, name))
-                for name in encoders
-            ),
+        mean_correlation((spearman(own[cell], other[cell]) for cell in own), "no width"),
+        mean_correlation(
+            (spearman(_over_widths(own, name), _over_widths(other, name)) for name in encoders),
             "no encoder",
         ),
-        rank_correlation(_points(own), _points(other)),
+        spearman(_points(own), _points(other)),
         len(moving),
         sum((before > 0) == (after > 0) for before, after in moving),
     )

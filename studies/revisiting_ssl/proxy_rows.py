@@ -1,13 +1,12 @@
-"""Proxy trainings of Table 2 by task, for the studies that compare tasks with one encoder."""
+"""Rows of Table 2 at proxy scale by task, and the options of the studies that use them."""
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
 
-from grid_readings import TASKS
-from table2 import TABLE
-
+from reproductions.revisiting_ssl.grid_readings import TASKS
+from reproductions.revisiting_ssl.table2 import TABLE
 from retable.errors import UserError
 from retable.evaluate.logistic.probe import LogisticProbe
 from retable.reproduce.plan import Request, Run, resolve_rows
@@ -15,7 +14,7 @@ from retable.reproduce.table import TableRow, training_name
 
 
 def options_of(description: str) -> argparse.ArgumentParser:
-    """Return a command's parser with the options that these studies have."""
+    """Return a parser with the options of all studies."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--runs", type=Path, default=Path("runs"))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
@@ -24,7 +23,7 @@ def options_of(description: str) -> argparse.ArgumentParser:
 
 
 def options_of_one_encoder(description: str) -> argparse.ArgumentParser:
-    """Return the same with a choice of the encoder whose tasks are compared."""
+    """Return a parser for the studies that compare the tasks of one encoder."""
     parser = options_of(description)
     parser.add_argument("--encoder", choices=list(TABLE.rows), default="resnet50_v1")
     parser.add_argument("--width", type=int, default=4)
@@ -32,22 +31,22 @@ def options_of_one_encoder(description: str) -> argparse.ArgumentParser:
 
 
 def rows_of(encoder: str, width: int) -> dict[str, TableRow]:
-    """Return task -> its row of Table 2's proxy.
+    """Return task -> row of Table 2 at proxy scale.
 
     Raises:
-        UserError: the proxy leaves the encoder or the width out.
+        UserError: the proxy scale leaves out the encoder or the width.
     """
     resolved = resolve_rows(TABLE, Request(rows=(encoder,)))
     names = {task: training_name(encoder, f"{task}_{width}x") for task in TASKS}
     if missing := [name for name in names.values() if name not in resolved]:
         raise UserError(
-            f"The proxy of Table 2 has no {missing[0]}: expected one of {', '.join(resolved)}."
+            f"Table 2 has no row {missing[0]} at proxy scale: choose from {', '.join(resolved)}."
         )
     return {task: resolved[name] for task, name in names.items()}
 
 
-def linear_of(judged: TableRow | Run) -> LogisticProbe:
-    """Return the linear evaluation with all labels."""
-    (probe,) = (one for one in judged.evaluations if one.name == "imagenet")
+def linear_of(row: TableRow | Run) -> LogisticProbe:
+    """Return the linear evaluation of a row with all labels."""
+    (probe,) = (one for one in row.evaluations if one.name == "imagenet")
     assert isinstance(probe, LogisticProbe)
     return probe

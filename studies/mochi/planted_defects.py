@@ -1,9 +1,9 @@
-"""What Table 1 can see: defects planted in the method, run at proxy scale, judged as any run is.
+"""Defects planted in MoCHi that Table 1 should detect at proxy scale.
 
-    python reproductions/mochi/planted_defects.py
+    python studies/mochi/planted_defects.py
 
-For each defect it runs MoCo-v2 and MoCHi (1024, 256, 512) with seed 0 and prints every cell that
-misses the recorded reference. A defect without a miss is one that only the unit tests can catch.
+Runs MoCo-v2 and MoCHi (1024, 256, 512) with seed 0 for each defect and prints the verdict of every
+cell against the recorded reference. Only the unit tests can detect a defect without a miss.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from table1 import TABLE
 from torch import Tensor, nn
 
 from mochi import MoCHi, MoCHiRecipe
 from mochi.draws import MixingDraws
 from mochi.pool import HardPool
+from reproductions.mochi.table1 import TABLE
 from retable.methods import Batch, MoCoRecipe, Progress
 from retable.reproduce.command import guarded
 from retable.reproduce.execute import execute
@@ -34,34 +34,34 @@ ROWS = ("moco_v2", "mochi_1024_256_512")
 
 
 class PositiveAmongNegatives(MoCHi):
-    """Enqueues the keys before they are contrasted: each positive is also a negative."""
+    """Enqueues the keys before the contrast, so that each positive is also a negative."""
 
     def logits(self, queries: Tensor, keys: Tensor, batch: Batch) -> Tensor:
-        """Score against a queue that already holds this batch."""
+        """Compute logits against a queue that already contains this batch."""
         self.queue.enqueue(keys, batch.labels)
         return super().logits(queries, keys, batch)
 
 
 class StaleQueue(MoCHi):
-    """Never refills the queue: the negatives stay the random directions of the start."""
+    """Never refills the queue; the negatives remain the initial random directions."""
 
     def after_step(self, progress: Progress) -> None:
-        """Forget the keys."""
+        """Drop the keys."""
         self._unqueued = None
 
 
 class FrozenKeyEncoder(MoCHi):
-    """Never moves the key encoder from its first state."""
+    """Keeps the key encoder at its initialisation."""
 
     def __init__(self, encoder: nn.Module, recipe: MoCHiRecipe, rng_key: int) -> None:
         super().__init__(encoder, replace(recipe, momentum=1.0), rng_key)
 
 
 class PoolOfQueryZero(MoCHi):
-    """Mixes for every query from the pool of the batch's first query."""
+    """Mixes negatives for every query from the pool of the first query of the batch."""
 
     def pool_and_draws(self, cosines: Tensor, batch: Batch) -> tuple[HardPool, MixingDraws]:
-        """Give every query the first one's pool."""
+        """Replace every pool by that of the first query."""
         pool, draws = super().pool_and_draws(cosines, batch)
         first = torch.zeros(len(cosines), dtype=torch.int64, device=cosines.device)
         return HardPool(pool.rows[first], pool.sizes[first]), draws
@@ -77,12 +77,12 @@ DEFECTS = {
 
 @dataclass(frozen=True)
 class DefectiveRecipe(MoCHiRecipe):
-    """MoCHi with a defect; with s = s' = 0 it is MoCo-v2 with the same defect."""
+    """MoCHi with a defect; MoCo-v2 with the same defect if s = s' = 0."""
 
     defect: str = ""
 
     def build(self, encoder: nn.Module, rng_key: int) -> MoCHi:
-        """Return the defective method."""
+        """Build the defective method."""
         return DEFECTS[self.defect](encoder, self, rng_key)
 
 
@@ -99,7 +99,7 @@ def plant(row: TableRow, defect: str) -> TableRow:
 
 
 def main() -> int:
-    """Run every defect and print what the table says of it."""
+    """Run every defect and print the verdicts of Table 1."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--runs", type=Path, default=Path("runs"))
     parser.add_argument("--jobs", type=int, default=2)
@@ -108,7 +108,7 @@ def main() -> int:
     reference, paper = load_reference(TABLE.proxy_reference), load_reference(TABLE.reference)
     rows = resolve_rows(TABLE, Request(rows=ROWS))
     planted = {defect: {key: plant(row, defect) for key, row in rows.items()} for defect in DEFECTS}
-    # MoCo-v2 mixes nothing: the last defect leaves it as it is.
+    # The last defect does not change MoCo-v2, which mixes no negatives.
     del planted["every query mixes query 0's pool"]["moco_v2"]
     runs = {defect: plan_runs(by_row, (0,)) for defect, by_row in planted.items()}
     execute([run for of_defect in runs.values() for run in of_defect], setting)
@@ -120,7 +120,7 @@ def main() -> int:
         for compared in comparison.rows:
             for column, cell in compared.cells.items():
                 if cell.ours and isinstance(cell.reference, Value):
-                    verdict = cell.verdict or "not judged"
+                    verdict = cell.verdict or "not compared"
                     print(
                         f"  {compared.row.key:22} {column:20} {cell.mean:8.2f}"
                         f"  reference {cell.reference.value:8.2f}  {verdict}"

@@ -1,4 +1,4 @@
-"""Picture of what encoders keep of an image: factors by layer, geometry, changed images."""
+"""Figure of the factor probes: factors by layer, geometry, changed images."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 FACTORS = {"outline": 32, "texture": 8, "foreground": 3, "background": 12}
-"""What is probed, and its number of equally likely classes."""
+"""Factor that is probed -> number of its equally likely classes."""
 
 SHOWN = ("clean", "sketch", "silhouette", "texture_swapped", "recoloured", "corrupted")
-"""Variants of the test images that are shown, the corruptions together."""
+"""Variants of the test images that the figure shows; `corrupted` is the mean over corruptions."""
 
 _TITLES = {
     "outline": "outline",
@@ -33,7 +33,7 @@ _STYLES: tuple[dict[str, Any], ...] = (
     {"color": GREY, "linestyle": "-.", "marker": "^"},
     {"color": INK, "linestyle": ":", "marker": ""},
 )
-"""The four tasks in colours, what they are held against in grey and black."""
+"""Styles of the four tasks, in colours, then of their baselines, in grey and black."""
 
 Layers = Mapping[str, Mapping[str, float]]
 """Layer -> factor or measure -> value; accuracies in percent."""
@@ -49,9 +49,9 @@ def draw_factors(
 
     Args:
         layers: encoder -> of each seed, layer -> factor or measure -> value; accuracies in percent.
-            An encoder with one layer alone is a level.
+            An encoder with a single layer is drawn as a horizontal line.
         changed: encoder -> of each seed, variant -> accuracy of the outline's probe.
-        title: whose encoders these are.
+        title: name of the encoders.
     """
     figure = new_figure(13.0, 6.8)
     places = figure.add_gridspec(2, 4)
@@ -77,7 +77,7 @@ def draw_factors(
 
 
 def mean_over(seeds: Sequence[Mapping[str, float]], name: str) -> float:
-    """Return the mean of a number over seeds.
+    """Return the mean of one value over seeds.
 
     >>> mean_over([{"clean": 70.0}, {"clean": 72.0}], "clean")
     71.0
@@ -88,7 +88,7 @@ def mean_over(seeds: Sequence[Mapping[str, float]], name: str) -> float:
 def _draw_line(
     axes: Axes, seeds: Sequence[Layers], name: str, taps: Sequence[str], style: dict[str, Any]
 ) -> None:
-    """Draw one encoder's values by layer; what has one layer alone is a level."""
+    """Draw one encoder's values by layer, or a horizontal line for a single layer."""
     if len(seeds[0]) == 1:
         (only,) = seeds[0]
         level = mean_over([one[only] for one in seeds], name)

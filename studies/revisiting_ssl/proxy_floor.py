@@ -1,10 +1,10 @@
-"""What the proxies of Tables 2 to 4 stand on: chance in each task, untrained encoders, raw pixels.
+"""Accuracy floor of Tables 2 to 4 at proxy scale: chance, untrained encoders and raw pixels.
 
-    python reproductions/revisiting_ssl/proxy_floor.py
+    python studies/revisiting_ssl/proxy_floor.py
 
-Trains each task's encoders at proxy scale with seed 0 unless these runs exist. A task has been
-learnt as far as its accuracy on test images is above chance, and a linear accuracy means something
-as far as it is above that of the same encoder before training.
+Trains the encoders of all tasks at proxy scale with seed 0 unless these runs exist. Prints the
+accuracy in the pretext task on test images beside chance, and the linear accuracy beside that of
+the same encoder before training and of raw pixels.
 """
 
 from __future__ import annotations
@@ -14,11 +14,10 @@ import sys
 from pathlib import Path
 
 import torch
-from grid import CELLS
-from proxy_rows import linear_of
-from table2 import TABLE
 from torch import nn
 
+from reproductions.revisiting_ssl.grid import CELLS
+from reproductions.revisiting_ssl.table2 import TABLE
 from retable.evaluate.protocol import EvalContext
 from retable.reproduce.command import guarded
 from retable.reproduce.execute import execute, opener
@@ -27,12 +26,13 @@ from retable.reproduce.plan import Request, Run, plan_runs, resolve_rows
 from retable.reproduce.setting import Setting
 from retable.train.recipe import build_method
 from revisiting_ssl import JigsawRecipe, RelativePatchLocationRecipe, RotationRecipe
+from studies.revisiting_ssl.proxy_rows import linear_of
 
 SEED = 0
 
 
 def chance(method: object) -> float | None:
-    """Return the accuracy of guessing in a task, in percent; None where there are no classes."""
+    """Return the accuracy of guessing in a task in percent, None for tasks without classes."""
     if isinstance(method, RotationRecipe):
         return 100 / 4
     if isinstance(method, RelativePatchLocationRecipe):
@@ -41,13 +41,13 @@ def chance(method: object) -> float | None:
 
 
 def untrained(run: Run, setting: Setting, encoder: nn.Module) -> float:
-    """Return the linear accuracy of an encoder that has learnt nothing, in percent."""
+    """Return the linear accuracy of an encoder that the run did not train, in percent."""
     context = EvalContext(torch.device("cpu"))
     return linear_of(run).run(encoder, opener(run.recipe, setting), context, seed=SEED)["top1"]
 
 
 def main() -> int:
-    """Print both floors of each training."""
+    """Print both accuracies and their floors for each run."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--runs", type=Path, default=Path("runs"))
     parser.add_argument("--rows", nargs="+", default=(), help="such as resnet50_v1/jigsaw_4x")

@@ -1,13 +1,13 @@
-"""What an MLP finds in frozen features beyond a linear classifier: little, says the paper.
+"""Gain of an MLP over a linear classifier on frozen features.
 
-    python reproductions/revisiting_ssl/mlp_gain.py
-    python reproductions/revisiting_ssl/mlp_gain.py --seeds 0 1 2 --rows resnet50_v1
+    python studies/revisiting_ssl/mlp_gain.py
+    python studies/revisiting_ssl/mlp_gain.py --seeds 0 1 2 --rows resnet50_v1
 
-Trains the encoders of Table 2's proxy unless those runs exist, and judges each by Table 2's L-BFGS
-probe with all labels and by the supplement's MLP. If the gain is alike for all, the
-linear ranking of encoders stands; Kendall's tau between both rankings says how far it does. The MLP
-makes 8,460 steps of SGD, the paper's some 430,000: a loss may say that it has not converged, where
-L-BFGS has.
+Trains the encoders of Table 2 at proxy scale unless those runs exist, and evaluates each by Table
+2's L-BFGS probe with all labels and by the supplement's MLP. The paper finds a small gain. If the
+gain is alike for all encoders, their linear ranking stands; Kendall's tau compares both rankings.
+The MLP takes 8,460 steps of SGD, the paper's some 430,000, so that a negative gain can mean that it
+has not converged, while L-BFGS has.
 """
 
 from __future__ import annotations
@@ -17,10 +17,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import replace
 
-from proxy_rows import linear_of, options_of
-from rankings import rank_agreement
-from table2 import TABLE
-
+from reproductions.revisiting_ssl.table2 import TABLE
 from retable.evaluate.mlp import MlpProbe
 from retable.reproduce.command import guarded
 from retable.reproduce.execute import execute
@@ -28,17 +25,19 @@ from retable.reproduce.finished import collect
 from retable.reproduce.plan import Request, plan_runs, resolve_rows
 from retable.reproduce.setting import Setting
 from retable.reproduce.table import TableRow
+from revisiting_ssl.analysis.correlations import kendall_tau
+from studies.revisiting_ssl.proxy_rows import linear_of, options_of
 
 MLP = MlpProbe(batch=64, penalty=5.0)
-"""The paper's, but for the batch of all proxies and the penalty.
+"""The paper's MLP with the batch of the proxy scale and a smaller penalty.
 
 With 100, lambda = 100 / (M C) would be 16 and 31 times the paper's, since the layers are smaller;
 with 5 it is 3.9e-5 and 1.6e-4 for features of a 4x ResNet, 4.9e-5 and 1e-4 in the paper.
 """
 
 
-def judged_by_both(row: TableRow) -> TableRow:
-    """Return a training whose encoder is judged by both classifiers, on the same features."""
+def with_both_probes(row: TableRow) -> TableRow:
+    """Return the row with both classifiers on the same features as its evaluations."""
     linear = linear_of(row)
     mlp = replace(
         MLP, test_view=linear.view, representation=linear.representation, data=linear.data
@@ -47,7 +46,7 @@ def judged_by_both(row: TableRow) -> TableRow:
 
 
 def as_table(linear: Mapping[str, float], mlp: Mapping[str, float]) -> str:
-    """Return both accuracies of each encoder as lines of text, their mean gain and their tau.
+    """Format both accuracies of each encoder, their mean gain and their tau.
 
     >>> print(as_table({"a": 30.0, "b": 40.0}, {"a": 32.0, "b": 41.0}))
                                   linear    MLP   gain
@@ -60,21 +59,21 @@ def as_table(linear: Mapping[str, float], mlp: Mapping[str, float]) -> str:
     for name, gain in gains.items():
         lines.append(f"{name:28}{linear[name]:8.1f}{mlp[name]:7.1f}{gain:+7.1f}")
     mean = math.fsum(gains.values()) / len(gains)
-    agreement = rank_agreement(linear, mlp)
+    agreement = kendall_tau(linear, mlp)
     tau = "no tau: " + agreement.reason if agreement.value is None else f"tau {agreement.value:.2f}"
     least, most = min(gains.values()), max(gains.values())
     return "\n".join([*lines, f"mean gain {mean:+.1f}, from {least:+.1f} to {most:+.1f}; {tau}"])
 
 
 def main() -> int:
-    """Train what has not been trained, judge it and print what was found."""
+    """Train the missing runs and print both accuracies."""
     parser = options_of(__doc__.splitlines()[0])
     parser.add_argument("--rows", nargs="+", default=(), help="such as resnet50_v1/jigsaw_4x")
     options = parser.parse_args()
     setting = Setting(options.runs, jobs=options.jobs)
     rows = resolve_rows(TABLE, Request(rows=tuple(options.rows)))
     runs = {
-        name: plan_runs({name: judged_by_both(row)}, tuple(options.seeds))
+        name: plan_runs({name: with_both_probes(row)}, tuple(options.seeds))
         for name, row in rows.items()
     }
     execute([run for of_seeds in runs.values() for run in of_seeds], setting)

@@ -1,10 +1,10 @@
-"""What Table 1's proxy stands on: the probes of MoCo-v2's encoder, of an untrained one, of pixels.
+"""Accuracy floor of Table 1 at proxy scale: probes on an untrained encoder and on raw pixels.
 
-    python reproductions/mochi/proxy_floor.py
+    python studies/mochi/proxy_floor.py
 
 Trains MoCo-v2 at proxy scale with seed 0 unless that run exists, then fits the table's linear probe
-and the L-BFGS probe to all three. An accuracy of the table means something as far as it stands
-above the last two.
+and the L-BFGS probe to its encoder, to an untrained encoder and to raw pixels. Only the part of an
+accuracy above the last two is due to pretraining.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ import argparse
 import sys
 from pathlib import Path
 
-from table1 import TABLE
 from torch import nn
 
+from reproductions.mochi.table1 import TABLE
 from retable.evaluate.linear import LinearProbe
 from retable.evaluate.logistic.probe import LogisticProbe
 from retable.evaluate.protocol import EvalContext
@@ -28,7 +28,7 @@ from retable.weights import load_encoder
 
 
 def main() -> int:
-    """Print top-1 of both probes for the three encoders."""
+    """Print the top-1 accuracy of both probes on the three encoders."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--runs", type=Path, default=Path("runs"))
     setting = Setting(parser.parse_args().runs)

@@ -1,17 +1,17 @@
-"""What each pretext task keeps of an image, layer by layer, and how its encoder stands a change.
+"""Factors of an image that each pretext task retains by layer, and robustness to changed images.
 
-    python reproductions/revisiting_ssl/factor_probes.py
-    python reproductions/revisiting_ssl/factor_probes.py --encoder revnet50 --width 8 --seeds 0 1 2
+    python studies/revisiting_ssl/factor_probes.py
+    python studies/revisiting_ssl/factor_probes.py --encoder revnet50 --width 8 --seeds 0 1 2
 
-Trains the four encoders of Table 2's proxy unless those runs exist. Fits an L-BFGS probe for each
-factor of the built-in images to every layer, tests that of the outline on changed images, and
-measures effective rank and mean cosine; the same of untrained encoders and of raw pixels. Prints a
-table and writes ``factors.json`` and ``factors.svg`` below ``RUNS/tables``.
+Trains the four encoders of Table 2 at proxy scale unless those runs exist. Fits an L-BFGS probe for
+each factor of the built-in images to every layer, tests the probe of the outline on changed images,
+and measures effective rank and mean cosine; the same for untrained encoders and for raw pixels.
+Prints a table and writes ``factors.json`` and ``factors.svg`` below ``RUNS/tables``.
 
-Factors are probed on images whose texture does not depend on the outline, which in pretraining it
-does: else a layer that knows the outline would seem to know the texture. The penalty is chosen for
-each layer, on features of unit variance: by the rule of the tables the size of features would
-decide, and that of an untrained encoder's means nothing.
+Factors are probed on images whose texture is independent of the outline, unlike in pretraining:
+otherwise a layer that encodes the outline would predict the texture too. The penalty is chosen for
+each layer on features of unit variance; the rule of the tables would depend on the scale of the
+features, which is arbitrary for an untrained encoder.
 """
 
 from __future__ import annotations
@@ -23,11 +23,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from factor_pictures import FACTORS, SHOWN, draw_factors
-from grid_readings import TASKS
-from proxy_rows import linear_of, options_of_one_encoder, rows_of
 from torch import nn
 
+from reproductions.revisiting_ssl.grid_readings import TASKS
 from retable import files
 from retable.data.shapes.corruptions import CORRUPTIONS
 from retable.data.source import Source
@@ -46,6 +44,8 @@ from retable.reproduce.setting import Setting, directory_of
 from retable.reproduce.table import TableRow
 from retable.train.recipe import build_method
 from retable.weights import load_encoder
+from studies.revisiting_ssl.factor_pictures import FACTORS, SHOWN, draw_factors
+from studies.revisiting_ssl.proxy_rows import linear_of, options_of_one_encoder, rows_of
 
 VARIANTS = (
     "sketch",
@@ -54,21 +54,23 @@ VARIANTS = (
     "recoloured",
     *(f"corrupted:{kind}:3" for kind in CORRUPTIONS),
 )
-"""What the outline's probe is tested on; corruptions at the middle one of five severities."""
+"""Variants that the outline's probe is tested on; corruptions at severity 3 of 5."""
 
 LIMIT = 1024
-"""Features of a layer at most, a third of the images: a probe is then a matter of seconds."""
+"""Maximum features of a layer, a third of the images; a probe then takes seconds."""
 
 PENALTIES = (1e-1, 1e-2, 1e-3)
-"""Of which each probe chooses, on a tenth of the training images."""
+"""Penalties from which each probe chooses, on a tenth of the training images."""
 
 
 @dataclass(frozen=True)
 class Subject:
-    """An encoder that is probed, and how it looks at an image.
+    """An encoder to probe.
 
     Attributes:
-        probe: one evaluation of the table: its view, and whether it cuts patches.
+        name: label of the encoder.
+        encoder: network to probe.
+        probe: evaluation of the table, for its view and its patches.
     """
 
     name: str
@@ -78,7 +80,7 @@ class Subject:
 
 @dataclass(frozen=True)
 class Found:
-    """What the probes of one encoder found.
+    """Findings of the probes of one encoder.
 
     Attributes:
         layers: layer -> factor, "effective_rank" or "mean_cosine" -> value; accuracies in percent.
@@ -90,7 +92,7 @@ class Found:
 
 
 def main() -> int:
-    """Probe all encoders, print what was found and write the files."""
+    """Probe all encoders, print the findings and write the files."""
     options = options_of_one_encoder(__doc__.splitlines()[0]).parse_args()
     rows = rows_of(options.encoder, options.width)
     setting = Setting(options.runs, jobs=options.jobs)
@@ -112,7 +114,7 @@ def main() -> int:
 
 
 def opener(data: str) -> OpenSource:
-    """Return a function that opens splits of the data, of other data and variants, each once."""
+    """Return a function that opens a split, a variant or another data set, each once."""
 
     @functools.cache
     def opened(split: str, variant: str | None = None, other: str | None = None) -> Source:
@@ -126,7 +128,7 @@ def opener(data: str) -> OpenSource:
 
 
 def subjects(rows: Mapping[str, TableRow], seed: int, setting: Setting) -> Iterator[Subject]:
-    """Yield the four tasks' encoders, trained if need be, then untrained ones, then raw pixels."""
+    """Yield the trained encoders of the four tasks, untrained encoders, raw pixels."""
     probes = {task: linear_of(row) for task, row in rows.items()}
     runs = {
         task: plan_runs({task: TableRow(row.pretrain, ())}, (seed,))[0]
@@ -143,7 +145,7 @@ def subjects(rows: Mapping[str, TableRow], seed: int, setting: Setting) -> Itera
 
 
 def probed(subject: Subject, opened: OpenSource, seed: int) -> Found:
-    """Return what the probes of one encoder find; features are computed once for all factors."""
+    """Probe one encoder; its features are computed once for all factors."""
     frozen = freeze(subject.encoder, "cpu")
     with tempfile.TemporaryDirectory() as features:
         context = EvalContext("cpu", features=Path(features))
@@ -199,7 +201,7 @@ def probed_variants(
 
 
 def as_table(found: Found) -> str:
-    """Return one encoder's numbers as lines of text."""
+    """Format the findings of one encoder."""
     names = (*FACTORS, "effective_rank", "mean_cosine")
     lines = [f"{'layer':12}" + "".join(f"{name:>16}" for name in names)]
     for tap, values in found.layers.items():
@@ -211,7 +213,7 @@ def as_table(found: Found) -> str:
 
 
 def as_json(found: Mapping[str, Sequence[Found]], seeds: Sequence[int]) -> dict[str, object]:
-    """Return everything that was found, by encoder and seed."""
+    """Return all findings by encoder and seed."""
     return {
         name: {
             str(seed): {"layers": one.layers, "changed": one.changed}

@@ -1,12 +1,12 @@
-"""What keeps the patch tasks from being solved without looking at objects, taken away in turn.
+"""Ablation of the measures that keep the patch tasks from being solved by low-level cues.
 
-    python reproductions/revisiting_ssl/shortcuts.py
-    python reproductions/revisiting_ssl/shortcuts.py --seeds 0 1 2 --encoder revnet50
+    python studies/revisiting_ssl/shortcuts.py --seeds 0
+    python studies/revisiting_ssl/shortcuts.py --seeds 0 1 2 --encoder revnet50
 
 Trains Jigsaw and Relative Patch Location at proxy scale as Table 2 does, then with patches that
-touch, with patches that keep their brightness and contrast, with colours always, and with all
-three. Where a task becomes easier and its features worse, it was a shortcut. The task is judged on
-held-out images that are cut in the same way, the features by Table 2's L-BFGS probe.
+touch, with patches that keep their brightness and contrast, with images that are never grey, and
+with all three. A cue is a shortcut if the task becomes easier and its features worse. The task is
+evaluated on held-out images that are cut in the same way, the features by Table 2's L-BFGS probe.
 """
 
 from __future__ import annotations
@@ -15,9 +15,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
-from grid_readings import PRETEXT, TASKS
-from proxy_rows import linear_of, options_of_one_encoder, rows_of
-
+from reproductions.revisiting_ssl.grid_readings import PRETEXT, TASKS
 from retable.nn.patches import PatchGrid
 from retable.reproduce.command import guarded
 from retable.reproduce.execute import execute
@@ -28,10 +26,11 @@ from retable.reproduce.table import TableRow
 from retable.train.recipe import PretrainRecipe
 from retable.views import ViewRecipe
 from revisiting_ssl import JigsawRecipe, RelativePatchLocationRecipe
+from studies.revisiting_ssl.proxy_rows import linear_of, options_of_one_encoder, rows_of
 
 
 def touching(row: TableRow) -> TableRow:
-    """Leave no gap between patches and no choice of place: edges continue in the neighbour."""
+    """Cut patches without gaps and jitter, so that edges continue in the next patch."""
     grid = _grid(row.pretrain)
     close = replace(grid, cell=grid.patch)
     scale = close.side / grid.side
@@ -44,17 +43,17 @@ def touching(row: TableRow) -> TableRow:
 
 
 def with_brightness(row: TableRow) -> TableRow:
-    """Leave each patch its mean and its deviation, also in the evaluation."""
+    """Keep the mean and the deviation of each patch, in the evaluation too."""
     probe = linear_of(row)
     representation = probe.representation
     assert representation.patches is not None
     seen = replace(representation, patches=replace(representation.patches, standardise=False))
-    judged = TableRow(row.pretrain, (replace(probe, representation=seen),))
-    return _changed(judged, replace(_grid(row.pretrain), standardise=False))
+    changed = TableRow(row.pretrain, (replace(probe, representation=seen),))
+    return _changed(changed, replace(_grid(row.pretrain), standardise=False))
 
 
 def with_colour(row: TableRow) -> TableRow:
-    """Make no image grey."""
+    """Turn off the grey images."""
     return _changed(row, _grid(row.pretrain), lambda view: replace(view, gray_probability=0.0))
 
 
@@ -65,7 +64,7 @@ WAYS: dict[str, Callable[[TableRow], TableRow]] = {
     "never grey": with_colour,
     "all three": lambda row: touching(with_brightness(with_colour(row))),
 }
-"""What is taken away -> how that changes a training."""
+"""Ablation -> function that applies it to a row."""
 
 
 def _grid(recipe: PretrainRecipe) -> PatchGrid:
@@ -76,7 +75,7 @@ def _grid(recipe: PretrainRecipe) -> PatchGrid:
 def _changed(
     row: TableRow, grid: PatchGrid, change: Callable[[ViewRecipe], ViewRecipe] = lambda view: view
 ) -> TableRow:
-    """Return a row with another grid and changed views."""
+    """Return the row with another patch grid and changed views."""
     recipe = row.pretrain
     assert isinstance(recipe.method, JigsawRecipe | RelativePatchLocationRecipe)
     method = replace(recipe.method, patches=grid)
@@ -85,7 +84,7 @@ def _changed(
 
 
 def shown(values: Sequence[float]) -> str:
-    """Return the mean, and the least and the greatest of several.
+    """Format the mean, and the range of several values.
 
     >>> shown([20.0]), shown([20.0, 22.0])
     ('20.0', '21.0 (20.0 to 22.0)')
@@ -95,10 +94,10 @@ def shown(values: Sequence[float]) -> str:
 
 
 def as_table(found: Mapping[tuple[str, str], Sequence[Mapping[str, float]]]) -> str:
-    """Return lines of text: the accuracy in the task and the linear one, in percent.
+    """Format the accuracies in the task and of the linear model, in percent.
 
     Args:
-        found: task and way -> the figures of each seed.
+        found: task and ablation -> metrics of each seed.
     """
     lines = [f"{'':36}{'task':>22}{'linear':>22}"]
     for (task, way), seeds in found.items():
@@ -109,7 +108,7 @@ def as_table(found: Mapping[tuple[str, str], Sequence[Mapping[str, float]]]) -> 
 
 
 def main() -> int:
-    """Train what has not been trained, and print what became of both accuracies."""
+    """Train the missing runs and print both accuracies."""
     options = options_of_one_encoder(__doc__.splitlines()[0]).parse_args()
     setting = Setting(options.runs, jobs=options.jobs)
     rows = {

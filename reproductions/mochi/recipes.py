@@ -13,22 +13,12 @@ from retable import views
 from retable.encoders import ResNetRecipe
 from retable.evaluate.linear import LinearProbe
 from retable.methods import MoCoRecipe, SupervisedRecipe
-from retable.reproduce.shrinking import (
-    PROXY,
-    SMOKE,
-    SmallScale,
-    shrink_evaluation,
-    shrink_pretraining,
-)
-from retable.reproduce.table import TableRow
 from retable.train.optim import OptimizerRecipe
 from retable.train.recipe import PretrainRecipe
 from retable.train.schedules import ScheduleRecipe
 
 IMAGENET100_IMAGES = 126_689
 IMAGENET1K_IMAGES = 1_281_167
-
-PROXY_EPOCHS = 12
 
 
 def pretraining(method: MoCoRecipe, *, epochs: int, batch: int, version: int = 2) -> PretrainRecipe:
@@ -94,53 +84,3 @@ LINEAR_100 = LinearProbe(train_view=views.crop_and_flip(224), test_view=views.ce
 
 LINEAR_1K = replace(LINEAR_100, lr=30.0, batch=256, epochs=100, milestones=(60, 80))
 """Linear evaluation on ImageNet-1K (MoCo repository, ``main_lincls.py``)."""
-
-
-def proxy(row: TableRow) -> TableRow:
-    """Shrink a row to the built-in images: 64 classes, 32 px, 8,000 images, a 77k-weight encoder.
-
-    Kept in proportion: K = 1024 of 8,000 images (12.8 %, ImageNet-100: 12.9 %); N : s : s' : K
-    within a factor of two of the paper's; mixing from 5 % of the epochs on; four batch-norm groups;
-    milestones at the same share of the run. With 64 classes a queue holds 1.6 % of false negatives
-    (ImageNet-100: 1 %). Changed, since the run is a hundredth as long and the images are simpler:
-    the key encoder's momentum (0.99), the probe's learning rate (3), grey with probability 0.5 and
-    crops of at least half the image (six colours would otherwise tell images apart), half the blur.
-    """
-    return shrink(row, PROXY, PROXY_EPOCHS, queue=1024)
-
-
-def smoke(row: TableRow) -> TableRow:
-    """Shrink a row to seconds: the same code, two epochs on 512 images; claims nothing."""
-    return shrink(row, SMOKE, 2, queue=256)
-
-
-def shrink(row: TableRow, scale: SmallScale, epochs: int, *, queue: int) -> TableRow:
-    """Return the row on small images with its proportions kept."""
-    method = row.pretrain.method
-    if isinstance(method, MoCoRecipe):
-        method = shrink_moco(method, queue, epochs)
-    elif isinstance(method, SupervisedRecipe):
-        method = replace(method, classes=scale.classes)
-    return replace(
-        row,
-        pretrain=shrink_pretraining(row.pretrain, method, epochs, scale),
-        evaluations=tuple(shrink_evaluation(e, scale.probe_epochs) for e in row.evaluations),
-    )
-
-
-def shrink_moco(method: MoCoRecipe, queue: int, epochs: int) -> MoCoRecipe:
-    """Return MoCo or MoCHi with a queue of ``queue`` keys and everything in proportion to it."""
-    if not isinstance(method, MoCHiRecipe):
-        return replace(method, queue=queue, momentum=0.99)
-    # The paper's largest queue would leave pools of two: N, s, s' may be twice their share of it.
-    share = max(queue / method.queue, 1 / 32)
-    return replace(
-        method,
-        queue=queue,
-        momentum=0.99,
-        n_hard=round(method.n_hard * share),
-        s=round(method.s * share),
-        s_prime=round(method.s_prime * share),
-        mixing_warmup_epochs=max(1, round(epochs * 0.05)),
-        analysed_negatives=round(1024 * share),
-    )

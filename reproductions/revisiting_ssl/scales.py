@@ -9,8 +9,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from revisiting_recipes import Encoder
-
+from reproductions.revisiting_ssl.recipes import Encoder
 from retable import views
 from retable.data.sources import with_parameter
 from retable.encoders import ResidualRecipe, VggRecipe

@@ -1,0 +1,1 @@
+"""Tables and figures of feature transformation (Zhu et al., ICCV 2021)."""

@@ -1,0 +1,1 @@
+"""Tables and figures of MoCHi (Kalantidis et al., NeurIPS 2020)."""

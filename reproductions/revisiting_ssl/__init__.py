@@ -1,0 +1,1 @@
+"""Tables and figures of revisiting self-supervised learning (Kolesnikov et al., CVPR 2019)."""

@@ -1,0 +1,1 @@
+"""Questions about the papers that no table asks: one script for each study."""
