@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from retable.plots.drawing import GREY, INK, new_figure, save
 from retable.tables.comparison import ComparedCell, ComparedRow, Comparison
-from retable.tables.phrases import heading, shown_columns, stored
+from retable.tables.document import shown_columns
+from retable.tables.phrases import heading, stored
 from retable.tables.reference import COLLAPSE, Collapse, ColumnSpec, Value
 from retable.tables.verdict import Verdict
 
