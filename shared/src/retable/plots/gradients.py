@@ -126,8 +126,8 @@ def _add_colour_bar(
     ticks = _ticks(scale)
     bar.set_ticks(ticks, labels=[f"{tick:.3g}" for tick in ticks], minor=False)
     bar.minorticks_off()
-    bar.set_label(f"l2 norm of the gradient,\n{STATISTICS[statistic]}", fontsize=9)
-    bar.ax.tick_params(labelsize=8)
+    label = f"l2 norm of the gradient,\n{STATISTICS[statistic]}"
+    style_axes(bar.ax, y=label, grid=None, spines=[])
 
 
 def _draw_heat(axes: Axes, epochs: Places, shown: Values, rows: Rows, scale: LogNorm) -> None:

@@ -176,7 +176,7 @@ def _start(run: ScoreCurves, view: View) -> float | None:
 
 def _describe(axes: Axes, curves: Sequence[ScoreCurves], name: str, view: View) -> None:
     """Name the axes."""
-    from matplotlib.ticker import FuncFormatter
+    from matplotlib.ticker import FuncFormatter, MaxNLocator
 
     title, meaning = STATISTICS[name]
     axes.margins(x=0.02, y=0.09)  # room for the triangles
@@ -184,6 +184,7 @@ def _describe(axes: Axes, curves: Sequence[ScoreCurves], name: str, view: View) 
     if axes.get_yscale() == "symlog":
         meaning += "\n(logarithmic beyond ±1)"
     style_axes(axes, title=title, x="epoch" if view.in_epochs else "step", y=meaning)
+    axes.xaxis.set_major_locator(MaxNLocator(5))
     axes.xaxis.set_major_formatter(FuncFormatter(_in_thousands))
     per_epoch = {run.steps_per_epoch for run in curves}
     if len(per_epoch) == 1 and (each := per_epoch.pop()):

@@ -126,7 +126,8 @@ def draw_scatter(comparison: Comparison, x: str, y: str, colour: str | None = No
     inks: list[Any] = [colour_of(place) for place in range(len(points))]
     if colour is not None and points:
         inks = list(scale.to_rgba(numpy.array([means[-1] for _, means in points])))
-        figure.colorbar(scale, ax=axes, label=heading(columns[colour]))
+        bar = figure.colorbar(scale, ax=axes)
+        style_axes(bar.ax, y=heading(columns[colour]), grid=None, spines=[])
     handles = [
         axes.errorbar(
             means[0],

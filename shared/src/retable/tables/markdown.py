@@ -27,7 +27,8 @@ def _block(block: Block, folder: Path) -> str:
         case Heading():
             return f"{'#' * block.level} {_escaped(block.text)}"
         case Paragraph(role="list"):
-            return "\n".join(f"- {_escaped(line)}" for line in block.lines)
+            items = (re.sub(r"^(?=[+-])", r"\\", _escaped(line)) for line in block.lines)
+            return "\n".join(f"- {item}" for item in items)
         case Paragraph():
             mark = {"subtitle": "*", "summary": "**"}.get(block.role, "")
             return mark + "\n".join(map(_escaped, block.lines)) + mark

@@ -159,36 +159,26 @@ def missing(comparison: Comparison) -> list[str]:
 
 def remarks(comparison: Comparison) -> list[str]:
     """Say why cells collapsed, missed or have no verdict, and how many seeds would decide them."""
-    found: dict[str, list[str]] = {}
+    found: dict[str, dict[str, None]] = {}  # remark -> labels of rows, in order
     recorded = comparison.scale != "proxy" or comparison.provenance is not None
     said_before = bool(comparison.unfinished) or not recorded  # by `scale_sentences`
     for row in comparison.rows:
         for column in comparison.columns:
-            cell = row.cells[column.key]
-            for why, seeds in _collapses(cell).items():
-                found.setdefault(f"Collapse, {why}", []).append(f"{row.row.label} ({seeds})")
+            cell, label = row.cells[column.key], row.row.label
+            for why in dict.fromkeys(cell.collapsed.values()):
+                seeds = [str(seed) for seed, other in cell.collapsed.items() if other == why]
+                count = f"seed{'s' if len(seeds) > 1 else ''} {', '.join(seeds)}"
+                found.setdefault(f"Collapse, {why}", {})[f"{label} ({count})"] = None
             if cell.verdict is Verdict.INCONCLUSIVE:
-                found.setdefault(_undecided(cell), []).append(row.row.label)
+                found.setdefault(_undecided(cell), {})[label] = None
             elif cell.verdict is Verdict.MISS and cell.reason:
-                found.setdefault(f"Miss, {cell.reason}", []).append(row.row.label)
+                found.setdefault(f"Miss, {cell.reason}", {})[label] = None
             elif cell.verdict is None and cell.measured and not said_before:
-                found.setdefault(f"No verdict, {cell.reason}", []).append(row.row.label)
-    return [f"{what}: {_listed(list(dict.fromkeys(names)))}." for what, names in found.items()]
-
-
-def _collapses(cell: ComparedCell) -> dict[str, str]:
-    """Return reason -> words for the seeds that collapsed for it."""
-    found: dict[str, list[str]] = {}
-    for seed, why in cell.collapsed.items():
-        found.setdefault(why, []).append(str(seed))
-    return {
-        why: f"seed{'s' if len(seeds) > 1 else ''} {', '.join(seeds)}"
-        for why, seeds in found.items()
-    }
-
-
-def _listed(names: list[str]) -> str:
-    return "; ".join(names) if len(names) <= 4 else f"{len(names)} rows"
+                found.setdefault(f"No verdict, {cell.reason}", {})[label] = None
+    return [
+        f"{remark}: {'; '.join(rows) if len(rows) <= 4 else f'{len(rows)} rows'}."
+        for remark, rows in found.items()
+    ]
 
 
 def _undecided(cell: ComparedCell) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 import datetime
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
@@ -19,57 +19,43 @@ from retable.tables.comparison import Comparison, Scale
 from retable.tables.document import Block, Cells, Heading, Paragraph, Picture, document
 from retable.tables.markdown import write_markdown
 from retable.tables.page import MEDIA_TYPES, write_html
-from retable.tables.reading import load_reference
-from retable.tables.reference import Reference
 from retable.tables.storage import COMPARISON_FILE, load_comparison
 from retable.tables.verdict import ClaimVerdict, Verdict
 
 
 @dataclass(frozen=True)
-class ReportedTable:
-    """A table with its comparison at each scale that was run.
+class Result:
+    """The comparison of a table at one scale, with the plots of its folder."""
 
-    Attributes:
-        name: ``<package>-<table>``, as in the name of the nox session.
-        reference: the paper's values.
-        results: scale -> (comparison, plots of its folder).
-    """
-
-    name: str
-    reference: Reference
-    results: dict[str, tuple[Comparison, list[Path]]]
-
-    @property
-    def session(self) -> str:
-        """The command that runs it."""
-        return f"nox -s reproduce-{self.name}"
+    scale: str
+    comparison: Comparison
+    plots: list[Path]
 
 
-def find_tables(reproductions: Path, results: Path) -> list[ReportedTable]:
-    """Return every table under ``reproductions/<package>/<table>.toml`` with its results.
+def find_results(reproductions: Path, results: Path) -> dict[str, list[Result]]:
+    """Return ``<package>-<table>`` -> results, for each ``reproductions/<package>/<table>.toml``.
 
     A result is ``<results>/<package>-<table>-<scale>/table.json`` with the plots of its folder.
     """
-    tables = []
+    found: dict[str, list[Result]] = {}
     for path in sorted(reproductions.glob("*/*.toml")):
         if path.name.endswith(".proxy.toml"):
             continue
         name = f"{path.parent.name}-{path.stem}"
-        found = {}
-        for scale in get_args(Scale):
-            folder = results / f"{name}-{scale}"
-            if (folder / COMPARISON_FILE).exists():
-                found[scale] = load_comparison(folder / COMPARISON_FILE), _plots(folder)
-        tables.append(ReportedTable(name, load_reference(path), found))
-    return tables
+        folders = {scale: results / f"{name}-{scale}" for scale in get_args(Scale)}
+        found[name] = [
+            Result(scale, load_comparison(folder / COMPARISON_FILE), _plots(folder))
+            for scale, folder in folders.items()
+            if (folder / COMPARISON_FILE).exists()
+        ]
+    return found
 
 
 def _plots(folder: Path) -> list[Path]:
     """Return one file for each plot of a folder, the SVG if there is one, ``table`` first."""
-    by_stem: dict[str, Path] = {}
-    for path in sorted(folder.iterdir()):  # .png sorts before .svg, which replaces it
-        if path.suffix in MEDIA_TYPES:
-            by_stem[path.stem] = path
+    by_stem = {
+        path.stem: path for path in sorted(folder.iterdir()) if path.suffix in MEDIA_TYPES
+    }  # .png sorts before .svg, which replaces it
     return [by_stem[stem] for stem in sorted(by_stem, key=lambda stem: (stem != "table", stem))]
 
 
@@ -79,70 +65,64 @@ def build_report(reproductions: Path, results: Path, out: Path) -> list[Path]:
     Raises:
         UserError: if there is no table, or a stored file is damaged.
     """
-    tables = find_tables(reproductions, results)
+    tables = find_results(reproductions, results)
     if not tables:
         raise UserError(
             f"{reproductions} has no reference file <package>/<table>.toml. Give the folder of the"
             " reproductions with --reproductions."
         )
     title = f"Reproductions, {datetime.datetime.now(datetime.UTC).date().isoformat()}"
-    blocks = report_blocks(tables, title)
+    blocks = _report(tables, title)
     pages = {"report.html": write_html(blocks, title), "report.md": write_markdown(blocks, out)}
     for name, text in pages.items():
         files.write_text(out / name, text)
     return [out / name for name in pages]
 
 
-def report_blocks(tables: Sequence[ReportedTable], title: str) -> list[Block]:
-    """Return the report as blocks: an overview, then each table at each scale that was run."""
-    links = frozenset(table.name for table in tables if table.results)
-    blocks: list[Block] = [Heading(title, 1), Paragraph([_verdict_sentence(tables)])]
-    blocks.append(_overview(tables, links))
-    for table in tables:
-        anchor = table.name
-        for scale, (comparison, plots) in table.results.items():
+def _report(tables: Mapping[str, Sequence[Result]], title: str) -> list[Block]:
+    """Return the report: an overview, then each table at each scale that was run."""
+    blocks: list[Block] = [Heading(title, 1), Paragraph([_summary(tables)]), _overview(tables)]
+    for name, results in tables.items():
+        for place, result in enumerate(results):
+            label = f"{name}, {result.scale} scale"
             blocks += document(
-                comparison,
-                title=f"{table.name}, {scale} scale: {comparison.title}",
+                result.comparison,
+                title=f"{label}: {result.comparison.title}",
                 level=2,
-                anchor=anchor,
-                pictures=[
-                    Picture(plot, f"{table.name}, {scale} scale: plot {plot.stem}")
-                    for plot in plots
-                ],
+                anchor="" if place else name,
+                pictures=[Picture(plot, f"{label}: plot {plot.stem}") for plot in result.plots],
             )
-            anchor = ""  # the first section of a table is linked
     return blocks
 
 
-def _overview(tables: Sequence[ReportedTable], links: frozenset[str]) -> Cells:
+def _summary(tables: Mapping[str, Sequence[Result]]) -> str:
+    misses = [
+        f"{name} ({result.scale}): row '{row}', column '{column}'"
+        for name, results in tables.items()
+        for result in results
+        for row, column in result.comparison.misses()
+    ]
+    text = f"{sum(map(bool, tables.values()))} of {len(tables)} tables were run."
+    return text + (f" Missed: {'; '.join(misses)}." if misses else " No cell missed.")
+
+
+def _overview(tables: Mapping[str, Sequence[Result]]) -> Cells:
     """Return one line for each table and scale with its verdicts."""
-    heads = ["table", "scale", "seeds", *map(str, Verdict), "claims", ""]
     lines = []
-    for table in tables:
-        if not table.results:
-            empty = [""] * (len(heads) - 3)
-            lines.append([table.name, "never run", *empty, table.session])
-        for scale, (comparison, _) in table.results.items():
+    for name, results in tables.items():
+        if not results:
+            empty = [""] * (len(Verdict) + 2)
+            lines.append([name, "never run", *empty, f"nox -s reproduce-{name}"])
+        for result in results:
+            comparison = result.comparison
             counts, claims = comparison.counts(), comparison.claim_counts()
-            verdicts = [str(counts[verdict]) for verdict in Verdict]
+            seeds = " ".join(map(str, comparison.seeds))
             tested = ", ".join(f"{claims[v]} {v}" for v in ClaimVerdict if claims[v])
             state = "MISS" if comparison.misses() else comparison.unfinished and "claims nothing"
-            seeds = " ".join(map(str, comparison.seeds))
-            lines.append([table.name, scale, seeds, *verdicts, tested, state])
-    return Cells(heads, lines, links=links)
-
-
-def _verdict_sentence(tables: Sequence[ReportedTable]) -> str:
-    run = [table for table in tables if table.results]
-    misses = [
-        f"{table.name} ({scale}): row '{row}', column '{column}'"
-        for table in run
-        for scale, (comparison, _) in table.results.items()
-        for row, column in comparison.misses()
-    ]
-    text = f"{len(run)} of {len(tables)} tables were run."
-    return text + (f" Missed: {'; '.join(misses)}." if misses else " No cell missed.")
+            verdicts = [str(counts[v]) for v in Verdict]
+            lines.append([name, result.scale, seeds, *verdicts, tested, state])
+    heads = ["table", "scale", "seeds", *map(str, Verdict), "claims", ""]
+    return Cells(heads, lines, links=frozenset(name for name in tables if tables[name]))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
