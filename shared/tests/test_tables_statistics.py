@@ -54,7 +54,7 @@ def tail(t: float, degrees: float) -> float:
     def density(place: int) -> float:
         u = place / count
         x = t + scale * u / (1 - u)
-        return scale * front * (1 + x * x / degrees) ** (-(degrees + 1) / 2) / (1 - u) ** 2
+        return scale * front * math.pow(1 + x * x / degrees, -(degrees + 1) / 2) / (1 - u) ** 2
 
     inner = math.fsum((4 if place % 2 else 2) * density(place) for place in range(1, count))
     last = front / scale if degrees == 1 else 0.0  # the limit at u = 1
