@@ -170,7 +170,7 @@ def test_five_runs_stand_in_a_line(count: int, lines: int) -> None:
 def test_nothing_to_draw_is_said() -> None:
     with pytest.raises(UserError, match="nothing to draw"):
         draw_gradients({})
-    with pytest.raises(UserError, match="expected epochs with gradients above zero"):
+    with pytest.raises(UserError, match="No run has an epoch with gradients above zero"):
         draw_gradients({"a": landscape(scale=0.0)})
 
 

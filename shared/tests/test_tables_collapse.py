@@ -25,9 +25,10 @@ from retable.tables import (
     write_reference,
 )
 from retable.tables.comparison import ComparedCell, Scale
+from retable.tables.document import document
+from retable.tables.page import write_html
 from retable.tables.phrases import remarks, summary
 from retable.tables.reference import Collapse
-from retable.tables.report import ReportedTable, html_page, markdown_page
 from retable.tables.storage import parse_comparison
 from retable.tables.verdict import ClaimVerdict, Verdict
 
@@ -287,7 +288,7 @@ def test_why_it_counts_as_one_stands_below_the_table(comparison: Comparison) -> 
 def test_why_it_counts_as_one_is_said_of_unjudged_cells_too(paper: Reference) -> None:
     smoke = compare(paper, {}, scale="smoke", collapsed={"off": gone(0)})
     assert remarks(smoke) == [f"Collapse, {NAN}: Without the sphere (seed 0)."]
-    assert "collapse (1)  not judged" in render_terminal(smoke, width=100)
+    assert "collapse (1)  no verdict" in render_terminal(smoke, width=100)
 
 
 def test_a_recorded_collapse_is_shown_with_its_count(
@@ -308,13 +309,11 @@ def test_a_collapse_is_stored_and_read_back(comparison: Comparison) -> None:
     assert rows["base"]["paper"]["value"] == 78.0
 
 
-def test_the_report_says_it_too(comparison: Comparison, paper: Reference, tmp_path: Path) -> None:
-    table = ReportedTable("paper-table9", paper, {"paper": (comparison, [])})
-    html, markdown = html_page([table], "2030-01-01"), markdown_page([table], "day", tmp_path)
+def test_a_page_shows_a_collapse_too(comparison: Comparison) -> None:
+    html = write_html(document(comparison), "A title")
     assert "<td>collapse (3)</td>" in html
     assert "<td>79.0 ± 0.1 (2), collapse (1)</td>" in html
     assert "Collapse, the probe finds 2 %: Without the sphere (seed 1)." in html
-    assert "collapse (3)" in markdown
 
 
 def drawn(comparison: Comparison) -> list[str]:

@@ -197,7 +197,7 @@ def test_an_added_row_is_shown_at_the_end_without_verdict(paper: Reference) -> N
 
 def test_an_unknown_column_is_refused_by_name(paper: Reference) -> None:
     with pytest.raises(
-        UserError, match=r"Row 'base' of table9 measures the column 'knn'.*table9.toml"
+        UserError, match=r"Row 'base' of table9 measures the column 'knn'.*table9\.toml"
     ):
         compare(paper, {"base": {"knn": {0: 1.0}}}, scale="paper")
 

@@ -194,9 +194,10 @@ def test_without_matplotlib_a_plot_says_what_to_install(
     assert "table.svg" not in [p.name for p in save_comparison(tmp_path, comparison())]
 
 
-def test_importing_tables_does_not_import_matplotlib_or_numpy() -> None:
+def test_importing_tables_imports_no_library_for_drawing_or_statistics() -> None:
     code = (
-        "import sys, retable.tables; print([m for m in ('matplotlib', 'PIL') if m in sys.modules])"
+        "import sys, retable.tables, retable.tables.report;"
+        " print([m for m in ('matplotlib', 'PIL', 'scipy') if m in sys.modules])"
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "[]"

@@ -1,24 +1,23 @@
-"""Intervals are Student's: hand-computed cases, closed forms, and coverage by simulation."""
+"""Intervals follow Student's t: cases by hand, closed forms, integrals, simulated coverage."""
 
 import math
+import sys
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from retable.errors import UserError
 from retable.random import derive_key, normal
 from retable.tables.statistics import (
     Spread,
     difference_of_means,
-    f_tail,
     larger,
     mean_of_differences,
     pooled,
-    regularised_beta,
     spread_of,
     student_quantile,
-    student_tail,
 )
 
 finite = st.floats(-1e3, 1e3)
@@ -46,36 +45,59 @@ def test_quantiles_approach_the_normal_distribution() -> None:
     assert student_quantile(0.975, 1e7) == pytest.approx(1.9599640, abs=1e-6)
 
 
-@given(st.floats(0.0, 50.0), st.floats(0.3, 200.0))
-def test_tail_and_quantile_are_inverse(t: float, degrees: float) -> None:
-    tail = student_tail(t, degrees)
-    if 1e-9 < tail < 0.5:
-        assert student_quantile(1 - tail, degrees) == pytest.approx(t, rel=1e-4, abs=1e-6)
+def tail(t: float, degrees: float) -> float:
+    """P(T > t) by Simpson's rule over the density of Student's t, in x = t + s u / (1 - u)."""
+    log_front = math.lgamma((degrees + 1) / 2) - math.lgamma(degrees / 2)
+    front = math.exp(log_front) / math.sqrt(degrees * math.pi)
+    count, scale = 2000, max(t, 1.0)
+
+    def density(place: int) -> float:
+        u = place / count
+        x = t + scale * u / (1 - u)
+        return scale * front * math.pow(1 + x * x / degrees, -(degrees + 1) / 2) / (1 - u) ** 2
+
+    inner = math.fsum((4 if place % 2 else 2) * density(place) for place in range(1, count))
+    last = front / scale if degrees == 1 else 0.0  # the limit at u = 1
+    return (density(0) + inner + last) / (3 * count)
 
 
-@given(st.floats(0.01, 100.0))
-def test_f_with_two_and_two_degrees_has_a_closed_form(ratio: float) -> None:
-    # Source: for F(2, 2) the tail is 1 / (1 + ratio).
-    assert f_tail(ratio, 2, 2) == pytest.approx(1 / (1 + ratio), rel=1e-10)
+@pytest.mark.parametrize("degrees", [1, 2, 3, 4.5, 8, 20, 64])
+@pytest.mark.parametrize("probability", [0.6, 0.9, 0.975, 0.9975, 0.99995])
+def test_quantile_inverts_the_integral_of_the_density(probability: float, degrees: float) -> None:
+    found = tail(student_quantile(probability, degrees), degrees)
+    assert found == pytest.approx(1 - probability, rel=1e-5)
 
 
-@given(st.floats(0.0, 20.0), st.floats(0.5, 60.0))
-def test_f_with_one_degree_is_the_square_of_students_t(t: float, degrees: float) -> None:
-    # Source: T**2 with f degrees of freedom is F(1, f).
-    assert f_tail(t * t, 1, degrees) == pytest.approx(2 * student_tail(t, degrees), abs=1e-9)
+@pytest.mark.parametrize(
+    ("ours", "theirs", "ratio"),
+    [
+        # By hand: the tail of F(2, 2) at a ratio r of variances is 1 / (1 + r), 1 % at 99.
+        (3, 2, 99.0),
+        # F(1, 4) is the square of t with 4 degrees, whose two-sided 99 % point is 4.60409.
+        (2, 4, 4.60409**2),
+        # F(2, 1): the tail is 1 / sqrt(1 + 2 r), 1 % at 4999.5.
+        (3, 1, 4999.5),
+    ],
+)
+def test_spreads_are_pooled_up_to_the_1_percent_point_of_f(
+    ours: int, theirs: float, ratio: float
+) -> None:
+    runs = [-1.0, 0.0, 1.0] if ours == 3 else [-math.sqrt(0.5), math.sqrt(0.5)]  # std 1
+    for factor, is_pooled in ((0.999, True), (1.001, False)):
+        reference = Spread(1 / math.sqrt(ratio * factor), theirs)
+        interval = difference_of_means(runs, 0.0, 5, reference)
+        assert interval is not None
+        common = pooled([Spread(1.0, ours - 1), reference])
+        assert common is not None
+        error = common.std * math.sqrt(1 / ours + 1 / 5)
+        half = student_quantile(0.975, common.degrees) * error
+        assert (interval.half_width == pytest.approx(half, rel=1e-9)) is is_pooled
 
 
-@given(st.integers(0, 64), st.floats(0.5, 50.0), st.floats(0.5, 50.0))
-def test_incomplete_beta_is_symmetric(step: int, a: float, b: float) -> None:
-    # Source: I_x(a, b) = 1 - I_{1-x}(b, a); x in 64ths, so that 1 - x is exact.
-    x = step / 64
-    assert regularised_beta(x, a, b) == pytest.approx(1 - regularised_beta(1 - x, b, a), abs=1e-12)
-
-
-@pytest.mark.parametrize(("probability", "degrees"), [(0.4, 3), (1.0, 3), (0.9, 0)])
-def test_quantile_outside_its_domain_is_refused(probability: float, degrees: float) -> None:
-    with pytest.raises(ValueError, match="quantile"):
-        student_quantile(probability, degrees)
+def test_without_scipy_the_error_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "scipy", None)
+    with pytest.raises(UserError, match=r"pip install 'retable\[train\]'"):
+        difference_of_means([1.0, 2.0], 0.0, 2, None)
 
 
 def test_interval_of_two_small_samples_by_hand() -> None:

@@ -19,8 +19,8 @@ from retable.tables.statistics import (
 from retable.tables.verdict import (
     ClaimVerdict,
     Verdict,
-    judge,
-    judge_claim,
+    cell_verdict,
+    claim_verdict,
     recorded_tolerances,
     seeds_to_decide,
 )
@@ -41,15 +41,15 @@ from retable.tables.verdict import (
 def test_a_cell_is_judged_by_where_its_interval_lies(
     low: float, high: float, verdict: Verdict
 ) -> None:
-    assert judge(Interval((low + high) / 2, low, high), tolerance=1.0) is verdict
+    assert cell_verdict(Interval((low + high) / 2, low, high), tolerance=1.0) is verdict
 
 
 def test_an_unknown_interval_is_inconclusive_however_close_the_means_are() -> None:
-    assert judge(None, tolerance=100.0) is Verdict.INCONCLUSIVE
+    assert cell_verdict(None, tolerance=100.0) is Verdict.INCONCLUSIVE
 
 
 def test_binary_rounding_does_not_decide_a_verdict() -> None:
-    assert judge(Interval(0.0, -(0.1 + 0.2), 0.1 + 0.2), tolerance=0.3) is Verdict.MATCH
+    assert cell_verdict(Interval(0.0, -(0.1 + 0.2), 0.1 + 0.2), tolerance=0.3) is Verdict.MATCH
 
 
 @given(st.floats(-10, 10), st.floats(0, 5), st.floats(0, 5), st.floats(0, 5))
@@ -57,10 +57,10 @@ def test_a_larger_tolerance_never_turns_a_match_into_less(
     centre: float, half: float, tolerance: float, more: float
 ) -> None:
     interval = Interval(centre, centre - half, centre + half)
-    if judge(interval, tolerance) is Verdict.MATCH:
-        assert judge(interval, tolerance + more) is Verdict.MATCH
-    if judge(interval, tolerance + more) is Verdict.MISS:
-        assert judge(interval, tolerance) is Verdict.MISS
+    if cell_verdict(interval, tolerance) is Verdict.MATCH:
+        assert cell_verdict(interval, tolerance + more) is Verdict.MATCH
+    if cell_verdict(interval, tolerance + more) is Verdict.MISS:
+        assert cell_verdict(interval, tolerance) is Verdict.MISS
 
 
 @pytest.mark.parametrize(
@@ -78,11 +78,11 @@ def test_a_larger_tolerance_never_turns_a_match_into_less(
 def test_a_claim_is_judged_by_order_and_where_stated_by_size(
     low: float, high: float, smallest: float | None, verdict: ClaimVerdict
 ) -> None:
-    assert judge_claim(Interval((low + high) / 2, low, high), smallest) is verdict
+    assert claim_verdict(Interval((low + high) / 2, low, high), smallest) is verdict
 
 
 def test_a_claim_without_interval_is_unresolved() -> None:
-    assert judge_claim(None) is ClaimVerdict.UNRESOLVED
+    assert claim_verdict(None) is ClaimVerdict.UNRESOLVED
 
 
 def test_recorded_tolerance_by_hand() -> None:
@@ -142,7 +142,7 @@ def _simulate(
             spread = larger(spread_of(cells["x"]), spreads["x"])
             fresh = [float(table[seeds, i])]
             interval = difference_of_means(fresh, sum(cells["x"]) / seeds, seeds, spread)
-            verdicts.append(judge(interval, tolerances[row]["x"]))
+            verdicts.append(cell_verdict(interval, tolerances[row]["x"]))
         missed += Verdict.MISS in verdicts
         matched += verdicts.count(Verdict.MATCH)
     return missed / tables, matched / (tables * count)
@@ -176,7 +176,7 @@ def test_a_change_of_eight_stds_is_a_miss_with_one_seed() -> None:
     spreads, tolerances = recorded_tolerances({str(i): {"x": r} for i, r in enumerate(runs)})
     spread = larger(spread_of(runs[0]), spreads["x"])
     interval = difference_of_means([sum(runs[0]) / 5 - 8.0], sum(runs[0]) / 5, 5, spread)
-    assert judge(interval, tolerances["0"]["x"]) is Verdict.MISS
+    assert cell_verdict(interval, tolerances["0"]["x"]) is Verdict.MISS
 
 
 def test_seeds_to_decide_are_enough_and_one_fewer_is_not() -> None:
@@ -187,7 +187,7 @@ def test_seeds_to_decide_are_enough_and_one_fewer_is_not() -> None:
     quantile = student_quantile(0.975, 20)
     for n, decided in ((count, True), (count - 1, False)):
         half = quantile * math.sqrt(1 / n + 1 / runs)
-        verdict = judge(Interval(0.3, 0.3 - half, 0.3 + half), tolerance)
+        verdict = cell_verdict(Interval(0.3, 0.3 - half, 0.3 + half), tolerance)
         assert (verdict is not Verdict.INCONCLUSIVE) is decided
 
 

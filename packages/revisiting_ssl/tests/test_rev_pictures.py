@@ -81,7 +81,7 @@ def test_neighbours_stand_above_the_centre_under_their_class() -> None:
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        ({"--out": "picture.jpeg"}, "picture.jpeg is no name of a picture"),
+        ({"--out": "picture.jpeg"}, "must end with .png, .svg or .pdf, got picture.jpeg"),
         ({"--data": "shapez"}, "'shapez' is unknown"),
         ({"--images": "0"}, "batch size is 0"),
         ({"--images": "9"}, "exceeds the 8 samples"),

@@ -1,7 +1,7 @@
-"""The command line: judge a checkpoint, hand it to another program, draw what a run recorded.
+"""Command line: evaluate an encoder, export its weights, draw recorded runs.
 
-One module a command, each with ``add_arguments(parser)`` and ``run(options) -> status``. Everything
-that imports torch is imported inside ``run``: help and usage errors come at once.
+Each command is a module with ``add_arguments(parser)`` and ``run(options) -> status``. ``run``
+imports what needs torch, so that help and usage errors are printed at once.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _EXAMPLES = """examples:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; return 0, 2 after a mistake of the user's (one sentence), 130 after Ctrl-C."""
+    """Run a command; return 0, 2 after a user error (one sentence), 130 after Ctrl-C."""
     options = _parser().parse_args(arguments)
     try:
         status: int = options.run(options)
@@ -40,15 +40,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="retable",
-        description="Judge self-supervised encoders, exchange their weights, draw their training.",
+        description="Evaluate self-supervised encoders, export their weights, draw their training.",
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, module, summary in (
-        ("evaluate", evaluate, "measure what an encoder's features hold"),
+        ("evaluate", evaluate, "evaluate an encoder"),
         ("export", export, "write an encoder for another program"),
-        ("plot", plot, "draw what runs recorded"),
+        ("plot", plot, "draw recorded scores and gradients"),
     ):
         command = commands.add_parser(name, help=summary)
         module.add_arguments(command)

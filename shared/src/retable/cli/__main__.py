@@ -1,4 +1,4 @@
-"""``python -m retable.cli``: the command where its script is not on the path."""
+"""``python -m retable.cli`` runs the command ``retable``."""
 
 import sys
 

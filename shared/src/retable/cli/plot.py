@@ -1,4 +1,4 @@
-"""``retable plot``: draw what runs recorded of their scores and gradients."""
+"""``retable plot``: draw the recorded scores and gradients of runs."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
         "--labels",
         metavar="LABEL",
         nargs="+",
-        help="what to call the runs; default: their methods and what else tells them apart",
+        help="names of the runs; default: their methods and the settings in which they differ",
     )
 
 
@@ -39,15 +39,15 @@ def _add_scores(parser: argparse.ArgumentParser) -> None:
         "--smooth",
         metavar="STEPS",
         type=int,
-        help="length of the running mean; default: a hundredth of the steps drawn; 1: none",
+        help="length of the running mean, 1 for none; default: a hundredth of the steps drawn",
     )
     part = parser.add_mutually_exclusive_group()
     part.add_argument(
         "--epochs",
         metavar="FIRST:LAST",
-        help="draw this part; 0:10 is the first ten epochs, 30: all after the thirtieth",
+        help="epochs to draw; 0:10 is the first ten epochs, 30: all after the thirtieth",
     )
-    part.add_argument("--steps", metavar="FIRST:LAST", help="draw these steps, over steps")
+    part.add_argument("--steps", metavar="FIRST:LAST", help="steps to draw, on an axis of steps")
     parser.add_argument(
         "--scores",
         choices=("both", "raw", "transformed"),
@@ -68,12 +68,12 @@ def _add_gradients(parser: argparse.ArgumentParser) -> None:
         "--statistic",
         choices=("mean", "std", "max"),
         default="mean",
-        help="of the steps of an epoch; default: %(default)s",
+        help="statistic of the steps of an epoch; default: %(default)s",
     )
 
 
 def run(options: argparse.Namespace) -> int:
-    """Draw a picture of runs, and print where it was written."""
+    """Draw a picture of runs and print its path."""
     from retable.plots import drawing
     from retable.plots.gradients import draw_gradients
     from retable.plots.recorded import name_runs, read_gradients, read_scores
@@ -85,7 +85,7 @@ def run(options: argparse.Namespace) -> int:
     labels = name_runs(options.runs, options.labels)
     if options.picture == "scores":
         if options.smooth is not None and options.smooth < 1:
-            raise UserError(f"--smooth {options.smooth} is no number of steps: expected 1 or more.")
+            raise UserError(f"`--smooth` must be 1 or more steps, got {options.smooth}.")
         figure = draw_scores(
             {n: read_scores(run) for n, run in zip(labels, options.runs, strict=True)},
             smooth=options.smooth,
@@ -102,15 +102,13 @@ def run(options: argparse.Namespace) -> int:
     try:
         drawing.save(figure, out)
     except OSError as error:
-        raise UserError(
-            f"{out} cannot be written ({error.strerror}): give another --out."
-        ) from None
+        raise UserError(f"{out} cannot be written ({error.strerror}). Use another --out.") from None
     print(f"{out}: the {options.picture} of {'; '.join(labels)}")
     return 0
 
 
 def _part(option: str, text: str | None) -> tuple[float, float] | None:
-    """Read FIRST:LAST, either of which may be left out; None where the option was not given."""
+    """Read FIRST:LAST, either of which may be omitted; None if the option was not given."""
     if text is None:
         return None
     first, colon, last = text.partition(":")
@@ -119,5 +117,5 @@ def _part(option: str, text: str | None) -> tuple[float, float] | None:
     except ValueError:
         part = None
     if not colon or part is None or not part[0] < part[1]:
-        raise UserError(f"{option} {text} is no part: expected FIRST:LAST, for instance 0:10.")
+        raise UserError(f"Invalid {option} '{text}': use FIRST:LAST, for example 0:10.")
     return part

@@ -1,1 +1,1 @@
-"""Pictures of what runs recorded, and what all pictures share."""
+"""Pictures of recorded runs, and the style that all pictures share."""

@@ -1,4 +1,4 @@
-"""Long curves made drawable: running means, and few enough points that no extreme is lost."""
+"""Reduction of long curves for drawing: running means and ranges, thinning that keeps extremes."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def running_mean(values: Values, window: int) -> Values:
     if window == 1:
         return numpy.where(
             finite, values, numpy.nan
-        )  # to the bit, which differences of sums are not
+        )  # bit-equal, which differences of sums are not
     places = numpy.arange(len(values))
     first, end = _window(places, window, len(values))
     sums = numpy.concatenate([[0.0], numpy.cumsum(numpy.where(finite, values, 0.0))])
@@ -40,12 +40,12 @@ def running_mean(values: Values, window: int) -> Values:
 
 
 def running_range(values: Values, window: int, places: Places) -> tuple[Values, Values]:
-    """Return the least and the largest value around some places, together covering every value.
+    """Return the least and the largest value around some places; together they cover all values.
 
     Args:
         values: (N,).
-        window: values around a place, as for `running_mean`; where the places stand further apart
-            than that, each takes all values up to halfway to its neighbours.
+        window: values around a place, as for `running_mean`; if the places are further apart than
+            that, each takes all values up to halfway to its neighbours.
         places: (P,) ascending indices of values.
 
     Returns:
@@ -65,14 +65,14 @@ def running_range(values: Values, window: int, places: Places) -> tuple[Values, 
 
 
 def thin(values: Values, bins: int) -> Places:
-    """Choose the places of a curve that make up its picture on so many columns of pixels.
+    """Choose the points of a curve that are visible when it is ``bins`` pixels wide.
 
-    Of each of ``bins`` equal pieces the first, the least, the largest and the last value are kept,
-    and one that is not finite, which interrupts the line.
+    Each of ``bins`` equal pieces keeps its first, least, largest and last value, and one that is
+    not finite, which interrupts the line.
 
     Args:
         values: (N,).
-        bins: pieces; a curve of at most four values a piece is kept whole.
+        bins: number of pieces; a curve of at most four values per piece is returned complete.
 
     Returns:
         ascending indices of the values to draw, at most 5 for each piece.

@@ -1,4 +1,4 @@
-"""What all pictures share: matplotlib without global state, colours, and a file that is whole.
+"""Shared parts of all pictures: figures, the style of axes, colours, legends, atomic files.
 
 matplotlib is an extra (``retable[plots]``) and is imported inside the functions. Figures are made
 without pyplot: no global state, no window.
@@ -18,12 +18,14 @@ from retable.errors import UserError
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist
+    from matplotlib.axes import Axes
+    from matplotlib.container import Container
     from matplotlib.figure import Figure
 
 INK, GREY = "#222222", "#8a8a8a"
 
 CYCLE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999")
-"""Okabe and Ito (2008): told apart by readers with any colour vision."""
+"""Colours of Okabe and Ito (2008), distinct for readers with any colour vision."""
 
 Place = Literal["outside lower center", "outside upper center"]
 
@@ -32,7 +34,7 @@ _METADATA: dict[str, dict[str, Any]] = {
     "svg": {"Date": None},
     "pdf": {"CreationDate": None},
 }
-"""What matplotlib would write of the moment: equal figures shall be equal files."""
+"""Drops the time and version that matplotlib writes, so that equal figures are equal files."""
 
 
 def available() -> bool:
@@ -41,10 +43,10 @@ def available() -> bool:
 
 
 def require() -> None:
-    """Raise a `UserError` that names the extra where matplotlib is not installed."""
+    """Raise a `UserError` that names the extra if matplotlib is not installed."""
     if not available():
         raise UserError(
-            "Plots need matplotlib: install the extra with pip install 'retable[plots]'."
+            "Plots need matplotlib, which is not installed. Run pip install 'retable[plots]'."
         )
 
 
@@ -56,26 +58,56 @@ def new_figure(width: float, height: float) -> Figure:
     return Figure(figsize=(width, height), layout="constrained", facecolor="white")
 
 
-def kind_of(path: str | Path) -> str:
-    """Return "png", "svg" or "pdf", by the ending of a file's name.
+def colour_of(place: int) -> str:
+    """Return the colour of the line at this place; `CYCLE` repeats."""
+    return CYCLE[place % len(CYCLE)]
 
-    Raises:
-        UserError: it ends with nothing of these.
+
+def style_axes(
+    axes: Axes,
+    *,
+    title: str = "",
+    x: str = "",
+    y: str = "",
+    grid: Literal["both", "x", "y"] | None = "both",
+    spines: Sequence[str] = ("left", "bottom"),
+) -> None:
+    """Give axes the common style: sizes of text, a light grid below the data, few spines.
+
+    Args:
+        axes: what to style.
+        title: its title; empty: none is set.
+        x: label of the x axis; empty: none is set.
+        y: label of the y axis; empty: none is set.
+        grid: directions of the grid lines, None for no grid.
+        spines: sides that have a line and tick marks.
     """
+    for set_text, text, size in (
+        (axes.set_title, title, 10),
+        (axes.set_xlabel, x, 9),
+        (axes.set_ylabel, y, 9),
+    ):
+        if text:
+            set_text(text, fontsize=size)
+    axes.set_axisbelow(True)
+    if grid is not None:
+        axes.grid(axis=grid, color="#ececec")
+    for side in ("left", "bottom", "top", "right"):
+        axes.spines[side].set_visible(side in spines)
+    axes.tick_params(axis="x", labelsize=8, length=3 if "bottom" in spines else 0)
+    axes.tick_params(axis="y", labelsize=8, length=3 if "left" in spines else 0)
+
+
+def kind_of(path: str | Path) -> str:
+    """Return "png", "svg" or "pdf", by the ending of a file's name; another is a `UserError`."""
     kind = Path(path).suffix.removeprefix(".").lower()
     if kind not in _METADATA:
-        raise UserError(
-            f"{path} is no name of a picture: expected it to end with .png, .svg or .pdf."
-        )
+        raise UserError(f"The name of a picture must end with .png, .svg or .pdf, got {path}.")
     return kind
 
 
 def save(figure: Figure, path: str | Path) -> None:
-    """Write a figure atomically, by the ending of ``path``; equal figures give equal bytes.
-
-    Raises:
-        UserError: ``path`` ends with nothing of these.
-    """
+    """Write a figure atomically in the format of `kind_of`; equal figures give equal bytes."""
     from matplotlib import rc_context
 
     kind = kind_of(path)
@@ -85,8 +117,10 @@ def save(figure: Figure, path: str | Path) -> None:
     files.write_bytes(path, buffer.getvalue())
 
 
-def add_legend(figure: Figure, handles: Sequence[Artist], place: Place) -> None:
-    """Put a legend beside the panels of a figure, in as few lines as its width allows."""
+def add_legend(figure: Figure, handles: Sequence[Artist | Container], place: Place) -> None:
+    """Add a legend outside the panels of a figure, in as few lines as its width allows."""
+    if not handles:
+        return
     labels = [str(handle.get_label()) for handle in handles]
     figure.legend(
         handles=handles,

@@ -1,6 +1,6 @@
-"""The gradient landscape of runs: the norm of each module's gradient over training.
+"""Gradient landscapes of runs: the norm of each module's gradient over training.
 
-Zhu et al. (ICCV 2021, supplement, section C, figures 2 and 3) see from it how steady a training is.
+Zhu et al. (ICCV 2021, supplement, section C, figures 2 and 3) read from it how stable training is.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy
 
 from retable.errors import UserError
 from retable.plots.curves import Places, Values
-from retable.plots.drawing import new_figure
+from retable.plots.drawing import new_figure, style_axes
 from retable.plots.modules import Rows
 from retable.train.gradients import Landscape
 
@@ -32,10 +32,10 @@ STATISTICS: Mapping[Statistic, str] = {
 
 Kind = Literal["heat", "surface", "both"]
 
-_COLOURS = "viridis"  # even in lightness: read alike by readers with any colour vision, and in grey
-_NOTHING = "#d9d9d9"  # the colour of what has no logarithm
+_COLOURS = "viridis"  # even in lightness, so readable with any colour vision and in grey
+_NOTHING = "#d9d9d9"  # values without a logarithm
 _IN_A_LINE = 5
-_SURFACE_EPOCHS = 120  # more are not told apart, and each is many polygons
+_SURFACE_EPOCHS = 120  # more cannot be distinguished, and each is many polygons
 _HEIGHTS = {"heat": 3.1, "surface": 2.7}  # inches
 
 
@@ -44,16 +44,16 @@ def draw_gradients(
 ) -> Figure:
     """Draw modules by epochs, coloured by the norm of the gradient, all runs on one scale.
 
-    Convolutions stand above normalisation layers, both in the order of the network; the scale is
-    logarithmic. A norm of zero, which has no logarithm, is grey; epochs that were not recorded too.
+    Convolutions are above normalisation layers, both in the order of the network; the scale is
+    logarithmic. Norms of zero, which have no logarithm, and epochs without a record are grey.
 
     Args:
-        runs: label -> what was recorded; the networks need not be the same.
+        runs: label -> recorded norms; the networks may differ.
         kind: "heat" map, "surface" in three dimensions, or "both".
-        statistic: what is shown of the steps of an epoch.
+        statistic: statistic of the steps of an epoch.
 
     Raises:
-        UserError: there is nothing to draw, or no matplotlib.
+        UserError: if there is nothing to draw, or matplotlib is missing.
     """
     kinds = [one for one in _HEIGHTS if kind in (one, "both")]
     lines = math.ceil(len(runs) / _IN_A_LINE) or 1
@@ -91,19 +91,21 @@ def _norms(landscape: Landscape, statistic: Statistic) -> Values:
 
 
 def _common_scale(norms: Sequence[Values]) -> LogNorm:
-    """Return the scale that holds every norm above zero of every run."""
+    """Return the scale from the least to the largest positive norm of all runs."""
     from matplotlib.colors import LogNorm
 
     every = numpy.concatenate([*(one.ravel() for one in norms), numpy.zeros(0)])
     every = every[numpy.isfinite(every) & (every > 0)]
     if not len(every):
-        raise UserError("There is nothing to draw: expected epochs with gradients above zero.")
+        raise UserError(
+            "No run has an epoch with gradients above zero, so there is nothing to draw."
+        )
     low, high = float(every.min()), float(every.max())
     return LogNorm(low, high if high > low else 10 * low)
 
 
 def _ticks(scale: LogNorm) -> list[float]:
-    """Return at least three numbers of a scale: powers of ten, or else the next roundest."""
+    """Return at least three ticks of a scale: powers of ten, else rounder before less round."""
     low, high = scale.vmin or 1.0, scale.vmax or 1.0
     exponents = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     for factors in ((1,), (1, 2, 5), range(1, 10)):
@@ -124,8 +126,8 @@ def _add_colour_bar(
     ticks = _ticks(scale)
     bar.set_ticks(ticks, labels=[f"{tick:.3g}" for tick in ticks], minor=False)
     bar.minorticks_off()
-    bar.set_label(f"l2 norm of the gradient,\n{STATISTICS[statistic]}", fontsize=9)
-    bar.ax.tick_params(labelsize=8)
+    label = f"l2 norm of the gradient,\n{STATISTICS[statistic]}"
+    style_axes(bar.ax, y=label, grid=None, spines=[])
 
 
 def _draw_heat(axes: Axes, epochs: Places, shown: Values, rows: Rows, scale: LogNorm) -> None:
@@ -148,14 +150,11 @@ def _draw_heat(axes: Axes, epochs: Places, shown: Values, rows: Rows, scale: Log
     for border in rows.borders:
         axes.axhline(border - 0.5, color="white", linewidth=0.6, zorder=2)
     axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
-    axes.tick_params(labelsize=8)
-    axes.set_xlabel("epoch", fontsize=9)
-    axes.spines[:].set_visible(False)
+    style_axes(axes, x="epoch", grid=None, spines=[])
 
 
 def _name_rows(axes: Axes, rows: Rows, named: bool) -> None:
-    """Label the rows of a heat map, unless those of its neighbour stand for it."""
-    axes.tick_params(axis="y", length=0)
+    """Label the rows of a heat map, unless the map to its left has the same labels."""
     if not named:
         axes.set_yticks([])
         return
@@ -222,7 +221,7 @@ def _coarsened(epochs: Places, shown: Values) -> tuple[Values, Values]:
 
 
 def _as_grid(epochs: Values, rows: Places, norms: Values) -> tuple[Values, Values, Values]:
-    """Return the grid of a surface; one epoch, or one module, becomes a strip."""
+    """Return the grid of a surface; a single epoch or module becomes a strip."""
     places, strip = rows.astype(float), numpy.array([-0.5, 0.5])
     if len(epochs) == 1:
         epochs, norms = epochs + strip, norms.repeat(2, axis=1)

@@ -1,4 +1,4 @@
-"""What runs are called in a picture: their method, and the fields in which their recipes differ."""
+"""Labels of runs in a picture: their method, and the fields in which their recipes differ."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ Fields = dict[str, Any]
 
 _METHOD = ".method.kind"
 _VAGUE = {"kind", "name"}
-"""Fields that mean nothing without what they belong to."""
+"""Fields that are unclear without the name of their parent."""
 
 
 def label_runs(recipes: Sequence[Any], names: Sequence[str]) -> list[str]:
     """Return a label for each run, such as ``MoCo, momentum=0.5``.
 
-    A label has the recipe's method and as few further fields as tell the runs apart: first fields
-    of the method, then others in alphabetical order, the seed last. Runs that their recipes do not
-    tell apart also have their names.
+    A label has the recipe's method and as few further fields as distinguish the runs: first fields
+    of the method, then others in alphabetical order, the seed last. Runs with equal recipes also
+    have their names.
 
     Args:
-        recipes: content of each run's ``recipe.json``, None where it has none.
-        names: what to call each run without a recipe, for instance its folder.
+        recipes: content of each run's ``recipe.json``, None for a run without one.
+        names: name of each run, for instance its folder; the label of a run without a recipe.
 
     >>> recipe = {"pretrain": {"method": {"kind": "MoCoRecipe", "momentum": 0.99}}}
     >>> other = {"pretrain": {"method": {"kind": "MoCoRecipe", "momentum": 0.5}}}
@@ -39,8 +39,8 @@ def label_runs(recipes: Sequence[Any], names: Sequence[str]) -> list[str]:
             continue
         said = [_said(own, path, fields) for own in fields]
         values = {text for text in said if text}
-        tells_apart = len(set(zip(labels, said, strict=True))) > len(set(labels))
-        if len(values) > 1 and tells_apart:
+        distinguishes = len(set(zip(labels, said, strict=True))) > len(set(labels))
+        if len(values) > 1 and distinguishes:
             labels = [", ".join(filter(None, both)) for both in zip(labels, said, strict=True)]
     return [
         f"{label} ({name})" if labels.count(label) > 1 and name != label else label
@@ -75,7 +75,7 @@ def _rank(path: str) -> tuple[int, str]:
 
 
 def _said(own: Fields, path: str, fields: Sequence[Fields]) -> str:
-    """Return ``name=value``, with as much of the path as no other differing field ends with."""
+    """Return ``name=value``, with the shortest end of the path that no other such field has."""
     if path not in own:
         return ""
     others = {other for one in fields for other in one if other != path}

@@ -1,4 +1,4 @@
-"""Where the modules of a network stand in a picture: what is alike together, in network order."""
+"""Rows of a picture for the modules of a network: grouped by kind, in network order."""
 
 from __future__ import annotations
 
@@ -39,11 +39,11 @@ def block_of(module: str) -> str:
 
 @dataclass(frozen=True)
 class Rows:
-    """Where the modules stand: convolutions, an empty row, normalisation layers.
+    """Rows of the modules: convolutions, an empty row, normalisation layers.
 
     Attributes:
         order: index of each row's module, None in the empty row.
-        ticks: row and label of each block, or of each module where there are few.
+        ticks: row and label of each block, or of each module if there are few.
         borders: rows before which a block ends.
         parts: first row, end and name of the convolutions and of the normalisation layers.
     """
@@ -83,7 +83,7 @@ class Rows:
         return cls(tuple(order), tuple(ticks), tuple(borders), tuple(parts))
 
     def lay_out(self, norms: Values) -> Values:
-        """Turn (E, M) into (R, E): rows as they are drawn, NaN where a norm is not positive."""
+        """Rearrange (E, M) to (R, E), the drawn rows; a norm that is not positive becomes NaN."""
         shown = numpy.full((len(self.order), len(norms)), numpy.nan)
         for row, module in enumerate(self.order):
             if module is not None:
@@ -92,7 +92,7 @@ class Rows:
 
 
 def _without_common_prefix(modules: Sequence[str]) -> list[str]:
-    """Return the names without the parts that all begin with, such as ``encoder``.
+    """Return the names without their common first parts, such as ``encoder``.
 
     >>> _without_common_prefix(["encoder.conv1", "encoder.layer1.0.conv1"])
     ['conv1', 'layer1.0.conv1']

@@ -1,7 +1,7 @@
-"""What runs recorded, ready to be drawn: their scores, and labels that tell them apart.
+"""Recorded scores and gradients of runs for drawing, and labels of the runs.
 
-A run is its folder, or the ``metrics.jsonl`` of any training loop; beside it a ``recipe.json`` says
-what the run was.
+A run is its folder, or the ``metrics.jsonl`` of any training loop, optionally with a
+``recipe.json`` in the same folder.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def read_scores(run: Run) -> ScoreCurves:
     and ``transform.start_epoch`` of the recipe, of whatever class it is.
 
     Raises:
-        UserError: it is no run, its log is damaged, or it has no traces.
+        UserError: if it is no run, its log is damaged, or it has no traces.
     """
     log = _log(run)
     with _no_damage(log.path):
@@ -41,8 +41,8 @@ def read_scores(run: Run) -> ScoreCurves:
         epochs = [(line["step"], line["epoch"]) for line in log.read("epoch")]
     if not traces:
         raise UserError(
-            f"{log.path} has no line of kind trace: expected the log of a method that records its "
-            "scores at every step, such as MoCo or SimCLR."
+            f"{log.path} has no line of kind trace. Use the log of a method that records its scores"
+            " at every step, such as MoCo or SimCLR."
         )
     steps = numpy.array(sorted(set().union(*(trace.steps for trace in traces.values()))))
     values = {}
@@ -65,7 +65,7 @@ def read_gradients(run: Run) -> Landscape:
     """Read the gradient landscape of a run.
 
     Raises:
-        UserError: it is no run, its log is damaged, or it has no gradients.
+        UserError: if it is no run, its log is damaged, or it has no gradients.
     """
     log = _log(run)
     with _no_damage(log.path):
@@ -76,12 +76,12 @@ def name_runs(runs: Sequence[Run], labels: Sequence[str] | None = None) -> list[
     """Return a label for each run, by `label_runs` if none are given.
 
     Raises:
-        UserError: a run is given twice, or the labels are too many, too few or not different.
+        UserError: if a run is given twice, or there is not one distinct label for each run.
     """
     paths = [Path(run) for run in runs]
     folders = [path.parent if path.is_file() else path for path in paths]
     if len({path.resolve() for path in paths}) < len(paths):
-        raise UserError(f"A run is given twice in {', '.join(map(str, paths))}: give each once.")
+        raise UserError(f"A run is given twice in {', '.join(map(str, paths))}. Give each once.")
     if labels is None:
         names = [folder.resolve().name for folder in folders]
         if len(set(names)) < len(names):
@@ -89,8 +89,8 @@ def name_runs(runs: Sequence[Run], labels: Sequence[str] | None = None) -> list[
         return label_runs([_recipe(run) for run in runs], names)
     if len(labels) != len(runs) or len(set(labels)) < len(labels):
         raise UserError(
-            f"{len(runs)} runs and {len(labels)} labels ({', '.join(labels)}): expected a label of "
-            "its own for each run."
+            f"`labels` must be a distinct label for each of {len(runs)} runs, got"
+            f" {', '.join(labels)}."
         )
     return list(labels)
 
@@ -99,31 +99,31 @@ def _log(run: Run) -> MetricsLog:
     log = MetricsLog.of(run)
     if not log.path.is_file():
         raise UserError(
-            f"{run} is no run: expected a run's folder, which holds metrics.jsonl, or such a file."
+            f"{run} is no run. Give the folder of a run, which holds metrics.jsonl, or such a file."
         )
     return log
 
 
 @contextmanager
 def _no_damage(path: Path) -> Iterator[None]:
-    """Say of a log that cannot be read that it is damaged."""
+    """Turn errors of reading a log into a `UserError`."""
     try:
         yield
     except (ValueError, LookupError, TypeError, AttributeError) as error:
         raise UserError(
-            f"{path} is damaged ({type(error).__name__}: {error}): expected lines such as "
-            "retable.train.traces and retable.train.gradients write, so give another run."
+            f"{path} is damaged ({type(error).__name__}: {error}). Give another run, with lines as"
+            " retable.train.traces and retable.train.gradients write them."
         ) from None
 
 
 def _recipe(run: Run) -> Any:
-    """Return the content of the run's ``recipe.json``, None where there is none."""
+    """Return the content of the run's ``recipe.json``; None if there is none."""
     path = RunDirectory(_log(run).path.parent).recipe
     return read_json(path) if path.is_file() else None
 
 
 def _field(fields: dict[str, Any], suffix: str) -> Any:
-    """Return the field whose path ends so, None where the recipe has none."""
+    """Return the field whose path ends with ``suffix``; None if the recipe has none."""
     return next(
         (value for path, value in fields.items() if f".{path}".endswith(f".{suffix}")), None
     )

@@ -1,4 +1,4 @@
-"""What runs recorded of their pair scores, and which of it a picture shows."""
+"""Recorded pair scores of runs, and the part of them that a picture shows."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ STATISTICS = {
     "negative_mean": ("Mean(neg)", "mean of the negative scores"),
     "negative_variance": ("Var(neg)", "variance of the negative scores"),
 }
-"""Name in the log -> title and meaning of its panel."""
+"""Name in the log -> title and axis label of its panel."""
 
 TRANSFORMED = "transformed_"
-"""What precedes the name of a statistic of the scores as used in the loss."""
+"""Prefix of the statistics of scores as used in the loss."""
 
 Scores = Literal["both", "raw", "transformed"]
 Window = tuple[float, float]
@@ -27,16 +27,16 @@ Window = tuple[float, float]
 
 @dataclass(frozen=True)
 class ScoreCurves:
-    """What a run recorded of its pair scores.
+    """Recorded pair scores of a run.
 
     Attributes:
         steps: (N,) int64, ascending, the recorded steps, counted from 1.
-        values: statistic, a name of `STATISTICS` with or without `TRANSFORMED` before it -> (N,),
-            NaN where a step lacks it.
-        steps_per_epoch: None where it is not known: then there is no axis of epochs.
-        dim: D, the dimension of the unit sphere that the scores are cosines on; None: not known,
-            or the features have no unit length.
-        start_epoch: the epoch, from 0, from which on scores are transformed; None: they never are.
+        values: statistic, a name of `STATISTICS` with or without the prefix `TRANSFORMED` -> (N,),
+            NaN if a step lacks it.
+        steps_per_epoch: None if it is unknown; then there is no axis of epochs.
+        dim: D, the dimension of the unit sphere that the scores are cosines on; None if it is
+            unknown or the features do not have unit length.
+        start_epoch: first epoch, from 0, with transformed scores; None if they never are.
     """
 
     steps: Places
@@ -48,7 +48,7 @@ class ScoreCurves:
 
 @dataclass(frozen=True)
 class View:
-    """How the curves of a figure are shown."""
+    """Axis, window, smoothing and kinds of the curves of a figure."""
 
     in_epochs: bool
     window: Window
@@ -57,7 +57,7 @@ class View:
     alone: bool
 
     def x(self, run: ScoreCurves) -> Values:
-        """Return the places (N,) of a run's steps; a step is done at the end of its stretch."""
+        """Return the x values (N,) of a run's steps; a step is drawn where it ends."""
         return run.steps / (run.steps_per_epoch or 1 if self.in_epochs else 1)
 
     def part(self, run: ScoreCurves) -> NDArray[numpy.bool_]:
@@ -66,7 +66,7 @@ class View:
         return (x >= self.window[0]) & (x <= self.window[1])
 
     def kinds(self, run: ScoreCurves, name: str) -> Iterator[tuple[str, Values]]:
-        """Yield what is shown of a statistic: raw or transformed, and its values (N,)."""
+        """Yield the shown kinds of a statistic, raw or transformed, with their values (N,)."""
         for kind, prefix in (("raw", ""), ("transformed", TRANSFORMED)):
             if self.scores in (kind, "both") and prefix + name in run.values:
                 yield kind, run.values[prefix + name]

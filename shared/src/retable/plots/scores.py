@@ -1,7 +1,7 @@
-"""The score statistics of runs over training: how near positives are, how diverse negatives.
+"""Score statistics of runs over training: mean positive and negative score, negative variance.
 
-Zhu et al. (ICCV 2021) read from Mean(pos), Mean(neg) and Var(neg), recorded at every step, which
-pairs are useful (their figures 1, 3 and 4).
+Zhu et al. (ICCV 2021, figures 1, 3 and 4) read from Mean(pos), Mean(neg) and Var(neg), recorded at
+every step, which pairs are useful.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy
 
 from retable.errors import UserError
 from retable.plots.curves import running_mean, running_range, thin
-from retable.plots.drawing import CYCLE, INK, add_legend, new_figure
+from retable.plots.drawing import CYCLE, INK, add_legend, colour_of, new_figure, style_axes
 from retable.plots.score_curves import (
     STATISTICS,
     TRANSFORMED,
@@ -46,27 +46,28 @@ def draw_scores(
     """Draw Mean(pos), Mean(neg) and Var(neg) of several runs over one another.
 
     Solid lines are raw scores, dashed lines of the same colour are the scores as used in the loss.
-    A line is a running mean; the band behind it goes from the least to the largest single step of
-    the same stretch (of transformed scores only where one run is drawn: their steps differ by the
-    drawn weights, far more than by what is learnt). The dotted line in Var(neg) is the 1/D of
-    vectors spread evenly over the unit sphere, a triangle marks the start of a transformation.
-    Statistics that span decades have a logarithmic axis.
+    A line is a running mean; its band reaches from the least to the largest single step of the
+    window. Transformed scores have a band only if one run is drawn: their steps differ by the drawn
+    weights, far more than by training. The dotted line in Var(neg) is 1/D, the variance for vectors
+    uniform on the unit sphere; a triangle marks the start of a transformation. Statistics that span
+    decades have a logarithmic axis.
 
     Args:
-        runs: label -> what was recorded; steps per epoch need not be equal.
-        smooth: steps in a running mean; None: a hundredth of the steps shown, 1: none.
-        epochs: part to draw, from and to; the first epoch goes from 0 to 1.
-        steps: part to draw, first and last step; the axis then counts steps.
-        scores: which scores.
+        runs: label -> recorded scores; steps per epoch may differ.
+        smooth: steps in a running mean; None: a hundredth of the steps shown, 1: no smoothing.
+        epochs: first and last epoch to draw; the first epoch goes from 0 to 1.
+        steps: first and last step to draw; the axis then counts steps.
+        scores: kind of scores.
 
     Raises:
-        UserError: there is nothing to draw, epochs are asked for and not known, or no matplotlib.
+        UserError: if there is nothing to draw, ``epochs`` is given but the epochs are unknown, or
+            matplotlib is missing.
     """
     curves = list(runs.values())
     in_epochs = steps is None and all(run.steps_per_epoch for run in curves)
     if epochs is not None and not in_epochs:
         raise UserError(
-            "The epochs of a run are not known (its log has no epoch lines): give --steps instead."
+            "The epochs of a run are unknown, its log has no epoch lines. Use --steps instead."
         )
     window = epochs or steps or (-math.inf, math.inf)
     view = View(in_epochs, window, smooth or 1, scores, alone=len(curves) == 1)
@@ -94,14 +95,10 @@ def _nothing(curves: Sequence[ScoreCurves], view: View, names: Sequence[str]) ->
         unit = "epochs" if view.in_epochs else "steps"
         last = max((view.x(run)[-1] for run in curves if len(run.steps)), default=0)
         low, high = view.window
-        return f"No step lies in {unit} {low:g} to {high:g}: expected a part of 0 to {last:g}."
+        return f"No step lies in {unit} {low:g} to {high:g}. Choose a part of 0 to {last:g}."
     if view.scores == "both":
-        return f"There is nothing to draw: expected one of {', '.join(STATISTICS)} in the trace."
-    return f"There are no {view.scores} scores in the trace: leave --scores {view.scores} out."
-
-
-def _colour(place: int) -> str:
-    return CYCLE[place % len(CYCLE)]
+        return f"The trace has none of {', '.join(STATISTICS)}, so there is nothing to draw."
+    return f"The trace has no {view.scores} scores. Omit --scores {view.scores}."
 
 
 def _marker(place: int) -> str:
@@ -120,7 +117,7 @@ def _draw_run(axes: Axes, place: int, run: ScoreCurves, name: str, view: View) -
             x[kept],
             mean[kept],
             "-" if kind == "raw" else "--",
-            color=_colour(place),
+            color=colour_of(place),
             linewidth=1.2 if view.smooth > 1 or len(x) <= _BINS else 0.6,
             marker=_marker(place) or ("o" if len(kept) == 1 else ""),
             markevery=0.1,
@@ -131,12 +128,12 @@ def _draw_run(axes: Axes, place: int, run: ScoreCurves, name: str, view: View) -
             columns = numpy.unique(numpy.linspace(0, len(x) - 1, _BINS).astype(numpy.int64))
             lows, highs = running_range(values[part], view.smooth, columns)
             axes.fill_between(
-                x[columns], lows, highs, color=_colour(place), alpha=_BAND, linewidth=0, zorder=2
+                x[columns], lows, highs, color=colour_of(place), alpha=_BAND, linewidth=0, zorder=2
             )
 
 
 def _choose_scale(axes: Axes, name: str) -> None:
-    """Make the axis logarithmic where lines of one size would hide those of another."""
+    """Make the axis logarithmic if large values would hide small ones."""
     lines = [numpy.asarray(line.get_ydata(), dtype=float) for line in axes.lines]
     drawn = numpy.concatenate([*lines, numpy.zeros(0)])
     drawn = drawn[numpy.isfinite(drawn)]
@@ -149,16 +146,16 @@ def _choose_scale(axes: Axes, name: str) -> None:
 
 
 def _draw_marks(axes: Axes, curves: Sequence[ScoreCurves], name: str, view: View) -> None:
-    """Draw where transformations start and, for the variance, what the uniform sphere has."""
+    """Mark the start of transformations and, for the variance, the value of the uniform sphere."""
     seen: Counter[float] = Counter()
     for place, run in enumerate(curves):
         x = _start(run, view)
         if x is None:
             continue
         across = axes.get_xaxis_transform()
-        axes.axvline(x, color=_colour(place), linewidth=0.8, linestyle=":", alpha=0.8, zorder=1)
+        axes.axvline(x, color=colour_of(place), linewidth=0.8, linestyle=":", alpha=0.8, zorder=1)
         y = 0.975 - 0.05 * seen[x]
-        axes.plot(x, y, "v", color=_colour(place), markersize=5, transform=across, zorder=5)
+        axes.plot(x, y, "v", color=colour_of(place), markersize=5, transform=across, zorder=5)
         seen[x] += 1
     if name == "negative_variance":
         for dim in sorted({run.dim for run in curves if run.dim}):
@@ -166,7 +163,7 @@ def _draw_marks(axes: Axes, curves: Sequence[ScoreCurves], name: str, view: View
 
 
 def _start(run: ScoreCurves, view: View) -> float | None:
-    """Return where the transformation of a run starts on the axis, None where that is not shown."""
+    """Return the place on the axis where a run's transformation starts; None if it is not shown."""
     transformed = any(TRANSFORMED + name in run.values for name in STATISTICS)
     if run.start_epoch is None or not transformed or not run.steps_per_epoch:
         return None
@@ -179,21 +176,16 @@ def _start(run: ScoreCurves, view: View) -> float | None:
 
 def _describe(axes: Axes, curves: Sequence[ScoreCurves], name: str, view: View) -> None:
     """Name the axes."""
-    from matplotlib.ticker import FuncFormatter
+    from matplotlib.ticker import FuncFormatter, MaxNLocator
 
     title, meaning = STATISTICS[name]
     axes.margins(x=0.02, y=0.09)  # room for the triangles
     axes.autoscale(axis="y")
     if axes.get_yscale() == "symlog":
         meaning += "\n(logarithmic beyond ±1)"
-    axes.set_title(title, fontsize=10)
-    axes.set_ylabel(meaning, fontsize=9)
-    axes.set_xlabel("epoch" if view.in_epochs else "step", fontsize=9)
+    style_axes(axes, title=title, x="epoch" if view.in_epochs else "step", y=meaning)
+    axes.xaxis.set_major_locator(MaxNLocator(5))
     axes.xaxis.set_major_formatter(FuncFormatter(_in_thousands))
-    axes.tick_params(labelsize=8)
-    axes.grid(color="#ececec")
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
     per_epoch = {run.steps_per_epoch for run in curves}
     if len(per_epoch) == 1 and (each := per_epoch.pop()):
         _add_other_axis(axes, each if view.in_epochs else 1 / each, view)
@@ -229,13 +221,13 @@ def _in_thousands(x: float, _: int | None = None) -> str:
 def _draw_legends(
     figure: Figure, runs: Mapping[str, ScoreCurves], names: Sequence[str], view: View
 ) -> None:
-    """Say below which colour is which run, and above what lines, bands and marks are."""
+    """Add a legend of runs below the panels, and one of lines, bands and marks above."""
     from matplotlib.lines import Line2D
     from matplotlib.patches import Patch
 
     curves = list(runs.values())
     lines: list[Artist] = [
-        Line2D([], [], color=_colour(i), marker=_marker(i), markersize=4, label=label)
+        Line2D([], [], color=colour_of(i), marker=_marker(i), markersize=4, label=label)
         for i, label in enumerate(runs)
     ]
     shown = {kind for run in curves for name in names for kind, _ in view.kinds(run, name)}

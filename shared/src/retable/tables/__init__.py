@@ -1,4 +1,4 @@
-"""Stored numbers, comparison, verdicts and how they are shown."""
+"""Stored values, comparisons, verdicts and their rendering."""
 
 from retable.tables.comparing import compare
 from retable.tables.comparison import Collapsed, Comparison, Measured

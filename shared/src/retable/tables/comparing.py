@@ -1,15 +1,39 @@
-"""Set what we measured beside what is stored, and judge every cell and claim."""
+"""Comparison of measured values with stored ones: a verdict for every cell and claim."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 
 from retable.errors import UserError
-from retable.tables.cells import compare_cell
-from retable.tables.claims import compare_claim
-from retable.tables.comparison import Collapsed, ComparedRow, Comparison, Measured, Scale
-from retable.tables.evidence import Evidence
-from retable.tables.reference import ColumnSpec, Reference, RowSpec
+from retable.tables.comparison import (
+    Collapsed,
+    ComparedCell,
+    ComparedClaim,
+    ComparedRow,
+    Comparison,
+    Measured,
+    Scale,
+    all_finite,
+)
+from retable.tables.reference import Claim, Collapse, ColumnSpec, Reference, RowSpec, Value
+from retable.tables.statistics import (
+    Interval,
+    Spread,
+    difference_of_means,
+    larger,
+    mean_of_differences,
+    spread_of,
+)
+from retable.tables.verdict import (
+    Verdict,
+    cell_verdict,
+    claim_verdict,
+    collapse_verdict,
+    seeds_to_decide,
+)
+
+_NOT_FINITE = "a run gave a number that is not finite"
 
 
 def compare(
@@ -24,20 +48,20 @@ def compare(
     labels: Mapping[str, str] | None = None,
     unfinished: str = "",
 ) -> Comparison:
-    """Compare what we measured with the stored numbers.
+    """Compare measured values with the stored ones.
 
     Args:
-        reference: what the verdicts compare with: the paper's table at paper scale, the recorded
-            one at proxy scale. A paper's table given at another scale is shown, never judged by.
-        measured: row -> column -> seed -> number. Rows that no reference has are added at the end.
-        paper: the paper's table, shown beside a recorded one; it also states rows and claims.
-        scale: "paper", "proxy" or "smoke" (which claims nothing).
+        reference: table that the verdicts compare with: the paper's at paper scale, the recorded
+            one at proxy scale. A paper's table given at another scale is shown without verdicts.
+        measured: row -> column -> seed -> value. Rows that no reference has are added at the end.
+        paper: the paper's table, shown next to a recorded one; it also states rows and claims.
+        scale: "paper", "proxy" or "smoke" (which gives no verdicts).
         not_run: row key or column key -> why it was not run.
-        failed: row -> column -> which training behind the cell failed, and why: it misses, whatever
-            other seeds gave.
-        collapsed: row -> column -> seed -> why a run without number there counts as collapsed.
+        failed: row -> column -> which training of the cell failed, and why. Such a cell is a miss,
+            whatever other seeds gave.
+        collapsed: row -> column -> seed -> why a run without a value counts as collapsed.
         labels: row key -> label of added rows; the key itself by default.
-        unfinished: why these numbers claim nothing, for instance a run that was cut short.
+        unfinished: why these values claim nothing, for instance a run that was cut short.
 
     Raises:
         UserError: if a measured column is in no reference file.
@@ -46,12 +70,12 @@ def compare(
         unfinished = unfinished or "smoke scale checks the plumbing and claims nothing"
     shown = paper or reference
     fits = reference.recorded == (scale == "proxy") and scale != "smoke"
-    judged_by = reference if fits else None
+    target = reference if fits else None
     columns = _joined_columns(shown, reference)
     _check_columns(measured, columns, shown)
     rows = _joined_rows(shown, reference, [*measured, *(collapsed or {})], labels or {})
-    evidence = Evidence(
-        shown, judged_by, measured, scale, unfinished, failed or {}, collapsed or {}
+    both = _Sides(
+        shown, target, measured, scale, unfinished, not_run or {}, failed or {}, collapsed or {}
     )
     return Comparison(
         shown.id,
@@ -63,15 +87,11 @@ def compare(
         scale,
         columns,
         tuple(
-            ComparedRow(
-                row,
-                {c.key: compare_cell(evidence, row, c, not_run or {}) for c in columns},
-            )
-            for row in rows
+            ComparedRow(row, {c.key: _compare_cell(both, row, c) for c in columns}) for row in rows
         ),
-        tuple(compare_claim(evidence, claim) for claim in shown.claims),
-        judged_by.provenance if judged_by else None,
-        _reasons(judged_by) if judged_by else {},
+        tuple(_compare_claim(both, claim) for claim in shown.claims),
+        target.provenance if target else None,
+        _reasons(target) if target else {},
         unfinished,
     )
 
@@ -109,7 +129,248 @@ def _check_columns(measured: Measured, columns: tuple[ColumnSpec, ...], shown: R
         for column in cells:
             if column not in known:
                 raise UserError(
-                    f"Row '{row}' of {shown.id} measures the column '{column}', which"
-                    f" {shown.path or 'the reference'} does not have: add it under [[columns]]"
-                    f" (there are {', '.join(known)})."
+                    f"Row '{row}' of {shown.id} measures the column '{column}', which is not among"
+                    f" {', '.join(known)}. Add it under [[columns]] to"
+                    f" {shown.path or 'the reference'}."
                 )
+
+
+@dataclass(frozen=True)
+class _Sides:
+    """Both sides of a comparison: stored tables, and what was measured.
+
+    Attributes:
+        shown: the paper's table, or the only one there is.
+        target: table that verdicts compare with; None if no stored table fits the scale.
+
+    The other fields are arguments of `compare`.
+    """
+
+    shown: Reference
+    target: Reference | None
+    measured: Measured
+    scale: Scale
+    unfinished: str
+    not_run: Mapping[str, str]
+    failed: Mapping[str, Mapping[str, str]]
+    collapsed: Collapsed
+
+    def ours(self, row: str, column: str) -> Mapping[int, float]:
+        """Return a cell's values by seed, empty if it was not measured."""
+        return self.measured.get(row, {}).get(column, {})
+
+    def failure(self, row: str, column: str) -> str:
+        """Return why a training of the cell failed, empty if none did."""
+        return self.failed.get(row, {}).get(column, "")
+
+    def collapses(self, row: str, column: str) -> Mapping[int, str]:
+        """Return the reason for each seed of a cell that collapsed."""
+        return self.collapsed.get(row, {}).get(column, {})
+
+
+def _spread(reference: Reference, row: str, column: str) -> Spread | None:
+    """Return the run-to-run spread of a reference cell: its own or, if larger, its column's."""
+    value, spec = reference.value(row, column), reference.column(column)
+    stated = spec.spread.spread if spec and spec.spread else None
+    return larger(value.spread if value else None, stated)
+
+
+# Cells.
+
+
+def _compare_cell(both: _Sides, row: RowSpec, column: ColumnSpec) -> ComparedCell:
+    keys = row.key, column.key
+    cell = ComparedCell(
+        paper=None if both.shown.recorded else both.shown.stored(*keys),
+        reference=both.target.stored(*keys) if both.target else None,
+        ours=dict(sorted(both.ours(*keys).items())),
+        collapsed=dict(sorted(both.collapses(*keys).items())),
+    )
+    without = _why_no_verdict(both, row, column, cell)
+    failed = both.failure(*keys)
+    if failed and not without:
+        return replace(cell, verdict=Verdict.MISS, reason=failed)
+    if not cell.ours and not cell.collapsed:
+        return _not_measured(both, row, column, cell)
+    if without:
+        return replace(cell, reason=without)
+    if cell.collapsed or _expected(cell):
+        return _compare_collapse(cell)
+    return _compare_value(both, row, column, cell)
+
+
+def _expected(cell: ComparedCell) -> Collapse | None:
+    """Return the collapse that is expected: the paper's at every scale, else the reference's."""
+    stated = cell.paper if isinstance(cell.paper, Collapse) else cell.reference
+    return stated if isinstance(stated, Collapse) else None
+
+
+def _why_no_verdict(both: _Sides, row: RowSpec, column: ColumnSpec, cell: ComparedCell) -> str:
+    """Return why a measured cell gets no verdict, empty if it gets one."""
+    if both.unfinished:
+        return both.unfinished
+    if column.unjudged or row.unjudged:
+        return column.unjudged or row.unjudged
+    if _expected(cell):
+        return ""
+    if both.target is None or cell.reference is None:
+        proxy = both.scale == "proxy"
+        kind = "recorded proxy reference" if proxy else "number in the paper"
+        return f"no {kind} for this cell"
+    known = both.target.tolerance_of(row.key, column.key) is not None
+    return "" if known else "no tolerance is stated for this cell"
+
+
+def _not_measured(
+    both: _Sides, row: RowSpec, column: ColumnSpec, cell: ComparedCell
+) -> ComparedCell:
+    """Return a cell without measurement: "not run", or no verdict if it was not to be run."""
+    if row.origin == "cited":
+        return replace(cell, reason="cited by the paper: printed, not run")
+    if column.unjudged or row.unjudged:
+        return replace(cell, reason=column.unjudged or row.unjudged)
+    stated = cell.paper is not None or cell.reference is not None
+    if not stated and not _reported_missing(both, row, column):
+        return cell
+    why = (
+        both.failure(row.key, column.key)
+        or both.not_run.get(row.key)
+        or both.not_run.get(column.key)
+        or column.not_run
+    )
+    return replace(cell, verdict=Verdict.NOT_RUN, reason=why)
+
+
+def _reported_missing(both: _Sides, row: RowSpec, column: ColumnSpec) -> bool:
+    """Whether a row without any value, ours or theirs, is reported as not run in this column.
+
+    In every column if the table prints only orders, else once, in the first.
+    """
+    ours = both.measured.get(row.key, {}), both.collapsed.get(row.key, {})
+    if row.values or any(found for side in ours for found in side.values()):
+        return False
+    prints_values = any(other.values for other in both.shown.rows)
+    return not prints_values or column == both.shown.columns[0]
+
+
+def _compare_collapse(cell: ComparedCell) -> ComparedCell:
+    """Compare a cell of which a run collapsed, or was expected to."""
+    collapsed, runs = len(cell.collapsed), len(cell.collapsed) + len(cell.ours)
+    count, expected = f"{collapsed} of {runs} seeds collapsed", _expected(cell)
+    if expected is None:
+        return replace(cell, verdict=Verdict.MISS, reason=f"{count}, no collapse was expected")
+    if not expected.always:
+        reason = f"{count}, {expected.collapsed} of {expected.runs} recorded ones did"
+        return replace(cell, verdict=Verdict.INCONCLUSIVE, reason=reason)
+    verdict = collapse_verdict(collapsed, runs)
+    reasons = {Verdict.MISS: "expected collapse", Verdict.INCONCLUSIVE: f"{count}, all should"}
+    return replace(cell, verdict=verdict, reason=reasons.get(verdict, ""))
+
+
+def _compare_value(
+    both: _Sides, row: RowSpec, column: ColumnSpec, cell: ComparedCell
+) -> ComparedCell:
+    """Compare a cell by the interval of its difference from the reference."""
+    value, target = cell.reference, both.target
+    assert isinstance(value, Value)
+    assert target is not None
+    tolerance = target.tolerance_of(row.key, column.key)
+    assert tolerance is not None
+    cell = replace(cell, tolerance=tolerance)
+    if not all_finite(cell.ours):
+        return replace(cell, verdict=Verdict.MISS, reason=_NOT_FINITE)
+    runs = list(cell.ours.values())
+    spread = _spread(target, row.key, column.key)
+    interval = difference_of_means(runs, value.value, value.runs_at_least, spread)
+    verdict = cell_verdict(interval, tolerance)
+    reason, needed = "", None
+    if interval is None:
+        reason = "no spread is known on either side; run more seeds"
+    elif verdict is Verdict.INCONCLUSIVE:
+        known = spread or spread_of(runs)
+        assert known is not None
+        needed = seeds_to_decide(interval, tolerance, known, value.runs_at_least)
+    return replace(cell, interval=interval, verdict=verdict, reason=reason, seeds_needed=needed)
+
+
+# Claims.
+
+
+def _compare_claim(both: _Sides, claim: Claim) -> ComparedClaim:
+    """Test a claim on the seeds that both rows have."""
+    column = both.shown.column(claim.column)
+    assert column is not None
+    sign = 1.0 if column.higher_is_better else -1.0
+    better, than = (both.ours(key, claim.column) for key in (claim.better, claim.than))
+    seeds = sorted(set(better) & set(than))
+    differences = {seed: sign * (better[seed] - than[seed]) for seed in seeds}
+    smallest = _smallest(both, claim)
+    interval, reason = None, both.unfinished or _incomplete(both, claim)
+    if reason:
+        smallest = None
+    elif not all_finite(differences):
+        reason = _NOT_FINITE
+    elif seeds:
+        interval = mean_of_differences(list(differences.values()), _paired_spread(both, claim))
+        reason = "" if interval else "one seed and no known spread; run more seeds"
+    elif interval := _difference_from_printed(both, claim, sign):
+        reason = f"against the printed value of '{claim.than}'"
+    else:
+        reason = _no_pairs(both, claim)
+    verdict = claim_verdict(interval, smallest)
+    return ComparedClaim(claim, verdict, interval, differences, smallest, reason)
+
+
+def _incomplete(both: _Sides, claim: Claim) -> str:
+    """Return why a row lacks some of its values, so that the others prove nothing."""
+    for key in (claim.better, claim.than):
+        if failed := both.failure(key, claim.column):
+            return failed
+        if collapsed := len(both.collapses(key, claim.column)):
+            runs = collapsed + len(both.ours(key, claim.column))
+            return f"'{key}' collapsed in {collapsed} of {runs} seeds"
+    return ""
+
+
+def _no_pairs(both: _Sides, claim: Claim) -> str:
+    missing = [f"'{key}'" for key in (claim.better, claim.than) if not both.ours(key, claim.column)]
+    if not missing:
+        return "the two rows have no seed in common"
+    return f"{' and '.join(missing)} not run"
+
+
+def _smallest(both: _Sides, claim: Claim) -> float | None:
+    """Return the margin less the column's tolerance at paper scale; elsewhere only order counts."""
+    if both.scale != "paper" or claim.margin <= 0.0:
+        return None
+    tolerance = both.shown.tolerance_of(claim.better, claim.column)
+    return None if tolerance is None else claim.margin - tolerance
+
+
+def _paired_spread(both: _Sides, claim: Claim) -> Spread | None:
+    """Return the spread of one paired difference as the reference knows it."""
+    if both.target is None:
+        return None
+    better = both.target.value(claim.better, claim.column)
+    than = both.target.value(claim.than, claim.column)
+    if better and than and better.per_seed and than.per_seed:
+        pairs = zip(better.per_seed, than.per_seed, strict=True)
+        return spread_of([a - b for a, b in pairs])
+    column = both.target.column(claim.column)
+    if column is None or column.spread is None:
+        return None
+    # Without recorded pairs, the difference of two independent runs of the column.
+    return Spread(2.0**0.5 * column.spread.std, column.spread.degrees)
+
+
+def _difference_from_printed(both: _Sides, claim: Claim, sign: float) -> Interval | None:
+    """Compare with the printed value of a cited row, which nobody reruns, at paper scale."""
+    than = both.shown.row(claim.than)
+    ours = list(both.ours(claim.better, claim.column).values())
+    value = both.shown.value(claim.than, claim.column)
+    if both.scale != "paper" or than is None or than.origin != "cited" or not ours or not value:
+        return None
+    spread = _spread(both.shown, claim.than, claim.column)
+    return difference_of_means(
+        [sign * v for v in ours], sign * value.value, value.runs_at_least, spread
+    )

@@ -1,4 +1,4 @@
-"""What a comparison is: every cell and claim with its numbers, interval and verdict, as data."""
+"""A comparison as data: every cell and claim with its values, interval and verdict."""
 
 from __future__ import annotations
 
@@ -9,16 +9,12 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from retable.tables.reference import Claim, Collapse, ColumnSpec, Provenance, RowSpec, Value
-from retable.tables.statistics import (
-    Interval,
-    mean,
-    spread_of,
-)
+from retable.tables.statistics import Interval, mean, spread_of
 from retable.tables.verdict import ClaimVerdict, Verdict
 
 Scale = Literal["paper", "proxy", "smoke"]
 Measured = Mapping[str, Mapping[str, Mapping[int, float]]]
-"""Row key -> column key -> seed -> number."""
+"""Row key -> column key -> seed -> value."""
 Collapsed = Mapping[str, Mapping[str, Mapping[int, str]]]
 """Row key -> column key -> seed -> why the run counts as collapsed."""
 
@@ -33,14 +29,15 @@ class ComparedCell:
     """One cell of the printed table.
 
     Attributes:
-        paper: the paper's number, or that it expects a collapse; None where it prints nothing.
-        reference: what ours is compared with, None where there is nothing.
-        ours: seed -> our number, empty if it was not measured.
-        tolerance: how far our mean may be off, None where nothing is judged.
-        interval: 95 % interval of our mean minus the reference, None where a spread is missing.
-        verdict: None where there is nothing to judge, `reason` says why.
-        seeds_needed: how many seeds would decide an inconclusive cell, None if 100 would not.
-        collapsed: seed -> why its run counts as collapsed; it has no number in ``ours``.
+        paper: the paper's value or expected collapse; None if it prints nothing.
+        reference: value or collapse that ours is compared with; None if there is none.
+        ours: seed -> our value; empty if it was not measured.
+        tolerance: largest accepted difference of our mean; None without a verdict on a value.
+        interval: 95 % interval of our mean minus the reference; None if no spread is known.
+        verdict: None if the cell is not compared.
+        reason: why the verdict is what it is, or why there is none.
+        seeds_needed: number of seeds that would decide an inconclusive cell; None if 100 would not.
+        collapsed: seed -> why its run counts as collapsed; such a seed has no value in ``ours``.
     """
 
     paper: Value | Collapse | None = None
@@ -54,15 +51,25 @@ class ComparedCell:
     collapsed: Mapping[int, str] = field(default_factory=dict)
 
     @property
+    def measured(self) -> bool:
+        """Whether a run gave a value or collapsed."""
+        return bool(self.ours or self.collapsed)
+
+    @property
+    def filled(self) -> bool:
+        """Whether there is anything to show: measured or stored."""
+        return self.measured or self.paper is not None or self.reference is not None
+
+    @property
     def mean(self) -> float | None:
-        """Our mean over the seeds that have a number, NaN if any of them is not finite."""
+        """Our mean over the seeds that have a value; NaN if any of them is not finite."""
         if not self.ours:
             return None
         return mean(list(self.ours.values())) if all_finite(self.ours) else math.nan
 
     @property
     def std(self) -> float | None:
-        """Our sample std over seeds, None for fewer than two."""
+        """Our sample std over seeds; None for fewer than two."""
         spread = spread_of(list(self.ours.values())) if all_finite(self.ours) else None
         return spread.std if spread else None
 
@@ -80,9 +87,8 @@ class ComparedClaim:
     """A claim with our seed-paired difference, signed so that positive favours the claim.
 
     Attributes:
-        differences: seed -> difference; empty where a row is missing.
-        smallest: the least difference that counts as the claimed size, None if only the order was
-            tested.
+        differences: seed -> difference; empty if a row is missing.
+        smallest: least difference that counts as the claimed size; None if only the order counts.
     """
 
     claim: Claim
@@ -95,12 +101,12 @@ class ComparedClaim:
 
 @dataclass(frozen=True)
 class Comparison:
-    """A whole table, compared.
+    """A compared table.
 
     Attributes:
-        provenance: how the proxy reference was recorded, None where none is compared with.
-        reasons: column key -> why its tolerance, and what stands in for missing spreads.
-        unfinished: why the numbers claim nothing (smoke scale, a run cut short), empty if they do.
+        provenance: how the proxy reference was recorded; None if the verdicts use none.
+        reasons: column key -> reason of its tolerance and of its stated spread.
+        unfinished: why the values claim nothing (smoke scale, a run cut short), empty otherwise.
     """
 
     id: str
@@ -137,7 +143,7 @@ class Comparison:
 
     @property
     def exit_status(self) -> int:
-        """Return what the command ends with: 1 if a cell missed, else 0."""
+        """Exit status of the command: 1 if a cell missed, else 0."""
         return 1 if self.misses() else 0
 
     @property

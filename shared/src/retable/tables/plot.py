@@ -1,4 +1,4 @@
-"""The picture of a comparison: ours beside the reference, with intervals and tolerances."""
+"""Picture of a comparison: our values and the reference, with intervals and tolerances."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from retable.plots.drawing import GREY, INK, new_figure, save
+from retable.plots.drawing import GREY, INK, add_legend, new_figure, save, style_axes
 from retable.tables.comparison import ComparedCell, ComparedRow, Comparison
-from retable.tables.phrases import heading, shown_columns, stored
+from retable.tables.document import shown_columns
+from retable.tables.phrases import heading, stored
 from retable.tables.reference import COLLAPSE, Collapse, ColumnSpec, Value
 from retable.tables.verdict import Verdict
 
@@ -18,51 +19,43 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Okabe and Ito (2008): told apart by readers with any colour vision, and in grey by their markers.
-_COLOURS = {
-    Verdict.MATCH: "#009E73",
-    Verdict.MISS: "#D55E00",
-    Verdict.INCONCLUSIVE: "#E69F00",
-    None: "#0072B2",
+_STYLES: dict[Verdict | None, tuple[str, str]] = {
+    Verdict.MATCH: ("#009E73", "o"),
+    Verdict.INCONCLUSIVE: ("#E69F00", "s"),
+    Verdict.MISS: ("#D55E00", "X"),
+    None: ("#0072B2", "o"),
 }
-_MARKERS = {Verdict.MATCH: "o", Verdict.MISS: "X", Verdict.INCONCLUSIVE: "s", None: "o"}
+"""Verdict -> colour, distinct for readers with any colour vision, and marker."""
+_BAND = "#e3e3e3"
 _PANELS_IN_A_LINE = 3
 
 
-def _judged_value(comparison: Comparison, cell: ComparedCell) -> Value | Collapse | None:
-    """Return what is stored to draw: what ours is compared with, on the same scale."""
-    if cell.reference is not None:
-        return cell.reference
-    return cell.paper if comparison.scale == "paper" else None
-
-
 def draw_comparison(comparison: Comparison) -> Figure:
-    """Draw, for each column, every row's reference with tolerance and our mean with its interval.
+    """Draw the reference with its tolerance and our mean with its interval, a panel per column.
 
-    The bar around our mean is the 95 % interval of the difference, set at the reference: a match
-    where it lies inside the grey tolerance band. Small dots are single seeds. A collapse is written
-    where its row begins, ours below the reference's.
+    The bar around our mean is the 95 % interval of the difference, added to the reference: a match
+    if it lies inside the grey band of the tolerance. Small dots are single seeds. A collapse is
+    written at the left edge of its row, ours below the reference's.
     """
-    shown = shown_columns(comparison)
-    measured = [c for c in shown if any(_measured(row.cells[c.key]) for row in comparison.rows)]
-    columns = measured or shown
-    rows = [
-        row for row in comparison.rows if any(_drawn(comparison, row, column) for column in columns)
-    ]
+    shown, rows = shown_columns(comparison), comparison.rows
+    columns = [c for c in shown if any(r.cells[c.key].measured for r in rows)] or shown
+    rows = tuple(
+        row
+        for row in rows
+        if any(row.cells[c.key].measured or _target(comparison, row.cells[c.key]) for c in columns)
+    )
     per_line = min(len(columns), _PANELS_IN_A_LINE)
     lines = math.ceil(len(columns) / per_line)
-    size = 2.8 + 4.2 * per_line, 1.1 + lines * (0.8 + 0.36 * len(rows))
-    figure = new_figure(*size)
+    figure = new_figure(2.8 + 4.2 * per_line, 1.1 + lines * (0.8 + 0.36 * len(rows)))
     grid = figure.subplots(lines, per_line, sharey=True, squeeze=False)
-    panels = [axes for line in grid for axes in line]
-    for axes, column in zip(panels, columns, strict=False):
+    for axes, column in zip(grid.flat, columns, strict=False):
         _draw_column(axes, comparison, rows, column)
-    for axes in panels[len(columns) :]:
+    for axes in grid.flat[len(columns) :]:
         axes.set_visible(False)
     for line in grid:
         line[0].set_yticks(range(len(rows)), [row.row.label for row in rows], fontsize=9)
         line[0].set_ylim(len(rows) - 0.4, -0.6)
-    _legend(figure, comparison)
+    _add_legend(figure, comparison)
     figure.suptitle(f"{comparison.id}: {scale_title(comparison)}", fontsize=10, color=INK)
     return figure
 
@@ -73,19 +66,17 @@ def plot_comparison(comparison: Comparison, path: str | Path) -> None:
 
 
 def scale_title(comparison: Comparison) -> str:
-    """Say the scale, and what follows from it, in a few words."""
+    """Return the scale, with the warning about absolute numbers below paper scale."""
     if comparison.scale == "paper":
         return "paper scale"
     return f"{comparison.scale} scale, absolute numbers are not the paper's"
 
 
-def _measured(cell: ComparedCell) -> bool:
-    return bool(cell.ours or cell.collapsed)
-
-
-def _drawn(comparison: Comparison, row: ComparedRow, column: ColumnSpec) -> bool:
-    cell = row.cells[column.key]
-    return _measured(cell) or _judged_value(comparison, cell) is not None
+def _target(comparison: Comparison, cell: ComparedCell) -> Value | Collapse | None:
+    """Return the stored value to draw: the reference's, or the paper's at its own scale."""
+    if cell.reference is None and comparison.scale == "paper":
+        return cell.paper
+    return cell.reference
 
 
 def _draw_column(
@@ -93,30 +84,28 @@ def _draw_column(
 ) -> None:
     for y, row in enumerate(rows):
         cell = row.cells[column.key]
-        stated = _judged_value(comparison, cell)
-        value = stated if isinstance(stated, Value) else None
-        if isinstance(stated, Collapse):
-            _write(axes, y - 0.2, stored(stated, column.decimals), GREY)
+        target, (ink, _) = _target(comparison, cell), _style(cell)
+        if isinstance(target, Collapse):
+            _write(axes, y - 0.2, stored(target, column.decimals), GREY)
+        value = target if isinstance(target, Value) else None
         if value is not None:
             _draw_reference(axes, y, value, cell.tolerance)
         if cell.mean is not None and math.isfinite(cell.mean):
             _draw_ours(axes, y, cell, value)
         if cell.collapsed:
-            said = f"{COLLAPSE} ({len(cell.collapsed)})"
-            below = 0.34 if cell.ours else 0.2  # where numbers lie at the edge as well
-            _write(axes, y + below, said, _COLOURS.get(cell.verdict, GREY))
-    axes.use_sticky_edges = False  # else a band that is the widest mark touches the frame
+            below = 0.34 if cell.ours else 0.2  # values may lie at the edge as well
+            _write(axes, y + below, f"{COLLAPSE} ({len(cell.collapsed)})", ink)
+    axes.use_sticky_edges = False  # keeps a band that is the widest mark off the frame
     axes.margins(x=0.06)
-    axes.set_xlabel(textwrap.fill(heading(column), 52), fontsize=9)
-    axes.tick_params(labelsize=8, length=2)
-    axes.grid(axis="x", color="#e8e8e8", linewidth=0.8)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right", "left"]].set_visible(False)
-    axes.tick_params(axis="y", length=0)
+    style_axes(axes, x=textwrap.fill(heading(column), 52), grid="x", spines=["bottom"])
+
+
+def _style(cell: ComparedCell) -> tuple[str, str]:
+    return _STYLES.get(cell.verdict, (GREY, "o"))
 
 
 def _write(axes: Axes, y: float, text: str, colour: str) -> None:
-    """Write a word at the left edge of a panel, whatever numbers its axis shows."""
+    """Write a word at the left edge of a panel, whatever its x axis shows."""
     place = axes.get_yaxis_transform()
     axes.text(0.01, y, text, color=colour, fontsize=8, va="center", transform=place, zorder=6)
 
@@ -124,56 +113,44 @@ def _write(axes: Axes, y: float, text: str, colour: str) -> None:
 def _draw_reference(axes: Axes, y: int, value: Value, tolerance: float | None) -> None:
     if tolerance is not None:
         left = value.value - tolerance
-        axes.barh(y, 2 * tolerance, left=left, height=0.62, color="#e3e3e3", zorder=1)
+        axes.barh(y, 2 * tolerance, left=left, height=0.62, color=_BAND, zorder=1)
     axes.errorbar(
-        value.value,
-        y - 0.14,
-        xerr=value.std,
-        fmt="D",
-        markersize=5,
-        markerfacecolor="white",
-        color=GREY,
-        capsize=2,
-        zorder=3,
+        value.value, y - 0.14, xerr=value.std, capsize=2, zorder=3, color=GREY, **_DIAMOND
     )
 
 
+_DIAMOND: dict[str, Any] = {"marker": "D", "markersize": 5, "markerfacecolor": "white", "ls": ""}
+
+
 def _draw_ours(axes: Axes, y: int, cell: ComparedCell, value: Value | None) -> None:
-    colour = _COLOURS.get(cell.verdict, GREY)
+    ink, marker = _style(cell)
     assert cell.mean is not None
+    bar = None
     if cell.interval is not None and value is not None:
-        ends = [value.value + cell.interval.low, value.value + cell.interval.high]
-        axes.plot(ends, [y + 0.14] * 2, color=colour, linewidth=2, zorder=4)
+        bar = value.value + cell.interval.low, value.value + cell.interval.high, 2
     elif cell.std is not None:
-        ends = [cell.mean - cell.std, cell.mean + cell.std]
-        axes.plot(ends, [y + 0.14] * 2, color=colour, linewidth=1, zorder=4)
+        bar = cell.mean - cell.std, cell.mean + cell.std, 1
+    if bar is not None:
+        axes.plot(bar[:2], [y + 0.14] * 2, color=ink, linewidth=bar[2], zorder=4)
     if len(cell.ours) > 1:
         seeds = list(cell.ours.values())
-        axes.plot(seeds, [y + 0.28] * len(seeds), "o", color=colour, markersize=2, alpha=0.6)
-    marker = _MARKERS.get(cell.verdict, "o")
-    axes.plot(cell.mean, y + 0.14, marker, color=colour, markersize=6, zorder=5)
+        axes.plot(seeds, [y + 0.28] * len(seeds), "o", color=ink, markersize=2, alpha=0.6)
+    axes.plot(cell.mean, y + 0.14, marker, color=ink, markersize=6, zorder=5)
 
 
-def _legend(figure: Figure, comparison: Comparison) -> None:
+def _add_legend(figure: Figure, comparison: Comparison) -> None:
     from matplotlib.lines import Line2D
     from matplotlib.patches import Patch
 
-    name = "paper ± std" if comparison.scale == "paper" else "proxy reference ± std"
-    seen = comparison.counts()
+    cells = [cell for row in comparison.rows for cell in row.cells.values()]
     handles: list[Any] = []
     if comparison.scale == "paper" or comparison.provenance is not None:
-        handles += [
-            Line2D(
-                [], [], color=GREY, label=name, marker="D", markerfacecolor="white", linestyle=""
-            )
-        ]
-    if any(cell.tolerance for row in comparison.rows for cell in row.cells.values()):
-        handles += [Patch(color="#e3e3e3", label="tolerance")]
-    for verdict in (Verdict.MATCH, Verdict.INCONCLUSIVE, Verdict.MISS):
-        if seen[verdict]:
-            ink, marker, label = _COLOURS[verdict], _MARKERS[verdict], f"ours, 95 %: {verdict}"
-            handles += [Line2D([], [], color=ink, marker=marker, label=label)]
-    cells = [cell for row in comparison.rows for cell in row.cells.values()]
-    if any(_measured(cell) and cell.verdict is None for cell in cells):
-        handles += [Line2D([], [], color=_COLOURS[None], marker="o", label="ours, not judged")]
-    figure.legend(handles=handles, loc="outside lower center", ncols=3, fontsize=8, frameon=False)
+        name = "paper" if comparison.scale == "paper" else "proxy reference"
+        handles.append(Line2D([], [], color=GREY, label=f"{name} ± std", **_DIAMOND))
+    if any(cell.tolerance for cell in cells):
+        handles.append(Patch(color=_BAND, label="tolerance"))
+    for verdict, (ink, marker) in _STYLES.items():
+        if any(cell.measured and cell.verdict is verdict for cell in cells):
+            label = f"ours, 95 %: {verdict}" if verdict else "ours, no verdict"
+            handles.append(Line2D([], [], color=ink, marker=marker, label=label))
+    add_legend(figure, handles, "outside lower center")

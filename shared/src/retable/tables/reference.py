@@ -1,7 +1,7 @@
-"""The stored numbers that a table is compared with, as data.
+"""Stored values that a table is compared with, as data.
 
-A reference file is TOML. ``[table]`` says what it is and where it is from; ``[[columns]]``,
-``[[rows]]`` and ``[[claims]]`` follow, and ``[provenance]`` where we recorded it ourselves::
+A reference file is TOML. ``[table]`` has the title and the source; ``[[columns]]``, ``[[rows]]``
+and ``[[claims]]`` follow, and ``[provenance]`` if we recorded the values ourselves::
 
     [[columns]]
     key = "top1"
@@ -17,11 +17,12 @@ A reference file is TOML. ``[table]`` says what it is and where it is from; ``[[
     origin = "reimplemented"
     values = { top1 = { value = 78.0, std = 0.2, runs = 3 } }
 
-``std`` and ``runs`` stay out where nobody printed them: ``spread`` says what stands in, and why.
+``std`` and ``runs`` are left out if nobody printed them; ``spread`` then gives a run-to-run std and
+its reason.
 
-A row that is stated to collapse has ``recipe.expected = "collapse"`` and no value: it stands for a
-collapse in every column that other rows print numbers in. Where we recorded collapses ourselves,
-``values = { top1 = { collapsed = 5, runs = 5 } }`` says in how many of the runs.
+A row that is stated to collapse has ``recipe.expected = "collapse"`` and no value: a collapse is
+expected in every column that other rows print values in. For collapses that we recorded ourselves,
+``values = { top1 = { collapsed = 5, runs = 5 } }`` counts the collapsed runs.
 """
 
 from __future__ import annotations
@@ -34,16 +35,16 @@ from typing import Any, Literal
 from retable.tables.statistics import Spread, spread_of
 
 Origin = Literal["cited", "reimplemented", "run", "extra"]
-"""Where a row comes from: quoted by the paper from others, rerun by its authors, the paper's own,
-or added by us (no number to compare with)."""
+"""Origin of a row: quoted by the paper from others, rerun by its authors, the paper's own, or added
+by us (nothing to compare with)."""
 
 COLLAPSE = "collapse"
-"""What ``recipe.expected`` says of a row that collapses."""
+"""Value of ``recipe.expected`` for a row that collapses."""
 
 
 @dataclass(frozen=True)
 class Tolerance:
-    """How far a mean may be from the reference and still count as the same, and why that far."""
+    """Largest difference of a mean from the reference that still matches, with its reason."""
 
     value: float
     reason: str
@@ -51,7 +52,7 @@ class Tolerance:
 
 @dataclass(frozen=True)
 class StatedSpread:
-    """A column's run-to-run std, the degrees of freedom behind it, and where it is from."""
+    """A column's run-to-run std with its degrees of freedom and its source."""
 
     std: float
     degrees: float
@@ -59,18 +60,18 @@ class StatedSpread:
 
     @property
     def spread(self) -> Spread:
-        """The numbers alone."""
+        """Std and degrees of freedom without the reason."""
         return Spread(self.std, self.degrees)
 
 
 @dataclass(frozen=True)
 class ColumnSpec:
-    """One measured quantity.
+    """A metric of a table.
 
     Attributes:
-        decimals: how many are shown; by default as many as the stored values have, at least one.
-        not_run: why nothing in this column is measured, empty if it is.
-        unjudged: why its numbers are shown without verdict, empty if they are judged.
+        decimals: decimals shown; by default as many as the stored values have, at least one.
+        not_run: why the metric is not measured, empty if it is.
+        unjudged: why its values are shown without verdict, empty if they are compared.
     """
 
     key: str
@@ -86,7 +87,7 @@ class ColumnSpec:
 
 @dataclass(frozen=True)
 class Value:
-    """A stored number: a mean, its std over ``runs``, and each run where we know them."""
+    """A stored value: a mean, its std over ``runs``, and each run if it is known."""
 
     value: float
     std: float | None = None
@@ -96,12 +97,12 @@ class Value:
 
     @property
     def runs_at_least(self) -> int:
-        """The runs behind the mean; unprinted, a std proves two and a bare number one."""
+        """Runs of the mean; if unprinted, two with a std and one without."""
         return self.runs or (1 if self.std is None else 2)
 
     @property
     def spread(self) -> Spread | None:
-        """The printed std with its degrees of freedom, None where a single run was printed."""
+        """The printed std with its degrees of freedom; None for a single run."""
         if self.per_seed:
             return spread_of(self.per_seed)
         if self.std is None or self.runs_at_least < 2:
@@ -111,7 +112,12 @@ class Value:
 
 @dataclass(frozen=True)
 class Collapse:
-    """What a cell says instead of a number where runs collapsed; both None: stated, not counted."""
+    """A collapse in place of a value.
+
+    Attributes:
+        collapsed: number of runs that collapsed; None if the paper states it without a count.
+        runs: number of runs; None likewise.
+    """
 
     collapsed: int | None = None
     runs: int | None = None
@@ -124,7 +130,7 @@ class Collapse:
 
 @dataclass(frozen=True)
 class RowSpec:
-    """One line of the table."""
+    """A row of a table; `unjudged` says why its values get no verdict, empty if they do."""
 
     key: str
     label: str
@@ -136,7 +142,7 @@ class RowSpec:
 
 @dataclass(frozen=True)
 class Claim:
-    """Row ``better`` beats row ``than`` in ``column`` by about ``margin`` (0: just the order)."""
+    """Row ``better`` beats row ``than`` in ``column`` by about ``margin`` (0: only the order)."""
 
     text: str
     better: str
@@ -147,7 +153,7 @@ class Claim:
 
 @dataclass(frozen=True)
 class Provenance:
-    """How we recorded a reference."""
+    """Command, seeds, commit, date and machine of a recorded reference."""
 
     command: str
     seeds: tuple[int, ...]
@@ -159,7 +165,7 @@ class Provenance:
 
 @dataclass(frozen=True)
 class Reference:
-    """A whole table of stored numbers."""
+    """A table of stored values."""
 
     id: str
     title: str
@@ -176,31 +182,31 @@ class Reference:
 
     @property
     def recorded(self) -> bool:
-        """Whether we measured these numbers ourselves (proxy scale) or the paper printed them."""
+        """Whether we measured these values ourselves (proxy scale), not the paper."""
         return self.provenance is not None
 
     def row(self, key: str) -> RowSpec | None:
-        """Return the row of this key, None if there is none."""
+        """Return the row of this key; None if there is none."""
         return next((row for row in self.rows if row.key == key), None)
 
     def column(self, key: str) -> ColumnSpec | None:
-        """Return the column of this key, None if there is none."""
+        """Return the column of this key; None if there is none."""
         return next((column for column in self.columns if column.key == key), None)
 
     def stored(self, row_key: str, column_key: str) -> Value | Collapse | None:
-        """Return what a cell says, a number or a collapse; None if it is empty."""
+        """Return the value or collapse of a cell; None if it is empty."""
         row = self.row(row_key)
         if row is None:
             return None
-        if row.recipe.get("expected") == COLLAPSE and self._prints_numbers(column_key):
+        if row.recipe.get("expected") == COLLAPSE and self._prints_values(column_key):
             return row.values.get(column_key, Collapse())
         return row.values.get(column_key)
 
-    def _prints_numbers(self, column_key: str) -> bool:
+    def _prints_values(self, column_key: str) -> bool:
         return any(isinstance(row.values.get(column_key), Value) for row in self.rows)
 
     def value(self, row_key: str, column_key: str) -> Value | None:
-        """Return a cell's stored number, None if it has none."""
+        """Return the value of a cell; None if it has none."""
         stored = self.stored(row_key, column_key)
         return stored if isinstance(stored, Value) else None
 

@@ -6,85 +6,56 @@
 from __future__ import annotations
 
 import argparse
-import base64
 import datetime
-import html
-import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
 
 from retable import files
 from retable.errors import UserError
-from retable.tables.comparison import ComparedClaim, Comparison, Scale
-from retable.tables.markdown import render_markdown
-from retable.tables.phrases import (
-    block,
-    block_heading,
-    claim_decimals,
-    claim_margin,
-    claim_result,
-    claims_heading,
-    missing,
-    remarks,
-    scale_sentences,
-    shown_columns,
-)
-from retable.tables.reading import load_reference
-from retable.tables.reference import ColumnSpec, Reference
+from retable.tables.comparison import Comparison, Scale
+from retable.tables.document import Block, Cells, Heading, Paragraph, Picture, document
+from retable.tables.markdown import write_markdown
+from retable.tables.page import MEDIA_TYPES, write_html
 from retable.tables.storage import COMPARISON_FILE, load_comparison
 from retable.tables.verdict import ClaimVerdict, Verdict
 
-_PLOT_KINDS = {".svg": "image/svg+xml", ".png": "image/png"}
-
 
 @dataclass(frozen=True)
-class ReportedTable:
-    """A table that has stored numbers, with the comparison of each scale it was run at.
+class Result:
+    """The comparison of a table at one scale, with the plots of its folder."""
 
-    Attributes:
-        name: ``<package>-<table>``, as the nox session says it.
-        reference: the paper's numbers.
-        results: scale -> (comparison, plots written beside it).
+    scale: str
+    comparison: Comparison
+    plots: list[Path]
+
+
+def find_results(reproductions: Path, results: Path) -> dict[str, list[Result]]:
+    """Return ``<package>-<table>`` -> results, for each ``reproductions/<package>/<table>.toml``.
+
+    A result is ``<results>/<package>-<table>-<scale>/table.json`` with the plots of its folder.
     """
-
-    name: str
-    reference: Reference
-    results: dict[str, tuple[Comparison, list[Path]]]
-
-    @property
-    def session(self) -> str:
-        """The command that runs it."""
-        return f"nox -s reproduce-{self.name}"
-
-
-def find_tables(reproductions: Path, results: Path) -> list[ReportedTable]:
-    """Return every table under ``reproductions/<package>/<table>.toml`` with what was run of it.
-
-    A result is ``<results>/<package>-<table>-<scale>/table.json``, and plots lie beside it.
-    """
-    tables = []
+    found: dict[str, list[Result]] = {}
     for path in sorted(reproductions.glob("*/*.toml")):
         if path.name.endswith(".proxy.toml"):
             continue
         name = f"{path.parent.name}-{path.stem}"
-        found = {}
-        for scale in get_args(Scale):
-            folder = results / f"{name}-{scale}"
-            if (folder / COMPARISON_FILE).exists():
-                found[scale] = load_comparison(folder / COMPARISON_FILE), _plots(folder)
-        tables.append(ReportedTable(name, load_reference(path), found))
-    return tables
+        folders = {scale: results / f"{name}-{scale}" for scale in get_args(Scale)}
+        found[name] = [
+            Result(scale, load_comparison(folder / COMPARISON_FILE), _plots(folder))
+            for scale, folder in folders.items()
+            if (folder / COMPARISON_FILE).exists()
+        ]
+    return found
 
 
 def _plots(folder: Path) -> list[Path]:
-    """Return one file for each plot of a folder, the SVG where there is one."""
-    by_stem: dict[str, Path] = {}
-    for path in sorted(folder.iterdir()):  # .png sorts before .svg, which replaces it
-        if path.suffix in _PLOT_KINDS:
-            by_stem[path.stem] = path
+    """Return one file for each plot of a folder, the SVG if there is one, ``table`` first."""
+    by_stem = {
+        path.stem: path for path in sorted(folder.iterdir()) if path.suffix in MEDIA_TYPES
+    }  # .png sorts before .svg, which replaces it
     return [by_stem[stem] for stem in sorted(by_stem, key=lambda stem: (stem != "table", stem))]
 
 
@@ -94,194 +65,68 @@ def build_report(reproductions: Path, results: Path, out: Path) -> list[Path]:
     Raises:
         UserError: if there is no table, or a stored file is damaged.
     """
-    tables = find_tables(reproductions, results)
+    tables = find_results(reproductions, results)
     if not tables:
         raise UserError(
-            f"{reproductions}: no reference file <package>/<table>.toml found; give the folder that"
-            " holds the reproductions with --reproductions."
+            f"{reproductions} has no reference file <package>/<table>.toml. Give the folder of the"
+            " reproductions with --reproductions."
         )
-    day = datetime.datetime.now(datetime.UTC).date().isoformat()
-    pages = {"report.html": html_page(tables, day), "report.md": markdown_page(tables, day, out)}
+    title = f"Reproductions, {datetime.datetime.now(datetime.UTC).date().isoformat()}"
+    blocks = _report(tables, title)
+    pages = {"report.html": write_html(blocks, title), "report.md": write_markdown(blocks, out)}
     for name, text in pages.items():
         files.write_text(out / name, text)
     return [out / name for name in pages]
 
 
-_SUMMARY_HEADS = ("table", "scale", "seeds", *(str(v) for v in Verdict), "claims", "")
+def _report(tables: Mapping[str, Sequence[Result]], title: str) -> list[Block]:
+    """Return the report: an overview, then each table at each scale that was run."""
+    blocks: list[Block] = [Heading(title, 1), Paragraph([_summary(tables)]), _overview(tables)]
+    for name, results in tables.items():
+        for place, result in enumerate(results):
+            label = f"{name}, {result.scale} scale"
+            blocks += document(
+                result.comparison,
+                title=f"{label}: {result.comparison.title}",
+                level=2,
+                anchor="" if place else name,
+                pictures=[Picture(plot, f"{label}: plot {plot.stem}") for plot in result.plots],
+            )
+    return blocks
 
 
-def summary_lines(tables: Sequence[ReportedTable]) -> list[list[str]]:
-    """Return one line for each table and scale: what ran and what came of it."""
-    lines = []
-    for table in tables:
-        if not table.results:
-            empty = [""] * (len(_SUMMARY_HEADS) - 3)
-            lines.append([table.name, "never run", *empty, table.session])
-        for scale, (comparison, _) in table.results.items():
-            counts, claims = comparison.counts(), comparison.claim_counts()
-            verdicts = [str(counts[verdict]) for verdict in Verdict]
-            said = ", ".join(f"{claims[v]} {v}" for v in ClaimVerdict if claims[v])
-            state = "MISS" if comparison.misses() else comparison.unfinished and "claims nothing"
-            seeds = " ".join(map(str, comparison.seeds))
-            lines.append([table.name, scale, seeds, *verdicts, said, state])
-    return lines
-
-
-def _verdict_sentence(tables: Sequence[ReportedTable]) -> str:
-    run = [table for table in tables if table.results]
+def _summary(tables: Mapping[str, Sequence[Result]]) -> str:
     misses = [
-        f"{table.name} ({scale}): row '{row}', column '{column}'"
-        for table in run
-        for scale, (comparison, _) in table.results.items()
-        for row, column in comparison.misses()
+        f"{name} ({result.scale}): row '{row}', column '{column}'"
+        for name, results in tables.items()
+        for result in results
+        for row, column in result.comparison.misses()
     ]
-    text = f"{len(run)} of {len(tables)} tables were run."
+    text = f"{sum(map(bool, tables.values()))} of {len(tables)} tables were run."
     return text + (f" Missed: {'; '.join(misses)}." if misses else " No cell missed.")
 
 
-def markdown_page(tables: Sequence[ReportedTable], day: str, out: Path) -> str:
-    """Return the report as Markdown, its plots linked relative to the folder ``out``."""
-    lines = [list(_SUMMARY_HEADS), ["---"] * len(_SUMMARY_HEADS), *summary_lines(tables)]
-    overview = "\n".join("| " + " | ".join(line) + " |" for line in lines)
-    parts = [f"# Reproductions, {day}", _verdict_sentence(tables), overview]
-    for table in tables:
-        for scale, (comparison, plots) in table.results.items():
-            parts.append(render_markdown(comparison, level=2).rstrip("\n"))
-            for plot in plots:
-                link = Path(os.path.relpath(plot, out)).as_posix()
-                parts.append(f"![{table.name}, {scale} scale: plot {plot.stem}]({link})")
-    return "\n\n".join(parts) + "\n"
-
-
-_STYLE = """
-:root { color-scheme: light dark; --line: #d8d8d8; --soft: #6b6b6b; --match: #00724f;
-  --miss: #b3400a; --inconclusive: #946200; }
-@media (prefers-color-scheme: dark) { :root { --line: #444; --soft: #a0a0a0; --match: #3ecf9b;
-  --miss: #ff8a50; --inconclusive: #f0b840; } }
-body { font: 15px/1.5 system-ui, sans-serif; max-width: 70rem; margin: 2rem auto; padding: 0 1rem; }
-h1 { font-size: 1.6rem; } h2 { font-size: 1.25rem; margin-top: 3rem; } h3 { font-size: 1rem; }
-.wide { overflow-x: auto; }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .92rem; }
-th, td { padding: .25rem .7rem; border-bottom: 1px solid var(--line); text-align: right;
-  white-space: nowrap; vertical-align: top; }
-th { color: var(--soft); font-weight: 600; }
-th:first-child, td:first-child, th:last-child, td:last-child { text-align: left; }
-table.texts th, table.texts td { white-space: normal; text-align: left; }
-@media print { table { font-size: .7rem; } }
-.scale { border-left: 4px solid var(--line); padding-left: .8rem; }
-.soft { color: var(--soft); font-size: .88rem; }
-.match, .supported { color: var(--match); } .miss { color: var(--miss); font-weight: 700; }
-.contradicted { color: var(--miss); } .inconclusive, .unresolved { color: var(--inconclusive); }
-img { max-width: 100%; background: white; border-radius: 4px; margin: .5rem 0; }
-"""
-
-
-def html_page(tables: Sequence[ReportedTable], day: str) -> str:
-    """Return the report as one HTML file that needs no other: style and plots are inside."""
-    lines = summary_lines(tables)
-    known = {table.name for table in tables if table.results}
-    rows = "".join(
-        "<tr>" + _summary_name(line[0], line[0] in known) + "".join(map(_cell, line[1:])) + "</tr>"
-        for line in lines
-    )
-    body = [
-        f"<h1>Reproductions, {day}</h1>",
-        f"<p>{_text(_verdict_sentence(tables))}</p>",
-        _html_table(_SUMMARY_HEADS, rows),
-    ]
-    for table in tables:
-        for scale, (comparison, plots) in table.results.items():
-            body.append(_html_section(table, scale, comparison, plots))
-    return (
-        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>Reproductions, {day}</title>\n<style>{_STYLE}</style>\n</head>\n<body>\n"
-        + "\n".join(body)
-        + "\n</body>\n</html>\n"
-    )
-
-
-def _text(text: str) -> str:
-    return html.escape(text, quote=False)
-
-
-def _summary_name(name: str, linked: bool) -> str:
-    text = _text(name)
-    return f'<td><a href="#{html.escape(name)}">{text}</a></td>' if linked else f"<td>{text}</td>"
-
-
-def _cell(text: str) -> str:
-    """Return a table cell, marked with the verdict that it says, if it says one."""
-    words = {str(word): word.replace(" ", "-") for word in (*Verdict, *ClaimVerdict)}
-    mark = "miss" if text == "MISS" else words.get(text)
-    return f'<td class="{mark}">{_text(text)}</td>' if mark else f"<td>{_text(text)}</td>"
-
-
-def _html_table(heads: Sequence[str], rows: str, kind: str = "numbers") -> str:
-    head = "".join(f"<th>{_text(text)}</th>" for text in heads)
-    return f'<div class="wide"><table class="{kind}"><tr>{head}</tr>{rows}</table></div>'
-
-
-def _html_section(
-    table: ReportedTable, scale: str, comparison: Comparison, plots: Sequence[Path]
-) -> str:
-    first = next(iter(table.results)) == scale
-    anchor = f' id="{html.escape(table.name)}"' if first else ""
-    parts = [
-        f"<section><h2{anchor}>{_text(f'{table.name}, {scale} scale: {comparison.title}')}</h2>",
-        f'<p class="soft">{_text(comparison.paper)}</p>',
-        f'<p class="scale">{"<br>".join(map(_text, scale_sentences(comparison)))}</p>',
-    ]
-    for column in shown_columns(comparison):
-        parts += [
-            f"<h3>{_text(block_heading(comparison, column))}</h3>",
-            _html_block(comparison, column),
-        ]
-        if column.key in comparison.reasons:
-            reason = f"Tolerance: {comparison.reasons[column.key]}"
-            parts.append(f'<p class="soft">{_text(reason)}</p>')
-    if comparison.claims:
-        parts += ["<h3>Claims</h3>", f'<p class="soft">{_text(claims_heading(comparison))}.</p>']
-        rows = "".join(_html_claim(comparison, claim) for claim in comparison.claims)
-        parts.append(_html_table(("claim", "stated", "ours", "verdict"), rows, "texts"))
-    gaps = missing(comparison)
-    if gaps:
-        items = "".join(f"<li>{_text(gap)}</li>" for gap in gaps)
-        parts.append(f"<h3>Not run</h3><ul>{items}</ul>")
-    parts += [f"<p>{_text(remark)}</p>" for remark in remarks(comparison)]
-    parts += [_html_plot(path) for path in plots]
-    parts += [
-        f'<p class="soft">{_text(text)}</p>'
-        for text in (f"Source of the paper's numbers: {comparison.source}", comparison.notes)
-        if text
-    ]
-    return "\n".join([*parts, "</section>"])
-
-
-def _html_block(comparison: Comparison, column: ColumnSpec) -> str:
-    heads, lines = block(comparison, column)
-    return _html_table(heads, "".join(f"<tr>{''.join(map(_cell, line))}</tr>" for line in lines))
-
-
-def _html_claim(comparison: Comparison, compared: ComparedClaim) -> str:
-    decimals = claim_decimals(comparison, compared)
-    texts = (
-        compared.claim.text,
-        claim_margin(compared, decimals),
-        claim_result(compared, decimals),
-    )
-    cells = "".join(f"<td>{_text(text)}</td>" for text in texts)
-    return f"<tr>{cells}{_cell(str(compared.verdict))}</tr>"
-
-
-def _html_plot(path: Path) -> str:
-    data = base64.b64encode(path.read_bytes()).decode()
-    kind, name = _PLOT_KINDS[path.suffix], html.escape(f"plot {path.stem}")
-    return f'<p><img alt="{name}" src="data:{kind};base64,{data}"></p>'
+def _overview(tables: Mapping[str, Sequence[Result]]) -> Cells:
+    """Return one line for each table and scale with its verdicts."""
+    lines = []
+    for name, results in tables.items():
+        if not results:
+            empty = [""] * (len(Verdict) + 2)
+            lines.append([name, "never run", *empty, f"nox -s reproduce-{name}"])
+        for result in results:
+            comparison = result.comparison
+            counts, claims = comparison.counts(), comparison.claim_counts()
+            seeds = " ".join(map(str, comparison.seeds))
+            tested = ", ".join(f"{claims[v]} {v}" for v in ClaimVerdict if claims[v])
+            state = "MISS" if comparison.misses() else comparison.unfinished and "claims nothing"
+            verdicts = [str(counts[v]) for v in Verdict]
+            lines.append([name, result.scale, seeds, *verdicts, tested, state])
+    heads = ["table", "scale", "seeds", *map(str, Verdict), "claims", ""]
+    return Cells(heads, lines, links=frozenset(name for name in tables if tables[name]))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Build the report from the command line; return 0, or 2 on a user's mistake."""
+    """Build the report from the command line; return 0, or 2 after a user error."""
     parser = argparse.ArgumentParser(description="One page over all tables that were run.")
     parser.add_argument("--reproductions", type=Path, default=Path("reproductions"))
     parser.add_argument("--results", type=Path, default=Path("runs/tables"))

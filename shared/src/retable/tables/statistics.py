@@ -1,16 +1,15 @@
-"""How far two means may be apart by chance: Student's t, from the spreads that are known.
+"""Confidence intervals of differences between means, by Student's t.
 
-Runs are few and spreads are often missing, so three rules fill the gaps, each towards the wider
-interval or the better known spread:
+Runs are few and spreads are often missing, so three rules fill the gaps:
 
-1. A std from few runs is often too small by chance. Where a column states a run-to-run std as well,
-   the larger of it and the cell's own counts, on the better founded number of degrees of freedom.
-2. A side with a single run has the spread of the other side.
-3. Spreads of the two sides are pooled, so that a second seed never widens the interval by its own
-   poor std. Only if ours is larger than theirs beyond chance (F test at 1 %) does each side keep
-   its own spread, as in Welch's test.
+1. A std from few runs is often too small by chance. Where a column also states a run-to-run std,
+   the larger of the two is used, with the larger number of degrees of freedom.
+2. A side with a single run takes the spread of the other side.
+3. The spreads of both sides are pooled, so that a second seed with a poor std does not widen the
+   interval. If ours is larger than theirs beyond chance (F test at 1 %), each side keeps its own
+   spread, as in Welch's test.
 
-No SciPy: two special functions are all that is needed.
+SciPy is imported by the first quantile, so that reading and printing stored tables work without it.
 """
 
 from __future__ import annotations
@@ -18,76 +17,28 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from typing import Any
+
+from retable.errors import UserError
 
 CONFIDENCE = 0.95
 _UNEQUAL_SPREADS = 0.01
 
 
-def regularised_beta(x: float, a: float, b: float) -> float:
-    """Return the regularised incomplete beta function I_x(a, b), by its continued fraction.
-
-    >>> round(regularised_beta(0.5, 2.0, 2.0), 12)
-    0.5
-    """
-    if x <= 0.0 or x >= 1.0:
-        return float(x >= 1.0)
-    if x > (a + 1.0) / (a + b + 2.0):  # the fraction converges fast on the other side only
-        return 1.0 - regularised_beta(1.0 - x, b, a)
-    log_front = math.lgamma(a + b) - math.lgamma(a) - math.lgamma(b)
-    log_front += a * math.log(x) + b * math.log1p(-x)
-    tiny = 1e-300
-    c, d = 1.0, 1.0 / max(1.0 - (a + b) * x / (a + 1.0), tiny)
-    fraction = d
-    for m in range(1, 1000):
-        even = m * (b - m) * x / ((a + 2 * m - 1) * (a + 2 * m))
-        odd = -(a + m) * (a + b + m) * x / ((a + 2 * m) * (a + 2 * m + 1))
-        change = 1.0
-        for term in (even, odd):
-            d = 1.0 / (1.0 + term * d or tiny)
-            c = 1.0 + term / c or tiny
-            change *= c * d
-        fraction *= change
-        if abs(change - 1.0) < 1e-15:
-            break
-    return math.exp(log_front) * fraction / a
-
-
-def student_tail(t: float, degrees: float) -> float:
-    """Return P(T > t) of Student's t with ``degrees`` of freedom, for t >= 0."""
-    return 0.5 * regularised_beta(degrees / (degrees + t * t), degrees / 2.0, 0.5)
-
-
-@lru_cache(maxsize=4096)
 def student_quantile(probability: float, degrees: float) -> float:
-    """Return the t with P(T <= t) = ``probability``, which lies in [0.5, 1).
-
-    >>> round(student_quantile(0.975, 4), 3)
-    2.776
-    """
-    if not 0.5 <= probability < 1.0 or degrees <= 0.0:
-        raise ValueError(f"no quantile {probability} of Student's t with {degrees} degrees")
-    tail = 1.0 - probability
-    high = 1.0
-    while student_tail(high, degrees) > tail:
-        high *= 2.0
-    low = 0.0
-    while high - low > 1e-12 * high:
-        middle = 0.5 * (low + high)
-        if student_tail(middle, degrees) > tail:
-            low = middle
-        else:
-            high = middle
-    return 0.5 * (low + high)
+    """Return the t with P(T <= t) = ``probability`` for Student's t with ``degrees`` of freedom."""
+    return float(_special().stdtrit(degrees, probability))
 
 
-def f_tail(ratio: float, above: float, below: float) -> float:
-    """Return P(F > ``ratio``) of Fisher's F with ``above`` and ``below`` degrees of freedom.
-
-    >>> round(f_tail(1.0, 7.0, 7.0), 12)
-    0.5
-    """
-    return regularised_beta(below / (below + above * ratio), below / 2.0, above / 2.0)
+def _special() -> Any:
+    """Import ``scipy.special``, which takes a second less than ``scipy.stats``."""
+    try:
+        from scipy import special
+    except ImportError:
+        raise UserError(
+            "Verdicts need SciPy, which is not installed. Run pip install 'retable[train]'."
+        ) from None
+    return special
 
 
 @dataclass(frozen=True)
@@ -131,7 +82,7 @@ def spread_of(values: Sequence[float]) -> Spread | None:
 
 
 def pooled(spreads: Sequence[Spread]) -> Spread | None:
-    """Return the root mean square of stds weighted by degrees of freedom, None for none.
+    """Return the root mean square of stds weighted by degrees of freedom; None for no spread.
 
     >>> pooled([Spread(1.0, 2), Spread(2.0, 2)])
     Spread(std=1.5811388300841898, degrees=4)
@@ -144,7 +95,7 @@ def pooled(spreads: Sequence[Spread]) -> Spread | None:
 
 
 def larger(own: Spread | None, column: Spread | None) -> Spread | None:
-    """Return the larger std with the larger number of degrees of freedom: rule 1 of this module."""
+    """Return the larger std with the larger number of degrees of freedom (rule 1)."""
     if own is None or column is None:
         return own or column
     return Spread(max(own.std, column.std), max(own.degrees, column.degrees))
@@ -156,11 +107,12 @@ def _around(centre: float, error: float, degrees: float) -> Interval:
 
 
 def _excessive(ours: Spread, theirs: Spread) -> bool:
-    """Whether our spread is larger than theirs beyond chance."""
+    """Whether our spread is larger than theirs beyond chance, by Fisher's F."""
     if theirs.std == 0.0:
         return ours.std > 0.0
     ratio = (ours.std / theirs.std) ** 2
-    return f_tail(ratio, ours.degrees, theirs.degrees) < _UNEQUAL_SPREADS
+    tail = _special().fdtrc(ours.degrees, theirs.degrees, ratio)
+    return bool(tail < _UNEQUAL_SPREADS)
 
 
 def difference_of_means(
@@ -171,11 +123,10 @@ def difference_of_means(
     Args:
         ours: our runs, at least one.
         value: the reference mean.
-        runs: how many runs are behind it, at least one.
-        reference: the run-to-run spread of the reference, None where nobody stated one: then ours
-            stands in.
+        runs: number of runs behind the reference mean, at least one.
+        reference: run-to-run spread of the reference; None if it is unknown, then ours is used.
 
-    Returns None if neither side has a spread: single runs say nothing about chance.
+    Returns None if neither side has a spread.
     """
     own = spread_of(ours)
     centre = mean(ours) - value
@@ -202,7 +153,7 @@ def mean_of_differences(
 
     Args:
         differences: one for each seed, at least one.
-        stand_in: the spread of such a difference as others measured it; pooled with our own as in
+        stand_in: spread of such a difference as the reference knows it; pooled with our own as in
             `difference_of_means`.
 
     Returns None if there is a single difference and no stand-in.

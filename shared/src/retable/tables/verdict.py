@@ -1,4 +1,4 @@
-"""What an interval says about a tolerance, and the tolerance that a recording deserves."""
+"""Verdicts from intervals and tolerances, and tolerances for recorded references."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from retable.tables.statistics import (
 )
 
 FALSE_ALARM = 0.01
-"""The share of tables that may raise a miss although nothing changed."""
+"""Share of tables that may have a miss although nothing changed."""
 
 _ROUNDING = 1e-9  # 0.1 + 0.2 is not outside a tolerance of 0.3
 
 
 class Verdict(StrEnum):
-    """What a cell's interval says about its tolerance."""
+    """Result of comparing a cell with its reference."""
 
     MATCH = "match"
     MISS = "miss"
@@ -31,19 +31,19 @@ class Verdict(StrEnum):
 
 
 class ClaimVerdict(StrEnum):
-    """What the seed-paired differences say about a claim."""
+    """Result of testing a claim on seed-paired differences."""
 
     SUPPORTED = "supported"
     CONTRADICTED = "contradicted"
     UNRESOLVED = "unresolved"
 
 
-def judge(interval: Interval | None, tolerance: float) -> Verdict:
-    """Return the verdict on a difference whose 95 % interval is known, or unknown if None.
+def cell_verdict(interval: Interval | None, tolerance: float) -> Verdict:
+    """Return the verdict on a difference from its 95 % interval, None where it is unknown.
 
-    >>> judge(Interval(0.1, -0.2, 0.4), tolerance=0.5)
+    >>> cell_verdict(Interval(0.1, -0.2, 0.4), tolerance=0.5)
     <Verdict.MATCH: 'match'>
-    >>> judge(Interval(0.9, 0.6, 1.2), tolerance=0.5)
+    >>> cell_verdict(Interval(0.9, 0.6, 1.2), tolerance=0.5)
     <Verdict.MISS: 'miss'>
     """
     if interval is None:
@@ -55,10 +55,10 @@ def judge(interval: Interval | None, tolerance: float) -> Verdict:
     return Verdict.INCONCLUSIVE
 
 
-def judge_collapse(collapsed: int, runs: int) -> Verdict:
-    """Return the verdict on a cell of which every run is expected to collapse.
+def collapse_verdict(collapsed: int, runs: int) -> Verdict:
+    """Return the verdict on a cell whose runs are all expected to collapse.
 
-    >>> [judge_collapse(collapsed, runs=3) for collapsed in (3, 1, 0)]
+    >>> [collapse_verdict(collapsed, runs=3) for collapsed in (3, 1, 0)]
     [<Verdict.MATCH: 'match'>, <Verdict.INCONCLUSIVE: 'inconclusive'>, <Verdict.MISS: 'miss'>]
     """
     if collapsed == runs:
@@ -66,16 +66,15 @@ def judge_collapse(collapsed: int, runs: int) -> Verdict:
     return Verdict.INCONCLUSIVE if collapsed else Verdict.MISS
 
 
-def judge_claim(interval: Interval | None, smallest: float | None = None) -> ClaimVerdict:
+def claim_verdict(interval: Interval | None, smallest: float | None = None) -> ClaimVerdict:
     """Return the verdict on a claimed order, and on its size where ``smallest`` is given.
 
     Args:
         interval: of the better row minus the other, signed so that positive favours the claim.
-        smallest: the least difference that still counts as the claimed size; None tests the order.
+        smallest: least difference that counts as the claimed size; None tests the order only.
 
-    A difference wholly below ``smallest`` contradicts the claim even where the order holds: "about
-    two points" is not supported by a tenth of a point. A larger one than claimed is no
-    contradiction.
+    An interval below ``smallest`` contradicts the claim even if the order holds: a tenth of a point
+    does not support "about two points". A larger difference than claimed is no contradiction.
     """
     if interval is None:
         return ClaimVerdict.UNRESOLVED
@@ -85,7 +84,7 @@ def judge_claim(interval: Interval | None, smallest: float | None = None) -> Cla
 
 
 def _common(spreads: Sequence[Spread]) -> Spread:
-    """Pool the cells of a column that vary: a value fixed by definition says nothing of chance."""
+    """Pool the cells of a column that vary; a value fixed by definition has no spread."""
     varying = [spread for spread in spreads if spread.std > 0.0]
     common = pooled(varying or spreads)
     assert common is not None
@@ -97,24 +96,26 @@ def recorded_tolerances(
     decimals: Mapping[str, int] | None = None,
     false_alarm: float = FALSE_ALARM,
 ) -> tuple[dict[str, Spread], dict[str, dict[str, float]]]:
-    """Choose tolerances under which an unchanged method with one fresh seed is not called a miss.
+    """Choose tolerances under which an unchanged method with one fresh seed is not a miss.
 
     Args:
-        table: row -> column -> the recorded runs of the cell, at least two.
-        decimals: how many a column shows; half of the last one is the least tolerance.
-        false_alarm: the share of tables with an unchanged method that may have a fresh seed outside
-            its tolerance.
+        table: row -> column -> recorded runs of the cell, at least two.
+        decimals: decimals shown in a column; half of the last one is the least tolerance.
+        false_alarm: share of tables of an unchanged method that may have a fresh seed outside its
+            tolerance.
 
-    Returns the column's pooled spread, and row -> column -> tolerance: the half width of Student's
-    prediction interval for one fresh run after n, simultaneous over the m cells of the table
-    (Bonferroni),
+    Returns:
+        column -> pooled spread, and row -> column -> tolerance.
+
+    The tolerance is the half width of Student's prediction interval for one fresh run after n,
+    simultaneous over the m cells of the table (Bonferroni),
 
         tolerance = t(1 - false_alarm / (2 m), f) * s * sqrt(1 + 1/n),
 
     where s is the larger of the cell's std and the std pooled over the column's cells that vary,
-    and f the degrees of freedom of the latter. A `miss` needs more still, the whole interval
-    outside, so that false alarms are rarer than promised, also where rows share their luck by seed;
-    a single fresh seed of an unchanged method usually reads `match`.
+    and f the degrees of freedom of the latter. A `miss` needs the interval outside the tolerance,
+    so false alarms are rarer than ``false_alarm``, also where a seed shifts all rows alike; a
+    single fresh seed of an unchanged method is usually a `match`.
     """
     columns: dict[str, list[Spread]] = {}
     for cells in table.values():
@@ -141,15 +142,13 @@ def recorded_tolerances(
 def seeds_to_decide(interval: Interval, tolerance: float, spread: Spread, runs: int) -> int | None:
     """Return how many seeds would end an inconclusive verdict, None if 100 would not.
 
-    Supposes that the difference and the spread stay as they are.
+    The difference and the spread are assumed to stay as they are.
     """
     quantile = student_quantile(0.975, spread.degrees)
     for count in range(2, 101):
         half = quantile * spread.std * math.sqrt(1.0 / count + 1.0 / runs)
         centre = interval.centre
-        if judge(Interval(centre, centre - half, centre + half), tolerance) in (
-            Verdict.MATCH,
-            Verdict.MISS,
-        ):
+        verdict = cell_verdict(Interval(centre, centre - half, centre + half), tolerance)
+        if verdict is not Verdict.INCONCLUSIVE:
             return count
     return None
