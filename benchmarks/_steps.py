@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from retable.data.source import checksum
+from retable.data.source import Source, checksum
 from retable.encoders import ResNetRecipe, build_encoder
 from retable.methods import Batch, Method, Progress
 from retable.random import derive_key, generator
@@ -42,7 +42,7 @@ def images(count: int, height: int, width: int) -> Tensor:
     return distinct[torch.arange(count) % len(distinct)]
 
 
-class MemorySource:
+class MemorySource(Source):
     """Images in memory, as a `retable.data.source.Source`."""
 
     def __init__(self, pool: Tensor) -> None:

@@ -24,9 +24,9 @@ from retable.nn.patches import PatchGrid, cut_patches, standardise
 from retable.views import (
     ViewRecipe,
     cut,
-    finish_view,
     make_view,
     patch_tasks,
+    photometric,
     sample_parameters,
 )
 
@@ -81,7 +81,7 @@ def measure(
     def worker() -> Tensor:
         drawn = sample_parameters(recipe, next(steps), indices, *source)
         crops = [cut(image, drawn[i : i + 1], recipe) for i, image in enumerate(pool)]
-        return finish_view(torch.stack(crops), drawn, recipe)
+        return photometric(torch.stack(crops), drawn, recipe)
 
     views = resident()
     patches = cut_patches(views, raw, 0, positions)

@@ -96,7 +96,7 @@ def test_other_data_are_opened_by_their_name() -> None:
     for data in (EvalData(source=other), EvalData(source=other, split="validation")):
         splits = open_eval_splits(open_shapes, data)
         assert splits.classes == 3
-        assert splits.train.description["spec"] == splits.test.description["spec"] == other
+        assert splits.train.description["data"] == splits.test.description["data"] == other
 
 
 def test_other_labels_of_the_same_images_leave_the_choice_of_images_as_it_is() -> None:

@@ -387,7 +387,7 @@ def test_features_that_are_not_finite_are_refused_and_not_kept(tmp_path: Path) -
     assert not chunks_in(tmp_path)
 
 
-class Pictures:
+class Pictures(Source):
     """A source of which one image turns out unreadable when it is read."""
 
     def __init__(self) -> None:

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from retable import random
+from retable.data.source import Source
 from retable.errors import UserError
 from retable.evaluate import features, head_training
 from retable.evaluate.classifier import LinearClassifier, accuracy
@@ -22,7 +23,7 @@ from retable.views import ViewRecipe, center, crop_and_flip, make_view
 
 
 @dataclass(eq=False)
-class Blobs:
+class Blobs(Source):
     """A source in memory: images of class c are noise around the c-th of a few patterns."""
 
     split: str

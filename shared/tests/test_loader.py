@@ -16,12 +16,13 @@ import torch
 from torch import Tensor
 
 from retable import distributed, random
+from retable.data.batch import Batch
 from retable.data.decoding import UnreadableImageError
-from retable.data.loader import LoadedBatch, Loader, iterate
+from retable.data.loader import Loader, iterate
 from retable.data.plans import TrainingPlan, share_of
 from retable.data.sampler import Sampler
 from retable.data.source import Source
-from retable.data.workers import CropDataset, Crops, make_feed
+from retable.data.workers import CropDataset, Crops, ResidentViewLoader, make_view_loader
 from retable.errors import UserError
 from retable.testing import run_processes
 from retable.views import (
@@ -38,7 +39,7 @@ from retable.views import (
 )
 
 
-class Pictures:
+class Pictures(Source):
     """A source in memory; `broken` samples cannot be read."""
 
     def __init__(
@@ -81,16 +82,16 @@ EQUAL = [(20, 26)] * 24
 RECIPES = (moco_v2(12), crop_and_flip(8))
 
 
-def batches(source: Source, first: int, last: int, **options: Any) -> list[LoadedBatch]:
+def batches(source: Source, first: int, last: int, **options: Any) -> list[Batch]:
     options = {"batch_size": 6, "recipes": RECIPES, **options}
     sampler = Sampler(len(source), options.pop("batch_size"), seed=5)
     return list(Loader(source, sampler, options.pop("recipes"), **options).batches(first, last))
 
 
-def assert_equal_batches(ours: list[LoadedBatch], theirs: list[LoadedBatch]) -> None:
+def assert_equal_batches(ours: list[Batch], theirs: list[Batch]) -> None:
     assert len(ours) == len(theirs)
     for a, b in zip(ours, theirs, strict=True):
-        assert a.step == b.step
+        assert (a.progress, a.rng_key) == (b.progress, b.rng_key)
         for name in ("indices", "labels", "positions"):
             assert torch.equal(getattr(a, name), getattr(b, name))
         assert all(map(torch.equal, a.views, b.views))
@@ -166,7 +167,7 @@ def test_both_feeds_draw_the_same_windows_crops_and_greys(recipe: ViewRecipe) ->
         assert (rough.views[0] - fine.views[0]).abs().max() <= 2 / 255
 
 
-def gray_of(batch: LoadedBatch) -> Tensor:
+def gray_of(batch: Batch) -> Tensor:
     """Which views of which images are grey: (V, B) bool."""
     return torch.stack([(v == v[:, :1]).flatten(1).all(dim=1) for v in batch.views])
 
@@ -367,22 +368,23 @@ def test_processes_that_do_not_divide_the_batch_are_refused_before_training(
 
 def test_a_resident_source_is_moved_to_its_device_once() -> None:
     source = Pictures(EQUAL, resident=True)
-    feeds = [make_feed(source, workers=0, device="cpu", resident=None) for _ in range(2)]
-    assert feeds[0] is feeds[1]
+    loaders = [
+        make_view_loader(source, RECIPES, workers=0, device="cpu", resident=None) for _ in range(2)
+    ]
+    first, second = (loader.images for loader in loaders if isinstance(loader, ResidentViewLoader))
+    assert first is second
 
 
 SCRIPT = """
 import os, time, torch
 from retable.data.loader import Loader
 from retable.data.sampler import Sampler
+from retable.data.source import Source
 from retable.views import center
-class Slow:
-    labels = torch.zeros(64, dtype=torch.int64); class_names = ["a"]; description = {}
-    skip_unreadable = False; unreadable = set()
-    def __len__(self): return 64
+class Slow(Source):
     def image(self, i): return torch.zeros(3, 8, 8, dtype=torch.uint8)
-    def resident(self, *, decode=False): return None
-loader = Loader(Slow(), Sampler(64, 4, 0), (center(8, 8),), workers=2)
+slow = Slow(torch.zeros(64, dtype=torch.int64), ["a"], {})
+loader = Loader(slow, Sampler(64, 4, 0), (center(8, 8),), workers=2)
 for batch in loader.batches(0, 100_000):
     children = open(f"/proc/{os.getpid()}/task/{os.getpid()}/children").read()
     print(children, flush=True)

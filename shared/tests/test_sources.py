@@ -352,7 +352,7 @@ def test_the_label_column_is_found_or_asked_for(tmp_path: Path) -> None:
     rows = table(2, label="fine").add_column("coarse", [0, 1] * 3)
     rows = rows.cast_column("coarse", ClassLabel(names=["x", "y"]))
     DatasetDict({"train": rows}).save_to_disk(tmp_path / "two")
-    with pytest.raises(UserError, match=r"2 class columns \(fine, coarse\): name the one"):
+    with pytest.raises(UserError, match=r"2 class columns \(fine, coarse\): choose one"):
         open_source(f"arrow:{tmp_path / 'two'}", "train")
     assert open_source(f"arrow:{tmp_path / 'two'}?label=coarse", "train").class_names == ["x", "y"]
     with pytest.raises(UserError, match="no column 'colour'"):
@@ -392,7 +392,7 @@ def test_a_saved_data_set_must_exist_and_have_the_split(tmp_path: Path, folder: 
     with pytest.raises(UserError, match="has no splits"):
         open_source(f"arrow:{tmp_path / 'one'}", "train")
     DatasetDict({"train": table(1)}).save_to_disk(tmp_path / "half")
-    with pytest.raises(UserError, match="has no split 'validation': it has train"):
+    with pytest.raises(UserError, match="has no test split .it has train.: choose one"):
         open_source(f"arrow:{tmp_path / 'half'}", "test")
 
 
@@ -431,16 +431,19 @@ def test_shapes_are_at_hand_and_equal_one_by_one() -> None:
 
 @pytest.mark.parametrize("spec", ["shape", "imagefolder:", "zip:a.zip", "", "imagefolder"])
 def test_an_unknown_data_set_is_refused_with_what_there_is(spec: str) -> None:
-    with pytest.raises(UserError, match="is unknown: expected 'shapes', 'imagefolder:DIR'"):
+    with pytest.raises(UserError, match="is unknown: use 'shapes', 'imagefolder:DIR'"):
         open_source(spec, "train")
 
 
 @pytest.mark.parametrize(
     ("spec", "sentence"),
     [
-        ("shapes?sides=3", "no parameter 'sides': expected one of count"),
-        ("shapes?count=many", "count=many of the data set 'shapes' is not a whole number"),
-        ("shapes?rho=x", "rho=x of the data set 'shapes' is not a number"),
+        ("shapes?sides=3", "no parameter 'sides': use one of count"),
+        (
+            "shapes?count=many",
+            "`count` of the data set 'shapes' must be a whole number, got 'many'",
+        ),
+        ("shapes?rho=x", "`rho` of the data set 'shapes' must be a number, got 'x'"),
     ],
 )
 def test_a_wrong_parameter_is_named(spec: str, sentence: str) -> None:
@@ -449,8 +452,8 @@ def test_a_wrong_parameter_is_named(spec: str, sentence: str) -> None:
 
 
 def test_an_unknown_split_is_refused() -> None:
-    with pytest.raises(UserError, match="split 'val' is unknown"):
-        open_source("shapes", "val")
+    with pytest.raises(UserError, match="`split` must be one of train, val, test, got 'valid'"):
+        open_source("shapes", "valid")
 
 
 def test_a_parameter_is_added_to_any_name() -> None:

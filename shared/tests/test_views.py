@@ -235,7 +235,7 @@ def test_finishing_cut_crops_differs_from_making_views_by_rounding_to_uint8_only
     cut = torch.stack(
         [views.cut(image, drawn[i : i + 1], recipe) for i, image in enumerate(images)]
     )
-    finished = views.finish_view(cut, drawn, recipe)
+    finished = views.photometric(cut, drawn, recipe)
     made = views.make_view(images, indices, recipe, rng_key=3)
     torch.testing.assert_close(finished, made, rtol=0, atol=1.01 / 255 / min(recipe.std))
 
@@ -326,7 +326,7 @@ def test_blur_agrees_with_pil(picture: str, sigma: float) -> None:
     recipe = replace(views.moco_v2(64), mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
     drawn = views.sample_parameters(ViewRecipe(64), 0, torch.arange(1), 64, 64)
     drawn = replace(drawn, blur_sigma=torch.tensor([sigma]))
-    ours = views.finish_view(image[None], drawn, recipe)[0] * 255
+    ours = views.photometric(image[None], drawn, recipe)[0] * 255
     pil = Image.fromarray(image.permute(1, 2, 0).numpy()).filter(ImageFilter.GaussianBlur(sigma))
     theirs = torch.from_numpy(np.array(pil)).permute(2, 0, 1)
     difference = (ours - theirs)[:, 7:-7, 7:-7]

@@ -113,7 +113,7 @@ def test_each_operation_is_pillows(name: str, bicubic: bool) -> None:
         by_pillow(image, name, value, bicubic)
         for image, value in zip(images, arguments.tolist(), strict=True)
     ]
-    ours = levels_of(views.finish_view(images, drawn, BARE), BARE)
+    ours = levels_of(views.photometric(images, drawn, BARE), BARE)
     torch.testing.assert_close(ours, torch.stack(theirs).float(), rtol=0, atol=1e-3)
 
 
@@ -274,7 +274,7 @@ def test_a_grey_view_stays_grey() -> None:
     # Source: greyscale after the jitter comes after RandAugment, which may colour a grey image.
     recipe = replace(views.infomin(32), gray_probability=1.0, std=(1.0, 1.0, 1.0))
     drawn = sample_parameters(recipe, 0, torch.arange(64), 32, 32)
-    levels = levels_of(views.finish_view(pictures(64, 32), drawn, recipe), recipe)
+    levels = levels_of(views.photometric(pictures(64, 32), drawn, recipe), recipe)
     assert (levels.amax(dim=1) - levels.amin(dim=1)).max() < 1e-3
 
 
@@ -312,7 +312,7 @@ def test_the_inputs_stay_as_they_were() -> None:
     drawn = sample_parameters(recipe, 0, torch.arange(16), 32, 32)
     for crops in (images, images.float() / 255):
         before = crops.clone()
-        views.finish_view(crops, drawn, recipe)
+        views.photometric(crops, drawn, recipe)
         assert torch.equal(crops, before)
 
 

@@ -172,7 +172,7 @@ def probed_layers(
 ) -> dict[str, dict[str, float]]:
     """Return `Found.layers`: the accuracy for each factor and the geometry of the test images."""
     taps = frozen.tap_names
-    data = with_parameter(opened("test").description["spec"], "rho", 0)
+    data = with_parameter(opened("test").description["data"], "rho", 0)
     layers: dict[str, dict[str, float]] = {tap: {} for tap in taps}
     for factor in FACTORS:
         probe = _probe(like, taps, with_parameter(data, "labels", factor))

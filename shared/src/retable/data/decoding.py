@@ -1,4 +1,4 @@
-"""Image bytes to uint8 tensors, and what to do with bytes that are no image."""
+"""Decoding of images to uint8 tensors, and the treatment of files that are no images."""
 
 from __future__ import annotations
 
@@ -16,13 +16,14 @@ from torch import Tensor
 from retable.errors import UserError
 
 if TYPE_CHECKING:
-    from retable.data.source import Source
+    from retable.data.source import Sample, Source
 
 _T = TypeVar("_T")
 _PART = 64  # calls that a thread makes in one go
 _HEADER = 16
 _RGB = 3  # torchvision.io.ImageReadMode.RGB
 _JPEG = b"\xff\xd8\xff"
+_PILLOW_ERRORS = (OSError, SyntaxError, ValueError, struct.error)
 _SIGNATURES = (_JPEG, b"\x89PNG\r\n\x1a\n", b"GIF8")
 
 
@@ -43,7 +44,7 @@ class UnreadableImageError(UserError):
 
 
 def prepare() -> None:
-    """Import what `decode` needs: before worker processes are forked, lest each imports it anew."""
+    """Import the modules of `decode` before worker processes are forked, once for all of them."""
     import PIL.Image  # noqa: F401
     import torchvision.io.image  # noqa: F401
 
@@ -81,6 +82,30 @@ def decode(data: bytes, name: str) -> Tensor:
     return image
 
 
+def decode_map(data: bytes, name: str) -> Tensor:
+    """Decode a map, such as a mask, without a conversion of colours: uint8 (1, H, W).
+
+    The first channel of an image, or the numbers that stand in a palette image.
+
+    Raises:
+        UnreadableImageError: the bytes are not a complete image of at most 8 bits.
+    """
+    import PIL.Image
+
+    try:
+        with PIL.Image.open(io.BytesIO(data)) as image:
+            if image.mode not in ("1", "L", "P", "LA", "RGB", "RGBA"):
+                raise UnreadableImageError(name, f"mode {image.mode} is no map of 8 bits")
+            width, height = image.size
+            single = image.convert("L") if image.mode == "1" else image.getchannel(0)
+            pixels = bytearray(single.tobytes())
+    except PIL.UnidentifiedImageError as error:
+        raise UnreadableImageError(name, "its header is damaged") from error
+    except _PILLOW_ERRORS as error:
+        raise UnreadableImageError(name, str(error).partition("\n")[0]) from error
+    return torch.frombuffer(pixels, dtype=torch.uint8).view(1, height, width)
+
+
 def _decode_by_pillow(data: bytes, name: str) -> Tensor:
     import PIL.Image
 
@@ -98,13 +123,7 @@ def _decode_by_pillow(data: bytes, name: str) -> Tensor:
             pixels = bytearray(whole.convert("RGB").tobytes())
     except PIL.UnidentifiedImageError as error:
         raise UnreadableImageError(name, "its header is damaged") from error
-    except (
-        OSError,
-        SyntaxError,
-        ValueError,
-        struct.error,
-        PIL.Image.DecompressionBombError,
-    ) as error:
+    except (*_PILLOW_ERRORS, PIL.Image.DecompressionBombError) as error:
         raise UnreadableImageError(name, str(error).partition("\n")[0]) from error
     # Channels last in memory, as torchvision's decoder leaves them.
     return torch.frombuffer(pixels, dtype=torch.uint8).view(height, width, 3).permute(2, 0, 1)
@@ -117,9 +136,9 @@ def _reason(error: RuntimeError) -> str:
 
 
 def header_fault(start: bytes) -> str | None:
-    """Say what is wrong with the first bytes of an image file, or None.
+    """Return what is wrong with the first bytes of an image file, or None.
 
-    Cheap enough to ask of every file before training starts.
+    Cheap enough to check every file before training starts.
 
     >>> header_fault(b"")
     'the file is empty'
@@ -133,7 +152,7 @@ def header_fault(start: bytes) -> str | None:
 
 
 def file_fault(path: str) -> str | None:
-    """Say what keeps a file from being an image, judged by its first bytes, or None."""
+    """Return why the first bytes of a file are not those of an image, or None."""
     try:
         with open(path, "rb") as file:
             return header_fault(file.read(_HEADER))
@@ -174,7 +193,7 @@ def stamps(paths: Sequence[str]) -> Iterator[str]:
 
 
 def _by_threads(function: Callable[[int], _T], count: int, threads: int) -> Iterator[list[_T]]:
-    """Yield function(0) to function(count - 1) in order and in parts; what is not asked is not run.
+    """Yield function(0) to function(count - 1) in order and in parts, as they are asked for.
 
     Parts, and only a few of them ahead: a future for each of a million calls would be slow.
     """
@@ -192,18 +211,19 @@ def _by_threads(function: Callable[[int], _T], count: int, threads: int) -> Iter
             yield running.popleft().result()
 
 
-def read_image(source: Source, index: int) -> tuple[Tensor, int]:
-    """Return an image, uint8 (3, H, W), and the sample that it is: ``index`` or its replacement.
+def read_sample(source: Source, index: int, layers: Sequence[str] = ()) -> Sample:
+    """Return a sample with the layers that are named, or its replacement.
 
     A source opened with ``skip_unreadable`` replaces an unreadable sample by the next readable one
-    in its order, in every epoch and on every process the same.
+    in its order, in every epoch and on every process the same. The replacement brings its own
+    layers.
 
     Raises:
         UnreadableImageError: nothing may be skipped, or nothing is left.
     """
     for candidate in range(index, index + len(source)):
         try:
-            return source.image(candidate % len(source)), candidate % len(source)
+            return source.sample(candidate % len(source), layers)
         except UnreadableImageError:
             if not source.skip_unreadable or candidate == index + len(source) - 1:
                 raise
@@ -216,28 +236,22 @@ def decode_all(source: Source, *, limit_bytes: int | None = None) -> Tensor | No
     An unreadable sample becomes a copy of its replacement, label included.
 
     Args:
-        source: whose ``labels`` and ``unreadable`` are updated.
-        limit_bytes: of the result; None stands for nine tenths of the free memory.
+        source: whose ``labels``, ``unreadable`` and ``replacements`` are updated.
+        limit_bytes: largest size of the result; None: nine tenths of the free memory.
 
     Raises:
         UserError: the images do not fit into memory.
     """
-    first, _ = read_image(source, 0)
-    needed = len(source) * first.numel()
-    limit = free_memory() * 9 // 10 if limit_bytes is None else limit_bytes
-    if needed > limit:
-        raise UserError(
-            f"The {len(source)} images need {needed / 2**30:.1f} GiB of memory, of which "
-            f"{limit / 2**30:.1f} GiB may be used: leave them on disk."
-        )
+    first = read_sample(source, 0).image
+    _check_memory("images", len(source), first, limit_bytes)
     pool = torch.empty((len(source), *first.shape), dtype=torch.uint8)
 
     def read(index: int) -> int | None:
-        image, actual = read_image(source, index)
-        if image.shape != first.shape:
+        sample = read_sample(source, index)
+        if sample.image.shape != first.shape:
             return None
-        pool[index] = image
-        return actual
+        pool[index] = sample.image
+        return sample.index
 
     # torchvision decodes without holding the interpreter's lock.
     actual: list[int] = []
@@ -246,10 +260,47 @@ def decode_all(source: Source, *, limit_bytes: int | None = None) -> Tensor | No
         if len(known) < len(found):
             return None
         actual += known
-    replacements = torch.tensor(actual)
-    source.unreadable.update((replacements != torch.arange(len(source))).nonzero()[:, 0].tolist())
-    source.labels = source.labels[replacements]
+    source.replacements = {i: index for i, index in enumerate(actual) if i != index}
+    source.unreadable.update(source.replacements)
+    source.labels = source.labels[torch.tensor(actual)]
     return pool
+
+
+def as_layer(value: Tensor, kind: str) -> Tensor:
+    """Return a layer in the form in which it is cut: maps (C, H, W), boxes float32."""
+    if kind == "map" and value.dim() == 2:
+        return value[None]
+    return value.float() if kind == "boxes" else value
+
+
+def decode_layer(source: Source, name: str) -> Tensor | list[Tensor] | None:
+    """Read a layer of all samples into memory, see `Source.resident_layer`.
+
+    Raises:
+        UserError: a layer is unreadable, or they do not fit into memory.
+    """
+    kind = source.layers[name]
+
+    def read(index: int) -> Tensor:
+        return as_layer(source.layer(source.replacements.get(index, index), name), kind)
+
+    _check_memory(f"layers {name!r}", len(source), read(0), None)
+    found: list[Tensor] = []
+    for part in _by_threads(read, len(source), os.cpu_count() or 1):
+        found += part
+    if kind == "boxes":
+        return found
+    return torch.stack(found) if len({layer.shape for layer in found}) == 1 else None
+
+
+def _check_memory(what: str, count: int, first: Tensor, limit_bytes: int | None) -> None:
+    needed = count * first.numel() * first.element_size()
+    limit = free_memory() * 9 // 10 if limit_bytes is None else limit_bytes
+    if needed > limit:
+        raise UserError(
+            f"The {count} {what} need {needed / 2**30:.1f} GiB of memory, of which "
+            f"{limit / 2**30:.1f} GiB may be used: leave them on disk."
+        )
 
 
 def free_memory() -> int:

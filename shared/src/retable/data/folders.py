@@ -13,16 +13,15 @@ from torch import Tensor
 from retable.data.decoding import (
     UnreadableImageError,
     decode,
-    decode_all,
+    decode_map,
     first_faults,
     prepare,
     stamps,
 )
-from retable.data.source import TRAIN, checksum
+from retable.data.source import TRAIN, Source, checksum, find_split
 from retable.errors import UserError
 
 _EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".gif")
-_SPLIT_FOLDERS = {TRAIN: ("train",), "test": ("val", "validation", "test")}
 _LAYOUT = "expected DIR/train/CLASS/IMAGE and DIR/val/CLASS/IMAGE"
 
 
@@ -30,7 +29,7 @@ class PackedNames:
     """An immutable list of strings in two tensors.
 
     A list of a million Python strings would be copied into every worker process bit by bit, since
-    each look at a string writes its reference count.
+    reading a string writes its reference count.
 
     >>> list(PackedNames(["a", "bc"]))
     ['a', 'bc']
@@ -55,20 +54,24 @@ class PackedNames:
         return (self[index] for index in range(len(self)))
 
 
-class FolderSource:
+class FolderSource(Source):
     """Images as DIR/SPLIT/CLASS/.../IMAGE, classes numbered in sorted order.
 
-    The classes are those of the train folder for both splits, so that labels mean the same.
+    The classes are those of the train folder for all splits, so that labels mean the same.
 
     Args:
         directory: holds "train" and "val" (or "validation" or "test").
-        split: "train" or "test".
+        split: "train", "val" or "test".
+        chosen: folder of ``directory`` that serves as ``split``, whichever that is.
+        mask: folder with a file MASKS/SPLIT/CLASS/.../STEM.* for each image: the layer "mask",
+            uint8 (1, H, W), the first channel of the file's values.
+        companion: likewise, the layer "companion", an RGB image of any size.
         classes: read these class folders only; None reads all.
         skip_unreadable: leave out and count files that are no images instead of refusing them.
 
     Raises:
-        UserError: a folder is missing, is laid out otherwise, has an empty or unknown class, or
-            holds a file that is no image.
+        UserError: a folder is missing or laid out otherwise, has an empty or unknown class, or
+            holds a file that is no image, or an image lacks a layer's file.
     """
 
     def __init__(
@@ -76,16 +79,17 @@ class FolderSource:
         directory: str | Path,
         split: str,
         *,
+        chosen: str | None = None,
+        mask: str | None = None,
+        companion: str | None = None,
         classes: Iterable[str] | None = None,
         skip_unreadable: bool = False,
     ) -> None:
-        self.skip_unreadable = skip_unreadable
-        self.unreadable: set[int] = set()
-        self.directory = _split_folder(Path(directory), split)
-        self.class_names = _class_names(Path(directory), self.directory, classes)
+        self.directory = _split_folder(Path(directory), split, chosen)
+        class_names = _class_names(Path(directory), self.directory, classes)
         names: list[str] = []
-        labels: list[int] = []
-        for label, class_name in enumerate(self.class_names):
+        numbers: list[int] = []
+        for number, class_name in enumerate(class_names):
             found = list(_images_below(self.directory / class_name, class_name))
             if not found:
                 raise UserError(
@@ -93,75 +97,96 @@ class FolderSource:
                     f"({', '.join(_EXTENSIONS)}): complete the data set or remove the folder."
                 )
             names += found
-            labels += [label] * len(found)
-        left_out = self._check_files(names)
+            numbers += [number] * len(found)
+        left_out = _not_images(self.directory, names, skip_unreadable)
         if left_out:
             kept = [i for i in range(len(names)) if names[i] not in left_out]
-            names, labels = [names[i] for i in kept], [labels[i] for i in kept]
+            names, numbers = [names[i] for i in kept], [numbers[i] for i in kept]
+        labels = torch.tensor(numbers)
+        _refuse_unreadable_classes(self.directory, class_names, labels)
         paths = [os.path.join(self.directory, name) for name in names]
         self._names = PackedNames(names)
-        self.labels: Tensor = torch.tensor(labels)
-        self._refuse_unreadable_classes()
-        self._pool: Tensor | None = None
+        folders = {"mask": mask, "companion": companion}
+        self._layer_names = {
+            layer: PackedNames(_files_of(Path(folder) / self.directory.name, names))
+            for layer, folder in folders.items()
+            if folder is not None
+        }
+        self.layers = {layer: "map" if layer == "mask" else "image" for layer in self._layer_names}
         prepare()
-        self.description: dict[str, Any] = {
+        description: dict[str, Any] = {
             "source": f"imagefolder:{directory}",
             "split": split,
-            "images": len(self._names),
-            "classes": len(self.class_names),
+            "part": self.directory.name,
+            "images": len(names),
+            "classes": len(class_names),
             "unreadable": len(left_out),
             "unreadable_first": sorted(left_out)[:10],
-            "checksum": checksum(names, self.labels),
+            "checksum": checksum(names, labels),
             "pixels": checksum(map(" ".join, zip(names, stamps(paths), strict=True))),
         }
-
-    def __len__(self) -> int:
-        """Return the number of images."""
-        return len(self._names)
-
-    def _check_files(self, names: list[str]) -> set[str]:
-        paths = [os.path.join(self.directory, name) for name in names]
-        faults = first_faults(paths, stop_at_first=not self.skip_unreadable)
-        if faults and not self.skip_unreadable:
-            position, fault = next(iter(faults.items()))
-            raise UnreadableImageError(paths[position], fault)
-        return {names[position] for position in faults}
-
-    def _refuse_unreadable_classes(self) -> None:
-        readable = set(self.labels.tolist())
-        for label, class_name in enumerate(self.class_names):
-            if label not in readable:
-                raise UserError(
-                    f"The class folder {self.directory / class_name} holds no readable image: "
-                    "replace its files or remove the folder."
-                )
+        for layer, files in self._layer_names.items():
+            description[layer] = checksum(stamps(list(files)))
+        super().__init__(labels, class_names, description, skip_unreadable=skip_unreadable)
 
     def image(self, index: int) -> Tensor:
         """Decode one image: uint8 (3, H, W)."""
         path = os.path.join(self.directory, self._names[index])
-        try:
-            with open(path, "rb") as file:
-                data = file.read()
-        except OSError as error:
-            raise UnreadableImageError(path, error.strerror or str(error)) from error
-        return decode(data, path)
+        return decode(_bytes_of(path), path)
 
-    def resident(self, *, decode: bool = False) -> Tensor | None:
-        """Return all images, uint8 (n, 3, H, W), or None, as `Source.resident` says."""
-        if self._pool is None and decode:
-            self._pool = decode_all(self)
-        return self._pool
+    def layer(self, index: int, name: str) -> Tensor:
+        """Decode the mask or the companion of an image."""
+        path = self._layer_names[name][index]
+        return (decode_map if name == "mask" else decode)(_bytes_of(path), path)
 
 
-def _split_folder(directory: Path, split: str) -> Path:
+def _bytes_of(path: str) -> bytes:
+    try:
+        with open(path, "rb") as file:
+            return file.read()
+    except OSError as error:
+        raise UnreadableImageError(path, error.strerror or str(error)) from error
+
+
+def _not_images(directory: Path, names: list[str], skip_unreadable: bool) -> set[str]:
+    paths = [os.path.join(directory, name) for name in names]
+    faults = first_faults(paths, stop_at_first=not skip_unreadable)
+    if faults and not skip_unreadable:
+        position, fault = next(iter(faults.items()))
+        raise UnreadableImageError(paths[position], fault)
+    return {names[position] for position in faults}
+
+
+def _refuse_unreadable_classes(directory: Path, class_names: list[str], labels: Tensor) -> None:
+    readable = set(labels.tolist())
+    for label, class_name in enumerate(class_names):
+        if label not in readable:
+            raise UserError(
+                f"The class folder {directory / class_name} holds no readable image: replace its "
+                "files or remove the folder."
+            )
+
+
+def _files_of(folder: Path, names: list[str]) -> Iterator[str]:
+    """Yield the files below ``folder`` that have the images' relative paths but for the ending."""
+    stems = {os.path.splitext(path)[0]: path for path in _images_below(folder, "")}
+    for name in names:
+        found = stems.get(os.path.splitext(name)[0])
+        if found is None:
+            raise UserError(
+                f"The image {name} has no file of the same name below {folder}: add it or remove "
+                "the image."
+            )
+        yield os.path.join(folder, found)
+
+
+def _split_folder(directory: Path, split: str, chosen: str | None) -> Path:
     if not directory.is_dir():
         raise UserError(f"The data set folder {directory} does not exist: {_LAYOUT}.")
-    for name in _SPLIT_FOLDERS[split]:
-        if (directory / name).is_dir():
-            return directory / name
-    raise UserError(
-        f"The data set folder {directory} has no folder {_SPLIT_FOLDERS[split][0]!r}: {_LAYOUT}."
-    )
+    folders = _folders_in(directory)
+    if chosen is None and split == TRAIN and TRAIN not in folders:
+        raise UserError(f"The data set folder {directory} has no folder 'train': {_LAYOUT}.")
+    return directory / find_split(f"imagefolder:{directory}", split, folders, chosen)
 
 
 def _class_names(directory: Path, split_folder: Path, classes: Iterable[str] | None) -> list[str]:
@@ -169,7 +194,7 @@ def _class_names(directory: Path, split_folder: Path, classes: Iterable[str] | N
     present = _folders_in(split_folder)
     if not present:
         raise UserError(f"The folder {split_folder} has no class folders: {_LAYOUT}.")
-    train = directory / _SPLIT_FOLDERS[TRAIN][0]
+    train = directory / TRAIN
     known = _folders_in(train) if train.is_dir() else present
     if classes is not None:
         wanted = set(classes)
@@ -178,8 +203,8 @@ def _class_names(directory: Path, split_folder: Path, classes: Iterable[str] | N
     if strangers:
         place = split_folder if strangers[0] in known else train
         raise UserError(
-            f"The class {strangers[0]} is missing in {place}: the train and test splits need the "
-            "same class folders."
+            f"The class {strangers[0]} is missing in {place}: all splits need the same class "
+            "folders."
         )
     return known
 

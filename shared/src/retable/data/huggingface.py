@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,27 +12,26 @@ from torch import Tensor
 from retable.data.decoding import (
     UnreadableImageError,
     decode,
-    decode_all,
     file_fault,
     header_fault,
     prepare,
     stamps,
 )
-from retable.data.source import TRAIN, checksum
+from retable.data.source import Source, checksum, find_split
 from retable.errors import UserError
 
-_SPLITS = {TRAIN: ("train",), "test": ("validation", "valid", "val", "test")}
 _LABEL_COLUMN = "label"
 
 
-class TableSource:
+class TableSource(Source):
     """Images and labels in two columns of an HF data set, their bytes decoded by torchvision.
 
     Args:
         dataset: a ``datasets.Dataset``.
-        spec: the string that named it.
-        split: "train" or "test".
+        data: the string that named it.
+        split: "train", "val" or "test".
         label: the label column; None finds it.
+        facts: further entries of the description.
         skip_unreadable: leave out and count rows that are no images instead of refusing them.
 
     Raises:
@@ -41,51 +41,47 @@ class TableSource:
     def __init__(
         self,
         dataset: Any,
-        spec: str,
+        data: str,
         split: str,
         *,
         label: str | None = None,
+        facts: dict[str, Any] | None = None,
         skip_unreadable: bool = False,
     ) -> None:
         from datasets import Image
 
-        self.spec = f"{spec} ({split})"
-        self.skip_unreadable = skip_unreadable
-        self.unreadable: set[int] = set()
-        self._column = _image_column(dataset.features, spec)
-        label = _label_column(dataset.features, spec) if label is None else label
+        self.name = f"{data} ({split})"
+        self._column = _image_column(dataset.features, data)
+        label = _label_column(dataset.features, data) if label is None else label
         if label not in dataset.features:
             raise UserError(
-                f"The data set {spec} has no column {label!r}: it has "
+                f"The data set {data} has no column {label!r}: use one of "
                 f"{', '.join(dataset.features)}."
             )
         pixels = [f"{dataset._fingerprint} {self._column}"]
         pixels += stamps([file["filename"] for file in dataset.cache_files])
         dataset = dataset.cast_column(self._column, Image(decode=False))
-        faults, outside = self._faults(dataset)
+        faults, outside = self._faults(dataset, skip_unreadable)
         pixels += stamps(outside)
         if faults:
             dataset = dataset.select([i for i in range(len(dataset)) if i not in faults])
         self._rows = dataset.select_columns([self._column])
-        self.labels, self.class_names = _labels(dataset, label, spec)
-        self._pool: Tensor | None = None
+        labels, class_names = _labels(dataset, label, data)
         prepare()
-        self.description: dict[str, Any] = {
-            "source": spec,
+        description: dict[str, Any] = {
+            "source": data,
             "split": split,
+            **(facts or {}),
             "images": len(dataset),
-            "classes": len(self.class_names),
+            "classes": len(class_names),
             "unreadable": len(faults),
             "unreadable_first": [str(row) for row in sorted(faults)[:10]],
-            "checksum": checksum(self.class_names, self.labels),
+            "checksum": checksum(class_names, labels),
             "pixels": checksum([*pixels, *map(str, sorted(faults))]),
         }
+        super().__init__(labels, class_names, description, skip_unreadable=skip_unreadable)
 
-    def __len__(self) -> int:
-        """Return the number of images."""
-        return len(self.labels)
-
-    def _faults(self, dataset: Any) -> tuple[dict[int, str], list[str]]:
+    def _faults(self, dataset: Any, skip_unreadable: bool) -> tuple[dict[int, str], list[str]]:
         """Check the first bytes of every row: {row: fault}, and the sound rows' files outside."""
         faults: dict[int, str] = {}
         outside: list[str] = []
@@ -97,8 +93,8 @@ class TableSource:
                 zip(_starts(cells), cells.field("path").to_pylist(), strict=True)
             ):
                 fault = header_fault(data) if data is not None else file_fault(path or "")
-                if fault and not self.skip_unreadable:
-                    raise UnreadableImageError(f"number {first + offset} of {self.spec}", fault)
+                if fault and not skip_unreadable:
+                    raise UnreadableImageError(f"number {first + offset} of {self.name}", fault)
                 if fault:
                     faults[first + offset] = fault
                 elif data is None:
@@ -110,19 +106,13 @@ class TableSource:
         """Decode one image: uint8 (3, H, W)."""
         cell = self._rows[index][self._column] or {}
         data, path = cell.get("bytes"), cell.get("path")
-        name = f"number {index} of {self.spec}"
+        name = f"number {index} of {self.name}"
         if data is None:
             try:
                 data = Path(path or "").read_bytes()
             except OSError as error:
                 raise UnreadableImageError(name, error.strerror or str(error)) from error
         return decode(data, name)
-
-    def resident(self, *, decode: bool = False) -> Tensor | None:
-        """Return all images, uint8 (n, 3, H, W), or None, as `Source.resident` says."""
-        if self._pool is None and decode:
-            self._pool = decode_all(self)
-        return self._pool
 
 
 def _starts(cells: Any) -> list[bytes | None]:
@@ -135,18 +125,18 @@ def _starts(cells: Any) -> list[bytes | None]:
     return starts
 
 
-def _image_column(features: Any, spec: str) -> str:
+def _image_column(features: Any, data: str) -> str:
     from datasets import Image
 
     columns = [name for name, feature in features.items() if isinstance(feature, Image)]
     if not columns:
         raise UserError(
-            f"The data set {spec} has no image column: its columns are {', '.join(features)}."
+            f"The data set {data} has no image column: its columns are {', '.join(features)}."
         )
     return "image" if "image" in columns else str(columns[0])
 
 
-def _label_column(features: Any, spec: str) -> str:
+def _label_column(features: Any, data: str) -> str:
     from datasets import ClassLabel
 
     columns = [name for name, feature in features.items() if isinstance(feature, ClassLabel)]
@@ -154,13 +144,13 @@ def _label_column(features: Any, spec: str) -> str:
         return _LABEL_COLUMN
     if len(columns) != 1:
         raise UserError(
-            f"The data set {spec} has {len(columns)} class columns "
-            f"({', '.join(columns) or 'none'}): name the one to use, as in '{spec}?label=COLUMN'."
+            f"The data set {data} has {len(columns)} class columns "
+            f"({', '.join(columns) or 'none'}): choose one, as in '{data}?label=COLUMN'."
         )
     return str(columns[0])
 
 
-def _labels(dataset: Any, column: str, spec: str) -> tuple[Tensor, list[str]]:
+def _labels(dataset: Any, column: str, data: str) -> tuple[Tensor, list[str]]:
     from datasets import ClassLabel
 
     feature = dataset.features[column]
@@ -169,7 +159,7 @@ def _labels(dataset: Any, column: str, spec: str) -> tuple[Tensor, list[str]]:
         return torch.tensor([-1 if value is None else value for value in values]), feature.names
     if not all(isinstance(value, int | str) for value in values):
         raise UserError(
-            f"The column {column!r} of the data set {spec} holds no classes: expected whole "
+            f"The column {column!r} of the data set {data} holds no classes: expected whole "
             "numbers, strings or a ClassLabel."
         )
     names = sorted(set(values))
@@ -178,9 +168,14 @@ def _labels(dataset: Any, column: str, spec: str) -> tuple[Tensor, list[str]]:
 
 
 def open_saved(
-    directory: str, split: str, *, label: str | None = None, skip_unreadable: bool = False
+    directory: str,
+    split: str,
+    *,
+    label: str | None = None,
+    chosen: str | None = None,
+    skip_unreadable: bool = False,
 ) -> TableSource:
-    """Open what ``Dataset.save_to_disk`` or ``DatasetDict.save_to_disk`` wrote.
+    """Open a folder that ``DatasetDict.save_to_disk`` wrote.
 
     Raises:
         UserError: the folder is missing or was not written so, or it lacks the split.
@@ -188,10 +183,10 @@ def open_saved(
     from datasets.dataset_dict import DatasetDict
     from datasets.load import load_from_disk
 
-    spec = f"arrow:{directory}"
+    data = f"arrow:{directory}"
     if not Path(directory).is_dir():
         raise UserError(
-            f"The data set folder {directory} does not exist: expected one that HF datasets' "
+            f"The data set folder {directory} does not exist: use one that HF datasets' "
             "save_to_disk wrote."
         )
     try:
@@ -199,15 +194,22 @@ def open_saved(
     except FileNotFoundError as error:
         raise UserError(
             f"The folder {directory} is not a data set that HF datasets' save_to_disk wrote: "
-            "expected dataset_dict.json with the folders train and validation."
+            "use one with dataset_dict.json and the folders train and validation."
         ) from error
     if not isinstance(loaded, DatasetDict):
         raise UserError(
             f"The data set {directory} has no splits: save a DatasetDict with 'train' and "
             "'validation'."
         )
-    name = _split_name(spec, split, [str(name) for name in loaded])
-    return TableSource(loaded[name], spec, split, label=label, skip_unreadable=skip_unreadable)
+    own = find_split(data, split, [str(name) for name in loaded], chosen)
+    return TableSource(
+        loaded[own],
+        data,
+        split,
+        label=label,
+        facts={"part": own},
+        skip_unreadable=skip_unreadable,
+    )
 
 
 def open_hub(
@@ -216,33 +218,58 @@ def open_hub(
     *,
     config: str | None = None,
     label: str | None = None,
+    chosen: str | None = None,
+    revision: str | None = None,
+    data_dir: str | None = None,
     skip_unreadable: bool = False,
 ) -> TableSource:
     """Open a data set of the HF hub, from the local cache where it is there.
 
+    Args:
+        name: of the data set's repository, or a local folder of the same layout.
+        split: "train", "val" or "test".
+        config: one of the data set's configurations.
+        label: the label column; None finds it.
+        chosen: split of the data set that serves as ``split``, whichever that is.
+        revision: branch, tag or commit; all steps of opening use the commit that it names, which
+            the description states.
+        data_dir: folder of the repository to read.
+        skip_unreadable: leave out and count rows that are no images instead of refusing them.
+
     Raises:
-        UserError: the hub or the data set cannot be reached, or it lacks the split.
+        UserError: the hub or the data set cannot be reached, the data set needs a loading script,
+            or it lacks the split.
     """
     from datasets.inspect import get_dataset_split_names
-    from datasets.load import load_dataset
+    from datasets.load import load_dataset, load_dataset_builder
 
-    spec = f"hf:{name}"
+    data = f"hf:{name}"
     try:
-        found = _split_name(spec, split, get_dataset_split_names(name, config))
-        loaded = load_dataset(name, config, split=found)
+        builder = load_dataset_builder(name, config, revision=revision, data_dir=data_dir)
+        # A data set of the hub is hashed by its commit, a local folder by its files.
+        commit = builder.hash if re.fullmatch("[0-9a-f]{40}", builder.hash or "") else None
+        revision = commit or revision
+        present = get_dataset_split_names(name, config, revision=revision, data_dir=data_dir)
+        own = find_split(data, split, present, chosen)
+        loaded = load_dataset(name, config, split=own, revision=revision, data_dir=data_dir)
     except (OSError, ValueError, RuntimeError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        if "script" in reason.lower():
+            raise UserError(
+                f"The data set {name!r} needs a loading script, which HF datasets no longer runs: "
+                "use '?revision=refs/convert/parquet' or a copy in Parquet, or download its files "
+                "and open them as imagefolder:DIR."
+            ) from error
         raise UserError(
             f"The data set {name!r} cannot be had from the HF hub ({reason}): check the name, the "
             "network and the access rights."
         ) from error
-    return TableSource(loaded, spec, split, label=label, skip_unreadable=skip_unreadable)
-
-
-def _split_name(spec: str, split: str, present: list[str]) -> str:
-    for name in _SPLITS[split]:
-        if name in present:
-            return name
-    raise UserError(
-        f"The data set {spec} has no split {_SPLITS[split][0]!r}: it has {', '.join(present)}."
+    facts = {"part": own, "revision": revision, "config": config, "data_dir": data_dir}
+    return TableSource(
+        loaded,
+        data,
+        split,
+        label=label,
+        facts={key: value for key, value in facts.items() if value is not None},
+        skip_unreadable=skip_unreadable,
     )

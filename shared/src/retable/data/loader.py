@@ -1,42 +1,23 @@
-"""Batches of finished views, the same whatever the workers and processes.
+"""Batches of finished views, which do not depend on the number of workers and processes.
 
-What is in a batch is a plan, a pure function of the step (`retable.data.plans`); how pixels become
-views is a feed (`retable.data.workers`). Here they are put together.
+A plan (`retable.data.plans`) chooses the samples of a batch and a view loader
+(`retable.data.workers`) makes their views.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from retable import distributed
+from retable import distributed, random
+from retable.data.batch import Batch, Progress
 from retable.data.plans import EvaluationPlan, TrainingPlan, share_of
 from retable.data.sampler import Sampler
 from retable.data.source import Source
-from retable.data.workers import make_feed, transfer
+from retable.data.workers import make_view_loader, to_device
 from retable.views import ViewRecipe
-
-
-@dataclass(frozen=True)
-class LoadedBatch:
-    """One process's share of a global batch, ready for a method.
-
-    Attributes:
-        step: the optimizer step, counted over the whole run.
-        indices: (B_r,) int64 positions in the data set, on the device.
-        labels: (B_r,) int64 classes, -1 where unknown, on the device.
-        positions: (B_r,) int64 positions in the global batch, on the device: counters of draws.
-        views: V tensors (B_r, 3, S, S), float32, normalised, on the device.
-    """
-
-    step: int
-    indices: Tensor
-    labels: Tensor
-    positions: Tensor
-    views: tuple[Tensor, ...]
 
 
 class Loader:
@@ -44,17 +25,19 @@ class Loader:
 
     Args:
         source: the images.
-        sampler: their order; its seed is also that of the views.
+        sampler: their order; its seed is also that of the views and of the batches' keys.
         recipes: one recipe for each view of an image.
+        epochs: length of the training, for `Batch.progress`.
         workers: processes that decode and crop; 0 does it in this one. Unused when resident.
         device: where views are finished.
-        resident: keep all images on the device. None does so if the source has them at hand; True
+        resident: keep all images on the device. None does so if the source has them in memory; True
             also reads a source of files into memory, if all images are of one size; False never.
         compiled: run the photometric half through `torch.compile`; meant for GPUs.
+        channels_last: memory format of the views.
 
     Raises:
-        UserError: the processes cannot share the batch equally, or ``resident`` is True and the
-            images differ in size or do not fit.
+        UserError: the processes cannot share the batch equally, a view asks for a layer that the
+            source lacks, or ``resident`` is True and the images differ in size or do not fit.
     """
 
     def __init__(
@@ -63,47 +46,57 @@ class Loader:
         sampler: Sampler,
         recipes: tuple[ViewRecipe, ...],
         *,
+        epochs: int = 1,
         workers: int = 0,
         device: torch.device | str = "cpu",
         resident: bool | None = None,
         compiled: bool = False,
+        channels_last: bool = False,
     ) -> None:
         if sampler.length != len(source):
             raise ValueError(f"sampler for {sampler.length} samples, source of {len(source)}")
         self.source = source
         self.sampler = sampler
-        self.recipes = tuple(recipes)
+        self.epochs = epochs
         self.device = torch.device(device)
-        self.compiled = compiled
+        self.layout = torch.channels_last if channels_last else torch.contiguous_format
         self.plan = TrainingPlan(
-            sampler, len(self.recipes), distributed.process_index(), distributed.process_count()
+            sampler, len(recipes), distributed.process_index(), distributed.process_count()
         )
-        # Ask now for the longest and the shortest batch, not when the first epoch ends.
+        # Check the longest and the shortest batch now, not when the first epoch ends.
         for step in (0, sampler.steps_per_epoch - 1):
             self.plan.positions(step)
-        self.feed = make_feed(source, workers=workers, device=device, resident=resident)
+        self.view_loader = make_view_loader(
+            source, recipes, workers=workers, device=device, resident=resident, compiled=compiled
+        )
 
     @property
     def steps_per_epoch(self) -> int:
         """Optimizer steps in an epoch."""
         return self.sampler.steps_per_epoch
 
-    def batches(self, first_step: int, last_step: int) -> Iterator[LoadedBatch]:
+    def batches(self, first_step: int, last_step: int) -> Iterator[Batch]:
         """Yield this process's batches of the steps [first_step, last_step).
 
         Raises:
             UserError: an image is unreadable, or a worker was killed.
         """
         steps = range(first_step, last_step)
-        fed = self.feed.views(self.plan, self.recipes, steps, compiled=self.compiled)
-        for step, indices, views in fed:
-            yield LoadedBatch(
-                step,
-                transfer(indices, self.device),
-                transfer(self.source.labels[indices], self.device),
-                transfer(self.plan.positions(step), self.device),
-                views,
+        for step, indices, views, layers in self.view_loader.batches(self.plan, steps):
+            yield Batch(
+                views=tuple(map(self._laid_out, views)),
+                labels=to_device(self.source.labels[indices], self.device),
+                indices=to_device(indices, self.device),
+                positions=to_device(self.plan.positions(step), self.device),
+                progress=Progress(step, self.steps_per_epoch, self.epochs),
+                rng_key=random.derive_key(self.sampler.seed, "step", step),
+                layers=tuple(
+                    {name: self._laid_out(layer) for name, layer in of.items()} for of in layers
+                ),
             )
+
+    def _laid_out(self, tensor: Tensor) -> Tensor:
+        return tensor.contiguous(memory_format=self.layout) if tensor.dim() == 4 else tensor
 
 
 def iterate(
@@ -122,8 +115,8 @@ def iterate(
     All three are on the device; the last batch may be shorter. Each process yields its contiguous
     share, `retable.data.plans.share_of`; shares differ by at most one sample.
 
-    An unreadable sample's place is taken by another, see `Source.skip_unreadable`: labels and
-    indices are those of the sample that was read.
+    Where an unreadable sample was replaced (`Source.skip_unreadable`), label and index are those of
+    the replacement.
 
     Args:
         source: the images.
@@ -144,6 +137,6 @@ def iterate(
         rows = torch.arange(own.start, own.stop)
     plan = EvaluationPlan(rows, batch_size, 0 if rng_key is None else rng_key)
     device = torch.device(device)
-    feed = make_feed(source, workers=workers, device=device, resident=resident)
-    for _, indices, views in feed.views(plan, (recipe,), range(plan.steps)):
-        yield views[0], transfer(source.labels[indices], device), transfer(indices, device)
+    loader = make_view_loader(source, (recipe,), workers=workers, device=device, resident=resident)
+    for _, indices, views, _ in loader.batches(plan, range(plan.steps)):
+        yield views[0], to_device(source.labels[indices], device), to_device(indices, device)

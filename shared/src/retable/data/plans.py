@@ -1,4 +1,4 @@
-"""What is in a batch: pure functions of the step, asked alike by every worker and process."""
+"""Plans of batches: pure functions of the step, evaluated by every worker and process alike."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from retable.data.sampler import Sampler
 
 
 @dataclass(frozen=True)
-class Request:
+class BatchSpec:
     """One batch to make.
 
     Attributes:
         step: its number.
         indices: (B,) int64, its samples.
         keys: the random key of each view.
-        image_key: the random key of what an image's views share.
+        image_key: the random key of the draws that an image's views share.
     """
 
     step: int
@@ -29,10 +29,10 @@ class Request:
 
 
 class Plan(Protocol):
-    """Says what a step's batch is; picklable, since worker processes ask too."""
+    """Maps a step to its batch; picklable, since worker processes call it too."""
 
-    def __call__(self, step: int) -> Request:
-        """Return what to make for a step."""
+    def __call__(self, step: int) -> BatchSpec:
+        """Return the batch to make for a step."""
         ...
 
 
@@ -48,8 +48,8 @@ class TrainingPlan:
     process: int
     processes: int
 
-    def __call__(self, step: int) -> Request:
-        """Return what to make for a training step."""
+    def __call__(self, step: int) -> BatchSpec:
+        """Return the batch to make for a training step."""
         epoch = self.sampler.epoch(step)
         keys = (
             random.derive_key(self.sampler.seed, "views", epoch, view)
@@ -57,7 +57,7 @@ class TrainingPlan:
         )
         image_key = random.derive_key(self.sampler.seed, "images", epoch)
         indices = self.sampler.global_batch(step)[self.positions(step)]
-        return Request(step, indices, tuple(keys), image_key)
+        return BatchSpec(step, indices, tuple(keys), image_key)
 
     def positions(self, step: int) -> Tensor:
         """Return the samples' positions in the global batch: (B_r,) int64."""
@@ -72,11 +72,11 @@ class EvaluationPlan:
     batch_size: int
     rng_key: int
 
-    def __call__(self, step: int) -> Request:
-        """Return what to make for the batch number ``step``."""
+    def __call__(self, step: int) -> BatchSpec:
+        """Return the batch number ``step``."""
         first = step * self.batch_size
         indices = self.rows[first : first + self.batch_size]
-        return Request(step, indices, (self.rng_key,), self.rng_key)
+        return BatchSpec(step, indices, (self.rng_key,), self.rng_key)
 
     @property
     def steps(self) -> int:

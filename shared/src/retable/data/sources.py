@@ -1,216 +1,287 @@
-"""Where images come from: one string names a source."""
+"""Data sets by name: one string opens a source, and packages and scripts register their own."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import inspect
+from collections.abc import Callable
+from types import NoneType
+from typing import Any, cast, get_args, get_type_hints
 from urllib.parse import parse_qsl, urlencode
 
-import torch
-from torch import Tensor
-
-from retable.data.source import TEST, TRAIN, Source, checksum
+from retable.data.source import SPLITS, TRAIN, Source
 from retable.errors import UserError
 
-if TYPE_CHECKING:
-    from retable.data.shapes.factors import Labelling
+Opener = Callable[..., Source]
+"""Opens a split of a registered data set: ``opener(address, split, *, ...)``.
+
+``address`` is the text after the colon of "NAME:ADDRESS?PARAMETER=VALUE", "" without one. Keyword
+parameters that are annotated as ``int``, ``float``, ``bool`` or ``str`` (or None) are read from the
+string. ``skip_unreadable`` (bool) and ``wanted_classes`` (WordNet ids, or None for all) are passed
+to openers that have these parameters.
+"""
+
+_PASSED = ("skip_unreadable", "wanted_classes")
+_EXPECTED = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
+
+_openers: dict[str, Opener] = {}
 
 
-class ShapesSource:
-    """The built-in procedural data set as a source; ``shapes`` has its masks and factors.
+def register_source(name: str, opener: Opener) -> None:
+    """Make a source available as ``NAME``, ``NAME:ADDRESS`` or ``NAME:ADDRESS?PARAMETER=VALUE``.
 
     Args:
-        split: "train" or "test".
-        count: images of the train split.
-        test_count: images of the test split.
-        size: height and width in pixels.
-        classes: number of outlines.
-        rho: correlation of texture with class.
-        seed: what the images are drawn from, apart from the run's seed.
-        variant: "clean" or an out-of-distribution variant of the test split.
-        labels: "outline" or what else of an image its label tells; no pixel depends on it.
+        name: of the data set, without ":", "?" and spaces.
+        opener: see `Opener`. A script that is loaded twice may register its opener twice.
+
+    Raises:
+        UserError: the name is taken or has such a character.
     """
-
-    def __init__(
-        self,
-        split: str,
-        *,
-        count: int = 8000,
-        test_count: int = 2000,
-        size: int = 32,
-        classes: int = 64,
-        rho: float = 0.7,
-        seed: int = 0,
-        variant: str = "clean",
-        labels: Labelling = "outline",
-    ) -> None:
-        from retable.data.shapes.dataset import Shapes
-
-        self.skip_unreadable = False
-        self.unreadable: set[int] = set()
-        self.shapes = Shapes(
-            count if split == TRAIN else test_count,
-            split=split,
-            size=size,
-            classes=classes,
-            rho=rho,
-            seed=seed,
-            variant=variant,
-            labels=labels,
+    if not name or not name.isprintable() or set(name) & set(":? "):
+        raise UserError(
+            f"`name` of a source must be text without ':', '?' and spaces, got {name!r}."
         )
-        self.labels: Tensor = self.shapes.labels
-        self.class_names = list(self.shapes.class_names)
-        drawn = [f"{size} {rho} {seed} {variant}"]
-        if labels != "outline":
-            drawn.append(f"{labels} of {classes} outlines")
-        self.description: dict[str, Any] = {
-            "source": "shapes",
-            "split": split,
-            "images": len(self.labels),
-            "classes": len(self.class_names),
-            "labels": labels,
-            "outlines": classes,
-            "size": size,
-            "rho": rho,
-            "seed": seed,
-            "variant": variant,
-            "checksum": checksum(drawn, self.labels),
-            "pixels": checksum(
-                f"{name} {value}"
-                for name, value in (
-                    ("images", len(self.labels)),
-                    ("split", split),
-                    ("size", size),
-                    ("outlines", classes),
-                    ("rho", rho),
-                    ("seed", seed),
-                    ("variant", variant),
-                )
-            ),
-        }
-        self._pool: Tensor | None = None
-
-    def __len__(self) -> int:
-        """Return the number of images."""
-        return len(self.labels)
-
-    def image(self, index: int) -> Tensor:
-        """Render one image: uint8 (3, size, size)."""
-        if self._pool is not None:
-            return self._pool[index]
-        return self.shapes.images(torch.tensor([index]))[0]
-
-    def resident(self, *, decode: bool = False) -> Tensor:
-        """Return all images, rendered at the first call: uint8 (n, 3, size, size)."""
-        if self._pool is None:
-            self._pool = self.shapes.resident()
-        return self._pool
+    known = _openers.get(name)
+    if known is not None and _place(known) != _place(opener):
+        raise UserError(
+            f"`name` of a source must be new, got {name!r}, which {known.__module__} registered. "
+            "Choose another name."
+        )
+    _openers[name] = opener
 
 
-_SHAPES_PARAMETERS: dict[str, type] = {
-    "count": int,
-    "test_count": int,
-    "size": int,
-    "classes": int,
-    "rho": float,
-    "seed": int,
-    "variant": str,
-    "labels": str,
-}
-_HUB_PARAMETERS: dict[str, type] = {"config": str, "label": str}
-_ARROW_PARAMETERS: dict[str, type] = {"label": str}
-
-_KNOWN = "'shapes', 'imagefolder:DIR', 'hf:NAME' or 'arrow:DIR'"
+def _place(opener: Opener) -> tuple[str, str]:
+    code = getattr(opener, "__code__", None)
+    file = code.co_filename if code is not None else type(opener).__module__
+    return file, getattr(opener, "__qualname__", type(opener).__qualname__)
 
 
-def with_parameter(spec: str, name: str, value: str | int | float) -> str:
+def with_parameter(data: str, name: str, value: str | int | float) -> str:
     """Add a parameter to the name of a data set, or replace it.
 
     >>> with_parameter("shapes?count=100&size=32", "size", 64)
     'shapes?count=100&size=64'
     """
-    address, _, query = spec.partition("?")
+    address, _, query = data.partition("?")
     parameters = {**dict(parse_qsl(query)), name: str(value)}
     return f"{address}?{urlencode(parameters, safe=':/')}"
 
 
 def open_source(
-    spec: str, split: str, *, subset: str | None = None, skip_unreadable: bool = False
+    data: str, split: str, *, subset: str | None = None, skip_unreadable: bool = False
 ) -> Source:
     """Open a data set by its name.
 
     Args:
-        spec: one of
+        data: a name that `register_source` knows, or one of
 
             - ``shapes``, the built-in data set, with optional parameters as in
-              ``shapes?count=8000&test_count=2000&size=32&classes=64&rho=0.7&seed=0`` (the
-              defaults), ``variant=sketch`` for an out-of-distribution test split, and
+              ``shapes?count=8000&test_count=2000&size=32&classes=64&rho=0.7&background_rho=0&seed=0``
+              (the defaults), ``variant=sketch`` for an out-of-distribution test split, and
               ``labels=texture``, ``foreground``, ``background`` or ``scene`` in place of
-              ``outline`` for other classes of the same images;
-            - ``imagefolder:DIR`` for DIR/train/CLASS/IMAGE and DIR/val/CLASS/IMAGE;
-            - ``hf:NAME`` from the HF hub, with optional ``?config=NAME&label=COLUMN``;
+              ``outline`` for other classes of the same images; layer ``mask``;
+            - ``imagefolder:DIR`` for DIR/train/CLASS/IMAGE and DIR/val/CLASS/IMAGE; with optional
+              ``?split=FOLDER``, and the layers ``mask=DIR`` and ``companion=DIR``: folders that
+              hold a file of the same relative path and stem for each image;
+            - ``hf:NAME`` from the HF hub, with optional
+              ``?config=NAME&label=COLUMN&split=NAME&revision=REVISION&data_dir=DIR``;
             - ``arrow:DIR`` as HF datasets' ``DatasetDict.save_to_disk`` wrote it, with optional
-              ``?label=COLUMN``.
-        split: "train" or "test"; the test split is what a data set calls val or validation, and
-            test only if it has neither.
+              ``?label=COLUMN&split=NAME``;
+            - ``torchvision:NAME?root=DIR`` for the readers of torchvision.datasets, with optional
+              ``&split=NAME`` and the reader's own parameters. Nothing is downloaded.
+
+            ``split=NAME`` chooses a split of the data set that serves as the one asked for,
+            whichever that is: for data sets that are only tested on.
+        split: "train", "val" or "test". The test split is what a data set calls val or validation,
+            and test only if it has neither (torchvision's readers: the reverse). The val split is
+            the validation split of a data set that has a test split too.
         subset: "imagenet100" keeps its 100 classes, labelled in the order of the sorted WordNet
             ids; "10%" keeps this share of each class of the train split; "imagenet100:10%" both.
-        skip_unreadable: leave out and count unreadable images instead of refusing them. What is no
-            image by its first bytes is left out when opening; what turns out later not to decode
-            is replaced by the next sample.
+        skip_unreadable: leave out and count unreadable images instead of refusing them. Files that
+            are no images by their first bytes are left out when opening; images that turn out later
+            not to decode are replaced by the next sample.
 
     Raises:
         UserError: the data set is unknown, missing, or not laid out as expected, an image is
             unreadable, a class is missing or empty, or the subset is unknown.
     """
-    if split not in (TRAIN, TEST):
-        raise UserError(f"The split {split!r} is unknown: expected 'train' or 'test'.")
+    if split not in SPLITS:
+        raise UserError(f"`split` must be one of {', '.join(SPLITS)}, got {split!r}.")
     # Inside, since these modules build on this one.
     from retable.data.subsets import SubsetRecipe, parse_subset
 
     recipe = SubsetRecipe("all") if subset is None else parse_subset(subset)
-    source = _open_whole(spec, split, recipe.wordnet_ids, skip_unreadable)
-    source.description["spec"] = spec
+    name, address, query = _parse(data)
+    parameters = inspect.signature(_openers[name]).parameters
+    values = _values(name, query, parameters)
+    passed = {"skip_unreadable": skip_unreadable, "wanted_classes": recipe.wordnet_ids}
+    values |= {key: value for key, value in passed.items() if key in parameters}
+    source = _openers[name](address, split, **values)
+    source.description["data"] = data
     return source if subset is None else recipe.apply(source, split)
 
 
-def _open_whole(
-    spec: str, split: str, classes: tuple[str, ...] | None, skip_unreadable: bool
-) -> Source:
-    kind, _, rest = spec.partition(":")
-    if spec.partition("?")[0] == "shapes":
-        _, parameters = _parameters(spec, _SHAPES_PARAMETERS)
-        return ShapesSource(split, **parameters)
-    if not rest or kind not in ("imagefolder", "hf", "arrow"):
-        raise UserError(f"The data set {spec!r} is unknown: expected {_KNOWN}.")
-    if kind == "imagefolder":
-        from retable.data.folders import FolderSource
-
-        # Only the wanted classes' folders are looked into: ImageNet has ten times as many.
-        return FolderSource(rest, split, classes=classes, skip_unreadable=skip_unreadable)
-    from retable.data.huggingface import open_hub, open_saved
-
-    if kind == "hf":
-        name, parameters = _parameters(rest, _HUB_PARAMETERS)
-        return open_hub(name, split, skip_unreadable=skip_unreadable, **parameters)
-    name, parameters = _parameters(rest, _ARROW_PARAMETERS)
-    return open_saved(name, split, skip_unreadable=skip_unreadable, **parameters)
+def _parse(data: str) -> tuple[str, str, str]:
+    """Split "NAME:ADDRESS?QUERY"."""
+    before, _, query = data.partition("?")
+    name, colon, address = before.partition(":")
+    needs_address = name in _ADDRESSES
+    if name not in _openers or (colon and not address) or (needs_address and not address):
+        others = sorted(_openers.keys() - _ADDRESSES.keys() - {"shapes"})
+        known = ["shapes", *_ADDRESSES.values(), *others]
+        raise UserError(f"The data set {data!r} is unknown: use {', '.join(map(repr, known))}.")
+    return name, address, query
 
 
-def _parameters(spec: str, types: dict[str, type]) -> tuple[str, dict[str, Any]]:
-    """Split "address?name=value&..." into the address and typed values."""
-    address, _, query = spec.partition("?")
+def _values(name: str, query: str, parameters: Any) -> dict[str, Any]:
+    """Return the typed values of "PARAMETER=VALUE&..." by the opener's annotations."""
+    hints = get_type_hints(_openers[name])
+    known = [
+        key
+        for key, parameter in parameters.items()
+        if parameter.kind is parameter.KEYWORD_ONLY and key not in _PASSED
+    ]
+    takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
     values: dict[str, Any] = {}
-    for name, text in parse_qsl(query, keep_blank_values=True):
-        if name not in types:
+    for key, text in parse_qsl(query, keep_blank_values=True):
+        if key not in known and not takes_any:
             raise UserError(
-                f"The data set {address!r} has no parameter {name!r}: expected one of "
-                f"{', '.join(types)}."
+                f"The data set {name!r} has no parameter {key!r}: use one of "
+                f"{', '.join(known) or 'none'}."
             )
-        try:
-            values[name] = types[name](text)
-        except ValueError:
-            expected = {int: "a whole number", float: "a number"}[types[name]]
-            raise UserError(
-                f"The parameter {name}={text} of the data set {address!r} is not {expected}."
-            ) from None
-    return address, values
+        values[key] = _value(name, key, text, hints.get(key, str) if key in known else str)
+    return values
+
+
+def _value(name: str, key: str, text: str, hint: Any) -> Any:
+    kind = next((part for part in get_args(hint) if part is not NoneType), hint)
+    try:
+        if kind is bool:
+            return {"true": True, "1": True, "false": False, "0": False}[text.lower()]
+        return kind(text)
+    except (KeyError, ValueError):
+        raise UserError(
+            f"`{key}` of the data set {name!r} must be {_EXPECTED[kind]}, got {text!r}."
+        ) from None
+
+
+def _open_shapes(
+    address: str,
+    split: str,
+    *,
+    count: int = 8000,
+    test_count: int = 2000,
+    size: int = 32,
+    classes: int = 64,
+    rho: float = 0.7,
+    background_rho: float = 0.0,
+    seed: int = 0,
+    variant: str = "clean",
+    labels: str = "outline",
+) -> Source:
+    from retable.data.shapes.dataset import Shapes
+    from retable.data.shapes.factors import Labelling
+
+    if address:
+        raise UserError(f"The data set 'shapes:{address}' is unknown: use 'shapes?NAME=VALUE'.")
+    return Shapes(
+        count if split == TRAIN else test_count,
+        split=split,
+        seed=seed,
+        size=size,
+        classes=classes,
+        rho=rho,
+        background_rho=background_rho,
+        variant=variant,
+        labels=cast(Labelling, labels),
+    )
+
+
+def _open_folder(
+    directory: str,
+    role: str,
+    *,
+    split: str | None = None,
+    mask: str | None = None,
+    companion: str | None = None,
+    wanted_classes: tuple[str, ...] | None = None,
+    skip_unreadable: bool = False,
+) -> Source:
+    from retable.data.folders import FolderSource
+
+    return FolderSource(
+        directory,
+        role,
+        chosen=split,
+        mask=mask,
+        companion=companion,
+        # Only the folders of these classes are read: ImageNet has ten times as many.
+        classes=wanted_classes,
+        skip_unreadable=skip_unreadable,
+    )
+
+
+def _open_hub(
+    name: str,
+    role: str,
+    *,
+    config: str | None = None,
+    label: str | None = None,
+    split: str | None = None,
+    revision: str | None = None,
+    data_dir: str | None = None,
+    skip_unreadable: bool = False,
+) -> Source:
+    from retable.data.huggingface import open_hub
+
+    return open_hub(
+        name,
+        role,
+        config=config,
+        label=label,
+        chosen=split,
+        revision=revision,
+        data_dir=data_dir,
+        skip_unreadable=skip_unreadable,
+    )
+
+
+def _open_saved(
+    directory: str,
+    role: str,
+    *,
+    label: str | None = None,
+    split: str | None = None,
+    skip_unreadable: bool = False,
+) -> Source:
+    from retable.data.huggingface import open_saved
+
+    return open_saved(directory, role, label=label, chosen=split, skip_unreadable=skip_unreadable)
+
+
+def _open_torchvision(
+    name: str,
+    role: str,
+    *,
+    root: str | None = None,
+    split: str | None = None,
+    skip_unreadable: bool = False,
+    **options: str,
+) -> Source:
+    from retable.data.readers import open_reader
+
+    return open_reader(
+        name, role, root=root, chosen=split, options=options, skip_unreadable=skip_unreadable
+    )
+
+
+_ADDRESSES = {
+    "imagefolder": "imagefolder:DIR",
+    "hf": "hf:NAME",
+    "arrow": "arrow:DIR",
+    "torchvision": "torchvision:NAME?root=DIR",
+}
+register_source("shapes", _open_shapes)
+register_source("imagefolder", _open_folder)
+register_source("hf", _open_hub)
+register_source("arrow", _open_saved)
+register_source("torchvision", _open_torchvision)

@@ -17,7 +17,6 @@ import torch
 from torch import Tensor
 
 from retable import random
-from retable.data.decoding import decode_all
 from retable.data.source import TRAIN, Source, checksum
 from retable.errors import UserError
 
@@ -59,7 +58,7 @@ def wordnet_id(class_name: str) -> str | None:
 
 @dataclass(frozen=True)
 class SubsetRecipe:
-    """What to keep: the classes with these WordNet ids (None: all), and a share of each class."""
+    """A subset: the classes with these WordNet ids (None: all), and a share of each class."""
 
     name: str
     wordnet_ids: tuple[str, ...] | None = None
@@ -156,7 +155,7 @@ def share_of_classes(labels: Tensor, fraction: float) -> Tensor:
     return torch.cat(chosen).sort().values
 
 
-class Subset:
+class Subset(Source):
     """A view on a source: some of its samples, in its order, perhaps with other labels."""
 
     def __init__(
@@ -164,11 +163,8 @@ class Subset:
     ) -> None:
         self.base = base
         self.indices = indices
-        self.labels = labels
-        self.class_names = class_names
-        self.skip_unreadable = base.skip_unreadable
-        self.unreadable: set[int] = set()
-        self.description: dict[str, Any] = {
+        self.layers = base.layers
+        description: dict[str, Any] = {
             **base.description,
             "subset": name,
             "images": len(indices),
@@ -176,19 +172,27 @@ class Subset:
             "checksum": checksum([base.description["checksum"], checksum((), indices)], labels),
         }
         if "pixels" in base.description:
-            self.description["pixels"] = checksum([base.description["pixels"]], indices)
-
-    def __len__(self) -> int:
-        """Return the number of images."""
-        return len(self.indices)
+            description["pixels"] = checksum([base.description["pixels"]], indices)
+        super().__init__(labels, class_names, description, skip_unreadable=base.skip_unreadable)
 
     def image(self, index: int) -> Tensor:
         """Return one image: uint8 (3, H, W)."""
         return self.base.image(int(self.indices[index]))
 
+    def layer(self, index: int, name: str) -> Tensor:
+        """Return a layer of one sample."""
+        return self.base.layer(int(self.indices[index]), name)
+
     def resident(self, *, decode: bool = False) -> Tensor | None:
-        """Return all images, uint8 (n, 3, H, W), or None, as `Source.resident` says."""
+        """Return all images, uint8 (n, 3, H, W), or None, as `Source.resident` does."""
         pool = self.base.resident()
-        if pool is not None:
-            return pool[self.indices]
-        return decode_all(self) if decode else None
+        return super().resident(decode=decode) if pool is None else pool[self.indices]
+
+    def resident_layer(self, name: str) -> Tensor | list[Tensor] | None:
+        """Return a layer of all samples in the order of `resident`."""
+        if self.base.resident() is None:
+            return super().resident_layer(name)
+        pool = self.base.resident_layer(name)
+        if isinstance(pool, list):
+            return [pool[index] for index in self.indices.tolist()]
+        return None if pool is None else pool[self.indices]

@@ -1,7 +1,8 @@
-"""How pixels become views: from memory on the device, or decoded by worker processes.
+"""View loaders: views from images that are in memory on the device, or decoded by worker processes.
 
 Both make the same views from the same draws. They differ by one rounding: a worker sends crops as
-uint8, as torchvision's and PIL's pipelines do, where the resident feed keeps them in float.
+uint8, as torchvision's and PIL's pipelines do, and the resident loader keeps them in float. Maps
+and boxes are equal in both.
 """
 
 from __future__ import annotations
@@ -9,29 +10,31 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import DataLoader, Dataset
 
 from retable import random
-from retable.data.decoding import read_image
-from retable.data.plans import Plan, Request
-from retable.data.source import Source
+from retable.data.decoding import read_sample
+from retable.data.plans import BatchSpec, Plan
+from retable.data.source import LayerKind, Sample, Source
 from retable.errors import UserError
 from retable.processes import exit_with_parent
 from retable.views import (
     ViewParameters,
     ViewRecipe,
+    crop_resize,
     cut,
-    finish_view,
-    make_view,
+    photometric,
     sample_parameters,
 )
+from retable.views.layers import companion_parameters, cut_boxes, cut_maps
 
 # Images that a worker holds decoded at once: enough to spread the cost of a batched draw, few
 # enough to bound memory.
@@ -40,141 +43,221 @@ _CHUNK = 16
 # Batches that each worker prepares ahead.
 _AHEAD = 2
 
+Layers = tuple[dict[str, Tensor], ...]
+"""The layers of each view by name; empty if no view asks for one."""
 
-class Fed(NamedTuple):
-    """What a feed yields: the samples (B,) int64 on the CPU, and their views on the device."""
+
+class ViewBatch(NamedTuple):
+    """The samples of a batch (B,) int64 on the CPU, and their views and layers on the device."""
 
     step: int
     indices: Tensor
     views: tuple[Tensor, ...]
+    layers: Layers
 
 
-class Feed(Protocol):
+class ViewLoader(Protocol):
     """Makes the views of a plan's steps, in order."""
 
-    def views(
-        self,
-        plan: Plan,
-        recipes: tuple[ViewRecipe, ...],
-        steps: Iterable[int],
-        *,
-        compiled: bool = False,
-    ) -> Iterator[Fed]:
-        """Yield the batches of ``steps``, with `retable.views.photometric` compiled or not."""
+    def batches(self, plan: Plan, steps: Iterable[int]) -> Iterator[ViewBatch]:
+        """Yield the batches of ``steps``."""
         ...
 
 
-class ResidentFeed:
-    """All images in one uint8 tensor (n, 3, H, W) on the device, where views are made too."""
+class ResidentViewLoader:
+    """Makes views of images that are in memory on the device.
 
-    def __init__(self, pool: Tensor, device: torch.device | str) -> None:
-        self.device = torch.device(device)
-        self.pool = pool.to(self.device)
+    Args:
+        images: (n, 3, H, W) uint8.
+        layers: (n, C, H, W) on the images' device, or a list of n tensors of boxes.
+        kinds: the kind of each layer.
+        recipes: one recipe for each view of an image.
+        compiled: see `retable.views.photometric`.
+    """
 
-    def views(
+    def __init__(
         self,
-        plan: Plan,
+        images: Tensor,
+        layers: Mapping[str, Tensor | list[Tensor]],
+        kinds: Mapping[str, LayerKind],
         recipes: tuple[ViewRecipe, ...],
-        steps: Iterable[int],
         *,
         compiled: bool = False,
-    ) -> Iterator[Fed]:
+    ) -> None:
+        self.images = images
+        self.layers = layers
+        self.kinds = kinds
+        self.recipes = recipes
+        self.compiled = compiled
+
+    def batches(self, plan: Plan, steps: Iterable[int]) -> Iterator[ViewBatch]:
         """Yield the batches of ``steps``."""
+        device = self.images.device
         for step in steps:
-            request = plan(step)
-            images = self.pool.index_select(0, transfer(request.indices, self.device))
-            views = tuple(
-                make_view(
-                    images,
-                    request.indices,
-                    recipe,
-                    key,
-                    image_key=request.image_key,
-                    compiled=compiled,
-                )
-                for recipe, key in zip(recipes, request.keys, strict=True)
-            )
-            yield Fed(step, request.indices, views)
+            spec = plan(step)
+            rows = to_device(spec.indices, device)
+            images = self.images.index_select(0, rows)
+            layers = {
+                name: _select(layer, spec.indices, rows) for name, layer in self.layers.items()
+            }
+            drawn = _drawn(self.recipes, spec, spec.indices, *images.shape[2:])
+            made = [
+                self._view(images, layers, parameters, recipe)
+                for recipe, parameters in zip(self.recipes, drawn, strict=True)
+            ]
+            views, cut_layers = zip(*made, strict=True)
+            yield ViewBatch(step, spec.indices, views, cut_layers if layers else ())
+
+    def _view(
+        self,
+        images: Tensor,
+        layers: dict[str, Tensor],
+        parameters: ViewParameters,
+        recipe: ViewRecipe,
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        def view(images: Tensor, cropped_by: ViewParameters) -> Tensor:
+            crops = crop_resize(images, cropped_by, recipe.size, recipe.interpolation)
+            return photometric(crops, parameters, recipe, compiled=self.compiled)
+
+        cut_layers = {}
+        for name in recipe.layers:
+            layer = layers[name]
+            if self.kinds[name] == "map":
+                cut_layers[name] = cut_maps(layer, parameters, recipe.size)
+            elif self.kinds[name] == "boxes":
+                boxes = cut_boxes(layer, parameters, recipe.size)
+                cut_layers[name] = to_device(boxes, images.device)
+            else:
+                sides = (torch.tensor(pool.shape[2:]) for pool in (images, layer))
+                cut_layers[name] = view(layer, companion_parameters(parameters, *sides))
+        return view(images, parameters), cut_layers
+
+
+def _select(layer: Tensor | list[Tensor], indices: Tensor, rows: Tensor) -> Tensor:
+    """Return the batch's part of a resident layer; boxes stay on the CPU."""
+    if isinstance(layer, Tensor):
+        return layer.index_select(0, rows)
+    return pad_sequence([layer[index] for index in indices.tolist()], batch_first=True)
 
 
 class Crops(NamedTuple):
-    """What a worker sends: V tensors (B, 3, S, S) uint8, and what their parameters depend on.
+    """Crops that a worker sends: V tensors (B, 3, S, S) uint8, and what their draws depend on.
 
     ``samples`` is (3, B) int64: positions in the data set, heights and widths of the images.
+    ``layers`` are cut as the crops are.
     """
 
     step: int
     samples: Tensor
     crops: tuple[Tensor, ...]
+    layers: Layers
 
 
 @dataclass(frozen=True)
-class Failure:
-    """A user's mistake met in a worker, sent as its sentence: an exception would come wrapped."""
+class WorkerError:
+    """The message of a user error in a worker: an exception itself would arrive wrapped."""
 
-    sentence: str
+    message: str
 
 
-class CropDataset(Dataset[Crops | Failure]):
-    """What runs in a worker: each image is read and decoded once, and cut once for each view."""
+class CropDataset(Dataset[Crops | WorkerError]):
+    """The work of a worker: each image is read and decoded once, and cut once for each view."""
 
     def __init__(self, source: Source, plan: Plan, recipes: tuple[ViewRecipe, ...]) -> None:
         self.source = source
         self.plan = plan
         self.recipes = recipes
+        self.layers = layer_names(recipes)
 
-    def __getitem__(self, step: int) -> Crops | Failure:
+    def __getitem__(self, step: int) -> Crops | WorkerError:
         """Return the crops of a step."""
-        request = self.plan(step)
-        batch = len(request.indices)
+        spec = self.plan(step)
+        batch = len(spec.indices)
         samples = torch.empty((3, batch), dtype=torch.int64)
         crops = tuple(
             torch.empty((batch, 3, recipe.size, recipe.size), dtype=torch.uint8)
             for recipe in self.recipes
         )
+        layers: list[dict[str, list[Tensor]]] = [
+            {name: [] for name in recipe.layers} for recipe in self.recipes
+        ]
         try:
             for first in range(0, batch, _CHUNK):
                 chunk = slice(first, first + _CHUNK)
-                samples[:, chunk] = self._cut(
-                    request, request.indices[chunk], [view[chunk] for view in crops]
-                )
+                views = [view[chunk] for view in crops]
+                samples[:, chunk] = self._cut(spec, spec.indices[chunk], views, layers)
         except UserError as error:
-            return Failure(str(error))
-        return Crops(step, samples, crops)
+            return WorkerError(str(error))
+        stacked = tuple(
+            {name: self._stack(name, parts) for name, parts in of.items()} for of in layers
+        )
+        return Crops(step, samples, crops, stacked if self.layers else ())
 
-    def _cut(self, request: Request, indices: Tensor, crops: list[Tensor]) -> Tensor:
+    def _cut(
+        self,
+        spec: BatchSpec,
+        indices: Tensor,
+        crops: list[Tensor],
+        layers: list[dict[str, list[Tensor]]],
+    ) -> Tensor:
         """Fill the crops (C, 3, S, S) of C samples and return their (3, C) positions and sizes."""
-        read = [read_image(self.source, index) for index in indices.tolist()]
-        samples = torch.tensor([(actual, *image.shape[1:]) for image, actual in read]).T
-        drawn = _drawn(self.recipes, request, samples)
-        for recipe, parameters, out in zip(self.recipes, drawn, crops, strict=True):
-            for row, (image, _) in enumerate(read):
-                out[row] = cut(image, parameters[row : row + 1], recipe)
+        read = [read_sample(self.source, index, self.layers) for index in indices.tolist()]
+        samples = torch.tensor([(sample.index, *sample.image.shape[1:]) for sample in read]).T
+        drawn = _drawn(self.recipes, spec, *samples)
+        for recipe, parameters, out, cut_layers in zip(
+            self.recipes, drawn, crops, layers, strict=True
+        ):
+            for row, sample in enumerate(read):
+                own = parameters[row : row + 1]
+                out[row] = cut(sample.image, own, recipe)
+                for name, parts in cut_layers.items():
+                    parts.append(self._cut_layer(name, sample, own, recipe))
         return samples
 
+    def _cut_layer(
+        self, name: str, sample: Sample, parameters: ViewParameters, recipe: ViewRecipe
+    ) -> Tensor:
+        layer = sample.layers[name]
+        if self.source.layers[name] == "map":
+            return cut_maps(layer[None], parameters, recipe.size)[0]
+        if self.source.layers[name] == "boxes":
+            return cut_boxes(layer[None], parameters, recipe.size)[0]
+        sides = (torch.tensor(image.shape[1:]) for image in (sample.image, layer))
+        return cut(layer, companion_parameters(parameters, *sides), recipe)
 
-class WorkerFeed:
-    """Images decoded and cropped by worker processes, finished on the device.
+    def _stack(self, name: str, parts: list[Tensor]) -> Tensor:
+        if self.source.layers[name] == "boxes":
+            return pad_sequence(parts, batch_first=True)
+        return torch.stack(parts)
+
+
+class WorkerViewLoader:
+    """Makes views of images that worker processes decode and crop.
 
     Args:
         source: the images; samples found unreadable are added to ``source.unreadable``.
+        recipes: one recipe for each view of an image.
         workers: processes; 0 decodes in this one.
         device: where the photometric half of the views is made.
+        compiled: see `retable.views.photometric`.
     """
 
-    def __init__(self, source: Source, workers: int, device: torch.device | str) -> None:
-        self.source = source
-        self.workers = workers
-        self.device = torch.device(device)
-
-    def views(
+    def __init__(
         self,
-        plan: Plan,
+        source: Source,
         recipes: tuple[ViewRecipe, ...],
-        steps: Iterable[int],
+        workers: int,
+        device: torch.device | str,
         *,
         compiled: bool = False,
-    ) -> Iterator[Fed]:
+    ) -> None:
+        self.source = source
+        self.recipes = recipes
+        self.workers = workers
+        self.device = torch.device(device)
+        self.compiled = compiled
+
+    def batches(self, plan: Plan, steps: Iterable[int]) -> Iterator[ViewBatch]:
         """Yield the batches of ``steps``.
 
         Raises:
@@ -182,9 +265,9 @@ class WorkerFeed:
         """
         steps = list(steps)
         if self.workers and steps:
-            _check_shared_memory(len(plan(steps[0]).indices), recipes, self.workers)
+            _check_shared_memory(len(plan(steps[0]).indices), self.recipes, self.workers)
         batches = DataLoader(
-            CropDataset(self.source, plan, recipes),
+            CropDataset(self.source, plan, self.recipes),
             batch_size=None,
             sampler=steps,
             prefetch_factor=_AHEAD if self.workers else None,
@@ -192,29 +275,47 @@ class WorkerFeed:
             collate_fn=_unchanged,
             pin_memory=self.device.type == "cuda",
             worker_init_fn=_begin_worker,
-            # Of its own, so that the global generator is not advanced.
+            # A generator is given so that the global one is not advanced.
             generator=random.generator(0),
         )
         for crops in _ahead(_checked(batches), self.device):
-            request = plan(crops.step)
+            spec = plan(crops.step)
             indices = crops.samples[0]
-            replaced = request.indices != indices
-            self.source.unreadable.update(request.indices[replaced].tolist())
-            # Drawn again rather than sent: it takes less time than a dozen small tensors' journey.
-            drawn = _drawn(recipes, request, crops.samples)
+            replaced = spec.indices != indices
+            self.source.unreadable.update(spec.indices[replaced].tolist())
+            # Drawn again rather than sent: it takes less time than sending a dozen small tensors.
+            drawn = list(_drawn(self.recipes, spec, *crops.samples))
             views = tuple(
-                finish_view(view, parameters, recipe, compiled=compiled)
-                for view, parameters, recipe in zip(crops.crops, drawn, recipes, strict=True)
+                photometric(view, parameters, recipe, compiled=self.compiled)
+                for view, parameters, recipe in zip(crops.crops, drawn, self.recipes, strict=True)
             )
-            yield Fed(crops.step, indices, views)
+            layers = tuple(
+                {
+                    name: photometric(layer, parameters, recipe, compiled=self.compiled)
+                    if self.source.layers[name] == "image"
+                    else layer
+                    for name, layer in of.items()
+                }
+                for of, parameters, recipe in zip(crops.layers, drawn, self.recipes, strict=False)
+            )
+            yield ViewBatch(crops.step, indices, views, layers)
+
+
+def layer_names(recipes: Iterable[ViewRecipe]) -> tuple[str, ...]:
+    """Return the layers that views ask for, each once."""
+    return tuple(dict.fromkeys(name for recipe in recipes for name in recipe.layers))
 
 
 def _drawn(
-    recipes: tuple[ViewRecipe, ...], request: Request, samples: Tensor
+    recipes: tuple[ViewRecipe, ...],
+    spec: BatchSpec,
+    indices: Tensor,
+    heights: Tensor | int,
+    widths: Tensor | int,
 ) -> Iterator[ViewParameters]:
-    """Draw each view's parameters for samples (3, C): positions, heights and widths."""
-    for recipe, key in zip(recipes, request.keys, strict=True):
-        yield sample_parameters(recipe, key, *samples, image_key=request.image_key)
+    """Draw each view's parameters of samples that have these positions, heights and widths."""
+    for recipe, key in zip(recipes, spec.keys, strict=True):
+        yield sample_parameters(recipe, key, indices, heights, widths, image_key=spec.image_key)
 
 
 def _check_shared_memory(
@@ -223,7 +324,8 @@ def _check_shared_memory(
     """Refuse what would end in a bus error: containers often have 64 MiB of shared memory only."""
     if not os.path.isdir(folder):
         return
-    crops = batch * sum(3 * recipe.size**2 for recipe in recipes)
+    # A layer is counted like an image.
+    crops = batch * sum(3 * recipe.size**2 * (1 + len(recipe.layers)) for recipe in recipes)
     needed = crops * (workers * _AHEAD + 2)
     free = shutil.disk_usage(folder).free
     if needed > free:
@@ -238,34 +340,36 @@ def _unchanged(item: Any) -> Any:
 
 
 def _begin_worker(worker: int) -> None:
-    """Let Ctrl-C, which reaches the whole group, be answered by the parent alone; end with it.
+    """Leave Ctrl-C, which reaches all processes of the group, to the parent, and end with it.
 
-    Torch's own watch would take five seconds and a batch to notice that the parent was killed, and
-    for so long the worker, a fork, would hold the parent's open files, the lock of its run among
-    them.
+    Torch's own watch would take five seconds and a batch to notice that the parent was killed. For
+    so long the worker, a fork, would hold the parent's open files, such as the lock of its run.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     exit_with_parent(os.getppid())
 
 
-def _checked(batches: Iterable[Crops | Failure]) -> Iterator[Crops]:
-    """Turn what went wrong in workers into sentences."""
+def _checked(batches: Iterable[Crops | WorkerError]) -> Iterator[Crops]:
+    """Turn errors of workers into user errors."""
     try:
         for batch in batches:
-            if isinstance(batch, Failure):
-                raise UserError(batch.sentence)
+            if isinstance(batch, WorkerError):
+                raise UserError(batch.message)
             yield batch
     except RuntimeError as error:
         if "DataLoader worker" in str(error) and ("killed" in str(error) or "exited" in str(error)):
             raise UserError(
-                "A decoding worker was killed, usually for want of memory or of shared memory "
-                "(/dev/shm): use fewer workers or a smaller batch, or enlarge /dev/shm."
+                "A decoding worker was killed, usually because memory or shared memory "
+                "(/dev/shm) ran out: use fewer workers or a smaller batch, or enlarge /dev/shm."
             ) from error
         raise
 
 
 def _ahead(batches: Iterator[Crops], device: torch.device) -> Iterator[Crops]:
-    """Copy crops to a GPU one batch ahead and beside the computation; elsewhere change nothing."""
+    """Copy crops to a GPU one batch ahead, in parallel with the computation.
+
+    On other devices nothing changes.
+    """
     if device.type != "cuda":
         yield from batches
         return
@@ -274,7 +378,11 @@ def _ahead(batches: Iterator[Crops], device: torch.device) -> Iterator[Crops]:
     def copy(batch: Crops) -> Crops:
         with torch.cuda.stream(copies):
             crops = tuple(view.to(device, non_blocking=True) for view in batch.crops)
-        return batch._replace(crops=crops)
+            layers = tuple(
+                {name: layer.to(device, non_blocking=True) for name, layer in of.items()}
+                for of in batch.layers
+            )
+        return batch._replace(crops=crops, layers=layers)
 
     coming: Crops | None = None
     for batch in batches:
@@ -289,60 +397,94 @@ def _arrived(batch: Crops, copies: torch.cuda.Stream) -> Crops:
     """Make the current stream wait for the copies, and keep their memory until it has used them."""
     current = torch.cuda.current_stream(copies.device)
     current.wait_stream(copies)
-    for view in batch.crops:
-        view.record_stream(current)
+    for tensor in (*batch.crops, *(layer for of in batch.layers for layer in of.values())):
+        tensor.record_stream(current)
     return batch
 
 
-# Pools on a GPU, so that every pass over a source does not copy them anew.
-_pools: WeakKeyDictionary[Source, ResidentFeed] = WeakKeyDictionary()
+_IMAGES = ""
+Pools = dict[str, Tensor | list[Tensor]]
+
+# Pools on a device, so that not every pass over a source copies them again: images under "".
+_pools: WeakKeyDictionary[Source, dict[torch.device, Pools]] = WeakKeyDictionary()
 
 
-def make_feed(
-    source: Source, *, workers: int, device: torch.device | str, resident: bool | None
-) -> Feed:
-    """Return the fastest feed that the source and the caller's wish allow.
+def make_view_loader(
+    source: Source,
+    recipes: tuple[ViewRecipe, ...],
+    *,
+    workers: int,
+    device: torch.device | str,
+    resident: bool | None,
+    compiled: bool = False,
+) -> ViewLoader:
+    """Return the fastest view loader that the source and ``resident`` allow.
 
     Args:
         source: the images.
+        recipes: one recipe for each view of an image.
         workers: processes that decode and crop, unused when resident.
         device: where views are finished.
         resident: True keeps all images on the device, reading files first if needed; False never
-            does; None does if the source has its images at hand.
+            does; None does if the source has its images in memory.
+        compiled: run `retable.views.photometric` through `torch.compile`.
 
     Raises:
-        UserError: ``resident`` is True and the images differ in size or do not fit.
+        UserError: a view asks for a layer that the source lacks, or ``resident`` is True and the
+            images differ in size or do not fit.
     """
     device = torch.device(device)
-    if resident is False:
-        return WorkerFeed(source, workers, device)
-    known = _pools.get(source)
-    if known is not None and known.device == device:
-        return known
-    pool = source.resident(decode=resident is True)
-    if pool is not None:
-        _pools[source] = _resident_feed(pool, device)
-        return _pools[source]
+    names = layer_names(recipes)
+    for name in names:
+        if name not in source.layers:
+            has = ", ".join(source.layers) or "none"
+            raise UserError(
+                f"`layers` of a view must be layers of the data set ({has}), got {name!r}. "
+                "Choose a data set that has the layer."
+            )
+    pools = None if resident is False else _resident(source, names, device, decode=resident is True)
+    if pools is not None:
+        images = pools[_IMAGES]
+        assert isinstance(images, Tensor)
+        layers = {name: pools[name] for name in names}
+        return ResidentViewLoader(images, layers, source.layers, recipes, compiled=compiled)
     if resident is True:
         raise UserError(
-            "The images of the data set cannot be kept in memory, because they differ in size: "
-            "leave them on disk, or resize them once."
+            "The images of the data set cannot be kept in memory, because they or their layers "
+            "differ in size: leave them on disk, or resize them once."
         )
-    return WorkerFeed(source, workers, device)
+    return WorkerViewLoader(source, recipes, workers, device, compiled=compiled)
 
 
-def _resident_feed(pool: Tensor, device: torch.device) -> ResidentFeed:
+def _resident(
+    source: Source, names: tuple[str, ...], device: torch.device, *, decode: bool
+) -> Pools | None:
+    """Return the images and the named layers of a source on the device, or None."""
+    pools = _pools.setdefault(source, {}).setdefault(device, {})
+    for name in (_IMAGES, *names):
+        if name not in pools:
+            found = (
+                source.resident(decode=decode) if name == _IMAGES else source.resident_layer(name)
+            )
+            if found is None:
+                return None
+            pools[name] = _moved(found, device) if isinstance(found, Tensor) else found
+    return pools
+
+
+def _moved(pool: Tensor, device: torch.device) -> Tensor:
     if device.type == "cuda":
+        needed = pool.numel() * pool.element_size()
         free, _ = torch.cuda.mem_get_info(device)
-        if pool.numel() > free // 2:
+        if needed > free // 2:
             raise UserError(
-                f"The images need {pool.numel() / 2**30:.1f} GiB of the {free / 2**30:.1f} GiB "
+                f"The images need {needed / 2**30:.1f} GiB of the {free / 2**30:.1f} GiB "
                 "that are free on the GPU, more than half: leave them on disk."
             )
-    return ResidentFeed(pool, device)
+    return pool.to(device)
 
 
-def transfer(tensor: Tensor, device: torch.device) -> Tensor:
+def to_device(tensor: Tensor, device: torch.device) -> Tensor:
     """Move a tensor to the device without making the host wait."""
     if device.type == "cuda":
         return tensor.pin_memory().to(device, non_blocking=True)

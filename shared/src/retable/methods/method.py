@@ -3,48 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 from torch import Tensor, nn
 
+from retable.data.batch import Batch, Progress
 from retable.views.recipe import ViewRecipe
 
-
-@dataclass(frozen=True)
-class Progress:
-    """Where training stands: the optimizer step about to be made, counted from 0."""
-
-    step: int
-    steps_per_epoch: int
-    epochs: int
-
-    @property
-    def epoch(self) -> int:
-        """The zero-based epoch of this step."""
-        return self.step // self.steps_per_epoch
-
-
-@dataclass(frozen=True)
-class Batch:
-    """One process's share of a global batch of B samples, of which it holds B_r.
-
-    Attributes:
-        views: V tensors (B_r, 3, H, W), float, normalised; row b of each belongs to sample b.
-        labels: (B_r,) int64 classes, -1 where unknown; read only by oracles and supervised methods.
-        indices: (B_r,) int64 positions of the samples in the data set.
-        positions: (B_r,) int64 positions of the samples in the global batch: the counters of
-            per-sample draws, so that a split batch draws what the whole batch would.
-        progress: the step.
-        rng_key: the random key of this step, equal on all processes.
-    """
-
-    views: tuple[Tensor, ...]
-    labels: Tensor
-    indices: Tensor
-    positions: Tensor
-    progress: Progress
-    rng_key: int
+__all__ = ["Batch", "Method", "MethodRecipe", "Metrics", "Progress", "StepOutput"]
 
 
 Metrics = dict[str, Tensor | float]

@@ -5,18 +5,16 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import nn
 
 from retable import progress
 from retable.data.loader import Loader
 from retable.errors import UserError
-from retable.methods.method import Batch, Method, Metrics, Progress
+from retable.methods.method import Batch, Method, Metrics
 from retable.nn import batch_norm
-from retable.random import derive_key
 from retable.train import checkpoint, health
 from retable.train.cost import Throughput
 from retable.train.gradients import GradientLandscape
@@ -112,7 +110,7 @@ class Training:
             self.step,
         )
         with progress.bar(self.total, "steps", initial=self.step, shown=not execution.quiet) as bar:
-            for batch in self.batches(execution.channels_last):
+            for batch in self.loader.batches(self.step, self.total):
                 self.epoch_means.add(self.make_step(batch, execution.accumulate))
                 bar.update()
                 epoch_ends = self.step % self.loader.steps_per_epoch == 0
@@ -132,19 +130,6 @@ class Training:
                 if keep:
                     self.save()
                 throughput.restart(self.step)
-
-    def batches(self, channels_last: bool) -> Iterator[Batch]:
-        """Yield this process's share of each remaining batch."""
-        layout = torch.channels_last if channels_last else torch.contiguous_format
-        for raw in self.loader.batches(self.step, self.total):
-            yield Batch(
-                views=tuple(view.contiguous(memory_format=layout) for view in raw.views),
-                labels=raw.labels,
-                indices=raw.indices,
-                positions=raw.positions,
-                progress=Progress(raw.step, self.loader.steps_per_epoch, self.recipe.epochs),
-                rng_key=derive_key(self.seed, "step", raw.step),
-            )
 
     def make_step(self, batch: Batch, accumulate: int) -> Metrics:
         """Differentiate the loss of one batch and move the weights."""
@@ -260,11 +245,4 @@ def _parts(batch: Batch, count: int) -> Iterator[Batch]:
         return
     size = len(batch.labels) // count
     for start in range(0, size * count, size):
-        rows = slice(start, start + size)
-        yield replace(
-            batch,
-            views=tuple(view[rows] for view in batch.views),
-            labels=batch.labels[rows],
-            indices=batch.indices[rows],
-            positions=batch.positions[rows],
-        )
+        yield batch.rows(slice(start, start + size))

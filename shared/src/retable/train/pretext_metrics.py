@@ -14,9 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from retable import distributed
-from retable.data.plans import EvaluationPlan, Request, share_of
+from retable.data.plans import BatchSpec, EvaluationPlan, share_of
 from retable.data.source import Source
-from retable.data.workers import make_feed, transfer
+from retable.data.workers import make_view_loader, to_device
 from retable.errors import UserError
 from retable.methods.method import Batch, Method, Progress
 from retable.precision import autocast_dtype
@@ -107,11 +107,12 @@ def _batches(
     own = share_of(len(source), distributed.process_index(), distributed.process_count())
     rows = EvaluationPlan(torch.arange(own.start, own.stop), batch_size, rng_key)
     plan = _Plan(rows, tuple(derive_key(rng_key, "view", view) for view in range(len(views))))
-    feed = make_feed(source, workers=workers, device=device, resident=None)
-    for _, indices, made in feed.views(plan, views, range(rows.steps)):
-        places = transfer(indices, device)
-        labels = transfer(source.labels[indices], device)
-        yield Batch(made, labels, places, places, progress, derive_key(rng_key, "draws"))
+    loader = make_view_loader(source, views, workers=workers, device=device, resident=None)
+    draws = derive_key(rng_key, "draws")
+    for _, indices, made, layers in loader.batches(plan, range(rows.steps)):
+        places = to_device(indices, device)
+        labels = to_device(source.labels[indices], device)
+        yield Batch(made, labels, places, places, progress, draws, layers)
 
 
 @dataclass(frozen=True)
@@ -121,6 +122,6 @@ class _Plan:
     rows: EvaluationPlan
     keys: tuple[int, ...]
 
-    def __call__(self, step: int) -> Request:
-        request = self.rows(step)
-        return Request(step, request.indices, self.keys, request.image_key)
+    def __call__(self, step: int) -> BatchSpec:
+        spec = self.rows(step)
+        return BatchSpec(step, spec.indices, self.keys, spec.image_key)

@@ -63,10 +63,12 @@ def pretrain(
         source,
         Sampler(len(source), recipe.batch, seed),
         recipe.views,
+        epochs=recipe.epochs,
         workers=execution.workers,
         device=accelerator.device,
         resident=execution.resident or None,
         compiled=execution.compile and accelerator.device.type == "cuda",
+        channels_last=execution.channels_last,
     )
     if execution.channels_last:
         method = method.to(memory_format=torch.channels_last)

@@ -18,7 +18,7 @@ from retable.views.augmentations import (
 )
 from retable.views.colours import photometric
 from retable.views.cropping import crop_resize, cut
-from retable.views.making import finish_view, make_view
+from retable.views.making import make_view
 from retable.views.recipe import IMAGENET_MEAN, IMAGENET_STD, ViewRecipe
 from retable.views.sampling import ViewParameters, sample_parameters
 
@@ -32,7 +32,6 @@ __all__ = [
     "crop_and_flip",
     "crop_resize",
     "cut",
-    "finish_view",
     "inception",
     "infomin",
     "jigsaw",

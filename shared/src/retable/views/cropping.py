@@ -76,7 +76,7 @@ def cut(image: Tensor, parameters: ViewParameters, recipe: ViewRecipe) -> Tensor
     """Cut one view out of one uint8 image, staying uint8: what a loader's worker does.
 
     Like `crop_resize` (crop, resize and flip), rounded to whole values as torchvision rounds them.
-    Finish a batch of such crops with `retable.views.finish_view`.
+    Finish a batch of such crops with `retable.views.photometric`.
 
     Args:
         image: (3, H, W) uint8 on the CPU.

@@ -74,6 +74,8 @@ class ViewRecipe:
         std: divides each channel at the end.
         standardise: instead of ``mean`` and ``std`` take each view's own, over channels and pixels
             jointly, see `retable.nn.patches.standardise`.
+        layers: names of further layers of the data set (`retable.data.source.LayerKind`) that are
+            cut with the view's own parameters and come with it in `Batch.layers`.
 
     Raises:
         UserError: a value out of range, named.
@@ -104,6 +106,7 @@ class ViewRecipe:
     mean: tuple[float, float, float] = IMAGENET_MEAN
     std: tuple[float, float, float] = IMAGENET_STD
     standardise: bool = False
+    layers: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for name in _TUPLES:
@@ -213,6 +216,7 @@ _TUPLES = (
     "rand_augment",
     "mean",
     "std",
+    "layers",
 )
 _SCALE = "0 < low <= high <= 1"
 

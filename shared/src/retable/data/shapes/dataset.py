@@ -31,6 +31,7 @@ from retable.data.shapes.tables import (
 )
 from retable.data.shapes.textures import BACKGROUND, FOREGROUND, Texture, bilinear, paint
 from retable.data.shapes.variants import OOD_VARIANTS, parse_variant
+from retable.data.source import SPLITS, Source, checksum
 from retable.errors import UserError
 from retable.random import derive_key, integers, permutation, uniform
 
@@ -57,11 +58,7 @@ _CHUNK = 256  # images rendered at once: intermediate arrays of 32 px images sta
 
 @lru_cache(maxsize=4)
 def tones(shift: float = 0.0) -> Tensor:
-    """Return the palette, float32 (2 tones, 3 hues, 3 channels), hues turned by ``shift`` of 1.
-
-    >>> tones().shape
-    torch.Size([2, 3, 3])
-    """
+    """Return the palette, float32 (2 tones, 3 hues, 3 channels), hues turned by ``shift`` of 1."""
     weights = torch.tensor([0.299, 0.587, 0.114], dtype=torch.float64)
     hue = torch.arange(HUES, dtype=torch.float64)[:, None] / HUES + shift
     # The fully saturated colour of a hue: three trapezoids, a third of the circle apart.
@@ -91,12 +88,12 @@ _OBJECT = _Layer("foreground", "texture", "texture_angle", FOREGROUND, 0, 0.3)
 _GROUND = _Layer("background", "background_texture", "background_angle", BACKGROUND, 1, 0.15)
 
 
-class Shapes:
-    """The procedural data set; images, masks and factors of any indices, rendered when asked for.
+class Shapes(Source):
+    """The procedural data set: images, masks (layer "mask") and factors, rendered on demand.
 
     Args:
         count: number of images; image i is the same for every count.
-        split: "train" or "test": disjoint draws of one distribution.
+        split: "train", "val" or "test": disjoint draws of one distribution.
         seed: which data set of that distribution.
         size: image side in pixels, at least 16. Factors do not depend on it.
         classes: number of outlines, 2 to 76, balanced to within one image; 64 keep the share of
@@ -111,9 +108,6 @@ class Shapes:
 
     Raises:
         UserError: a value out of range, an unknown split, variant or labelling.
-
-    >>> Shapes(100).images(torch.tensor([3, 97])).shape
-    torch.Size([2, 3, 32, 32])
     """
 
     def __init__(
@@ -139,18 +133,36 @@ class Shapes:
         self.background_rho = background_rho
         self.variant = variant
         self._style = parse_variant(variant)
-        self.class_names = names_of(labels, classes)
         assignment = permutation(derive_key(0, "shapes", "class textures"), classes)
         self.class_textures = assignment % len(FOREGROUND)
         """The texture that goes with each class, int64 (classes,)."""
         assignment = permutation(derive_key(0, "shapes", "class backgrounds"), classes)
         self.class_backgrounds = assignment % (HUES * len(BACKGROUND))
         """The background that goes with each class: hue + 3 * texture, int64 (classes,)."""
-        self.labels = self._labels(labels)
-        self._resident: Tensor | None = None
-
-    def __len__(self) -> int:
-        return self.count
+        class_names = names_of(labels, classes)
+        self.layers = {"mask": "map"}
+        self._masks: Tensor | None = None
+        found = self._labels(labels)
+        drawn = {
+            "split": split,
+            "outlines": classes,
+            "size": size,
+            "rho": rho,
+            "background_rho": background_rho,
+            "seed": seed,
+            "variant": variant,
+        }
+        facts = [f"{name} {value}" for name, value in drawn.items()]
+        description = {
+            "source": "shapes",
+            "images": count,
+            "classes": len(class_names),
+            "labels": labels,
+            **drawn,
+            "checksum": checksum([*facts, labels], found),
+            "pixels": checksum([f"images {count}", *facts]),
+        }
+        super().__init__(found, class_names, description)
 
     def _labels(self, labelling: Labelling) -> Tensor:
         indices = torch.arange(self.count)
@@ -220,19 +232,35 @@ class Shapes:
             IndexError: an index outside [0, count).
         """
         indices = self._checked(indices)
-        if self._resident is not None:
-            return self._resident[indices]
+        if self._pool is not None:
+            return self._pool[indices]
         out = torch.empty(len(indices), 3, self.size, self.size, dtype=torch.uint8)
         for start in range(0, len(indices), _CHUNK):
             part = indices[start : start + _CHUNK]
             out[start : start + _CHUNK] = self._render(part)
         return out
 
-    def resident(self) -> Tensor:
+    def image(self, index: int) -> Tensor:
+        """Return one image: uint8 (3, size, size)."""
+        return self.images(torch.tensor([index]))[0]
+
+    def resident(self, *, decode: bool = False) -> Tensor:
         """Return all images, uint8 (count, 3, size, size); rendered once, then kept."""
-        if self._resident is None:
-            self._resident = self.images(torch.arange(self.count))
-        return self._resident
+        if self._pool is None:
+            self._pool = self.images(torch.arange(self.count))
+        return self._pool
+
+    def layer(self, index: int, name: str) -> Tensor:
+        """Return the mask of one image: uint8 (1, size, size), 1 on the object."""
+        if self._masks is not None:
+            return self._masks[index]
+        return self.masks(torch.tensor([index])).to(torch.uint8)
+
+    def resident_layer(self, name: str) -> Tensor:
+        """Return all masks, uint8 (count, 1, size, size); made once, then kept."""
+        if self._masks is None:
+            self._masks = self.masks(torch.arange(self.count))[:, None].to(torch.uint8)
+        return self._masks
 
     def _checked(self, indices: Tensor) -> Tensor:
         indices = indices.to("cpu", torch.int64)
@@ -319,18 +347,14 @@ def _check(
     count: int, split: str, size: int, classes: int, rho: float, background_rho: float
 ) -> None:
     if count < 1:
-        raise UserError(
-            f"shapes has count={count}; at least 1 image is needed, give a larger count"
-        )
-    if split not in ("train", "test"):
-        raise UserError(f"shapes has no split '{split}'; choose train or test")
+        raise UserError(f"`count` of shapes must be at least 1, got {count}.")
+    if split not in SPLITS:
+        raise UserError(f"`split` must be one of {', '.join(SPLITS)}, got {split!r}.")
     if size < 16:
-        raise UserError(
-            f"shapes has size={size}; figures need at least 16 pixels, give size=16 or more"
-        )
+        raise UserError(f"`size` of shapes must be at least 16 pixels, got {size}.")
     available = len(catalogue())
     if not 2 <= classes <= available:
-        raise UserError(f"shapes has classes={classes}; choose from 2 to {available}")
+        raise UserError(f"`classes` of shapes must be 2 to {available}, got {classes}.")
     for name, value in (("rho", rho), ("background_rho", background_rho)):
         if not 0 <= value <= 1:
-            raise UserError(f"shapes has {name}={value}; it is a probability, choose from 0 to 1")
+            raise UserError(f"`{name}` of shapes must be a probability, got {value}.")

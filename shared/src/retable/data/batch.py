@@ -1,0 +1,60 @@
+"""Batches of training, and the progress of the training that they belong to."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Progress of a training: the optimizer step about to be made, counted from 0."""
+
+    step: int
+    steps_per_epoch: int
+    epochs: int
+
+    @property
+    def epoch(self) -> int:
+        """The zero-based epoch of this step."""
+        return self.step // self.steps_per_epoch
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One process's share of a global batch of B samples, of which it holds B_r.
+
+    Attributes:
+        views: V tensors (B_r, 3, S, S), float32, normalised; row b of each belongs to sample b.
+        labels: (B_r,) int64 classes, -1 where unknown; read only by oracles and supervised methods.
+        indices: (B_r,) int64 positions of the samples in the data set.
+        positions: (B_r,) int64 positions of the samples in the global batch: the counters of
+            per-sample draws, so that a split batch draws what one process would.
+        progress: the step.
+        rng_key: the random key of this step, equal on all processes.
+        layers: for each view the layers that its recipe asks for (`ViewRecipe.layers`), by name:
+            maps (B_r, C, S, S), images like the views, boxes (B_r, N, 5 or more) as
+            `retable.views.layers.cut_boxes` returns them. Empty if no view asks for one.
+    """
+
+    views: tuple[Tensor, ...]
+    labels: Tensor
+    indices: Tensor
+    positions: Tensor
+    progress: Progress
+    rng_key: int
+    layers: tuple[Mapping[str, Tensor], ...] = ()
+
+    def rows(self, rows: slice) -> Batch:
+        """Return a part of the batch, for instance a micro-batch."""
+        return Batch(
+            tuple(view[rows] for view in self.views),
+            self.labels[rows],
+            self.indices[rows],
+            self.positions[rows],
+            self.progress,
+            self.rng_key,
+            tuple({name: layer[rows] for name, layer in of.items()} for of in self.layers),
+        )

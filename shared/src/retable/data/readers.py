@@ -1,0 +1,244 @@
+"""Data sets that torchvision.datasets reads, without downloading them."""
+
+from __future__ import annotations
+
+import inspect
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from retable.data.decoding import UnreadableImageError, stamps
+from retable.data.source import TEST, TRAIN, Source, checksum, find_split
+from retable.errors import UserError
+
+# Names that readers give their splits; which of them one has is found by asking for them.
+_SPLITS = ("train", "trainval", "val", "valid", "validation", "test")
+_TARGETS = ("targets", "labels", "_labels", "y")
+_CLASSES = ("classes", "categories")
+
+
+class ReaderSource(Source):
+    """Images and labels of a data set of torchvision; grey images become RGB.
+
+    Args:
+        reader: yields pairs of a PIL image and a class.
+        data: the data set, for errors.
+        split: "train", "val" or "test".
+        facts: further entries of the description.
+        root: folder that holds its files, if it has any.
+        skip_unreadable: replace images that cannot be read by the next one.
+
+    Raises:
+        UserError: the labels are no classes.
+    """
+
+    def __init__(
+        self,
+        reader: Any,
+        data: str,
+        split: str,
+        facts: Mapping[str, Any],
+        root: str | None,
+        *,
+        skip_unreadable: bool = False,
+    ) -> None:
+        self.reader = reader
+        self.name = f"{data} ({split})"
+        labels = _labels(reader, data)
+        found = (getattr(reader, name, None) for name in _CLASSES)
+        names = [str(name) for name in next((list(n) for n in found if n), [])]
+        count = int(labels.max()) + 1
+        names = names if len(names) >= count else list(map(str, range(count)))
+        description = {
+            "source": data,
+            "split": split,
+            **facts,
+            "images": len(labels),
+            "classes": len(names),
+            "checksum": checksum(names, labels),
+        }
+        files = [] if root is None else sorted(_files_below(root))
+        below = (os.path.relpath(file, root) for file in files)
+        state = map(" ".join, zip(below, stamps(files), strict=True))
+        description["pixels"] = checksum([data, repr(sorted(facts.items())), *state])
+        super().__init__(labels, names, description, skip_unreadable=skip_unreadable)
+
+    def image(self, index: int) -> Tensor:
+        """Read one image: uint8 (3, H, W)."""
+        try:
+            image = self.reader[index][0].convert("RGB")
+        except (OSError, SyntaxError, ValueError) as error:
+            message = str(error).partition("\n")[0]
+            raise UnreadableImageError(f"number {index} of {self.name}", message) from error
+        width, height = image.size
+        pixels = torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8)
+        return pixels.view(height, width, 3).permute(2, 0, 1)
+
+
+def open_reader(
+    name: str,
+    split: str,
+    *,
+    root: str | None = None,
+    chosen: str | None = None,
+    options: Mapping[str, str] | None = None,
+    skip_unreadable: bool = False,
+) -> ReaderSource:
+    """Open a data set by the name of its class in torchvision.datasets.
+
+    Args:
+        name: the class, for instance "FashionMNIST".
+        split: "train", "val" or "test". Readers without a ``split`` or ``train`` parameter have a
+            train split only.
+        root: folder that holds the files, as torchvision lays them out.
+        chosen: split of the reader that serves as ``split``, whichever that is.
+        options: further parameters of the reader.
+        skip_unreadable: replace images that cannot be read by the next one.
+
+    Raises:
+        UserError: the reader, one of its parameters or its files are missing, or it has no such
+            split.
+    """
+    from torchvision import datasets
+
+    data = f"torchvision:{name}"
+    names = [known for known in datasets.__all__ if inspect.isclass(getattr(datasets, known))]
+    if name not in names:
+        near = get_close_matches(name, names, 3, 0.5) or names
+        raise UserError(
+            f"`torchvision:NAME` must name a class of torchvision.datasets, got {name!r}. Use one "
+            f"of {', '.join(near)}."
+        )
+    make = getattr(datasets, name)
+    parameters = _parameters(make)
+    values = _typed(data, options or {}, parameters)
+    if "root" in parameters:
+        if root is None or not Path(root).is_dir():
+            raise UserError(
+                f"`root` of the data set {data!r} must be an existing folder, got {root!r}. Add "
+                "'?root=DIR' to its name."
+            )
+        values["root"] = root
+    if "download" in parameters:
+        values["download"] = False
+    if "train" in parameters:
+        if chosen is not None and "split" in parameters:
+            values["split"], chosen = chosen, None  # as in EMNIST: not train or test
+        own = find_split(data, split, (TRAIN, TEST), chosen)
+        reader = _open(make, data, {**values, "train": own == TRAIN})
+    elif "split" in parameters:
+        splits = _Splits(make, data, values)
+        if chosen is None and split == TRAIN and TRAIN not in splits:
+            chosen = "trainval"
+        own = find_split(data, split, splits, chosen, test_first=True)
+        reader = splits.opened[own]
+    else:
+        own = find_split(data, split, (TRAIN,), chosen)
+        reader = _open(make, data, values)
+    values.pop("root", None)
+    facts = {**values, "part": own}
+    return ReaderSource(reader, data, split, facts, root, skip_unreadable=skip_unreadable)
+
+
+class _Splits(Sequence[str]):
+    """The splits of a reader, each opened when it is asked for."""
+
+    def __init__(self, make: Any, data: str, values: dict[str, Any]) -> None:
+        self.make, self.data, self.values = make, data, values
+        self.opened: dict[str, Any] = {}
+
+    def __contains__(self, name: object) -> bool:
+        if name not in self.opened:
+            try:
+                self.opened[str(name)] = _open(self.make, self.data, {**self.values, "split": name})
+            except ValueError:  # no such split
+                return False
+        return True
+
+    def __getitem__(self, index: Any) -> Any:
+        return [name for name in _SPLITS if name in self][index]
+
+    def __len__(self) -> int:
+        return len(self[:])
+
+
+def _open(make: Any, data: str, values: dict[str, Any]) -> Any:
+    try:
+        return make(**values)
+    except (RuntimeError, OSError) as error:
+        message = str(error).partition("\n")[0].rstrip(".")
+        raise UserError(
+            f"The data set {data!r} cannot be read ({message}): put its files into the folder "
+            "`root` as torchvision lays them out."
+        ) from error
+
+
+def _parameters(make: Any) -> dict[str, inspect.Parameter]:
+    """Return the parameters of a class, those of its bases too where it passes them on."""
+    found: dict[str, inspect.Parameter] = {}
+    for base in make.__mro__:
+        own = inspect.signature(base.__init__).parameters if "__init__" in vars(base) else {}
+        found = {**own, **found}
+        if own and not any(p.kind is p.VAR_KEYWORD for p in own.values()):
+            break
+    return {key: p for key, p in found.items() if p.kind is p.POSITIONAL_OR_KEYWORD}
+
+
+def _typed(
+    data: str, options: Mapping[str, str], parameters: Mapping[str, inspect.Parameter]
+) -> dict[str, Any]:
+    """Convert a reader's options to the types of their defaults."""
+    ours = ("self", "root", "train", "split", "download", "transforms")
+    known = [key for key in parameters if key not in ours and "transform" not in key]
+    values: dict[str, Any] = {}
+    for key, text in options.items():
+        if key not in known:
+            raise UserError(
+                f"The data set {data!r} has no parameter {key!r}: use root, split"
+                f"{''.join(f', {name}' for name in known)}."
+            )
+        kind = type(parameters[key].default)
+        try:
+            values[key] = kind(text) if kind in (int, float) else text
+            if kind is bool:
+                values[key] = {"true": True, "false": False}[text.lower()]
+        except (KeyError, ValueError):
+            raise UserError(
+                f"`{key}` of the data set {data!r} must be of type {kind.__name__}, got {text!r}."
+            ) from None
+    return values
+
+
+def _labels(reader: Any, data: str) -> Tensor:
+    """Return the classes of a reader: from an attribute where its ends agree, else by reading."""
+    count = len(reader)
+    if not count:
+        raise UserError(f"The data set {data!r} is empty: complete its files.")
+    ends = (0, count - 1)
+    for name in _TARGETS:
+        found = getattr(reader, name, None)
+        if found is None or len(found) != count:
+            continue
+        if all(_class(found[i], data) == _class(reader[i][1], data) for i in ends):
+            return torch.tensor([_class(value, data) for value in found])
+    return torch.tensor([_class(reader[i][1], data) for i in range(count)])
+
+
+def _class(value: Any, data: str) -> int:
+    try:
+        return int(value)
+    except (TypeError, ValueError):
+        raise UserError(
+            f"The labels of the data set {data!r} are no classes (for instance {value!r}): choose "
+            "a data set for classification, or another target by the reader's parameters."
+        ) from None
+
+
+def _files_below(root: str) -> Iterator[str]:
+    for folder, _, files in os.walk(root, followlinks=True):
+        yield from (os.path.join(folder, file) for file in files)
