@@ -123,7 +123,7 @@ def test_the_rows_are_the_four_tasks_of_one_encoder_at_one_width() -> None:
 
 
 def test_what_the_proxy_leaves_out_is_named() -> None:
-    with pytest.raises(UserError, match="leaves the row resnet50_v2 out at proxy scale"):
+    with pytest.raises(UserError, match="has no row resnet50_v2 at proxy scale"):
         S.rows_of("resnet50_v2", 4)
     with pytest.raises(UserError, match="no resnet50_v1/rotation_16x: expected one of"):
         S.rows_of("resnet50_v1", 16)

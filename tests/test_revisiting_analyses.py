@@ -17,7 +17,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from retable.reproduce import History
+from retable.reproduce import FinishedRun
 from retable.tables import Comparison, Reference, compare, load_reference
 
 FOLDER = Path(__file__).parents[1] / "reproductions" / "revisiting_ssl"
@@ -290,8 +290,9 @@ def test_pretext_accuracy_is_correlated_over_encoders_over_widths_and_over_all()
 # Readings.
 
 
-def history(folder: Path = Path(), /, **figures: float) -> History:
-    return History([], folder, {name.replace("__", "."): v for name, v in figures.items()})
+def history(folder: Path = Path(), /, **figures: float) -> FinishedRun:
+    metrics = {name.replace("__", "."): v for name, v in figures.items()}
+    return FinishedRun(folder, metrics=metrics)
 
 
 def compared(
@@ -533,8 +534,8 @@ def test_pretext_accuracy_is_drawn_for_the_tasks_that_have_one(
     for place, name in enumerate(SUB_GRID):
         own = histories[f"{name}/jigsaw_4x"]
         for seed in own:
-            figures = {**own[seed].figures, S.grid_readings.PRETEXT: 0.5 + 0.1 * place}
-            own[seed] = History([], Path(), figures)
+            metrics = {**own[seed].metrics, S.grid_readings.PRETEXT: 0.5 + 0.1 * place}
+            own[seed] = FinishedRun(Path(), metrics=metrics)
     S.grid_curves.draw_scatter(comparison, histories, tmp_path)
     (panel,) = drawn["pretext.svg"].axes
     assert panel.get_title() == "Jigsaw"

@@ -13,7 +13,7 @@ from pretext_accuracy import predictions
 from rankings import Cell, Correlation, encoders_of, improving
 
 from retable.plots.drawing import CYCLE, GREY, INK, add_legend, new_figure, save
-from retable.reproduce import Histories
+from retable.reproduce import FinishedRuns
 from retable.tables import Comparison
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 _MARKERS = "osD^vP"
 
 
-def draw_widths(comparison: Comparison, histories: Histories, folder: Path) -> None:
+def draw_widths(comparison: Comparison, histories: FinishedRuns, folder: Path) -> None:
     """Draw accuracy against widening, a panel for each task, a line for each encoder."""
     found = {
         name: one for name, one in all_statistics(comparison, histories).items() if name != PART
@@ -118,7 +118,7 @@ def _draw_slopes(
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def draw_scatter(comparison: Comparison, histories: Histories, folder: Path) -> None:
+def draw_scatter(comparison: Comparison, histories: FinishedRuns, folder: Path) -> None:
     """Draw linear against pretext accuracy, a panel for each task whose runs have both."""
     pretext = figure_grid(comparison, histories, PRETEXT, 100.0)
     ours = our_grid(comparison)

@@ -12,7 +12,7 @@ from grid_statistics import OURS
 from rankings import Cell, Grid
 
 from retable.plots.drawing import CYCLE, GREY, INK, add_legend, new_figure, save
-from retable.reproduce import Histories
+from retable.reproduce import FinishedRuns
 from retable.tables import Comparison
 
 CLAIMED = ("revnet50", "resnet50_v1")
@@ -32,7 +32,7 @@ def leads(grid: Grid, one: str, other: str) -> dict[Cell, float]:
     }
 
 
-def draw_order(comparison: Comparison, histories: Histories, folder: Path) -> None:
+def draw_order(comparison: Comparison, histories: FinishedRuns, folder: Path) -> None:
     """Draw by how many points one encoder is ahead in every column, the paper's beside ours."""
     from matplotlib.lines import Line2D
 

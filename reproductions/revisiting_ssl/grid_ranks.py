@@ -13,7 +13,7 @@ from grid_statistics import GridStatistics, all_statistics
 from rankings import Cell, encoders_of, overall
 
 from retable.plots.drawing import GREY, INK, new_figure, save
-from retable.reproduce import Histories
+from retable.reproduce import FinishedRuns
 from retable.tables import Comparison
 from retable.tables.phrases import EMPTY
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
-def draw_ranks(comparison: Comparison, histories: Histories, folder: Path) -> None:
+def draw_ranks(comparison: Comparison, histories: FinishedRuns, folder: Path) -> None:
     """Draw the encoders' ranks in every column, and how the tasks' rankings agree."""
     found = all_statistics(comparison, histories)
     lines = [len(encoders_of(one.grid)) for one in found.values()]

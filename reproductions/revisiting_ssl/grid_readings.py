@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from rankings import Cell, Grid, cell_of
 
-from retable.reproduce import Histories
+from retable.reproduce import FinishedRuns
 from retable.reproduce.table import training_name
 from retable.tables import Comparison, load_reference
 from retable.tables.reference import ColumnSpec, Reference, Value
@@ -122,7 +122,7 @@ def reference_grid(reference: Reference) -> Grid:
 
 
 def figure_grid(
-    comparison: Comparison, histories: Histories, figure: str, factor: float = 1.0
+    comparison: Comparison, histories: FinishedRuns, figure: str, factor: float = 1.0
 ) -> Grid:
     """Return a figure of the grid's runs, the mean over the seeds, times a factor."""
     grid: dict[Cell, dict[str, float]] = {}
@@ -130,7 +130,7 @@ def figure_grid(
         grid[cell] = {}
         for row in comparison.rows:
             by_seed = histories.get(training_name(row.row.key, column.key), {})
-            found = [h.figures[figure] for h in by_seed.values() if figure in h.figures]
+            found = [h.metrics[figure] for h in by_seed.values() if figure in h.metrics]
             if found and all(map(math.isfinite, found)):
                 grid[cell][row.row.key] = factor * math.fsum(found) / len(found)
     return grid

@@ -24,14 +24,14 @@ from rankings import (
 )
 
 from retable import files
-from retable.reproduce import Histories
+from retable.reproduce import FinishedRuns
 from retable.tables import Comparison
 from retable.tables.phrases import EMPTY, number
 
 MINUS = "\N{MINUS SIGN}"
 
 
-def write_analyses(comparison: Comparison, histories: Histories, folder: Path) -> None:
+def write_analyses(comparison: Comparison, histories: FinishedRuns, folder: Path) -> None:
     """Write ``analyses.json`` and ``analyses.md``."""
     found = all_statistics(comparison, histories)
     grids = grids_by_seed(comparison)

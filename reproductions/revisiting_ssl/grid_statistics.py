@@ -24,7 +24,7 @@ from rankings import (
     width_steps,
 )
 
-from retable.reproduce import Histories
+from retable.reproduce import FinishedRuns
 from retable.tables import Comparison
 
 PAPER, PART, OURS = "paper", "paper, what we have run of it", "ours"
@@ -70,7 +70,7 @@ def statistics_of(grid: Grid, shares: Mapping[str, tuple[Grid, Grid]]) -> GridSt
     )
 
 
-def all_statistics(comparison: Comparison, histories: Histories) -> dict[str, GridStatistics]:
+def all_statistics(comparison: Comparison, histories: FinishedRuns) -> dict[str, GridStatistics]:
     """Return the statistics of the paper's grid, of the part of it that we have run, and of ours.
 
     The part only where we have not run everything.
@@ -94,7 +94,9 @@ def _printed_shares(comparison: Comparison, grid: Grid) -> dict[str, tuple[Grid,
     }
 
 
-def _measured_shares(comparison: Comparison, histories: Histories) -> dict[str, tuple[Grid, Grid]]:
+def _measured_shares(
+    comparison: Comparison, histories: FinishedRuns
+) -> dict[str, tuple[Grid, Grid]]:
     """Return what the runs have of both evaluations."""
     return {
         share.name: (

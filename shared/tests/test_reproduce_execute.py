@@ -19,9 +19,9 @@ from retable.evaluate.knn import Knn
 from retable.evaluate.linear import LinearProbe
 from retable.reproduce import (
     CollapseCriterion,
+    FinishedRun,
+    FinishedRuns,
     Gain,
-    Histories,
-    History,
     Metric,
     Table,
     TableRow,
@@ -30,11 +30,12 @@ from retable.reproduce import (
     results,
 )
 from retable.reproduce.arguments import parse
-from retable.reproduce.outcomes import gather_figures, gather_outcomes
-from retable.reproduce.plan import Request, plan_runs, resolve_rows
-from retable.reproduce.setting import Setting
+from retable.reproduce.outcomes import gather_outcomes
+from retable.reproduce.plan import TableSelection, plan_runs, resolve_rows
+from retable.reproduce.run import read_runs
 from retable.tables import Comparison
 from retable.train.optim import OptimizerRecipe
+from retable.train.options import RunOptions
 from retable.train.recipe import PretrainRecipe
 from retable.train.traces import read_traces
 
@@ -64,7 +65,7 @@ def contents(folder: Path) -> dict[str, Any]:
 
 def cells(folder: Path) -> dict[str, Any]:
     """Return the stored figures, row -> seed -> name -> value."""
-    (path,) = folder.glob("tables/*/figures.json")
+    (path,) = folder.glob("tables/*/metrics.json")
     figures: dict[str, Any] = json.loads(path.read_text())
     return figures
 
@@ -108,7 +109,7 @@ def test_a_finished_table_costs_nothing_and_says_the_same(
     folder = tmp_path / "runs"
     assert reproduce(table, folder) == 0
     first = capsys.readouterr().out
-    monkeypatch.setattr(execute, "execute_one", lambda run, setting: pytest.fail("trained again"))
+    monkeypatch.setattr(execute, "execute_one", lambda run, options: pytest.fail("trained again"))
     assert reproduce(table, folder, "--resume") == 0
     assert capsys.readouterr().out == first
 
@@ -175,14 +176,12 @@ def widen(table: Table) -> None:
 
 def judged(table: Table, folder: Path, **changes: Any) -> Any:
     """Compare what lies in a folder at paper scale, where the table's numbers judge."""
-    command = parse(table, ["--scale", "paper", "--data", "imagefolder:x", "--quiet"])
-    request = dataclasses.replace(command.request, scale="proxy", data=None, **changes)
-    rows = resolve_rows(table, request)
-    runs = plan_runs(rows, request.seeds)
-    setting = Setting(folder)
-    figures = gather_figures(runs, setting)
-    outcomes = gather_outcomes(table, rows, runs, figures, "proxy", setting)
-    return results.compare_table(table, rows, outcomes, command)
+    selection, _ = parse(table, ["--scale", "paper", "--data", "imagefolder:x", "--quiet"])
+    small = dataclasses.replace(selection, scale="proxy", data=None, **changes)
+    rows = resolve_rows(table, small)
+    runs = read_runs(plan_runs(rows, small.seeds), folder)
+    outcomes = gather_outcomes(table, rows, runs, "proxy")
+    return results.compare_table(table, rows, outcomes, selection)
 
 
 def test_one_failed_seed_makes_the_cell_a_miss_however_well_the_others_did(
@@ -319,9 +318,9 @@ def test_plots_get_the_epochs_and_the_folder_of_every_training_also_of_one_that_
     side_by_side: Table, supervised: Changed, tmp_path: Path
 ) -> None:
     pytest.importorskip("matplotlib")
-    found: dict[str, Histories] = {}
+    found: dict[str, FinishedRuns] = {}
 
-    def draw(comparison: Comparison, histories: Histories, folder: Path) -> None:
+    def draw(comparison: Comparison, histories: FinishedRuns, folder: Path) -> None:
         found[comparison.id] = histories
         assert folder == tmp_path / "runs" / "tables" / "paper-unit-proxy"
 
@@ -342,7 +341,7 @@ def test_plots_get_the_epochs_and_the_folder_of_every_training_also_of_one_that_
 def test_a_table_may_derive_figures_from_what_a_run_recorded_over_time(
     table: Table, tmp_path: Path
 ) -> None:
-    def derive(recipe: PretrainRecipe, history: History) -> dict[str, float]:
+    def derive(recipe: PretrainRecipe, history: FinishedRun) -> dict[str, float]:
         losses = [line["loss"] for line in history.epochs]
         return {"fall": losses[0] - losses[-1], "batch": recipe.batch}
 
@@ -372,7 +371,7 @@ def test_a_second_process_on_the_same_run_is_refused(
     table: Table, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = tmp_path / "runs"
-    (run,) = plan_runs(resolve_rows(table, Request(rows=("supervised",))), [0])
+    (run,) = plan_runs(resolve_rows(table, TableSelection(rows=("supervised",))), [0])
     hold = (
         "import sys, time; from pathlib import Path; from retable.train.runs import RunDirectory\n"
         "with RunDirectory(Path(sys.argv[1])).locked(): print('held', flush=True); time.sleep(600)"
@@ -387,7 +386,7 @@ def test_a_second_process_on_the_same_run_is_refused(
         owner.kill()
     said = capsys.readouterr().err
     assert said.count("\n") == 1
-    assert "is being trained by another process: wait for it to end" in said
+    assert "is being trained by another process. Wait for it to end" in said
     assert reproduce(table, folder, "--rows", "supervised") == 0
 
 
@@ -395,7 +394,7 @@ def test_resume_insists_on_something_to_continue(
     table: Table, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert reproduce(table, tmp_path / "runs", "--resume") == 2
-    assert "holds no run of these rows and seeds: leave out --resume" in capsys.readouterr().err
+    assert "holds no run of these rows and seeds. Leave out --resume" in capsys.readouterr().err
     assert not (tmp_path / "runs").exists()
 
 
@@ -431,7 +430,7 @@ def test_a_recording_refuses_to_store_a_table_with_a_gap(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(execute, "execute", lambda runs, setting: None)
+    monkeypatch.setattr(execute, "execute", lambda runs, options: None)
     assert reproduce(table, tmp_path / "runs", "--record") == 2
     assert "Nothing was recorded: contrastive (seed 1)" in capsys.readouterr().err
     assert not table.proxy_reference.exists()
@@ -457,5 +456,5 @@ def test_threads_of_a_run_are_those_of_the_setting(
     table: Table, supervised: Changed, tmp_path: Path
 ) -> None:
     (run,) = plan_runs({"a": TableRow(supervised(max_steps=1), ())}, [0])
-    execute.execute([run], Setting(tmp_path, threads=1))
+    execute.execute([run], RunOptions(tmp_path, threads=1))
     assert torch.get_num_threads() == 1

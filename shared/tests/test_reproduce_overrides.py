@@ -11,7 +11,7 @@ from retable.errors import UserError
 from retable.evaluate.knn import Knn
 from retable.evaluate.linear import LinearProbe
 from retable.methods import MoCoRecipe
-from retable.reproduce.overrides import apply_overrides
+from retable.reproduce.plan import apply_overrides
 from retable.reproduce.table import TableRow
 from retable.settings import fingerprint
 from retable.train.recipe import PretrainRecipe
@@ -72,9 +72,9 @@ def test_a_whole_number_makes_the_run_that_the_float_makes(row: TableRow) -> Non
     [
         ("pretrain.epochs", r"--set pretrain\.epochs has no value: expected --set .*=VALUE"),
         ("=5", "has no value: expected --set FIELD=VALUE"),
-        ("epochs=5", r"names no field of a row: expected one of pretrain\.FIELD, linear\.FIELD"),
-        ("pretrain=5", "names no field of a row"),
-        ("mlp.lr=5", "names no field of a row"),
+        ("epochs=5", r"must name a field of a row, one of pretrain\.FIELD, linear\.FIELD"),
+        ("pretrain=5", "must name a field of a row"),
+        ("mlp.lr=5", "must name a field of a row"),
         ("pretrain.speed=5", "PretrainRecipe has no 'speed': expected one of method, data"),
         ("pretrain.method.n_hard=5", "MoCoRecipe has no 'n_hard': expected one of queue"),
         ("pretrain.epochs.x=5", "'epochs' has no fields"),
