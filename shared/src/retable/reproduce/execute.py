@@ -22,7 +22,7 @@ from retable.evaluate.knn import Knn
 from retable.evaluate.protocol import EvalContext, Evaluation, without_validation
 from retable.methods.method import Method, Progress
 from retable.precision import accelerate_mode
-from retable.reproduce.run import Run, read_run, storable
+from retable.reproduce.run import Run, read_run
 from retable.reproduce.side_by_side import run_side_by_side
 from retable.settings import to_plain
 from retable.train.loop import Monitor, TrainingFailedError
@@ -146,7 +146,7 @@ def _pretrain(run: Run, directory: RunDirectory, accelerator: Any, options: RunO
             "seconds_of_last_start": round(time.perf_counter() - start, 1),
         }
         files.write_json(directory.environment, facts)
-        files.write_json(directory.result, storable(result))
+        files.write_json(directory.result, to_plain(result))
     accelerator.wait_for_everyone()
 
 
@@ -222,7 +222,7 @@ def _evaluate(run: Run, evaluation: Evaluation, accelerator: Any, options: RunOp
     figures = evaluation.run(encoder.to(context.device), open_variant, context, seed=run.seed)
     if accelerator.is_main_process:
         files.write_json(folder / "recipe.json", to_plain(evaluation))
-        files.write_json(folder / "result.json", storable(figures))
+        files.write_json(folder / "result.json", to_plain(figures))
     accelerator.wait_for_everyone()
 
 

@@ -12,8 +12,9 @@ from retable.errors import UserError
 from retable.plots import drawing
 from retable.reproduce.outcomes import Outcomes
 from retable.reproduce.plan import TableSelection, trainings_at_scale
-from retable.reproduce.run import FinishedRun, FinishedRuns, Run, storable
+from retable.reproduce.run import FinishedRun, FinishedRuns, Run
 from retable.reproduce.table import Table, TableRow
+from retable.settings import to_plain
 from retable.tables import (
     Comparison,
     Measured,
@@ -104,7 +105,7 @@ def write_report(table: Table, comparison: Comparison, runs: FinishedRuns, folde
         name: {seed: run.metrics for seed, run in seeds.items() if run.metrics}
         for name, seeds in runs.items()
     }
-    files.write_json(folder / "metrics.json", storable({n: m for n, m in metrics.items() if m}))
+    files.write_json(folder / "metrics.json", to_plain({n: m for n, m in metrics.items() if m}))
     if not drawing.available():
         print("No plots: install retable[plots] for them.", file=sys.stderr)
         return

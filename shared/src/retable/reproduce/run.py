@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +16,7 @@ from retable.train.recipe import PretrainRecipe
 from retable.train.runs import RunDirectory, read_json
 
 _NOT_FINITE = ("nan", "inf", "-inf")
+"""The words that `to_plain` writes for numbers that are not finite."""
 
 
 @dataclass(frozen=True)
@@ -142,19 +142,6 @@ def read_runs(runs: Iterable[Run], folder: Path, derive: Derive | None = None) -
         for name in run.rows:
             found.setdefault(name, {})[run.seed] = finished
     return found
-
-
-def storable(value: Any) -> Any:
-    """Write numbers that are not finite, which JSON does not have, as words.
-
-    >>> storable({"gap": float("nan"), "steps": [1, 2.5]})
-    {'gap': 'nan', 'steps': [1, 2.5]}
-    """
-    if isinstance(value, Mapping):
-        return {name: storable(part) for name, part in value.items()}
-    if isinstance(value, list):
-        return [storable(part) for part in value]
-    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _training_metrics(
