@@ -27,9 +27,9 @@ from retable.data.sources import open_source
 from retable.encoders import ResNetRecipe
 from retable.methods import MethodRecipe, moco_v2
 from retable.reproduce.execute import make_accelerator
-from retable.train.loop import Execution
 from retable.train.metrics import MetricsLog
 from retable.train.optim import OptimizerRecipe
+from retable.train.options import RunOptions
 from retable.train.pretrain import pretrain
 from retable.train.recipe import PretrainRecipe
 from retable.train.runs import RunDirectory
@@ -136,7 +136,7 @@ def images_per_second(
     recipe: PretrainRecipe, source: Source, compiled: bool, setting: Setting
 ) -> list[float]:
     """Pretrain and return what the loop's log says, without its first lines."""
-    execution = Execution(
+    execution = RunOptions(
         workers=setting.workers, compile=compiled, log_every=setting.log_every, quiet=True
     )
     with tempfile.TemporaryDirectory() as folder:

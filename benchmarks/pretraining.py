@@ -28,8 +28,8 @@ from retable.data.sampler import Sampler
 from retable.encoders import ResNetRecipe, build_encoder
 from retable.methods import Method, MethodRecipe, Progress, moco_v2
 from retable.reproduce.execute import make_accelerator
-from retable.train.loop import Execution
 from retable.train.optim import OptimizerRecipe
+from retable.train.options import RunOptions
 from retable.train.pretrain import pretrain
 from retable.train.recipe import PretrainRecipe
 from retable.train.runs import RunDirectory
@@ -193,7 +193,7 @@ def measure(setting: Setting, options: Options) -> Seconds:
     with tempfile.TemporaryDirectory() as folder:
         directory = RunDirectory(Path(folder))
         accelerator = make_accelerator(setting.precision)
-        pretrain(recipe, 0, source, directory, accelerator, Execution(quiet=True))
+        pretrain(recipe, 0, source, directory, accelerator, RunOptions(quiet=True))
     return rounds.seconds
 
 

@@ -24,7 +24,8 @@ from retable.data.sources import open_source
 from retable.errors import UserError
 from retable.reproduce import Table
 from retable.reproduce.command import load_table
-from retable.reproduce.plan import Request, Run, plan_runs, price, resolve_rows
+from retable.reproduce.plan import TableSelection, plan_runs, price, resolve_rows
+from retable.reproduce.run import Run
 
 FOLDER = Path(__file__).parent
 BUDGET = 80.0
@@ -68,8 +69,8 @@ def plan_checks(tables: Sequence[Table], budget: float) -> list[Check]:
 
 
 def _runs(table: Table) -> list[Run]:
-    request = Request(scale="proxy", seeds=table.seeds["proxy"])
-    return plan_runs(resolve_rows(table, request), request.seeds)
+    selection = TableSelection(scale="proxy", seeds=table.seeds["proxy"])
+    return plan_runs(resolve_rows(table, selection), selection.seeds)
 
 
 def _operations(runs: Sequence[Run]) -> float:

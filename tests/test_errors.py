@@ -20,7 +20,7 @@ import torch
 from retable import cli
 from retable.reproduce import Table, main
 from retable.reproduce.command import load_table
-from retable.reproduce.plan import Request, plan_runs, resolve_rows
+from retable.reproduce.plan import TableSelection, plan_runs, resolve_rows
 from retable.train.runs import RunDirectory
 
 SCRIPT = Path(__file__).parents[1] / "reproductions" / "mochi" / "table1.py"
@@ -170,12 +170,12 @@ def test_more_classes_than_the_supervised_row_knows(refused: Refused) -> None:
 
 def change_recipe(table: Table, runs: Path, row: str, temperature: float) -> Path:
     """Leave a run directory whose recipe has another temperature than its name says."""
-    request = Request(scale="smoke", rows=(row,))
-    (run,) = plan_runs(resolve_rows(table, request), [0])
+    selection = TableSelection(scale="smoke", rows=(row,))
+    (run,) = plan_runs(resolve_rows(table, selection), [0])
     directory = RunDirectory(runs / run.name)
     method = dataclasses.replace(run.recipe.method, temperature=temperature)  # type: ignore[type-var]
     recipe = dataclasses.replace(run.recipe, method=method)
-    directory.claim({"pretrain": recipe, "seed": 0})
+    directory.write_recipe({"pretrain": recipe, "seed": 0})
     return directory.path
 
 
@@ -197,9 +197,9 @@ def test_a_changed_recipe_of_a_finished_run_is_noticed_too(
 
 @pytest.mark.parametrize("name", ["recipe.json", "result.json"])
 def test_a_damaged_file_of_a_run(name: str, refused: Refused, table: Table, tmp_path: Path) -> None:
-    (run,) = plan_runs(resolve_rows(table, Request(scale="smoke", rows=("moco_v2",))), [0])
+    (run,) = plan_runs(resolve_rows(table, TableSelection(scale="smoke", rows=("moco_v2",))), [0])
     directory = RunDirectory(tmp_path / "runs" / run.name)
-    directory.claim(run.claim)
+    directory.write_recipe(run.identity)
     (directory.path / name).write_text('{"half": ')
     said = refused(*smoke("moco_v2"))
     assert f"{name} is not readable JSON" in said
@@ -214,7 +214,7 @@ def test_more_hard_negatives_than_the_queue_has_rows(refused: Refused) -> None:
 
 def test_a_queue_smaller_than_the_batch(refused: Refused) -> None:
     said = refused(*smoke("moco_v2", "pretrain.method.queue=32"))
-    assert "A batch of 64 keys does not fit into a queue of 32 rows: expected a queue of" in said
+    assert "`queue` must be at least the batch of 64, got 32. Choose a larger queue" in said
 
 
 def test_a_queue_that_is_no_multiple_of_the_batch_is_no_mistake(
@@ -244,7 +244,7 @@ def test_more_processes_than_gpus(refused: Refused, monkeypatch: pytest.MonkeyPa
 
 def test_an_unknown_row(refused: Refused) -> None:
     said = refused("--scale", "smoke", "--rows", "moco_v3")
-    assert "mochi-table1 runs no row moco_v3: choose from moco_t007, moco_t02, moco_v2" in said
+    assert "mochi-table1 has no row moco_v3. Choose from moco_t007, moco_t02, moco_v2" in said
 
 
 def test_data_at_proxy_scale(refused: Refused) -> None:
@@ -261,9 +261,9 @@ def test_paper_scale_without_data(refused: Refused) -> None:
     ("words", "sentence"),
     [
         ([*smoke("moco_v2"), "--accumulate", "2"], "its gradient cannot be accumulated"),
-        (smoke("moco_v2", "pretrain.epochs=many"), "pretrain.epochs='many': expected int, as in 2"),
-        (smoke("moco_v2", "pretrain.method.n_hard=8"), "MoCoRecipe has no 'n_hard': expected one"),
-        (smoke("moco_v2", "speed=8"), "names no field of a row: expected one of pretrain.FIELD"),
+        (smoke("moco_v2", "pretrain.epochs=many"), "must be an integer, got 'many'"),
+        (smoke("moco_v2", "pretrain.method.n_hard=8"), "a field of MoCoRecipe, got 'n_hard'"),
+        (smoke("moco_v2", "speed=8"), "must name a field of a row, one of pretrain.FIELD"),
         (smoke("moco_v2", "pretrain.precision=half"), "float32, bf16, fp16, got 'half'"),
         (smoke("moco_v2", "pretrain.encoder.name=vgg"), "vgg"),
         (smoke("moco_v2", "pretrain.data=shapes?size=4"), "shapes has size=4"),
@@ -271,7 +271,7 @@ def test_paper_scale_without_data(refused: Refused) -> None:
         (smoke("moco_v2", "pretrain.batch=0"), "batch is 0: expected at least 1"),
         ([*smoke("moco_v2"), "--resume"], "holds no run of these rows and seeds"),
         ([*smoke("moco_v2"), "--seeds", "first"], "--seeds first is no seed: write numbers"),
-        ([*smoke("moco_v2"), "--processes", "0"], "0 is no whole number of at least 1"),
+        ([*smoke("moco_v2"), "--processes", "0"], "must be an integer of at least 1, got 0"),
         (["--record", "--seeds", "0"], "--record needs at least 5 seeds, got 1"),
         (["--record", "--scale", "smoke"], "--record stores references of the proxy scale"),
         (["--speed"], "Unrecognized arguments: --speed (see --help)"),

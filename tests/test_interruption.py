@@ -61,7 +61,7 @@ def kill(command: Any, mark: str, *, alone: bool) -> None:
 
 def outcome(runs: Path) -> dict[str, bytes]:
     """Return every byte that a command leaves for its user, but for where and when it ran."""
-    names = ("recipe.json", "result.json", "encoder.safetensors", "figures.json")
+    names = ("recipe.json", "result.json", "encoder.safetensors", "metrics.json")
     found = sorted(path for name in names for path in runs.rglob(name))
     return {str(path.relative_to(runs)): path.read_bytes() for path in found}
 

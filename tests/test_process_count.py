@@ -38,8 +38,8 @@ from retable.reproduce.execute import make_accelerator
 from retable.testing import run_processes
 from retable.train import pretrain
 from retable.train.gradients import read_landscape
-from retable.train.loop import Execution
 from retable.train.optim import OptimizerRecipe
+from retable.train.options import RunOptions
 from retable.train.recipe import PretrainRecipe, build_method
 from retable.train.runs import RunDirectory
 from retable.train.schedules import ScheduleRecipe
@@ -197,7 +197,7 @@ def train(folder: Path, name: str, stop: bool = False) -> dict[str, Any]:
             accelerator(),
             # On a CPU torch sums a group of channels-last images one by one and errs by 1e-5 where
             # it has 64: a hundred times what it errs in other formats, or in a sum of shares.
-            Execution(log_every=1, quiet=True, channels_last=name not in SYNCHRONISED),
+            RunOptions(log_every=1, quiet=True, channels_last=name not in SYNCHRONISED),
             monitor,
         )
     (method,) = built
@@ -308,7 +308,7 @@ def test_the_command_line_gives_one_table_on_one_and_two_processes(
         reproduce.run("table1", runs, *options)
         (facts,) = runs.glob("moco-*/environment.json")
         assert json.loads(facts.read_text())["processes"] == int(processes)
-        report = runs / "tables" / "mochi-table1-smoke" / "figures.json"
+        report = runs / "tables" / "mochi-table1-smoke" / "metrics.json"
         figures.append(json.loads(report.read_text())["moco_v2"]["0"])
     one, two = figures
     assert one.keys() == two.keys()

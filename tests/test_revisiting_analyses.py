@@ -21,7 +21,7 @@ from reproductions.revisiting_ssl import (
     probe_curves,
     tap_curves,
 )
-from retable.reproduce import History
+from retable.reproduce import FinishedRun
 from retable.tables import Comparison, Reference, compare, load_reference
 from revisiting_ssl.analysis.agreement import mean_agreement, task_agreement
 from revisiting_ssl.analysis.correlations import kendall_tau, ranks, spearman
@@ -139,8 +139,9 @@ def test_rankings_differ_more_between_tasks_than_between_the_widths_of_a_task(ta
 # Readings.
 
 
-def history(folder: Path = Path(), /, **figures: float) -> History:
-    return History([], folder, {name.replace("__", "."): v for name, v in figures.items()})
+def history(folder: Path = Path(), /, **figures: float) -> FinishedRun:
+    metrics = {name.replace("__", "."): v for name, v in figures.items()}
+    return FinishedRun(folder, metrics=metrics)
 
 
 def compared(
@@ -380,8 +381,8 @@ def test_scatter_shows_tasks_with_a_pretext_accuracy(drawn: dict[str, Any], tmp_
     for place, name in enumerate(SUB_GRID):
         own = histories[f"{name}/jigsaw_4x"]
         for seed in own:
-            figures = {**own[seed].figures, grid_readings.PRETEXT: 0.5 + 0.1 * place}
-            own[seed] = History([], Path(), figures)
+            metrics = {**own[seed].metrics, grid_readings.PRETEXT: 0.5 + 0.1 * place}
+            own[seed] = FinishedRun(Path(), metrics=metrics)
     grid_curves.draw_scatter(comparison, histories, tmp_path)
     (panel,) = drawn["pretext.svg"].axes
     assert panel.get_title() == "Jigsaw"

@@ -7,14 +7,14 @@ from typing import Any
 import pytest
 
 from retable.reproduce.command import load_table
-from retable.reproduce.plan import Request, plan_runs, resolve_rows
+from retable.reproduce.plan import TableSelection, plan_runs, resolve_rows
 
 SCRIPTS = Path(__file__).parents[1] / "reproductions" / "feature_transform"
 
 
 def runs_of(table: str, scale: str) -> dict[str, str]:
     """Return which run each training of a table is."""
-    rows = resolve_rows(load_table(SCRIPTS / f"{table}.py"), Request(scale=scale))
+    rows = resolve_rows(load_table(SCRIPTS / f"{table}.py"), TableSelection(scale=scale))
     return {name: run.name for run in plan_runs(rows, (0,)) for name in run.rows}
 
 
@@ -60,7 +60,7 @@ def test_a_baseline_of_three_tables_is_trained_once(reproduce: Any, tmp_path: Pa
     assert new == {"geometry"}
 
     figures = [
-        json.loads((tmp_path / "tables" / f"mochi-{table}-smoke" / "figures.json").read_text())
+        json.loads((tmp_path / "tables" / f"mochi-{table}-smoke" / "metrics.json").read_text())
         for table in ("table1", "figure3b", "figure3c")
     ]
     probed = [figures[0]["moco_v2"], figures[1]["s0_sp0"], figures[2]["moco_v2"]]

@@ -22,7 +22,7 @@ from reproductions.feature_transform.recorded_curves import (
     draw_score_curves,
 )
 from reproductions.feature_transform.scales import proxy, smoke
-from retable.reproduce import History, Metric, Table, TableRow, main
+from retable.reproduce import FinishedRun, Metric, Table, TableRow, main
 from retable.train.gradients import read_landscape
 from retable.train.recipe import PretrainRecipe
 from retable.train.traces import Trace, read_traces
@@ -48,7 +48,7 @@ def mean_between(values: Mapping[int, float], first: float, last: float) -> floa
     return sum(chosen) / len(chosen) if chosen else math.nan
 
 
-def around_the_start(recipe: PretrainRecipe, history: History) -> dict[str, float]:
+def around_the_start(recipe: PretrainRecipe, history: FinishedRun) -> dict[str, float]:
     """Return what happens in the first tenth of a run, and where its transformation starts.
 
     Before and after the start are a fiftieth of the run each, two epochs of the paper's, and for

@@ -9,11 +9,11 @@ from retable.plots import drawing
 from retable.plots.gradients import draw_gradients
 from retable.plots.recorded import read_gradients, read_scores
 from retable.plots.scores import draw_scores
-from retable.reproduce import Histories
+from retable.reproduce import FinishedRuns
 from retable.tables import Comparison
 
 
-def first_folders(comparison: Comparison, histories: Histories) -> dict[str, Path]:
+def first_folders(comparison: Comparison, histories: FinishedRuns) -> dict[str, Path]:
     """Return the run of each row's first seed by the row's label; without a run, no entry."""
     labels = {row.row.key: row.row.label for row in comparison.rows}
     return {
@@ -23,12 +23,12 @@ def first_folders(comparison: Comparison, histories: Histories) -> dict[str, Pat
     }
 
 
-def draw_score_curves(comparison: Comparison, histories: Histories, folder: Path) -> None:
+def draw_score_curves(comparison: Comparison, histories: FinishedRuns, folder: Path) -> None:
     """Draw the three statistics of every row over the whole run."""
     _save_scores(first_folders(comparison, histories), folder / "scores.svg")
 
 
-def draw_early_scores(comparison: Comparison, histories: Histories, folder: Path) -> None:
+def draw_early_scores(comparison: Comparison, histories: FinishedRuns, folder: Path) -> None:
     """Draw the three statistics over the first tenth of the run, as the paper does beside them."""
     runs = first_folders(comparison, histories)
     last = max((len(by_seed[min(by_seed)].epochs) for by_seed in histories.values()), default=0)
@@ -43,7 +43,7 @@ def _save_scores(
         drawing.save(draw_scores(curves, epochs=epochs), path)
 
 
-def draw_gradient_landscapes(comparison: Comparison, histories: Histories, folder: Path) -> None:
+def draw_gradient_landscapes(comparison: Comparison, histories: FinishedRuns, folder: Path) -> None:
     """Draw the gradient landscape of every row, as heat map and as surface."""
     runs = {
         label: read_gradients(run) for label, run in first_folders(comparison, histories).items()

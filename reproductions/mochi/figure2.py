@@ -15,7 +15,7 @@ from pathlib import Path
 
 from reproductions.mochi.recipes import IMAGENET100_IMAGES, imagenet100, mochi
 from reproductions.mochi.scales import proxy, smoke
-from retable.reproduce import Difference, Histories, Metric, Table, TableRow, main
+from retable.reproduce import Difference, FinishedRuns, Metric, Table, TableRow, main
 from retable.tables import Comparison
 
 ROWS = {
@@ -39,7 +39,7 @@ CURVES = {
 }
 
 
-def draw(comparison: Comparison, histories: Histories, folder: Path) -> None:
+def draw(comparison: Comparison, histories: FinishedRuns, folder: Path) -> None:
     """Draw each curve over epochs, one line for each row."""
     from retable.plots import drawing
     from retable.tables.charts import draw_curves

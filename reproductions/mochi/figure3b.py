@@ -14,7 +14,7 @@ from pathlib import Path
 from reproductions.mochi.recipes import IMAGENET100_IMAGES, LINEAR_100, imagenet100, mochi
 from reproductions.mochi.scales import proxy, smoke
 from retable.methods import moco_v2
-from retable.reproduce import Gain, Histories, Metric, Table, TableRow, main
+from retable.reproduce import FinishedRuns, Gain, Metric, Table, TableRow, main
 from retable.tables import Comparison
 
 S = (0, 128, 256, 512, 1024)
@@ -28,7 +28,7 @@ def method(s: int, s_prime: int) -> TableRow:
     return TableRow(imagenet100(recipe), (LINEAR_100,))
 
 
-def draw(comparison: Comparison, histories: Histories, folder: Path) -> None:
+def draw(comparison: Comparison, histories: FinishedRuns, folder: Path) -> None:
     """Draw the paper's grid and ours as heat maps."""
     from retable.plots import drawing
     from retable.tables.charts import draw_grid

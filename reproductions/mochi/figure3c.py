@@ -23,7 +23,7 @@ from reproductions.mochi.scales import proxy, smoke
 from retable import views
 from retable.evaluate.geometry import Geometry
 from retable.methods import moco_v2
-from retable.reproduce import Histories, Metric, Table, TableRow, main
+from retable.reproduce import FinishedRuns, Metric, Table, TableRow, main
 from retable.tables import Comparison
 
 ROWS = {
@@ -36,7 +36,7 @@ ROWS = {
 GEOMETRY = Geometry(view=views.center(224, 256))
 
 
-def draw(comparison: Comparison, histories: Histories, folder: Path) -> None:
+def draw(comparison: Comparison, histories: FinishedRuns, folder: Path) -> None:
     """Draw alignment against uniformity, coloured by top-1."""
     from retable.plots import drawing
     from retable.tables.charts import draw_scatter

@@ -16,8 +16,7 @@ from pathlib import Path
 from reproductions.revisiting_ssl.probe_curves import draw_probe_curves
 from reproductions.revisiting_ssl.recipes import BEST, IMAGENET_IMAGES, best, logistic, sgd
 from reproductions.revisiting_ssl.scales import proxy, smoke
-from retable.reproduce import Table, TableRow, main
-from retable.reproduce.table import RunMetrics
+from retable.reproduce import FinishedRuns, Table, TableRow, main
 
 FIRST_DECAYS = (30, 120, 480)
 """Epochs at which the learning rate falls for the first time."""
@@ -35,13 +34,14 @@ class OfTheProbe:
     figure: str
     of_the_optimum: bool = True
 
-    def value(self, row: str, seed: int, figures: RunMetrics) -> float | None:
+    def value(self, row: str, seed: int, runs: FinishedRuns) -> float | None:
         """Return it, None where the row has not run."""
         _, _, probe = row.rpartition("_")
         if probe == "optimum" and not self.of_the_optimum:
             return None
         name = "optimum" if probe == "optimum" else f"linear_{probe}"
-        return figures.get(row, {}).get(seed, {}).get(f"{name}.{self.figure}")
+        run = runs.get(row, {}).get(seed)
+        return run.metrics.get(f"{name}.{self.figure}") if run else None
 
     def reads(self, row: str) -> tuple[str, ...]:
         """Name the row's training."""

@@ -22,7 +22,7 @@ from reproductions.revisiting_ssl.grid_readings import (
 )
 from reproductions.revisiting_ssl.grid_report import signed
 from retable.plots.drawing import CYCLE, GREY, INK, add_legend, new_figure, save
-from retable.reproduce import Histories
+from retable.reproduce import FinishedRuns
 from retable.tables import Comparison
 from revisiting_ssl.analysis.agreement import GridStatistics
 from revisiting_ssl.analysis.correlations import Correlation
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 _MARKERS = "osD^vP"
 
 
-def draw_widths(comparison: Comparison, histories: Histories, folder: Path) -> None:
+def draw_widths(comparison: Comparison, histories: FinishedRuns, folder: Path) -> None:
     """Draw accuracy against widening, a panel for each task, a line for each encoder."""
     found = {
         name: one for name, one in all_statistics(comparison, histories).items() if name != PART
@@ -131,7 +131,7 @@ def _draw_slopes(
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def draw_scatter(comparison: Comparison, histories: Histories, folder: Path) -> None:
+def draw_scatter(comparison: Comparison, histories: FinishedRuns, folder: Path) -> None:
     """Draw linear against pretext accuracy, a panel for each task whose runs have both."""
     pretext = metric_grid(comparison, histories, PRETEXT, 100.0)
     ours = our_grid(comparison)

@@ -16,7 +16,7 @@ from reproductions.revisiting_ssl.grid_readings import (
     title_of,
 )
 from retable.plots.drawing import CYCLE, GREY, INK, add_legend, new_figure, save
-from retable.reproduce import Histories
+from retable.reproduce import FinishedRuns
 from retable.tables import Comparison
 from revisiting_ssl.analysis.grids import leads
 
@@ -24,7 +24,7 @@ CLAIMED = ("revnet50", "resnet50_v1")
 """The encoders of which each table claims that their order depends on the task."""
 
 
-def draw_order(comparison: Comparison, histories: Histories, folder: Path) -> None:
+def draw_order(comparison: Comparison, histories: FinishedRuns, folder: Path) -> None:
     """Draw by how many points one encoder is ahead in every column, the paper's beside ours."""
     from matplotlib.lines import Line2D
 

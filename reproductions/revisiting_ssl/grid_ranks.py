@@ -16,7 +16,7 @@ from reproductions.revisiting_ssl.grid_readings import (
 )
 from reproductions.revisiting_ssl.grid_report import signed
 from retable.plots.drawing import GREY, INK, new_figure, save
-from retable.reproduce import Histories
+from retable.reproduce import FinishedRuns
 from retable.tables import Comparison
 from retable.tables.phrases import EMPTY
 from revisiting_ssl.analysis.agreement import GridStatistics, mean_agreement
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
-def draw_ranks(comparison: Comparison, histories: Histories, folder: Path) -> None:
+def draw_ranks(comparison: Comparison, histories: FinishedRuns, folder: Path) -> None:
     """Draw the encoders' ranks in every column, and how the tasks' rankings agree."""
     found = all_statistics(comparison, histories)
     lines = [len(encoders_of(one.grid)) for one in found.values()]

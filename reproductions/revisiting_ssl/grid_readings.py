@@ -6,7 +6,7 @@ import math
 from pathlib import Path
 from typing import NamedTuple
 
-from retable.reproduce import Histories
+from retable.reproduce import FinishedRuns
 from retable.reproduce.table import training_name
 from retable.tables import Comparison, load_reference
 from retable.tables.reference import ColumnSpec, Reference, Value
@@ -122,7 +122,7 @@ def reference_grid(reference: Reference) -> Grid:
 
 
 def metric_grid(
-    comparison: Comparison, histories: Histories, metric: str, factor: float = 1.0
+    comparison: Comparison, histories: FinishedRuns, metric: str, factor: float = 1.0
 ) -> Grid:
     """Return a metric of the grid's runs, the mean over the seeds times ``factor``."""
     grid: dict[Cell, dict[str, float]] = {}
@@ -130,7 +130,7 @@ def metric_grid(
         grid[cell] = {}
         for row in comparison.rows:
             by_seed = histories.get(training_name(row.row.key, column.key), {})
-            found = [h.figures[metric] for h in by_seed.values() if metric in h.figures]
+            found = [h.metrics[metric] for h in by_seed.values() if metric in h.metrics]
             if found and all(map(math.isfinite, found)):
                 grid[cell][row.row.key] = factor * math.fsum(found) / len(found)
     return grid
@@ -139,7 +139,7 @@ def metric_grid(
 PAPER, PART, OURS = "paper", "paper, the cells that were run", "ours"
 
 
-def all_statistics(comparison: Comparison, histories: Histories) -> dict[str, GridStatistics]:
+def all_statistics(comparison: Comparison, histories: FinishedRuns) -> dict[str, GridStatistics]:
     """Return the statistics of the paper's grid, of its cells that were run, and of ours.
 
     The second is left out if every cell was run, the last two if none was.
@@ -163,7 +163,9 @@ def _printed_shares(comparison: Comparison, grid: Grid) -> dict[str, tuple[Grid,
     }
 
 
-def _measured_shares(comparison: Comparison, histories: Histories) -> dict[str, tuple[Grid, Grid]]:
+def _measured_shares(
+    comparison: Comparison, histories: FinishedRuns
+) -> dict[str, tuple[Grid, Grid]]:
     """Pair the runs' accuracies with a share of the labels and with all."""
     return {
         share.label: (

@@ -18,7 +18,7 @@ from reproductions.revisiting_ssl.grid_readings import (
     our_grid,
 )
 from retable import files
-from retable.reproduce import Histories
+from retable.reproduce import FinishedRuns
 from retable.tables import Comparison
 from retable.tables.phrases import EMPTY, number
 from revisiting_ssl.analysis.agreement import GridStatistics, mean_agreement, seed_agreement
@@ -36,7 +36,7 @@ from revisiting_ssl.analysis.pretext import Prediction, predictions
 MINUS = "\N{MINUS SIGN}"
 
 
-def write_analyses(comparison: Comparison, histories: Histories, folder: Path) -> None:
+def write_analyses(comparison: Comparison, histories: FinishedRuns, folder: Path) -> None:
     """Write ``analyses.json`` and ``analyses.md``."""
     found = all_statistics(comparison, histories)
     grids = grids_by_seed(comparison)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from reproductions.revisiting_ssl.grid_readings import TASKS
 from retable.plots.drawing import CYCLE, GREY, INK, add_legend, new_figure, save
-from retable.reproduce import Histories, History
+from retable.reproduce import FinishedRun, FinishedRuns
 from retable.tables import Comparison
 from retable.tables.plot import scale_title
 from retable.train.runs import read_json
@@ -43,7 +43,7 @@ class ProbeCurve:
     values: Mapping[str, Sequence[float]]
 
 
-def read_curve(history: History, evaluation: str) -> ProbeCurve | None:
+def read_curve(history: FinishedRun, evaluation: str) -> ProbeCurve | None:
     """Read the curve of a run's probe; None if it has not run to its end.
 
     Where other settings of the same name have left results beside it, the one that the run's
@@ -53,7 +53,7 @@ def read_curve(history: History, evaluation: str) -> ProbeCurve | None:
         result, curve = folder / "result.json", folder / "curve.json"
         if not (result.exists() and curve.exists()):
             continue
-        if read_json(result)["top1"] != history.figures.get(f"{evaluation}.top1"):
+        if read_json(result)["top1"] != history.metrics.get(f"{evaluation}.top1"):
             continue
         recipe, measured = read_json(folder / "recipe.json"), read_json(curve)
         tap = recipe["representation"]["taps"][-1]
@@ -78,7 +78,7 @@ def mean_curve(curves: Sequence[ProbeCurve], figure: str) -> list[float]:
     ]
 
 
-def curves_of(histories: Histories, task: str) -> dict[str, list[ProbeCurve]]:
+def curves_of(histories: FinishedRuns, task: str) -> dict[str, list[ProbeCurve]]:
     """Return schedule -> the curves of its seeds, of those that have run."""
     found = {}
     for schedule in SCHEDULES:
@@ -88,7 +88,7 @@ def curves_of(histories: Histories, task: str) -> dict[str, list[ProbeCurve]]:
     return {schedule: curves for schedule, curves in found.items() if curves}
 
 
-def draw_probe_curves(comparison: Comparison, histories: Histories, folder: Path) -> None:
+def draw_probe_curves(comparison: Comparison, histories: FinishedRuns, folder: Path) -> None:
     """Draw a column of panels for each task: accuracy and loss against the epoch."""
     found = {task: curves for task in TASKS if (curves := curves_of(histories, task))}
     if not found:
@@ -115,11 +115,11 @@ def draw_probe_curves(comparison: Comparison, histories: Histories, folder: Path
     save(figure, folder / "probes.svg")
 
 
-def _optimum(histories: Histories, task: str, figure: str) -> float | None:
+def _optimum(histories: FinishedRuns, task: str, figure: str) -> float | None:
     """Return what L-BFGS found on the same problem, the mean over seeds; None where it has not."""
     by_seed = histories.get(f"{task}_optimum", {}).values()
     name = f"optimum.{figure}"
-    found = [history.figures[name] for history in by_seed if name in history.figures]
+    found = [history.metrics[name] for history in by_seed if name in history.metrics]
     return math.fsum(found) / len(found) if found else None
 
 

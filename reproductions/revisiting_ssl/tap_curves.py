@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from retable.plots.drawing import CYCLE, GREY, INK, add_legend, new_figure, save
-from retable.reproduce import Histories
+from retable.reproduce import FinishedRuns
 from retable.tables import Comparison
 from retable.tables.comparison import ComparedRow
 from retable.tables.phrases import number
@@ -27,7 +27,7 @@ _NETWORKS = {"skip": CYCLE[0], "no_skip": CYCLE[1]}
 _CALLED = {"skip": "with skip connections", "no_skip": "without skip connections"}
 
 
-def draw_taps(comparison: Comparison, histories: Histories, folder: Path) -> None:
+def draw_taps(comparison: Comparison, histories: FinishedRuns, folder: Path) -> None:
     """Draw a panel for each task, a line for each network, and below it what the skips add."""
     rows = {row.row.key: row for row in comparison.rows if _has_numbers(row)}
     tasks = list(dict.fromkeys(task_of(key) for key in rows))

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 import signal
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 import pytest
@@ -14,9 +15,12 @@ from retable.encoders import ResNetRecipe
 from retable.evaluate.knn import Knn
 from retable.methods import SupervisedRecipe, moco_v2
 from retable.reproduce import Metric, Table, TableRow
+from retable.reproduce.execute import execute
+from retable.reproduce.plan import TableSelection, plan_runs, resolve_rows
 from retable.tables import Provenance, Reference, record_reference
 from retable.tables.reading import parse_reference
 from retable.train.optim import OptimizerRecipe
+from retable.train.options import RunOptions
 from retable.train.recipe import PretrainRecipe
 
 
@@ -124,9 +128,8 @@ margin = 0.0
 """
 
 Changed = Callable[..., PretrainRecipe]
-
-
 Printed = Callable[..., Reference]
+Trained = Callable[..., None]
 
 
 @pytest.fixture
@@ -208,3 +211,19 @@ def table(tmp_path: Path, contrastive: Changed, supervised: Changed) -> Table:
         smoke=lambda row: row,
         images=72,
     )
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    """Copy finished runs of a table into a folder; each is trained once in a session."""
+    shared = tmp_path_factory.mktemp("trained")
+
+    def copy(
+        table: Table, folder: Path, rows: Iterable[str] = (), seeds: Iterable[int] = (0,)
+    ) -> None:
+        runs = plan_runs(resolve_rows(table, TableSelection(rows=tuple(rows))), seeds)
+        execute(runs, RunOptions(shared, quiet=True))
+        for run in runs:
+            shutil.copytree(shared / run.name, folder / run.name)
+
+    return copy

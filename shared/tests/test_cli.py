@@ -118,7 +118,7 @@ def test_an_interrupted_probe_is_kept_where_asked(
     [
         (["nowhere.pth"], "nowhere.pth"),
         (["CHECKPOINT", "--data", "cifar"], "cifar"),
-        (["CHECKPOINT", "--set", "speed=3"], "has no 'speed': expected one of lr"),
+        (["CHECKPOINT", "--set", "speed=3"], "got 'speed'. Choose from lr"),
         (["CHECKPOINT", "--set", "lr"], "--set lr has no value"),
         (["CHECKPOINT", "--set", "lr=fast"], "lr='fast': expected float"),
         (["CHECKPOINT", "--set", "lr.x=1"], "'lr' has no fields"),

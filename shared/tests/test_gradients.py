@@ -21,8 +21,9 @@ from retable.errors import UserError
 from retable.random import derive_key, initialising, normal
 from retable.reproduce.execute import make_accelerator
 from retable.train.gradients import GradientLandscape, read_landscape
-from retable.train.loop import Execution, Training
+from retable.train.loop import Training
 from retable.train.metrics import MetricsLog
+from retable.train.options import RunOptions
 from retable.train.pretrain import pretrain
 from retable.train.runs import RunDirectory
 
@@ -243,7 +244,7 @@ def test_a_log_without_gradients_or_of_several_networks_is_refused(tmp_path: Pat
 
 def train(recipe: Any, folder: Path, accelerator: Any = None, **execution: Any) -> dict[str, Any]:
     torch.set_num_threads(1)
-    chosen = Execution(quiet=True, **execution)
+    chosen = RunOptions(quiet=True, **execution)
     accelerator = accelerator or make_accelerator("float32")
     source = open_source(recipe.data, "train")
     return pretrain(recipe, 3, source, RunDirectory(folder), accelerator, chosen)

@@ -17,8 +17,9 @@ from retable.methods import Batch, Method, Metrics, StepOutput, SupervisedRecipe
 from retable.reproduce.execute import make_accelerator
 from retable.train import checkpoint
 from retable.train.health import COLLAPSE, DIVERGED
-from retable.train.loop import Execution, Training, TrainingFailedError
+from retable.train.loop import Training, TrainingFailedError
 from retable.train.metrics import MetricsLog
+from retable.train.options import RunOptions
 from retable.train.pretrain import check_fit, pretrain
 from retable.train.recipe import PretrainRecipe, build_method
 from retable.train.runs import RunDirectory
@@ -26,7 +27,7 @@ from retable.train.traces import read_traces
 from retable.weights import load_encoder
 
 Changed = Callable[..., PretrainRecipe]
-OFTEN = Execution(log_every=2, checkpoint_every=3, quiet=True)
+OFTEN = RunOptions(log_every=2, checkpoint_every=3, quiet=True)
 
 
 def watch(method: Method, epoch: int) -> dict[str, float]:
@@ -34,7 +35,7 @@ def watch(method: Method, epoch: int) -> dict[str, float]:
     return {"sum": float(sum(p.detach().double().sum() for p in method.parameters()))}
 
 
-def train(recipe: PretrainRecipe, folder: Path, execution: Execution = OFTEN) -> dict[str, Any]:
+def train(recipe: PretrainRecipe, folder: Path, execution: RunOptions = OFTEN) -> dict[str, Any]:
     torch.set_num_threads(1)
     source = open_source(recipe.data, "train")
     return pretrain(
@@ -98,7 +99,7 @@ def test_the_trace_of_every_step_is_kept_however_often_lines_are_written(
     contrastive: Changed, tmp_path: Path
 ) -> None:
     result = train(contrastive(), tmp_path / "often")
-    train(contrastive(), tmp_path / "seldom", Execution(quiet=True))
+    train(contrastive(), tmp_path / "seldom", RunOptions(quiet=True))
     traces = read_traces(tmp_path / "often")
     assert traces == read_traces(tmp_path / "seldom")
     assert list(traces) == ["negative_mean", "negative_variance", "positive_mean"]
@@ -160,7 +161,7 @@ def test_how_often_states_are_kept_and_logged_does_not_change_the_weights(
     contrastive: Changed, tmp_path: Path
 ) -> None:
     train(contrastive(), tmp_path / "often")
-    train(contrastive(), tmp_path / "seldom", Execution(quiet=True))
+    train(contrastive(), tmp_path / "seldom", RunOptions(quiet=True))
     often, seldom = ((tmp_path / run / "encoder.safetensors") for run in ("often", "seldom"))
     for a, b in zip(*(load_encoder(f).encoder.parameters() for f in (often, seldom)), strict=True):
         assert torch.equal(a, b)
@@ -213,10 +214,10 @@ def test_a_recipe_that_does_not_fit_is_refused_with_the_reason(
     recipe = supervised(**changes)
     method = build_method(recipe, 0)
     if sentence is None:
-        check_fit(recipe, method, processes, Execution())
+        check_fit(recipe, method, processes, RunOptions())
     else:
         with pytest.raises(UserError, match=sentence):
-            check_fit(recipe, method, processes, Execution())
+            check_fit(recipe, method, processes, RunOptions())
 
 
 def test_batch_norm_groups_may_span_processes_but_not_the_parts_of_a_batch(
@@ -224,9 +225,9 @@ def test_batch_norm_groups_may_span_processes_but_not_the_parts_of_a_batch(
 ) -> None:
     recipe = supervised(bn_group=16)
     method = build_method(recipe, 0)
-    check_fit(recipe, method, 2, Execution())
+    check_fit(recipe, method, 2, RunOptions())
     with pytest.raises(UserError, match="4 images at a time"):
-        check_fit(recipe, method, 2, Execution(accumulate=2))
+        check_fit(recipe, method, 2, RunOptions(accumulate=2))
 
 
 @dataclass(frozen=True)

@@ -6,11 +6,12 @@ import pytest
 
 from retable.errors import UserError
 from retable.reproduce import Table
-from retable.reproduce.arguments import Command, parse
+from retable.reproduce.arguments import parse
+from retable.train.options import RunOptions
 
 
 def seeds(table: Table, *words: str) -> tuple[int, ...]:
-    return parse(table, ["--seeds", *words]).request.seeds
+    return parse(table, ["--seeds", *words])[0].seeds
 
 
 def test_seeds_are_numbers_and_ranges_with_both_ends(table: Table) -> None:
@@ -34,17 +35,17 @@ def test_what_is_no_seed_is_refused(table: Table, words: list[str], sentence: st
 
 
 def test_each_scale_has_its_seeds(table: Table) -> None:
-    assert parse(table, []).request.seeds == (0,)
-    paper = parse(table, ["--scale", "paper", "--data", "imagefolder:x"])
-    assert paper.request.seeds == (0, 1, 2)
+    assert parse(table, [])[0].seeds == (0,)
+    paper, _ = parse(table, ["--scale", "paper", "--data", "imagefolder:x"])
+    assert paper.seeds == (0, 1, 2)
 
 
 def test_a_recording_has_five_seeds_none_of_them_the_tables(table: Table) -> None:
-    recording = parse(table, ["--record"])
-    assert recording.record
-    assert len(recording.request.seeds) >= 5
-    assert not set(recording.request.seeds) & set(table.seeds["proxy"])
-    assert parse(table, ["--record", "--seeds", "10-15"]).request.seeds == tuple(range(10, 16))
+    recording, options = parse(table, ["--record"])
+    assert options.record
+    assert len(recording.seeds) >= 5
+    assert not set(recording.seeds) & set(table.seeds["proxy"])
+    assert parse(table, ["--record", "--seeds", "10-15"])[0].seeds == tuple(range(10, 16))
 
 
 @pytest.mark.parametrize(
@@ -68,7 +69,7 @@ def test_only_whole_unchanged_tables_over_enough_seeds_are_recorded(
 def test_paper_scale_needs_data_but_for_a_dry_run(table: Table) -> None:
     with pytest.raises(UserError, match="--scale paper needs the paper's images: add --data"):
         parse(table, ["--scale", "paper"])
-    assert parse(table, ["--scale", "paper", "--dry-run"]).dry_run
+    assert parse(table, ["--scale", "paper", "--dry-run"])[1].dry_run
 
 
 @pytest.mark.parametrize(
@@ -77,11 +78,11 @@ def test_paper_scale_needs_data_but_for_a_dry_run(table: Table) -> None:
         (["--scale", "huge"], r"Argument --scale: .*'huge'"),
         (["--speed"], "Unrecognized arguments: --speed"),
         (["--resume", "--fresh"], "not allowed with argument"),
-        (["--processes", "0"], "--processes: 0 is no whole number of at least 1"),
+        (["--processes", "0"], "--processes: must be an integer of at least 1, got 0"),
         (["--jobs", "-1"], "--jobs"),
-        (["--max-steps", "few"], "few is no whole number of at least 1"),
-        (["--accumulate", "0"], "0 is no whole number of at least 1"),
-        (["--workers", "x"], "x is no whole number, expected 0 or more"),
+        (["--max-steps", "few"], "must be an integer of at least 1, got few"),
+        (["--accumulate", "0"], "must be an integer of at least 1, got 0"),
+        (["--workers", "x"], "must be an integer of at least 0, got x"),
         (["--mixed-precision", "half"], "--mixed-precision"),
     ],
 )
@@ -93,35 +94,35 @@ def test_wrong_usage_is_a_users_mistake_that_points_to_the_help(
     assert str(mistake.value).endswith("(see --help).")
 
 
-def parsed(table: Table, *words: str) -> Command:
-    return parse(table, words)
-
-
-def test_options_reach_request_and_setting(table: Table) -> None:
-    command = parsed(
-        table, "--rows", "supervised", "--set", "pretrain.epochs=1", "--set", "knn.k=3",
+def test_options_say_what_to_run_and_how(table: Table) -> None:
+    selection, options = parse(table, [
+        "--rows", "supervised", "--set", "pretrain.epochs=1", "--set", "knn.k=3",
         "--mixed-precision", "bf16", "--max-steps", "5", "--runs", "elsewhere", "--quiet",
         "--accumulate", "2", "--skip-unreadable", "--workers", "0",
-    )  # fmt: skip
-    assert command.request.rows == ("supervised",)
-    assert command.request.overrides == ("pretrain.epochs=1", "knn.k=3")
-    assert command.request.precision == "bf16"
-    assert command.request.max_steps == 5
-    assert command.setting.folder == Path("elsewhere")
-    assert command.setting.execution.quiet
-    assert command.setting.execution.accumulate == 2
-    assert command.setting.execution.workers == 0
-    assert command.setting.skip_unreadable
+    ])  # fmt: skip
+    assert selection.rows == ("supervised",)
+    assert selection.overrides == ("pretrain.epochs=1", "knn.k=3")
+    assert selection.precision == "bf16"
+    assert selection.max_steps == 5
+    assert options.folder == Path("elsewhere")
+    assert options.quiet
+    assert options.accumulate == 2
+    assert options.workers == 0
+    assert options.skip_unreadable
+
+
+def options_of(table: Table, *words: str) -> RunOptions:
+    return parse(table, words)[1]
 
 
 def test_runs_lie_side_by_side_only_where_one_process_trains_each(table: Table) -> None:
-    assert parsed(table, "--jobs", "3").setting.jobs == 3
-    assert parsed(table, "--processes", "2").setting.jobs == 1
-    assert parsed(table, "--scale", "paper", "--data", "imagefolder:x").setting.jobs == 1
+    assert options_of(table, "--jobs", "3").jobs == 3
+    assert options_of(table, "--processes", "2").jobs == 1
+    assert options_of(table, "--scale", "paper", "--data", "imagefolder:x").jobs == 1
 
 
-def test_small_scales_use_one_thread_so_that_figures_do_not_depend_on_the_machine(
+def test_small_scales_use_one_thread_so_that_numbers_do_not_depend_on_the_machine(
     table: Table,
 ) -> None:
-    assert parsed(table).setting.threads == 1
-    assert parsed(table, "--scale", "smoke").setting.threads == 1
+    assert options_of(table).threads == 1
+    assert options_of(table, "--scale", "smoke").threads == 1

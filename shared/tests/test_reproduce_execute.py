@@ -19,9 +19,9 @@ from retable.evaluate.knn import Knn
 from retable.evaluate.linear import LinearProbe
 from retable.reproduce import (
     CollapseCriterion,
+    FinishedRun,
+    FinishedRuns,
     Gain,
-    Histories,
-    History,
     Metric,
     Table,
     TableRow,
@@ -30,15 +30,17 @@ from retable.reproduce import (
     results,
 )
 from retable.reproduce.arguments import parse
-from retable.reproduce.outcomes import gather_figures, gather_outcomes
-from retable.reproduce.plan import Request, plan_runs, resolve_rows
-from retable.reproduce.setting import Setting
+from retable.reproduce.outcomes import gather_outcomes
+from retable.reproduce.plan import TableSelection, plan_runs, resolve_rows
+from retable.reproduce.run import read_runs
 from retable.tables import Comparison
 from retable.train.optim import OptimizerRecipe
+from retable.train.options import RunOptions
 from retable.train.recipe import PretrainRecipe
 from retable.train.traces import read_traces
 
 Changed = Callable[..., PretrainRecipe]
+Trained = Callable[..., None]
 PROBE = LinearProbe(lr=1.0, batch=16, epochs=2, milestones=(1,))
 DIVERGING = "pretrain.optimizer.lr=1e30"
 
@@ -64,14 +66,15 @@ def contents(folder: Path) -> dict[str, Any]:
 
 def cells(folder: Path) -> dict[str, Any]:
     """Return the stored figures, row -> seed -> name -> value."""
-    (path,) = folder.glob("tables/*/figures.json")
+    (path,) = folder.glob("tables/*/metrics.json")
     figures: dict[str, Any] = json.loads(path.read_text())
     return figures
 
 
 def test_rows_that_share_a_pretraining_train_it_once_and_evaluate_it_each(
-    table: Table, contrastive: Changed, tmp_path: Path
+    table: Table, contrastive: Changed, trained: Trained, tmp_path: Path
 ) -> None:
+    trained(table, tmp_path / "runs", ["contrastive"])
     rows = {
         "contrastive": TableRow(contrastive(), (Knn(k=5),)),
         "again": TableRow(contrastive(), (PROBE, Geometry())),
@@ -88,8 +91,9 @@ def test_rows_that_share_a_pretraining_train_it_once_and_evaluate_it_each(
 
 
 def test_methods_that_can_are_measured_on_test_images_in_a_run(
-    table: Table, tmp_path: Path
+    table: Table, trained: Trained, tmp_path: Path
 ) -> None:
+    trained(table, tmp_path / "runs")
     assert reproduce(table, tmp_path / "runs") == 0
     figures = {row: seeds["0"].keys() for row, seeds in cells(tmp_path / "runs").items()}
     names = {f"{when}.pretext_{name}" for when in ("monitor", "monitor_halfway")
@@ -101,32 +105,40 @@ def test_methods_that_can_are_measured_on_test_images_in_a_run(
 
 def test_a_finished_table_costs_nothing_and_says_the_same(
     table: Table,
+    trained: Trained,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     folder = tmp_path / "runs"
+    trained(table, folder)
     assert reproduce(table, folder) == 0
     first = capsys.readouterr().out
-    monkeypatch.setattr(execute, "execute_one", lambda run, setting: pytest.fail("trained again"))
+    monkeypatch.setattr(execute, "execute_one", lambda run, options: pytest.fail("trained again"))
     assert reproduce(table, folder, "--resume") == 0
     assert capsys.readouterr().out == first
 
 
 def test_an_evaluation_added_later_finds_the_encoder(
-    table: Table, supervised: Changed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    table: Table,
+    supervised: Changed,
+    trained: Trained,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     folder = tmp_path / "runs"
-    assert reproduce(table, folder, "--rows", "supervised") == 0
+    trained(table, folder, ["supervised"])
     rows = {"supervised": TableRow(supervised(), (Knn(k=5), Geometry()))}
     monkeypatch.setattr(execute, "pretrain", lambda *arguments: pytest.fail("trained again"))
     assert reproduce(dataclasses.replace(table, rows=rows), folder) == 0
     assert "geometry.uniformity" in cells(folder)["supervised"]["0"]
 
 
-def test_fresh_forgets_these_runs_and_no_others(table: Table, tmp_path: Path) -> None:
+def test_fresh_forgets_these_runs_and_no_others(
+    table: Table, trained: Trained, tmp_path: Path
+) -> None:
     folder = tmp_path / "runs"
-    assert reproduce(table, folder) == 0
+    trained(table, folder)
     before = contents(folder)
     marks = [next(folder.glob(f"{name}-*")) / "mark" for name in ("moco", "supervised")]
     for mark in marks:
@@ -139,13 +151,12 @@ def test_fresh_forgets_these_runs_and_no_others(table: Table, tmp_path: Path) ->
 
 @pytest.mark.slow
 def test_runs_side_by_side_have_the_bits_of_runs_one_after_another(
-    table: Table, tmp_path: Path
+    table: Table, trained: Trained, tmp_path: Path
 ) -> None:
-    words = ["--seeds", "0", "1", "--scale", "smoke"]
-    assert reproduce(table, tmp_path / "one", *words) == 0
-    assert reproduce(table, tmp_path / "two", *words, "--jobs", "2") == 0
+    trained(table, tmp_path / "one")
+    assert reproduce(table, tmp_path / "two", "--scale", "smoke", "--jobs", "2") == 0
     one = contents(tmp_path / "one")
-    assert len(one) == 4 * 6  # recipe, result, encoder, log; recipe and result of the evaluation
+    assert len(one) == 2 * 6  # recipe, result, encoder, log; recipe and result of the evaluation
     assert contents(tmp_path / "two") == one
 
 
@@ -175,22 +186,20 @@ def widen(table: Table) -> None:
 
 def judged(table: Table, folder: Path, **changes: Any) -> Any:
     """Compare what lies in a folder at paper scale, where the table's numbers judge."""
-    command = parse(table, ["--scale", "paper", "--data", "imagefolder:x", "--quiet"])
-    request = dataclasses.replace(command.request, scale="proxy", data=None, **changes)
-    rows = resolve_rows(table, request)
-    runs = plan_runs(rows, request.seeds)
-    setting = Setting(folder)
-    figures = gather_figures(runs, setting)
-    outcomes = gather_outcomes(table, rows, runs, figures, "proxy", setting)
-    return results.compare_table(table, rows, outcomes, command)
+    selection, _ = parse(table, ["--scale", "paper", "--data", "imagefolder:x", "--quiet"])
+    small = dataclasses.replace(selection, scale="proxy", data=None, **changes)
+    rows = resolve_rows(table, small)
+    runs = read_runs(plan_runs(rows, small.seeds), folder)
+    outcomes = gather_outcomes(table, rows, runs, "proxy")
+    return results.compare_table(table, rows, outcomes, selection)
 
 
 def test_one_failed_seed_makes_the_cell_a_miss_however_well_the_others_did(
-    table: Table, tmp_path: Path
+    table: Table, trained: Trained, tmp_path: Path
 ) -> None:
     folder = tmp_path / "runs"
     widen(table)
-    assert reproduce(table, folder, "--rows", "supervised", "--seeds", "0-2") == 0
+    trained(table, folder, ["supervised"], range(3))
     sound = judged(table, folder, rows=("supervised",), seeds=(0, 1, 2))
     assert sound.counts() == {"match": 1, "not run": 1}
     broken = next(folder.glob("supervised-*")) / "result.json"
@@ -228,9 +237,10 @@ def side_by_side(table: Table, contrastive: Changed, supervised: Changed) -> Tab
 
 
 def test_trainings_of_a_row_fill_its_columns_and_equal_ones_are_trained_once(
-    side_by_side: Table, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    side_by_side: Table, trained: Trained, tmp_path: Path
 ) -> None:
     folder = tmp_path / "runs"
+    trained(side_by_side, folder)
     assert reproduce(side_by_side, folder) == 0
     assert len(list(folder.glob("moco-*"))) == 1
     assert len(list(folder.glob("supervised-*"))) == 2
@@ -245,10 +255,10 @@ def test_trainings_of_a_row_fill_its_columns_and_equal_ones_are_trained_once(
 
 
 def test_a_failed_training_misses_only_the_cells_that_are_read_from_it(
-    side_by_side: Table, tmp_path: Path
+    side_by_side: Table, trained: Trained, tmp_path: Path
 ) -> None:
     folder = tmp_path / "runs"
-    assert reproduce(side_by_side, folder, "--rows", "a") == 0
+    trained(side_by_side, folder, ["a"])
     broken = next(folder.glob("supervised-*")) / "result.json"
     broken.write_text('{"failed": "the embedding has collapsed"}')
     comparison = judged(side_by_side, folder, rows=("a",), seeds=(0,))
@@ -260,13 +270,13 @@ def test_a_failed_training_misses_only_the_cells_that_are_read_from_it(
 
 
 def test_a_gain_over_a_row_that_failed_misses_where_it_was_asked_for(
-    table: Table, tmp_path: Path
+    table: Table, trained: Trained, tmp_path: Path
 ) -> None:
     folder = tmp_path / "runs"
     widen(table)
     gain = Gain(Metric("knn.top1"), over="contrastive")
     table = dataclasses.replace(table, columns={"top1": gain})
-    assert reproduce(table, folder) == 0
+    trained(table, folder)
     (next(folder.glob("moco-*")) / "result.json").write_text('{"failed": "for a reason"}')
     assert judged(table, folder, seeds=(0,)).misses() == [
         ("contrastive", "top1"),
@@ -277,10 +287,12 @@ def test_a_gain_over_a_row_that_failed_misses_where_it_was_asked_for(
 
 
 def test_a_figure_that_is_no_number_is_kept_as_that_and_misses(
-    table: Table, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    table: Table, trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = tmp_path / "runs"
     widen(table)
+    trained(table, folder, ["supervised"])
+    shutil.rmtree(next(folder.glob("supervised-*")) / "evaluations")
     monkeypatch.setattr(Knn, "run", lambda *arguments, **options: {"top1": float("nan")})
     assert reproduce(table, folder, "--rows", "supervised") == 0  # nothing judges it here
     assert cells(folder)["supervised"]["0"]["knn.top1"] == "nan"
@@ -289,7 +301,7 @@ def test_a_figure_that_is_no_number_is_kept_as_that_and_misses(
 
 
 def test_a_training_that_diverges_as_expected_prints_collapse_and_ends_well(
-    table: Table, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    table: Table, trained: Trained, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     text = table.reference.read_text()
     text = text.replace("values.top1 = { value = 60.0, std = 1.0, runs = 3 }", "values = {}")
@@ -311,17 +323,18 @@ def test_a_training_that_diverges_as_expected_prints_collapse_and_ends_well(
     assert "Supervised collapse collapse (1) match" in said
     assert "Collapse, the loss is not finite (nan): Supervised (seed 0)." in said
     sound = dataclasses.replace(table, rows={"supervised": diverging})
+    trained(sound, tmp_path / "runs")
     assert reproduce(sound, tmp_path / "runs") == 1
     assert "Miss, expected collapse: Supervised." in " ".join(capsys.readouterr().out.split())
 
 
 def test_plots_get_the_epochs_and_the_folder_of_every_training_also_of_one_that_failed(
-    side_by_side: Table, supervised: Changed, tmp_path: Path
+    side_by_side: Table, supervised: Changed, trained: Trained, tmp_path: Path
 ) -> None:
     pytest.importorskip("matplotlib")
-    found: dict[str, Histories] = {}
+    found: dict[str, FinishedRuns] = {}
 
-    def draw(comparison: Comparison, histories: Histories, folder: Path) -> None:
+    def draw(comparison: Comparison, histories: FinishedRuns, folder: Path) -> None:
         found[comparison.id] = histories
         assert folder == tmp_path / "runs" / "tables" / "paper-unit-proxy"
 
@@ -329,6 +342,7 @@ def test_plots_get_the_epochs_and_the_folder_of_every_training_also_of_one_that_
     optimizer = OptimizerRecipe(lr=1e30)
     diverging = TableRow(supervised(optimizer=optimizer), (Knn(k=5),))
     rows = {"a": {"one": table.trainings("a")["a/one"], "two": diverging}}
+    trained(table, tmp_path / "runs", ["a/one"])
     assert reproduce(dataclasses.replace(table, rows=rows), tmp_path / "runs") == 1
     histories = found["unit"]
     assert histories.keys() == {"a/one", "a/two"}
@@ -340,9 +354,9 @@ def test_plots_get_the_epochs_and_the_folder_of_every_training_also_of_one_that_
 
 
 def test_a_table_may_derive_figures_from_what_a_run_recorded_over_time(
-    table: Table, tmp_path: Path
+    table: Table, trained: Trained, tmp_path: Path
 ) -> None:
-    def derive(recipe: PretrainRecipe, history: History) -> dict[str, float]:
+    def derive(recipe: PretrainRecipe, history: FinishedRun) -> dict[str, float]:
         losses = [line["loss"] for line in history.epochs]
         return {"fall": losses[0] - losses[-1], "batch": recipe.batch}
 
@@ -351,6 +365,7 @@ def test_a_table_may_derive_figures_from_what_a_run_recorded_over_time(
     column = '[[columns]]\nkey = "batch"\nlabel = "B"\nunit = ""\nhigher_is_better = true\n\n'
     table.reference.write_text(reference[0] + column + "".join(reference[1:]))
     table = dataclasses.replace(table, columns=columns, derive=derive)
+    trained(table, tmp_path / "runs", ["supervised"])
     assert reproduce(table, tmp_path / "runs", "--rows", "supervised") == 0
     found = cells(tmp_path / "runs")["supervised"]["0"]
     assert found["history.batch"] == 16
@@ -372,11 +387,12 @@ def test_a_second_process_on_the_same_run_is_refused(
     table: Table, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = tmp_path / "runs"
-    (run,) = plan_runs(resolve_rows(table, Request(rows=("supervised",))), [0])
+    (run,) = plan_runs(resolve_rows(table, TableSelection(rows=("supervised",))), [0])
     hold = (
-        "import sys, time; from pathlib import Path; from retable.train.runs import RunDirectory\n"
-        "with RunDirectory(Path(sys.argv[1])).locked(): print('held', flush=True); time.sleep(600)"
+        "import fcntl, sys, time; lock = open(sys.argv[1] + '/lock', 'w')\n"
+        "fcntl.flock(lock, fcntl.LOCK_EX); print('held', flush=True); time.sleep(600)"
     )
+    (folder / run.name).mkdir(parents=True)
     owner = subprocess.Popen(
         [sys.executable, "-c", hold, str(folder / run.name)], stdout=subprocess.PIPE, text=True
     )
@@ -387,7 +403,7 @@ def test_a_second_process_on_the_same_run_is_refused(
         owner.kill()
     said = capsys.readouterr().err
     assert said.count("\n") == 1
-    assert "is being trained by another process: wait for it to end" in said
+    assert "is being trained by another process. Wait for it to end" in said
     assert reproduce(table, folder, "--rows", "supervised") == 0
 
 
@@ -395,7 +411,7 @@ def test_resume_insists_on_something_to_continue(
     table: Table, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert reproduce(table, tmp_path / "runs", "--resume") == 2
-    assert "holds no run of these rows and seeds: leave out --resume" in capsys.readouterr().err
+    assert "holds no run of these rows and seeds. Leave out --resume" in capsys.readouterr().err
     assert not (tmp_path / "runs").exists()
 
 
@@ -431,7 +447,7 @@ def test_a_recording_refuses_to_store_a_table_with_a_gap(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(execute, "execute", lambda runs, setting: None)
+    monkeypatch.setattr(execute, "execute", lambda runs, options: None)
     assert reproduce(table, tmp_path / "runs", "--record") == 2
     assert "Nothing was recorded: contrastive (seed 1)" in capsys.readouterr().err
     assert not table.proxy_reference.exists()
@@ -439,10 +455,10 @@ def test_a_recording_refuses_to_store_a_table_with_a_gap(
 
 @pytest.mark.slow
 def test_what_was_recorded_judges_the_next_run(
-    table: Table, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    table: Table, trained: Trained, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = tmp_path / "runs"
-    table = dataclasses.replace(table, columns={"top1": Metric("knn.top1")})
+    trained(table, folder, seeds=range(1, 6))
     assert reproduce(table, folder, "--record") == 0
     assert table.proxy_reference.exists()
     shutil.rmtree(folder / "tables")
@@ -457,5 +473,5 @@ def test_threads_of_a_run_are_those_of_the_setting(
     table: Table, supervised: Changed, tmp_path: Path
 ) -> None:
     (run,) = plan_runs({"a": TableRow(supervised(max_steps=1), ())}, [0])
-    execute.execute([run], Setting(tmp_path, threads=1))
+    execute.execute([run], RunOptions(tmp_path, threads=1))
     assert torch.get_num_threads() == 1

@@ -21,17 +21,12 @@ from retable.reproduce import (
     main,
     results,
 )
-from retable.reproduce.arguments import parse
-from retable.reproduce.outcomes import (
-    Outcomes,
-    failed_unexpectedly,
-    gather_figures,
-    gather_outcomes,
-)
-from retable.reproduce.plan import Run, plan_runs, resolve_rows
-from retable.reproduce.setting import Setting, directory_of, evaluation_directory
+from retable.reproduce.outcomes import Outcomes, failed_unexpectedly, gather_outcomes
+from retable.reproduce.plan import TableSelection, plan_runs, resolve_rows
+from retable.reproduce.run import FinishedRuns, Run, read_runs
 from retable.tables import Comparison, load_reference
 from retable.tables.reference import Collapse, Value
+from retable.train.options import RunOptions
 from retable.train.recipe import PretrainRecipe
 
 Changed = Callable[..., PretrainRecipe]
@@ -76,17 +71,17 @@ Left = float | dict[str, str]
 """What a run left: an accuracy, or the reason and kind of its early end."""
 
 
-def leave(run: Run, setting: Setting, found: Left) -> None:
-    directory = directory_of(run, setting)
-    directory.claim(run.claim)
+def leave(run: Run, folder: Path, found: Left) -> None:
+    directory = run.directory(folder)
+    directory.write_recipe(run.identity)
     ended = {"epochs": [{"epoch": 1, "loss": 2.0}], "monitor": []}
     directory.result.write_text(json.dumps(found if isinstance(found, dict) else ended))
     facts = {"versions": {}, "commit": "c", "processor": "p", "cores": 2}
     directory.environment.write_text(json.dumps(facts))
     if not isinstance(found, dict):
-        folder = evaluation_directory(run, run.evaluations[0], setting)
-        folder.mkdir(parents=True)
-        (folder / "result.json").write_text(json.dumps({"top1": found}))
+        evaluation = run.evaluation_folder(run.evaluations[0], folder)
+        evaluation.mkdir(parents=True)
+        (evaluation / "result.json").write_text(json.dumps({"top1": found}))
 
 
 DIVERGED = {"failed": "the loss is not finite (nan)", "kind": "diverged"}
@@ -96,18 +91,17 @@ BROKEN = {"failed": "for another reason", "kind": "other"}
 
 def outcome(
     table: Table, folder: Path, left: Mapping[str, Mapping[int, Left]], scale: str = "proxy"
-) -> tuple[Outcomes, Comparison]:
+) -> tuple[Outcomes, FinishedRuns, Comparison]:
     """Leave an accuracy or an early end for each row and seed, and compare at a scale."""
-    command = parse(table, ["--scale", scale, "--runs", str(folder), "--quiet"])
     seeds = tuple(dict.fromkeys(seed for by_seed in left.values() for seed in by_seed))
-    request = dataclasses.replace(command.request, rows=tuple(left), seeds=seeds)
-    rows, setting = resolve_rows(table, request), Setting(folder)
+    selection = TableSelection(scale, rows=tuple(left), seeds=seeds)
+    rows = resolve_rows(table, selection)
     runs = [run for run in plan_runs(rows, seeds) if run.seed in left[run.rows[0]]]
     for run in runs:
-        leave(run, setting, left[run.rows[0]][run.seed])
-    figures = gather_figures(runs, setting)
-    outcomes = gather_outcomes(table, rows, runs, figures, scale, setting)
-    return outcomes, results.compare_table(table, rows, outcomes, command)
+        leave(run, folder, left[run.rows[0]][run.seed])
+    finished = read_runs(runs, folder)
+    outcomes = gather_outcomes(table, rows, finished, scale)
+    return outcomes, finished, results.compare_table(table, rows, outcomes, selection)
 
 
 @pytest.mark.parametrize("end", [DIVERGED, FLAT])
@@ -119,7 +113,7 @@ def test_a_training_that_ended_in_a_collapse_is_one_where_the_table_judges_so(
         "contrastive": {0: 90.0},
         "supervised": {0: end},
     }
-    outcomes, comparison = outcome(judged_table, tmp_path, left)
+    outcomes, runs, comparison = outcome(judged_table, tmp_path, left)
     assert outcomes.collapsed == {"off": {"top1": {0: end["failed"]}}}
     assert outcomes.measured["contrastive"] == {"top1": {0: 90.0}, "loss": {0: 2.0}}
     # Another column has no number and no collapse to say: the training is missing there.
@@ -127,42 +121,43 @@ def test_a_training_that_ended_in_a_collapse_is_one_where_the_table_judges_so(
     assert outcomes.failed["supervised"].keys() == {"top1", "loss"}
     (off, *_) = comparison.rows
     assert off.cells["top1"].verdict == "match"
-    assert failed_unexpectedly(judged_table, outcomes, comparison)  # the row that is not judged
+    assert failed_unexpectedly(judged_table, runs, comparison)  # the row that is not judged
 
 
 def test_a_training_that_ended_otherwise_has_failed(judged_table: Table, tmp_path: Path) -> None:
-    outcomes, comparison = outcome(judged_table, tmp_path, {"off": {0: BROKEN}})
+    outcomes, runs, comparison = outcome(judged_table, tmp_path, {"off": {0: BROKEN}})
     assert not outcomes.collapsed
     assert comparison.rows[0].cells["top1"].verdict != "match"
-    assert failed_unexpectedly(judged_table, outcomes, comparison)
+    assert failed_unexpectedly(judged_table, runs, comparison)
 
 
 def test_a_collapse_that_the_figures_show_replaces_the_number_it_is_judged_in(
     judged_table: Table, tmp_path: Path
 ) -> None:
     left: dict[str, dict[int, Left]] = {"off": {0: 12.0, 1: 80.0}, "supervised": {0: 12.0}}
-    outcomes, comparison = outcome(judged_table, tmp_path, left)
+    outcomes, runs, comparison = outcome(judged_table, tmp_path, left)
     assert outcomes.collapsed["off"]["top1"].keys() == {0}
     assert outcomes.measured["off"] == {"top1": {1: 80.0}, "loss": {0: 2.0, 1: 2.0}}
     assert outcomes.measured["supervised"]["top1"] == {0: 12.0}
     assert comparison.rows[0].cells["top1"].verdict == "inconclusive"
-    assert not failed_unexpectedly(judged_table, outcomes, comparison)
+    assert not failed_unexpectedly(judged_table, runs, comparison)
 
 
 @pytest.mark.parametrize("scale", ["proxy", "smoke"])
 def test_only_an_expected_collapse_ends_well(
     scale: str, judged_table: Table, tmp_path: Path
 ) -> None:
-    expected = outcome(judged_table, tmp_path / "a", {"off": {0: DIVERGED}}, scale)
-    assert not failed_unexpectedly(judged_table, *expected)
-    not_expected = outcome(judged_table, tmp_path / "b", {"contrastive": {0: DIVERGED}}, scale)
-    assert failed_unexpectedly(judged_table, *not_expected)
+    _, runs, comparison = outcome(judged_table, tmp_path / "a", {"off": {0: DIVERGED}}, scale)
+    assert not failed_unexpectedly(judged_table, runs, comparison)
+    left: dict[str, dict[int, Left]] = {"contrastive": {0: DIVERGED}}
+    _, runs, comparison = outcome(judged_table, tmp_path / "b", left, scale)
+    assert failed_unexpectedly(judged_table, runs, comparison)
 
 
 def test_a_collapse_expected_and_absent_is_a_miss_with_its_number(
     judged_table: Table, tmp_path: Path
 ) -> None:
-    _, comparison = outcome(judged_table, tmp_path, {"off": {0: 80.0}})
+    _, _, comparison = outcome(judged_table, tmp_path, {"off": {0: 80.0}})
     cell = comparison.rows[0].cells["top1"]
     assert (cell.verdict, cell.reason, cell.ours) == ("miss", "expected collapse", {0: 80.0})
 
@@ -173,7 +168,7 @@ def test_a_cell_read_from_two_trainings_collapses_with_either(
     gain = Gain(Metric("knn.top1"), over="off")
     table = dataclasses.replace(judged_table, columns={**judged_table.columns, "top1": gain})
     left: dict[str, dict[int, Left]] = {"off": {0: DIVERGED}, "contrastive": {0: 90.0}}
-    outcomes, _ = outcome(table, tmp_path, left)
+    outcomes, _, _ = outcome(table, tmp_path, left)
     assert outcomes.collapsed["contrastive"]["top1"] == {0: "off, the loss is not finite (nan)"}
 
 
@@ -192,12 +187,10 @@ def test_a_variant_collapses_alone(
         columns={"top1": Metric("knn.top1", variant="a"), "loss": Metric("knn.top1", variant="b")},
         collapse=CollapseCriterion(("off",), ("top1", "loss"), CHANCE, probe="knn.top1"),
     )
-    setting = Setting(tmp_path)
     runs = plan_runs(table.trainings("off"), [0])
-    leave(runs[0], setting, FLAT)
-    leave(runs[1], setting, 80.0)
-    figures = gather_figures(runs, setting)
-    found = gather_outcomes(table, table.trainings("off"), runs, figures, "proxy", setting)
+    leave(runs[0], tmp_path, FLAT)
+    leave(runs[1], tmp_path, 80.0)
+    found = gather_outcomes(table, table.trainings("off"), read_runs(runs, tmp_path), "proxy")
     assert found.collapsed == {"off": {"top1": {0: "off/a, the embedding has collapsed"}}}
     assert found.measured["off"]["loss"] == {0: 80.0}
     assert not found.failed
@@ -206,11 +199,11 @@ def test_a_variant_collapses_alone(
 def test_a_recording_keeps_which_rows_collapsed(
     judged_table: Table, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fake(runs: list[Run], setting: Setting) -> None:
+    def fake(runs: list[Run], options: RunOptions) -> None:
         for run in runs:
             # Seeds 1 and 2 of the row do not even end, its others stay at chance.
             collapsed: Left = DIVERGED if run.seed < 3 else 11.0
-            leave(run, setting, collapsed if run.rows == ("off",) else 80.0 + run.seed)
+            leave(run, options.folder, collapsed if run.rows == ("off",) else 80.0 + run.seed)
 
     monkeypatch.setattr(execute, "execute", fake)
     assert main(judged_table, ["--runs", str(tmp_path), "--quiet", "--record"]) == 0
@@ -222,7 +215,7 @@ def test_a_recording_keeps_which_rows_collapsed(
     assert value.per_seed == (81.0, 82.0, 83.0, 84.0, 85.0)
     # The next run is judged by it.
     left: dict[str, dict[int, Left]] = {"off": {9: FLAT}, "supervised": {9: 83.0}}
-    _, comparison = outcome(judged_table, tmp_path / "next", left)
+    _, _, comparison = outcome(judged_table, tmp_path / "next", left)
     verdicts = {row.row.key: row.cells["top1"].verdict for row in comparison.rows}
     assert verdicts == {"off": "match", "contrastive": "not run", "supervised": "match"}
 

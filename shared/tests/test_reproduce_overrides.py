@@ -11,7 +11,7 @@ from retable.errors import UserError
 from retable.evaluate.knn import Knn
 from retable.evaluate.linear import LinearProbe
 from retable.methods import MoCoRecipe
-from retable.reproduce.overrides import apply_overrides
+from retable.reproduce.plan import apply_overrides
 from retable.reproduce.table import TableRow
 from retable.settings import fingerprint
 from retable.train.recipe import PretrainRecipe
@@ -70,23 +70,24 @@ def test_a_whole_number_makes_the_run_that_the_float_makes(row: TableRow) -> Non
 @pytest.mark.parametrize(
     ("override", "sentence"),
     [
-        ("pretrain.epochs", r"--set pretrain\.epochs has no value: expected --set .*=VALUE"),
-        ("=5", "has no value: expected --set FIELD=VALUE"),
-        ("epochs=5", r"names no field of a row: expected one of pretrain\.FIELD, linear\.FIELD"),
-        ("pretrain=5", "names no field of a row"),
-        ("mlp.lr=5", "names no field of a row"),
-        ("pretrain.speed=5", "PretrainRecipe has no 'speed': expected one of method, data"),
-        ("pretrain.method.n_hard=5", "MoCoRecipe has no 'n_hard': expected one of queue"),
-        ("pretrain.epochs.x=5", "'epochs' has no fields"),
-        ("pretrain.epochs=many", "pretrain.epochs='many': expected int, as in 2"),
-        ("pretrain.epochs=1.5", "expected int"),
-        ("pretrain.epochs=true", "expected int"),
-        ("pretrain.epochs=null", "expected int"),
-        ("pretrain.bn_group=few", r"expected int \| None, as in 8"),
-        ("pretrain.method=moco", "expected MethodRecipe"),
-        ("pretrain.method.head=conv", "expected one of 'linear', 'mlp'"),
-        ("linear.milestones=[2,\"x\"]", r"expected tuple\[int, \.\.\.\]"),
-        ("linear.train_view.crop_scale=[0,1,2]", r"expected tuple\[float, float\] \| None"),
+        ("pretrain.epochs", r"`--set pretrain\.epochs` must have a value. Use --set .*=VALUE"),
+        ("=5", "must have a value. Use --set FIELD=VALUE"),
+        ("epochs=5", r"must name a field of a row, one of pretrain\.FIELD, linear\.FIELD"),
+        ("pretrain=5", "must name a field of a row"),
+        ("mlp.lr=5", "must name a field of a row"),
+        ("pretrain.speed=5", "a field of PretrainRecipe, got 'speed'. Choose from method, data"),
+        ("pretrain.method.n_hard=5", "a field of MoCoRecipe, got 'n_hard'. Choose from queue"),
+        ("pretrain.epochs.x=5", "must end at 'epochs', which has no fields"),
+        ("pretrain.epochs=many",
+         "`pretrain.epochs` must be an integer, got 'many'. Use a value such as 2"),
+        ("pretrain.epochs=1.5", "must be an integer"),
+        ("pretrain.epochs=true", "must be an integer"),
+        ("pretrain.epochs=null", "must be an integer"),
+        ("pretrain.bn_group=few", "must be an integer or null, got 'few'. Use a value such as 8"),
+        ("pretrain.method=moco", "must be a MethodRecipe"),
+        ("pretrain.method.head=conv", "must be one of 'linear', 'mlp'"),
+        ("linear.milestones=[2,\"x\"]", r"`linear\.milestones\[1\]` must be an integer, got 'x'"),
+        ("linear.train_view.crop_scale=[0,1,2]", "must be a list of 2, each item a number or null"),
         ("pretrain.encoder.name=resnet1", "resnet1"),
     ],
 )  # fmt: skip
@@ -100,7 +101,7 @@ def test_a_wrong_override_is_one_sentence_with_what_was_expected(
 def test_a_field_of_none_takes_only_what_its_type_allows(row: TableRow) -> None:
     free = apply_overrides(row, ["pretrain.bn_group=null"])
     assert apply_overrides(free, ["pretrain.bn_group=4"]).pretrain.bn_group == 4
-    with pytest.raises(UserError, match="expected int"):
+    with pytest.raises(UserError, match="must be an integer"):
         apply_overrides(free, ["pretrain.bn_group=all"])
 
 

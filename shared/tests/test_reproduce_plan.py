@@ -12,7 +12,7 @@ from retable.evaluate.knn import Knn
 from retable.evaluate.linear import LinearProbe
 from retable.reproduce import Metric, Table, TableRow
 from retable.reproduce.dry_run import render_plan
-from retable.reproduce.plan import Request, plan_runs, price, resolve_rows
+from retable.reproduce.plan import TableSelection, plan_runs, price, resolve_rows
 from retable.train.cost import forward_flops
 from retable.train.memory import training_memory
 from retable.train.recipe import PretrainRecipe
@@ -69,14 +69,19 @@ def side_by_side(table: Table, contrastive: Changed, supervised: Changed) -> Tab
 
 
 def test_a_row_selects_all_of_its_trainings(side_by_side: Table) -> None:
-    assert list(resolve_rows(side_by_side, Request())) == ["a/one", "a/two", "b/one", "b/two"]
-    assert list(resolve_rows(side_by_side, Request(rows=("b",)))) == ["b/one", "b/two"]
-    with pytest.raises(UserError, match=r"runs no row a/three: choose from a, b\."):
-        resolve_rows(side_by_side, Request(rows=("a/three",)))
+    assert list(resolve_rows(side_by_side, TableSelection())) == [
+        "a/one",
+        "a/two",
+        "b/one",
+        "b/two",
+    ]
+    assert list(resolve_rows(side_by_side, TableSelection(rows=("b",)))) == ["b/one", "b/two"]
+    with pytest.raises(UserError, match=r"has no row a/three. Choose from a, b\."):
+        resolve_rows(side_by_side, TableSelection(rows=("a/three",)))
 
 
 def test_one_training_of_a_row_can_be_asked_for(side_by_side: Table) -> None:
-    assert list(resolve_rows(side_by_side, Request(rows=("a/two", "b")))) == [
+    assert list(resolve_rows(side_by_side, TableSelection(rows=("a/two", "b")))) == [
         "a/two",
         "b/one",
         "b/two",
@@ -88,25 +93,25 @@ def test_a_scale_leaves_out_what_its_function_does_not_return(side_by_side: Tabl
         return row if row.pretrain.batch == 8 else None
 
     sparse = dataclasses.replace(side_by_side, proxy=small_batches)
-    assert list(resolve_rows(sparse, Request())) == ["b/one"]
-    assert len(resolve_rows(sparse, Request(scale="smoke"))) == 4
-    with pytest.raises(UserError, match="leaves the row a out at proxy scale"):
-        resolve_rows(sparse, Request(rows=("a",)))
+    assert list(resolve_rows(sparse, TableSelection())) == ["b/one"]
+    assert len(resolve_rows(sparse, TableSelection(scale="smoke"))) == 4
+    with pytest.raises(UserError, match="has no row a at proxy scale"):
+        resolve_rows(sparse, TableSelection(rows=("a",)))
 
 
 def test_scales_and_overrides_reach_every_training_of_a_row(side_by_side: Table) -> None:
-    rows = resolve_rows(side_by_side, Request(overrides=("pretrain.epochs=9",), max_steps=3))
+    rows = resolve_rows(side_by_side, TableSelection(overrides=("pretrain.epochs=9",), max_steps=3))
     assert {row.pretrain.epochs for row in rows.values()} == {9}
     assert {row.pretrain.max_steps for row in rows.values()} == {3}
 
 
 def test_equal_trainings_are_one_run_wherever_they_stand(side_by_side: Table) -> None:
-    runs = plan_runs(resolve_rows(side_by_side, Request()), [0])
+    runs = plan_runs(resolve_rows(side_by_side, TableSelection()), [0])
     assert [run.rows for run in runs] == [("a/one", "b/two"), ("a/two",), ("b/one",)]
 
 
 def test_a_dry_run_prices_every_training_of_a_row(side_by_side: Table) -> None:
-    runs = plan_runs(resolve_rows(side_by_side, Request()), [0])
+    runs = plan_runs(resolve_rows(side_by_side, TableSelection()), [0])
     text = render_plan(side_by_side, runs, "proxy", 72)
     assert "a/one, b/two  seed 0  moco-" in text
     assert "b/one  seed 0  moco-" in text
@@ -115,20 +120,20 @@ def test_a_dry_run_prices_every_training_of_a_row(side_by_side: Table) -> None:
 
 def test_an_unknown_row_is_named_with_those_that_there_are(table: Table) -> None:
     with pytest.raises(
-        UserError, match=r"paper-unit runs no row moco, x: choose from contrastive, supervised"
+        UserError, match=r"paper-unit has no row moco, x. Choose from contrastive, supervised"
     ):
-        resolve_rows(table, Request(rows=("moco", "supervised", "x")))
+        resolve_rows(table, TableSelection(rows=("moco", "supervised", "x")))
 
 
 def test_rows_are_chosen_and_keep_the_tables_order(table: Table) -> None:
-    assert list(resolve_rows(table, Request())) == ["contrastive", "supervised"]
-    assert list(resolve_rows(table, Request(rows=("supervised",)))) == ["supervised"]
+    assert list(resolve_rows(table, TableSelection())) == ["contrastive", "supervised"]
+    assert list(resolve_rows(table, TableSelection(rows=("supervised",)))) == ["supervised"]
 
 
 @pytest.mark.parametrize("scale", ["proxy", "smoke"])
 def test_data_belongs_to_paper_scale(table: Table, scale: str) -> None:
-    with pytest.raises(UserError, match=f"the {scale} scale uses the built-in data set"):
-        resolve_rows(table, Request(scale=scale, data="imagefolder:x"))
+    with pytest.raises(UserError, match=f"The {scale} scale uses the built-in data set"):
+        resolve_rows(table, TableSelection(scale=scale, data="imagefolder:x"))
 
 
 def test_each_scale_shrinks_by_the_tables_own_function(table: Table) -> None:
@@ -139,19 +144,19 @@ def test_each_scale_shrinks_by_the_tables_own_function(table: Table) -> None:
 
     table = dataclasses.replace(table, proxy=shrink(7), smoke=shrink(1), subset="imagenet100")
     epochs = {
-        scale: resolve_rows(table, Request(scale=scale))["supervised"].pretrain.epochs
+        scale: resolve_rows(table, TableSelection(scale=scale))["supervised"].pretrain.epochs
         for scale in ("proxy", "smoke", "paper")
     }
     assert epochs == {"proxy": 7, "smoke": 1, "paper": 2}
-    paper = resolve_rows(table, Request(scale="paper", data="imagefolder:x"))
+    paper = resolve_rows(table, TableSelection(scale="paper", data="imagefolder:x"))
     assert paper["supervised"].pretrain.data == "imagefolder:x"
     assert paper["supervised"].pretrain.subset == "imagenet100"
 
 
 def test_precision_and_length_are_part_of_the_recipe_hence_of_the_run(table: Table) -> None:
-    (plain, *_) = plan_runs(resolve_rows(table, Request()), [0])
-    (half, *_) = plan_runs(resolve_rows(table, Request(precision="bf16")), [0])
-    (short, *_) = plan_runs(resolve_rows(table, Request(max_steps=3)), [0])
+    (plain, *_) = plan_runs(resolve_rows(table, TableSelection()), [0])
+    (half, *_) = plan_runs(resolve_rows(table, TableSelection(precision="bf16")), [0])
+    (short, *_) = plan_runs(resolve_rows(table, TableSelection(max_steps=3)), [0])
     assert half.recipe.precision == "bf16"
     assert short.recipe.max_steps == 3
     assert len({plain.name, half.name, short.name}) == 3
@@ -162,7 +167,7 @@ def test_max_steps_also_stops_the_evaluations_that_train(
 ) -> None:
     rows = {"a": TableRow(contrastive(), (LinearProbe(), Knn(k=5)))}
     table = dataclasses.replace(table, rows=rows)
-    probe, knn = resolve_rows(table, Request(max_steps=3))["a"].evaluations
+    probe, knn = resolve_rows(table, TableSelection(max_steps=3))["a"].evaluations
     assert isinstance(probe, LinearProbe)
     assert probe.max_steps == 3
     assert knn == Knn(k=5)
@@ -180,7 +185,7 @@ def test_a_price_counts_whole_batches_and_the_methods_passes(
 
 
 def test_a_dry_run_says_what_a_process_needs_of_memory_for_its_part(table: Table) -> None:
-    runs = plan_runs(resolve_rows(table, Request(rows=("supervised",))), [0])
+    runs = plan_runs(resolve_rows(table, TableSelection(rows=("supervised",))), [0])
     needed = []
     for parts in (1, 4):
         text = render_plan(table, runs, "proxy", 72, parts)
@@ -220,7 +225,7 @@ def test_an_encoder_that_would_not_fit_here_is_priced_without_running_it(
 
 
 def test_a_dry_run_shows_every_runs_recipe_and_price(table: Table) -> None:
-    text = render_plan(table, plan_runs(resolve_rows(table, Request()), [0, 1]), "proxy", 72)
+    text = render_plan(table, plan_runs(resolve_rows(table, TableSelection()), [0, 1]), "proxy", 72)
     assert text.startswith("paper-unit at proxy scale: 4 runs on 72 training images")
     assert "contrastive  seed 1  moco-" in text
     assert "2 epochs, 8 steps of 16 images: 128 images" in text
@@ -241,7 +246,7 @@ def test_a_dry_run_tells_a_recipe_by_what_tells_it_from_one_before(
         "longer": TableRow(contrastive(epochs=7), (Knn(k=5),)),
         "longest": TableRow(contrastive(epochs=9, batch=8), (Knn(k=3),)),
     }
-    runs = plan_runs(resolve_rows(dataclasses.replace(table, rows=rows), Request()), [0])
+    runs = plan_runs(resolve_rows(dataclasses.replace(table, rows=rows), TableSelection()), [0])
     blocks = render_plan(table, runs, "proxy", 72).split("\n\n")[1:-1]
     assert [block.count("  pretrain  {") for block in blocks] == [1, 1, 0, 0]
     assert blocks[2].endswith("\n  as first with seed 0, but pretrain.epochs=7")
@@ -250,7 +255,8 @@ def test_a_dry_run_tells_a_recipe_by_what_tells_it_from_one_before(
     overrides = tuple(said)
     assert (
         resolve_rows(
-            dataclasses.replace(table, rows={"first": rows["first"]}), Request(overrides=overrides)
+            dataclasses.replace(table, rows={"first": rows["first"]}),
+            TableSelection(overrides=overrides),
         )["first"]
         == rows["longest"]
     ), "what is said can be given to --set"

@@ -2,62 +2,72 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from pathlib import Path
 
 import pytest
 
 from retable.reproduce import Difference, Gain, Metric, Ratio, Table
+from retable.reproduce.run import FinishedRun, FinishedRuns
 
-FIGURES = {
+
+def finished(metrics: dict[str, dict[int, dict[str, float]]]) -> FinishedRuns:
+    return {
+        name: {seed: FinishedRun(Path(), metrics=own) for seed, own in by_seed.items()}
+        for name, by_seed in metrics.items()
+    }
+
+
+RUNS = finished({
     "a": {0: {"knn.top1": 40.0, "pretrain.share": 0.25}, 1: {"knn.top1": 42.0}},
     "b": {0: {"knn.top1": 50.0, "pretrain.share": 0.5, "pretrain.real": 0.75}},
-}
+})  # fmt: skip
 
 
 def test_a_figure_is_the_rows_own_times_its_factor() -> None:
-    assert Metric("knn.top1").value("a", 1, FIGURES) == 42.0
-    assert Metric("pretrain.share", 100.0).value("b", 0, FIGURES) == 50.0
+    assert Metric("knn.top1").value("a", 1, RUNS) == 42.0
+    assert Metric("pretrain.share", 100.0).value("b", 0, RUNS) == 50.0
 
 
 def test_where_a_figure_is_missing_another_may_stand_for_it() -> None:
     column = Metric("pretrain.real", 100.0, otherwise="pretrain.share")
-    assert column.value("b", 0, FIGURES) == 75.0
-    assert column.value("a", 0, FIGURES) == 25.0
-    assert column.value("a", 1, FIGURES) is None
+    assert column.value("b", 0, RUNS) == 75.0
+    assert column.value("a", 0, RUNS) == 25.0
+    assert column.value("a", 1, RUNS) is None
 
 
 @pytest.mark.parametrize(("row", "seed"), [("c", 0), ("b", 1)])
 def test_what_has_not_run_has_no_value(row: str, seed: int) -> None:
-    assert Metric("knn.top1").value(row, seed, FIGURES) is None
+    assert Metric("knn.top1").value(row, seed, RUNS) is None
 
 
 def test_a_gain_is_over_another_row_of_the_same_seed() -> None:
     gain = Gain(Metric("knn.top1"), over="a")
-    assert gain.value("b", 0, FIGURES) == 10.0
-    assert gain.value("a", 1, FIGURES) == 0.0
-    assert gain.value("b", 1, FIGURES) is None
+    assert gain.value("b", 0, RUNS) == 10.0
+    assert gain.value("a", 1, RUNS) == 0.0
+    assert gain.value("b", 1, RUNS) is None
 
 
 def test_a_difference_is_between_columns_of_one_row() -> None:
     difference = Difference(Metric("knn.top1"), Metric("pretrain.share", 100.0))
-    assert difference.value("a", 0, FIGURES) == 15.0
-    assert difference.value("a", 1, FIGURES) is None
+    assert difference.value("a", 0, RUNS) == 15.0
+    assert difference.value("a", 1, RUNS) is None
 
 
 def test_a_ratio_is_between_columns_of_one_row() -> None:
     ratio = Ratio(Metric("pretrain.share"), Metric("pretrain.real"))
-    assert ratio.value("b", 0, FIGURES) == 0.5 / 0.75
-    assert ratio.value("a", 0, FIGURES) is None
-    over_zero = Ratio(Metric("knn.top1"), Metric("knn.top1", 0.0)).value("a", 0, FIGURES)
+    assert ratio.value("b", 0, RUNS) == 0.5 / 0.75
+    assert ratio.value("a", 0, RUNS) is None
+    over_zero = Ratio(Metric("knn.top1"), Metric("knn.top1", 0.0)).value("a", 0, RUNS)
     assert over_zero is not None
     assert math.isnan(over_zero)
 
 
-SIDE_BY_SIDE = {
+SIDE_BY_SIDE = finished({
     "base/res18": {0: {"knn.top1": 40.0}},
     "base/res50": {0: {"knn.top1": 60.0}},
     "ours/res18": {0: {"knn.top1": 45.0}},
     "ours/res50": {0: {"knn.top1": 61.0}},
-}
+})  # fmt: skip
 
 
 def test_a_column_reads_one_of_the_trainings_that_a_row_holds() -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from retable.errors import UserError
 from retable.settings import fingerprint, to_plain
-from retable.train.runs import RunDirectory, code_digest, environment
+from retable.train.runs import RunDirectory, code_digest, environment, read_json
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,18 +58,17 @@ def test_a_recipe_with_a_value_that_is_not_plain_is_refused() -> None:
 
 def test_a_directory_refuses_another_recipe_and_names_what_differs(tmp_path: Path) -> None:
     directory = RunDirectory(tmp_path)
-    directory.claim(Outer())
-    directory.claim(Outer())
+    directory.write_recipe(Outer())
+    directory.write_recipe(Outer())
     with pytest.raises(UserError, match=r"another recipe \(inner\.rate differ\).*--fresh"):
-        directory.claim(Outer(Inner(0.2)))
+        directory.write_recipe(Outer(Inner(0.2)))
 
 
 def test_a_result_that_is_no_json_is_named(tmp_path: Path) -> None:
-    directory = RunDirectory(tmp_path)
-    assert directory.finished() is None
-    directory.result.write_text("{")
+    result = RunDirectory(tmp_path).result
+    result.write_text("{")
     with pytest.raises(UserError, match=r"result\.json is not readable"):
-        directory.finished()
+        read_json(result)
 
 
 def test_a_run_has_one_owner_and_a_killed_owner_leaves_no_lock(tmp_path: Path) -> None:

@@ -24,8 +24,9 @@ from retable.methods import (
 from retable.reproduce.execute import make_accelerator
 from retable.testing import TinyEncoder, make_batch
 from retable.train import checkpoint, health
-from retable.train.loop import Execution, Training
+from retable.train.loop import Training
 from retable.train.optim import OptimizerRecipe
+from retable.train.options import RunOptions
 from retable.train.pretrain import pretrain
 from retable.train.recipe import PretrainRecipe
 from retable.train.runs import RunDirectory
@@ -158,7 +159,7 @@ def train(recipe: PretrainRecipe, folder: Path) -> dict[str, Tensor]:
     """Train in the loop; return the method's state."""
     directory = RunDirectory(folder)
     source, accelerator = open_source(recipe.data, "train"), make_accelerator("float32")
-    execution = Execution(log_every=1, checkpoint_every=1, quiet=True)
+    execution = RunOptions(log_every=1, checkpoint_every=1, quiet=True)
     pretrain(recipe, 3, source, directory, accelerator, execution)
     found = checkpoint.load_newest(directory.checkpoints)
     assert found is not None

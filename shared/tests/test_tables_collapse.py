@@ -221,7 +221,7 @@ def test_a_collapse_that_the_paper_expects_is_missed_though_the_recording_has_a_
 @pytest.mark.parametrize(
     ("old", "new", "sentence"),
     [
-        ('expected = "collapse"', 'expected = "colapse"', "has recipe.expected = 'colapse'"),
+        ('expected = "collapse"', 'expected = "colapse"', "`recipe.expected` must be 'collapse'"),
         ("values = {}", "values = { top1 = { value = 1.0 } }", "in a row without values"),
     ],
 )
@@ -234,7 +234,7 @@ def test_a_malformed_expectation_is_refused(
 
 @pytest.mark.parametrize("counts", ["collapsed = 6, runs = 5", "collapsed = 0, runs = 5"])
 def test_a_count_of_collapses_that_cannot_be_is_refused(counts: str, printed: Printed) -> None:
-    with pytest.raises(UserError, match=r"row 'base', column 'top1', has collapsed = .* of runs"):
+    with pytest.raises(UserError, match="column 'top1': `collapsed` must be from 1 to runs = 5"):
         printed({"{ value = 78.0, std = 0.2, runs = 3 }": f"{{ {counts} }}"})
 
 
@@ -244,7 +244,7 @@ def test_a_recording_with_another_number_of_runs_is_refused(
     write_reference(tmp_path / "r.toml", recording(paper, provenance, 1, 3))
     text = (tmp_path / "r.toml").read_text()
     (tmp_path / "r.toml").write_text(text.replace("runs = 5 }\n", "runs = 4 }\n"))
-    with pytest.raises(UserError, match="has runs = 4 for 5 seeds"):
+    with pytest.raises(UserError, match="`runs` must hold the 5 recorded seeds, got 4"):
         load_reference(tmp_path / "r.toml")
 
 
@@ -304,7 +304,7 @@ def test_a_collapse_is_stored_and_read_back(comparison: Comparison) -> None:
     text = render_json(comparison)
     assert parse_comparison(text) == comparison
     rows = {row["row"]["key"]: row["cells"]["top1"] for row in json.loads(text)["rows"]}
-    assert rows["off"]["paper"] == {"collapsed": None, "runs": None, "outcome": "collapse"}
+    assert rows["off"]["paper"] == {"kind": "Collapse", "collapsed": None, "runs": None}
     assert rows["off"]["collapsed"] == {"0": NAN, "1": "the probe finds 2 %", "2": NAN}
     assert rows["base"]["paper"]["value"] == 78.0
 

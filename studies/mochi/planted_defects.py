@@ -23,12 +23,13 @@ from reproductions.mochi.table1 import TABLE
 from retable.methods import Batch, MoCoRecipe, Progress
 from retable.reproduce.command import guarded
 from retable.reproduce.execute import execute
-from retable.reproduce.outcomes import gather_figures, measure
-from retable.reproduce.plan import Request, plan_runs, resolve_rows
-from retable.reproduce.setting import Setting
+from retable.reproduce.outcomes import measure
+from retable.reproduce.plan import TableSelection, plan_runs, resolve_rows
+from retable.reproduce.run import read_runs
 from retable.reproduce.table import TableRow
 from retable.tables import compare, load_reference
 from retable.tables.reference import Value
+from retable.train.options import RunOptions
 
 ROWS = ("moco_v2", "mochi_1024_256_512")
 
@@ -104,17 +105,17 @@ def main() -> int:
     parser.add_argument("--runs", type=Path, default=Path("runs"))
     parser.add_argument("--jobs", type=int, default=2)
     options = parser.parse_args()
-    setting = Setting(options.runs, jobs=options.jobs)
+    run_options = RunOptions(options.runs, jobs=options.jobs)
     reference, paper = load_reference(TABLE.proxy_reference), load_reference(TABLE.reference)
-    rows = resolve_rows(TABLE, Request(rows=ROWS))
+    rows = resolve_rows(TABLE, TableSelection(rows=ROWS))
     planted = {defect: {key: plant(row, defect) for key, row in rows.items()} for defect in DEFECTS}
     # The last defect does not change MoCo-v2, which mixes no negatives.
     del planted["every query mixes query 0's pool"]["moco_v2"]
     runs = {defect: plan_runs(by_row, (0,)) for defect, by_row in planted.items()}
-    execute([run for of_defect in runs.values() for run in of_defect], setting)
+    execute([run for of_defect in runs.values() for run in of_defect], run_options)
     for defect, of_defect in runs.items():
-        figures = gather_figures(of_defect, setting)
-        comparison = compare(reference, measure(TABLE, figures), paper, "proxy")
+        finished = read_runs(of_defect, run_options.folder)
+        comparison = compare(reference, measure(TABLE, finished), paper, "proxy")
         misses = comparison.misses()
         print(f"\n{defect}: {'caught' if misses else 'NOT caught by the table'}")
         for compared in comparison.rows:

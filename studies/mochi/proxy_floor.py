@@ -21,8 +21,8 @@ from retable.evaluate.logistic.probe import LogisticProbe
 from retable.evaluate.protocol import EvalContext
 from retable.reproduce.command import guarded
 from retable.reproduce.execute import execute, opener
-from retable.reproduce.plan import Request, plan_runs, resolve_rows
-from retable.reproduce.setting import Setting, directory_of
+from retable.reproduce.plan import TableSelection, plan_runs, resolve_rows
+from retable.train.options import RunOptions
 from retable.train.recipe import build_method
 from retable.weights import load_encoder
 
@@ -31,11 +31,11 @@ def main() -> int:
     """Print the top-1 accuracy of both probes on the three encoders."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--runs", type=Path, default=Path("runs"))
-    setting = Setting(parser.parse_args().runs)
-    row = resolve_rows(TABLE, Request(rows=("moco_v2",)))["moco_v2"]
+    run_options = RunOptions(parser.parse_args().runs)
+    row = resolve_rows(TABLE, TableSelection(rows=("moco_v2",)))["moco_v2"]
     (run,) = plan_runs({"moco_v2": row}, (0,))
-    execute([run], setting)
-    trained, _, _ = load_encoder(directory_of(run, setting).encoder)
+    execute([run], run_options)
+    trained, _, _ = load_encoder(run.directory(run_options.folder).encoder)
     encoders: dict[str, nn.Module] = {
         "MoCo-v2": trained,
         "untrained": build_method(run.recipe, run.seed).encoder,
@@ -45,7 +45,9 @@ def main() -> int:
     assert isinstance(linear, LinearProbe)
     for probe in (linear, LogisticProbe(view=linear.test_view)):
         for name, encoder in encoders.items():
-            figures = probe.run(encoder, opener(run.recipe, setting), EvalContext("cpu"), seed=0)
+            figures = probe.run(
+                encoder, opener(run.recipe, run_options), EvalContext("cpu"), seed=0
+            )
             print(f"{probe.name:10} {name:12} top-1 {figures['top1']:6.2f} %", flush=True)
     return 0
 

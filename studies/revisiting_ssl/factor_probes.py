@@ -40,8 +40,8 @@ from retable.plots import drawing
 from retable.reproduce.command import guarded
 from retable.reproduce.execute import execute
 from retable.reproduce.plan import plan_runs
-from retable.reproduce.setting import Setting, directory_of
 from retable.reproduce.table import TableRow
+from retable.train.options import RunOptions
 from retable.train.recipe import build_method
 from retable.weights import load_encoder
 from studies.revisiting_ssl.factor_pictures import FACTORS, SHOWN, draw_factors
@@ -95,11 +95,11 @@ def main() -> int:
     """Probe all encoders, print the findings and write the files."""
     options = options_of_one_encoder(__doc__.splitlines()[0]).parse_args()
     rows = rows_of(options.encoder, options.width)
-    setting = Setting(options.runs, jobs=options.jobs)
+    run_options = RunOptions(options.runs, jobs=options.jobs)
     found: dict[str, list[Found]] = {}
     for seed in options.seeds:
         opened = opener(next(iter(rows.values())).pretrain.data)
-        for subject in subjects(rows, seed, setting):
+        for subject in subjects(rows, seed, run_options):
             found.setdefault(subject.name, []).append(probed(subject, opened, seed))
             print(f"\n{subject.name}, seed {seed}\n{as_table(found[subject.name][-1])}", flush=True)
     folder = options.runs / "tables" / f"revisiting_ssl-factors-{options.encoder}-{options.width}x"
@@ -127,16 +127,16 @@ def opener(data: str) -> OpenSource:
     return open_variant
 
 
-def subjects(rows: Mapping[str, TableRow], seed: int, setting: Setting) -> Iterator[Subject]:
+def subjects(rows: Mapping[str, TableRow], seed: int, run_options: RunOptions) -> Iterator[Subject]:
     """Yield the trained encoders of the four tasks, untrained encoders, raw pixels."""
     probes = {task: linear_of(row) for task, row in rows.items()}
     runs = {
         task: plan_runs({task: TableRow(row.pretrain, ())}, (seed,))[0]
         for task, row in rows.items()
     }
-    execute(runs.values(), setting)
+    execute(runs.values(), run_options)
     for task in rows:
-        trained, _, _ = load_encoder(directory_of(runs[task], setting).encoder)
+        trained, _, _ = load_encoder(runs[task].directory(run_options.folder).encoder)
         yield Subject(TASKS[task], trained, probes[task])
     for task, name in (("rotation", "untrained, images"), ("jigsaw", "untrained, patches")):
         untrained = build_method(runs[task].recipe, seed).encoder

@@ -21,10 +21,10 @@ from reproductions.revisiting_ssl.table2 import TABLE
 from retable.evaluate.mlp import MlpProbe
 from retable.reproduce.command import guarded
 from retable.reproduce.execute import execute
-from retable.reproduce.finished import collect
-from retable.reproduce.plan import Request, plan_runs, resolve_rows
-from retable.reproduce.setting import Setting
+from retable.reproduce.plan import TableSelection, plan_runs, resolve_rows
+from retable.reproduce.run import read_run
 from retable.reproduce.table import TableRow
+from retable.train.options import RunOptions
 from revisiting_ssl.analysis.correlations import kendall_tau
 from studies.revisiting_ssl.proxy_rows import linear_of, options_of
 
@@ -70,14 +70,17 @@ def main() -> int:
     parser = options_of(__doc__.splitlines()[0])
     parser.add_argument("--rows", nargs="+", default=(), help="such as resnet50_v1/jigsaw_4x")
     options = parser.parse_args()
-    setting = Setting(options.runs, jobs=options.jobs)
-    rows = resolve_rows(TABLE, Request(rows=tuple(options.rows)))
+    run_options = RunOptions(options.runs, jobs=options.jobs)
+    rows = resolve_rows(TABLE, TableSelection(rows=tuple(options.rows)))
     runs = {
         name: plan_runs({name: with_both_probes(row)}, tuple(options.seeds))
         for name, row in rows.items()
     }
-    execute([run for of_seeds in runs.values() for run in of_seeds], setting)
-    found = {name: [collect(run, setting) for run in of_seeds] for name, of_seeds in runs.items()}
+    execute([run for of_seeds in runs.values() for run in of_seeds], run_options)
+    found = {
+        name: [one.metrics for run in of_seeds if (one := read_run(run, run_options.folder))]
+        for name, of_seeds in runs.items()
+    }
     linear, mlp = (
         {
             name: math.fsum(figures[figure] for figures in of_seeds) / len(of_seeds)

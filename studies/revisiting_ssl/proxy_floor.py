@@ -21,9 +21,9 @@ from reproductions.revisiting_ssl.table2 import TABLE
 from retable.evaluate.protocol import EvalContext
 from retable.reproduce.command import guarded
 from retable.reproduce.execute import execute, opener
-from retable.reproduce.finished import collect
-from retable.reproduce.plan import Request, Run, plan_runs, resolve_rows
-from retable.reproduce.setting import Setting
+from retable.reproduce.plan import TableSelection, plan_runs, resolve_rows
+from retable.reproduce.run import Run, read_run
+from retable.train.options import RunOptions
 from retable.train.recipe import build_method
 from revisiting_ssl import JigsawRecipe, RelativePatchLocationRecipe, RotationRecipe
 from studies.revisiting_ssl.proxy_rows import linear_of
@@ -40,10 +40,10 @@ def chance(method: object) -> float | None:
     return 100 / method.permutations if isinstance(method, JigsawRecipe) else None
 
 
-def untrained(run: Run, setting: Setting, encoder: nn.Module) -> float:
+def untrained(run: Run, run_options: RunOptions, encoder: nn.Module) -> float:
     """Return the linear accuracy of an encoder that the run did not train, in percent."""
     context = EvalContext(torch.device("cpu"))
-    return linear_of(run).run(encoder, opener(run.recipe, setting), context, seed=SEED)["top1"]
+    return linear_of(run).run(encoder, opener(run.recipe, run_options), context, seed=SEED)["top1"]
 
 
 def main() -> int:
@@ -53,18 +53,19 @@ def main() -> int:
     parser.add_argument("--rows", nargs="+", default=(), help="such as resnet50_v1/jigsaw_4x")
     parser.add_argument("--jobs", type=int, default=2)
     options = parser.parse_args()
-    setting = Setting(options.runs, jobs=options.jobs)
-    rows = resolve_rows(TABLE, Request(rows=tuple(options.rows)))
+    run_options = RunOptions(options.runs, jobs=options.jobs)
+    rows = resolve_rows(TABLE, TableSelection(rows=tuple(options.rows)))
     runs = plan_runs(rows, (SEED,))
-    execute(runs, setting)
+    execute(runs, run_options)
     print(f"{'':28}{'task':>7}{'chance':>8}{'linear':>9}{'untrained':>11}{'pixels':>8}")
     pixels: dict[str, float] = {}
     for run in runs:
-        (name, *_), figures = run.rows, collect(run, setting)
+        (name, *_), finished = run.rows, read_run(run, run_options.folder)
+        figures = finished.metrics if finished else {}
         task, _ = CELLS[name.partition("/")[2]]
         if task not in pixels:
-            pixels[task] = untrained(run, setting, nn.Flatten())
-        before = untrained(run, setting, build_method(run.recipe, run.seed).encoder)
+            pixels[task] = untrained(run, run_options, nn.Flatten())
+        before = untrained(run, run_options, build_method(run.recipe, run.seed).encoder)
         solved, guessed = figures.get("monitor.pretext_accuracy"), chance(run.recipe.method)
         said = "" if solved is None else f"{100 * solved:.1f}"
         print(

@@ -9,7 +9,8 @@ from reproductions.revisiting_ssl.grid_readings import TASKS
 from reproductions.revisiting_ssl.table2 import TABLE
 from retable.errors import UserError
 from retable.evaluate.logistic.probe import LogisticProbe
-from retable.reproduce.plan import Request, Run, resolve_rows
+from retable.reproduce.plan import TableSelection, resolve_rows
+from retable.reproduce.run import Run
 from retable.reproduce.table import TableRow, training_name
 
 
@@ -36,7 +37,7 @@ def rows_of(encoder: str, width: int) -> dict[str, TableRow]:
     Raises:
         UserError: the proxy scale leaves out the encoder or the width.
     """
-    resolved = resolve_rows(TABLE, Request(rows=(encoder,)))
+    resolved = resolve_rows(TABLE, TableSelection(rows=(encoder,)))
     names = {task: training_name(encoder, f"{task}_{width}x") for task in TASKS}
     if missing := [name for name in names.values() if name not in resolved]:
         raise UserError(

@@ -19,10 +19,10 @@ from reproductions.revisiting_ssl.grid_readings import PRETEXT, TASKS
 from retable.nn.patches import PatchGrid
 from retable.reproduce.command import guarded
 from retable.reproduce.execute import execute
-from retable.reproduce.finished import collect
 from retable.reproduce.plan import plan_runs
-from retable.reproduce.setting import Setting
+from retable.reproduce.run import read_run
 from retable.reproduce.table import TableRow
+from retable.train.options import RunOptions
 from retable.train.recipe import PretrainRecipe
 from retable.views import ViewRecipe
 from revisiting_ssl import JigsawRecipe, RelativePatchLocationRecipe
@@ -110,7 +110,7 @@ def as_table(found: Mapping[tuple[str, str], Sequence[Mapping[str, float]]]) -> 
 def main() -> int:
     """Train the missing runs and print both accuracies."""
     options = options_of_one_encoder(__doc__.splitlines()[0]).parse_args()
-    setting = Setting(options.runs, jobs=options.jobs)
+    run_options = RunOptions(options.runs, jobs=options.jobs)
     rows = {
         task: TableRow(row.pretrain, (linear_of(row),))
         for task, row in rows_of(options.encoder, options.width).items()
@@ -120,8 +120,11 @@ def main() -> int:
         for task in ("jigsaw", "relpatchloc")
         for way, change in WAYS.items()
     }
-    execute([run for of_seeds in runs.values() for run in of_seeds], setting)
-    found = {key: [collect(run, setting) for run in of_seeds] for key, of_seeds in runs.items()}
+    execute([run for of_seeds in runs.values() for run in of_seeds], run_options)
+    found = {
+        key: [one.metrics for run in of_seeds if (one := read_run(run, run_options.folder))]
+        for key, of_seeds in runs.items()
+    }
     print(f"{options.encoder} {options.width}x, proxy scale, seeds {options.seeds}")
     print(as_table({key: seeds for key, seeds in found.items() if all(seeds)}))
     return 0

@@ -30,8 +30,8 @@ from retable.nn.batch_norm import group_batch_norm
 from retable.random import derive_key, normal
 from retable.reproduce.execute import make_accelerator
 from retable.testing import TinyEncoder, make_batch, run_processes, train_steps
-from retable.train.loop import Execution
 from retable.train.optim import OptimizerRecipe
+from retable.train.options import RunOptions
 from retable.train.pretrain import pretrain
 from retable.train.recipe import PretrainRecipe
 from retable.train.runs import RunDirectory
@@ -305,7 +305,7 @@ def test_it_trains_in_the_loop_on_its_views(tmp_path: Path) -> None:
         open_source(recipe.data, "train"),
         RunDirectory(tmp_path / "run"),
         make_accelerator("float32"),
-        Execution(log_every=1, quiet=True),
+        RunOptions(log_every=1, quiet=True),
     )
     assert summary["steps"] == 8
     assert summary["complete"]

@@ -27,8 +27,9 @@ from retable.reproduce.execute import make_accelerator
 from retable.reproduce.plan import price
 from retable.testing import TinyEncoder, make_batch, own_share, run_processes, train_steps
 from retable.train.cost import forward_flops
-from retable.train.loop import Execution, Training
+from retable.train.loop import Training
 from retable.train.optim import OptimizerRecipe, build_optimizer
+from retable.train.options import RunOptions
 from retable.train.pretrain import pretrain
 from retable.train.recipe import PretrainRecipe
 from retable.train.runs import RunDirectory
@@ -483,7 +484,7 @@ def shapes_recipe() -> PretrainRecipe:
     )
 
 
-def run(folder: Path, execution: Execution) -> dict[str, Any]:
+def run(folder: Path, execution: RunOptions) -> dict[str, Any]:
     recipe = shapes_recipe()
     source = open_source(recipe.data, "train")
     directory = RunDirectory(folder)
@@ -493,7 +494,7 @@ def run(folder: Path, execution: Execution) -> dict[str, Any]:
 def test_a_run_stopped_and_continued_ends_with_the_bits_of_an_uninterrupted_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    often = Execution(log_every=1, checkpoint_every=1, quiet=True)
+    often = RunOptions(log_every=1, checkpoint_every=1, quiet=True)
     whole = run(tmp_path / "whole", often)
     make_step = Training.make_step
 
@@ -525,8 +526,8 @@ def test_a_run_stopped_and_continued_ends_with_the_bits_of_an_uninterrupted_one(
 
 
 def test_the_memory_format_changes_a_run_by_rounding_alone(tmp_path: Path) -> None:
-    usual = run(tmp_path / "a", Execution(quiet=True))
-    other = run(tmp_path / "b", Execution(quiet=True, channels_last=False))
+    usual = run(tmp_path / "a", RunOptions(quiet=True))
+    other = run(tmp_path / "b", RunOptions(quiet=True, channels_last=False))
     assert other["epochs"][0]["loss"] == pytest.approx(usual["epochs"][0]["loss"], rel=1e-3)
 
 

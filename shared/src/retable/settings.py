@@ -1,38 +1,52 @@
-"""``--set FIELD=VALUE``: change one field of a recipe, checked against the field's type."""
+"""Frozen dataclasses and plain values: serialisation, fingerprints, validation and ``--set``."""
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import json
+import math
 import types
 import typing
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
 from typing import Any, TypeVar
 
 from retable.errors import UserError
 
-Recipe = TypeVar("Recipe")
+T = TypeVar("T")
+
+Path = tuple[str | int, ...]
+"""Names of fields, keys of mappings and indices of lists, from the outermost value inwards."""
 
 
-def to_plain(recipe: object) -> Any:
-    """Turn a recipe into plain JSON values, each dataclass with its class under ``kind``.
+def to_plain(value: object) -> Any:
+    """Turn a dataclass or a container into JSON values.
 
-    >>> @dataclasses.dataclass(frozen=True)
+    A dataclass becomes a dictionary with its class under ``kind``. Numbers that are not finite,
+    which JSON does not have, become the words "nan", "inf" and "-inf".
+
+    >>> @dataclass(frozen=True)
     ... class Example:
     ...     sizes: tuple[int, ...] = (1, 2)
+    ...     rate: float = math.nan
     >>> to_plain(Example())
-    {'kind': 'Example', 'sizes': [1, 2]}
+    {'kind': 'Example', 'sizes': [1, 2], 'rate': 'nan'}
     """
-    if dataclasses.is_dataclass(recipe) and not isinstance(recipe, type):
-        fields = {f.name: to_plain(getattr(recipe, f.name)) for f in dataclasses.fields(recipe)}
-        return {"kind": type(recipe).__name__, **fields}
-    if isinstance(recipe, dict):
-        return {str(name): to_plain(value) for name, value in recipe.items()}
-    if isinstance(recipe, list | tuple):
-        return [to_plain(value) for value in recipe]
-    if recipe is None or isinstance(recipe, bool | int | float | str):
-        return recipe
-    raise TypeError(f"a recipe holds plain values, not {type(recipe).__name__}")
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        fields = {f.name: to_plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+        return {"kind": type(value).__name__, **fields}
+    if isinstance(value, Mapping):
+        return {str(key): to_plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [to_plain(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    raise TypeError(f"only plain values can be stored, not {type(value).__name__}")
 
 
 def fingerprint(*parts: object) -> str:
@@ -45,8 +59,55 @@ def fingerprint(*parts: object) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
+@dataclass(frozen=True)
+class Problem:
+    """A plain value that a dataclass does not accept.
+
+    Attributes:
+        owner: Path of the dataclass.
+        message: Clause that names the field, without a full stop.
+    """
+
+    owner: Path
+    message: str
+
+
+class PlainValueError(ValueError):
+    """Plain values do not fit a type.
+
+    Attributes:
+        problems: Every problem that was found.
+    """
+
+    def __init__(self, problems: list[Problem]) -> None:
+        super().__init__("; ".join(_placed(problem) for problem in problems))
+        self.problems = problems
+
+
+def from_plain(kind: type[T], plain: Any) -> T:
+    """Build a value from what `to_plain` returns, or from a parsed TOML or JSON file.
+
+    Integers become floats and lists tuples where the type says so. Fields with a default may be
+    missing. Of several dataclasses in a union, ``kind`` selects one; without it, the one with the
+    most fields in common.
+
+    Args:
+        kind: Type of the value, usually a dataclass.
+        plain: Plain values.
+
+    Raises:
+        PlainValueError: values do not fit; it lists all of them. An error that a constructor raises
+            counts as one problem.
+    """
+    problems: list[Problem] = []
+    value = _read(kind, plain, (), 0, problems)
+    if problems:
+        raise PlainValueError(problems)
+    return typing.cast(T, value)
+
+
 def parse_setting(setting: str) -> tuple[str, Any]:
-    """Read ``path=value``: the value as JSON, or as plain text where that fails.
+    """Parse ``path=value``: the value as JSON, or as plain text where that fails.
 
     Raises:
         UserError: there is no value.
@@ -56,22 +117,22 @@ def parse_setting(setting: str) -> tuple[str, Any]:
     """
     path, separator, text = setting.partition("=")
     if not separator or not path:
-        raise UserError(f"--set {setting} has no value: expected --set {path or 'FIELD'}=VALUE.")
+        raise UserError(f"`--set {setting}` must have a value. Use --set {path or 'FIELD'}=VALUE.")
     try:
         return path, json.loads(text)
     except ValueError:
         return path, text
 
 
-def with_field(recipe: Recipe, names: list[str], value: Any, path: str) -> Recipe:
+def with_field(recipe: T, names: list[str], value: Any, path: str) -> T:
     """Return the recipe with one field replaced.
 
     Args:
-        recipe: a dataclass; it is left as it is.
-        names: the field's name, after those of the fields that hold it.
-        value: plain, as `parse_setting` reads it; whole numbers become floats, lists tuples, and a
-            single value a tuple of one, where the field is of that type.
-        path: what the user wrote, for the message.
+        recipe: A dataclass; it is left as it is.
+        names: Name of the field, after those of the fields that hold it.
+        value: Plain value, as `parse_setting` returns it. Integers become floats, lists tuples, and
+            a single value a tuple of one, where the field is of that type.
+        path: Path that the user wrote, for the message.
 
     Raises:
         UserError: no such field, or a value that its type does not allow.
@@ -80,55 +141,168 @@ def with_field(recipe: Recipe, names: list[str], value: Any, path: str) -> Recip
     fields = [field.name for field in dataclasses.fields(recipe)]  # type: ignore[arg-type]
     if head not in fields:
         raise UserError(
-            f"--set {path}: {type(recipe).__name__} has no {head!r}: expected one of "
-            f"{', '.join(fields)}."
+            f"`--set {path}` must name a field of {type(recipe).__name__}, got {head!r}. "
+            f"Choose from {', '.join(fields)}."
         )
     old = getattr(recipe, head)
     if rest:
         if not dataclasses.is_dataclass(old):
-            raise UserError(f"--set {path}: {head!r} has no fields: expected --set {head}=VALUE.")
+            raise UserError(f"`--set {path}` must end at {head!r}, which has no fields.")
         new: Any = with_field(old, rest, value, path)
     else:
-        new = _converted(typing.get_type_hints(type(recipe))[head], value)
-        if new is _UNFIT:
-            expected = _described(recipe, head)
-            raise UserError(f"--set {path}={value!r}: expected {expected}, as in {old!r}.")
+        hint: Any = _hints(type(recipe))[head]
+        problems: list[Problem] = []
+        new = _read(hint, value, (path,), 0, problems)
+        if problems and not isinstance(value, list):
+            again: list[Problem] = []
+            item = _read(hint, [value], (path,), 0, again)
+            new, problems = (new, problems) if again else (item, [])
+        if problems:
+            example = json.dumps(to_plain(old), ensure_ascii=False)
+            raise UserError(f"{problems[0].message}. Use a value such as {example}.")
     return dataclasses.replace(recipe, **{head: new})  # type: ignore[type-var]
 
 
-_UNFIT = object()
+def validate_choices(recipe: Any) -> None:
+    """Check that each field whose type is a `typing.Literal` has one of its values.
+
+    Raises:
+        UserError: a field has another value.
+    """
+    for name, hint in _hints(type(recipe)).items():
+        value = getattr(recipe, name)
+        if typing.get_origin(hint) is typing.Literal and not _fits(hint, value):
+            raise UserError(f"`{name}` must be {_expected(hint)}, got {value!r}.")
 
 
-def _converted(hint: Any, value: Any) -> Any:
-    """Return the value as the type wants it, `_UNFIT` if it cannot be."""
+_UNREAD: Any = object()
+_hints: Callable[[Any], dict[str, Any]] = functools.cache(typing.get_type_hints)
+_NOT_FINITE = ("nan", "inf", "-inf")
+_EXPECTED = {
+    bool: "true or false",
+    int: "an integer",
+    float: "a number",
+    str: "a string",
+    types.NoneType: "null",
+}
+
+
+def _placed(problem: Problem) -> str:
+    place = _dotted(problem.owner)
+    return f"{place}: {problem.message}" if place else problem.message
+
+
+def _dotted(path: Iterable[str | int]) -> str:
+    text = "".join(f"[{name}]" if isinstance(name, int) else f".{name}" for name in path)
+    return text.removeprefix(".")
+
+
+def _read(hint: Any, plain: Any, path: Path, start: int, problems: list[Problem]) -> Any:
+    """Return the value, or `_UNREAD` after adding to the problems.
+
+    Args:
+        hint: Type of the value.
+        plain: Plain value.
+        path: Path of the value.
+        start: Length of the path of the dataclass that holds it.
+        problems: List to add to.
+    """
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if hint is Any:
+        return plain
     if origin in (typing.Union, types.UnionType):
-        fitting = (_converted(one, value) for one in arguments)
-        return next((new for new in fitting if new is not _UNFIT), _UNFIT)
-    if origin is typing.Literal:
-        return value if value in arguments else _UNFIT
-    if origin is tuple:
-        return _tuple(arguments, value)
-    if hint is float and type(value) is int:
-        return float(value)
-    if hint is types.NoneType:
-        return None if value is None else _UNFIT
-    return value if type(value) is hint else _UNFIT
+        return _read_union(hint, plain, path, start, problems)
+    if dataclasses.is_dataclass(hint) and isinstance(plain, Mapping):
+        return _read_fields(hint, plain, path, problems)
+    if origin is tuple and isinstance(plain, list):
+        hints = arguments[:1] * len(plain) if arguments[-1:] == (...,) else arguments
+        if len(hints) == len(plain):
+            pairs = enumerate(zip(hints, plain, strict=True))
+            items = tuple(_read(h, item, (*path, i), start, problems) for i, (h, item) in pairs)
+            return _UNREAD if any(item is _UNREAD for item in items) else items
+    if isinstance(origin, type) and issubclass(origin, Mapping) and isinstance(plain, Mapping):
+        found = {
+            arguments[0](key): _read(arguments[1], item, (*path, key), start, problems)
+            for key, item in plain.items()
+        }
+        return _UNREAD if any(item is _UNREAD for item in found.values()) else found
+    if _fits(hint, plain):
+        return plain if origin is not None or type(plain) is hint or plain is None else hint(plain)
+    return _refuse(hint, plain, path, start, problems)
 
 
-def _tuple(arguments: tuple[Any, ...], value: Any) -> Any:
-    values = value if isinstance(value, list) else [value]
-    if arguments[-1:] == (...,):
-        arguments = arguments[:1] * len(values)
-    if len(values) != len(arguments):
-        return _UNFIT
-    items = tuple(_converted(hint, item) for hint, item in zip(arguments, values, strict=True))
-    return _UNFIT if any(item is _UNFIT for item in items) else items
+def _refuse(hint: Any, plain: Any, path: Path, start: int, problems: list[Problem]) -> Any:
+    name = f"`{_dotted(path[start:])}`" if path[start:] else "the value"
+    problems.append(Problem(path[:start], f"{name} must be {_expected(hint)}, got {plain!r}"))
+    return _UNREAD
 
 
-def _described(recipe: object, name: str) -> str:
-    """Name a field's type as its class writes it."""
-    hint = typing.get_type_hints(type(recipe))[name]
+def _read_union(hint: Any, plain: Any, path: Path, start: int, problems: list[Problem]) -> Any:
+    options = [option for option in typing.get_args(hint) if option is not types.NoneType]
+    if plain is None and len(options) < len(typing.get_args(hint)):
+        return None
+    classes = [option for option in options if dataclasses.is_dataclass(option)]
+    if classes and isinstance(plain, Mapping):
+
+        def likeness(kind: Any) -> tuple[bool, int]:
+            names = {field.name for field in dataclasses.fields(kind)}
+            return kind.__name__ == plain.get("kind"), len(names & plain.keys())
+
+        return _read(max(classes, key=likeness), plain, path, start, problems)
+    for option in options:
+        attempt: list[Problem] = []
+        value = _read(option, plain, path, start, attempt)
+        if not attempt:
+            return value
+    return _refuse(hint, plain, path, start, problems)
+
+
+def _read_fields(kind: Any, plain: Mapping[str, Any], path: Path, problems: list[Problem]) -> Any:
+    before = len(problems)
+    hints = _hints(kind)
+    fields = {field.name: field for field in dataclasses.fields(kind)}
+    for name in plain:
+        if name not in fields and name != "kind":
+            known = ", ".join(fields)
+            problems.append(Problem(path, f"`{name}` must be one of the fields {known}"))
+    values = {}
+    for name, field in fields.items():
+        if name in plain:
+            values[name] = _read(hints[name], plain[name], (*path, name), len(path), problems)
+        elif field.default is field.default_factory is dataclasses.MISSING:
+            problems.append(
+                Problem(path, f"`{name}` must be {_expected(hints[name])}, got nothing")
+            )
+    if len(problems) > before:
+        return _UNREAD
+    try:
+        return kind(**values)
+    except (ValueError, UserError) as error:
+        problems.append(Problem(path, str(error).removesuffix(".")))
+        return _UNREAD
+
+
+def _fits(hint: Any, plain: Any) -> bool:
+    """Return whether a plain value is one of a type without parts."""
     if typing.get_origin(hint) is typing.Literal:
-        return f"one of {', '.join(map(repr, typing.get_args(hint)))}"
-    return hint.__name__ if isinstance(hint, type) and not typing.get_args(hint) else str(hint)
+        return any(plain == one and type(plain) is type(one) for one in typing.get_args(hint))
+    if hint is float:
+        return type(plain) in (int, float) or plain in _NOT_FINITE
+    if isinstance(hint, type) and issubclass(hint, StrEnum):
+        return plain in list(hint)
+    return plain is None if hint is types.NoneType else type(plain) is hint
+
+
+def _expected(hint: Any) -> str:
+    """Describe a type for users."""
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin is typing.Literal:
+        return f"one of {', '.join(map(repr, arguments))}"
+    if origin in (typing.Union, types.UnionType):
+        return " or ".join(_expected(option) for option in arguments)
+    if origin is tuple:
+        count = "" if arguments[-1:] == (...,) else f" of {len(arguments)}"
+        return f"a list{count}, each item {_expected(arguments[0])}"
+    if origin is not None:
+        return "a table"
+    return _EXPECTED.get(hint, f"a {getattr(hint, '__name__', hint)}")

@@ -1,12 +1,11 @@
-"""The reproduction engine: a table script states rows, columns and scales, this does the rest."""
+"""The reproduction engine: trains, evaluates and compares the rows that a table script states."""
 
 from retable.reproduce.collapse import CollapseCriterion
 from retable.reproduce.command import main
+from retable.reproduce.run import FinishedRun, FinishedRuns
 from retable.reproduce.table import (
     Difference,
     Gain,
-    Histories,
-    History,
     Metric,
     Ratio,
     Table,
@@ -17,9 +16,9 @@ from retable.reproduce.table import (
 __all__ = [
     "CollapseCriterion",
     "Difference",
+    "FinishedRun",
+    "FinishedRuns",
     "Gain",
-    "Histories",
-    "History",
     "Metric",
     "Ratio",
     "Table",

@@ -5,51 +5,36 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 from retable.errors import UserError
 from retable.precision import PRECISIONS
-from retable.reproduce.plan import Request
-from retable.reproduce.setting import Setting
+from retable.reproduce.plan import TableSelection
 from retable.reproduce.table import SCALES, Table
-from retable.train.loop import Execution
+from retable.train.options import RunOptions
 
 RECORDING_SEEDS = (1, 2, 3, 4, 5)
-"""Seeds of a recording: fewer than five say little of a spread; a table is run with seed 0."""
+"""Seeds of a recording: five, for an estimate of the spread. A table is run with seed 0."""
 
 
 class _Parser(argparse.ArgumentParser):
-    """Wrong usage in one sentence, status 2."""
+    """Raises wrong usage as a `UserError`."""
 
     def error(self, message: str) -> None:  # type: ignore[override]
         raise UserError(f"{message[:1].upper()}{message[1:]} (see --help).")
 
 
-@dataclass(frozen=True)
-class Command:
-    """A parsed command line."""
-
-    request: Request
-    setting: Setting
-    processes: int | None
-    resume: bool
-    fresh: bool
-    dry_run: bool
-    record: bool
-
-
-def parse(table: Table, arguments: Sequence[str]) -> Command:
-    """Read a table script's arguments.
+def parse(table: Table, arguments: Sequence[str]) -> tuple[TableSelection, RunOptions]:
+    """Parse the arguments of a table script.
 
     Raises:
         UserError: wrong usage.
     """
     options = _parser(table).parse_args(arguments)
     if options.record and options.scale != "proxy":
-        raise UserError("--record stores references of the proxy scale: leave out --scale.")
+        raise UserError("--record stores references of the proxy scale. Leave out --scale.")
     if options.record and (options.set or options.rows or options.max_steps):
         raise UserError(
             "--record stores whole tables of unchanged recipes: leave out --set, --rows and "
@@ -67,24 +52,17 @@ def parse(table: Table, arguments: Sequence[str]) -> Command:
             "--scale paper needs the paper's images: add --data DIR (DIR/train and "
             "DIR/val with one folder for each class) or --data hf:NAME."
         )
-    return Command(
-        Request(
-            scale=options.scale,
-            data=options.data and _address(options.data),
-            other_data=_other_data(table, options),
-            rows=tuple(options.rows or ()),
-            seeds=seeds,
-            overrides=tuple(options.set or ()),
-            precision=options.mixed_precision,
-            max_steps=options.max_steps,
-        ),
-        _setting(options),
-        options.processes,
-        options.resume,
-        options.fresh,
-        options.dry_run,
-        options.record,
+    selection = TableSelection(
+        scale=options.scale,
+        data=options.data and _address(options.data),
+        other_data=_other_data(table, options),
+        rows=tuple(options.rows or ()),
+        seeds=seeds,
+        overrides=tuple(options.set or ()),
+        precision=options.mixed_precision,
+        max_steps=options.max_steps,
     )
+    return selection, _run_options(options)
 
 
 def _other_data(table: Table, options: argparse.Namespace) -> tuple[tuple[str, str], ...]:
@@ -105,36 +83,37 @@ def _other_data(table: Table, options: argparse.Namespace) -> tuple[tuple[str, s
 
 
 def _address(text: str) -> str:
-    """Return the name of a data set; a bare folder is one of images."""
+    """Return the data set's name; a bare folder holds images."""
     return f"imagefolder:{text}" if Path(text).is_dir() else text
 
 
-def _setting(options: argparse.Namespace) -> Setting:
-    execution = Execution(
-        workers=_workers(options),
-        accumulate=options.accumulate,
-        compile=options.compile,
-        resident=options.resident,
-        tensorboard=options.tensorboard,
-        quiet=options.quiet,
-    )
+def _run_options(options: argparse.Namespace) -> RunOptions:
     small = options.scale != "paper"
     single = (options.processes or 1) == 1 and not torch.cuda.is_available()
     cores = (
         len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     )
-    jobs = options.jobs or (cores if small and single else 1)
-    return Setting(
+    return RunOptions(
         folder=options.runs,
-        execution=execution,
-        skip_unreadable=options.skip_unreadable,
+        processes=options.processes,
+        jobs=options.jobs or (cores if small and single else 1),
         threads=1 if small else cores,
-        jobs=jobs,
+        workers=_workers(options),
+        accumulate=options.accumulate,
+        compile=options.compile,
+        resident=options.resident,
+        skip_unreadable=options.skip_unreadable,
+        tensorboard=options.tensorboard,
+        quiet=options.quiet,
+        resume=options.resume,
+        fresh=options.fresh,
+        dry_run=options.dry_run,
+        record=options.record,
     )
 
 
 def _workers(options: argparse.Namespace) -> int:
-    """Return the decoding workers of each process: half the cores by default, shared fairly."""
+    """Return the workers of each process; by default the processes share half of the cores."""
     if options.workers is not None:
         return int(options.workers)
     if options.scale != "paper":
@@ -143,7 +122,7 @@ def _workers(options: argparse.Namespace) -> int:
 
 
 def _seeds(words: Sequence[str]) -> tuple[int, ...]:
-    """Read ``0 1 2``, ``0-4`` or a mixture."""
+    """Parse ``0 1 2``, ``0-4`` or a mixture."""
     seeds: list[int] = []
     for word in words:
         first, separator, last = word.partition("-")
@@ -161,16 +140,16 @@ def _seeds(words: Sequence[str]) -> tuple[int, ...]:
 
 
 def _count(text: str) -> int:
-    """Read a number that may be 0."""
+    """Parse an integer of at least 0."""
     if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"{text} is no whole number, expected 0 or more")
+        raise argparse.ArgumentTypeError(f"must be an integer of at least 0, got {text}")
     return int(text)
 
 
 def _positive(text: str) -> int:
-    """Read a number of things of which there must be one."""
+    """Parse an integer of at least 1."""
     if not text.isdecimal() or int(text) == 0:
-        raise argparse.ArgumentTypeError(f"{text} is no whole number of at least 1")
+        raise argparse.ArgumentTypeError(f"must be an integer of at least 1, got {text}")
     return int(text)
 
 
@@ -200,14 +179,18 @@ def _parser(table: Table) -> argparse.ArgumentParser:
     add(
         "--max-steps",
         type=_positive,
-        help="stop each training after so many steps; compares nothing",
+        help="stop each training after this many steps; nothing is compared",
     )
     add("--skip-unreadable", action="store_true", help="leave out and count unreadable images")
     start = parser.add_mutually_exclusive_group()
-    start.add_argument("--resume", action="store_true", help="insist on runs to continue")
-    start.add_argument("--fresh", action="store_true", help="forget earlier runs of these rows")
-    add("--dry-run", action="store_true", help="print what would run, and its price")
-    add("--record", action="store_true", help="store the figures as this table's proxy references")
+    start.add_argument(
+        "--resume", action="store_true", help="require earlier runs to continue from"
+    )
+    start.add_argument(
+        "--fresh", action="store_true", help="delete earlier runs of these rows first"
+    )
+    add("--dry-run", action="store_true", help="print the planned runs and their cost")
+    add("--record", action="store_true", help="store the metrics as this table's proxy references")
     add("--runs", type=Path, default=Path("runs"), help="folder of results; ./runs by default")
     add("--tensorboard", action="store_true", help="also write TensorBoard events")
     add("--quiet", action="store_true", help="no progress bars")

@@ -1,4 +1,4 @@
-"""What can be known to fail before anything is trained: an hour later it would cost an hour."""
+"""Checks that run before training, so that mistakes surface in seconds."""
 
 from __future__ import annotations
 
@@ -12,42 +12,42 @@ from retable.evaluate.protocol import open_eval_splits, open_splits, without_val
 from retable.methods import SupervisedRecipe
 from retable.nn.queues import KeyQueue
 from retable.reproduce.execute import opener
-from retable.reproduce.plan import Run
-from retable.reproduce.setting import Setting, directory_of
+from retable.reproduce.run import Run
+from retable.train.options import RunOptions
 from retable.train.pretrain import check_fit
 from retable.train.recipe import PretrainRecipe, build_method
 from retable.train.shape_inference import shapes_only
 
 
-def check_recipes(runs: Iterable[Run], processes: int, setting: Setting) -> None:
+def check_recipes(runs: Iterable[Run], processes: int, options: RunOptions) -> None:
     """Check that every method can be built, and that batch, groups, queue and processes fit.
 
     Raises:
-        UserError: they do not.
+        UserError: a method cannot be built, or sizes do not fit.
     """
     for recipe in dict.fromkeys(run.recipe for run in runs):
-        # Around the smallest encoder, which has no say in any of this, and without its weights.
+        # With the smallest encoder, which does not matter here, and without its weights.
         small = dataclasses.replace(recipe, encoder=ResNetRecipe("small_resnet8"))
         with shapes_only():
             method = build_method(small, seed=0)
-        check_fit(recipe, method, processes, setting.execution)
+        check_fit(recipe, method, processes, options)
         for module in method.modules():
             if isinstance(module, KeyQueue) and module.size < recipe.batch:
                 raise UserError(
-                    f"A batch of {recipe.batch} keys does not fit into a queue of {module.size} "
-                    f"rows: expected a queue of at least {recipe.batch}, or a smaller batch."
+                    f"`queue` must be at least the batch of {recipe.batch}, got {module.size}. "
+                    "Choose a larger queue or a smaller batch."
                 )
 
 
-def check_data(runs: Iterable[Run], setting: Setting) -> None:
-    """Open both splits of every run, and what its evaluations read, and check that they serve.
+def check_data(runs: Iterable[Run], options: RunOptions) -> None:
+    """Open the data of every run and its evaluations, and check their size and classes.
 
     Raises:
-        UserError: they cannot be opened, are smaller than a batch, or have unexpected classes.
+        UserError: a split cannot be opened, is smaller than a batch, or has unexpected classes.
     """
     runs = list(runs)
     for recipe in dict.fromkeys(run.recipe for run in runs):
-        splits = open_splits(opener(recipe, setting))
+        splits = open_splits(opener(recipe, options))
         images = without_validation(splits.train, recipe.validation_images)
         Sampler(len(images), recipe.batch, seed=0)
         _check_classes(recipe, splits.classes)
@@ -58,7 +58,7 @@ def check_data(runs: Iterable[Run], setting: Setting) -> None:
         if (data := getattr(evaluation, "data", None)) is not None
     }
     for (_, _, data), recipe in judged.items():
-        open_eval_splits(opener(recipe, setting), data)
+        open_eval_splits(opener(recipe, options), data)
 
 
 def _check_classes(recipe: PretrainRecipe, classes: int) -> None:
@@ -70,11 +70,11 @@ def _check_classes(recipe: PretrainRecipe, classes: int) -> None:
         )
 
 
-def check_folder(runs: Iterable[Run], setting: Setting) -> None:
-    """Check that what earlier starts left was made by the same recipes.
+def check_folder(runs: Iterable[Run], options: RunOptions) -> None:
+    """Check that existing directories of these runs hold the same recipes.
 
     Raises:
         UserError: a run's directory holds another recipe.
     """
     for run in runs:
-        directory_of(run, setting).check(run.claim)
+        run.directory(options.folder).verify_recipe(run.identity)

@@ -1,7 +1,7 @@
-"""When a run counts as collapsed: by how its training ended, by its scores, by its probe.
+"""The criterion of a collapse: how the training ended, its scores, and its linear probe.
 
-A paper that prints the word instead of a number (Zhu et al., ICCV 2021, supplement, table 5) says
-nothing of how it knew. The criterion is ours: any one of
+A paper that prints the word instead of a number (Zhu et al., ICCV 2021, supplement, table 5) does
+not define it. The criterion is ours. A run has collapsed if one of these holds:
 
 - the loss became NaN or infinite, or the training was stopped because the embedding collapsed;
 - positives do not stand out: over the last epoch their mean score lies within 5 % of the
@@ -15,23 +15,24 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from retable.reproduce.run import FinishedRun
 from retable.train import health
 
 ENDINGS = (health.COLLAPSE, health.DIVERGED)
 """The kinds of `retable.train.loop.TrainingFailedError` that count as a collapse."""
 TIMES_CHANCE = 3.0
-"""A probe below this many times chance has found next to nothing in the features."""
+"""Multiple of chance below which a probe finds next to nothing in the features."""
 
 
 @dataclass(frozen=True)
 class CollapseCriterion:
-    """Where a table says ``collapse`` instead of a number.
+    """The cells of a table that say ``collapse`` instead of a number, and the criterion.
 
     Attributes:
-        rows: the rows whose runs are judged so.
-        columns: the columns whose cells say it there; others keep the numbers of a collapsed run.
-        chance: accuracy of guessing, in percent, by scale: data sets have classes of their own.
-        probe: the accuracy to hold against it, a figure by the name that `Figure` gives it.
+        rows: Rows whose runs may count as collapsed.
+        columns: Columns whose cells say it; others keep the numbers of a collapsed run.
+        chance: Accuracy of guessing, in percent, by scale, since data sets differ in their classes.
+        probe: Name of the accuracy to compare with chance, as `Metric` uses it.
     """
 
     rows: tuple[str, ...]
@@ -39,27 +40,33 @@ class CollapseCriterion:
     chance: Mapping[str, float]
     probe: str = "linear.top1"
 
+    def reason(self, run: FinishedRun, scale: str) -> str | None:
+        """Return why a run counts as collapsed, None if it does not."""
+        if run.failure is not None:
+            return run.failure if run.kind in ENDINGS else None
+        return collapse_reason(run.metrics, probe=self.probe, chance=self.chance[scale])
 
-def collapse_reason(figures: Mapping[str, float], *, probe: str, chance: float) -> str | None:
-    """Return why a run that has ended counts as collapsed, None if it does not.
+
+def collapse_reason(metrics: Mapping[str, float], *, probe: str, chance: float) -> str | None:
+    """Return why a complete run counts as collapsed, None if it does not.
 
     Args:
-        figures: of the run, by the names that `Figure` gives them; a test whose figures are missing
-            is left out.
-        probe: name of an accuracy in percent.
-        chance: accuracy of guessing, in percent.
+        metrics: Metrics of the run by the names that `Metric` uses; a test whose metrics are
+            missing is left out.
+        probe: Name of an accuracy in percent.
+        chance: Accuracy of guessing, in percent.
 
     >>> collapse_reason({"linear.top1": 2.5}, probe="linear.top1", chance=1.0)
     'the probe finds 2.50 %, less than 3 times the 1 % of chance'
     """
     prefix = "pretrain."
-    own = {n.removeprefix(prefix): value for n, value in figures.items() if n.startswith(prefix)}
+    own = {n.removeprefix(prefix): value for n, value in metrics.items() if n.startswith(prefix)}
     if failure := health.failure_reason(own):
         return failure.reason
     if health.scores_alike(own):
         return health.mean_scores(own)
-    accuracy = figures.get(probe, math.inf)
+    accuracy = metrics.get(probe, math.inf)
     if accuracy < TIMES_CHANCE * chance:
-        said = f"less than {TIMES_CHANCE:g} times the {chance:g} % of chance"
-        return f"the probe finds {accuracy:.2f} %, {said}"
+        limit = f"less than {TIMES_CHANCE:g} times the {chance:g} % of chance"
+        return f"the probe finds {accuracy:.2f} %, {limit}"
     return None

@@ -1,4 +1,4 @@
-"""The whole job of a table script: arguments, runs, table, verdict, exit status."""
+"""The command of a table script: arguments, runs, table, verdicts, exit status."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from retable.errors import UserError
 from retable.evaluate.protocol import without_validation
 from retable.processes import exit_with_launcher
 from retable.reproduce import arguments, checks, execute, launch, results
-from retable.reproduce.arguments import Command
 from retable.reproduce.dry_run import render_plan
-from retable.reproduce.finished import made_by_other_code
-from retable.reproduce.outcomes import failed_unexpectedly, gather_figures, gather_outcomes
-from retable.reproduce.plan import Run, plan_runs, resolve_rows
-from retable.reproduce.setting import directory_of
+from retable.reproduce.outcomes import failed_unexpectedly, gather_outcomes
+from retable.reproduce.plan import TableSelection, plan_runs, resolve_rows
+from retable.reproduce.run import Run, read_runs
 from retable.reproduce.table import Table, TableRow
+from retable.train.options import RunOptions
+from retable.train.runs import code_digest
 
 
 def main(table: Table, words: Sequence[str] | None = None) -> int:
@@ -32,14 +32,14 @@ def main(table: Table, words: Sequence[str] | None = None) -> int:
 
     0: nothing missed; 1: a cell missed or a training failed; 2: wrong usage; 130: interrupted.
     """
-    # What was started, not the table's own script: another script may have extended the table.
+    # The script that was started: it may extend the table of another script.
     script = Path(sys.argv[0]) if words is None else table.script
     words = sys.argv[1:] if words is None else list(words)
     return guarded(lambda: _main(table, script, words))
 
 
 def guarded(command: Callable[[], int]) -> int:
-    """Turn a user's mistake into one sentence and status 2, Ctrl-C into a word and 130."""
+    """Print a user's mistake and return 2, after Ctrl-C return 130."""
     try:
         return command()
     except UserError as error:
@@ -55,29 +55,27 @@ def guarded(command: Callable[[], int]) -> int:
 
 
 def _main(table: Table, script: Path, words: Sequence[str]) -> int:
-    command = arguments.parse(table, words)
-    request = command.request
-    if command.record:
-        request = replace(request, rows=results.recorded_rows(table))
-    results.load_references(table, request.scale)
-    rows = resolve_rows(table, request)
-    runs = plan_runs(rows, command.request.seeds)
-    processes = launch.wanted_processes(command.processes)
-    checks.check_recipes(runs, processes, command.setting)
-    if command.dry_run:
+    selection, options = arguments.parse(table, words)
+    if options.record:
+        selection = replace(selection, rows=results.recorded_rows(table))
+    results.load_references(table, selection.scale)
+    rows = resolve_rows(table, selection)
+    runs = plan_runs(rows, selection.seeds)
+    processes = launch.wanted_processes(options.processes)
+    checks.check_recipes(runs, processes, options)
+    if options.dry_run:
         images = _training_images(table, runs)
-        parts = processes * command.setting.execution.accumulate
-        print(render_plan(table, runs, command.request.scale, images, parts))
+        print(render_plan(table, runs, selection.scale, images, processes * options.accumulate))
         return 0
     if processes > 1 and not launch.is_launched():
         return launch.relaunch(script, words, processes)
     exit_with_launcher()
-    checks.check_data(runs, command.setting)
-    _prepare_folder(runs, command)
-    execute.execute(runs, command.setting)
+    checks.check_data(runs, options)
+    _prepare_folder(runs, options)
+    execute.execute(runs, options)
     if distributed.process_index() != 0:
         return 0
-    return _conclude(table, rows, runs, command)
+    return _conclude(table, rows, runs, selection, options)
 
 
 def _training_images(table: Table, runs: list[Run]) -> int:
@@ -89,17 +87,17 @@ def _training_images(table: Table, runs: list[Run]) -> int:
     return len(without_validation(source, recipe.validation_images))
 
 
-def _prepare_folder(runs: list[Run], command: Command) -> None:
+def _prepare_folder(runs: list[Run], options: RunOptions) -> None:
     if distributed.process_index() != 0:
         return
-    if command.fresh:
-        execute.forget(runs, command.setting)
-    checks.check_folder(runs, command.setting)
-    known = any(directory_of(run, command.setting).path.exists() for run in runs)
-    if command.resume and not known:
+    if options.fresh:
+        execute.forget(runs, options)
+    checks.check_folder(runs, options)
+    known = any(run.directory(options.folder).path.exists() for run in runs)
+    if options.resume and not known:
         raise UserError(
-            f"--resume: {command.setting.folder} holds no run of these rows and seeds: leave out "
-            "--resume to begin, or name the right folder with --runs."
+            f"--resume: {options.folder} holds no run of these rows and seeds. Leave out --resume "
+            "to begin, or name the right folder with --runs."
         )
 
 
@@ -107,26 +105,26 @@ def _conclude(
     table: Table,
     rows: dict[str, TableRow],
     runs: list[Run],
-    command: Command,
+    selection: TableSelection,
+    options: RunOptions,
 ) -> int:
-    """Compare, record if asked, print and store the table."""
-    setting, scale = command.setting, command.request.scale
-    figures = gather_figures(runs, setting, table.derive)
-    outcomes = gather_outcomes(table, rows, runs, figures, scale, setting)
-    if command.record:
-        results.record(table, runs, figures, outcomes, command)
-    comparison = results.compare_table(table, rows, outcomes, command)
-    folder = results.report_folder(table, command)
-    histories = results.gather_histories(runs, setting)
-    results.write_report(table, comparison, figures, histories, folder)
+    """Compare, record if requested, print and store the table."""
+    finished = read_runs(runs, options.folder, table.derive)
+    outcomes = gather_outcomes(table, rows, finished, selection.scale)
+    if options.record:
+        results.record(table, runs, finished, outcomes)
+    comparison = results.compare_table(table, rows, outcomes, selection)
+    folder = options.folder / "tables" / f"{table.name}-{selection.scale}"
+    results.write_report(table, comparison, finished, folder)
     print(results.for_terminal(comparison))
     print(f"\nWritten to {folder}.")
-    if old := [run.name for run in runs if made_by_other_code(run, setting)]:
+    codes = [(finished[run.rows[0]][run.seed].environment.get("code"), run) for run in runs]
+    if old := [run for code, run in codes if code and code != code_digest(run.recipe.method)]:
         print(
-            f"{len(old)} of {len(runs)} runs were trained by other versions of the code: "
-            "start with --fresh to train them anew."
+            f"{len(old)} of {len(runs)} runs were trained by other versions of the code. "
+            "Use --fresh to train them again."
         )
-    failed = failed_unexpectedly(table, outcomes, comparison)
+    failed = failed_unexpectedly(table, finished, comparison)
     return 1 if failed else comparison.exit_status
 
 

@@ -1,4 +1,4 @@
-"""``--dry-run``: what would run, with what, and what it would take."""
+"""``--dry-run``: the planned runs, their recipes and their cost."""
 
 from __future__ import annotations
 
@@ -8,31 +8,32 @@ from collections.abc import Iterator
 from typing import Any
 
 from retable.distributed import process_count
-from retable.reproduce.plan import Run, price
+from retable.reproduce.plan import price
+from retable.reproduce.run import Run
 from retable.reproduce.table import Table
 from retable.settings import to_plain
 from retable.train.memory import training_memory
 from retable.train.recipe import PretrainRecipe
 
 MOST_DIFFERENCES = 8
-"""So many fields at most may differ for a recipe to be told by what it is like."""
+"""Largest number of differing fields for which a recipe is described by its differences."""
 
 
 def render_plan(table: Table, runs: list[Run], scale: str, images: int, parts: int = 1) -> str:
     """Describe every run: its resolved recipe, its evaluations, images, operations and memory.
 
-    A recipe that differs from an earlier one in a few fields is told by these, as ``--set`` takes
-    them; its full form is one `retable.settings.to_plain` writes, as JSON.
+    A recipe that differs from an earlier one in a few fields is described by these, as ``--set``
+    takes them. Other recipes are printed in full, as JSON (`retable.settings.to_plain`).
 
     Args:
-        table: the table.
-        runs: what would run.
-        scale: its name, for the head line.
-        images: training images of the data set.
-        parts: of a batch, over processes and micro-batches.
+        table: The table.
+        runs: The planned runs.
+        scale: Name of the scale, for the first line.
+        images: Training images of the data set.
+        parts: Parts that a batch is split into, over processes and micro-batches.
 
     Raises:
-        UserError: a method cannot share its batch so.
+        UserError: a method cannot split its batch like this.
     """
     lines = [f"{table.name} at {scale} scale: {len(runs)} runs on {images:,} training images"]
     total = 0.0
@@ -62,7 +63,7 @@ def render_plan(table: Table, runs: list[Run], scale: str, images: int, parts: i
 
 
 def _recipes(run: Run, own: dict[str, str], earlier: list[tuple[Run, dict[str, str]]]) -> list[str]:
-    """Return the run's recipes in full, or what tells them from those of the run most like it."""
+    """Return the run's recipes in full, or their differences from the most similar run."""
     changes = [
         (other, [f"{path}={value}" for path, value in own.items() if fields[path] != value])
         for other, fields in earlier
@@ -78,9 +79,9 @@ def _recipes(run: Run, own: dict[str, str], earlier: list[tuple[Run, dict[str, s
 
 
 def fields_of(run: Run) -> dict[str, str]:
-    """Return every field of a run's recipes by its path: JSON, as ``--set`` takes it.
+    """Return every field of a run's recipes by its path, as the JSON that ``--set`` takes.
 
-    Views stand in a list, where ``--set`` does not reach; their paths have their numbers.
+    Views are items of a list, which ``--set`` does not reach; their paths contain their numbers.
     """
     recipes = {"pretrain": run.recipe, **{each.name: each for each in run.evaluations}}
     return dict(_flat("", {name: to_plain(recipe) for name, recipe in recipes.items()}))

@@ -22,12 +22,11 @@ from retable.evaluate.knn import Knn
 from retable.evaluate.protocol import EvalContext, Evaluation, without_validation
 from retable.methods.method import Method, Progress
 from retable.precision import accelerate_mode
-from retable.reproduce.finished import collect, failure, storable
-from retable.reproduce.plan import Run
-from retable.reproduce.setting import Setting, directory_of, evaluation_directory
+from retable.reproduce.run import Run, read_run
 from retable.reproduce.side_by_side import run_side_by_side
 from retable.settings import to_plain
 from retable.train.loop import Monitor, TrainingFailedError
+from retable.train.options import RunOptions
 from retable.train.pretext_metrics import pretext_metrics
 from retable.train.pretrain import pretrain
 from retable.train.recipe import PretrainRecipe
@@ -39,58 +38,54 @@ if TYPE_CHECKING:
     from retable.evaluate.protocol import OpenSource
 
 
-def execute(runs: Iterable[Run], setting: Setting) -> None:
+def execute(runs: Iterable[Run], options: RunOptions) -> None:
     """Carry out all runs; those already complete cost nothing.
 
     Raises:
-        UserError: a run cannot start. A run whose training failed is recorded, not raised.
+        UserError: a run cannot start. A failed training is recorded, not raised.
     """
-    runs = [run for run in runs if not _is_complete(run, setting)]
-    if setting.jobs == 1 or len(runs) <= 1:
+    runs = [run for run in runs if not _is_complete(run, options)]
+    if options.jobs == 1 or len(runs) <= 1:
         for run in runs:
-            execute_one(run, setting)
+            execute_one(run, options)
     else:
-        calls = [functools.partial(execute_one, run, setting) for run in runs]
-        run_side_by_side(calls, setting.jobs)
+        calls = [functools.partial(execute_one, run, options) for run in runs]
+        run_side_by_side(calls, options.jobs)
 
 
-def _is_complete(run: Run, setting: Setting) -> bool:
-    found = directory_of(run, setting).finished()
-    if found is None:
-        return False
-    return "failed" in found or all(
-        (evaluation_directory(run, evaluation, setting) / "result.json").exists()
-        for evaluation in run.evaluations
-    )
+def _is_complete(run: Run, options: RunOptions) -> bool:
+    finished = read_run(run, options.folder)
+    return finished is not None and finished.complete
 
 
-def execute_one(run: Run, setting: Setting) -> None:
+def execute_one(run: Run, options: RunOptions) -> None:
     """Pretrain and evaluate one run, in this process or in all processes of a launch."""
     accelerator = make_accelerator(run.recipe.precision)
     if accelerator.device.type == "cpu":
-        torch.set_num_threads(setting.threads)
-    directory = directory_of(run, setting)
+        torch.set_num_threads(options.threads)
+    directory = run.directory(options.folder)
     lock = directory.locked() if accelerator.is_main_process else contextlib.nullcontext()
     with lock:
         if accelerator.is_main_process:
-            directory.claim(run.claim)
+            directory.write_recipe(run.identity)
         accelerator.wait_for_everyone()
-        if directory.finished() is None:
-            _pretrain(run, directory, accelerator, setting)
-        if "failed" not in (directory.finished() or {}):
+        if not directory.result.exists():
+            _pretrain(run, directory, accelerator, options)
+        finished = read_run(run, options.folder)
+        if finished is not None and finished.failure is None:
             for evaluation in run.evaluations:
-                _evaluate(run, evaluation, accelerator, setting)
-    if accelerator.is_main_process and not setting.execution.quiet:
-        print(_one_line(run, setting), file=sys.stderr)
+                _evaluate(run, evaluation, accelerator, options)
+    if accelerator.is_main_process and not options.quiet:
+        print(_summary(run, options), file=sys.stderr)
 
 
-def _one_line(run: Run, setting: Setting) -> str:
-    """Say what came of a run: the accuracy that each evaluation found."""
-    why = failure(run, setting)
-    figures = collect(run, setting)
-    first = {f"{evaluation.name}.top1" for evaluation in run.evaluations}
-    said = [f"{name} {value:.2f}" for name, value in figures.items() if name in first]
-    outcome = why or ", ".join(said) or "pretrained"
+def _summary(run: Run, options: RunOptions) -> str:
+    """Return one line with the run's failure, or the accuracy of each evaluation."""
+    finished = read_run(run, options.folder)
+    assert finished is not None
+    accuracies = {f"{evaluation.name}.top1" for evaluation in run.evaluations}
+    found = [f"{name} {v:.2f}" for name, v in finished.metrics.items() if name in accuracies]
+    outcome = finished.failure or ", ".join(found) or "pretrained"
     return f"{' = '.join(run.rows)} seed {run.seed}: {outcome} ({run.name})"
 
 
@@ -115,19 +110,19 @@ def open_cached(
     return open_source(data, split, subset=subset, skip_unreadable=skip_unreadable)
 
 
-def opener(recipe: PretrainRecipe, setting: Setting) -> OpenSource:
+def opener(recipe: PretrainRecipe, options: RunOptions) -> OpenSource:
     """Return a function that opens a split of a recipe's data, of other data, or a variant."""
 
     def open_variant(split: str, variant: str | None = None, data: str | None = None) -> Source:
         data, subset = (recipe.data, recipe.subset) if data is None else (data, None)
-        return open_cached(data, split, subset, variant, setting.skip_unreadable)
+        return open_cached(data, split, subset, variant, options.skip_unreadable)
 
     return open_variant
 
 
-def _pretrain(run: Run, directory: RunDirectory, accelerator: Any, setting: Setting) -> None:
+def _pretrain(run: Run, directory: RunDirectory, accelerator: Any, options: RunOptions) -> None:
     recipe = run.recipe
-    source = without_validation(opener(recipe, setting)("train", None), recipe.validation_images)
+    source = without_validation(opener(recipe, options)("train", None), recipe.validation_images)
     facts = {**environment(), "code": code_digest(recipe.method)}  # now, not when training ends
     start = time.perf_counter()
     try:
@@ -137,8 +132,8 @@ def _pretrain(run: Run, directory: RunDirectory, accelerator: Any, setting: Sett
             source,
             directory,
             accelerator,
-            replace(setting.execution, label=f"{run.rows[0]} seed {run.seed}"),
-            _monitor(run, len(source), accelerator, setting),
+            replace(options, label=f"{run.rows[0]} seed {run.seed}"),
+            _monitor(run, len(source), accelerator, options),
         )
     except TrainingFailedError as failure:
         result = {"failed": failure.reason, "kind": failure.kind}
@@ -151,7 +146,7 @@ def _pretrain(run: Run, directory: RunDirectory, accelerator: Any, setting: Sett
             "seconds_of_last_start": round(time.perf_counter() - start, 1),
         }
         files.write_json(directory.environment, facts)
-        files.write_json(directory.result, storable(result))
+        files.write_json(directory.result, to_plain(result))
     accelerator.wait_for_everyone()
 
 
@@ -166,7 +161,7 @@ def monitored_epochs(epochs: int) -> set[int]:
     return {epochs} if epochs < 10 else {round(epochs / 2), epochs}
 
 
-def _monitor(run: Run, images: int, accelerator: Any, setting: Setting) -> Monitor:
+def _monitor(run: Run, images: int, accelerator: Any, options: RunOptions) -> Monitor:
     """Return a monitor for `monitored_epochs`.
 
     It judges the encoder by kNN and geometry, unless it is given patches instead of whole views,
@@ -177,8 +172,8 @@ def _monitor(run: Run, images: int, accelerator: Any, setting: Setting) -> Monit
     sizes = [view.size for view in run.recipe.views]
     view = without_draws(run.recipe.views[0])
     judges = (Knn(k=min(Knn.k, images), view=view), Geometry(view=view))
-    open_variant = opener(run.recipe, setting)
-    context = _context(run, None, accelerator, setting)
+    open_variant = opener(run.recipe, options)
+    context = _context(run, None, accelerator, options)
 
     def monitor(method: Method, epoch: int) -> dict[str, float]:
         if epoch not in due:
@@ -194,7 +189,7 @@ def _monitor(run: Run, images: int, accelerator: Any, setting: Setting) -> Monit
                 open_variant("test", None),
                 method.pretext_views(run.recipe.views),
                 Progress(epoch * steps - 1, steps, epochs),
-                workers=setting.execution.workers,
+                workers=options.workers,
                 precision=run.recipe.precision,
             )
             figures |= {f"pretext_{name}": value for name, value in measured.items()}
@@ -203,36 +198,38 @@ def _monitor(run: Run, images: int, accelerator: Any, setting: Setting) -> Monit
     return monitor
 
 
-def _context(run: Run, directory: Path | None, accelerator: Any, setting: Setting) -> EvalContext:
+def _context(
+    run: Run, directory: Path | None, accelerator: Any, options: RunOptions
+) -> EvalContext:
     """Return how to evaluate a run; what is kept nowhere shows no progress either."""
     return EvalContext(
         accelerator.device,
         directory=directory,
-        features=directory and directory_of(run, setting).path / "features",
-        workers=setting.execution.workers,
+        features=directory and run.directory(options.folder).path / "features",
+        workers=options.workers,
         precision=run.recipe.precision,
-        progress=directory is not None and not setting.execution.quiet,
+        progress=directory is not None and not options.quiet,
     )
 
 
-def _evaluate(run: Run, evaluation: Evaluation, accelerator: Any, setting: Setting) -> None:
-    folder = evaluation_directory(run, evaluation, setting)
+def _evaluate(run: Run, evaluation: Evaluation, accelerator: Any, options: RunOptions) -> None:
+    folder = run.evaluation_folder(evaluation, options.folder)
     if (folder / "result.json").exists():
         return
-    encoder, _, _ = load_encoder(directory_of(run, setting).encoder)
-    context = _context(run, folder, accelerator, setting)
-    open_variant = opener(run.recipe, setting)
+    encoder, _, _ = load_encoder(run.directory(options.folder).encoder)
+    context = _context(run, folder, accelerator, options)
+    open_variant = opener(run.recipe, options)
     figures = evaluation.run(encoder.to(context.device), open_variant, context, seed=run.seed)
     if accelerator.is_main_process:
         files.write_json(folder / "recipe.json", to_plain(evaluation))
-        files.write_json(folder / "result.json", storable(figures))
+        files.write_json(folder / "result.json", to_plain(figures))
     accelerator.wait_for_everyone()
 
 
-def forget(runs: Iterable[Run], setting: Setting) -> None:
-    """Remove what earlier starts left of these runs."""
+def forget(runs: Iterable[Run], options: RunOptions) -> None:
+    """Delete the directories of these runs."""
     for run in runs:
-        directory = directory_of(run, setting)
+        directory = run.directory(options.folder)
         if directory.path.exists():
             with directory.locked():
                 shutil.rmtree(directory.path)

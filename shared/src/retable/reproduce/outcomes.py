@@ -1,63 +1,38 @@
-"""What came of a table's runs: of every cell a number, a collapse or a failure for each seed."""
+"""Outcomes of a table's cells: for each seed a number, a collapse or a failure."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from itertools import chain
+from dataclasses import dataclass, field
 
-from retable.reproduce.collapse import ENDINGS, collapse_reason
-from retable.reproduce.finished import collect, ending, failure, history
-from retable.reproduce.plan import Run
-from retable.reproduce.setting import Setting
-from retable.reproduce.table import Derive, RunMetrics, Table, TableRow
-from retable.tables import Collapsed, Comparison, Measured
+from retable.reproduce.run import FinishedRuns
+from retable.reproduce.table import Table, TableRow
+from retable.tables import Comparison
 from retable.tables.reference import Collapse
-
-Reasons = Mapping[str, Mapping[int, str]]
-"""Training -> seed -> why."""
 
 
 @dataclass(frozen=True)
 class Outcomes:
-    """What came of the requested rows.
+    """Outcomes of the requested rows, each as row -> column -> outcome.
 
     Attributes:
-        measured: row -> column -> seed -> number.
-        collapsed: row -> column -> seed -> why the cell says ``collapse`` instead of a number.
-        collapses: the trainings behind that.
-        stopped: the trainings that ended early, of whatever kind.
-        failed: row -> column -> what of that the cell cannot do without and is no collapse to it.
+        measured: Numbers by seed.
+        collapsed: Reasons by seed why the cell says ``collapse`` instead of a number.
+        failed: Failures of trainings that the cell is read from, where they are no collapse to it.
     """
 
-    measured: Measured
-    collapsed: Collapsed
-    collapses: Reasons
-    stopped: Reasons
-    failed: Mapping[str, Mapping[str, str]]
+    measured: dict[str, dict[str, dict[int, float]]] = field(default_factory=dict)
+    collapsed: dict[str, dict[str, dict[int, str]]] = field(default_factory=dict)
+    failed: dict[str, dict[str, str]] = field(default_factory=dict)
 
 
-def gather_figures(runs: list[Run], setting: Setting, derive: Derive | None = None) -> RunMetrics:
-    """Return training -> seed -> figure name -> value of all runs that are complete."""
-    figures: dict[str, dict[int, dict[str, float]]] = {}
-    for run in runs:
-        found = collect(run, setting)
-        if found and derive is not None:
-            derived = derive(run.recipe, history(run, setting))
-            found |= {f"history.{name}": value for name, value in derived.items()}
-        for name in run.rows:
-            if found:
-                figures.setdefault(name, {})[run.seed] = found
-    return figures
-
-
-def measure(table: Table, figures: RunMetrics) -> Measured:
-    """Return row -> column -> seed -> value, as the table's columns read the figures."""
+def measure(table: Table, runs: FinishedRuns) -> dict[str, dict[str, dict[int, float]]]:
+    """Return row -> column -> seed -> value, as the table's columns read the metrics."""
     measured: dict[str, dict[str, dict[int, float]]] = {}
     for row in table.rows:
-        seeds = {seed for name in table.trainings(row) for seed in figures.get(name, {})}
+        seeds = {seed for name in table.trainings(row) for seed in runs.get(name, {})}
         for key, column in table.columns.items():
-            values = {seed: column.value(row, seed, figures) for seed in sorted(seeds)}
+            values = {seed: column.value(row, seed, runs) for seed in sorted(seeds)}
             present = {seed: value for seed, value in values.items() if value is not None}
             if present:
                 measured.setdefault(row, {})[key] = present
@@ -65,109 +40,54 @@ def measure(table: Table, figures: RunMetrics) -> Measured:
 
 
 def gather_outcomes(
-    table: Table,
-    rows: Mapping[str, TableRow],
-    runs: list[Run],
-    figures: RunMetrics,
-    scale: str,
-    setting: Setting,
+    table: Table, rows: Mapping[str, TableRow], runs: FinishedRuns, scale: str
 ) -> Outcomes:
-    """Say of every cell what its runs gave.
+    """Return the outcome of every requested cell.
 
     Args:
-        table: the table.
-        rows: its trainings that were requested.
-        runs: what was run for them.
-        figures: what `gather_figures` found.
-        scale: of the runs.
-        setting: where they lie.
+        table: The table.
+        rows: The requested trainings.
+        runs: Their finished runs.
+        scale: Scale of the runs.
     """
-    stopped = _stopped(runs, setting)
-    requested = [row for row in table.rows if rows.keys() & table.trainings(row).keys()]
-    collapses = _collapses(table, runs, figures, scale, setting)
-    collapsed = _collapsed_cells(table, requested, collapses)
-    measured = {
-        row: {
-            key: {seed: value for seed, value in numbers.items() if seed not in gone.get(key, {})}
-            for key, numbers in cells.items()
-        }
-        for row, cells in measure(table, figures).items()
-        for gone in [collapsed.get(row, {})]
-    }
-    failed = _failed_cells(table, requested, stopped, collapsed)
-    return Outcomes(measured, collapsed, collapses, stopped, failed)
-
-
-def _stopped(runs: list[Run], setting: Setting) -> dict[str, dict[int, str]]:
-    found: dict[str, dict[int, str]] = {}
-    for run in runs:
-        if why := failure(run, setting):
-            for name in run.rows:
-                found.setdefault(name, {})[run.seed] = why
-    return found
-
-
-def _collapses(
-    table: Table, runs: list[Run], figures: RunMetrics, scale: str, setting: Setting
-) -> dict[str, dict[int, str]]:
-    """Judge the runs of the rows that the table's criterion names."""
-    criterion = table.collapse
-    if criterion is None:
-        return {}
-    judged = set(chain.from_iterable(table.trainings(row) for row in criterion.rows))
-    found: dict[str, dict[int, str]] = {}
-    for run in runs:
-        for name in judged.intersection(run.rows):
-            why = failure(run, setting) if ending(run, setting) in ENDINGS else None
-            if own := figures.get(name, {}).get(run.seed):
-                why = collapse_reason(own, probe=criterion.probe, chance=criterion.chance[scale])
-            if why:
-                found.setdefault(name, {})[run.seed] = why
-    return found
-
-
-def _collapsed_cells(
-    table: Table, requested: list[str], trainings: Reasons
-) -> dict[str, dict[str, dict[int, str]]]:
-    """Return row -> column -> seed -> why, of the cells that the table's criterion names."""
-    criterion = table.collapse
-    found: dict[str, dict[str, dict[int, str]]] = {}
-    if criterion is None:
-        return found
-    for row in requested:
-        for key in criterion.columns if row in criterion.rows else ():
-            for name in dict.fromkeys(table.columns[key].reads(row)):
-                for seed, why in trainings.get(name, {}).items():
-                    cell = found.setdefault(row, {}).setdefault(key, {})
-                    cell.setdefault(seed, _of(name, row, why))
-    return found
-
-
-def _failed_cells(
-    table: Table, requested: list[str], stopped: Reasons, collapsed: Collapsed
-) -> dict[str, dict[str, str]]:
-    found: dict[str, dict[str, str]] = {}
-    for row in requested:
+    outcomes = Outcomes(measured=measure(table, runs))
+    for row in table.rows:
+        if rows.keys().isdisjoint(table.trainings(row)):
+            continue
         for key, column in table.columns.items():
-            gone = collapsed.get(row, {}).get(key, {})
-            said = [
-                _of(name, row, f"seed {seed}: training stopped, {why}")
-                for name in dict.fromkeys(column.reads(row))
-                for seed, why in stopped.get(name, {}).items()
-                if seed not in gone
+            names = dict.fromkeys(column.reads(row))
+            read = [(name, run) for name in names for run in runs.get(name, {}).values()]
+            collapses: dict[int, str] = {}
+            for name, run in read if _may_collapse(table, row, key) else ():
+                if reason := table.collapse_reason(name, run, scale):
+                    collapses.setdefault(run.seed, _of(name, row, reason))
+            failures = [
+                _of(name, row, f"seed {run.seed}: training stopped, {run.failure}")
+                for name, run in read
+                if run.failure and run.seed not in collapses
             ]
-            if said:
-                found.setdefault(row, {})[key] = "; ".join(said)
-    return found
+            if collapses:
+                outcomes.collapsed.setdefault(row, {})[key] = collapses
+                numbers = outcomes.measured.get(row, {}).get(key, {})
+                for seed in collapses:
+                    numbers.pop(seed, None)
+            if failures:
+                outcomes.failed.setdefault(row, {})[key] = "; ".join(failures)
+    return outcomes
 
 
-def _of(name: str, row: str, why: str) -> str:
-    """Name the training where it is not simply the row's."""
-    return why if name == row else f"{name}, {why}"
+def _may_collapse(table: Table, row: str, column: str) -> bool:
+    criterion = table.collapse
+    return criterion is not None and row in criterion.rows and column in criterion.columns
 
 
-def failed_unexpectedly(table: Table, outcomes: Outcomes, comparison: Comparison) -> bool:
-    """Say whether a training ended early that no table expects to collapse."""
+def _of(name: str, row: str, reason: str) -> str:
+    """Name the training if it is not the row itself."""
+    return reason if name == row else f"{name}, {reason}"
+
+
+def failed_unexpectedly(table: Table, runs: FinishedRuns, comparison: Comparison) -> bool:
+    """Say whether a training failed that no table expects to collapse."""
     expected = {
         (name, seed)
         for compared in comparison.rows
@@ -176,5 +96,7 @@ def failed_unexpectedly(table: Table, outcomes: Outcomes, comparison: Comparison
         for seed in cell.collapsed
         for name in table.columns[key].reads(compared.row.key)
     }
-    ended = {(name, seed) for name, seeds in outcomes.stopped.items() for seed in seeds}
-    return bool(ended - expected)
+    failed = {
+        (name, seed) for name, seeds in runs.items() for seed, run in seeds.items() if run.failure
+    }
+    return bool(failed - expected)

@@ -1,4 +1,4 @@
-"""From a table and a command line to the runs it takes: resolved, without repetition, priced."""
+"""The runs that a selection of a table needs: resolved, without repetition, with their cost."""
 
 from __future__ import annotations
 
@@ -10,52 +10,27 @@ from dataclasses import dataclass
 from retable.encoders import EncoderRecipe, ResNetRecipe, build_encoder
 from retable.errors import UserError
 from retable.evaluate.protocol import Evaluation
-from retable.reproduce.overrides import apply_overrides
+from retable.reproduce.run import Run
 from retable.reproduce.table import Table, TableRow
-from retable.settings import fingerprint
+from retable.settings import parse_setting, with_field
 from retable.train.cost import forward_flops
 from retable.train.recipe import PretrainRecipe
 from retable.train.shape_inference import shapes_only
 
 
 @dataclass(frozen=True)
-class Run:
-    """One pretraining with one seed, and the evaluations that some row wants of it.
-
-    Attributes:
-        rows: names of the table's trainings that it is: rows, or variants of rows.
-    """
-
-    recipe: PretrainRecipe
-    seed: int
-    evaluations: tuple[Evaluation, ...]
-    rows: tuple[str, ...]
-
-    @property
-    def name(self) -> str:
-        """The run's folder: the method, then a hash of everything that decides the numbers."""
-        method = type(self.recipe.method).__name__.removesuffix("Recipe").lower()
-        return f"{method}-{fingerprint(self.recipe, self.seed)}"
-
-    @property
-    def claim(self) -> dict[str, object]:
-        """What its directory is for."""
-        return {"pretrain": self.recipe, "seed": self.seed}
-
-
-@dataclass(frozen=True)
-class Request:
-    """What the command line asks of a table.
+class TableSelection:
+    """The part of a table that a command runs, and changes of its recipes.
 
     Attributes:
         scale: "proxy", "paper" or "smoke".
-        data: the images to pretrain on, at paper scale.
+        data: Data set of the pretraining at paper scale.
         other_data: (name, data set) of the further data sets that the table evaluates on.
-        rows: rows to run; all if empty.
-        seeds: seeds to run.
-        overrides: changes of the recipes, "field=value".
-        precision: of the encoders, instead of the recipes'.
-        max_steps: where each training stops.
+        rows: Rows to run; empty for all.
+        seeds: Seeds to run.
+        overrides: Changes of the recipes, as "field=value".
+        precision: Precision of the encoders, instead of the recipes'.
+        max_steps: Steps after which each training stops.
     """
 
     scale: str = "proxy"
@@ -68,80 +43,79 @@ class Request:
     max_steps: int | None = None
 
 
-def resolve_rows(table: Table, request: Request) -> dict[str, TableRow]:
-    """Return the requested rows at the requested scale, with everything filled in.
+def resolve_rows(table: Table, selection: TableSelection) -> dict[str, TableRow]:
+    """Return the selected rows at their scale, with data and overrides filled in.
 
     Returns:
-        One `TableRow` for each training, by the names of `training_name`: of a requested row all
-        that the scale does not leave out, or the one variant that was asked for, as "row/variant".
+        One `TableRow` for each training, by the names of `training_name`: all trainings of a
+        selected row that the scale runs, or the one variant that is selected as "row/variant".
 
     Raises:
-        UserError: an unknown row, one that the scale leaves out, missing data, or an override that
-            fits no field.
+        UserError: a row is unknown or not part of the scale, or an override fits no field.
     """
-    asked = {name: _trainings(table, name) for name in request.rows}
+    asked = {name: _trainings(table, name) for name in selection.rows}
     unknown = [name for name, trainings in asked.items() if not trainings]
     if unknown:
         raise UserError(
-            f"{table.name} runs no row {', '.join(unknown)}: choose from {', '.join(table.rows)}."
+            f"{table.name} has no row {', '.join(unknown)}. Choose from {', '.join(table.rows)}."
         )
-    if request.data is not None and request.scale != "paper":
+    if selection.data is not None and selection.scale != "paper":
         raise UserError(
-            f"--data {request.data} belongs to --scale paper: the {request.scale} scale uses the "
-            "built-in data set."
+            f"--data {selection.data} belongs to --scale paper. The {selection.scale} scale uses "
+            "the built-in data set."
         )
     rows = {
         name: resolved
         for row in table.rows
         for name, training in table.trainings(row).items()
-        if not request.rows or row in asked or name in asked
-        if (resolved := _resolve(table, training, request)) is not None
+        if not selection.rows or row in asked or name in asked
+        if (resolved := _resolve(table, training, selection)) is not None
     }
     for name, trainings in asked.items():
         if rows.keys().isdisjoint(trainings):
             raise UserError(
-                f"{table.name} leaves the row {name} out at {request.scale} scale: leave it out of "
+                f"{table.name} has no row {name} at {selection.scale} scale. Leave it out of "
                 "--rows, or choose --scale paper."
             )
     return rows
 
 
 def _trainings(table: Table, name: str) -> set[str]:
-    """Return what a word after ``--rows`` names: all trainings of a row, or one of them."""
+    """Return the trainings that a value of ``--rows`` names: those of a row, or a single one."""
     if name in table.rows:
         return set(table.trainings(name))
     return {name} & {each for row in table.rows for each in table.trainings(row)}
 
 
-def _resolve(table: Table, row: TableRow, request: Request) -> TableRow | None:
-    if request.scale == "paper":
-        pretrain = dataclasses.replace(row.pretrain, data=request.data or "", subset=table.subset)
-        known = dict(request.other_data)
+def _resolve(table: Table, row: TableRow, selection: TableSelection) -> TableRow | None:
+    if selection.scale == "paper":
+        pretrain = dataclasses.replace(row.pretrain, data=selection.data or "", subset=table.subset)
+        known = dict(selection.other_data)
         row = TableRow(pretrain, tuple(_on_data(e, known) for e in row.evaluations))
     else:
-        small = _shrunk(table, row, request.scale)
+        small = _shrunk(table, row, selection.scale)
         if small is None:
             return None
         row = small
     changes: dict[str, object] = {}
-    if request.precision is not None:
-        changes["precision"] = request.precision
-    if request.max_steps is not None:
-        changes["max_steps"] = request.max_steps
+    if selection.precision is not None:
+        changes["precision"] = selection.precision
+    if selection.max_steps is not None:
+        changes["max_steps"] = selection.max_steps
         row = dataclasses.replace(
             row,
-            evaluations=tuple(_shortened(e, request.max_steps) for e in row.evaluations),
+            evaluations=tuple(_shortened(e, selection.max_steps) for e in row.evaluations),
         )
     row = dataclasses.replace(row, pretrain=dataclasses.replace(row.pretrain, **changes))  # type: ignore[arg-type]
-    return apply_overrides(row, request.overrides)
+    return apply_overrides(row, selection.overrides)
 
 
 def _shrunk(table: Table, row: TableRow, scale: str) -> TableRow | None:
     return (table.proxy if scale == "proxy" else table.smoke)(row)
 
 
-def kept(table: Table, row: str, scale: str) -> set[str]:
-    """Name the trainings of a row that a scale runs."""
+def trainings_at_scale(table: Table, row: str, scale: str) -> set[str]:
+    """Return the names of a row's trainings that a scale runs."""
     return {
         name
         for name, training in table.trainings(row).items()
@@ -167,11 +141,11 @@ def _shortened(evaluation: Evaluation, max_steps: int) -> Evaluation:
 
 
 def plan_runs(rows: Mapping[str, TableRow], seeds: Iterable[int]) -> list[Run]:
-    """Return the runs of all rows, seed by seed; rows with the same pretraining share it.
+    """Return the runs of all rows, seed by seed; rows with the same pretraining share a run.
 
     Args:
-        rows: what `resolve_rows` returns.
-        seeds: in the order of the runs.
+        rows: The trainings, as `resolve_rows` returns them.
+        seeds: The seeds, in the order of the runs.
     """
     runs: dict[tuple[PretrainRecipe, int], Run] = {}
     for seed in seeds:
@@ -187,9 +161,36 @@ def plan_runs(rows: Mapping[str, TableRow], seeds: Iterable[int]) -> list[Run]:
     return list(runs.values())
 
 
+def apply_overrides(row: TableRow, overrides: Iterable[str]) -> TableRow:
+    """Return the row with each ``path=value`` of ``--set`` applied.
+
+    A path starts at the row, for instance ``pretrain.epochs``, ``pretrain.method.temperature`` or
+    ``linear.lr`` (an evaluation by its name). Values are JSON, or plain text where that fails.
+
+    Raises:
+        UserError: no such field, or a value of another type.
+    """
+    for override in overrides:
+        path, value = parse_setting(override)
+        row = _with_override(row, path, value)
+    return row
+
+
+def _with_override(row: TableRow, path: str, value: object) -> TableRow:
+    head, *names = path.split(".")
+    evaluations = {evaluation.name: evaluation for evaluation in row.evaluations}
+    if head == "pretrain" and names:
+        return dataclasses.replace(row, pretrain=with_field(row.pretrain, names, value, path))
+    if head in evaluations and names:
+        evaluations[head] = with_field(evaluations[head], names, value, path)
+        return dataclasses.replace(row, evaluations=tuple(evaluations.values()))
+    choices = ", ".join(f"{name}.FIELD" for name in ("pretrain", *evaluations))
+    raise UserError(f"`--set {path}` must name a field of a row, one of {choices}.")
+
+
 @dataclass(frozen=True)
 class Price:
-    """What a pretraining takes: images seen, optimizer steps, floating-point operations."""
+    """Cost of a pretraining: images seen, optimizer steps, floating-point operations."""
 
     images: int
     steps: int

@@ -1,4 +1,4 @@
-"""From finished runs to a table: figures, comparison, report files, recorded references."""
+"""From finished runs to a table: comparison, report files, recorded references."""
 
 from __future__ import annotations
 
@@ -10,12 +10,11 @@ from pathlib import Path
 from retable import files
 from retable.errors import UserError
 from retable.plots import drawing
-from retable.reproduce.arguments import Command
-from retable.reproduce.finished import history, storable
 from retable.reproduce.outcomes import Outcomes
-from retable.reproduce.plan import Run, kept
-from retable.reproduce.setting import Setting, directory_of
-from retable.reproduce.table import Histories, History, RunMetrics, Table, TableRow
+from retable.reproduce.plan import TableSelection, trainings_at_scale
+from retable.reproduce.run import FinishedRun, FinishedRuns, Run
+from retable.reproduce.table import Table, TableRow
+from retable.settings import to_plain
 from retable.tables import (
     Comparison,
     Measured,
@@ -29,7 +28,6 @@ from retable.tables import (
     supports_colour,
     write_reference,
 )
-from retable.train.runs import read_json
 
 
 def load_references(table: Table, scale: str) -> tuple[Reference, Reference]:
@@ -51,17 +49,17 @@ def load_references(table: Table, scale: str) -> tuple[Reference, Reference]:
 
 
 def compare_table(
-    table: Table, rows: Mapping[str, TableRow], outcomes: Outcomes, command: Command
+    table: Table, rows: Mapping[str, TableRow], outcomes: Outcomes, selection: TableSelection
 ) -> Comparison:
     """Compare with the paper at paper scale, with what we recorded at proxy scale.
 
     Args:
-        table: the table.
-        rows: its trainings that were requested.
-        outcomes: what came of them.
-        command: scale, and what was changed.
+        table: The table.
+        rows: The selected trainings.
+        outcomes: The outcomes of their cells.
+        selection: The selection: its scale, and whether it changes recipes.
     """
-    scale = command.request.scale
+    scale = selection.scale
     reference, paper = load_references(table, scale)
     return compare(
         reference,
@@ -71,7 +69,7 @@ def compare_table(
         not_run=_reasons(table, paper, rows, scale),
         failed=outcomes.failed,
         collapsed=outcomes.collapsed,
-        unfinished=_unfinished(command),
+        unfinished=_unfinished(selection),
     )
 
 
@@ -83,48 +81,36 @@ def _reasons(
     for row in paper.rows:
         if row.key not in table.rows:
             continue
-        if kept(table, row.key, scale) - rows.keys():
+        if trainings_at_scale(table, row.key, scale) - rows.keys():
             reasons[row.key] = "left out by --rows"
         elif table.trainings(row.key).keys() - rows.keys():
             reasons[row.key] = f"left out at {scale} scale"
     return reasons
 
 
-def _unfinished(command: Command) -> str:
-    if command.request.max_steps is not None:
-        return f"stopped after {command.request.max_steps} steps by --max-steps"
-    if command.request.overrides:
-        return f"the recipe was changed by --set {' --set '.join(command.request.overrides)}"
-    if command.request.precision not in (None, "float32"):
-        return f"the recipe was changed by --mixed-precision {command.request.precision}"
+def _unfinished(selection: TableSelection) -> str:
+    if selection.max_steps is not None:
+        return f"stopped after {selection.max_steps} steps by --max-steps"
+    if selection.overrides:
+        return f"the recipe was changed by --set {' --set '.join(selection.overrides)}"
+    if selection.precision not in (None, "float32"):
+        return f"the recipe was changed by --mixed-precision {selection.precision}"
     return ""
 
 
-def report_folder(table: Table, command: Command) -> Path:
-    """Return where the table's report is written."""
-    return command.setting.folder / "tables" / f"{table.name}-{command.request.scale}"
-
-
-def gather_histories(runs: list[Run], setting: Setting) -> Histories:
-    """Return training -> seed -> what it has recorded over time."""
-    histories: dict[str, dict[int, History]] = {}
-    for run in runs:
-        for name in run.rows:
-            histories.setdefault(name, {})[run.seed] = history(run, setting)
-    return histories
-
-
-def write_report(
-    table: Table, comparison: Comparison, figures: RunMetrics, histories: Histories, folder: Path
-) -> None:
+def write_report(table: Table, comparison: Comparison, runs: FinishedRuns, folder: Path) -> None:
     """Write the comparison as Markdown, JSON and plots (with the extra ``plots``)."""
     save_comparison(folder, comparison)
-    files.write_json(folder / "figures.json", storable(figures))
+    metrics = {
+        name: {seed: run.metrics for seed, run in seeds.items() if run.metrics}
+        for name, seeds in runs.items()
+    }
+    files.write_json(folder / "metrics.json", to_plain({n: m for n, m in metrics.items() if m}))
     if not drawing.available():
         print("No plots: install retable[plots] for them.", file=sys.stderr)
         return
     for draw in table.plots:
-        draw(comparison, histories, folder)
+        draw(comparison, runs, folder)
 
 
 def for_terminal(comparison: Comparison) -> str:
@@ -133,29 +119,28 @@ def for_terminal(comparison: Comparison) -> str:
 
 
 def recorded_rows(table: Table) -> tuple[str, ...]:
-    """Return the rows that are recorded: all that proxies have, but those that we added."""
+    """Return the rows that are recorded: those with a proxy, except those that we added."""
     extra = {row.key for row in load_reference(table.reference).rows if row.origin == "extra"}
-    return tuple(row for row in table.rows if row not in extra and kept(table, row, "proxy"))
+    proxies = (row for row in table.rows if trainings_at_scale(table, row, "proxy"))
+    return tuple(row for row in proxies if row not in extra)
 
 
-def record(
-    table: Table, runs: list[Run], figures: RunMetrics, outcomes: Outcomes, command: Command
-) -> None:
-    """Store what came of the runs as the table's proxy references, with how it was made.
+def record(table: Table, runs: list[Run], finished: FinishedRuns, outcomes: Outcomes) -> None:
+    """Store the outcomes as the table's proxy references, with their provenance.
 
     Raises:
-        UserError: a row or seed is missing.
+        UserError: a row or seed has no metrics.
     """
-    seeds = command.request.seeds
+    seeds = tuple(dict.fromkeys(run.seed for run in runs))
     missing = [
         f"{name} (seed {seed})"
         for name in dict.fromkeys(name for run in runs for name in run.rows)
         for seed in seeds
-        if seed not in figures.get(name, {}) and seed not in outcomes.collapses.get(name, {})
+        if not _is_recordable(table, name, finished.get(name, {}).get(seed))
     ]
     if missing:
-        raise UserError(f"Nothing was recorded: {', '.join(missing)} has no figures.")
-    facts = [read_json(directory_of(run, command.setting).environment) for run in runs]
+        raise UserError(f"Nothing was recorded: {', '.join(missing)} has no metrics.")
+    facts = [finished[run.rows[0]][run.seed].environment for run in runs]
     versions = {k: v for found in facts for k, v in found["versions"].items() if v is not None}
     provenance = Provenance(
         command=f"nox -s reproduce-{table.name} -- --record --seeds {' '.join(map(str, seeds))}",
@@ -166,23 +151,27 @@ def record(
         versions=versions,
     )
     paper = load_reference(table.reference)
-    measured = _recordable(table, figures, outcomes)
+    measured = _recordable(table, finished, outcomes)
     write_reference(
         table.proxy_reference,
         record_reference(paper, measured, provenance, collapsed=outcomes.collapsed),
     )
 
 
-def _recordable(table: Table, figures: RunMetrics, outcomes: Outcomes) -> Measured:
+def _is_recordable(table: Table, name: str, run: FinishedRun | None) -> bool:
+    return run is not None and bool(run.metrics or table.collapse_reason(name, run, "proxy"))
+
+
+def _recordable(table: Table, runs: FinishedRuns, outcomes: Outcomes) -> Measured:
     """Leave out the numbers of cells where a collapse has stopped the run of another seed."""
     return {
         row: {
             key: numbers
             for key, numbers in cells.items()
-            if not any(
-                seed not in figures.get(name, {})
+            if all(
+                run.metrics
                 for name in table.columns[key].reads(row)
-                for seed in outcomes.collapses.get(name, {})
+                for run in runs.get(name, {}).values()
             )
         }
         for row, cells in outcomes.measured.items()
@@ -190,5 +179,5 @@ def _recordable(table: Table, figures: RunMetrics, outcomes: Outcomes) -> Measur
 
 
 def _distinct(words: Iterable[str]) -> str:
-    """Name each once, in the order of their coming."""
+    """Join the distinct values in order of first appearance."""
     return ", ".join(dict.fromkeys(words))

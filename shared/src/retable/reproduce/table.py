@@ -3,44 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
 from retable.evaluate.protocol import Evaluation
 from retable.reproduce.collapse import CollapseCriterion
+from retable.reproduce.run import Derive, FinishedRun, FinishedRuns
 from retable.tables import Comparison
 from retable.train.recipe import PretrainRecipe
 
 SCALES = ("proxy", "paper", "smoke")
-
-RunMetrics = Mapping[str, Mapping[int, Mapping[str, float]]]
-"""Figures of every training: its name -> seed -> figure -> value, as `Metric` calls them."""
-
-
-@dataclass(frozen=True)
-class History:
-    """What a run has recorded over time.
-
-    Attributes:
-        epochs: the means of each epoch, ``epoch`` among their names; where the training failed,
-            those before.
-        folder: the run's own: `retable.train.traces.read_traces` reads there what was recorded of
-            every step, `retable.train.gradients.read_landscape` the gradients of every epoch.
-        figures: the run's figures by name, as `Metric` calls them, once it is complete.
-    """
-
-    epochs: Sequence[Mapping[str, float]]
-    folder: Path
-    figures: Mapping[str, float] = field(default_factory=dict)
-
-
-Histories = Mapping[str, Mapping[int, History]]
-"""What every training has recorded: its name -> seed -> history."""
-
-
-Derive = Callable[[PretrainRecipe, History], Mapping[str, float]]
 
 
 @dataclass(frozen=True)
@@ -63,7 +37,7 @@ def training_name(row: str, variant: str = "") -> str:
 class TableColumn(Protocol):
     """Reads one column's value from the figures of a table."""
 
-    def value(self, row: str, seed: int, figures: RunMetrics) -> float | None:
+    def value(self, row: str, seed: int, runs: FinishedRuns) -> float | None:
         """Return the value of a row's cell for a seed, None where it has none."""
         ...
 
@@ -87,9 +61,10 @@ class Metric:
     otherwise: str | None = None
     variant: str = ""
 
-    def value(self, row: str, seed: int, figures: RunMetrics) -> float | None:
+    def value(self, row: str, seed: int, runs: FinishedRuns) -> float | None:
         """Return the figure, or the one called ``otherwise`` where there is none, scaled."""
-        own = figures.get(training_name(row, self.variant), {}).get(seed, {})
+        run = runs.get(training_name(row, self.variant), {}).get(seed)
+        own = run.metrics if run else {}
         found = own.get(self.name, own.get(self.otherwise or ""))
         return None if found is None else found * self.factor
 
@@ -105,10 +80,10 @@ class Gain:
     column: TableColumn
     over: str
 
-    def value(self, row: str, seed: int, figures: RunMetrics) -> float | None:
+    def value(self, row: str, seed: int, runs: FinishedRuns) -> float | None:
         """Return the difference, None where either row has not run."""
-        own = self.column.value(row, seed, figures)
-        other = self.column.value(self.over, seed, figures)
+        own = self.column.value(row, seed, runs)
+        other = self.column.value(self.over, seed, runs)
         return None if own is None or other is None else own - other
 
     def reads(self, row: str) -> tuple[str, ...]:
@@ -123,10 +98,10 @@ class Difference:
     minuend: TableColumn
     subtrahend: TableColumn
 
-    def value(self, row: str, seed: int, figures: RunMetrics) -> float | None:
+    def value(self, row: str, seed: int, runs: FinishedRuns) -> float | None:
         """Return the difference, None where either is missing."""
-        first = self.minuend.value(row, seed, figures)
-        second = self.subtrahend.value(row, seed, figures)
+        first = self.minuend.value(row, seed, runs)
+        second = self.subtrahend.value(row, seed, runs)
         return None if first is None or second is None else first - second
 
     def reads(self, row: str) -> tuple[str, ...]:
@@ -141,10 +116,10 @@ class Ratio:
     numerator: TableColumn
     denominator: TableColumn
 
-    def value(self, row: str, seed: int, figures: RunMetrics) -> float | None:
+    def value(self, row: str, seed: int, runs: FinishedRuns) -> float | None:
         """Return the ratio: None where either is missing, NaN over zero."""
-        above = self.numerator.value(row, seed, figures)
-        below = self.denominator.value(row, seed, figures)
+        above = self.numerator.value(row, seed, runs)
+        below = self.denominator.value(row, seed, runs)
         if above is None or below is None:
             return None
         return above / below if below else math.nan
@@ -192,7 +167,7 @@ class Table:
     )
     derive: Derive | None = None
     collapse: CollapseCriterion | None = None
-    plots: tuple[Callable[[Comparison, Histories, Path], None], ...] = ()
+    plots: tuple[Callable[[Comparison, FinishedRuns, Path], None], ...] = ()
 
     def __post_init__(self) -> None:
         known = {name for row in self.rows for name in self.trainings(row)}
@@ -214,6 +189,14 @@ class Table:
         if isinstance(found, TableRow):
             return {row: found}
         return {training_name(row, variant): each for variant, each in found.items()}
+
+    def collapse_reason(self, training: str, run: FinishedRun, scale: str) -> str | None:
+        """Return why a training counts as collapsed; None if it does not, or no row says so."""
+        if self.collapse is None:
+            return None
+        if not any(training in self.trainings(row) for row in self.collapse.rows):
+            return None
+        return self.collapse.reason(run, scale)
 
     @property
     def name(self) -> str:

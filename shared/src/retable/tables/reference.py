@@ -27,8 +27,9 @@ expected in every column that other rows print values in. For collapses that we 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -42,12 +43,20 @@ COLLAPSE = "collapse"
 """Value of ``recipe.expected`` for a row that collapses."""
 
 
+def _require(fits: bool, name: str, expected: str, value: object) -> None:
+    if not fits:
+        raise ValueError(f"`{name}` must be {expected}, got {value!r}")
+
+
 @dataclass(frozen=True)
 class Tolerance:
     """Largest difference of a mean from the reference that still matches, with its reason."""
 
     value: float
     reason: str
+
+    def __post_init__(self) -> None:
+        _require(0 <= self.value < math.inf, "value", "a number of at least 0", self.value)
 
 
 @dataclass(frozen=True)
@@ -57,6 +66,10 @@ class StatedSpread:
     std: float
     degrees: float
     reason: str
+
+    def __post_init__(self) -> None:
+        _require(0 <= self.std < math.inf, "std", "a number of at least 0", self.std)
+        _require(0 < self.degrees < math.inf, "degrees", "a number above 0", self.degrees)
 
     @property
     def spread(self) -> Spread:
@@ -95,6 +108,17 @@ class Value:
     per_seed: tuple[float, ...] = ()
     tolerance: float | None = None
 
+    def __post_init__(self) -> None:
+        _require(math.isfinite(self.value), "value", "a finite number", self.value)
+        _require(all(map(math.isfinite, self.per_seed)), "per_seed", "finite", self.per_seed)
+        for name in ("std", "tolerance"):
+            number = getattr(self, name) or 0.0
+            _require(0 <= number < math.inf, name, "a number of at least 0", number)
+        if self.runs is not None:
+            _require(self.runs >= 1, "runs", "at least 1", self.runs)
+            same = self.runs == (len(self.per_seed) or self.runs)
+            _require(same, "runs", f"the {len(self.per_seed)} of per_seed", self.runs)
+
     @property
     def runs_at_least(self) -> int:
         """Runs of the mean; if unprinted, two with a std and one without."""
@@ -122,6 +146,13 @@ class Collapse:
     collapsed: int | None = None
     runs: int | None = None
 
+    def __post_init__(self) -> None:
+        if self.runs is not None and self.collapsed is not None:
+            fits = 1 <= self.collapsed <= self.runs
+            _require(fits, "collapsed", f"from 1 to runs = {self.runs}", self.collapsed)
+        else:
+            _require(self.runs is self.collapsed, "collapsed", "stated with runs", self.collapsed)
+
     @property
     def always(self) -> bool:
         """Whether every run collapsed."""
@@ -138,6 +169,13 @@ class RowSpec:
     recipe: Mapping[str, Any]
     values: Mapping[str, Value | Collapse]
     unjudged: str = ""
+
+    def __post_init__(self) -> None:
+        expected = self.recipe.get("expected", COLLAPSE)
+        if expected != COLLAPSE or ("expected" in self.recipe and self.values):
+            raise ValueError(
+                f"`recipe.expected` must be {COLLAPSE!r} in a row without values, got {expected!r}"
+            )
 
 
 @dataclass(frozen=True)
@@ -184,6 +222,10 @@ class Reference:
     def recorded(self) -> bool:
         """Whether we measured these values ourselves (proxy scale), not the paper."""
         return self.provenance is not None
+
+    def at(self, path: Path) -> Reference:
+        """Return the reference with the path of its file."""
+        return replace(self, path=path)
 
     def row(self, key: str) -> RowSpec | None:
         """Return the row of this key; None if there is none."""

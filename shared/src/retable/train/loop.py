@@ -20,6 +20,7 @@ from retable.train.cost import Throughput
 from retable.train.gradients import GradientLandscape
 from retable.train.metrics import Averages, MetricsLog
 from retable.train.optim import set_learning_rate
+from retable.train.options import RunOptions
 from retable.train.recipe import PretrainRecipe
 from retable.train.runs import RunDirectory
 from retable.train.schedules import learning_rate
@@ -27,35 +28,6 @@ from retable.train.traces import TraceLog
 
 Monitor = Callable[[Method, int], dict[str, float]]
 """Called with the method and the number of epochs made; what it returns is logged."""
-
-
-@dataclass(frozen=True)
-class Execution:
-    """How a recipe is carried out; none of it changes the numbers beyond rounding.
-
-    Attributes:
-        workers: processes that decode images, for sources that are not resident.
-        accumulate: micro-batches for each step, where the method allows it.
-        channels_last: memory format of images and convolutions.
-        compile: ``torch.compile`` the encoders and, on a GPU, the views.
-        resident: decode a source of files once and keep it on the device; needs equal image sizes.
-        log_every: steps between lines of the log.
-        checkpoint_every: steps between training states, beside the one at each epoch's end.
-        tensorboard: also write TensorBoard events (extra ``tensorboard``).
-        label: what the run is called on the terminal.
-        quiet: no progress bar, no remarks.
-    """
-
-    workers: int = 0
-    accumulate: int = 1
-    channels_last: bool = True
-    compile: bool = False
-    resident: bool = False
-    log_every: int = 100
-    checkpoint_every: int = 1000
-    tensorboard: bool = False
-    label: str = ""
-    quiet: bool = False
 
 
 class TrainingFailedError(UserError):
@@ -99,7 +71,7 @@ class Training:
             self.total = min(self.total, self.recipe.max_steps)
         self.main = self.accelerator.is_main_process
 
-    def run(self, execution: Execution, monitor: Monitor | None) -> None:
+    def run(self, options: RunOptions, monitor: Monitor | None) -> None:
         """Make the remaining steps."""
         self.wrapped.train()
         throughput = Throughput(
@@ -109,24 +81,24 @@ class Training:
             [view.size for view in self.recipe.views],
             self.step,
         )
-        with progress.bar(self.total, "steps", initial=self.step, shown=not execution.quiet) as bar:
+        with progress.bar(self.total, "steps", initial=self.step, shown=not options.quiet) as bar:
             for batch in self.loader.batches(self.step, self.total):
-                self.epoch_means.add(self.make_step(batch, execution.accumulate))
+                self.epoch_means.add(self.make_step(batch, options.accumulate))
                 bar.update()
                 epoch_ends = self.step % self.loader.steps_per_epoch == 0
                 last = self.step == self.total
-                keep = epoch_ends or last or self.step % execution.checkpoint_every == 0
-                if not (keep or self.step % execution.log_every == 0):
+                keep = epoch_ends or last or self.step % options.checkpoint_every == 0
+                if not (keep or self.step % options.log_every == 0):
                     continue
                 means = self.record_steps(throughput)
                 bar.set_description(
-                    f"{execution.label} epoch {batch.progress.epoch + 1}/{self.recipe.epochs}"
+                    f"{options.label} epoch {batch.progress.epoch + 1}/{self.recipe.epochs}"
                 )
                 bar.set_postfix(loss=f"{means['loss']:.3f}", refresh=False)
                 if epoch_ends:
                     remarks = self.end_epoch(batch.progress.epoch + 1, monitor)
-                    for remark in remarks if self.main and not execution.quiet else ():
-                        bar.write(f"{execution.label} {remark}", file=sys.stderr)
+                    for remark in remarks if self.main and not options.quiet else ():
+                        bar.write(f"{options.label} {remark}", file=sys.stderr)
                 if keep:
                     self.save()
                 throughput.restart(self.step)

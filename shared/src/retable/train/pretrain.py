@@ -17,9 +17,10 @@ from retable.data.source import Source
 from retable.errors import UserError
 from retable.methods.method import Method
 from retable.precision import autocast_dtype
-from retable.train.loop import Execution, Monitor, Training
+from retable.train.loop import Monitor, Training
 from retable.train.metrics import MetricsLog
 from retable.train.optim import build_optimizer
+from retable.train.options import RunOptions
 from retable.train.recipe import PretrainRecipe, build_method
 from retable.train.runs import RunDirectory
 from retable.weights import save_encoder
@@ -31,7 +32,7 @@ def pretrain(
     source: Source,
     directory: RunDirectory,
     accelerator: Any,
-    execution: Execution | None = None,
+    options: RunOptions | None = None,
     monitor: Monitor | None = None,
 ) -> dict[str, Any]:
     """Train, or continue training, and leave ``encoder.safetensors`` in the directory.
@@ -42,7 +43,7 @@ def pretrain(
         source: the training images.
         directory: where states, log and encoder go; a state found there is continued from.
         accelerator: an ``accelerate.Accelerator`` made for the recipe's precision.
-        execution: how to carry it out; the defaults of `Execution` if None.
+        options: how to carry it out; the defaults of `RunOptions` if None.
         monitor: called as ``monitor(method, epochs made)`` after each epoch on all processes; what
             it returns is logged. It leaves the method as it was.
 
@@ -56,36 +57,36 @@ def pretrain(
             state is kept.
         UserError: batch, groups and processes do not fit together.
     """
-    execution = execution or Execution()
+    options = options or RunOptions()
     method = build_method(recipe, seed)
-    check_fit(recipe, method, accelerator.num_processes, execution)
+    check_fit(recipe, method, accelerator.num_processes, options)
     loader = Loader(
         source,
         Sampler(len(source), recipe.batch, seed),
         recipe.views,
         epochs=recipe.epochs,
-        workers=execution.workers,
+        workers=options.workers,
         device=accelerator.device,
-        resident=execution.resident or None,
-        compiled=execution.compile and accelerator.device.type == "cuda",
-        channels_last=execution.channels_last,
+        resident=options.resident or None,
+        compiled=options.compile and accelerator.device.type == "cuda",
+        channels_last=options.channels_last,
     )
-    if execution.channels_last:
+    if options.channels_last:
         method = method.to(memory_format=torch.channels_last)
     optimizer = build_optimizer(recipe.optimizer, method)
     with warnings.catch_warnings():
         # accelerate knows no other name for it yet; all processes' buffers are equal at the start
         warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
         wrapped, optimizer = accelerator.prepare(method, optimizer)
-    if execution.compile:
+    if options.compile:
         _compile_encoders(method)
-    events = directory.path / "events" if execution.tensorboard else None
+    events = directory.path / "events" if options.tensorboard else None
     log = MetricsLog(directory.metrics, events if accelerator.is_main_process else None)
     training = Training(
         recipe, seed, method, wrapped, optimizer, accelerator, loader, directory, log
     )
     training.restore()
-    training.run(execution, monitor)
+    training.run(options, monitor)
     encoder_metadata = {"recipe": directory.path.name, "seed": seed, "steps": training.step}
     if accelerator.is_main_process:
         save_encoder(directory.encoder, method.encoder, recipe.encoder, encoder_metadata)
@@ -93,7 +94,7 @@ def pretrain(
     return training.summary()
 
 
-def check_fit(recipe: PretrainRecipe, method: Method, processes: int, execution: Execution) -> None:
+def check_fit(recipe: PretrainRecipe, method: Method, processes: int, options: RunOptions) -> None:
     """Check that the batch can be split over processes, micro-batches and batch-norm groups.
 
     Raises:
@@ -104,14 +105,14 @@ def check_fit(recipe: PretrainRecipe, method: Method, processes: int, execution:
         value = getattr(recipe, name)
         if value is not None and value < 1:
             raise UserError(f"The recipe's {name} is {value}: expected at least 1.")
-    if execution.accumulate > 1 and not method.accumulates:
+    if options.accumulate > 1 and not method.accumulates:
         raise UserError(
             f"{type(method).__name__} contrasts a whole batch at once, so its gradient cannot be "
             "accumulated over parts: expected --accumulate 1, use more processes instead."
         )
-    local, remainder = divmod(recipe.batch, processes * execution.accumulate)
+    local, remainder = divmod(recipe.batch, processes * options.accumulate)
     if remainder:
-        parts = f" in {execution.accumulate} parts each" if execution.accumulate > 1 else ""
+        parts = f" in {options.accumulate} parts each" if options.accumulate > 1 else ""
         raise UserError(
             f"A batch of {recipe.batch} images cannot be split over {processes} processes{parts}: "
             f"expected a divisor of {recipe.batch}, choose another number with --processes."
@@ -121,7 +122,7 @@ def check_fit(recipe: PretrainRecipe, method: Method, processes: int, execution:
         return
     # Groups also span processes (`retable.nn.batch_norm`), but never the parts of a batch.
     spans = group % local == 0 and processes % (group // local) == 0
-    if not spans or execution.accumulate > 1:
+    if not spans or options.accumulate > 1:
         raise UserError(
             f"Each process gets {local} images at a time and the recipe's batch-norm group has "
             f"{group}: expected that one divides the other, for instance with --processes "

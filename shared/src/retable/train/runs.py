@@ -1,7 +1,7 @@
-"""Results by content: a recipe and a seed name one directory, whoever asks for it.
+"""Directories of runs, named by the recipe and the seed.
 
-Two tables that need the same baseline find the same run. Nothing in the name depends on how a run
-is executed: it may be interrupted and finished on another number of processes.
+Tables that need the same baseline share its run. The name does not depend on how a run is executed:
+a run may be interrupted and finished on another number of processes.
 """
 
 from __future__ import annotations
@@ -33,16 +33,14 @@ from retable.settings import to_plain
 class RunDirectory:
     """The files of one run.
 
-    ``recipe.json`` what was asked for, ``metrics.jsonl`` the log, ``checkpoints/`` the training
-    state, ``encoder.safetensors`` the product, ``result.json`` the figures (written last: it exists
-    exactly when the run is complete), ``environment.json`` where and with what it ran.
+    ``result.json`` is written last: it exists exactly when the training has ended.
     """
 
     path: Path
 
     @property
     def recipe(self) -> Path:
-        """What was asked for."""
+        """The recipe that the run was started with."""
         return self.path / "recipe.json"
 
     @property
@@ -52,7 +50,7 @@ class RunDirectory:
 
     @property
     def checkpoints(self) -> Path:
-        """The folder of training states."""
+        """The folder of training checkpoints."""
         return self.path / "checkpoints"
 
     @property
@@ -62,7 +60,7 @@ class RunDirectory:
 
     @property
     def result(self) -> Path:
-        """The figures of a complete run."""
+        """The result of the training, written when it has ended."""
         return self.path / "result.json"
 
     @property
@@ -70,25 +68,21 @@ class RunDirectory:
         """Versions, hardware and commit."""
         return self.path / "environment.json"
 
-    def finished(self) -> dict[str, Any] | None:
-        """Return the result of a complete run, None before."""
-        return read_json(self.result) if self.result.exists() else None
-
-    def claim(self, recipe: object) -> None:
-        """Write the recipe into a new directory, or check that an old one holds the same.
+    def write_recipe(self, recipe: object) -> None:
+        """Write the recipe into a new directory, or verify the one of an existing directory.
 
         Raises:
             UserError: the directory was made for another recipe.
         """
-        self.check(recipe)
+        self.verify_recipe(recipe)
         if not self.recipe.exists():
             files.write_json(self.recipe, to_plain(recipe))
 
-    def check(self, recipe: object) -> None:
+    def verify_recipe(self, recipe: object) -> None:
         """Check that the directory, if it exists, was made for this recipe.
 
         Raises:
-            UserError: it was made for another.
+            UserError: it was made for another recipe.
         """
         if not self.recipe.exists():
             return
@@ -96,19 +90,19 @@ class RunDirectory:
         if found != json.loads(json.dumps(wanted)):
             changed = ", ".join(_differences(found, wanted)) or "its fields"
             raise UserError(
-                f"{self.path} holds a run of another recipe ({changed} differ): "
-                "start with --fresh to train it anew, or give another --runs folder."
+                f"{self.path} holds a run of another recipe ({changed} differ). "
+                "Use --fresh to train it again, or give another --runs folder."
             )
 
     @contextmanager
     def locked(self, patience: float = 3.0) -> Iterator[None]:
-        """Keep other processes out while the run is being made; a killed owner's lock is gone.
+        """Lock the directory against other processes; the lock of a killed process is released.
 
         Args:
-            patience: seconds to wait for an owner that is just ending.
+            patience: Seconds to wait for a process that is about to end.
 
         Raises:
-            UserError: another process is making this run.
+            UserError: another process trains this run.
         """
         self.path.mkdir(parents=True, exist_ok=True)
         with (self.path / "lock").open("w") as lock:
@@ -116,7 +110,7 @@ class RunDirectory:
             while not _try_lock(lock):
                 if time.monotonic() > deadline:
                     raise UserError(
-                        f"{self.path} is being trained by another process: wait for it to end, "
+                        f"{self.path} is being trained by another process. Wait for it to end, "
                         "or give another --runs folder."
                     )
                 time.sleep(0.1)
@@ -127,13 +121,13 @@ def read_json(path: Path) -> Any:
     """Read a file that `files.write_json` wrote.
 
     Raises:
-        UserError: it has been altered and is no JSON any more.
+        UserError: the file is not JSON.
     """
     try:
         return json.loads(path.read_text())
     except ValueError as error:
         raise UserError(
-            f"{path} is not readable JSON ({error}): remove it and start again."
+            f"{path} is not readable JSON ({error}). Remove it and start again."
         ) from None
 
 
@@ -157,7 +151,7 @@ def _differences(found: Any, wanted: Any, prefix: str = "") -> Iterator[str]:
 def environment() -> dict[str, Any]:
     """Return versions, hardware and the commit of the working directory.
 
-    Read at the first call of a process, for files may change under a long run.
+    Evaluated at the first call of a process, because files may change during a long run.
     """
     packages = ["torch", "torchvision", "accelerate", "datasets", "safetensors", "retable"]
     versions: dict[str, str | None] = {}
@@ -180,7 +174,7 @@ def environment() -> dict[str, Any]:
 def code_digest(*objects: object) -> str:
     """Hash the source of the core and of the packages that the objects' classes come from.
 
-    A run is named by its recipe alone; this tells whether the code that made it is today's.
+    A run is named by its recipe alone; the digest shows whether the present code trained it.
 
     Returns:
         16 hexadecimal digits.

@@ -1,0 +1,172 @@
+"""Runs of a table: their recipes, their folders, and their results as the folders hold them."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from retable.evaluate.protocol import Evaluation
+from retable.settings import fingerprint
+from retable.train.metrics import MetricsLog
+from retable.train.recipe import PretrainRecipe
+from retable.train.runs import RunDirectory, read_json
+
+_NOT_FINITE = ("nan", "inf", "-inf")
+"""The words that `to_plain` writes for numbers that are not finite."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """One pretraining with one seed, and the evaluations of its encoder that the rows need.
+
+    Attributes:
+        recipe: Recipe of the pretraining.
+        seed: Key of every draw.
+        evaluations: Evaluations of the trained encoder.
+        rows: Names of the table's trainings that this run serves (`training_name`).
+    """
+
+    recipe: PretrainRecipe
+    seed: int
+    evaluations: tuple[Evaluation, ...]
+    rows: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        """The run's folder name: the method and a hash of everything that decides the numbers."""
+        method = type(self.recipe.method).__name__.removesuffix("Recipe").lower()
+        return f"{method}-{fingerprint(self.recipe, self.seed)}"
+
+    @property
+    def identity(self) -> dict[str, object]:
+        """Content of the run's ``recipe.json``."""
+        return {"pretrain": self.recipe, "seed": self.seed}
+
+    def directory(self, folder: Path) -> RunDirectory:
+        """Return the run's directory in a folder of runs."""
+        return RunDirectory(folder / self.name)
+
+    def evaluation_folder(self, evaluation: Evaluation, folder: Path) -> Path:
+        """Return the folder that holds an evaluation of the run's encoder."""
+        name = f"{evaluation.name}-{fingerprint(evaluation, self.seed)}"
+        return self.directory(folder).path / "evaluations" / name
+
+
+@dataclass(frozen=True)
+class FinishedRun:
+    """A run whose training has ended, as its folder records it.
+
+    Attributes:
+        folder: Folder of the run. `retable.train.traces.read_traces` reads the traces of every step
+            from it, `retable.train.gradients.read_landscape` the gradients of every epoch.
+        rows: Names of the table's trainings that the run serves.
+        seed: Seed of the run.
+        epochs: Means of each epoch, with ``epoch`` among their names; of a failed training, the
+            epochs before the failure.
+        metrics: Metrics by the names that `Metric` uses; empty if the training failed.
+        failure: Why the training failed, None if it did not.
+        kind: Kind of the failure (`TrainingFailedError`), None if the training did not fail.
+        complete: Whether nothing is left to do: every evaluation has ended, or the training failed.
+        environment: Versions, hardware, commit and digest of the code.
+    """
+
+    folder: Path
+    rows: tuple[str, ...] = ()
+    seed: int = 0
+    epochs: Sequence[Mapping[str, float]] = ()
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    failure: str | None = None
+    kind: str | None = None
+    complete: bool = True
+    environment: Mapping[str, Any] = field(default_factory=dict)
+
+
+FinishedRuns = Mapping[str, Mapping[int, FinishedRun]]
+"""Finished runs by the name of the training and the seed."""
+
+Derive = Callable[[PretrainRecipe, FinishedRun], Mapping[str, float]]
+"""Returns further metrics of a complete run; their names get the prefix ``history.``."""
+
+
+def read_run(run: Run, folder: Path) -> FinishedRun | None:
+    """Read a run's folder; None if the training has not ended.
+
+    A run that ``max_steps`` stopped inside its first epoch has only its evaluations' metrics.
+
+    Args:
+        run: The run.
+        folder: Folder of all runs.
+    """
+    directory = run.directory(folder)
+    if not directory.result.exists():
+        return None
+    result = read_json(directory.result)
+    facts = read_json(directory.environment) if directory.environment.exists() else {}
+    found = FinishedRun(directory.path, run.rows, run.seed, environment=facts)
+    if "failed" in result:
+        lines = MetricsLog(directory.metrics).read("epoch")
+        failure, kind = result["failed"], result.get("kind")
+        return dataclasses.replace(found, epochs=_epochs(lines), failure=failure, kind=kind)
+    metrics = _training_metrics(result["epochs"], result["monitor"])
+    complete = True
+    for evaluation in run.evaluations:
+        path = run.evaluation_folder(evaluation, folder) / "result.json"
+        if path.exists():
+            metrics |= {f"{evaluation.name}.{n}": value for n, value in _scalars(read_json(path))}
+        else:
+            complete = False
+    epochs = _epochs(result["epochs"])
+    return dataclasses.replace(found, epochs=epochs, metrics=metrics, complete=complete)
+
+
+def read_runs(runs: Iterable[Run], folder: Path, derive: Derive | None = None) -> FinishedRuns:
+    """Read all runs whose training has ended.
+
+    Args:
+        runs: The runs.
+        folder: Folder of all runs.
+        derive: Returns further metrics of a run.
+    """
+    found: dict[str, dict[int, FinishedRun]] = {}
+    for run in runs:
+        finished = read_run(run, folder)
+        if finished is None:
+            continue
+        if finished.metrics and derive is not None:
+            derived = {f"history.{n}": v for n, v in derive(run.recipe, finished).items()}
+            finished = dataclasses.replace(finished, metrics={**finished.metrics, **derived})
+        for name in run.rows:
+            found.setdefault(name, {})[run.seed] = finished
+    return found
+
+
+def _training_metrics(
+    epochs: list[dict[str, Any]], monitor: list[dict[str, Any]]
+) -> dict[str, float]:
+    # The monitor's first line from the middle of the run on.
+    halfway = [line for line in monitor if 2 * line["epoch"] >= monitor[-1]["epoch"]][:1]
+    lines = {
+        "pretrain": epochs[-1:],
+        "halfway": epochs[(len(epochs) - 1) // 2 :][:1],
+        "monitor": monitor[-1:],
+        "monitor_halfway": halfway,
+    }
+    return {
+        f"{prefix}.{name}": value
+        for prefix, line in lines.items()
+        for name, value in _scalars(*line)
+    }
+
+
+def _epochs(lines: list[dict[str, Any]]) -> list[dict[str, float]]:
+    return [dict(_scalars(line)) for line in lines]
+
+
+def _scalars(line: Mapping[str, Any] = MappingProxyType({})) -> Iterator[tuple[str, float]]:
+    return (
+        (k, float(v)) for k, v in line.items() if isinstance(v, int | float) or v in _NOT_FINITE
+    )

@@ -1,0 +1,54 @@
+"""Options of how runs are carried out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """How runs are carried out; no option changes the numbers beyond rounding.
+
+    Attributes:
+        folder: Folder that holds one directory for each run.
+        processes: Training processes; None starts one for each GPU.
+        jobs: Runs that are trained side by side on a CPU.
+        threads: Threads of a CPU run. The default of one keeps the numbers independent of the
+            machine.
+        workers: Processes that decode images, for sources that are not resident.
+        accumulate: Micro-batches of each step, where the method allows them.
+        channels_last: Use the channels-last memory format for images and convolutions.
+        compile: Compile the encoders and, on a GPU, the views with ``torch.compile``.
+        resident: Decode a source of files once and keep it on the device; needs equal image sizes.
+        skip_unreadable: Leave out and count unreadable images.
+        log_every: Steps between lines of the log.
+        checkpoint_every: Steps between checkpoints; one more is written after each epoch.
+        tensorboard: Also write TensorBoard events (extra ``tensorboard``).
+        label: Name of the run on the terminal.
+        quiet: Print no progress bar and no remarks.
+        resume: Require earlier runs to continue from.
+        fresh: Delete earlier runs first.
+        dry_run: Print the plan and its cost instead of training.
+        record: Store the metrics as the table's proxy references.
+    """
+
+    folder: Path = Path("runs")
+    processes: int | None = None
+    jobs: int = 1
+    threads: int = 1
+    workers: int = 0
+    accumulate: int = 1
+    channels_last: bool = True
+    compile: bool = False
+    resident: bool = False
+    skip_unreadable: bool = False
+    log_every: int = 100
+    checkpoint_every: int = 1000
+    tensorboard: bool = False
+    label: str = ""
+    quiet: bool = False
+    resume: bool = False
+    fresh: bool = False
+    dry_run: bool = False
+    record: bool = False
