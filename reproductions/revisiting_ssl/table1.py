@@ -16,8 +16,8 @@ from revisiting_proxies import proxy, smoke
 from revisiting_recipes import IMAGENET_IMAGES, logistic, pretraining, supervised
 from tap_curves import draw_taps
 
-from retable.encoders import ResidualRecipe
 from retable.reproduce import Metric, Table, TableRow, main
+from revisiting_ssl.encoders import ResidualRecipe
 
 TAPS = ("block1", "block2", "block3", "block4", "pre_logits")
 

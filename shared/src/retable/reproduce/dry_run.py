@@ -30,9 +30,6 @@ def render_plan(table: Table, runs: list[Run], scale: str, images: int, parts: i
         scale: its name, for the head line.
         images: training images of the data set.
         parts: of a batch, over processes and micro-batches.
-
-    Raises:
-        UserError: a method cannot share its batch so.
     """
     lines = [f"{table.name} at {scale} scale: {len(runs)} runs on {images:,} training images"]
     total = 0.0
@@ -106,7 +103,7 @@ def _operations(flops: float) -> str:
 
 @functools.cache  # seeds differ in nothing that takes memory
 def _gibibytes(recipe: PretrainRecipe, parts: int) -> str:
-    needed = training_memory(recipe, recipe.batch // parts).total / 2**30
+    needed = training_memory(recipe, recipe.batch // parts) / 2**30
     return f"{needed:,.1f}" if needed >= 1 else f"{needed:.2g}"
 
 

@@ -128,7 +128,10 @@ def opener(recipe: PretrainRecipe, setting: Setting) -> OpenSource:
 def _pretrain(run: Run, directory: RunDirectory, accelerator: Any, setting: Setting) -> None:
     recipe = run.recipe
     source = without_validation(opener(recipe, setting)("train", None), recipe.validation_images)
-    facts = {**environment(), "code": code_digest(recipe.method)}  # now, not when training ends
+    facts = {
+        **environment(),
+        "code": code_digest(recipe.method, recipe.encoder),
+    }  # now, not when training ends
     start = time.perf_counter()
     try:
         result: dict[str, Any] = pretrain(

@@ -71,7 +71,7 @@ def made_by_other_code(run: Run, setting: Setting) -> bool:
     """Say whether the run was trained by sources that differ from today's."""
     path = directory_of(run, setting).environment
     known = path.exists() and json.loads(path.read_text()).get("code")
-    return bool(known) and known != code_digest(run.recipe.method)
+    return bool(known) and known != code_digest(run.recipe.method, run.recipe.encoder)
 
 
 def history(run: Run, setting: Setting) -> History:
