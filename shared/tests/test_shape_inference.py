@@ -117,8 +117,21 @@ def test_large_layers_are_not_drawn_but_set_where_they_are_set() -> None:
     with initialising(0), shapes_only():
         layer = nn.Linear(LARGE, 2)
         nn.init.constant_(layer.weight, 3.0)
+        other = nn.Linear(LARGE, 2)
+        nn.init.trunc_normal_(other.weight, std=0.01, a=-0.02, b=0.02)  # repeats what is outside
     assert (layer.weight == 3).all()
     assert layer.bias.all()
+    assert not other.weight.any()
+
+
+def test_only_large_float32_tensors_on_the_cpu_are_replaced() -> None:
+    with shapes_only():
+        assert torch.empty(LARGE, dtype=torch.int64).dtype == torch.int64
+        assert torch.empty(LARGE, device="meta").is_meta
+        assert torch.empty(LARGE, 2).shape == torch.empty((LARGE, 2)).shape == (LARGE, 2)
+        assert torch.empty(LARGE, dtype=torch.float64).normal_().any()
+        with torch.device("meta"):
+            assert torch.empty(LARGE).is_meta
 
 
 def test_after_it_products_and_draws_are_real_again() -> None:

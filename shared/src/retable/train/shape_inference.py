@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+import numpy
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -32,8 +33,8 @@ class shapes_only(TorchFunctionMode):  # noqa: N801, a context manager
     """Context in which convolutions, linear layers and draws of large weights cost next to nothing.
 
     Shapes, types under autocast and the graph for the backward pass are the real ones. Values mean
-    nothing: of a product one channel is computed and repeated, and tensors of at least `LARGE`
-    elements keep whatever their memory holds, which stays unused until something writes to it.
+    nothing: of a product one channel is computed and repeated, and new weights of at least `LARGE`
+    elements are zeros that take no memory until something writes to them.
 
     >>> with shapes_only():
     ...     torch.nn.Conv2d(3, 8, 3, padding=1)(torch.ones(2, 3, 9, 9)).shape
@@ -49,15 +50,27 @@ class shapes_only(TorchFunctionMode):  # noqa: N801, a context manager
     ) -> Any:
         """Replace draws and products."""
         given = dict(kwargs or {})
+        if func is torch.empty:
+            return _empty(*args, **given)
         if func in _DRAWS:
             weights: Tensor = args[0] if args else given["tensor"]
-            if weights.numel() >= LARGE:
+            if weights.numel() >= LARGE and weights.dtype == torch.float32:
                 return weights
         if func is F.linear:
             return _linear(*args, **given)
         if func is torch.conv2d:
             return _conv2d(*args, **given)
         return func(*args, **given)
+
+
+def _empty(*size: Any, **kind: Any) -> Tensor:
+    tensor = torch.empty(*size, **kind)
+    usual = tensor.dtype == torch.float32 and tensor.device.type == "cpu"
+    if tensor.numel() < LARGE or not usual or not set(kind) <= {"device", "dtype"}:
+        return tensor
+    # NumPy's zeros are pages that the system fills at the first access; torch writes its own.
+    # Weights must not hold arbitrary values: truncated normal draws repeat until all are in range.
+    return torch.from_numpy(numpy.zeros(tuple(tensor.shape), numpy.float32))
 
 
 # Slices keep the storage of the tensor: autograd saves the input that the full product would save.
