@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from retable.data.source import Source, checksum
-from retable.encoders import ResNetRecipe, build_encoder
+from retable.encoders import ResNetRecipe
 from retable.methods import Batch, Method, Progress
 from retable.random import derive_key, generator
 from retable.train.optim import OptimizerRecipe, build_optimizer
@@ -145,7 +145,7 @@ class EncoderAlone:
     def __init__(
         self, recipe: ResNetRecipe, size: int, batch: int, device: torch.device, precision: str
     ) -> None:
-        encoder = build_encoder(recipe, rng_key=0).to(device)
+        encoder = recipe.build(rng_key=0).to(device)
         self.encoder = encoder.to(memory_format=torch.channels_last)
         self.encoder.train()
         self.device, self.precision = device, precision

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from _steps import EncoderAlone, SkippedEncoder, Step, best_precision
 from _timing import Goal, Options, Report, Seconds, interleave, ratios
 
-from retable.encoders import ResNetRecipe, build_encoder
+from retable.encoders import ResNetRecipe
 from retable.methods import MethodRecipe
 
 
@@ -40,7 +40,7 @@ class Training:
 
     def step(self, recipe: MethodRecipe, options: Options) -> Step:
         """Return the step of a method, without the encoder's work where that is timed apart."""
-        encoder, size = build_encoder(self.encoder, rng_key=0), self.size
+        encoder, size = self.encoder.build(rng_key=0), self.size
         if self.part is None:
             method = recipe.build(encoder, 0)
         else:

@@ -25,7 +25,7 @@ from _timing import Goal, Options, Report, Seconds, parse, ratios, timed, total,
 
 from retable.data.loader import Loader
 from retable.data.sampler import Sampler
-from retable.encoders import ResNetRecipe, build_encoder
+from retable.encoders import ResNetRecipe
 from retable.methods import Method, MethodRecipe, Progress, moco_v2
 from retable.reproduce.execute import make_accelerator
 from retable.train.optim import OptimizerRecipe
@@ -173,7 +173,7 @@ def measure(setting: Setting, options: Options) -> Seconds:
     source = MemorySource(pool)
     bound = EncoderAlone(setting.encoder, setting.size, setting.batch, device, setting.precision)
     method = moco_v2(queue=setting.queue)
-    skipped = SkippedEncoder(build_encoder(setting.encoder, rng_key=0), setting.batch)
+    skipped = SkippedEncoder(setting.encoder.build(rng_key=0), setting.batch)
     view = moco_v2_view(setting.size)
     loader = Loader(source, Sampler(len(source), setting.batch, 1), (view, view), device=device)
     loaded = loader.batches(0, setting.all_steps)

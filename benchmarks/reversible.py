@@ -18,8 +18,8 @@ from _memory import peak_memory
 from _steps import autocast, best_precision
 from _timing import Options, Report, interleave, parse, ratios
 
-from retable.encoders import ResidualRecipe, build_encoder
 from retable.random import derive_key, normal
+from revisiting_ssl.encoders import ResidualRecipe
 
 REVNET50 = ResidualRecipe("reversible")
 PROXY = replace(
@@ -41,7 +41,7 @@ class Pass:
 def prepare(what: Pass, device: torch.device) -> Callable[[], None]:
     """Make encoder and images; return the pass."""
     recipe = replace(what.encoder, reversible_backward=what.recompute)
-    encoder = build_encoder(recipe, rng_key=0).to(memory_format=torch.channels_last).to(device)
+    encoder = recipe.build(rng_key=0).to(memory_format=torch.channels_last).to(device)
     shape = (what.batch, 3, what.size, what.size)
     places = torch.arange(what.batch * 3 * what.size**2).view(shape)
     images = normal(derive_key(0, "images"), places).to(device, memory_format=torch.channels_last)

@@ -37,7 +37,7 @@ from feature_transform import (
     mix_with_query,
     transformed_logits,
 )
-from retable.encoders import ResNetRecipe, build_encoder
+from retable.encoders import ResNetRecipe
 from retable.methods import Batch, MethodRecipe, Metrics, moco_v1
 from retable.random import derive_key
 from retable.train.gradients import GradientLandscape
@@ -216,7 +216,7 @@ def watching(
     with mock.patch.object(method, "step_metrics", watched):
         step()
     logits, queries, keys, batch = seen[0]
-    network = build_encoder(encoder, rng_key=0).to(options.device)
+    network = encoder.build(rng_key=0).to(options.device)
     for parameter in network.parameters():
         parameter.grad = torch.full_like(parameter, 1e-3)
     landscape = GradientLandscape(network)

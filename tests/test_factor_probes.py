@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from retable import views
 from retable.data.sources import with_parameter
-from retable.encoders import ResidualRecipe
+from revisiting_ssl.encoders import ResidualRecipe
 from retable.errors import UserError
 from retable.evaluate.features import represent
 from retable.evaluate.frozen import freeze

@@ -11,7 +11,6 @@ from dataclasses import replace
 from typing import Any
 
 from retable import views
-from retable.encoders import ResidualRecipe, VggRecipe
 from retable.evaluate.linear import LinearProbe
 from retable.evaluate.logistic.probe import LogisticProbe
 from retable.evaluate.protocol import EvalData
@@ -27,6 +26,7 @@ from revisiting_ssl import (
     RelativePatchLocationRecipe,
     RotationRecipe,
 )
+from revisiting_ssl.encoders import ResidualRecipe, VggRecipe
 
 IMAGENET_IMAGES = 1_231_121
 """ImageNet's training images without the 50,046 that the official code keeps for validation."""

@@ -12,7 +12,6 @@ from dataclasses import replace
 from reproductions.revisiting_ssl.recipes import Encoder
 from retable import views
 from retable.data.sources import with_parameter
-from retable.encoders import ResidualRecipe, VggRecipe
 from retable.evaluate.linear import LinearProbe
 from retable.evaluate.logistic.probe import LogisticProbe
 from retable.evaluate.protocol import EvalData, Evaluation
@@ -22,6 +21,7 @@ from retable.reproduce.shrinking import shrink_optimizer
 from retable.reproduce.table import TableRow
 from retable.train.recipe import PretrainRecipe
 from revisiting_ssl import ExemplarRecipe, JigsawRecipe, RelativePatchLocationRecipe
+from revisiting_ssl.encoders import ResidualRecipe, VggRecipe
 
 PROXY_DATA = "shapes?count=3000&test_count=2000&size=48&classes=32&rho=0.7"
 SMOKE_DATA = "shapes?count=256&test_count=128&size=48&classes=16&rho=0.7"

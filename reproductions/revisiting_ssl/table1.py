@@ -15,8 +15,8 @@ from pathlib import Path
 from reproductions.revisiting_ssl.recipes import IMAGENET_IMAGES, logistic, pretraining, supervised
 from reproductions.revisiting_ssl.scales import proxy, smoke
 from reproductions.revisiting_ssl.tap_curves import draw_taps
-from retable.encoders import ResidualRecipe
 from retable.reproduce import Metric, Table, TableRow, main
+from revisiting_ssl.encoders import ResidualRecipe
 
 TAPS = ("block1", "block2", "block3", "block4", "pre_logits")
 

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from retable import distributed
-from retable.encoders import ResNetRecipe, build_encoder
+from retable.encoders import ResNetRecipe
 from retable.errors import UserError
 from retable.nn.batch_norm import (
     NormConditions,
@@ -88,7 +88,7 @@ def test_one_group_is_the_ordinary_layer_to_the_bit() -> None:
 
 
 def test_conversion_keeps_objects_names_and_weights() -> None:
-    encoder = build_encoder(ResNetRecipe("small_resnet8"), rng_key=0)
+    encoder = ResNetRecipe("small_resnet8").build(rng_key=0)
     before = dict(encoder.named_parameters())
     state = copy.deepcopy(encoder.state_dict())
     assert group_batch_norm(encoder, 2) is encoder
@@ -163,7 +163,7 @@ def encode(
     images: Tensor, group: int, shuffle: bool, steps: int, crops: int = 1
 ) -> tuple[Tensor, Statistics, list[Tensor]]:
     """Encode this process's share; return its outputs, and statistics and gradients averaged."""
-    encoder = group_batch_norm(build_encoder(ResNetRecipe("small_resnet8"), rng_key=0), group)
+    encoder = group_batch_norm(ResNetRecipe("small_resnet8").build(rng_key=0), group)
     outputs = []
     for step in range(steps):
         own = distributed.own_slice(images[step])

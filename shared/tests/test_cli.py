@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from retable import cli
-from retable.encoders import ResidualRecipe, ResNetRecipe, build_encoder
+from retable.encoders import ResNetRecipe
 from retable.train import checkpoint as training_checkpoint
 from retable.weights import load_encoder, save_encoder
 
@@ -19,7 +19,7 @@ DATA = "shapes?count=120&test_count=60&classes=4"
 def checkpoint(tmp_path: Path) -> str:
     recipe = ResNetRecipe("small_resnet8", width=0.5)
     path = tmp_path / "encoder.safetensors"
-    save_encoder(path, build_encoder(recipe, rng_key=0), recipe, {"epoch": 3})
+    save_encoder(path, recipe.build(rng_key=0), recipe, {"epoch": 3})
     return str(path)
 
 
@@ -157,17 +157,6 @@ def test_an_interruption_has_status_130_and_one_line(
     monkeypatch.setattr(cli.evaluate, "run", interrupted)
     assert cli.main(["evaluate", checkpoint]) == 130
     assert capsys.readouterr().err == "retable: interrupted.\n"
-
-
-def test_encoders_of_other_kinds_are_judged_too(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    recipe = ResidualRecipe("reversible", (1, 1, 1, 1), False, 1, root_pool=False)
-    save_encoder(tmp_path / "encoder.safetensors", build_encoder(recipe, rng_key=0), recipe, {})
-    report = evaluate(capsys, str(tmp_path), "--protocol", "knn", "--set", "k=5")
-    assert report["encoder"]["name"].startswith("RevNet10 1x with a 7x7/2 root")
-    assert report["encoder"]["recipe"]["kind"] == "ResidualRecipe"
-    assert 0 <= report["results"]["top1"] <= 100
 
 
 def test_an_export_opens_in_torchvision(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

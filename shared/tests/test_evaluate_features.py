@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from retable import random
 from retable.data.sources import open_source
 from retable.distributed import process_index
-from retable.encoders import ResNetRecipe, build_encoder
+from retable.encoders import ResNetRecipe
 from retable.errors import UserError
 from retable.evaluate.features import extract, gather_uneven
 from retable.evaluate.frozen import freeze
@@ -24,7 +24,7 @@ DATA = "shapes?count=90&test_count=45&classes=5"
 
 def trained(name: str = "small_resnet8", **settings: Any) -> nn.Module:
     """Return an encoder whose batch norms have statistics and scales unlike those at the start."""
-    encoder = build_encoder(ResNetRecipe(name, **settings), rng_key=0)
+    encoder = ResNetRecipe(name, **settings).build(rng_key=0)
     for position, module in enumerate(encoder.modules()):
         if isinstance(module, nn.BatchNorm2d):
             draws = random.uniform(position, torch.arange(4 * module.num_features)).view(4, -1)

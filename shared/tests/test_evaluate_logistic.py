@@ -12,7 +12,7 @@ from retable import random
 from retable.data.source import Source
 from retable.data.sources import open_source
 from retable.distributed import process_count, process_index
-from retable.encoders import ResNetRecipe, build_encoder
+from retable.encoders import ResNetRecipe
 from retable.errors import UserError
 from retable.evaluate.classifier import LinearClassifier, accuracy, accuracy_of
 from retable.evaluate.features import Features, represent
@@ -212,7 +212,7 @@ def open_shapes(split: str, variant: str | None = None, data: str | None = None)
 
 @pytest.fixture(scope="module")
 def encoder() -> nn.Module:
-    return build_encoder(ResNetRecipe("small_resnet8", width=0.25), rng_key=0)
+    return ResNetRecipe("small_resnet8", width=0.25).build(rng_key=0)
 
 
 def features_of(
@@ -369,7 +369,7 @@ def _fit_and_probe(folder: Path) -> dict[str, Any]:
         for solver in SOLVERS_OF_ALL
         for dtype, start in ((torch.float32, ones), (torch.float64, None))
     }
-    encoder = build_encoder(ResNetRecipe("small_resnet8", width=0.25), rng_key=0)
+    encoder = ResNetRecipe("small_resnet8", width=0.25).build(rng_key=0)
     taps = Representation(("layer3", "pre_logits"))
     kept = EvalContext("cpu", features=folder)
     rule = replace(RULE, representation=taps, data=EvalData(labels=0.4))

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from retable import random
 from retable.data.source import Source
 from retable.data.sources import open_source
-from retable.encoders import ResNetRecipe, build_encoder
+from retable.encoders import ResNetRecipe
 from retable.errors import UserError
 from retable.evaluate import features, head_training, named_protocol
 from retable.evaluate.features import extract
@@ -32,7 +32,7 @@ def open_shapes(split: str, variant: str | None = None, data: str | None = None)
 
 @pytest.fixture(scope="module")
 def encoder() -> nn.Module:
-    return build_encoder(ResNetRecipe("small_resnet8", width=0.5), rng_key=0)
+    return ResNetRecipe("small_resnet8", width=0.5).build(rng_key=0)
 
 
 def probe(**settings: Any) -> MlpProbe:
@@ -285,7 +285,7 @@ def test_a_diverging_probe_ends_with_a_sentence(encoder: nn.Module) -> None:
 
 
 def _two() -> dict[str, float]:
-    built = build_encoder(ResNetRecipe("small_resnet8", width=0.5), rng_key=0)
+    built = ResNetRecipe("small_resnet8", width=0.5).build(rng_key=0)
     return run(probe(), built)
 
 

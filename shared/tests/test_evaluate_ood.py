@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from retable.data.source import Source
 from retable.data.sources import open_source
-from retable.encoders import ResNetRecipe, build_encoder
+from retable.encoders import ResNetRecipe
 from retable.errors import UserError
 from retable.evaluate.classifier import accuracy
 from retable.evaluate.features import extract, represent
@@ -52,7 +52,7 @@ def test_variants_are_judged_by_the_probe_of_clean_images(
     probe: LinearProbe | LogisticProbe,
 ) -> None:
     # Reference: the same probe applied by hand to the variant's features.
-    encoder = build_encoder(ResNetRecipe("small_resnet8", width=0.5), rng_key=0)
+    encoder = ResNetRecipe("small_resnet8", width=0.5).build(rng_key=0)
     evaluation = OutOfDistribution(probe, ("silhouette", "clean"))
     results = evaluation.run(encoder, open_shapes, EvalContext("cpu"), seed=0)
     classifier, clean = probe.fit(encoder, open_splits(open_shapes), EvalContext("cpu"), seed=0)
@@ -69,7 +69,7 @@ def test_the_probes_last_layer_data_and_share_of_the_labels_count(tmp_path: Path
         asked.append((split, variant, data))
         return open_shapes(split, variant)
 
-    encoder = build_encoder(ResNetRecipe("small_resnet8", width=0.5), rng_key=0)
+    encoder = ResNetRecipe("small_resnet8", width=0.5).build(rng_key=0)
     representation = Representation(("layer1", "layer2"), limit=200)
     probe = LogisticProbe(
         l2=(0.1,), iterations=30, representation=representation, data=EvalData("other", labels=0.5)

@@ -9,13 +9,7 @@ from torch import Tensor, nn
 from retable import random
 from retable.data.source import Source
 from retable.data.sources import open_source
-from retable.encoders import (
-    EncoderRecipe,
-    ResidualRecipe,
-    ResNetRecipe,
-    VggRecipe,
-    build_encoder,
-)
+from retable.encoders import EncoderRecipe, ResNetRecipe
 from retable.errors import UserError
 from retable.evaluate.features import extract, represent
 from retable.evaluate.frozen import freeze
@@ -45,7 +39,7 @@ def stirred(encoder: nn.Module) -> nn.Module:
 
 
 def small(recipe: EncoderRecipe | None = None) -> nn.Module:
-    return stirred(build_encoder(recipe or ResNetRecipe("small_resnet8", width=0.5), rng_key=0))
+    return stirred((recipe or ResNetRecipe("small_resnet8", width=0.5)).build(rng_key=0))
 
 
 @pytest.mark.parametrize(
@@ -105,10 +99,6 @@ RECIPES: dict[str, EncoderRecipe] = {
     "small imagenet": ResNetRecipe("small_resnet14", width=0.5, stem="imagenet"),
     "resnet18": ResNetRecipe("resnet18", width=0.125),
     "resnet50": ResNetRecipe("resnet50", width=0.125, stem="small"),
-    "v1": ResidualRecipe("v1", (1, 1, 1, 1), widening=1),
-    "v2": ResidualRecipe("v2", (1, 1, 1, 1), widening=1),
-    "reversible": ResidualRecipe("reversible", (2, 1, 1, 1), widening=1),
-    "vgg": VggRecipe(1, (1, 1, 1, 1, 1), (True, True, True, False, False), fc_kernel=4),
 }
 
 

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from retable.data.sources import open_source
-from retable.encoders import ResNetRecipe, build_encoder
+from retable.encoders import ResNetRecipe
 from retable.errors import UserError
 from retable.random import derive_key, initialising, normal
 from retable.reproduce.execute import make_accelerator
@@ -63,7 +63,7 @@ def test_the_modules_are_the_convolutions_and_batch_norms(
 ) -> None:
     # ResNet-18: 20 convolutions and 20 batch norms of two tensors each; ResNet-50: 53 and 53.
     with torch.device("meta"):
-        network = build_encoder(ResNetRecipe(encoder), rng_key=0)
+        network = ResNetRecipe(encoder).build(rng_key=0)
     landscape = GradientLandscape(network)
     kinds = [type(network.get_submodule(name)) for name in landscape.modules]
     assert kinds.count(nn.Conv2d) == kinds.count(nn.BatchNorm2d) == modules // 2

@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from retable.encoders import ResNetRecipe, build_encoder
+from retable.encoders import ResNetRecipe
 from retable.weights import save_encoder
 
 HEAVY = ("sympy", "torch._dynamo")
@@ -27,7 +27,7 @@ def imported_by(program: str, *arguments: str) -> set[str]:
 def test_loading_an_encoder_and_counting_its_operations_import_no_compiler(tmp_path: Path) -> None:
     recipe = ResNetRecipe("small_resnet8", width=0.5)
     path = tmp_path / "encoder.safetensors"
-    save_encoder(path, build_encoder(recipe, rng_key=0), recipe, {})
+    save_encoder(path, recipe.build(rng_key=0), recipe, {})
     program = (
         "import sys\n"
         "from retable.weights import load_encoder\n"

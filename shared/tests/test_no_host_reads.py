@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from retable import random
-from retable.encoders import ResNetRecipe, build_encoder
+from retable.encoders import ResNetRecipe
 from retable.methods import Batch, BYOLRecipe, MethodRecipe, Progress, SimCLRRecipe, SimSiamRecipe
 from retable.nn.batch_norm import group_batch_norm, shuffled
 from retable.nn.losses import info_nce
@@ -32,7 +32,7 @@ def test_the_meta_device_refuses_to_be_read() -> None:
 
 def test_a_contrastive_step_reads_nothing_from_the_device() -> None:
     with torch.device("meta"):
-        encoder = group_batch_norm(build_encoder(ResNetRecipe("small_resnet8"), rng_key=0), 4)
+        encoder = group_batch_norm(ResNetRecipe("small_resnet8").build(rng_key=0), 4)
         target = MomentumCopy(encoder)
         queue = KeyQueue(12, 64, rng_key=0, labels=True)
         groups = parameter_groups(encoder, 0.1, exclude_bias_and_norm=True)
@@ -56,7 +56,7 @@ def test_a_step_of_a_method_reads_nothing_from_the_device(
 ) -> None:
     monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())  # none on this device
     with torch.device("meta"):
-        encoder = build_encoder(ResNetRecipe("small_resnet8"), rng_key=0)
+        encoder = ResNetRecipe("small_resnet8").build(rng_key=0)
         method = recipe.build(encoder, rng_key=0)
         group_batch_norm(method, 4)
         images, rows = torch.empty(8, 3, 32, 32), torch.arange(8)
@@ -71,7 +71,7 @@ def test_a_step_of_a_method_reads_nothing_from_the_device(
 
 def test_what_is_kept_of_every_step_reads_nothing_from_the_device(tmp_path: Path) -> None:
     with torch.device("meta"):
-        encoder = build_encoder(ResNetRecipe("small_resnet8"), rng_key=0)
+        encoder = ResNetRecipe("small_resnet8").build(rng_key=0)
         landscape, trace = GradientLandscape(encoder), TraceLog(tmp_path)
         queue = KeyQueue(12, 64, rng_key=0)
         images = torch.empty(8, 3, 32, 32)

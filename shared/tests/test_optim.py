@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from retable.encoders import ResNetRecipe, build_encoder
+from retable.encoders import ResNetRecipe
 from retable.errors import UserError
 from retable.random import initialising
 from retable.train.optim import (
@@ -167,7 +167,7 @@ def test_sgd_is_the_formula_of_moco() -> None:
 
 
 def test_groups_spare_biases_and_norms_only() -> None:
-    encoder = build_encoder(ResNetRecipe("small_resnet8"), rng_key=0)
+    encoder = ResNetRecipe("small_resnet8").build(rng_key=0)
     decayed, spared = parameter_groups(encoder, 0.1, exclude_bias_and_norm=True)
     norms = [layer for layer in encoder.modules() if isinstance(layer, nn.BatchNorm2d)]
     expected = {id(parameter) for layer in norms for parameter in layer.parameters()}

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from retable import cli
-from retable.encoders import ResNetRecipe, build_encoder
+from retable.encoders import ResNetRecipe
 from retable.errors import UserError
 from retable.plots import drawing
 from retable.plots.gradients import draw_gradients
@@ -103,7 +103,7 @@ def test_the_scale_says_at_least_three_numbers_of_its_own(span: float) -> None:
 
 
 def test_blocks_of_a_large_network_are_named_once_in_each_part() -> None:
-    network = build_encoder(ResNetRecipe("resnet18"), rng_key=0)
+    network = ResNetRecipe("resnet18").build(rng_key=0)
     modules = GradientLandscape(network).modules
     assert len(modules) == 40
     runs = {"a": landscape(modules=modules), "b": landscape(modules=modules)}

@@ -13,7 +13,7 @@ from retable import distributed, random, views
 from retable.data.loader import iterate
 from retable.data.source import Source
 from retable.data.sources import open_source
-from retable.encoders import ResNetRecipe, build_encoder
+from retable.encoders import ResNetRecipe
 from retable.errors import UserError
 from retable.methods import MoCo, Supervised, SupervisedRecipe
 from retable.methods.method import Batch, Method, Metrics, Progress, StepOutput
@@ -34,7 +34,7 @@ def images(count: int = 21) -> Source:
 
 def trained() -> Supervised:
     """A method whose running statistics are not those of its first state."""
-    encoder = build_encoder(ResNetRecipe("small_resnet8", width=0.25), 0)
+    encoder = ResNetRecipe("small_resnet8", width=0.25).build(0)
     method = SupervisedRecipe(4).build(encoder, 0)
     (view,) = next(iter(iterate(images(), views.center(16, 16), 21)))[:1]
     with torch.no_grad():

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from retable.encoders import ResNetRecipe, build_encoder
+from retable.encoders import ResNetRecipe
 from retable.methods import (
     BYOLRecipe,
     SimCLRRecipe,
@@ -56,7 +56,7 @@ def test_operations_are_those_counted_by_hand() -> None:
 def test_operations_are_those_that_torchvision_states(name: str, operations: float) -> None:
     # torchvision, documentation of its weights: GFLOPS 1.81 and 4.09, multiply-adds with the
     # classifier; it calls a multiply-add one operation.
-    encoder = build_encoder(ResNetRecipe(name), 0)
+    encoder = ResNetRecipe(name).build(0)
     classifier = encoder.feature_dim * 1000
     assert forward_flops(encoder, 224) / 2 + classifier == pytest.approx(operations, rel=0.01)
 

@@ -18,7 +18,7 @@ from feature_transform.recipe import TransformRecipe
 from feature_transform.swav import SwAV, SwAVRecipe
 from retable import distributed, views
 from retable.data.sources import open_source
-from retable.encoders import ResNetRecipe, build_encoder
+from retable.encoders import ResNetRecipe
 from retable.errors import UserError
 from retable.methods.method import Batch
 from retable.nn.batch_norm import average_statistics, group_batch_norm
@@ -406,7 +406,7 @@ def test_small_crops_cost_their_share_of_the_pixels() -> None:
         epochs=1,
         batch=256,
     )
-    encoder = build_encoder(recipe.encoder, 0)
+    encoder = recipe.encoder.build(0)
     large, small = (forward_flops(encoder, size) for size in (224, 96))
     expected = 256 * 3 * (2 * large + 6 * small)
     assert price(recipe, 256).flops == pytest.approx(expected, rel=1e-6)

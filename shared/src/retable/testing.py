@@ -1,4 +1,4 @@
-"""Tools to test a method: a tiny encoder, batches, training steps, several CPU processes.
+"""Tools for tests: a tiny encoder, batches, training steps, checks of encoders, processes.
 
 The property of distributed code that `run_processes` tests: with equal shares of a global batch,
 the mean of the processes' losses is the loss of the global batch, the mean of their gradients is
@@ -7,6 +7,7 @@ its gradient, and state that all processes hold (queues, running statistics) is 
 
 from __future__ import annotations
 
+import copy
 import importlib.util
 import inspect
 import multiprocessing
@@ -30,6 +31,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from retable import distributed
+from retable.encoders import Encoder, EncoderRecipe
+from retable.errors import UserError
 from retable.methods.method import Batch, Method, Progress
 from retable.random import derive_key, initialising, normal
 
@@ -257,3 +260,82 @@ def _import(name: str, path: str) -> None:
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
     spec.loader.exec_module(module)
+
+
+def check_encoder(recipe: EncoderRecipe, side: int = 32) -> None:
+    """Check what Retable relies on in an encoder: taps, initialisation, copies, the meta device.
+
+    Args:
+        recipe: a small encoder of convolutions and batch or group norms.
+        side: side in pixels of the images to pass.
+
+    Raises:
+        AssertionError: the encoder breaks the contract of `retable.encoders.Encoder`.
+    """
+    images = torch.randn(4, 3, side, side, generator=torch.Generator().manual_seed(0))
+    _check_weights(recipe, images)
+    for training in (True, False):  # the features are the last tap
+        encoder = recipe.build(1).train(training)
+        assert encoder.tap_names[-1] == "pre_logits"
+        features = encoder(images)
+        assert features.shape == (len(images), encoder.feature_dim)
+        again = recipe.build(1).train(training).taps(images, ["pre_logits"])["pre_logits"]
+        assert torch.equal(features, again)
+    # Taps are those of one pass, in any order, and no later layer changes them in place.
+    every = encoder.taps(images, encoder.tap_names)
+    assert tuple(every) == encoder.tap_names
+    assert all(every[name].ndim == 4 for name in encoder.tap_names[:-1])
+    backwards = encoder.taps(images, encoder.tap_names[::-1])
+    assert tuple(backwards) == encoder.tap_names[::-1]
+    for name in encoder.tap_names:
+        assert torch.equal(encoder.taps(images, [name])[name], every[name])
+        assert torch.equal(backwards[name], every[name])
+    _check_depth(encoder, images)
+    assert encoder.taps(images, ()) == {}
+    refused = ""
+    try:
+        encoder.taps(images, ("pre_logits", "no such tap"))
+    except UserError as error:
+        refused = str(error)
+    assert "no tap 'no such tap'" in refused
+
+
+def _check_weights(recipe: EncoderRecipe, images: torch.Tensor) -> None:
+    """Weights depend on the key alone, leave the global generator, and are copied deeply."""
+    before = torch.random.get_rng_state()
+    encoder, same, other = (recipe.build(key) for key in (1, 1, 2))
+    assert torch.equal(torch.random.get_rng_state(), before)
+    weight, *_ = encoder.parameters()
+    assert torch.equal(weight, next(same.parameters()))
+    assert not torch.equal(weight, next(other.parameters()))
+    copied = copy.deepcopy(encoder)
+    copied(images).sum().backward()
+    assert all(parameter.grad is not None for parameter in copied.parameters())
+    assert all(parameter.grad is None for parameter in encoder.parameters())
+    own = {value.data_ptr() for value in encoder.parameters()}
+    assert own.isdisjoint(value.data_ptr() for value in copied.parameters())
+    with torch.device("meta"):
+        empty = recipe.build(1).state_dict()
+    assert all(value.is_meta for value in empty.values())
+    state = encoder.state_dict()
+    assert {name: value.shape for name, value in empty.items()} == {
+        name: value.shape for name, value in state.items()
+    }
+
+
+def _check_depth(encoder: Encoder, images: torch.Tensor) -> None:
+    """No convolution runs twice in a pass, or beyond the deepest tap."""
+    layers = [layer for layer in encoder.modules() if isinstance(layer, nn.Conv2d)]
+    calls: list[nn.Module] = []
+    hooks = [layer.register_forward_hook(lambda layer, *_: calls.append(layer)) for layer in layers]
+    counts = []
+    for name in encoder.tap_names:
+        calls.clear()
+        encoder.taps(images, (name, encoder.tap_names[0]))
+        assert len(set(calls)) == len(calls)
+        counts.append(len(calls))
+    for hook in hooks:
+        hook.remove()
+    assert counts == sorted(counts)
+    assert counts[0] < counts[-2]
+    assert counts[-1] == len(layers)

@@ -1,6 +1,7 @@
-"""Four pretext tasks (Kolesnikov, Zhai and Beyer, CVPR 2019)."""
+"""Four pretext tasks and the encoders they are compared on (Kolesnikov et al., CVPR 2019)."""
 
 from retable.nn.patches import PatchGrid, cut_patches
+from revisiting_ssl.encoders import ResidualRecipe, VggRecipe
 from revisiting_ssl.exemplar import Exemplar, ExemplarRecipe
 from revisiting_ssl.jigsaw import Jigsaw, JigsawRecipe, draw_permutations, join
 from revisiting_ssl.patch_head import PatchHead
@@ -23,8 +24,10 @@ __all__ = [
     "PatchHead",
     "RelativePatchLocation",
     "RelativePatchLocationRecipe",
+    "ResidualRecipe",
     "Rotation",
     "RotationRecipe",
+    "VggRecipe",
     "cut_patches",
     "draw_permutations",
     "join",

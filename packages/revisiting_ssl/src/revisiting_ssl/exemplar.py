@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from retable.errors import UserError
 from retable.methods.method import Batch, Method, Metrics, StepOutput
 from retable.methods.multi_crop import encode_crops
-from revisiting_ssl.output_layer import output_layer
+from revisiting_ssl.task import output_layer
 from revisiting_ssl.triplet import (
     Axis,
     Triplets,

@@ -12,9 +12,8 @@ from retable.methods.method import Batch, Method, StepOutput
 from retable.methods.multi_crop import by_image
 from retable.nn.patches import PatchGrid, cut_patches
 from retable.random import derive_key
-from revisiting_ssl.classification import classified, only_view
-from revisiting_ssl.output_layer import output_layer
 from revisiting_ssl.patch_head import PatchHead
+from revisiting_ssl.task import classified, only_view, output_layer
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,7 @@ from torch import Tensor, nn
 from retable.errors import UserError
 from retable.methods.method import Batch, Method, StepOutput
 from retable.methods.multi_crop import by_image, side_by_side
-from revisiting_ssl.classification import classified, only_view
-from revisiting_ssl.output_layer import output_layer
+from revisiting_ssl.task import classified, only_view, output_layer
 
 ROTATIONS = 4
 

@@ -81,7 +81,6 @@ def run(options: argparse.Namespace) -> int:
     from retable.evaluate.protocol import EvalContext
     from retable.settings import to_plain
     from retable.weights import load_encoder
-    from retable.weights.architecture import encoder_label
 
     recipe = _with_settings(named_protocol(options.protocol, options.size), options.settings)
     device = _join(options.device)
@@ -104,7 +103,7 @@ def run(options: argparse.Namespace) -> int:
         report = {
             "checkpoint": options.checkpoint,
             "encoder": {
-                "name": encoder_label(encoder_recipe),
+                "name": encoder_recipe.label,
                 "recipe": to_plain(encoder_recipe),
                 "metadata": metadata,
             },

@@ -18,9 +18,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Write the encoder of a checkpoint in another program's layout."""
     from retable.weights import load_encoder, save_export
-    from retable.weights.architecture import encoder_label
 
     encoder, recipe, _ = load_encoder(options.checkpoint)
     save_export(options.output, encoder, recipe, options.layout)
-    print(f"{options.output}: {encoder_label(recipe)} in the {options.layout} layout")
+    print(f"{options.output}: {recipe.label} in the {options.layout} layout")
     return 0

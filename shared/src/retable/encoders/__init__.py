@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, TypeAlias, overload
+from typing import Literal
 
-from retable.encoders.base import Encoder
-from retable.encoders.residual import ResidualEncoder, ResidualRecipe
+from retable.encoders.base import Encoder, EncoderRecipe
+from retable.encoders.registry import register_encoder
 from retable.encoders.resnet import DEPTHS, ResNet, zero_init_residual_
 from retable.encoders.small import SMALL_DEPTHS, SmallResNet
-from retable.encoders.vgg import VggEncoder, VggRecipe
 from retable.errors import UserError
 from retable.random import initialising
 
@@ -19,20 +18,17 @@ __all__ = [
     "EncoderRecipe",
     "ResNet",
     "ResNetRecipe",
-    "ResidualEncoder",
-    "ResidualRecipe",
     "SmallResNet",
-    "VggEncoder",
-    "VggRecipe",
-    "build_encoder",
+    "register_encoder",
 ]
 
 ENCODER_NAMES = tuple(DEPTHS) + tuple(SMALL_DEPTHS)
 
 
+@register_encoder
 @dataclass(frozen=True)
 class ResNetRecipe:
-    """A network with torchvision's names, or a small one of that kind.
+    """A ResNet with torchvision's parameter names, or a small one for small images.
 
     Attributes:
         name: one of `ENCODER_NAMES`: ``resnet18`` to ``resnet200`` or ``small_resnet8`` to ``20``.
@@ -44,7 +40,7 @@ class ResNetRecipe:
         zero_init_residual: start each residual block as its shortcut (SimSiam's official code).
 
     Raises:
-        UserError: a field is none of these.
+        UserError: a field has none of these values.
     """
 
     name: str = "resnet50"
@@ -62,41 +58,31 @@ class ResNetRecipe:
             value = getattr(self, field)
             if value not in choices:
                 raise UserError(
-                    f"The encoder's {field} is {value!r}; use one of {', '.join(choices)}."
+                    f"`encoder.{field}` must be one of {', '.join(choices)}, got {value!r}."
                 )
         if not self.width > 0:
-            raise UserError(f"The encoder's width is {self.width}; use a positive factor.")
+            raise UserError(f"`encoder.width` must be positive, got {self.width}.")
 
+    @property
+    def label(self) -> str:
+        """The encoder in words.
 
-EncoderRecipe: TypeAlias = ResNetRecipe | ResidualRecipe | VggRecipe
-"""What an encoder is, as far as a checkpoint has to know."""
+        >>> ResNetRecipe().label
+        'resnet50 of width 1 with the imagenet stem'
+        """
+        return f"{self.name} of width {self.width:g} with the {self.stem} stem"
 
+    def build(self, rng_key: int) -> ResNet | SmallResNet:
+        """Return the encoder with weights drawn from ``rng_key``.
 
-@overload
-def build_encoder(recipe: ResNetRecipe, rng_key: int) -> ResNet | SmallResNet: ...
-@overload
-def build_encoder(recipe: ResidualRecipe, rng_key: int) -> ResidualEncoder: ...
-@overload
-def build_encoder(recipe: VggRecipe, rng_key: int) -> VggEncoder: ...
-@overload
-def build_encoder(recipe: EncoderRecipe, rng_key: int) -> Encoder: ...
-
-
-def build_encoder(recipe: EncoderRecipe, rng_key: int) -> Encoder:
-    """Build an encoder with attribute ``feature_dim``, weights drawn from ``rng_key``.
-
-    >>> import torch
-    >>> encoder = build_encoder(ResNetRecipe("small_resnet8"), rng_key=0)
-    >>> encoder(torch.zeros(2, 3, 32, 32)).shape, encoder.feature_dim
-    (torch.Size([2, 64]), 64)
-    """
-    with initialising(rng_key):
-        if isinstance(recipe, ResidualRecipe):
-            return ResidualEncoder(recipe)
-        if isinstance(recipe, VggRecipe):
-            return VggEncoder(recipe)
-        build = ResNet if recipe.name in DEPTHS else SmallResNet
-        encoder = build(recipe.name, width=recipe.width, stem=recipe.stem, norm=recipe.norm)
-    if recipe.zero_init_residual:
-        zero_init_residual_(encoder)
-    return encoder
+        >>> import torch
+        >>> encoder = ResNetRecipe("small_resnet8").build(rng_key=0)
+        >>> encoder(torch.zeros(2, 3, 32, 32)).shape, encoder.feature_dim
+        (torch.Size([2, 64]), 64)
+        """
+        network = ResNet if self.name in DEPTHS else SmallResNet
+        with initialising(rng_key):
+            encoder = network(self.name, width=self.width, stem=self.stem, norm=self.norm)
+        if self.zero_init_residual:
+            zero_init_residual_(encoder)
+        return encoder

@@ -1,8 +1,9 @@
-"""What all encoders have in common: features that can be tapped at several depths in one pass."""
+"""The interface of encoders and of their recipes."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Protocol
 
 from torch import Tensor, nn
 
@@ -10,20 +11,25 @@ from retable.errors import UserError
 
 
 class Encoder(nn.Module):
-    """A network from images (B, 3, H, W) to features (B, feature_dim), with taps on the way.
+    """A network from images (B, 3, H, W) to features (B, feature_dim), with taps at several depths.
 
-    Subclasses say what lies between one tap and the next in `_advance`.
+    Subclasses implement `_advance`, which computes one tap from the tap before it.
 
     Attributes:
         feature_dim: F of the features.
-        tap_names: in order of depth; the last is "pre_logits", the features themselves.
+        tap_names: names of the taps in order of depth; the last is "pre_logits", the features.
+        folds_batch_norms: True lets evaluation multiply each batch norm into the convolution before
+            it. The norm of a convolution ``convN`` must be its sibling ``bnN`` (of ``0``, ``1``),
+            must have this convolution's output as its only input, and nothing else may read that
+            output.
     """
 
     feature_dim: int
     tap_names: tuple[str, ...]
+    folds_batch_norms: bool = False
 
     def _advance(self, name: str, x: Tensor) -> Tensor:
-        """Return the tap ``name`` of the one before it, the first of the images."""
+        """Compute the tap ``name`` from the tap before it, the first one from the images."""
         raise NotImplementedError
 
     def forward(self, images: Tensor) -> Tensor:
@@ -34,7 +40,7 @@ class Encoder(nn.Module):
         return x
 
     def taps(self, images: Tensor, names: Sequence[str]) -> dict[str, Tensor]:
-        """Return several depths' activations, computed in one pass that ends at the deepest.
+        """Return activations at several depths, computed in one pass that ends at the deepest.
 
         Args:
             images: (B, 3, H, W).
@@ -44,7 +50,7 @@ class Encoder(nn.Module):
             For each name a map (B, C, h, w), or a vector (B, F) for "pre_logits".
 
         Raises:
-            UserError: the encoder has no such tap.
+            UserError: a name is not one of `tap_names`.
         """
         for name in names:
             if name not in self.tap_names:
@@ -60,3 +66,23 @@ class Encoder(nn.Module):
             if name in names:
                 found[name] = x
         return {name: found[name] for name in names}
+
+
+class EncoderRecipe(Protocol):
+    """A frozen dataclass of plain fields that builds an encoder.
+
+    `retable.encoders.register_encoder` lets encoder files be loaded that name its class.
+    """
+
+    def __hash__(self) -> int:
+        """Return a hash of the fields: recipes are values."""
+
+    @property
+    def label(self) -> str:
+        """The encoder in words, for messages and reports."""
+
+    def build(self, rng_key: int) -> Encoder:
+        """Return the encoder; ``rng_key`` is the source of its weights.
+
+        `retable.random.initialising` lets torch's own initialisers draw from such a key.
+        """

@@ -150,6 +150,7 @@ class ResNet(Encoder):
     """
 
     tap_names = ("layer1", "layer2", "layer3", "layer4", "pre_logits")
+    folds_batch_norms = True
 
     def __init__(
         self, name: str, *, width: float = 1.0, stem: str = "imagenet", norm: str = "batch"

@@ -32,6 +32,7 @@ class SmallResNet(Encoder):
     """
 
     tap_names = ("layer1", "layer2", "layer3", "pre_logits")
+    folds_batch_norms = True
 
     def __init__(
         self, name: str, *, width: float = 1.0, stem: str = "imagenet", norm: str = "batch"

@@ -16,6 +16,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import importlib
+import sys
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -247,7 +248,10 @@ def code_of(encoder: nn.Module) -> str:
         16 hexadecimal digits.
     """
     own = {type(module).__module__ for module in encoder.modules()}
-    return _code_digest(*_CODE, *sorted(name for name in own if not name.startswith("torch.")))
+    own = {name for name in own if not name.startswith("torch.")}
+    # Functions that an encoder calls stand in modules of the same package.
+    packages = {name.rpartition(".")[0] for name in own} & sys.modules.keys()
+    return _code_digest(*_CODE, *sorted(own | packages))
 
 
 @functools.cache
@@ -256,9 +260,10 @@ def _code_digest(*names: str) -> str:
     digest = hashlib.sha256()
     for name in names:
         module = importlib.import_module(name)
-        if module.__file__ is None:  # typed in by hand
+        source = getattr(module, "__file__", None)
+        if source is None:  # typed in by hand
             continue
-        path = Path(module.__file__)
+        path = Path(source)
         for file in sorted(path.parent.rglob("*.py")) if path.name == "__init__.py" else [path]:
             digest.update(f"{name} {file.name}".encode() + b"\0" + file.read_bytes())
     return digest.hexdigest()[:16]

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from retable.encoders import ResNet, SmallResNet
+from retable.encoders import Encoder
 from retable.errors import UserError
 from retable.files import digest_of_tensors
 from retable.precision import autocast_dtype
@@ -31,11 +31,11 @@ def _unwrapped(encoder: nn.Module) -> nn.Module:
 
 
 def _norm_name(convolution: str) -> str:
-    """Return the name of the norm behind a convolution in our encoders' torchvision names."""
+    """Return the name of a convolution's norm, see `retable.encoders.Encoder.folds_batch_norms`."""
     return "1" if convolution == "0" else convolution.replace("conv", "bn")
 
 
-def fold_batch_norms(encoder: ResNet | SmallResNet) -> None:
+def fold_batch_norms(encoder: Encoder) -> None:
     """Multiply the batch norms of an encoder in eval mode into the convolutions before them.
 
     Changes the encoder for good: it gives the same features, to rounding, in two thirds of the time
@@ -86,7 +86,7 @@ class FrozenEncoder:
     happens here. Batch norms use their running statistics, so a feature depends on its image alone
     and features may be computed in any order and in batches of any size (Goyal et al. 2019 and
     MoCo's `main_lincls.py` keep the encoder in eval mode while the classifier is trained). Hence
-    the batch norms of Retable's own encoders are folded into their convolutions.
+    batch norms are folded into convolutions where the encoder declares `folds_batch_norms`.
 
     Attributes:
         device: where it computes.
@@ -103,7 +103,7 @@ class FrozenEncoder:
         frozen = copy.deepcopy(original).eval().requires_grad_(False).to(self.device)
         self.digest = digest_of_tensors(frozen.state_dict())
         self.structure = structure(frozen)
-        if isinstance(frozen, ResNet | SmallResNet):
+        if isinstance(frozen, Encoder) and frozen.folds_batch_norms:
             fold_batch_norms(frozen)
         self.encoder = frozen.to(memory_format=torch.channels_last)
 

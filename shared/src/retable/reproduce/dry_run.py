@@ -107,7 +107,7 @@ def _operations(flops: float) -> str:
 
 @functools.cache  # seeds differ in nothing that takes memory
 def _gibibytes(recipe: PretrainRecipe, parts: int) -> str:
-    needed = training_memory(recipe, recipe.batch // parts).total / 2**30
+    needed = training_memory(recipe, recipe.batch // parts) / 2**30
     return f"{needed:,.1f}" if needed >= 1 else f"{needed:.2g}"
 
 

@@ -123,7 +123,8 @@ def opener(recipe: PretrainRecipe, options: RunOptions) -> OpenSource:
 def _pretrain(run: Run, directory: RunDirectory, accelerator: Any, options: RunOptions) -> None:
     recipe = run.recipe
     source = without_validation(opener(recipe, options)("train", None), recipe.validation_images)
-    facts = {**environment(), "code": code_digest(recipe.method)}  # now, not when training ends
+    # Read now: files may change while the run trains.
+    facts = {**environment(), "code": code_digest(recipe.method, recipe.encoder)}
     start = time.perf_counter()
     try:
         result: dict[str, Any] = pretrain(

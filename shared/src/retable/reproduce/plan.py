@@ -7,7 +7,7 @@ import functools
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from retable.encoders import EncoderRecipe, ResNetRecipe, build_encoder
+from retable.encoders import EncoderRecipe, ResNetRecipe
 from retable.errors import UserError
 from retable.evaluate.protocol import Evaluation
 from retable.reproduce.run import Run
@@ -210,13 +210,13 @@ def price(recipe: PretrainRecipe, images: int) -> Price:
 @functools.lru_cache(maxsize=256)
 def _forward_flops(recipe: EncoderRecipe, side: int) -> float:
     with shapes_only():
-        return forward_flops(build_encoder(recipe, 0), side)
+        return forward_flops(recipe.build(0), side)
 
 
 @functools.lru_cache(maxsize=256)
 def _encoder_inputs(recipe: PretrainRecipe) -> tuple[tuple[int, float], ...]:
     """Ask the method itself, built around the smallest encoder: its inputs depend on none."""
     with shapes_only():
-        encoder = build_encoder(ResNetRecipe("small_resnet8"), 0)
+        encoder = ResNetRecipe("small_resnet8").build(0)
         method = recipe.method.build(encoder, 0)
     return method.encoder_inputs([view.size for view in recipe.views])

@@ -1,4 +1,4 @@
-"""How fast training is, and how much of the device that is."""
+"""The operations of an encoder, and the throughput and utilisation of a training."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from retable.precision import autocast_dtype
 def forward_flops(encoder: nn.Module, size: int) -> float:
     """Count the floating-point operations of one image (3, size, size), 2 per multiply-add.
 
-    Those of convolutions and linear layers, counted while one image passes: inside
-    `retable.train.shape_inference.shapes_only` without computing them. Not by torch's own counter,
-    which imports TorchDynamo and SymPy and takes seconds.
+    Convolutions and linear layers are counted in a forward pass of one image, which inside
+    `retable.train.shape_inference.shapes_only` computes no products. torch's own counter imports
+    TorchDynamo and SymPy, which takes seconds.
 
     >>> forward_flops(nn.Sequential(nn.Conv2d(3, 8, 1)), 4)
     768.0
@@ -46,11 +46,11 @@ def forward_flops(encoder: nn.Module, size: int) -> float:
 
 
 def encoder_flops(encoder: nn.Module, inputs: Iterable[tuple[int, float]]) -> float:
-    """Count the operations of all that an encoder is given for one image.
+    """Count the encoder's operations in a training step, for one image.
 
     Args:
         encoder: the network.
-        inputs: sides in pixels and forward passes, of `Method.encoder_inputs`.
+        inputs: sides in pixels and numbers of forward passes, as `Method.encoder_inputs` returns.
 
     >>> encoder_flops(nn.Sequential(nn.Conv2d(3, 8, 1)), [(4, 3.0), (2, 1.0), (4, 1.0)])
     3264.0
@@ -62,10 +62,7 @@ def encoder_flops(encoder: nn.Module, inputs: Iterable[tuple[int, float]]) -> fl
 
 
 def matmul_rate(device: torch.device, dtype: torch.dtype) -> float:
-    """Measure the device's matrix-product rate in FLOP/s: the yardstick for a training step.
-
-    Takes about a tenth of a second.
-    """
+    """Measure the device's matrix-product rate in FLOP/s, in about a tenth of a second."""
     side = 8192 if device.type == "cuda" else 1024
     a = torch.ones(side, side, device=device, dtype=dtype) * 0.01
     best = 0.0
@@ -85,15 +82,15 @@ def _wait(device: torch.device) -> None:
 
 
 class Throughput:
-    """Images a second since the last call, and the share of the matrix-product rate they make.
+    """Images per second since the last restart, and utilisation of the device.
 
-    The share counts the encoder's operations alone (``Method.encoder_inputs``), so it is the part
-    of the device's arithmetic that trains the encoder.
+    Utilisation is the rate of the encoder's operations (``Method.encoder_inputs``) as a share of
+    the measured matrix-product rate; heads and losses do not count.
 
     Args:
-        method: what is trained.
+        method: the method in training.
         batch: images of a step, over all processes.
-        precision: that of the recipe.
+        precision: precision of the recipe.
         sizes: side of each view in pixels.
         step: the step before the first one that is timed.
     """
@@ -109,12 +106,12 @@ class Throughput:
         self.restart(step)
 
     def restart(self, step: int) -> None:
-        """Start the clock: the step before was followed by other work."""
+        """Restart the clock after a pause of training, for instance for an evaluation."""
         self._step = step
         self._start = time.perf_counter()
 
     def rates(self, step: int) -> dict[str, float]:
-        """Return images a second over all processes and this process's utilisation."""
+        """Return images per second over all processes, and the utilisation of this process."""
         images = (step - self._step) * self._batch / (time.perf_counter() - self._start)
         own = images / process_count()
         return {"images_per_second": images, "utilisation": own * self._share_per_rate}

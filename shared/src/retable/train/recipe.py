@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from retable.encoders import EncoderRecipe, build_encoder
+from retable.encoders import EncoderRecipe
+from retable.encoders.registry import encoder_kind
 from retable.methods.method import Method, MethodRecipe
 from retable.nn import batch_norm
 from retable.random import derive_key
@@ -49,7 +50,8 @@ class PretrainRecipe:
 
 def build_method(recipe: PretrainRecipe, seed: int) -> Method:
     """Return the method in its first state, on the CPU: a function of recipe and seed."""
-    encoder = build_encoder(recipe.encoder, derive_key(seed, "encoder"))
+    encoder_kind(recipe.encoder)  # a class that files cannot name is refused before training
+    encoder = recipe.encoder.build(derive_key(seed, "encoder"))
     method = recipe.method.build(encoder, derive_key(seed, "method"))
     if recipe.bn_group is not None:
         batch_norm.group_batch_norm(method, recipe.bn_group)

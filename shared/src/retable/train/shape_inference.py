@@ -1,28 +1,25 @@
-"""Networks passed through for their shapes: no weight is drawn and no product is computed.
+"""Forward passes for shapes alone: large weights are not drawn, and products are not computed.
 
-Of a network that is too large to be run here, parameters, operations and what its backward pass
-keeps can be counted all the same: what is left to compute takes a small part of the time, and
-weights no memory. torch's own way, meta tensors, imports TorchDynamo and SymPy at their first
-addition, which takes seconds.
+Networks that are too large for this machine can be built and passed through within seconds. Meta
+tensors would do so too, but import TorchDynamo and SymPy at their first addition, which takes
+seconds itself.
 """
 
 from __future__ import annotations
 
-import math
-import mmap
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+import numpy
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 LARGE = 2**16
-"""Elements from which on a weight is not drawn: drawing fewer takes less than a millisecond."""
+"""Number of elements from which on a tensor is not drawn; fewer take less than a millisecond."""
 
-# The others of `torch.nn.init` arrive here as the methods that they call.
+# The other functions of `torch.nn.init` arrive here as the methods that they call.
 _DRAWS = (
     Tensor.normal_,
     Tensor.uniform_,
@@ -32,26 +29,17 @@ _DRAWS = (
 )
 
 
-@contextmanager
-def shapes_only() -> Iterator[None]:
-    """Let convolutions and linear layers return zeros, and large new weights be zeros unseen.
+class shapes_only(TorchFunctionMode):  # noqa: N801, a context manager
+    """Context in which convolutions, linear layers and draws of large weights cost next to nothing.
 
-    For CPU tensors. Shapes, types under autocast, and what autograd keeps for the backward pass are
-    those of the real thing. Only `torch.conv2d`, `torch.nn.functional.linear`, and the normal and
-    uniform draws of large tensors of `torch.empty` are left out: all else is computed.
+    Shapes, types under autocast and the graph for the backward pass are the real ones. Values mean
+    nothing: of a product one channel is computed and repeated, and new weights of at least `LARGE`
+    elements are zeros that take no memory until something writes to them.
 
     >>> with shapes_only():
     ...     torch.nn.Conv2d(3, 8, 3, padding=1)(torch.ones(2, 3, 9, 9)).shape
     torch.Size([2, 8, 9, 9])
     """
-    with _ShapesOnly():
-        yield
-
-
-class _ShapesOnly(TorchFunctionMode):
-    def __init__(self) -> None:
-        super().__init__()
-        self._pages: dict[int, mmap.mmap] = {}  # by address; held so that none is used again
 
     def __torch_function__(
         self,
@@ -60,12 +48,13 @@ class _ShapesOnly(TorchFunctionMode):
         args: tuple[Any, ...] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
+        """Replace draws and products."""
         given = dict(kwargs or {})
         if func is torch.empty:
-            return self._empty(*args, **given)
+            return _empty(*args, **given)
         if func in _DRAWS:
             weights: Tensor = args[0] if args else given["tensor"]
-            if weights.data_ptr() in self._pages:
+            if weights.numel() >= LARGE and weights.dtype == torch.float32:
                 return weights
         if func is F.linear:
             return _linear(*args, **given)
@@ -73,23 +62,23 @@ class _ShapesOnly(TorchFunctionMode):
             return _conv2d(*args, **given)
         return func(*args, **given)
 
-    def _empty(self, *size: Any, **kind: Any) -> Tensor:
-        shape = size[0] if len(size) == 1 and not isinstance(size[0], int) else size
-        usual = torch.get_default_dtype()
-        device = torch.device(kind.get("device") or torch.get_default_device())
-        elsewhere = device.type != "cpu" or not set(kind) <= {"device", "dtype"}
-        if math.prod(shape) < LARGE or elsewhere or kind.get("dtype") not in (None, usual):
-            return torch.empty(*size, **kind)
-        # Private anonymous pages are zeros, and none is in memory before it is written to.
-        size_in_bytes = math.prod(shape) * usual.itemsize
-        pages = mmap.mmap(-1, size_in_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-        weights = torch.frombuffer(pages, dtype=usual).view(*shape)
-        self._pages[weights.data_ptr()] = pages
-        return weights
+
+def _empty(*size: Any, **kind: Any) -> Tensor:
+    tensor = torch.empty(*size, **kind)
+    usual = tensor.dtype == torch.float32 and tensor.device.type == "cpu"
+    if tensor.numel() < LARGE or not usual or not set(kind) <= {"device", "dtype"}:
+        return tensor
+    # NumPy's zeros are pages that the system fills at the first access; torch writes its own.
+    # Weights must not hold arbitrary values: truncated normal draws repeat until all are in range.
+    return torch.from_numpy(numpy.zeros(tuple(tensor.shape), numpy.float32))
+
+
+# Slices keep the storage of the tensor: autograd saves the input that the full product would save.
 
 
 def _linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    return zeros_for_product(input, weight, (*input.shape[:-1], len(weight)))
+    one = F.linear(input[..., :1], weight[:1, :1])
+    return one + one.new_zeros(len(weight))
 
 
 def _conv2d(
@@ -101,40 +90,5 @@ def _conv2d(
     dilation: Any = 1,
     groups: int = 1,
 ) -> Tensor:
-    if isinstance(padding, str):  # "same" and "valid"
-        return torch.conv2d(input, weight, bias, stride, padding, dilation, groups)
-    reach = [d * (k - 1) + 1 for d, k in zip(_pair(dilation), weight.shape[2:], strict=True)]
-    padded = [side + 2 * p for side, p in zip(input.shape[2:], _pair(padding), strict=True)]
-    sides = [
-        (side - window) // step + 1
-        for side, window, step in zip(padded, reach, _pair(stride), strict=True)
-    ]
-    return zeros_for_product(input, weight, (len(input), len(weight), *sides))
-
-
-def _pair(value: Any) -> tuple[int, int]:
-    first, second = (value, value) if isinstance(value, int) else value
-    return first, second
-
-
-def zeros_for_product(input: Tensor, weight: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """Return zeros of a shape as if a product had made them: in its type, with its graph.
-
-    >>> zeros_for_product(torch.ones(2, 3), torch.ones(4, 3, requires_grad=True), (2, 4))
-    tensor([[0., 0., 0., 0.],
-            [0., 0., 0., 0.]], grad_fn=<_ZerosBackward>)
-    """
-    device = input.device.type
-    if torch.is_autocast_enabled(device):
-        input = input.to(torch.get_autocast_dtype(device))
-    output: Tensor = _Zeros.apply(input, weight, shape)
-    return output
-
-
-class _Zeros(torch.autograd.Function):
-    """Keep what a product's backward pass needs, and return zeros in the product's place."""
-
-    @staticmethod
-    def forward(ctx: Any, input: Tensor, weight: Tensor, shape: tuple[int, ...]) -> Tensor:
-        ctx.save_for_backward(input, weight)
-        return input.new_zeros(shape)
+    one = torch.conv2d(input[:1, :1], weight[:1, :1], None, stride, padding, dilation)
+    return one + one.new_zeros(len(input), len(weight), 1, 1)

@@ -1,4 +1,4 @@
-"""Encoder files: our own, those of other programs, and exports to them."""
+"""Encoder files: our own, those of other programs, and exports."""
 
 from retable.weights.encoder_files import LoadedEncoder, save_encoder
 from retable.weights.exporting import LAYOUTS, Layout, export_encoder, save_export

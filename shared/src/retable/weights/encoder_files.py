@@ -1,4 +1,4 @@
-"""Our own encoder files: safetensors that say what they hold and how they came about."""
+"""Retable's own encoder files: safetensors with the encoder's recipe and metadata in the header."""
 
 from __future__ import annotations
 
@@ -12,33 +12,30 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from retable.encoders import EncoderRecipe, ResidualRecipe, ResNetRecipe, VggRecipe
+from retable.encoders import Encoder, EncoderRecipe
+from retable.encoders.registry import encoder_kind, recipe_class
 from retable.errors import UserError
 from retable.files import digest_of_tensors, write_bytes
 from retable.weights.architecture import (
-    encoder_label,
     expected_state,
     filled_encoder,
     refuse_differences,
 )
 from retable.weights.weights_files import WeightsFile
 
-#: The one header entry of our files. One, because safetensors writes several in random order, and
-#: equal encoders should be equal files.
+#: The only header entry of our files: safetensors writes several entries in random order, and equal
+#: encoders must give equal files.
 HEADER = "retable"
 FORMAT = 1
 
-_FORMER_RESNET = "EncoderRecipe"
-"""What the kind `ResNetRecipe` was called in files of earlier versions."""
-
-_KINDS = {kind.__name__: kind for kind in (ResNetRecipe, ResidualRecipe, VggRecipe)}
-_KINDS[_FORMER_RESNET] = ResNetRecipe
+_FORMER_KINDS = {None: "ResNetRecipe", "EncoderRecipe": "ResNetRecipe"}
+"""Kinds of earlier versions' files; the first files had ResNets only and named no kind."""
 
 
 class LoadedEncoder(NamedTuple):
-    """An encoder in evaluation mode on the CPU, its recipe, and what its file says about it."""
+    """An encoder in evaluation mode on the CPU, its recipe, and the metadata of its file."""
 
-    encoder: nn.Module
+    encoder: Encoder
     recipe: EncoderRecipe
     metadata: dict[str, Any]
 
@@ -51,24 +48,26 @@ def save_encoder(
 ) -> None:
     """Write an encoder as safetensors, atomically, with its recipe and ``metadata`` (JSON values).
 
-    The tensors carry the encoder's names, torchvision's for an `ResNetRecipe`, so that other
-    programs can read the file without Retable.
-    Equal weights, recipe and metadata give equal bytes. Call it on one process only.
+    The tensors have the encoder's names (torchvision's for a `ResNetRecipe`), so that other
+    programs can read the file without Retable. Equal weights, recipe and metadata give equal bytes.
+    Call it on one process only.
 
     Raises:
-        UserError: if the encoder is not what ``recipe`` builds.
+        UserError: the encoder is not what ``recipe`` builds, or the recipe's class is not
+            registered, see `retable.encoders.register_encoder`.
     """
     from safetensors.torch import save
 
+    kind = encoder_kind(recipe)
     state = plain_state(encoder)
     refuse_differences(
-        expected_state(recipe), state, f"The encoder to save is not a {encoder_label(recipe)}"
+        expected_state(recipe), state, f"The encoder to save is not a {recipe.label}"
     )
     header = {
         "format": FORMAT,
-        "kind": type(recipe).__name__,
+        "kind": kind,
         "metadata": dict(metadata),
-        "recipe": dataclasses.asdict(recipe),
+        "recipe": dataclasses.asdict(recipe),  # type: ignore[call-overload]
         "sha256": digest_of_tensors(state),
     }
     text = json.dumps(header, sort_keys=True, ensure_ascii=False, allow_nan=False)
@@ -78,7 +77,7 @@ def save_encoder(
 def plain_state(encoder: nn.Module) -> dict[str, Tensor]:
     """Return a copy of an encoder's state on the CPU, contiguous in the usual order of axes.
 
-    Names lose what ``torch.compile`` and data parallelism put before them or in between.
+    The prefixes that ``torch.compile`` and data parallelism add to names are removed.
     """
     wrappers = {"_orig_mod", "module"}
     state: dict[str, Tensor] = {}
@@ -94,17 +93,21 @@ def is_own(file: WeightsFile) -> bool:
 
 
 def encoder_from(file: WeightsFile, path: Path) -> LoadedEncoder:
-    """Rebuild what `save_encoder` wrote.
+    """Load a file of `save_encoder`.
 
     Raises:
-        UserError: if the file comes from a newer version, or its weights are not those saved.
+        UserError: the file comes from a newer version, its kind of encoder is unknown, or its
+            weights are not those that were saved.
     """
     try:
         header = json.loads(file.header[HEADER])
-        # Files from before there were several kinds do not name theirs.
-        recipe = _KINDS[header.get("kind", _FORMER_RESNET)](**header["recipe"])
+        kind = header.get("kind")
+        build_recipe = recipe_class(_FORMER_KINDS.get(kind, kind))
+        recipe = build_recipe(**{name: _tuples(value) for name, value in header["recipe"].items()})
         metadata, digest, version = header["metadata"], header["sha256"], header["format"]
-    except (ValueError, TypeError, KeyError) as error:
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise UserError(
             f"{path} has an encoder header that this version cannot read ({error}); "
             f"expected format {FORMAT}, install the version of retable that wrote it."
@@ -117,6 +120,11 @@ def encoder_from(file: WeightsFile, path: Path) -> LoadedEncoder:
     if digest_of_tensors(file.tensors) != digest:
         raise UserError(
             f"{path} is damaged: its weights do not have the checksum of its header; "
-            f"copy it again or make it anew."
+            f"copy it or save it again."
         )
     return LoadedEncoder(filled_encoder(recipe, file.tensors, str(path)), recipe, metadata)
+
+
+def _tuples(value: Any) -> Any:
+    """Turn lists into tuples: JSON has no tuples and frozen recipes have no lists."""
+    return tuple(map(_tuples, value)) if isinstance(value, list) else value

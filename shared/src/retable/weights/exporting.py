@@ -1,4 +1,4 @@
-"""Handing an encoder to other programs, under the names that they use."""
+"""Exports of encoders to other programs, under the names that they use."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from retable.encoders import EncoderRecipe, ResNetRecipe
 from retable.errors import UserError
 from retable.files import write_atomically, write_bytes
-from retable.weights.architecture import encoder_label, expected_state, refuse_differences
+from retable.weights.architecture import expected_state, refuse_differences
 from retable.weights.encoder_files import plain_state
 from retable.weights.key_layouts import to_detectron2
 
@@ -29,31 +29,31 @@ def export_encoder(encoder: nn.Module, recipe: EncoderRecipe, layout: Layout) ->
     - ``torchvision`` loads strictly into ``torchvision.models.resnet50()`` once its ``fc`` is
       ``nn.Identity()``; with the small stem, once ``conv1`` is ``nn.Conv2d(3, 64, 3, padding=1,
       bias=False)`` and ``maxpool`` is ``nn.Identity()`` too.
-    - ``timm`` loads strictly into ``timm.create_model("resnet50", num_classes=0)``; for the small
-      stem the same two changes.
+    - ``timm`` loads strictly into ``timm.create_model("resnet50", num_classes=0)``, with the small
+      stem after the same two changes.
     - ``detectron2`` is for its ResNet backbones, with ``MODEL.RESNETS.STRIDE_IN_1X1: False``, RGB
       input and torchvision's mean and deviation times 255; the ImageNet stem only. For width w set
       ``STEM_OUT_CHANNELS``, ``RES2_OUT_CHANNELS`` and ``WIDTH_PER_GROUP`` to w times their values.
 
     Raises:
-        UserError: if the encoder is not what ``recipe`` builds, or the program has no such network.
+        UserError: the encoder is not what ``recipe`` builds, or the program has no such network.
     """
     if layout not in LAYOUTS:
-        raise UserError(f"There is no export layout {layout!r}; use one of {', '.join(LAYOUTS)}.")
+        raise UserError(f"`layout` must be one of {', '.join(LAYOUTS)}, got {layout!r}.")
     state = plain_state(encoder)
     refuse_differences(
-        expected_state(recipe), state, f"The encoder to export is not a {encoder_label(recipe)}"
+        expected_state(recipe), state, f"The encoder to export is not a {recipe.label}"
     )
     if not isinstance(recipe, ResNetRecipe) or not recipe.name.startswith("resnet"):
         raise UserError(
             f"`encoder` must be resnet18 to resnet200 for the {layout} layout, got a "
-            f"{encoder_label(recipe)}. Use the encoder's own safetensors file."
+            f"{recipe.label}. Use the encoder's own safetensors file."
         )
     if layout != "detectron2":
         return state
     if recipe.stem != "imagenet" or recipe.norm != "batch" or recipe.name not in _DETECTRON2_NAMES:
         raise UserError(
-            f"Detectron2 has no {encoder_label(recipe)} and {recipe.norm} norm; expected one of "
+            f"Detectron2 has no {recipe.label} and {recipe.norm} norm; expected one of "
             f"{', '.join(_DETECTRON2_NAMES)} with the imagenet stem and batch norm."
         )
     return {to_detectron2(name): value for name, value in state.items()}
@@ -64,12 +64,12 @@ def save_export(
 ) -> None:
     """Write `export_encoder`'s tensors to a file that the other program opens, atomically.
 
-    ``.safetensors``, or ``.pth`` for ``torch.load(weights_only=True)``. For ``detectron2`` only
-    ``.pth``, to be named in ``MODEL.WEIGHTS``: its checkpointer reads the entry ``model`` and finds
-    the backbone by the ends of the names.
+    The ending is ``.safetensors``, or ``.pth`` for ``torch.load(weights_only=True)``. Detectron2
+    reads only ``.pth``, named in ``MODEL.WEIGHTS``: its checkpointer reads the entry ``model`` and
+    finds the backbone by the ends of the names.
 
     Raises:
-        UserError: for another ending, and as `export_encoder` does.
+        UserError: the path has another ending, or `export_encoder` raises one.
     """
     path = Path(path)
     endings = (".pth",) if layout == "detectron2" else (".safetensors", ".pth")

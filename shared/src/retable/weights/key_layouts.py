@@ -1,11 +1,11 @@
-"""The names that other programs give to a ResNet's tensors, and finding a ResNet among many.
+"""Find a ResNet in a file and translate its tensors' names to torchvision's.
 
-torchvision's names are the common language. A layout is how a file departs from them:
+A layout is the naming scheme of a file:
 
 - ``torchvision``: ``conv1.weight``, ``layer1.0.bn1.bias``, ``layer1.0.downsample.0.weight``; also
   timm's names, and after a prefix those of MoCo, SwAV, DINO, solo-learn and VISSL;
-- ``sequential``: ``0.weight``, ``4.0.bn1.bias``: ``nn.Sequential(*resnet.children())``, as
-  lightly's examples make their backbones;
+- ``sequential``: ``0.weight``, ``4.0.bn1.bias``, of ``nn.Sequential(*resnet.children())`` as in
+  lightly's examples;
 - ``detectron2``: ``stem.conv1.weight``, ``res2.0.conv1.norm.bias``, ``res2.0.shortcut.weight``.
 """
 
@@ -20,7 +20,7 @@ from torch import Tensor
 
 from retable.errors import UserError
 
-# Parts of a ResNet in torchvision's names, and names that could only be further parts of one.
+# Parts of a ResNet under torchvision's names, and names that only further parts of one can have.
 _TRUNK = re.compile(r"(conv1|bn1|layer[1-4])\.")
 _TRUNK_LIKE = re.compile(r"(conv|bn|norm|layer|res)\d*\.")
 
@@ -33,10 +33,10 @@ class FoundEncoder:
     """A ResNet inside a file.
 
     Attributes:
-        prefix: what its names begin with in the file, such as ``state_dict.module.encoder_q.``.
+        prefix: start of its names in the file, such as ``state_dict.module.encoder_q.``.
         layout: ``torchvision``, ``sequential`` or ``detectron2``.
         state: its tensors under torchvision's names.
-        dropped: the file's other modules, each by the shortest name that tells it apart.
+        dropped: the file's other modules, each by its shortest unambiguous name.
     """
 
     prefix: str
@@ -51,14 +51,15 @@ class _Place(NamedTuple):
 
 
 def find_encoder(tensors: Mapping[str, Tensor], wanted: str = "") -> FoundEncoder:
-    """Find the one ResNet that a file's author would evaluate.
+    """Find the ResNet that a file's author would evaluate.
 
-    Momentum copies (``encoder_k``, ``backbone_momentum``, ``target_encoder``, ...) and a
-    distillation's student are passed over if another ResNet is there; of equal ones, the shortest
-    prefix counts. ``wanted`` selects by name instead: ``encoder_k`` or ``teacher.backbone``.
+    Momentum copies (``encoder_k``, ``backbone_momentum``, ``target_encoder``, ...) and the student
+    of a distillation are ignored if there is another ResNet; of equal ones, the one with the
+    shortest prefix is used. ``wanted`` selects by name instead: ``encoder_k`` or
+    ``teacher.backbone``.
 
     Raises:
-        UserError: if there is no ResNet, more than one to choose from, or one with parts that
+        UserError: there is no ResNet, more than one to choose from, or one with parts that
             torchvision's ResNets do not have.
     """
     places = _places(tensors)
@@ -121,7 +122,7 @@ def _is_copy(prefix: str) -> bool:
 
 
 def _equal(tensors: Mapping[str, Tensor], a: _Place, b: _Place) -> bool:
-    """Whether two places hold the same trunk: one module that was registered under two names."""
+    """Whether two places hold the same trunk, as of one module registered under two names."""
     left, right = _split(tensors, a)[0], _split(tensors, b)[0]
     return left.keys() == right.keys() and all(left[k].equal(right[k]) for k in left)
 
@@ -129,7 +130,7 @@ def _equal(tensors: Mapping[str, Tensor], a: _Place, b: _Place) -> bool:
 def _split(
     tensors: Mapping[str, Tensor], place: _Place
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Divide what is below a prefix into the ResNet and the rest; names are without the prefix."""
+    """Split the tensors below a prefix into the ResNet and the rest, and remove the prefix."""
     below = {
         name.removeprefix(place.prefix): tensor
         for name, tensor in tensors.items()
@@ -146,7 +147,7 @@ def _split(
 def _refuse_foreign_parts(
     trunk: Mapping[str, Tensor], rest: Mapping[str, Tensor], chosen: _Place, places: list[_Place]
 ) -> None:
-    """Tell heads from unknown parts of the trunk: a head has no convolution larger than 1x1."""
+    """Raise a UserError for unknown parts of the trunk; heads have no convolution beyond 1x1."""
     elsewhere = tuple(
         place.prefix.removeprefix(chosen.prefix)
         for place in places
@@ -177,8 +178,8 @@ def _module_beside(name: str, prefix: str) -> str:
 def to_torchvision(name: str, layout: str, siblings: Mapping[str, object] | None = None) -> str:
     """Translate one tensor's name, without prefix, from ``layout`` to torchvision's.
 
-    ``siblings`` are the other names of a ``sequential`` network: they tell at which index its
-    stages begin. Names that are no part of a ResNet come back unchanged.
+    ``siblings`` are the other names of a ``sequential`` network, which show at which index its
+    stages begin. Names that do not belong to a ResNet are returned unchanged.
 
     >>> to_torchvision("res2.0.conv1.norm.bias", "detectron2")
     'layer1.0.bn1.bias'

@@ -1,4 +1,4 @@
-"""Loading an encoder from wherever it comes: our files, other programs' files, torchvision."""
+"""Load an encoder from our files, other programs' files or torchvision."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl
 
-from retable.encoders import ResNetRecipe, build_encoder
+from retable.encoders import ResNetRecipe
 from retable.errors import UserError
 from retable.files import digest_of_tensors
 from retable.random import derive_key
@@ -29,15 +29,16 @@ def load_encoder(path_or_spec: str | os.PathLike[str]) -> LoadedEncoder:
       Detectron2. The ResNet is found below any prefix, its depth, width and stem from its shapes;
       heads and everything else are dropped and named in ``metadata["dropped"]``;
     - ``FILE#NAME``, where a file has several ResNets: ``checkpoint.pth#encoder_k``;
-    - ``torchvision:resnet50``, torchvision's supervised weights, downloaded. Unless another entry
-      is named (``torchvision:resnet50:IMAGENET1K_V2``) version 1: the plain recipe that papers
-      compare with;
-    - ``untrained:resnet50?width=2&stem=small&seed=0``, random weights, those with which
-      a pretraining of that seed begins: what training must beat.
+    - ``torchvision:resnet50``, torchvision's supervised weights, downloaded: version 1, the plain
+      recipe that papers compare with, unless another entry is named
+      (``torchvision:resnet50:IMAGENET1K_V2``);
+    - ``untrained:resnet50?width=2&stem=small&seed=0``, the random weights with which a pretraining
+      of that seed begins: the baseline of every training.
 
     Raises:
-        UserError: if there is no such file, it is damaged or holds objects that cannot be loaded
-            safely, no or more than one ResNet is in it, or tensors are missing or unexpected.
+        UserError: there is no such file, it is damaged or holds objects that cannot be loaded
+            safely, it holds no ResNet or more than one, its kind of encoder is unknown, or tensors
+            are missing or unexpected.
     """
     spec = os.fspath(path_or_spec)
     if spec.startswith("torchvision:"):
@@ -124,5 +125,5 @@ def _build_untrained(spec: str) -> LoadedEncoder:
     seed = values.pop("seed", 0)
     recipe = ResNetRecipe(name, **values)
     metadata = {"source": "untrained", "seed": seed, "recipe": dataclasses.asdict(recipe)}
-    encoder = build_encoder(recipe, derive_key(seed, "encoder"))
+    encoder = recipe.build(derive_key(seed, "encoder"))
     return LoadedEncoder(encoder.eval(), recipe, metadata)

@@ -1,4 +1,4 @@
-"""Reading tensors out of any weights file without running code that the file brings along."""
+"""Read the tensors of any weights file without running code from the file."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from retable.errors import UserError
 
 
 class WeightsFile(NamedTuple):
-    """What a weights file holds: tensors by dotted name, strings of a safetensors header."""
+    """Tensors of a weights file by dotted name, and the strings of a safetensors header."""
 
     tensors: dict[str, Tensor]
     header: dict[str, str]
@@ -26,13 +26,13 @@ class WeightsFile(NamedTuple):
 def read_weights(path: Path) -> WeightsFile:
     """Read a safetensors file or anything that ``torch.load(weights_only=True)`` accepts.
 
-    The kind is told from the content, not the name. Nested dictionaries become dotted names, so
-    that a state dict inside a training checkpoint is found wherever its author put it:
+    The format is recognised by the content, not the name. Nested dictionaries become dotted names,
+    so that a state dict inside a training checkpoint is found wherever its author put it:
     ``{"state_dict": {"conv1.weight": w}}`` gives ``state_dict.conv1.weight``. Tensors are on the
-    CPU; those of a zip-format file are mapped from the disk, hence optimizer states cost nothing.
+    CPU; those of a zip-format file are memory-mapped, so that optimizer states cost nothing.
 
     Raises:
-        UserError: if the file is missing, damaged, or holds Python objects other than plain
+        UserError: the file is missing, damaged, or holds Python objects other than plain
             containers, numbers, ``argparse.Namespace`` and numpy scalars.
     """
     if not path.is_file():
@@ -64,7 +64,7 @@ def _read_torch(path: Path) -> Any:
             return torch.load(
                 path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path)
             )
-    # A damaged pickle can end in any exception, and all of them mean the same to the user.
+    # A damaged pickle can raise any exception, and all of them mean the same to the user.
     except Exception as error:
         refused = re.search(r"GLOBAL (\S+)", str(error))
         if refused is None:
@@ -85,10 +85,10 @@ def _damaged(path: Path, error: Exception) -> UserError:
 
 
 def _inert_globals() -> list[Callable[..., Any] | tuple[Callable[..., Any], str]]:
-    """List what training checkpoints hold beside tensors and what can only hold values.
+    """List types of training checkpoints that can only hold values.
 
     Command-line arguments (MoCo v3, DINO) and accuracies as numpy scalars (many) must not make the
-    weights beside them unreadable.
+    weights of the same file unreadable.
     """
     import numpy
 
@@ -105,7 +105,7 @@ def _inert_globals() -> list[Callable[..., Any] | tuple[Callable[..., Any], str]
 
 
 def _flatten(value: Any, name: str, depth: int) -> Iterator[tuple[str, Tensor]]:
-    """Yield the tensors of nested dictionaries; ``depth`` ends what contains itself."""
+    """Yield the tensors of nested dictionaries; ``depth`` limits dictionaries in themselves."""
     if isinstance(value, Tensor):
         yield name, value
     elif isinstance(value, Mapping) and depth > 0:

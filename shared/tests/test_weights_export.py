@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from retable.encoders import ResNetRecipe, build_encoder
+from retable.encoders import ResNetRecipe
 from retable.encoders.resnet import DEPTHS
 from retable.errors import UserError
 from retable.weights import Layout, export_encoder, load_encoder, save_export
@@ -21,7 +21,7 @@ TINY = ResNetRecipe("resnet18", width=0.0625)
 
 def trained(recipe: ResNetRecipe) -> tuple[nn.Module, Tensor, Tensor]:
     """Return an encoder with statistics other than the fresh ones, images and their features."""
-    encoder = build_encoder(recipe, rng_key=1)
+    encoder = recipe.build(rng_key=1)
     images = torch.linspace(-99, 99, 2 * 3 * 40 * 40).sin().view(2, 3, 40, 40)
     with torch.no_grad():
         encoder.train()(images)
@@ -72,7 +72,7 @@ def test_deeper_networks_have_the_names_of_timm(name: str) -> None:
     timm = pytest.importorskip("timm")
     with torch.device("meta"):
         expected = timm.create_model(name, num_classes=0).state_dict()
-        ours = build_encoder(ResNetRecipe(name), rng_key=0).state_dict()
+        ours = ResNetRecipe(name).build(rng_key=0).state_dict()
     assert {k: v.shape for k, v in ours.items()} == {k: v.shape for k, v in expected.items()}
 
 
@@ -96,7 +96,7 @@ def test_detectron2_names(ours: str, detectron2: str) -> None:
 @pytest.mark.parametrize("name", DEPTHS)
 def test_detectron2_names_translate_back_and_never_meet(name: str) -> None:
     with torch.device("meta"):
-        names = list(build_encoder(ResNetRecipe(name), rng_key=0).state_dict())
+        names = list(ResNetRecipe(name).build(rng_key=0).state_dict())
     translated = [to_detectron2(each) for each in names]
     assert [to_torchvision(each, "detectron2") for each in translated] == names
     assert len(set(translated)) == len(names)
@@ -104,7 +104,7 @@ def test_detectron2_names_translate_back_and_never_meet(name: str) -> None:
 
 def test_detectron2_file_is_what_its_checkpointer_reads(tmp_path: Path) -> None:
     """Reference: DetectionCheckpointer takes ``model`` and matches names by their ends."""
-    encoder = build_encoder(TINY, rng_key=1)
+    encoder = TINY.build(rng_key=1)
     save_export(tmp_path / "out.pth", encoder, TINY, "detectron2")
     content = torch.load(tmp_path / "out.pth", weights_only=True)
     assert content["matching_heuristics"] is True
@@ -134,7 +134,7 @@ def test_every_export_is_imported_again_to_the_bit(
 
 
 def test_exported_tensors_are_copies() -> None:
-    encoder = build_encoder(TINY, rng_key=1)
+    encoder = TINY.build(rng_key=1)
     before = encoder.state_dict()["conv1.weight"].clone()
     export_encoder(encoder, TINY, "torchvision")["conv1.weight"].zero_()
     assert encoder.state_dict()["conv1.weight"].equal(before)
@@ -159,14 +159,14 @@ def test_exported_tensors_are_copies() -> None:
             "detectron2",
             r"Detectron2 .* group norm",
         ),
-        (TINY, "keras", r"no export layout 'keras'; use one of torchvision, timm, detectron2\."),
+        (TINY, "keras", r"must be one of torchvision, timm, detectron2, got 'keras'\."),
     ],
 )
 def test_networks_that_the_other_program_lacks_are_refused(
     recipe: ResNetRecipe, layout: Any, sentence: str
 ) -> None:
     with pytest.raises(UserError, match=sentence):
-        export_encoder(build_encoder(recipe, rng_key=0), recipe, layout)
+        export_encoder(recipe.build(rng_key=0), recipe, layout)
 
 
 @pytest.mark.parametrize(
@@ -177,5 +177,5 @@ def test_endings_that_the_other_program_does_not_open_are_refused(
     tmp_path: Path, name: str, layout: Layout
 ) -> None:
     with pytest.raises(UserError, match=rf"cannot be written in the {layout} layout; expected a"):
-        save_export(tmp_path / name, build_encoder(TINY, rng_key=0), TINY, layout)
+        save_export(tmp_path / name, TINY.build(rng_key=0), TINY, layout)
     assert list(tmp_path.iterdir()) == []

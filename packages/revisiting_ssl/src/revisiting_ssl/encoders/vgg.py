@@ -1,7 +1,7 @@
-"""VGG19 with batch normalisation (Simonyan and Zisserman, 2015; Kolesnikov et al., 2019).
+"""VGG19 with batch norm (Simonyan and Zisserman, 2015; Kolesnikov et al., 2019).
 
-As in the latter's official code (``models/vggnet.py``): no dropout, no biases, and fully connected
-layers that are convolutions.
+As in the official code of the latter (google/revisiting-self-supervised, ``models/vggnet.py``):
+no dropout, no biases, and convolutions as fully connected layers.
 """
 
 from __future__ import annotations
@@ -12,23 +12,25 @@ from typing import cast
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from retable.encoders.base import Encoder
+from retable.encoders import Encoder, register_encoder
 from retable.encoders.resnet import make_norm
-from retable.encoders.tensorflow_defaults import tensorflow_defaults
 from retable.errors import UserError
+from retable.random import initialising
+from revisiting_ssl.encoders.tensorflow_defaults import tensorflow_defaults
 
 
+@register_encoder
 @dataclass(frozen=True)
 class VggRecipe:
-    """A VGG encoder; the defaults are VGG19-BN of the usual width, for 224 px.
+    """A VGG encoder; the default is VGG19-BN of the usual width, for 224 px.
 
     Attributes:
-        widening: k. The stacks have 8 k, 16 k, 32 k, 64 k and from there on 64 k channels, the
-            fully connected layers 512 k. The papers' 8x is the usual network.
-        stacks: 3x3 convolutions in each stack.
-        pools: whether each stack is followed by a 2x2 maximum.
-        fc_kernel: side of the maps that are left for the fully connected layers: 7 for images of
-            224 px, 2 for patches of 64 px.
+        widening: factor k on the channels. The stacks have 8 k, 16 k, 32 k, and then 64 k channels,
+            the fully connected layers 512 k. The paper's 8x is the usual network.
+        stacks: number of 3x3 convolutions in each stack.
+        pools: for each stack, whether a 2x2 max-pooling follows it.
+        fc_kernel: side of the maps before the fully connected layers: 7 for images of 224 px, 2
+            for patches of 64 px.
 
     Raises:
         UserError: a field is out of range, or there is not one of ``pools`` for each stack.
@@ -40,21 +42,19 @@ class VggRecipe:
     fc_kernel: int = 7
 
     def __post_init__(self) -> None:
-        for field in ("stacks", "pools"):  # JSON has no tuples
-            object.__setattr__(self, field, tuple(getattr(self, field)))
         for field in ("widening", "fc_kernel"):
             value = getattr(self, field)
             if value < 1:
-                raise UserError(f"The encoder's {field} is {value}; use 1 or more.")
+                raise UserError(f"`encoder.{field}` must be at least 1, got {value}.")
         if not self.stacks or min(self.stacks) < 1:
             raise UserError(
-                f"The encoder's stacks are {self.stacks}; use a positive number of convolutions "
-                f"for each stack."
+                f"`encoder.stacks` must be a positive number of convolutions for each stack, got "
+                f"{self.stacks}."
             )
         if len(self.stacks) != len(self.pools):
             raise UserError(
-                f"The encoder has stacks {self.stacks} but pools {self.pools}; use one of true "
-                f"and false for each stack."
+                f"`encoder.pools` must be true or false for each of the stacks {self.stacks}, got "
+                f"{self.pools}."
             )
 
     def channels(self, stack: int) -> int:
@@ -65,9 +65,26 @@ class VggRecipe:
         """
         return 8 * self.widening << min(stack, 3)
 
+    @property
+    def label(self) -> str:
+        """The name that the paper's tables use, and the size of the last maps.
+
+        >>> VggRecipe().label
+        'VGG19-BN 8x for 7x7 maps before its first fully connected layer'
+        """
+        return (
+            f"VGG{sum(self.stacks) + 3}-BN {self.widening}x for {self.fc_kernel}x{self.fc_kernel} "
+            "maps before its first fully connected layer"
+        )
+
+    def build(self, rng_key: int) -> VggEncoder:
+        """Return the encoder with weights drawn from ``rng_key``."""
+        with initialising(rng_key):
+            return VggEncoder(self)
+
 
 def _layer(inputs: int, outputs: int, kernel: int, padding: int) -> nn.Sequential:
-    """Return a convolution with normalisation and ReLU."""
+    """Return a convolution with batch norm and ReLU."""
     return nn.Sequential(
         nn.Conv2d(inputs, outputs, kernel, padding=padding, bias=False),
         make_norm("batch", outputs),
@@ -78,13 +95,13 @@ def _layer(inputs: int, outputs: int, kernel: int, padding: int) -> nn.Sequentia
 class VggEncoder(Encoder):
     """Images (B, 3, H, W) to features (B, 512 k), the last fully connected layer after its ReLU.
 
-    Taps: "block1" and so on, each stack's maps before its maximum; "fc6", maps of 1x1 if images
-    have the size that the recipe's ``fc_kernel`` is for; "pre_logits", the mean over positions of
-    what is larger.
+    Taps: "block1" and so on, each stack's maps before its max-pooling; "fc6", maps of 1x1 for
+    images of the size that the recipe's ``fc_kernel`` is for; "pre_logits", the mean over positions
+    of the last layer's maps.
 
     Attributes:
         feature_dim: 512 k.
-        recipe: what it was built from.
+        recipe: recipe that it was built from.
     """
 
     def __init__(self, recipe: VggRecipe) -> None:
@@ -119,6 +136,6 @@ class VggEncoder(Encoder):
         height, width = x.shape[2:]
         if min(height, width) < side:
             raise UserError(
-                f"Maps of {height}x{width} are left where the VGG encoder needs {side}x{side}; use "
+                f"The VGG encoder needs maps of at least {side}x{side}, got {height}x{width}. Use "
                 f"larger images, a smaller fc_kernel than {self.recipe.fc_kernel}, or fewer pools."
             )

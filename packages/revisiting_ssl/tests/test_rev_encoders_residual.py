@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 import re
 from typing import Any
@@ -15,10 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from retable.encoders import ResidualEncoder, ResidualRecipe, VggRecipe, build_encoder
-from retable.encoders.pooling import max_pool_compact, max_pool_padded
-from retable.encoders.units import PreActivationUnit
 from retable.errors import UserError
+from revisiting_ssl.encoders import ResidualEncoder, ResidualRecipe, VggRecipe
+from revisiting_ssl.encoders.pooling import max_pool_compact, max_pool_padded
+from revisiting_ssl.encoders.units import PreActivationUnit
 
 torch.set_num_threads(1)
 
@@ -32,7 +31,7 @@ def randn(*shape: int, seed: int = 0) -> Tensor:
 
 def parameters(recipe: ResidualRecipe | VggRecipe) -> int:
     with torch.device("meta"):
-        return sum(p.numel() for p in build_encoder(recipe, rng_key=0).parameters())
+        return sum(p.numel() for p in recipe.build(rng_key=0).parameters())
 
 
 @pytest.mark.parametrize(
@@ -44,7 +43,8 @@ def parameters(recipe: ResidualRecipe | VggRecipe) -> int:
     ],
 )
 def test_parameters_are_as_many_as_the_papers(version: Any, counts: dict[int, float]) -> None:
-    # Source: the paper's sheet; torchvision's resnet50 without its classifier has 23,508,032.
+    # Source: torchvision's resnet50 without its classifier has 23,508,032; the paper's text and
+    # figures state the rounded ones.
     for widening, expected in counts.items():
         counted = parameters(ResidualRecipe(version, widening=widening))
         if isinstance(expected, int):
@@ -62,7 +62,7 @@ def test_parameters_are_as_many_as_the_papers(version: Any, counts: dict[int, fl
 def test_maps_have_the_papers_sizes(
     version: Any, side: int, fields: dict[str, Any], sides: list[int]
 ) -> None:
-    encoder = build_encoder(ResidualRecipe(version, widening=1, **fields), rng_key=0).eval()
+    encoder = ResidualRecipe(version, widening=1, **fields).build(rng_key=0).eval()
     root: list[Tensor] = []
     encoder.root.conv.register_forward_hook(lambda _, __, output: root.append(output))
     with torch.no_grad():
@@ -79,14 +79,14 @@ def test_maps_have_the_papers_sizes(
 
 
 @pytest.mark.parametrize("version", ["v1", "v2", "reversible"])
-@pytest.mark.parametrize("widening", [1, 4, 8, 12, 16])
-def test_the_representation_grows_with_the_widening(version: Any, widening: int) -> None:
-    with torch.device("meta"):
-        wide = build_encoder(ResidualRecipe(version, widening=widening), rng_key=0)
-        basic = build_encoder(dataclasses.replace(wide.recipe, bottleneck=False), rng_key=0)
-    assert wide.feature_dim == 512 * widening
-    assert basic.feature_dim == 128 * widening
-    assert wide.root.conv.out_channels == (64 if version == "reversible" else 16) * widening
+def test_the_representation_grows_with_the_widening(version: Any) -> None:
+    for widening in (1, 12):
+        with torch.device("meta"):
+            wide = ResidualRecipe(version, widening=widening).build(rng_key=0)
+            basic = dataclasses.replace(wide.recipe, bottleneck=False).build(rng_key=0)
+        assert wide.feature_dim == 512 * widening
+        assert basic.feature_dim == 128 * widening
+        assert wide.root.conv.out_channels == (64 if version == "reversible" else 16) * widening
 
 
 @pytest.mark.parametrize("training", [True, False])
@@ -99,7 +99,7 @@ def test_v1_is_torchvisions_network_but_for_its_epsilon(training: bool) -> None:
     for layer in theirs.modules():
         if isinstance(layer, nn.BatchNorm2d):
             layer.eps = 1e-3
-    ours = build_encoder(ResidualRecipe("v1"), rng_key=1)
+    ours = ResidualRecipe("v1").build(rng_key=1)
     state = {}
     for name, value in theirs.state_dict().items():
         name = re.sub(r"^conv1\.", "root.conv.", name)
@@ -181,7 +181,7 @@ def reference(images: Tensor, state: dict[str, Tensor], recipe: ResidualRecipe) 
     ids=lambda recipe: "-".join(map(str, dataclasses.astuple(recipe))),
 )
 def test_v2_and_revnet_are_what_their_description_says(recipe: ResidualRecipe) -> None:
-    encoder = build_encoder(recipe, rng_key=1).double()
+    encoder = recipe.build(rng_key=1).double()
     generator = torch.Generator().manual_seed(0)
     for name, parameter in encoder.named_parameters():  # scales and shifts that show
         if parameter.ndim == 1:
@@ -210,7 +210,7 @@ def expected_names(recipe: ResidualRecipe) -> list[str]:
 
 
 @pytest.mark.parametrize("bottleneck", [True, False])
-def test_a_silent_unit_is_its_shortcut_or_nothing(bottleneck: bool) -> None:
+def test_a_unit_with_a_zero_branch_is_its_shortcut_or_zero(bottleneck: bool) -> None:
     x = randn(2, 8, 6, 6)
     for skip, expected in ((True, x), (False, torch.zeros_like(x))):
         unit = PreActivationUnit(8, 8, 1, bottleneck, skip)
@@ -228,13 +228,13 @@ def test_basic_v2_has_the_convolutions_of_torchvisions_resnet18() -> None:
 
     with torch.device("meta"):
         theirs = torchvision.models.resnet18(weights=None)
-        assert shapes(build_encoder(RESNET18, rng_key=0)) == shapes(theirs)
+        assert shapes(RESNET18.build(rng_key=0)) == shapes(theirs)
 
 
 def test_without_skip_connections_there_are_no_projections() -> None:
     def names(recipe: ResidualRecipe) -> set[str]:
         with torch.device("meta"):
-            return set(build_encoder(recipe, rng_key=0).state_dict())
+            return set(recipe.build(rng_key=0).state_dict())
 
     projections = names(RESNET18) - names(dataclasses.replace(RESNET18, skip=False))
     assert projections == {f"block{block}.0.projection.weight" for block in (2, 3, 4)}
@@ -246,8 +246,8 @@ def test_without_the_last_relu_features_may_be_negative_and_nothing_else_differs
     version: Any,
 ) -> None:
     recipe = ResidualRecipe(version, widening=1, units=(1, 1, 1, 1))
-    plain = build_encoder(recipe, rng_key=1)
-    minus = build_encoder(dataclasses.replace(recipe, last_relu=False), rng_key=1)
+    plain = recipe.build(rng_key=1)
+    minus = dataclasses.replace(recipe, last_relu=False).build(rng_key=1)
     assert plain.state_dict().keys() == minus.state_dict().keys()
     minus.load_state_dict(plain.state_dict())
     images = randn(4, 3, 64, 64)
@@ -270,7 +270,7 @@ def test_layers_have_tensorflows_constants_and_glorots_weights(
     recipe: ResidualRecipe | VggRecipe,
 ) -> None:
     # Source: tf.layers' defaults; Glorot and Bengio (2010), equation 16.
-    encoder: nn.Module = build_encoder(recipe, rng_key=1)
+    encoder: nn.Module = recipe.build(rng_key=1)
     seen = 0
     for layer in encoder.modules():
         if isinstance(layer, nn.BatchNorm2d):
@@ -289,7 +289,7 @@ def test_layers_have_tensorflows_constants_and_glorots_weights(
 
 
 def test_running_statistics_keep_99_hundredths() -> None:
-    encoder = build_encoder(ResidualRecipe("v1", widening=1, units=(1, 1, 1, 1)), rng_key=1)
+    encoder = ResidualRecipe("v1", widening=1, units=(1, 1, 1, 1)).build(rng_key=1)
     images = randn(4, 3, 64, 64)
     encoder(images)
     values = encoder.root.conv(images)
@@ -300,7 +300,7 @@ def test_running_statistics_keep_99_hundredths() -> None:
 def test_the_root_of_a_revnet_is_one_convolution() -> None:
     # Its weight decay is 0: an optimizer finds it under this name.
     with torch.device("meta"):
-        encoder = build_encoder(ResidualRecipe("reversible"), rng_key=0)
+        encoder = ResidualRecipe("reversible").build(rng_key=0)
     assert [n for n, _ in encoder.named_parameters() if n.startswith("root.")] == [
         "root.conv.weight"
     ]
@@ -360,28 +360,21 @@ def test_the_compact_maximum_keeps_a_byte_for_each() -> None:
     assert sum(tensor.nbytes for tensor in kept) == maxima.numel()
 
 
-def test_a_recipe_comes_back_from_json() -> None:
-    recipe = ResidualRecipe("reversible", units=(1, 1, 1, 1), strides=(1, 2, 2, 1))
-    again = ResidualRecipe(**json.loads(json.dumps(dataclasses.asdict(recipe))))
-    assert again == recipe
-    assert hash(again) == hash(recipe)
-
-
 @pytest.mark.parametrize(
     ("fields", "sentence"),
     [
-        ({"version": "v3"}, "version is 'v3'; use one of v1, v2, reversible."),
-        ({"version": "v1", "last_relu": False}, "A v1 encoder ends in the ReLU of its last unit;"),
-        ({"version": "v1", "skip": False}, "A v1 encoder has no form without skip connections;"),
-        ({"version": "reversible", "skip": False}, "A reversible encoder has no form without"),
-        ({"reversible_backward": True}, "The units of a v2 encoder have no inverse; use version"),
-        ({"version": "reversible", "strides": (2, 2, 2, 2)}, "has stride 2, but no pooling before"),
-        ({"units": (3, 4, 6)}, "units (3, 4, 6) but strides (1, 2, 2, 2); use one stride for"),
-        ({"units": (3, 0, 6, 3)}, "units are (3, 0, 6, 3); use a positive number for each block."),
-        ({"strides": ()}, "strides are (); use a positive number for each block."),
-        ({"widening": 0}, "widening is 0; use 1 or more."),
-        ({"root_stride": 0}, "root_stride is 0; use 1 or more."),
-        ({"root_kernel": 4}, "root_kernel is 4; use an odd size"),
+        ({"version": "v3"}, "version` must be one of v1, v2, reversible, got 'v3'."),
+        ({"version": "v1", "last_relu": False}, "last_relu` must be true for version v1,"),
+        ({"version": "v1", "skip": False}, "skip` must be true for version v1, got false."),
+        ({"version": "reversible", "skip": False}, "skip` must be true for version reversible,"),
+        ({"reversible_backward": True}, "reversible_backward` must be false for version v2,"),
+        ({"version": "reversible", "strides": (2, 2, 2, 2)}, "strides` must begin with 1 for"),
+        ({"units": (3, 4, 6)}, "must be one stride for each of the blocks (3, 4, 6), got (1, 2,"),
+        ({"units": (3, 0, 6, 3)}, "must be a positive number for each block, got (3, 0, 6, 3)."),
+        ({"strides": ()}, "strides` must be a positive number for each block, got ()."),
+        ({"widening": 0}, "`encoder.widening` must be at least 1, got 0."),
+        ({"root_stride": 0}, "`encoder.root_stride` must be at least 1, got 0."),
+        ({"root_kernel": 4}, "`encoder.root_kernel` must be odd, got 4."),
     ],
 )
 def test_contradictory_recipes_are_refused(fields: dict[str, Any], sentence: str) -> None:
@@ -392,7 +385,7 @@ def test_contradictory_recipes_are_refused(fields: dict[str, Any], sentence: str
 def test_weights_do_not_depend_on_options_that_change_no_layer() -> None:
     recipe = ResidualRecipe("reversible", widening=1, units=(1, 1, 1, 1))
     encoders = [
-        build_encoder(dataclasses.replace(recipe, **fields), rng_key=3)
+        dataclasses.replace(recipe, **fields).build(rng_key=3)
         for fields in ({}, {"last_relu": False}, {"reversible_backward": True}, {"root_stride": 1})
     ]
     assert isinstance(encoders[0], ResidualEncoder)

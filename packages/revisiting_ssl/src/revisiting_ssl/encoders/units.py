@@ -1,7 +1,7 @@
-"""Pre-activation residual units: normalisation and ReLU before each convolution (He et al., 2016b).
+"""Pre-activation residual units: a norm and a ReLU before each convolution (He et al., 2016b).
 
-"Version 2" of ResNet. The last convolution is followed by nothing, so that a network of such units
-is a sum of their branches.
+"Version 2" of ResNet. Nothing follows the last convolution, so that a network of such units is a
+sum of their branches.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from retable.encoders.resnet import convolution, make_norm
 class Branch(nn.Module):
     """The residual branch F: maps (B, inputs, H, W) to (B, outputs, H / stride, W / stride).
 
-    BN, ReLU, 1x1 to a quarter of the outputs, BN, ReLU, 3x3 with the stride, BN, ReLU, 1x1; or, not
-    as a bottleneck, BN, ReLU, 3x3, BN, ReLU, 3x3 with the stride.
+    A bottleneck is BN, ReLU, 1x1 to a quarter of the outputs, BN, ReLU, 3x3 with the stride, BN,
+    ReLU, 1x1. The other kind is BN, ReLU, 3x3, BN, ReLU, 3x3 with the stride.
 
     Args:
-        inputs: channels that come in.
-        outputs: channels that go out.
-        stride: of the last 3x3 convolution.
-        bottleneck: which of the two.
+        inputs: number of input channels.
+        outputs: number of output channels.
+        stride: stride of the last 3x3 convolution.
+        bottleneck: whether it is a bottleneck.
     """
 
     def __init__(self, inputs: int, outputs: int, stride: int, bottleneck: bool) -> None:
@@ -41,15 +41,15 @@ class Branch(nn.Module):
 
     @property
     def last_convolution(self) -> nn.Conv2d:
-        """The convolution whose output is the branch's."""
+        """The convolution that computes the branch's output."""
         return self.conv3 if self.bottleneck else self.conv2
 
     def activated(self, x: Tensor) -> Tensor:
-        """Return the first normalisation and ReLU of what comes in."""
+        """Return the first norm and ReLU of the input."""
         return cast(Tensor, self.relu(self.bn1(x)))
 
     def convolved(self, activated: Tensor) -> Tensor:
-        """Return all that follows `activated`."""
+        """Return F(x) from the output of `activated`."""
         x = self.conv2(self.relu(self.bn2(self.conv1(activated))))
         if self.bottleneck:
             x = self.conv3(self.relu(self.bn3(x)))
@@ -61,18 +61,14 @@ class Branch(nn.Module):
 
 
 class PreActivationUnit(nn.Module):
-    """The sum of a `Branch` and its input; of its projected activation where the shape changes.
+    """The sum of a `Branch` and its input, or its projected activation where the shape changes.
 
     Args:
-        inputs: channels that come in.
-        outputs: channels that go out.
-        stride: of the branch and the projection.
-        bottleneck: kind of the branch.
-        skip: False leaves the branch alone, for networks without skip connections.
-
-    >>> import torch
-    >>> PreActivationUnit(8, 16, 2, bottleneck=True)(torch.zeros(2, 8, 6, 6)).shape
-    torch.Size([2, 16, 3, 3])
+        inputs: number of input channels.
+        outputs: number of output channels.
+        stride: stride of the branch and of the projection.
+        bottleneck: whether the branch is a bottleneck.
+        skip: False removes the skip connection and its projection.
     """
 
     def __init__(

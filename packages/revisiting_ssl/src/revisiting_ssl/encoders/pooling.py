@@ -1,4 +1,4 @@
-"""The maximum behind the first convolution of Kolesnikov et al.'s encoders, with zeros around."""
+"""Max-pooling with zero padding, after the first convolution of Kolesnikov et al.'s encoders."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from torch.autograd.function import once_differentiable
 
 
 def max_pool_padded(x: Tensor) -> Tensor:
-    """Return the maximum over 3x3 windows with stride 2, on maps with a border of zeros.
+    """Return the maximum over 3x3 windows with stride 2, on maps padded with zeros.
 
-    torch's own padding is minus infinity; negative maps, those of v2 and RevNet before any ReLU,
-    differ at their borders. Source: ``fixed_padding`` before every pooling in the official code.
+    torch pads with minus infinity, which differs at the border of negative maps: those of v2 and
+    RevNet, before any ReLU. Source: ``fixed_padding`` before every pooling in the official code.
 
     Args:
         x: (B, C, H, W).
@@ -30,10 +30,10 @@ def max_pool_padded(x: Tensor) -> Tensor:
 
 
 def max_pool_compact(x: Tensor) -> Tensor:
-    """Return `max_pool_padded`, which keeps a byte for each maximum to find its gradient's place.
+    """Compute `max_pool_padded` with one byte per maximum kept for the gradient, in twice the time.
 
-    torch keeps the padded maps and the maxima's places, eight bytes each: in a RevNet, whose first
-    convolution has many channels, as much as all layers after it together. Costs twice the time.
+    torch keeps the padded maps and an eight-byte index per maximum. In a RevNet, whose first
+    convolution has many channels, that is as much as all later layers together.
 
     >>> max_pool_compact(-torch.ones(1, 1, 4, 4))
     tensor([[[[ 0.,  0.],
@@ -45,7 +45,7 @@ def max_pool_compact(x: Tensor) -> Tensor:
 
 
 _BORDER = 9
-"""Place of a maximum that is a zero beyond the border; 0 to 8 are those inside a window."""
+"""Place of a maximum that is a zero of the padding; 0 to 8 are the places in a window."""
 
 
 class _CompactMaximum(torch.autograd.Function):
@@ -76,12 +76,12 @@ class _CompactMaximum(torch.autograd.Function):
 
 
 def _images_at_once(x: Tensor) -> int:
-    """Return a number of images of at most 2^22 elements: their maxima's int64 places are 8 MiB."""
+    """Return the number of images of at most 2^22 elements, whose int64 indices take 8 MiB."""
     return max(1, (1 << 22) // x[0].numel())
 
 
 def _maximum(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the maxima and, as uint8, where in its window each of them is."""
+    """Return the maxima and, as uint8, the place of each in its window."""
     width = x.shape[3]
     maxima, index = F.max_pool2d(x, 3, stride=2, padding=1, return_indices=True)
     # The row and the column inside the window, as row * width + column.
@@ -93,7 +93,7 @@ def _maximum(x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _scatter(target: Tensor, values: Tensor, place: Tensor) -> None:
-    """Write to ``target``, shaped like the maps, what the maxima's gradients add up to there."""
+    """Write the sums of the maxima's gradients to ``target``, which has the maps' shape."""
     beyond = place == _BORDER
     values = values.masked_fill(beyond, 0)
     place = place.masked_fill(beyond, 4)  # the middle, which is always inside
@@ -105,13 +105,13 @@ def _scatter(target: Tensor, values: Tensor, place: Tensor) -> None:
 
 
 def _corners(x: Tensor, maxima: Tensor) -> Tensor:
-    """Return (h, w) places of the windows' first elements in flat maps, beyond the border too."""
+    """Return (h, w) indices of the windows' first elements in flat maps, negative in padding."""
     rows, columns = (2 * torch.arange(n, device=x.device) - 1 for n in maxima.shape[2:])
     return rows[:, None] * x.shape[3] + columns
 
 
 def _reach_over(x: Tensor, maxima: Tensor) -> Tensor:
-    """Return (h, w), true for windows that hold zeros from beyond the border."""
+    """Return (h, w), true for windows that contain padding."""
     starts = (2 * torch.arange(n, device=x.device) - 1 for n in maxima.shape[2:])
     rows, columns = (
         (start < 0) | (start + 3 > side) for start, side in zip(starts, x.shape[2:], strict=True)

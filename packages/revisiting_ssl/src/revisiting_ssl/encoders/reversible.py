@@ -1,7 +1,7 @@
 """Reversible residual units (Gomez et al., 2017): the input can be computed from the output.
 
-Channels are two halves. A unit adds to one of them a function of the other and swaps them,
-(x1, x2) to (x2, x1 + F(x2)), so that the next unit changes the other half; two units are one block
+The channels are two halves. A unit adds a function of one half to the other and swaps them,
+(x1, x2) to (x2, x1 + F(x2)), so that the next unit changes the other half. Two units are one block
 of the original paper.
 """
 
@@ -11,22 +11,22 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from retable.encoders.recomputation import autocast_enabled, compute_reversibly
-from retable.encoders.units import Branch
 from retable.errors import UserError
 from retable.nn.batch_norm import NormConditions
+from revisiting_ssl.encoders.recomputation import autocast_enabled, compute_reversibly
+from revisiting_ssl.encoders.units import Branch
 
 
 def pool_and_double(x: Tensor, stride: int) -> Tensor:
-    """Return maps of 1/stride the size and twice the channels: averages between zero channels.
+    """Average maps over windows and pad their channels with zeros to twice as many.
 
-    The zeros, half as many as there are channels on either side, become a half's first and the
-    other half's last channels. Source: ``pool_and_double_channels`` of Kolesnikov et al.'s official
-    code. A window that reaches over the border averages what is inside.
+    C / 2 zero channels on either side become the first channels of the first half and the last ones
+    of the second. Source: ``pool_and_double_channels`` of the official code of Kolesnikov et al. A
+    window that crosses the border averages the elements inside.
 
     Args:
         x: (B, C, H, W), C even.
-        stride: side of the windows that are averaged; 1 averages nothing.
+        stride: side of the windows; 1 for no averaging.
 
     Returns:
         (B, 2 C, ceil(H / stride), ceil(W / stride)).
@@ -45,10 +45,10 @@ class ReversibleUnit(nn.Module):
 
     Args:
         channels: C, even; for a bottleneck a multiple of 8.
-        bottleneck: kind of the branch.
+        bottleneck: whether the branch is a bottleneck.
 
     Raises:
-        UserError: channels that cannot be halved.
+        UserError: the number of channels is odd.
 
     >>> unit = ReversibleUnit(16, bottleneck=True).eval()
     >>> x = torch.randn(2, 16, 4, 4)
@@ -60,16 +60,15 @@ class ReversibleUnit(nn.Module):
         super().__init__()
         if channels % 2:
             raise UserError(
-                f"A reversible unit has {channels} channels; it needs two halves, use an even "
-                f"number."
+                f"The `channels` of a reversible unit must be an even number, got {channels}."
             )
         self.branch = Branch(channels // 2, channels // 2, 1, bottleneck)
 
     def residual(self, x: Tensor) -> Tensor:
         """Return F(x) for one half (B, C / 2, H, W).
 
-        Under autocast the sum of the residuals stays in float32, see `ReversibleBlock`, but what F
-        keeps for its gradient is in the lower precision.
+        Under autocast F computes and keeps its activations in lower precision, while the sum of the
+        residuals stays in float32, see `ReversibleBlock`.
         """
         device = x.device.type
         if autocast_enabled(device):
@@ -78,7 +77,7 @@ class ReversibleUnit(nn.Module):
         return residual
 
     def step(self, first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the output's halves for those of the input."""
+        """Return the halves of the output for those of the input."""
         return second, first + self.residual(second)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -87,10 +86,10 @@ class ReversibleUnit(nn.Module):
         return torch.cat(self.step(first, second), dim=1)
 
     def inverse(self, y: Tensor) -> Tensor:
-        """Return the input (B, C, H, W) of an output; running statistics stay as they are.
+        """Return the input (B, C, H, W) of an output, without a change of running statistics.
 
-        In training mode the statistics are those of ``y``'s batch, which must be the whole batch
-        whose output it is.
+        In training mode the statistics are those of the batch: ``y`` must be the output of all of
+        it.
         """
         second, summed = y.chunk(2, dim=1)
         with NormConditions(self).restored():
@@ -98,19 +97,18 @@ class ReversibleUnit(nn.Module):
 
 
 class ReversibleBlock(nn.Sequential):
-    """Reversible units, behind `pool_and_double` in all blocks but the first.
+    """Reversible units, after `pool_and_double` in all blocks but the first.
 
-    Under autocast what the units add to is kept in float32, as it is without: what they compute in
-    lower precision is the same when it is subtracted again, so that the input comes back to
-    float32's rounding.
+    Under autocast the units compute residuals in lower precision and add them in float32. The
+    inverse subtracts the same residuals, so that it gives the input up to float32's rounding.
 
     Args:
         channels: C of the units.
         depth: number of units.
-        bottleneck: kind of their branches.
-        stride: of `pool_and_double`; None for none, in the first block.
-        recompute: keep only the output for the gradient and compute the units' inputs from it,
-            instead of keeping what every layer needs: less memory for about a third more time.
+        bottleneck: whether the branches are bottlenecks.
+        stride: stride of `pool_and_double`; None for the first block, which has none.
+        recompute: True keeps only the output for the gradient and recomputes the units' inputs
+            from it: less memory for about a third more time.
     """
 
     def __init__(

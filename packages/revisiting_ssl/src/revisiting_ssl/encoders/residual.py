@@ -1,6 +1,7 @@
-"""The residual encoders of Kolesnikov et al. (2019): ResNet v1, ResNet v2 and RevNet, of any width.
+"""ResNet v1, ResNet v2 and RevNet of any width (Kolesnikov et al., 2019).
 
-Sizes, paddings and constants are those of their official code (``models/resnet.py``).
+Sizes, paddings and constants are those of the official code (google/revisiting-self-supervised,
+``models/resnet.py``).
 """
 
 from __future__ import annotations
@@ -11,34 +12,39 @@ from typing import Literal, cast
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from retable.encoders.base import Encoder
-from retable.encoders.pooling import max_pool_compact, max_pool_padded
+from retable.encoders import Encoder, register_encoder
 from retable.encoders.resnet import BasicBlock, Bottleneck, convolution, make_norm
-from retable.encoders.reversible import ReversibleBlock
-from retable.encoders.tensorflow_defaults import tensorflow_defaults
-from retable.encoders.units import PreActivationUnit
 from retable.errors import UserError
+from retable.random import initialising
+from revisiting_ssl.encoders.pooling import max_pool_compact, max_pool_padded
+from revisiting_ssl.encoders.reversible import ReversibleBlock
+from revisiting_ssl.encoders.tensorflow_defaults import tensorflow_defaults
+from revisiting_ssl.encoders.units import PreActivationUnit
 
 
+@register_encoder
 @dataclass(frozen=True)
 class ResidualRecipe:
-    """A residual encoder; the defaults are ResNet50 v2 of the usual width, for 224 px.
+    """A residual encoder; the default is ResNet50 v2 of the usual width, for 224 px.
 
     Attributes:
-        version: ``v1``, normalisation behind each convolution and ReLU behind each sum, torchvision
-            in all but its constants; ``v2``, `PreActivationUnit`; ``reversible``, RevNet.
-        units: in each block. (3, 4, 6, 3) is ResNet50, (2, 2, 2, 2) of basic ones ResNet18.
-        bottleneck: 1x1, 3x3 and 1x1 convolutions in a unit, or two of 3x3.
-        widening: k. The root has 16 k channels, the blocks 64 k, 128 k, 256 k, 512 k (a quarter
-            without bottlenecks); the papers' 4x is the usual network, 16x the widest.
-        strides: of each block. (1, 2, 2, 1) for 64 px patches (official code, ``models/utils.py``).
+        version: ``v1`` has a norm after each convolution and a ReLU after each sum, as torchvision
+            but for its constants; ``v2`` has `PreActivationUnit`; ``reversible`` is RevNet.
+        units: number of units in each block. (3, 4, 6, 3) is ResNet50, (2, 2, 2, 2) without
+            bottlenecks ResNet18.
+        bottleneck: True for 1x1, 3x3 and 1x1 convolutions in a unit, False for two of 3x3.
+        widening: factor k on the channels. The root has 16 k channels, the blocks 64 k, 128 k,
+            256 k, 512 k (a quarter without bottlenecks). The paper's 4x is the usual network, 16x
+            its widest.
+        strides: stride of each block; (1, 2, 2, 1) for 64 px patches (official code,
+            ``models/utils.py``).
         root_kernel: side of the first convolution.
-        root_stride: of the first convolution; 1 for patches.
-        root_pool: 3x3 maximum with stride 2 behind it.
-        last_relu: False leaves out the ReLU before the mean over positions: the paper's "(-)".
+        root_stride: stride of the first convolution; 1 for patches.
+        root_pool: True for a 3x3 max-pooling with stride 2 after the first convolution.
+        last_relu: False removes the ReLU before the mean over positions: the paper's "(-)".
         skip: False removes all skip connections with their projections (table 1; only v2).
-        reversible_backward: keep each block's output alone and compute the other activations anew
-            in the backward pass (only reversible); changes no number beyond rounding.
+        reversible_backward: True keeps only each block's output and recomputes the other
+            activations in the backward pass (only reversible); equal up to rounding.
 
     Raises:
         UserError: a field is out of range, or two contradict each other.
@@ -57,8 +63,6 @@ class ResidualRecipe:
     reversible_backward: bool = False
 
     def __post_init__(self) -> None:
-        for field in ("units", "strides"):  # JSON has no tuples
-            object.__setattr__(self, field, tuple(getattr(self, field)))
         self._check_sizes()
         self._check_version()
 
@@ -67,60 +71,80 @@ class ResidualRecipe:
             values = getattr(self, field)
             if not values or min(values) < 1:
                 raise UserError(
-                    f"The encoder's {field} are {values}; use a positive number for each block."
+                    f"`encoder.{field}` must be a positive number for each block, got {values}."
                 )
         if len(self.units) != len(self.strides):
             raise UserError(
-                f"The encoder has units {self.units} but strides {self.strides}; use one stride "
-                f"for each block."
+                f"`encoder.strides` must be one stride for each of the blocks {self.units}, got "
+                f"{self.strides}."
             )
         for field in ("widening", "root_stride"):
             value = getattr(self, field)
             if value < 1:
-                raise UserError(f"The encoder's {field} is {value}; use 1 or more.")
+                raise UserError(f"`encoder.{field}` must be at least 1, got {value}.")
         if self.root_kernel % 2 == 0:
-            raise UserError(
-                f"The encoder's root_kernel is {self.root_kernel}; use an odd size, which has a "
-                f"middle."
-            )
+            raise UserError(f"`encoder.root_kernel` must be odd, got {self.root_kernel}.")
 
     def _check_version(self) -> None:
         if self.version not in ("v1", "v2", "reversible"):
             raise UserError(
-                f"The encoder's version is {self.version!r}; use one of v1, v2, reversible."
+                f"`encoder.version` must be one of v1, v2, reversible, got {self.version!r}."
             )
         if self.version == "v1" and not self.last_relu:
             raise UserError(
-                "A v1 encoder ends in the ReLU of its last unit; use version v2 or reversible "
-                "with last_relu=False."
+                "`encoder.last_relu` must be true for version v1, whose last unit ends in a ReLU, "
+                "got false. Use version v2 or reversible."
             )
         if self.version != "v2" and not self.skip:
             raise UserError(
-                f"A {self.version} encoder has no form without skip connections; use version v2 "
-                f"with skip=False."
+                f"`encoder.skip` must be true for version {self.version}, got false. Use version "
+                "v2."
             )
         if self.version != "reversible" and self.reversible_backward:
             raise UserError(
-                f"The units of a {self.version} encoder have no inverse; use version reversible "
-                f"with reversible_backward=True."
+                f"`encoder.reversible_backward` must be false for version {self.version}, whose "
+                "units have no inverse, got true. Use version reversible."
             )
         if self.version == "reversible" and self.strides[0] != 1:
             raise UserError(
-                f"The first block of a reversible encoder has stride {self.strides[0]}, but no "
-                f"pooling before it; use 1, and root_stride or root_pool for smaller maps."
+                "`encoder.strides` must begin with 1 for version reversible, whose first block has "
+                f"no pooling, got {self.strides[0]}. Use root_stride or root_pool for smaller maps."
             )
 
     def channels(self, block: int) -> int:
-        """Return the channels that leave a block, counted from 0; -1 is the last.
+        """Return the output channels of a block, counted from 0; -1 is the last.
 
         >>> ResidualRecipe().channels(0), ResidualRecipe().channels(-1)
         (256, 2048)
         """
         return (64 if self.bottleneck else 16) * self.widening << block % len(self.units)
 
+    @property
+    def label(self) -> str:
+        """The name that the paper's tables use, and the fields that it leaves out.
+
+        >>> ResidualRecipe("reversible", last_relu=False).label
+        'RevNet50 (-) 4x with a 7x7/2 root, pooling and block strides 1, 2, 2, 2'
+        """
+        depth = 2 + sum(self.units) * (3 if self.bottleneck else 2)
+        reversible = self.version == "reversible"
+        name = f"RevNet{depth}" if reversible else f"ResNet{depth} {self.version}"
+        return (
+            f"{name}{'' if self.last_relu else ' (-)'} {self.widening}x"
+            f"{'' if self.skip else ' without skip connections'} with a "
+            f"{self.root_kernel}x{self.root_kernel}/{self.root_stride} root, "
+            f"{'' if self.root_pool else 'no '}pooling and block strides "
+            f"{', '.join(map(str, self.strides))}"
+        )
+
+    def build(self, rng_key: int) -> ResidualEncoder:
+        """Return the encoder with weights drawn from ``rng_key``."""
+        with initialising(rng_key):
+            return ResidualEncoder(self)
+
 
 class _Root(nn.Module):
-    """First convolution, in v1 with normalisation and ReLU, and maximum."""
+    """First convolution, in v1 with norm and ReLU, and max-pooling."""
 
     def __init__(self, recipe: ResidualRecipe, channels: int) -> None:
         super().__init__()
@@ -139,12 +163,12 @@ class _Root(nn.Module):
 class ResidualEncoder(Encoder):
     """Images (B, 3, H, W) to features (B, F), the mean over positions of the last activation.
 
-    Taps: "after_root"; "block1" and so on, the sums that leave each block's last unit (in v1 with
-    their ReLU; in RevNet before `pool_and_double`); "pre_logits".
+    Taps: "after_root"; "block1" and so on, the output of each block's last unit (in v1 after its
+    ReLU; in RevNet before `pool_and_double`); "pre_logits".
 
     Attributes:
         feature_dim: F, 512 k for the widening k (128 k without bottlenecks).
-        recipe: what it was built from.
+        recipe: recipe that it was built from.
     """
 
     def __init__(self, recipe: ResidualRecipe) -> None:
@@ -176,7 +200,7 @@ class ResidualEncoder(Encoder):
 
 
 def _block(recipe: ResidualRecipe, block: int, inputs: int) -> nn.Module:
-    """Build one block: its first unit has the stride and the change of channels."""
+    """Build a block, whose first unit has the stride and changes the channels."""
     outputs, depth, stride = recipe.channels(block), recipe.units[block], recipe.strides[block]
     if recipe.version == "reversible":
         return ReversibleBlock(

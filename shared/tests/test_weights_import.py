@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from retable.encoders import ResNetRecipe, build_encoder
+from retable.encoders import ResNetRecipe
 from retable.encoders.resnet import DEPTHS
 from retable.errors import UserError
 from retable.weights import load_encoder
@@ -29,7 +29,7 @@ RECIPE = ResNetRecipe("resnet18", width=0.0625)
 
 def network(rng_key: int = 1, recipe: ResNetRecipe = RECIPE) -> State:
     """A state in which no two tensors are alike, so that no mix-up goes unseen."""
-    state = build_encoder(recipe, rng_key).state_dict()
+    state = recipe.build(rng_key).state_dict()
     for counter, (name, value) in enumerate(state.items()):
         if name.endswith("num_batches_tracked"):
             value.fill_(counter)
@@ -281,13 +281,14 @@ def test_two_encoders_are_a_question_for_the_user(tmp_path: Path) -> None:
         load_encoder(tmp_path / "two.pth")
 
 
-@pytest.mark.parametrize("stem", ["imagenet", "small"])
-@pytest.mark.parametrize("width", [0.125, 1.0, 2.0])
-@pytest.mark.parametrize("name", DEPTHS)
+@pytest.mark.parametrize(
+    ("name", "width", "stem"),
+    list(zip(DEPTHS, (0.125, 1.0, 2.0) * 2, ("imagenet", "small", "small") * 2, strict=True)),
+)
 def test_depth_width_and_stem_follow_from_shapes(name: str, width: float, stem: str) -> None:
     recipe = ResNetRecipe(name, width=width, stem=stem)  # type: ignore[arg-type]
     with torch.device("meta"):
-        state = build_encoder(recipe, rng_key=0).state_dict()
+        state = recipe.build(rng_key=0).state_dict()
     assert recognise(state) == recipe
 
 

@@ -13,12 +13,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from retable.encoders import ResidualEncoder, ResidualRecipe, build_encoder
-from retable.encoders.reversible import ReversibleBlock, ReversibleUnit, pool_and_double
 from retable.errors import UserError
 from retable.nn.batch_norm import group_batch_norm, rows_per_image
 from retable.random import initialising
 from retable.testing import run_processes
+from revisiting_ssl.encoders import ResidualEncoder, ResidualRecipe
+from revisiting_ssl.encoders.reversible import ReversibleBlock, ReversibleUnit, pool_and_double
 
 torch.set_num_threads(1)
 
@@ -109,7 +109,7 @@ def test_the_inverse_in_double_precision_is_exact_to_its_rounding() -> None:
 
 
 @pytest.mark.parametrize("bottleneck", [True, False])
-def test_a_silent_unit_swaps_and_two_do_nothing(bottleneck: bool) -> None:
+def test_a_unit_with_a_zero_branch_swaps_and_two_do_nothing(bottleneck: bool) -> None:
     unit = unit_of(16, bottleneck)
     nn.init.zeros_(unit.branch.last_convolution.weight)
     x = randn(2, 16, 5, 5)
@@ -127,7 +127,9 @@ def test_two_units_are_a_block_of_the_original_revnet() -> None:
 
 
 def test_channels_that_cannot_be_halved_are_named() -> None:
-    with pytest.raises(UserError, match=r"has 15 channels; it needs two halves, use an even"):
+    with pytest.raises(
+        UserError, match=r"`channels` of a reversible unit must be an even number, got 15"
+    ):
         ReversibleUnit(15, bottleneck=False)
 
 
@@ -146,8 +148,8 @@ def test_a_block_is_its_units_behind_pool_and_double(stride: int | None) -> None
 def both(recipe: ResidualRecipe) -> tuple[ResidualEncoder, ResidualEncoder]:
     """Return an encoder with the ordinary and one with the recomputing backward pass."""
     return (
-        build_encoder(recipe, rng_key=1),
-        build_encoder(dataclasses.replace(recipe, reversible_backward=True), rng_key=1),
+        recipe.build(rng_key=1),
+        dataclasses.replace(recipe, reversible_backward=True).build(rng_key=1),
     )
 
 
@@ -224,7 +226,7 @@ def test_recomputed_gradients_are_the_ordinary_ones_under_autocast(
 
 
 def test_under_autocast_the_sum_of_the_residuals_stays_in_float32() -> None:
-    encoder = build_encoder(BASIC, rng_key=1)
+    encoder = BASIC.build(rng_key=1)
     with torch.autocast("cpu", torch.bfloat16):
         taps = encoder.taps(randn(2, 3, 32, 32), encoder.tap_names)
         unit = encoder.get_submodule("block1.0")
@@ -303,7 +305,7 @@ def test_a_block_keeps_its_output_alone() -> None:
 
 
 def test_nothing_is_kept_without_a_gradient() -> None:
-    encoder = build_encoder(dataclasses.replace(BASIC, reversible_backward=True), rng_key=1)
+    encoder = dataclasses.replace(BASIC, reversible_backward=True).build(rng_key=1)
     with torch.no_grad():
         assert not encoder(randn(2, 3, 16, 16)).requires_grad
 
@@ -318,7 +320,7 @@ def test_changed_parameters_are_noticed_as_in_any_backward_pass() -> None:
 
 
 def test_hooks_of_parameters_fire_once() -> None:
-    encoder = build_encoder(dataclasses.replace(BASIC, reversible_backward=True), rng_key=1)
+    encoder = dataclasses.replace(BASIC, reversible_backward=True).build(rng_key=1)
     fired: list[str] = []
     for name, parameter in encoder.named_parameters():
 
@@ -333,7 +335,7 @@ def test_hooks_of_parameters_fire_once() -> None:
 def parallel_gradients() -> dict[str, Tensor]:
     """Return the gradients of this process's half of a batch, averaged by data parallelism."""
     recipe = dataclasses.replace(BASIC, reversible_backward=True)
-    encoder = group_batch_norm(build_encoder(recipe, rng_key=1), 8)  # across processes
+    encoder = group_batch_norm(recipe.build(rng_key=1), 8)  # across processes
     rank = torch.distributed.get_rank()
     parallel = nn.parallel.DistributedDataParallel(encoder)
     features = parallel(randn(8, 3, 32, 32)[4 * rank : 4 * rank + 4])

@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from retable.encoders import VggRecipe, build_encoder
 from retable.errors import UserError
+from revisiting_ssl.encoders import VggRecipe
 
 torch.set_num_threads(1)
 
@@ -25,7 +25,7 @@ def randn(*shape: int) -> Tensor:
 )
 def test_parameters_are_as_many_as_the_papers(widening: int, expected: float) -> None:
     with torch.device("meta"):
-        encoder = build_encoder(VggRecipe(widening), rng_key=0)
+        encoder = VggRecipe(widening).build(rng_key=0)
     counted = sum(p.numel() for p in encoder.parameters())
     assert counted == pytest.approx(expected, rel=0 if isinstance(expected, int) else 1e-3)
     assert encoder.feature_dim == 512 * widening
@@ -40,7 +40,7 @@ def test_parameters_are_as_many_as_the_papers(widening: int, expected: float) ->
     ids=["images", "patches"],
 )
 def test_taps_lie_before_the_pooling(recipe: VggRecipe, side: int, sides: list[int]) -> None:
-    encoder = build_encoder(recipe, rng_key=0).eval()
+    encoder = recipe.build(rng_key=0).eval()
     with torch.no_grad():
         taps = encoder.taps(randn(1, 3, side, side), encoder.tap_names)
     blocks = [f"block{stack}" for stack in range(1, 6)]
@@ -81,7 +81,7 @@ def reference(images: Tensor, convolutions: list[Tensor], recipe: VggRecipe) -> 
     ],
 )
 def test_the_network_is_what_its_description_says(recipe: VggRecipe, side: int) -> None:
-    encoder = build_encoder(recipe, rng_key=1).double()
+    encoder = recipe.build(rng_key=1).double()
     convolutions = [m.weight for m in encoder.modules() if isinstance(m, nn.Conv2d)]
     assert len(convolutions) == sum(recipe.stacks) + 2
     images = randn(3, 3, side, side).double()
@@ -93,12 +93,12 @@ def test_the_network_is_what_its_description_says(recipe: VggRecipe, side: int) 
 @pytest.mark.parametrize(
     ("recipe", "side", "sentence"),
     [
-        (VggRecipe(1), 64, "Maps of 2x2 are left where the VGG encoder needs 7x7; use larger"),
-        (VggRecipe(1), 20, "Maps of 1x1 are left where the VGG encoder needs 2x2; use larger"),
+        (VggRecipe(1), 64, "The VGG encoder needs maps of at least 7x7, got 2x2. Use larger"),
+        (VggRecipe(1), 20, "The VGG encoder needs maps of at least 2x2, got 1x1. Use larger"),
     ],
 )
 def test_images_that_are_too_small_are_named(recipe: VggRecipe, side: int, sentence: str) -> None:
-    encoder = build_encoder(recipe, rng_key=0).eval()
+    encoder = recipe.build(rng_key=0).eval()
     with pytest.raises(UserError, match=re.escape(sentence)):
         encoder(randn(1, 3, side, side))
 
@@ -106,10 +106,16 @@ def test_images_that_are_too_small_are_named(recipe: VggRecipe, side: int, sente
 @pytest.mark.parametrize(
     ("fields", "sentence"),
     [
-        ({"widening": 0}, "widening is 0; use 1 or more."),
-        ({"fc_kernel": 0}, "fc_kernel is 0; use 1 or more."),
-        ({"stacks": (2, 0, 1)}, "stacks are (2, 0, 1); use a positive number of convolutions"),
-        ({"stacks": (1, 1)}, "stacks (1, 1) but pools (True, True, True, True, True); use one of"),
+        ({"widening": 0}, "`encoder.widening` must be at least 1, got 0."),
+        ({"fc_kernel": 0}, "`encoder.fc_kernel` must be at least 1, got 0."),
+        (
+            {"stacks": (2, 0, 1)},
+            "must be a positive number of convolutions for each stack, got (2, 0, 1).",
+        ),
+        (
+            {"stacks": (1, 1)},
+            "must be true or false for each of the stacks (1, 1), got (True, True,",
+        ),
     ],
 )
 def test_invalid_recipes_are_refused(fields: dict[str, Any], sentence: str) -> None:

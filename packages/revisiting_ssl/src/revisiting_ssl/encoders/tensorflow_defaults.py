@@ -1,4 +1,4 @@
-"""TensorFlow's defaults for layers, where a paper's numbers come from programs that left them."""
+"""TensorFlow's default initialisation and batch-norm constants."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from torch import nn
 def tensorflow_defaults(network: nn.Module) -> None:
     """Give convolutions Glorot's uniform weights and batch norms TensorFlow 1's constants.
 
-    Epsilon 1e-3 instead of torch's 1e-5, and running statistics that keep 0.99 of what they were,
-    torch's momentum 0.01 (``tf.layers``, which the official code of Kolesnikov et al., 2019, leaves
-    as it is). Weights are drawn from torch's generator, see `retable.random.initialising`.
+    The official code of Kolesnikov et al. (2019) uses the defaults of ``tf.layers``: epsilon 1e-3
+    (torch: 1e-5) and running statistics that decay by 0.99 (torch's momentum 0.01). Weights are
+    drawn from torch's generator, see `retable.random.initialising`.
 
     >>> layer = nn.BatchNorm2d(3)
     >>> tensorflow_defaults(layer)

@@ -1,8 +1,8 @@
-"""Back-propagation through reversible units that keeps only the last one's output.
+"""Back-propagation through reversible units that keeps only the output of the last unit.
 
-The usual backward pass needs every layer's input. Here a unit's input is computed from its output,
-the unit's layers once more from that, and then their gradients (Gomez et al., 2017, algorithm 1):
-memory for one unit at a time, however many there are.
+The usual backward pass keeps every layer's input. This one computes a unit's input from its output,
+runs the unit once more on that input, and then computes its gradients (Gomez et al., 2017,
+algorithm 1). It needs memory for one unit at a time, whatever their number.
 """
 
 from __future__ import annotations
@@ -23,31 +23,31 @@ class Additive(Protocol):
     """A module whose output is (x2, x1 + residual(x2))."""
 
     def residual(self, x: Tensor) -> Tensor:
-        """Return what is added to the other half."""
+        """Return the summand of the other half."""
 
     def step(self, first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the output's halves."""
+        """Return the halves of the output."""
 
 
 def autocast_enabled(device: str) -> bool:
-    """Whether operations on a type of device choose their own precision now."""
+    """Whether autocast is enabled now for a type of device."""
     return torch.amp.autocast_mode.is_autocast_available(device) and torch.is_autocast_enabled(
         device
     )
 
 
 def compute_reversibly(units: Sequence[Additive], x: Tensor, blank: int = 0) -> Tensor:
-    """Return the last unit's output; the gradient will need nothing else than that.
+    """Return the output of the last unit, and keep only that output for the gradient.
 
     The gradient is the ordinary one up to the rounding of the inversion. Batch norms see each batch
-    twice but follow it once. Parameters are inputs of the operation, so that their hooks see their
-    gradients as ever (data parallelism).
+    twice but update their running statistics once. Parameters are inputs of the operation, so that
+    their hooks fire as usual (data parallelism needs them).
 
     Args:
-        units: modules, one behind the other.
-        x: (B, C, h, w), the halves of the first one's input along the channels.
-        blank: how many of the last channels are zero. They come back as zeros and not as rounding
-            errors, which a normalisation would blow up and a ReLU sort by their signs.
+        units: modules, applied one after the other.
+        x: (B, C, h, w), the input of the first unit, its two halves along the channels.
+        blank: number of the last channels that are zero. The inverse sets them to zero instead of
+            rounding errors, which a norm would amplify and a ReLU would sort by sign.
 
     Returns:
         (B, C, h, w). Nothing may change it in place.
@@ -57,7 +57,7 @@ def compute_reversibly(units: Sequence[Additive], x: Tensor, blank: int = 0) -> 
 
 
 def _autocast_as_now(device: str) -> AbstractContextManager[object]:
-    """Return a context with the present autocast state, for later."""
+    """Return a context that restores the present autocast state."""
     if not torch.amp.autocast_mode.is_autocast_available(device):
         return nullcontext()
     return torch.autocast(
@@ -80,7 +80,7 @@ class _Recomputed(torch.autograd.Function):
         for unit in units:
             first, second = unit.step(first, second)
         output = torch.cat((first, second), dim=1)
-        # Parameters too: their change before the backward pass is then noticed.
+        # Parameters too, so that autograd notices a change before the backward pass.
         ctx.save_for_backward(output, *parameters)
         return output
 
@@ -107,7 +107,7 @@ class _Recomputed(torch.autograd.Function):
 def _differentiated(
     unit: Additive, x: Tensor, gradient: Tensor
 ) -> tuple[Tensor, Tensor, list[Tensor | None]]:
-    """Return F(x), and what the gradient of F(x) gives to x and to each parameter of the unit."""
+    """Return F(x), and the gradients of x and of each parameter for a gradient of F(x)."""
     parameters = list(cast(nn.Module, unit).parameters())
     trained = [parameter for parameter in parameters if parameter.requires_grad]
     with torch.enable_grad():

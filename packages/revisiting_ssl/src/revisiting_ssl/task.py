@@ -1,0 +1,58 @@
+"""The parts that the pretext tasks share: output layer, classification loss, check of the views."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from retable.errors import UserError
+from retable.methods.method import Batch, StepOutput
+from retable.random import initialising
+
+
+def output_layer(encoder: nn.Module, outputs: int, rng_key: int) -> nn.Linear:
+    """Return a linear layer on an encoder's features, with bias.
+
+    The weights are Glorot uniform and the bias zero, TensorFlow's defaults, as in the last layer of
+    the official networks (``models/resnet.py``).
+
+    Args:
+        encoder: any module with ``feature_dim``.
+        outputs: number of classes, or dimensions of an embedding.
+        rng_key: source of the weights.
+    """
+    features = int(encoder.feature_dim)  # type: ignore[arg-type]
+    with initialising(rng_key):
+        layer = nn.Linear(features, outputs)
+        nn.init.xavier_uniform_(layer.weight)
+        nn.init.zeros_(layer.bias)
+    return layer
+
+
+def classified(logits: Tensor, labels: Tensor) -> StepOutput:
+    """Return the mean cross-entropy of scores (n, C) with labels (n,), and the accuracy.
+
+    >>> import torch
+    >>> classified(torch.zeros(8, 4), torch.arange(8) % 4)
+    StepOutput(loss=tensor(1.3863), metrics={'accuracy': tensor(0.2500)}, trace={})
+    """
+    accuracy = (logits.detach().argmax(dim=1) == labels).float().mean()
+    return StepOutput(F.cross_entropy(logits, labels), {"accuracy": accuracy})
+
+
+def only_view(batch: Batch, task: str, maker: str) -> Tensor:
+    """Return the only view of a batch.
+
+    Args:
+        batch: a batch with one view.
+        task: name of the task, for the message.
+        maker: function that makes the view's recipe, for the message.
+
+    Raises:
+        UserError: there is not exactly one view.
+    """
+    if len(batch.views) != 1:
+        raise UserError(
+            f"The `views` of {task} must be one, got {len(batch.views)}. Use the view of {maker}."
+        )
+    return batch.views[0]
