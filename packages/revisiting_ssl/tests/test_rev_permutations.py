@@ -95,10 +95,10 @@ def test_ties_are_broken_evenly() -> None:
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        ((4, 25), "25 permutations of 4 patches: expected 1 to 24"),
-        ((9, 0), "0 permutations"),
-        ((16, 10_001), "expected 1 to 10000"),
-        ((9, 10, "median"), "'median': expected 'mean' or 'minimum'"),
+        ((4, 25), r"permutations of 4 patches must be in \[1, 24\], got 25"),
+        ((9, 0), r"\[1, 10000\], got 0"),
+        ((16, 10_001), r"must be in \[1, 10000\], got 10001"),
+        ((9, 10, "median"), "must be 'mean' or 'minimum', got 'median'"),
     ],
 )
 def test_sets_that_cannot_be_are_refused(arguments: tuple[int, int], sentence: str) -> None:

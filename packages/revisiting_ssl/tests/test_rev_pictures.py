@@ -8,7 +8,7 @@ import torch
 
 from retable.errors import UserError
 from revisiting_ssl import Jigsaw, RelativePatchLocation, pictures, rotations
-from revisiting_ssl.witness import TASKS, recipes, witness
+from revisiting_ssl.recording import TASKS, recipes, record_step
 
 DATA = "shapes?count=8&test_count=8&size=36&classes=4"
 README = Path(__file__).parents[1] / "README.md"
@@ -24,7 +24,7 @@ README = Path(__file__).parents[1] / "README.md"
     ],
 )
 def test_what_is_drawn_is_what_the_encoder_was_given(task: str, shape: tuple[int, ...]) -> None:
-    step = witness(task, DATA, images=3, size=36)
+    step = record_step(task, DATA, images=3, size=36)
     assert step.inputs.shape == shape
     assert len(step.originals) == 3
     assert all(image.dtype == torch.uint8 for image in step.originals)
@@ -39,7 +39,7 @@ def test_what_is_drawn_is_what_the_encoder_was_given(task: str, shape: tuple[int
 
 
 def test_at_full_size_the_patches_are_the_papers() -> None:
-    step = witness("jigsaw", "shapes?count=2&size=300", images=1, size=255)
+    step = record_step("jigsaw", "shapes?count=2&size=300", images=1, size=255)
     assert step.inputs.shape == (1, 9, 3, 64, 64)
     assert recipes("jigsaw", 255)[1][0].resize == 292
 
@@ -60,7 +60,7 @@ def test_a_picture_has_a_line_for_each_image(task: str, tmp_path: Path) -> None:
 def test_patches_carry_their_numbers_in_the_order_in_which_they_are_joined() -> None:
     pytest.importorskip("matplotlib")
     figure = pictures.draw("jigsaw", DATA, images=1, size=36)
-    step = witness("jigsaw", DATA, images=1, size=36)
+    step = record_step("jigsaw", DATA, images=1, size=36)
     assert isinstance(step.method, Jigsaw)
     for axes in figure.axes[2:]:
         (label,) = re.findall(r"class (\d+)", axes.get_xlabel())
@@ -100,7 +100,7 @@ def test_a_wrong_command_line_ends_with_a_sentence(
 
 
 def test_an_unknown_task_is_refused() -> None:
-    with pytest.raises(UserError, match="'colours' is unknown: expected one of rotation"):
+    with pytest.raises(UserError, match="must be one of rotation, .*got 'colours'"):
         pictures.draw("colours", DATA)
 
 

@@ -60,7 +60,7 @@ def test_rows_hold_the_neighbour_first_and_then_the_centre(grid: int) -> None:
 
 @pytest.mark.parametrize("grid", [1, 2, 4])
 def test_grids_without_a_centre_and_a_neighbour_are_refused(grid: int) -> None:
-    with pytest.raises(UserError, match=f"{grid} x {grid} patches: expected an odd number"):
+    with pytest.raises(UserError, match=f"must be an odd number of at least 3, got {grid}"):
         location_pairs(grid)
 
 

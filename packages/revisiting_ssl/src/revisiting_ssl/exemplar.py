@@ -1,7 +1,7 @@
-"""Exemplar: views of an image belong together, views of other images do not.
+"""Exemplar: bring the views of an image together, apart from those of other images.
 
-Dosovitskiy et al. (NIPS 2014), as Kolesnikov et al. (CVPR 2019) train it: no class for each image
-but a triplet loss among the views that one device holds.
+Dosovitskiy et al. (NIPS 2014), as Kolesnikov et al. (CVPR 2019) train it: with a triplet loss among
+the views of one device instead of a class for each image.
 """
 
 from __future__ import annotations
@@ -28,19 +28,19 @@ from revisiting_ssl.triplet import (
 
 @dataclass(frozen=True)
 class ExemplarRecipe:
-    """What makes Exemplar, besides encoder and views.
+    """Recipe of Exemplar.
 
-    The views are any number, 8 in the paper, of `retable.views.inception`, standardised.
+    Its views are two or more (8 in the paper) of `retable.views.inception`, standardised.
 
     Attributes:
         dim: dimensions of the embedding; ``embed_dim`` of the official code.
-        margin: of the triplet loss, for squared distances.
-        normalize_axis: what has unit length, see `revisiting_ssl.triplet.normalised`.
-        mining_group_images: consecutive images of the global batch that look for negatives among
-            each other, the 512 / 32 of one TPU core in the paper.
+        margin: margin of the triplet loss, for squared distances.
+        normalize_axis: axis of unit length, see `revisiting_ssl.triplet.normalised`.
+        mining_group_images: number of consecutive images of the global batch that are mined for
+            negatives together; the 512 / 32 of one TPU core in the paper.
 
     Raises:
-        UserError: a value out of range.
+        UserError: a value is out of range.
     """
 
     dim: int = 1000
@@ -49,17 +49,14 @@ class ExemplarRecipe:
     mining_group_images: int = 16
 
     def __post_init__(self) -> None:
-        if self.dim < 1 or self.mining_group_images < 2:
-            raise UserError(
-                f"Exemplar has dim = {self.dim} and mining_group_images = "
-                f"{self.mining_group_images}: expected at least 1 dimension and 2 images."
-            )
+        for name, least in (("dim", 1), ("mining_group_images", 2)):
+            if getattr(self, name) < least:
+                raise UserError(f"`{name}` must be at least {least}, got {getattr(self, name)}.")
         if not self.margin > 0:
-            raise UserError(f"Exemplar's margin is {self.margin}: expected a positive number.")
+            raise UserError(f"`margin` must be positive, got {self.margin}.")
         if self.normalize_axis not in ("feature", "batch"):
             raise UserError(
-                f"Exemplar's normalize_axis is {self.normalize_axis!r}: expected 'feature' or "
-                "'batch'."
+                f"`normalize_axis` must be 'feature' or 'batch', got {self.normalize_axis!r}."
             )
 
     def build(self, encoder: nn.Module, rng_key: int) -> Exemplar:
@@ -96,13 +93,12 @@ class Exemplar(Method):
         """
         views, images = len(batch.views), len(batch.positions)
         if views < 2:
-            raise UserError(f"Exemplar got {views} view of each image: expected two or more.")
+            raise UserError(f"The `views` of Exemplar must be two or more, got {views}.")
         group = self.recipe.mining_group_images
         if images % group:
             raise UserError(
-                f"Exemplar looks for negatives in groups of {group} images, and a process got "
-                f"{images} at a time: expected a multiple of {group}, change the batch, "
-                "mining_group_images or the number of processes."
+                f"The images of a process must be a multiple of `mining_group_images` = {group}, "
+                f"got {images}. Change the batch, mining_group_images or the number of processes."
             )
         embeddings: Tensor = self.embed(encode_crops(self.encoder, batch.views))
         return embeddings.float().view(images // group, group * views, -1)
@@ -121,10 +117,10 @@ class Exemplar(Method):
 
 @torch.no_grad()
 def triplet_metrics(distances: Tensor, triplets: Triplets) -> Metrics:
-    """Return what a log wants to know of the pairs: means over all of them.
+    """Return metrics of the pairs, as means over all of them.
 
-    ``fallback_share`` is the share of pairs whose positive is further away than every negative;
-    near 1 and with a loss at the margin, the embedding has collapsed.
+    ``fallback_share`` is the share of pairs whose positive is further away than every negative. If
+    it is near 1 and the loss is at the margin, the embedding has collapsed.
     """
     pairs = triplets.pairs
     count = pairs.sum()

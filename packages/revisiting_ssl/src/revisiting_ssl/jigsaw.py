@@ -1,4 +1,4 @@
-"""Jigsaw: find the permutation in which an image's patches are joined.
+"""Jigsaw: predict the permutation in which an image's patches are joined.
 
 Noroozi and Favaro (ECCV 2016), as Kolesnikov et al. (CVPR 2019) train it: each patch is embedded
 once, and the embeddings are joined in many orders, each a row of the batch of the head.
@@ -20,7 +20,7 @@ from revisiting_ssl.permutations import Selection, permutation_set
 
 
 def draw_permutations(rng_key: int, positions: Tensor, count: int, chosen: int) -> Tensor:
-    """Draw which permutations of a set each image is shown in, none twice.
+    """Draw distinct permutations of a set for each image.
 
     Args:
         rng_key: key of the step's draws, equal on all processes.
@@ -57,23 +57,24 @@ def join(vectors: Tensor, orders: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class JigsawRecipe(PatchTaskRecipe):
-    """What makes Jigsaw, besides encoder and view.
+    """Recipe of Jigsaw.
 
-    The view is one of `retable.views.patch_tasks`, as large as the patch grid.
+    Its view is one of `retable.views.patch_tasks`, as large as the patch grid.
 
     Attributes:
-        patches: how the view is cut.
+        patches: grid of patches that the view is cut into.
         embed_dim: dimensions of a patch's embedding.
         hidden_dim: width of the head's hidden layer.
         dropout: probability that a unit of the hidden layer is dropped in training.
-        norm_momentum: of the head's batch norm, see `revisiting_ssl.patch_task.PatchTaskRecipe`.
-        permutations: classes, see `revisiting_ssl.permutations.permutation_set`.
-        permutations_per_image: drawn anew for each image and step; the official code's default is
-            8, shared by all images of a step and device.
-        selection: how the permutations are chosen.
+        norm_momentum: momentum of the head's batch norm, see
+            `revisiting_ssl.patch_task.PatchTaskRecipe`.
+        permutations: number of classes, see `revisiting_ssl.permutations.permutation_set`.
+        permutations_per_image: number of permutations drawn for each image and step; the official
+            code's default is 8, shared by all images of a step and device.
+        selection: criterion by which the set is chosen.
 
     Raises:
-        UserError: a value out of range.
+        UserError: a value is out of range.
     """
 
     permutations: int = 100
@@ -84,8 +85,8 @@ class JigsawRecipe(PatchTaskRecipe):
         super().__post_init__()
         if not 1 <= self.permutations_per_image <= self.permutations:
             raise UserError(
-                f"Jigsaw draws {self.permutations_per_image} of {self.permutations} permutations "
-                "for each image: expected at least one and no more than there are."
+                f"`permutations_per_image` must be in [1, {self.permutations}], got "
+                f"{self.permutations_per_image}."
             )
 
     def build(self, encoder: nn.Module, rng_key: int) -> Jigsaw:
@@ -94,7 +95,7 @@ class JigsawRecipe(PatchTaskRecipe):
 
 
 class Jigsaw(PatchTask):
-    """Find the permutation in which patches are joined.
+    """Predict the permutation in which patches are joined.
 
     Attributes:
         permutations: (classes, n) int64, the set.

@@ -1,4 +1,4 @@
-"""The two-layer network that judges joined patches, in both patch tasks."""
+"""The two-layer network that classifies joined patches, in both patch tasks."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ class PatchHead(nn.Module):
     first bias of 0.1 and its batch norm (eps 1e-5, running averages that move by 0.003).
 
     Args:
-        inputs: F, the patches that are joined times their dimensions.
+        inputs: F, the number of joined patches times their dimensions.
         classes: C.
         hidden_dim: width of the hidden layer, 4096 in the paper.
         dropout_rate: probability that a hidden unit is dropped in training.
-        norm_momentum: share of a step's statistics in the running ones. 0.003 looks back over some
-            hundred steps: in a training of as few, evaluation mode still scales scores otherwise
-            than training does.
-        key: source of the weights.
+        norm_momentum: share of a step's statistics in the running ones. 0.003 averages over some
+            hundred steps; in a training of as few steps, scores in evaluation mode have another
+            scale than in training.
+        rng_key: source of the weights.
 
     >>> head = PatchHead(18, 4, hidden_dim=32, rng_key=0)
     >>> head(torch.zeros(2, 5, 18), 0, torch.arange(2)).shape

@@ -1,4 +1,4 @@
-"""What Jigsaw and Relative Patch Location share: patches in, one embedding of each out."""
+"""The base of Jigsaw and Relative Patch Location: patches are embedded one by one and joined."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from revisiting_ssl.task import classified, only_view, output_layer
 
 @dataclass(frozen=True)
 class PatchTaskRecipe:
-    """What both patch tasks are made of, besides encoder and view.
+    """Fields of both patch tasks.
 
-    The view is one of `retable.views.patch_tasks`, as large as the patch grid.
+    Their view is one of `retable.views.patch_tasks`, as large as the patch grid.
 
     Attributes:
-        patches: how the view is cut.
+        patches: grid of patches that the view is cut into.
         embed_dim: dimensions of a patch's embedding, a linear layer on the encoder's features.
         hidden_dim: width of the head's hidden layer.
         dropout: probability that a unit of the hidden layer is dropped in training.
@@ -31,7 +31,7 @@ class PatchTaskRecipe:
             see `revisiting_ssl.patch_head.PatchHead` for short trainings.
 
     Raises:
-        UserError: a value out of range.
+        UserError: a value is out of range.
     """
 
     patches: PatchGrid = field(default_factory=PatchGrid)
@@ -43,28 +43,21 @@ class PatchTaskRecipe:
     def __post_init__(self) -> None:
         for name in ("embed_dim", "hidden_dim"):
             if getattr(self, name) < 1:
-                raise UserError(
-                    f"The patch task's {name} is {getattr(self, name)}: expected at least 1."
-                )
+                raise UserError(f"`{name}` must be at least 1, got {getattr(self, name)}.")
         if not 0 <= self.dropout < 1:
-            raise UserError(
-                f"The patch task's dropout is {self.dropout}: expected a probability below 1."
-            )
+            raise UserError(f"`dropout` must be in [0, 1), got {self.dropout}.")
         if not 0 < self.norm_momentum <= 1:
-            raise UserError(
-                f"The patch task's norm_momentum is {self.norm_momentum}: expected a share above 0."
-            )
+            raise UserError(f"`norm_momentum` must be in (0, 1], got {self.norm_momentum}.")
 
 
 class PatchTask(Method):
-    """Embed the patches of a view, join embeddings in several ways, tell the ways apart.
+    """Embed the patches of a view, join embeddings in several ways, and classify the ways.
 
     Attributes:
         encoder: patches (n, 3, P, P) -> (n, F).
         embed: linear layer to a patch's embedding.
         head: joined embeddings to scores.
-        joined: how many embeddings are joined.
-        task: the name that messages use.
+        task: name of the task in messages.
     """
 
     accumulates = True

@@ -1,7 +1,7 @@
-"""Which permutations the jigsaw is made of: few of 9!, as different from each other as can be.
+"""Choose the permutations of Jigsaw: few of 9!, as different from each other as possible.
 
 Noroozi and Favaro (ECCV 2016) choose them greedily by Hamming distance. The set is a part of the
-task, so it depends on nothing but its own parameters: not on a run's seed.
+task: it depends on its own parameters alone, not on a run's seed.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from retable.errors import UserError
 Selection = Literal["mean", "minimum"]
 
 _LISTED = 9
-"""Patches up to which all permutations are candidates: 9! of one byte a patch are 3 MB."""
+"""Most patches for which all permutations are candidates: 9! of one byte a patch take 3 MB."""
 
 _DRAWN = math.factorial(_LISTED)
-"""Candidates that are drawn where there are more permutations than these."""
+"""Number of candidates that are drawn for more patches."""
 
 _MOST = 10_000
-"""Permutations in a set: far fewer than candidates, so that none is chosen twice."""
+"""Most permutations in a set: far fewer than candidates, so that none is chosen twice."""
 
 
 def permutation_set(
@@ -39,19 +39,19 @@ def permutation_set(
     and the task is easier.
 
     Args:
-        patches: 9 in the paper, a grid of 3 x 3; beyond 9, as many candidates as 9! are drawn
-            instead of looking at all permutations.
-        count: 100 in the paper.
+        patches: number of patches, 9 in the paper (a grid of 3 x 3). For more than 9, 9! candidates
+            are drawn instead of all permutations.
+        count: number of permutations, 100 in the paper.
         selection: take the candidate with the largest "mean" or the largest "minimum" of its
             distances to those that are chosen.
-        seed: of the first one, and of the choice among equally good ones.
+        seed: seed of the first one, and of the choice among equally good ones.
 
     Returns:
         (count, patches) int64, no two rows equal. A process computes each set once, in about a
         second for 100 of 9!.
 
     Raises:
-        UserError: there are not so many permutations.
+        UserError: there are fewer permutations.
 
     >>> permutation_set(4, count=4)  # a Latin square: each patch once in each place
     tensor([[3, 2, 1, 0],
@@ -62,14 +62,10 @@ def permutation_set(
     most = min(math.factorial(max(patches, 0)), _MOST)
     if not (patches >= 1 and 1 <= count <= most):
         raise UserError(
-            f"The jigsaw has {count} permutations of {patches} patches: expected 1 to {most}, "
-            "choose another number of permutations."
+            f"The number of permutations of {patches} patches must be in [1, {most}], got {count}."
         )
     if selection not in ("mean", "minimum"):
-        raise UserError(
-            f"The jigsaw's permutations are selected by {selection!r}: expected 'mean' or "
-            "'minimum'."
-        )
+        raise UserError(f"`selection` must be 'mean' or 'minimum', got {selection!r}.")
     return torch.tensor(_chosen(patches, count, selection, seed))
 
 
@@ -100,7 +96,7 @@ def _chosen(patches: int, count: int, selection: Selection, seed: int) -> tuple[
 
 
 def _all_permutations(patches: int) -> Tensor:
-    """List the permutations of so many patches: (patches!, patches) int8.
+    """List all permutations: (patches!, patches) int8.
 
     >>> _all_permutations(2)
     tensor([[1, 0],
@@ -116,6 +112,6 @@ def _all_permutations(patches: int) -> Tensor:
 
 
 def _drawn_permutations(rng_key: int, patches: int) -> Tensor:
-    """Draw permutations of so many patches, independent of each other: (9!, patches) int8."""
+    """Draw independent permutations: (9!, patches) int8."""
     counters = torch.arange(_DRAWN * patches, device="cpu").view(_DRAWN, patches)
     return random.bits(rng_key, counters).argsort(dim=1).to(torch.int8)

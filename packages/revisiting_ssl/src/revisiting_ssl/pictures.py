@@ -1,7 +1,7 @@
-"""Pictures of what each pretext task shows to the encoder.
+"""Draw the images that each pretext task shows to the encoder.
 
 ``python -m revisiting_ssl.pictures --task jigsaw --out jigsaw.png`` makes one step of the method on
-a few images, with an encoder that keeps what it is given, and draws just that.
+a few images, with an encoder that records its inputs, and draws these inputs.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from torch import Tensor
 from retable.errors import UserError
 from retable.plots import drawing
 from revisiting_ssl.jigsaw import Jigsaw
+from revisiting_ssl.recording import TASKS, RecordedStep, record_step
 from revisiting_ssl.relative_patch_location import RelativePatchLocation, location_pairs
-from revisiting_ssl.witness import TASKS, Step, witness
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -30,17 +30,17 @@ _SHUFFLED = 4
 
 
 def draw(task: str, data: str, *, images: int = 3, size: int = 96, seed: int = 0) -> Figure:
-    """Draw the first step of a task: one line for each image, the original on the left.
+    """Draw the first step of a task: one row for each image, the original on the left.
 
     Raises:
         UserError: the task or the data set is unknown, or matplotlib is not installed.
     """
     drawing.require()
-    step = witness(task, data, images=images, size=size, seed=seed)
+    step = record_step(task, data, images=images, size=size, seed=seed)
     return _DRAWN[task](step)
 
 
-def _rotation(step: Step) -> Figure:
+def _rotation(step: RecordedStep) -> Figure:
     figure, lines = _table(step, [1.0] * 4, 1.3)
     for line, turned in zip(lines, step.inputs, strict=True):
         for axes, image in zip(line, turned, strict=True):
@@ -50,7 +50,7 @@ def _rotation(step: Step) -> Figure:
     return figure
 
 
-def _exemplar(step: Step) -> Figure:
+def _exemplar(step: RecordedStep) -> Figure:
     figure, lines = _table(step, [1.0] * step.inputs.shape[1], 0.8)
     for line, views in zip(lines, step.inputs, strict=True):
         for axes, image in zip(line, views, strict=True):
@@ -60,7 +60,7 @@ def _exemplar(step: Step) -> Figure:
     return figure
 
 
-def _jigsaw(step: Step) -> Figure:
+def _jigsaw(step: RecordedStep) -> Figure:
     method = step.method
     assert isinstance(method, Jigsaw)
     side, drawn = method.patches.grid, method.draw(step.batch).tolist()
@@ -76,7 +76,7 @@ def _jigsaw(step: Step) -> Figure:
     return figure
 
 
-def _relative_patch_location(step: Step) -> Figure:
+def _relative_patch_location(step: RecordedStep) -> Figure:
     method = step.method
     assert isinstance(method, RelativePatchLocation)
     side = method.patches.grid
@@ -93,7 +93,7 @@ def _relative_patch_location(step: Step) -> Figure:
     return figure
 
 
-_DRAWN: dict[str, Callable[[Step], Figure]] = {
+_DRAWN: dict[str, Callable[[RecordedStep], Figure]] = {
     "rotation": _rotation,
     "exemplar": _exemplar,
     "jigsaw": _jigsaw,
@@ -101,8 +101,10 @@ _DRAWN: dict[str, Callable[[Step], Figure]] = {
 }
 
 
-def _table(step: Step, widths: Sequence[float], inches: float) -> tuple[Figure, list[list[Axes]]]:
-    """Return a figure with a line for each image, its original drawn, and the lines' other axes."""
+def _table(
+    step: RecordedStep, widths: Sequence[float], inches: float
+) -> tuple[Figure, list[list[Axes]]]:
+    """Return a figure with a row for each image, its original drawn, and the rows' other axes."""
     rows = len(step.originals)
     figure = drawing.new_figure(inches * (1 + sum(widths)), inches * rows + 0.45)
     grid = figure.subplots(
@@ -139,12 +141,12 @@ def _show(axes: Axes, image: Tensor) -> None:
 
 
 def _from_standardised(image: Tensor) -> Tensor:
-    """Show mean grey, and two and a half deviations as black and white."""
+    """Show the mean as grey, and deviations of -2.5 and 2.5 as black and white."""
     return 0.5 + image / 5
 
 
 def _show_patches(axes: Axes, patches: Tensor, order: list[int], columns: int) -> None:
-    """Lay patches (n, 3, P, P) out in an order, row by row, each with its number."""
+    """Show patches (n, 3, P, P) in an order, row by row, each with its number."""
     gap = max(2, patches.shape[-1] // 8)
     step = patches.shape[-1] + gap
     rows = -(-len(order) // columns)
@@ -167,7 +169,7 @@ def _show_patches(axes: Axes, patches: Tensor, order: list[int], columns: int) -
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Draw a picture and say where; return the exit status."""
+    """Draw a picture and print its path; return the exit status."""
     parser = argparse.ArgumentParser(prog="python -m revisiting_ssl.pictures", description=__doc__)
     parser.add_argument("--task", choices=TASKS, required=True)
     parser.add_argument(

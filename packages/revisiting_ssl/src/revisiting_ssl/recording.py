@@ -1,4 +1,4 @@
-"""One step of a pretext task on a few images, with an encoder that keeps what it is given."""
+"""One step of a pretext task on a few images, with an encoder that records its inputs."""
 
 from __future__ import annotations
 
@@ -24,12 +24,11 @@ from revisiting_ssl.rotation import RotationRecipe
 TASKS = ("rotation", "exemplar", "jigsaw", "relative_patch_location")
 
 
-class Witness(nn.Module):
-    """An encoder that keeps its input (n, 3, H, W) and answers with its means.
+class RecordingEncoder(nn.Module):
+    """An encoder that records its inputs and returns the means of their channels.
 
-    >>> witness = Witness()
-    >>> witness(torch.zeros(2, 3, 8, 8)).shape, witness.seen[0].shape
-    (torch.Size([2, 3]), torch.Size([2, 3, 8, 8]))
+    Attributes:
+        seen: inputs (n, 3, H, W), one tensor for each call.
     """
 
     feature_dim = 3
@@ -45,14 +44,14 @@ class Witness(nn.Module):
 
 
 @dataclass(frozen=True)
-class Step:
-    """One step of a method, witnessed.
+class RecordedStep:
+    """One step of a method, with the inputs of its encoder.
 
     Attributes:
         method: the method.
-        batch: what it was given.
+        batch: the batch of the step.
         originals: the B images before any view was made of them, uint8 (3, H, W) each.
-        inputs: (B, n, 3, H, W), what the encoder was given of each image, in the batch's order.
+        inputs: (B, n, 3, H, W), the encoder's inputs of each image, in the order of the batch.
     """
 
     method: Method
@@ -81,21 +80,21 @@ def recipes(task: str, size: int) -> tuple[MethodRecipe, tuple[ViewRecipe, ...]]
         return JigsawRecipe(grid, embed_dim=1, hidden_dim=1), (view,)
     if task == "relative_patch_location":
         return RelativePatchLocationRecipe(grid, embed_dim=1, hidden_dim=1), (view,)
-    raise UserError(f"The task {task!r} is unknown: expected one of {', '.join(TASKS)}.")
+    raise UserError(f"`task` must be one of {', '.join(TASKS)}, got {task!r}.")
 
 
-def witness(task: str, data: str, *, images: int, size: int, seed: int = 0) -> Step:
-    """Make the first step of a training on a data set, and keep what the encoder is given.
+def record_step(task: str, data: str, *, images: int, size: int, seed: int = 0) -> RecordedStep:
+    """Make the first step of a training on a data set, and record the encoder's inputs.
 
     Args:
-        task: one of the four.
-        data: a data set by its name, see `retable.data.sources.open_source`.
-        images: images of the batch.
+        task: one of `TASKS`.
+        data: name of a data set, see `retable.data.sources.open_source`.
+        images: number of images of the batch.
         size: side of the views in pixels, rounded down to a multiple of 3 for patches.
-        seed: which images, and every draw.
+        seed: seed of the choice of images and of every other draw.
     """
     method_recipe, views = recipes(task, size)
-    encoder, source = Witness(), open_source(data, TRAIN)
+    encoder, source = RecordingEncoder(), open_source(data, TRAIN)
     method = method_recipe.build(encoder, seed).eval()
     # Exemplar compares images: an odd one is drawn, but not shown.
     sampler = Sampler(len(source), images + images % 2, seed)
@@ -113,4 +112,4 @@ def witness(task: str, data: str, *, images: int, size: int, seed: int = 0) -> S
     (seen,) = encoder.seen
     originals = [source.image(index) for index in loaded.indices.tolist()[:images]]
     inputs = seen.view(len(loaded.indices), -1, *seen.shape[1:])[:images]
-    return Step(method, batch, originals, inputs)
+    return RecordedStep(method, batch, originals, inputs)

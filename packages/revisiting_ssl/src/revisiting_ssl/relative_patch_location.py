@@ -1,4 +1,4 @@
-"""Relative patch location: find on which side of the central patch another patch lies.
+"""Relative Patch Location: predict on which side of the central patch another patch lies.
 
 Doersch, Gupta and Efros (ICCV 2015), as Kolesnikov et al. (CVPR 2019) train it: all pairs of a
 neighbour and the centre, of every image and in every step.
@@ -20,22 +20,22 @@ def location_pairs(grid: int = 3) -> list[tuple[int, int]]:
     """Return the patches (neighbour, centre) of each class, of a grid's patches row by row.
 
     Raises:
-        UserError: a grid without a centre, or without anything else.
+        UserError: the grid has no centre, or nothing else.
 
     >>> location_pairs()
     [(0, 4), (1, 4), (2, 4), (3, 4), (5, 4), (6, 4), (7, 4), (8, 4)]
     """
     if grid % 2 == 0 or grid < 3:
         raise UserError(
-            f"Relative patch location has a grid of {grid} x {grid} patches: expected an odd "
-            "number of at least 3, so that one patch is the centre."
+            f"`patches.grid` must be an odd number of at least 3, got {grid}. One patch must be "
+            "the centre."
         )
     centre = grid * grid // 2
     return [(patch, centre) for patch in range(grid * grid) if patch != centre]
 
 
 def join_with_centre(vectors: Tensor) -> Tensor:
-    """Join each embedding but the central one with the central one.
+    """Join each embedding except the central one with the central one.
 
     Args:
         vectors: (B, n, E), the patches row by row, n odd.
@@ -55,7 +55,7 @@ def join_with_centre(vectors: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class RelativePatchLocationRecipe(PatchTaskRecipe):
-    """What makes Relative Patch Location: nothing beside what both patch tasks have."""
+    """Recipe of Relative Patch Location, with the fields of both patch tasks."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -67,7 +67,7 @@ class RelativePatchLocationRecipe(PatchTaskRecipe):
 
 
 class RelativePatchLocation(PatchTask):
-    """Find where patches lie beside the centre."""
+    """Predict where patches lie relative to the centre."""
 
     task = "Relative Patch Location"
 

@@ -1,4 +1,4 @@
-"""Rotation: find the multiple of 90 degrees by which an image has been turned.
+"""Rotation: predict the multiple of 90 degrees by which an image has been rotated.
 
 Gidaris, Singh and Komodakis (ICLR 2018), as Kolesnikov et al. (CVPR 2019) train it: one augmented
 crop of each image, all four rotations of that same crop in the batch, a linear layer to four
@@ -40,8 +40,8 @@ def rotations(images: Tensor) -> Tensor:
     height, width = images.shape[-2:]
     if height != width:
         raise UserError(
-            f"Images of {height} x {width} pixels cannot be turned by 90 degrees in one batch: "
-            "expected square ones, crop them first."
+            f"`images` must be square to be rotated by 90 degrees in one batch, got {height} x "
+            f"{width} pixels. Crop them first."
         )
     turned = [torch.rot90(images, quarters, (2, 3)) for quarters in range(1, ROTATIONS)]
     return side_by_side([images, *turned]).flatten(0, 1)
@@ -58,10 +58,7 @@ def rotation_labels(images: int, device: torch.device | str = "cpu") -> Tensor:
 
 @dataclass(frozen=True)
 class RotationRecipe:
-    """What makes Rotation, besides encoder and view: nothing.
-
-    The view is one of `retable.views.inception`.
-    """
+    """Recipe of Rotation, which has no fields. Its view is one of `retable.views.inception`."""
 
     def build(self, encoder: nn.Module, rng_key: int) -> Rotation:
         """Return the method; ``rng_key`` draws the linear layer's weights."""
@@ -69,7 +66,7 @@ class RotationRecipe:
 
 
 class Rotation(Method):
-    """Tell the four rotations of a view apart.
+    """Classify the four rotations of a view.
 
     Attributes:
         encoder: images (n, 3, S, S) -> (n, F).

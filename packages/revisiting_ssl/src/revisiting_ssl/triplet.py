@@ -1,4 +1,4 @@
-"""The semi-hard triplet loss: which negative each pair of views is held against.
+"""The semi-hard triplet loss.
 
 Schroff, Kalenichenko and Philbin (CVPR 2015) in the batch form of TensorFlow's
 ``triplet_semihard_loss``: every ordered pair of an anchor and a positive is compared with the
@@ -22,7 +22,7 @@ class Triplets(NamedTuple):
 
     Attributes:
         pairs: (..., n, n) bool, whether anchor a and row p are a pair: of one label, not the same
-            row, and with a negative to be held against.
+            row, and with a negative to compare with.
         negatives: (..., n, n) int64, the row of the negative of a and p; without meaning where
             there is no pair.
         fallback: (..., n, n) bool, pairs whose positive is further away than all negatives: their
@@ -94,8 +94,8 @@ def semi_hard_triplet_loss(embeddings: Tensor, labels: Tensor, margin: float = 0
     """Return the semi-hard triplet loss of squared distances.
 
     Args:
-        embeddings: (..., n, D), of unit length where the margin shall mean what it does in the
-            paper (see `normalised`); leading dimensions are groups that are mined by themselves.
+        embeddings: (..., n, D), of unit length for a margin as in the paper (see `normalised`);
+            leading dimensions are groups that are mined separately.
         labels: (n,) int64, the same in each group; rows of equal label belong to one image. There
             should be two labels and two rows of a label at least: otherwise there is no pair, and
             the loss is 0.
