@@ -42,7 +42,7 @@ def test_resident_holds_all_images_and_serves_later_requests() -> None:
 
 def test_splits_and_seeds_are_different_draws() -> None:
     indices = torch.arange(64)
-    for other in (Shapes(600, split="test"), Shapes(600, seed=1)):
+    for other in (Shapes(600, split="test"), Shapes(600, split="val"), Shapes(600, seed=1)):
         same = (other.images(indices) == PIXELS[:64]).flatten(1).all(1)
         assert not same.any()
         assert torch.equal(other.labels, EVERYTHING.labels)
@@ -323,13 +323,13 @@ def test_textures_have_no_preferred_direction() -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ({"count": 0}, "count=0"),
-        ({"count": 10, "split": "val"}, "no split 'val'"),
-        ({"count": 10, "size": 8}, "size=8"),
-        ({"count": 10, "classes": 1}, "classes=1"),
+        ({"count": 0}, "`count` of shapes must be at least 1, got 0"),
+        ({"count": 10, "split": "dev"}, "`split` must be one of train, val, test, got 'dev'"),
+        ({"count": 10, "size": 8}, "`size` of shapes must be at least 16 pixels, got 8"),
+        ({"count": 10, "classes": 1}, "must be 2 to 76, got 1"),
         ({"count": 10, "classes": 77}, "2 to 76"),
-        ({"count": 10, "rho": 1.5}, "rho=1.5"),
-        ({"count": 10, "background_rho": -0.1}, "background_rho=-0.1"),
+        ({"count": 10, "rho": 1.5}, "`rho` of shapes must be a probability, got 1.5"),
+        ({"count": 10, "background_rho": -0.1}, "`background_rho` of shapes"),
         ({"count": 10, "variant": "sketchy"}, "did you mean sketch"),
     ],
 )

@@ -32,20 +32,18 @@ LayerKind = Literal["map", "image", "boxes"]
 """
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Sample:
-    """One sample of a source.
+    """One sample of a source; its label is the source's at the sample's index.
 
     Attributes:
         index: its position in the source.
         image: uint8 (3, H, W), RGB.
-        label: its class, -1 where unknown.
         layers: the further layers that were asked for, by name.
     """
 
     index: int
     image: Tensor
-    label: int
     layers: dict[str, Tensor]
 
 
@@ -71,13 +69,17 @@ class Source:
         self,
         labels: Tensor,
         class_names: Sequence[str],
-        description: dict[str, Any],
+        description: dict[str, Any] | None = None,
         *,
         skip_unreadable: bool = False,
     ) -> None:
         self.labels = labels
         self.class_names = list(class_names)
-        self.description = description
+        self.description = description or {
+            "images": len(labels),
+            "classes": len(class_names),
+            "checksum": checksum(class_names, labels),
+        }
         self.skip_unreadable = skip_unreadable
         self.unreadable: set[int] = set()
         self.replacements: dict[int, int] = {}
@@ -111,7 +113,7 @@ class Source:
         """
         image = self.image(index)
         named = {name: self._checked_layer(index, name, image) for name in layers}
-        return Sample(index, image, int(self.labels[index]), named)
+        return Sample(index, image, named)
 
     def _checked_layer(self, index: int, name: str, image: Tensor) -> Tensor:
         value = as_layer(self.layer(index, name), self.layers[name])

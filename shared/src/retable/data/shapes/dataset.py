@@ -242,6 +242,8 @@ class Shapes(Source):
 
     def image(self, index: int) -> Tensor:
         """Return one image: uint8 (3, size, size)."""
+        if self._pool is not None:
+            return self._pool[index]
         return self.images(torch.tensor([index]))[0]
 
     def resident(self, *, decode: bool = False) -> Tensor:
