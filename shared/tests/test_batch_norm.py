@@ -114,7 +114,7 @@ def test_a_batch_that_groups_do_not_divide_is_refused_in_training_only() -> None
     with pytest.raises(UserError, match=r"a process's batch of 6 images .* got 4"):
         layer(randn(6, 3, 2, 2))
     assert layer.eval()(randn(6, 3, 2, 2)).shape == (6, 3, 2, 2)
-    with pytest.raises(UserError, match="use at least one image"):
+    with pytest.raises(UserError, match="must be at least 1 image"):
         group_batch_norm(layer, 0)
 
 

@@ -59,7 +59,7 @@ def test_a_queue_below_its_expected_fill_is_reported() -> None:
     assert "normal" in filling
     for found, expected in ((0.6, 1.0), (0.0, 0.25)):
         (said,) = messages({**fill, "queue_fill": found, "queue_expected_fill": expected})
-        assert f"queue only {found:.0%} filled with keys where {expected:.0%} were expected" in said
+        assert f"queue only {found:.0%} filled with keys, expected {expected:.0%}" in said
         assert "full at step 256" in said
         assert "after_step" in said
         assert "normal" not in said

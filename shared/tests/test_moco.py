@@ -19,6 +19,8 @@ def test_loss_equals_the_formula_in_plain_loops() -> None:
     moco, batch = make_moco(), make_batch(size=4)
     q = moco.queries(batch.views[0]).detach().double()
     k = moco.keys(batch.views[1], batch).double()
+    for rows in (q, k):
+        torch.testing.assert_close(rows.norm(dim=1), torch.ones(4).double())
     losses = []
     for b in range(4):
         positive = math.exp(float(q[b] @ k[b]) / 0.2)

@@ -1,4 +1,4 @@
-"""Labels have what tells runs apart, and nothing else."""
+"""Labels have the fields that distinguish the runs, and no others."""
 
 from __future__ import annotations
 

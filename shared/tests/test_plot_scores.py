@@ -217,7 +217,7 @@ def test_one_kind_of_scores_can_be_drawn_alone(scores: Any) -> None:
     assert [line.get_linestyle() for line in lines] == ["-" if scores == "raw" else "--"]
 
 
-def test_twenty_runs_are_told_apart() -> None:
+def test_twenty_runs_have_distinct_lines() -> None:
     figure = draw_scores({f"run {i}": curves(seed=i, transformed=False) for i in range(20)})
     lines = drawn(panel(figure, "positive_mean"))
     assert len({(line.get_color(), line.get_marker()) for line in lines}) == 20
@@ -235,8 +235,8 @@ def test_legends_and_panels_do_not_cover_each_other() -> None:
     found = [part.get_tightbbox(renderer) for part in (*figure.axes, *figure.legends)]
     boxes = [box for box in found if box is not None]
     assert len(boxes) == 3 + 2
-    whole = figure.bbox.padded(1)
-    assert all(whole.contains(*corner) for box in boxes for corner in (box.p0, box.p1))
+    canvas = figure.bbox.padded(1)
+    assert all(canvas.contains(*corner) for box in boxes for corner in (box.p0, box.p1))
     shrunk = [box.padded(-1) for box in boxes]
     assert not any(a.overlaps(b) for i, a in enumerate(shrunk) for b in shrunk[:i])
 
@@ -339,7 +339,7 @@ def test_a_step_that_lacks_a_statistic_is_a_gap(tmp_path: Path) -> None:
     assert found.values["negative_mean"].tolist() == pytest.approx([math.nan, 0.1], nan_ok=True)
 
 
-def test_a_log_that_is_being_written_is_drawn_up_to_its_last_whole_line(folder: Path) -> None:
+def test_a_log_that_is_being_written_is_drawn_up_to_its_last_complete_line(folder: Path) -> None:
     with (folder / "metrics.jsonl").open("a") as file:
         file.write('{"kind": "trace", "step": 48, "fir')
     assert len(read_scores(folder).steps) == 40

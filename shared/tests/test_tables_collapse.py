@@ -1,4 +1,4 @@
-"""A collapse stands where a number would: judged by what was expected, shown, stored, recorded."""
+"""Collapses in place of values: compared with the expectation, shown, stored, recorded."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def test_an_expected_collapse_matches_where_every_seed_collapsed(
 
 
 @pytest.mark.parametrize(("collapsed", "numbers"), [((0,), ()), ((1,), (0, 2))])
-def test_a_collapse_that_nobody_expected_is_a_miss_however_well_other_seeds_did(
+def test_an_unexpected_collapse_is_a_miss_however_good_other_seeds_are(
     collapsed: tuple[int, ...], numbers: tuple[int, ...], paper: Reference
 ) -> None:
     fine = {"ours": {"top1": dict.fromkeys(numbers, 79.0)}}
@@ -195,7 +195,7 @@ def test_a_seed_that_neither_ended_nor_collapsed_cannot_be_recorded(
         ((0, 1), (), (9,), Verdict.INCONCLUSIVE),
     ],
 )
-def test_where_the_paper_expects_nothing_the_recording_says_what_to_expect(
+def test_the_recording_states_the_expectation_if_the_paper_states_none(
     recorded: tuple[int, ...],
     collapsed: tuple[int, ...],
     numbers: tuple[int, ...],
@@ -274,7 +274,7 @@ def test_a_collapse_is_read_in_its_cell(
     assert "79.0 ± 0.1 (2), collapse (1)" in text
 
 
-def test_why_it_counts_as_one_stands_below_the_table(comparison: Comparison) -> None:
+def test_the_reason_of_a_collapse_is_shown_below_the_table(comparison: Comparison) -> None:
     assert (
         remarks(comparison)[0]
         == f"Collapse, {NAN}: Method <1|2> (seed 1); Without the sphere (seeds 0, 2)."
@@ -285,7 +285,7 @@ def test_why_it_counts_as_one_stands_below_the_table(comparison: Comparison) -> 
     assert "MISS: row 'off'" not in summary(comparison)
 
 
-def test_why_it_counts_as_one_is_said_of_unjudged_cells_too(paper: Reference) -> None:
+def test_the_reason_of_a_collapse_is_shown_without_a_verdict(paper: Reference) -> None:
     smoke = compare(paper, {}, scale="smoke", collapsed={"off": gone(0)})
     assert remarks(smoke) == [f"Collapse, {NAN}: Without the sphere (seed 0)."]
     assert "collapse (1)  no verdict" in render_terminal(smoke, width=100)

@@ -1,4 +1,4 @@
-"""A comparison judges what it may, and says of everything else why it does not."""
+"""Verdicts of a comparison, and the reasons of cells and claims without one."""
 
 import dataclasses
 import math
@@ -48,7 +48,7 @@ def test_a_cell_interval_rests_on_both_spreads_by_hand(paper: Reference) -> None
     assert interval.half_width == pytest.approx(half, rel=1e-4)
 
 
-def test_a_cited_row_is_printed_and_never_judged(paper: Reference) -> None:
+def test_a_cited_row_is_printed_without_verdict(paper: Reference) -> None:
     comparison = compare(paper, {"base": {"top1": runs(78.0)}}, scale="paper")
     cited = cells(comparison)["cited"]
     assert isinstance(cited.paper, Value)
@@ -70,7 +70,7 @@ def test_a_missing_run_is_never_a_match_and_says_why(paper: Reference) -> None:
     assert detection.reason == "needs detection fine-tuning"
 
 
-def test_a_column_may_be_excused_as_a_whole(paper: Reference) -> None:
+def test_a_reason_of_a_column_holds_for_its_cells(paper: Reference) -> None:
     found = cells(compare(paper, {}, scale="paper", not_run={"ap": "no detector"}), "ap")
     assert found["base"].reason == "no detector"
 
@@ -113,7 +113,7 @@ def test_a_row_of_which_only_an_order_is_stated_was_to_be_run() -> None:
     assert comparison.counts()[Verdict.NOT_RUN] == 2
 
 
-def test_a_row_without_numbers_is_called_missing_once_beside_printed_numbers(
+def test_a_row_without_values_is_reported_missing_once_in_a_table_with_values(
     printed: Printed,
 ) -> None:
     row = '[[rows]]\nkey = "oracle"\nlabel = "Oracle"\norigin = "extra"\nvalues = {}\n\n[[claims]]'
@@ -138,7 +138,7 @@ def test_proxy_scale_compares_with_the_recording_and_shows_the_paper(
 
 
 @pytest.mark.parametrize("scale", ["proxy", "smoke"])
-def test_the_papers_numbers_never_judge_another_scale(scale: Scale, paper: Reference) -> None:
+def test_the_papers_values_give_no_verdict_at_another_scale(scale: Scale, paper: Reference) -> None:
     measured = {"base": {"top1": runs(78.0)}}
     comparison = compare(paper, measured, paper, scale)
     assert cells(comparison)["base"].verdict is None
@@ -146,7 +146,7 @@ def test_the_papers_numbers_never_judge_another_scale(scale: Scale, paper: Refer
     assert not comparison.counts()[Verdict.MATCH]
 
 
-def test_a_recording_never_judges_the_paper_scale(paper: Reference, proxy: Reference) -> None:
+def test_a_recording_gives_no_verdict_at_paper_scale(paper: Reference, proxy: Reference) -> None:
     measured = {"base": {"top1": runs(30.0)}}
     comparison = compare(proxy, measured, paper, "paper")
     assert cells(comparison)["base"].verdict is None

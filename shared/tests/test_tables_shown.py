@@ -1,4 +1,4 @@
-"""What people read: honest headers, every number with its spread, aligned and lossless."""
+"""Rendered comparisons: headers with the scale, every value with its spread, nothing omitted."""
 
 import html
 import io
@@ -121,7 +121,7 @@ def test_proxy_scale_shows_the_papers_value_the_recording_and_ours(
     assert "miss" in line
 
 
-def test_the_header_says_the_scale_and_what_it_does_not_say(
+def test_the_header_states_the_scale_and_its_limits(
     at_paper_scale: Comparison, at_proxy_scale: Comparison
 ) -> None:
     text = normal(render_terminal(at_proxy_scale))
@@ -165,7 +165,7 @@ def test_claims_are_shown_with_interval_seeds_and_margin(printed: Printed) -> No
     assert "(paper: +5.0, contradicted below +3.8)" in text
 
 
-def test_markdown_tells_where_the_numbers_and_tolerances_are_from(
+def test_markdown_has_the_sources_of_values_and_tolerances(
     at_paper_scale: Comparison,
 ) -> None:
     text = render_markdown(at_paper_scale)

@@ -1,4 +1,4 @@
-"""Verdicts follow the interval, and recorded tolerances keep their promise."""
+"""Verdicts follow from the interval; recorded tolerances have the stated rate of false alarms."""
 
 import math
 
@@ -38,7 +38,7 @@ from retable.tables.verdict import (
         (-1.3, -1.1, Verdict.MISS),
     ],
 )
-def test_a_cell_is_judged_by_where_its_interval_lies(
+def test_a_verdict_follows_from_the_ends_of_the_interval(
     low: float, high: float, verdict: Verdict
 ) -> None:
     assert cell_verdict(Interval((low + high) / 2, low, high), tolerance=1.0) is verdict
@@ -75,7 +75,7 @@ def test_a_larger_tolerance_never_turns_a_match_into_less(
         (-0.1, 1.0, 0.9, ClaimVerdict.UNRESOLVED),
     ],
 )
-def test_a_claim_is_judged_by_order_and_where_stated_by_size(
+def test_a_claim_is_tested_by_order_and_if_stated_by_size(
     low: float, high: float, smallest: float | None, verdict: ClaimVerdict
 ) -> None:
     assert claim_verdict(Interval((low + high) / 2, low, high), smallest) is verdict
@@ -104,7 +104,7 @@ def test_a_row_that_spreads_more_has_a_larger_tolerance() -> None:
     assert tolerances["wild"]["x"] > tolerances["calm"]["x"]
 
 
-def test_what_the_table_does_not_show_is_not_a_miss() -> None:
+def test_a_difference_below_the_shown_decimals_is_not_a_miss() -> None:
     _, tolerances = recorded_tolerances({"a": {"x": [7.0] * 5}}, decimals={"x": 2})
     assert tolerances["a"]["x"] == pytest.approx(0.005)
 
@@ -152,8 +152,8 @@ def _simulate(
     ("stds", "shared"),
     [
         ([1.0] * 6, 0.0),
-        ([1.0] * 6, 1.0),  # rows that share their luck by seed
-        ([0.1] * 6, 3.0),  # almost wholly
+        ([1.0] * 6, 1.0),  # each seed shifts all rows alike
+        ([0.1] * 6, 3.0),  # almost only
         ([1.0, 1.0, 1.0, 1.0, 1.0, 3.0], 0.0),  # one unstable row
         ([0.0, 0.0, 0.0, 1.0, 1.0, 1.0], 0.0),  # rows where the column is fixed by definition
         ([1.0], 0.0),

@@ -37,11 +37,11 @@ def label_runs(recipes: Sequence[Any], names: Sequence[str]) -> list[str]:
     for path in sorted(set().union(*fields), key=_rank):
         if f".{path}".endswith(_METHOD):
             continue
-        said = [_said(own, path, fields) for own in fields]
-        values = {text for text in said if text}
-        distinguishes = len(set(zip(labels, said, strict=True))) > len(set(labels))
+        texts = [_assignment(own, path, fields) for own in fields]
+        values = {text for text in texts if text}
+        distinguishes = len(set(zip(labels, texts, strict=True))) > len(set(labels))
         if len(values) > 1 and distinguishes:
-            labels = [", ".join(filter(None, both)) for both in zip(labels, said, strict=True)]
+            labels = [", ".join(filter(None, both)) for both in zip(labels, texts, strict=True)]
     return [
         f"{label} ({name})" if labels.count(label) > 1 and name != label else label
         for label, name in zip(labels, names, strict=True)
@@ -74,7 +74,7 @@ def _rank(path: str) -> tuple[int, str]:
     return (2, path) if path.rpartition(".")[2] == "seed" else (1, path)
 
 
-def _said(own: Fields, path: str, fields: Sequence[Fields]) -> str:
+def _assignment(own: Fields, path: str, fields: Sequence[Fields]) -> str:
     """Return ``name=value``, with the shortest end of the path that no other such field has."""
     if path not in own:
         return ""

@@ -29,7 +29,6 @@ from retable.tables.verdict import (
     Verdict,
     cell_verdict,
     claim_verdict,
-    collapse_verdict,
     seeds_to_decide,
 )
 
@@ -262,9 +261,11 @@ def _compare_collapse(cell: ComparedCell) -> ComparedCell:
     if not expected.always:
         reason = f"{count}, {expected.collapsed} of {expected.runs} recorded ones did"
         return replace(cell, verdict=Verdict.INCONCLUSIVE, reason=reason)
-    verdict = collapse_verdict(collapsed, runs)
-    reasons = {Verdict.MISS: "expected collapse", Verdict.INCONCLUSIVE: f"{count}, all should"}
-    return replace(cell, verdict=verdict, reason=reasons.get(verdict, ""))
+    if not collapsed:
+        return replace(cell, verdict=Verdict.MISS, reason="expected collapse")
+    if collapsed < runs:
+        return replace(cell, verdict=Verdict.INCONCLUSIVE, reason=f"{count}, all should")
+    return replace(cell, verdict=Verdict.MATCH)
 
 
 def _compare_value(

@@ -55,17 +55,6 @@ def cell_verdict(interval: Interval | None, tolerance: float) -> Verdict:
     return Verdict.INCONCLUSIVE
 
 
-def collapse_verdict(collapsed: int, runs: int) -> Verdict:
-    """Return the verdict on a cell whose runs are all expected to collapse.
-
-    >>> [collapse_verdict(collapsed, runs=3) for collapsed in (3, 1, 0)]
-    [<Verdict.MATCH: 'match'>, <Verdict.INCONCLUSIVE: 'inconclusive'>, <Verdict.MISS: 'miss'>]
-    """
-    if collapsed == runs:
-        return Verdict.MATCH
-    return Verdict.INCONCLUSIVE if collapsed else Verdict.MISS
-
-
 def claim_verdict(interval: Interval | None, smallest: float | None = None) -> ClaimVerdict:
     """Return the verdict on a claimed order, and on its size where ``smallest`` is given.
 
