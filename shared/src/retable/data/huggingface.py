@@ -19,6 +19,7 @@ from retable.data.decoding import (
 )
 from retable.data.source import TRAIN, checksum
 from retable.errors import UserError
+from retable.extras import require
 
 _SPLITS = {TRAIN: ("train",), "test": ("validation", "valid", "val", "test")}
 _LABEL_COLUMN = "label"
@@ -47,6 +48,7 @@ class TableSource:
         label: str | None = None,
         skip_unreadable: bool = False,
     ) -> None:
+        require("datasets", "train", "Reading a data set of Hugging Face")
         from datasets import Image
 
         self.spec = f"{spec} ({split})"
@@ -185,6 +187,7 @@ def open_saved(
     Raises:
         UserError: the folder is missing or was not written so, or it lacks the split.
     """
+    require("datasets", "train", "Reading a data set of Hugging Face")
     from datasets.dataset_dict import DatasetDict
     from datasets.load import load_from_disk
 
@@ -223,6 +226,7 @@ def open_hub(
     Raises:
         UserError: the hub or the data set cannot be reached, or it lacks the split.
     """
+    require("datasets", "train", "Reading a data set of Hugging Face")
     from datasets.inspect import get_dataset_split_names
     from datasets.load import load_dataset
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from retable import files
 from retable.errors import UserError
+from retable.extras import install_command
 from retable.plots import drawing
 from retable.reproduce.arguments import Command
 from retable.reproduce.finished import history, storable
@@ -121,7 +122,7 @@ def write_report(
     save_comparison(folder, comparison)
     files.write_json(folder / "figures.json", storable(figures))
     if not drawing.available():
-        print("No plots: install retable[plots] for them.", file=sys.stderr)
+        print(f"No plots. Run `{install_command('plots', 'matplotlib')}`.", file=sys.stderr)
         return
     for draw in table.plots:
         draw(comparison, histories, folder)
