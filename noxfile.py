@@ -21,7 +21,7 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import nox
@@ -139,9 +139,16 @@ def run_uv(session: nox.Session, *words: str) -> None:
     session.run_install(UV, *words, external=True, silent=words[:2] == ("pip", "install"))
 
 
-def run(session: nox.Session, folder: Path, program: str, *words: str, **options: object) -> None:
-    """Run a program of the environment ``folder``."""
-    session.run(str(folder / "bin" / program), *words, external=True, **options)  # type: ignore[arg-type]
+def run(
+    session: nox.Session,
+    folder: Path,
+    program: str,
+    *words: str,
+    env: Mapping[str, str] | None = None,
+    silent: bool = False,
+) -> None:
+    """Run a program of the environment ``folder``; ``silent`` shows its output if it fails."""
+    session.run(str(folder / "bin" / program), *words, env=env, silent=silent, external=True)
 
 
 def editable(*packages: str, extras: str = "") -> list[str]:
