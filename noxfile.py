@@ -1,37 +1,49 @@
-"""Every job of this repository, one session each; ``nox --list`` shows them.
+"""Sessions of this repository; ``nox --list`` shows them.
 
-Packages and tables are found by looking: a folder ``packages/NAME`` makes ``tests-NAME``, and a
-script ``reproductions/NAME/TABLE.py`` beside its reference ``TABLE.toml`` makes
+The noxfile discovers packages and tables from the folder layout: a folder ``packages/NAME`` makes
+``tests-NAME``, and a script ``reproductions/NAME/TABLE.py`` with a reference ``TABLE.toml`` makes
 ``reproduce-NAME-TABLE``. Arguments after ``--`` go to the program that a session runs.
-Environments are made by uv, with the versions of ``constraints.txt``.
+
+A session's environment is ``.nox/SESSION``, made by uv with the versions of ``constraints.txt``. It
+is made once and again when what it holds has changed; otherwise nothing is installed, so that a
+session also runs without a network. Delete the folder to make it from the beginning.
 """
 
 from __future__ import annotations
 
 import ast
+import contextlib
+import fcntl
 import functools
+import hashlib
+import json
 import os
 import shutil
 import sys
-from collections.abc import Callable, Iterator
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import nox
+from nox.virtualenv import UV
 
 if sys.version_info < (3, 11):  # noqa: UP036 - whoever reads this line has nothing installed
     raise SystemExit(
-        f"Retable needs Python 3.11 or newer, this nox runs on {sys.version.split()[0]}: "
-        "install nox with a newer Python."
+        f"Retable needs Python 3.11 or newer, this nox runs on {sys.version.split()[0]}. "
+        "Install nox with a newer Python."
     )
 
 nox.needs_version = ">=2025.2"
-nox.options.default_venv_backend = "uv"
-nox.options.error_on_missing_interpreters = True
+# Environments are made below, not by nox: its second run of a session would delete the first's.
+nox.options.default_venv_backend = "none"
 nox.options.sessions = ["lint", "types", "tests"]
 
-ROOT = Path(__file__).parent
-CORE = "./shared"
+ROOT = Path(__file__).resolve().parent
+ENVIRONMENTS = ROOT / ".nox"
+CORE = "shared"
 PACKAGES = sorted(path.parent.name for path in ROOT.glob("packages/*/pyproject.toml"))
+SCRIPTS = ("reproductions", "studies")
+"""Folders of scripts that import each other by dotted names from the root."""
 TABLES = sorted(
     path.relative_to(ROOT)
     for path in ROOT.glob("reproductions/*/*.py")
@@ -42,84 +54,178 @@ ONE_THREAD = {"OMP_NUM_THREADS": "1"}
 """Two test processes with a thread each: more threads than cores only wait for each other."""
 
 
-def install(session: nox.Session, *what: str, groups: tuple[str, ...] = ()) -> None:
-    """Install in the versions that were tested together, with dependency groups of the root."""
-    wanted = nox.project.dependency_groups(GROUPS, *groups)
-    session.install("-c", "constraints.txt", *what, *wanted)
+@contextlib.contextmanager
+def environment(
+    session: nox.Session,
+    *what: str,
+    groups: tuple[str, ...] = (),
+    wheels: Sequence[str] = (),
+    extras: str = "",
+) -> Iterator[Path]:
+    """Run a block with the session's environment, which stays as it is until the block ends.
+
+    Runs of one session share a lock on their environment. Making it takes the lock alone, and so
+    waits until no other run uses it.
+
+    Args:
+        session: the session; its programs come from the environment.
+        what: requirements, as ``uv pip install`` takes them.
+        groups: dependency groups of the root.
+        wheels: folders of distributions to build and install from wheels, the core first.
+        extras: extras of the core where it is installed from a wheel, for instance "[train]".
+    """
+    folder = ENVIRONMENTS / session.name
+    wanted = [*what, *nox.project.dependency_groups(GROUPS, *groups)]
+    stamp = folder / "retable-environment.json"
+    content = _content(wanted, wheels)
+    ENVIRONMENTS.mkdir(exist_ok=True)
+    (ENVIRONMENTS / ".gitignore").write_text("*\n", encoding="utf-8")
+    with open(ENVIRONMENTS / f"{session.name}.lock", "w", encoding="utf-8") as lock:
+        fcntl.flock(lock, fcntl.LOCK_SH)
+        while not _is_made(folder, stamp, content):
+            fcntl.flock(lock, fcntl.LOCK_UN)
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not _is_made(folder, stamp, content):
+                _make(session, folder, wanted, wheels, extras)
+                stamp.write_text(content, encoding="utf-8")
+            fcntl.flock(lock, fcntl.LOCK_SH)
+        session.env["VIRTUAL_ENV"] = str(folder)
+        session.env["PATH"] = os.pathsep.join([str(folder / "bin"), os.environ["PATH"]])
+        yield folder
+
+
+def _content(wanted: Sequence[str], wheels: Sequence[str]) -> str:
+    """Describe all that an environment depends on."""
+    settings = ["constraints.txt", "pyproject.toml", "reproductions/pyproject.toml"]
+    settings += [f"{folder}/pyproject.toml" for folder in (CORE, *_package_folders(PACKAGES))]
+    files = [ROOT / name for name in settings if (ROOT / name).exists()]
+    for folder in wheels:
+        files += sorted(path for path in (ROOT / folder / "src").rglob("*") if _is_source(path))
+    digest = hashlib.sha256()
+    for path in files:
+        digest.update(f"{path.relative_to(ROOT)}\0{path.stat().st_size}\0".encode())
+        digest.update(path.read_bytes())
+    content = {"wanted": [*wanted, *wheels], "python": sys.version, "files": digest.hexdigest()}
+    return json.dumps(content | {"root": str(ROOT)})
+
+
+def _is_source(path: Path) -> bool:
+    return path.is_file() and "__pycache__" not in path.parts
+
+
+def _is_made(folder: Path, stamp: Path, content: str) -> bool:
+    """Say whether the environment is there, with its Python, and holds what is wanted."""
+    made = (folder / "bin" / "python").exists() and stamp.exists()
+    return made and stamp.read_text(encoding="utf-8") == content
+
+
+def _make(
+    session: nox.Session, folder: Path, wanted: list[str], wheels: Sequence[str], extras: str
+) -> None:
+    session.log(f"Making the environment {folder.relative_to(ROOT)}")
+    shutil.rmtree(folder, ignore_errors=True)
+    run_uv(session, "venv", "--quiet", "--python", sys.executable, str(folder))
+    for source in wheels:
+        place = str(folder / "wheels")
+        run_uv(session, "build", "--quiet", "--wheel", "--out-dir", place, f"./{source}")
+    for wheel in sorted((folder / "wheels").glob("*.whl")):
+        core = wheel.name.startswith("retable-")
+        wanted = [*wanted, f"retable{extras} @ {wheel.as_uri()}" if core else str(wheel)]
+    python = str(folder / "bin" / "python")
+    run_uv(session, "pip", "install", "--python", python, "-c", "constraints.txt", *wanted)
+
+
+def run_uv(session: nox.Session, *words: str) -> None:
+    session.run_install(UV, *words, external=True, silent=words[:2] == ("pip", "install"))
+
+
+def run(
+    session: nox.Session,
+    folder: Path,
+    program: str,
+    *words: str,
+    env: Mapping[str, str] | None = None,
+    silent: bool = False,
+) -> None:
+    """Run a program of the environment ``folder``; ``silent`` shows its output if it fails."""
+    session.run(str(folder / "bin" / program), *words, env=env, silent=silent, external=True)
 
 
 def editable(*packages: str, extras: str = "") -> list[str]:
     """Return how to install the core, with extras, and packages so that edits count at once."""
-    paths = [CORE + extras, *(f"./packages/{package}" for package in packages)]
+    paths = [f"./{CORE}{extras}", *(f"./{folder}" for folder in _package_folders(packages))]
     return [word for path in paths for word in ("-e", path)]
+
+
+def with_scripts(*packages: str, extras: str = "[train,plots]") -> list[str]:
+    """Return the same with the table scripts, which import each other from the root."""
+    scripts = ROOT / "reproductions" / "pyproject.toml"
+    return editable(*packages, extras=extras) + (
+        ["-e", "./reproductions"] if scripts.exists() else []
+    )
+
+
+def _package_folders(packages: Iterable[str]) -> list[str]:
+    return [f"packages/{package}" for package in packages]
 
 
 @nox.session
 def lint(session: nox.Session) -> None:
     """Check style and format."""
-    install(session, groups=("lint",))
-    session.run("ruff", "check", *session.posargs, ".")
-    session.run("ruff", "format", "--check", ".")
+    with environment(session, groups=("lint",)) as place:
+        run(session, place, "ruff", "check", *session.posargs, ".")
+        run(session, place, "ruff", "format", "--check", ".")
 
 
 @nox.session
 def types(session: nox.Session) -> None:
     """Check types, strictly."""
-    core = editable(*PACKAGES, extras="[plots,tensorboard]")
-    install(session, *core, groups=("types", "test"))
-    sources = ["shared/src", *(f"packages/{package}/src" for package in PACKAGES)]
-    checked = ["shared", "packages", "tests", "noxfile.py"]
-    checked += [str(path.relative_to(ROOT)) for path in _scripts("reproductions")]
-    checked += [str(path.relative_to(ROOT)) for path in _scripts("benchmarks")]
-    _check_types(session, sources, checked)
-    # Scripts of one paper import each other by their bare names, which two papers may share.
-    for folder in sorted({table.parent for table in TABLES}):
-        _check_types(session, [*sources, str(folder)], [str(folder)])
-
-
-def _check_types(session: nox.Session, sources: list[str], checked: list[str]) -> None:
-    session.run("mypy", *session.posargs, *checked, env={"MYPYPATH": os.pathsep.join(sources)})
-
-
-def _scripts(folder: str) -> list[Path]:
-    return sorted((ROOT / folder).glob("*.py"))
+    wanted = with_scripts(*PACKAGES, extras="[train,plots,tensorboard]")
+    sources = [f"{folder}/src" for folder in (CORE, *_package_folders(PACKAGES))]
+    checked = [CORE, "packages", "tests", "noxfile.py", "benchmarks"]
+    checked += [folder for folder in SCRIPTS if (ROOT / folder).exists()]
+    variables = {"MYPYPATH": os.pathsep.join(sources)}
+    with environment(session, *wanted, groups=("types", "test")) as place:
+        run(session, place, "mypy", *session.posargs, *checked, env=variables)
 
 
 @nox.session
 def tests(session: nox.Session) -> None:
-    """Run all tests; pytest's options after --."""
-    core = editable(*PACKAGES, extras="[plots,tensorboard]")
-    install(session, *core, groups=("test",))
-    session.run("pytest", "-n", "2", *session.posargs, env=ONE_THREAD)
+    """Run all tests; options of pytest after --."""
+    wanted = with_scripts(*PACKAGES, extras="[train,plots,tensorboard]")
+    with environment(session, *wanted, groups=("test",)) as place:
+        run(session, place, "pytest", "-n", "2", *session.posargs, env=ONE_THREAD)
 
 
 def tests_alone(session: nox.Session, package: str | None) -> None:
-    """Run the tests of a package, or of the core, from wheels, where nothing else can be imported.
+    """Check that wheels of a package, or of the core, hold all that they need.
 
-    The core's run without any package, a package's beside the core: together they run each once.
+    Nothing else of this repository can be imported. The doctests are those of the installed
+    modules, the examples run, and of the tests those with the mark ``wheel``: all others have run
+    in the session ``tests``. ``-- -m ''`` runs every test of the distribution.
     """
-    place = Path(session.create_tmp()).resolve()
-    shutil.rmtree(place)
-    sources = [CORE] if package is None else [CORE, f"./packages/{package}"]
-    for source in sources:
-        session.run("uv", "build", "--quiet", "--wheel", "--out-dir", str(place / "wheels"), source)
-    wheels = sorted((place / "wheels").glob("*.whl"))
-    core = next(wheel for wheel in wheels if wheel.name.startswith("retable-"))
-    own = [str(wheel) for wheel in wheels if wheel != core]
-    install(session, f"retable[plots,tensorboard] @ {core.as_uri()}", *own, groups=("test",))
-    _copy_tests(place / "tests", sources[-1])
-    present = ["retable"] if package is None else ["retable", package]
+    sources = [CORE, *_package_folders([package] if package else [])]
+    present = ["retable", *([package] if package else [])]
     absent = [other for other in PACKAGES if other != package]
     check = [str(ROOT / "tests" / "installed_alone.py"), str(ROOT), *present]
-    with session.chdir(place / "tests"):
-        session.run("python", *check, "--absent", *absent)
-        # The doctests are those of the installed module.
-        paths = ["--pyargs", f"{sources[-1]}/tests", present[-1]]
-        session.run("pytest", "-n", "2", *paths, *session.posargs, env=ONE_THREAD)
+    with (
+        environment(
+            session, groups=("test",), wheels=sources, extras="[train,plots,tensorboard]"
+        ) as place,
+        tempfile.TemporaryDirectory() as temporary,
+        session.chdir(temporary),
+    ):
+        _copy_tests(Path(temporary), sources[-1])
+        run(session, place, "python", *check, "--absent", *absent)
+        for example in sorted(Path(sources[-1]).glob("examples/*.py")):
+            run(session, place, "python", str(example), env=ONE_THREAD, silent=True)
+        run(session, place, "pytest", "-q", "--pyargs", present[-1], env=ONE_THREAD)
+        words = ["pytest", "-m", "wheel", *session.posargs, f"{sources[-1]}/tests"]
+        run(session, place, *words, env=ONE_THREAD)
 
 
 def _copy_tests(place: Path, source: str) -> None:
-    """Copy a package without its source, and the files that its tests read, laid out as here."""
+    """Copy a distribution without its source, and the reference files that its tests read."""
     shutil.copytree(ROOT / source, place / source, ignore=shutil.ignore_patterns("src", "__py*__"))
     for reference in ROOT.glob("reproductions/*/*.toml"):
         target = place / reference.relative_to(ROOT)
@@ -129,54 +235,64 @@ def _copy_tests(place: Path, source: str) -> None:
 
 
 def make_session(name: str, description: str, job: Callable[[nox.Session], None]) -> None:
-    """Register a session that exists because of what was found."""
+    """Register a session for a package or a table."""
 
-    def run(session: nox.Session) -> None:
+    def run_job(session: nox.Session) -> None:
         job(session)
 
-    run.__doc__ = description
-    nox.session(name=name)(run)
+    run_job.__doc__ = description
+    nox.session(name=name)(run_job)
 
 
 make_session(
     "tests-core",
-    "Run the tests of the core from its wheel, alone.",
+    "Check the wheel of the core, alone: imports, doctests, examples, tests with the mark wheel.",
     functools.partial(tests_alone, package=None),
 )
 for _package in PACKAGES:
     make_session(
         f"tests-{_package}",
-        f"Run the tests of {_package} from wheels of it and the core, alone.",
+        f"Check the wheels of {_package} and the core, alone.",
         functools.partial(tests_alone, package=_package),
     )
 
 
 def reproduce(session: nox.Session, script: Path) -> None:
     """Reproduce a table: the script's options after --, among them --help."""
-    install(session, *editable(*needed_packages(script), extras="[plots]"))
-    session.run("python", str(script), *session.posargs)
+    with environment(session, *with_scripts(*needed_packages(script))) as place:
+        run(session, place, "python", str(script), *session.posargs)
 
 
 def needed_packages(script: Path) -> list[str]:
-    """Return the packages that a script imports, itself or through scripts beside it."""
+    """Return the packages that a script imports, itself or through other scripts.
+
+    Args:
+        script: relative to the root, as are the scripts that it imports by their dotted names,
+            for instance ``reproductions.mochi.recipes``.
+    """
     names, unread = set(), [script]
     seen = {script}
     while unread:
         for name in _imported(unread.pop()):
-            names.add(name)
-            beside = script.parent / f"{name}.py"
-            if beside.exists() and beside not in seen:
-                seen.add(beside)
-                unread.append(beside)
+            top, *rest = name.split(".")
+            names.add(top)
+            if top not in SCRIPTS or not rest:
+                continue
+            other = Path(top, *rest).with_suffix(".py")
+            if (ROOT / other).exists() and other not in seen:
+                seen.add(other)
+                unread.append(other)
     return [package for package in PACKAGES if package in names]
 
 
 def _imported(script: Path) -> Iterator[str]:
-    for node in ast.walk(ast.parse(script.read_text(encoding="utf-8"))):
+    """Yield the dotted names of imported modules, and what is imported from them."""
+    for node in ast.walk(ast.parse((ROOT / script).read_text(encoding="utf-8"))):
         if isinstance(node, ast.ImportFrom) and node.module:
-            yield node.module.partition(".")[0]
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
         elif isinstance(node, ast.Import):
-            yield from (alias.name.partition(".")[0] for alias in node.names)
+            yield from (alias.name for alias in node.names)
 
 
 for _script in TABLES:
@@ -189,22 +305,22 @@ for _script in TABLES:
 
 @nox.session(name="check-tables")
 def check_tables(session: nox.Session) -> None:
-    """Run every table at the scale that a check affords, against its stored numbers."""
-    install(session, *editable(*PACKAGES, extras="[plots]"))
-    session.run("python", "reproductions/check_tables.py", *session.posargs)
+    """Train the rows that recorded tables name for the check and compare them; -- --full: all."""
+    with environment(session, *with_scripts(*PACKAGES)) as place:
+        run(session, place, "python", "reproductions/check_tables.py", *session.posargs)
 
 
 @nox.session
 def bench(session: nox.Session) -> None:
     """Time our steps and a peer's, interleaved in one run."""
-    install(session, *editable(*PACKAGES, extras="[plots]"), groups=("bench",))
-    for script in _scripts("benchmarks"):
-        if not script.name.startswith("_"):
-            session.run("python", str(script.relative_to(ROOT)), *session.posargs)
+    wanted = editable(*PACKAGES, extras="[train,plots]")
+    with environment(session, *wanted, groups=("bench",)) as place:
+        for script in sorted((ROOT / "benchmarks").glob("[!_]*.py")):
+            run(session, place, "python", str(script.relative_to(ROOT)), *session.posargs)
 
 
 @nox.session
 def report(session: nox.Session) -> None:
     """Write one page over all tables: what ran, at which scale, what matched."""
-    install(session, *editable(extras="[plots]"))
-    session.run("python", "-m", "retable.tables.report", *session.posargs)
+    with environment(session, *editable(extras="[train,plots]")) as place:
+        run(session, place, "python", "-m", "retable.tables.report", *session.posargs)

@@ -1,122 +1,187 @@
-"""Run every table at the scale that a check affords, against its stored numbers.
+"""Check every table: compare what has recorded numbers, and run what has none.
 
     nox -s check-tables
-    nox -s check-tables -- mochi-table1 --budget 0
+    nox -s check-tables -- mochi-table1
+    nox -s check-tables -- --full
 
-Tables with recorded proxy references are trained at proxy scale and compared with them, a paper's
-tables before its figures, as long as their pretraining fits the budget; it is counted in
-operations, so that every machine checks the same. All others run at smoke scale: the same code,
-nothing is claimed.
+A table with recorded proxy references trains the rows that it names for the check and compares
+them. Of all other rows one of each kind runs at smoke scale, which only checks that the code runs;
+a kind is a method, an encoder and evaluations by their classes. ``--full`` trains all rows of all
+recorded tables. Trainings that several tables share are made once.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
+import resource
 import shutil
-import subprocess
 import sys
 import time
-from collections.abc import Sequence
+import traceback
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from retable.data.sources import open_source
 from retable.errors import UserError
-from retable.reproduce import Table
+from retable.reproduce import Table, TableRow
 from retable.reproduce.command import load_table
+from retable.reproduce.command import main as reproduce
+from retable.reproduce.execute import execute
 from retable.reproduce.plan import TableSelection, plan_runs, price, resolve_rows
 from retable.reproduce.run import Run
+from retable.train.options import RunOptions
 
 FOLDER = Path(__file__).parent
-BUDGET = 80.0
-"""Operations of the encoders, in TFLOP; about 20 minutes on two cores."""
+DEFAULT_RUNS = Path("runs/check")
+
+Kind = tuple[type, type, frozenset[type]]
+"""Classes of a training's method, encoder and evaluations."""
 
 
 @dataclass(frozen=True)
 class Check:
-    """A table and the scale at which it is checked."""
+    """What is run of a table.
+
+    Attributes:
+        table: the table.
+        scale: "proxy" or "smoke".
+        rows: its rows, or trainings as ROW/VARIANT; empty: all.
+    """
 
     table: Table
     scale: str
-    operations: float
+    rows: tuple[str, ...] = ()
+
+    def resolved(self) -> dict[str, TableRow]:
+        """Return every training, with everything filled in."""
+        return resolve_rows(self.table, TableSelection(scale=self.scale, rows=self.rows))
 
 
 def find_scripts(folder: Path = FOLDER) -> list[Path]:
-    """Return every table script: those with a reference of the same name beside them."""
+    """Return every table script: those with a reference of the same name in their folder."""
     scripts = sorted(folder.glob("*/*.py"))
     return [script for script in scripts if script.with_suffix(".toml").exists()]
 
 
-def plan_checks(tables: Sequence[Table], budget: float) -> list[Check]:
-    """Choose each table's scale; a run that two tables share is trained, and counted, once.
+def plan_checks(tables: Sequence[Table], *, full: bool = False) -> list[Check]:
+    """Choose scale and rows of each table.
 
     Args:
         tables: the tables to check.
-        budget: operations that all proxy runs together may take.
+        full: all rows of all tables.
+
+    Raises:
+        UserError: a table has recorded numbers and names no rows for the check.
     """
     recorded = [table for table in tables if table.proxy_reference.exists()]
-    runs = {table.name: _runs(table) for table in recorded}
-    checks, known = [], set[str]()
-    for table in sorted(recorded, key=lambda table: not table.script.stem.startswith("table")):
-        new = [run for run in runs[table.name] if run.name not in known]
-        operations = _operations(new)
-        if operations <= budget:
-            budget -= operations
-            known |= {run.name for run in new}
-            checks.append(Check(table, "proxy", operations))
-    chosen = {check.table.name for check in checks}
-    return checks + [Check(table, "smoke", 0.0) for table in tables if table.name not in chosen]
+    for table in recorded:
+        if not table.check_rows:
+            raise UserError(
+                f"{table.name} has recorded numbers but names no rows for the check. "
+                "Set `check_rows` of its Table to the rows of its main claim and a baseline."
+            )
+    checks = [Check(table, "proxy", () if full else table.check_rows) for table in recorded]
+    if full:
+        return checks + [Check(table, "smoke") for table in tables if table not in recorded]
+    known = {kind_of(row) for check in checks for row in check.resolved().values()}
+    for table in tables:
+        new: dict[Kind, str] = {}
+        rows = Check(table, "smoke").resolved()
+        for name, row in rows.items():
+            if (kind := kind_of(row)) not in known:
+                new.setdefault(kind, name)
+        known |= new.keys()
+        if new or table not in recorded:
+            # A table of known kinds still has columns, derived metrics and plots of its own.
+            checks.append(Check(table, "smoke", tuple(new.values()) or (next(iter(rows)),)))
+    return checks
 
 
-def _runs(table: Table) -> list[Run]:
-    selection = TableSelection(scale="proxy", seeds=table.seeds["proxy"])
-    return plan_runs(resolve_rows(table, selection), selection.seeds)
+def kind_of(row: TableRow) -> Kind:
+    """Return the classes of a training's method, encoder and evaluations."""
+    recipe = row.pretrain
+    return type(recipe.method), type(recipe.encoder), frozenset(map(type, row.evaluations))
 
 
-def _operations(runs: Sequence[Run]) -> float:
-    images = {run.recipe.data: 0 for run in runs}
-    for data in images:
-        images[data] = len(open_source(data, "train"))
-    return sum(price(run.recipe, images[run.recipe.data]).flops for run in runs)
+def plan_trainings(checks: Iterable[Check]) -> list[tuple[Run, float]]:
+    """Return the runs of all checks, each once, and their operations; the most expensive first."""
+    rows: dict[tuple[int, ...], dict[str, TableRow]] = {}
+    for check in checks:
+        named = rows.setdefault(tuple(check.table.seeds[check.scale]), {})
+        for name, row in check.resolved().items():
+            named[f"{check.table.name} {check.scale} {name}"] = row
+    runs = [run for seeds, named in rows.items() for run in plan_runs(named, seeds)]
+    images = {data: len(open_source(data, "train")) for data in {run.recipe.data for run in runs}}
+    priced = [(run, price(run.recipe, images[run.recipe.data]).flops) for run in runs]
+    return sorted(priced, key=lambda found: -found[1])
 
 
-def run_check(check: Check, runs: Path, minutes: float) -> str:
-    """Run the table's script and return what came of it, in words; empty if all is well."""
-    command = [sys.executable, str(check.table.script), "--scale", check.scale]
-    command += ["--quiet", "--runs", str(runs)]
+def train_all(runs: Sequence[Run], folder: Path) -> None:
+    """Train and evaluate all runs side by side, on a core each.
+
+    What fails here is left to the table that needs it, which then says so.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
+    start = time.monotonic()
     try:
-        status = subprocess.run(command, timeout=60 * minutes).returncode
-    except subprocess.TimeoutExpired:
-        return f"did not end within {minutes:g} minutes"
+        execute(runs, RunOptions(folder, quiet=True, jobs=cores))
+    except Exception:
+        traceback.print_exc()
+    children = resource.getrusage(resource.RUSAGE_CHILDREN)
+    seconds = time.monotonic() - start
+    cpu = children.ru_utime + children.ru_stime
+    print(f"Trained {len(runs)} runs in {seconds:.0f} s ({cpu:.0f} s of CPU).", flush=True)
+
+
+def run_check(check: Check, folder: Path) -> str:
+    """Evaluate and compare a table; return what failed, in words, empty if nothing did."""
+    words = ["--scale", check.scale, "--runs", str(folder), "--quiet"]
+    words += ["--rows", *check.rows] if check.rows else []
+    try:
+        status = reproduce(check.table, words)
+    except Exception as error:
+        traceback.print_exc()
+        return f"failed with {type(error).__name__}"
     return {0: "", 1: "missed"}.get(status, f"failed with status {status}")
+
+
+def describe(check: Check) -> str:
+    """Say what is run of a table."""
+    return f"{check.table.name} at {check.scale} scale: {', '.join(check.rows) or 'all rows'}"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Check the tables and return 0, 1 if any missed or failed, 2 on wrong usage."""
     parser = argparse.ArgumentParser(description="Check every table against its stored numbers.")
     parser.add_argument("tables", nargs="*", metavar="TABLE", help="such as mochi-table1; all")
-    parser.add_argument("--budget", type=float, default=BUDGET, help="TFLOP at proxy scale")
-    parser.add_argument("--minutes", type=float, default=20, help="time limit of each table")
-    parser.add_argument("--runs", type=Path, default=Path("runs/check"), help="emptied first")
+    parser.add_argument("--full", action="store_true", help="all rows of all tables; hours")
+    parser.add_argument("--dry-run", action="store_true", help="print what would run")
+    parser.add_argument("--runs", type=Path, default=DEFAULT_RUNS, help="emptied first")
     options = parser.parse_args(arguments)
     tables = {table.name: table for table in map(load_table, find_scripts())}
     unknown = sorted(set(options.tables) - set(tables))
     if unknown:
-        print(f"error: no table {', '.join(unknown)}: choose from {', '.join(tables)}.")
-        return 2
-    wanted = [tables[name] for name in options.tables or tables]
-    width = max(len(table.name) for table in wanted)
+        raise UserError(f"No table {', '.join(unknown)}. Choose from {', '.join(tables)}.")
+    checks = plan_checks([tables[name] for name in options.tables or tables], full=options.full)
+    trainings = plan_trainings(checks)
+    print("\n".join(describe(check) for check in checks))
+    total = sum(operations for _, operations in trainings)
+    print(f"{len(trainings)} runs, {total / 1e12:.1f} TFLOP in the encoders", flush=True)
+    if options.dry_run:
+        return 0
     # Runs are kept by recipe, not by code: what older code has trained would check nothing.
     shutil.rmtree(options.runs, ignore_errors=True)
+    train_all([run for run, _ in trainings], options.runs)
+    width = max(len(check.table.name) for check in checks)
     lines, good = [], True
-    for check in plan_checks(wanted, options.budget * 1e12):
-        print(f"\n--- {check.table.name} at {check.scale} scale", flush=True)
-        start = time.monotonic()
-        fault = run_check(check, options.runs, options.minutes)
+    for check in checks:
+        print(f"\n--- {describe(check)}", flush=True)
+        fault = run_check(check, options.runs)
         good = good and not fault
         said = fault or ("nothing missed" if check.scale == "proxy" else "ran")
-        seconds = time.monotonic() - start
-        lines.append(f"{check.table.name:{width}}  {check.scale:6}{seconds:6.0f} s  {said}")
+        lines.append(f"{check.table.name:{width}}  {check.scale:6}{said}")
     print("\n" + "\n".join(["Checked tables:", *lines]))
     return 0 if good else 1
 

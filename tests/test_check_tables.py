@@ -1,17 +1,21 @@
-"""Which tables the continuous check trains at proxy scale, and what it says of a failure."""
+"""Which rows the check of all tables trains, and what it says of a failure."""
 
 import dataclasses
 import importlib.util
 import sys
+import tomllib
+from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 
 from retable import views
 from retable.encoders import ResNetRecipe
+from retable.errors import UserError
 from retable.evaluate.knn import Knn
-from retable.methods import moco_v2
+from retable.methods import SupervisedRecipe, moco_v2
 from retable.reproduce import Metric, Table, TableRow
 from retable.train.optim import OptimizerRecipe
 from retable.train.recipe import PretrainRecipe
@@ -31,12 +35,12 @@ def check() -> ModuleType:
     return module
 
 
-def row(epochs: int) -> TableRow:
+def row(epochs: int = 1, *, supervised: bool = False) -> TableRow:
     view = views.moco_v2(32)
     recipe = PretrainRecipe(
-        method=moco_v2(queue=128),
+        method=SupervisedRecipe(16) if supervised else moco_v2(queue=128),
         data="shapes?count=128&test_count=64&classes=16",
-        views=(view, view),
+        views=(view,) if supervised else (view, view),
         encoder=ResNetRecipe("small_resnet8"),
         optimizer=OptimizerRecipe(lr=0.03),
         epochs=epochs,
@@ -45,80 +49,187 @@ def row(epochs: int) -> TableRow:
     return TableRow(recipe, (Knn(),))
 
 
-def table(folder: Path, name: str, *epochs: int, recorded: bool = True) -> Table:
-    """Make a table with a row for each number of epochs, not shrunk by any scale."""
+def table(
+    folder: Path,
+    name: str,
+    rows: Mapping[str, TableRow],
+    check_rows: tuple[str, ...] = (),
+    *,
+    recorded: bool = True,
+) -> Table:
+    """Make a table whose rows no scale shrinks."""
     script = folder / "paper" / f"{name}.py"
     script.parent.mkdir(exist_ok=True)
     if recorded:
         script.with_suffix(".proxy.toml").touch()
     return Table(
         script=script,
-        rows={f"row{n}": row(n) for n in epochs},
+        rows=rows,
         columns={"top1": Metric("knn.top1")},
         proxy=lambda row: row,
         smoke=lambda row: row,
         images=128,
+        check_rows=check_rows,
     )
 
 
-@pytest.fixture
-def epoch(check: ModuleType, tmp_path: Path) -> float:
-    """Operations of one epoch."""
-    (one,) = check.plan_checks([table(tmp_path, "unit", 1)], 1e18)
-    return float(one.operations)
+ROWS = {"moco": row(), "longer": row(2), "supervised": row(supervised=True)}
 
 
-def test_tables_without_recorded_numbers_are_run_at_smoke_scale(
-    check: ModuleType, tmp_path: Path
-) -> None:
-    (only,) = check.plan_checks([table(tmp_path, "table1", 1, recorded=False)], 1e18)
-    assert only.scale == "smoke"
+def chosen(checks: list[Any]) -> list[tuple[str, str, tuple[str, ...]]]:
+    return [(check.table.script.stem, check.scale, check.rows) for check in checks]
 
 
-def test_the_budget_goes_to_tables_before_figures(
-    check: ModuleType, tmp_path: Path, epoch: float
-) -> None:
-    tables = [table(tmp_path, "figure1", 2), table(tmp_path, "table1", 3)]
-    checks = check.plan_checks(tables, 3.5 * epoch)
-    scales = {chosen.table.script.stem: chosen.scale for chosen in checks}
-    assert scales == {"table1": "proxy", "figure1": "smoke"}
+def test_a_recorded_table_trains_the_rows_that_it_names(check: ModuleType, tmp_path: Path) -> None:
+    recorded = table(tmp_path, "table1", ROWS, ("longer",))
+    # Of the kind of `longer` nothing is left to run; the supervised row is of another kind.
+    assert chosen(check.plan_checks([recorded])) == [
+        ("table1", "proxy", ("longer",)),
+        ("table1", "smoke", ("supervised",)),
+    ]
 
 
-def test_a_run_that_two_tables_share_is_counted_once(
-    check: ModuleType, tmp_path: Path, epoch: float
-) -> None:
-    tables = [table(tmp_path, "table1", 2, 3), table(tmp_path, "table2", 3, 1)]
-    checks = check.plan_checks(tables, 6.5 * epoch)
-    assert [chosen.scale for chosen in checks] == ["proxy", "proxy"]
-    assert sum(chosen.operations for chosen in checks) == pytest.approx(6 * epoch)
+def test_a_recorded_table_that_names_no_rows_is_an_error(check: ModuleType, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"^paper-table1 has recorded numbers but names no rows"):
+        check.plan_checks([table(tmp_path, "table1", ROWS)])
+
+
+def test_a_table_may_only_name_rows_that_it_has(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"`check_rows` must be rows of the table, got \['else'\]"):
+        table(tmp_path, "table1", ROWS, ("moco", "else"))
+
+
+def test_one_row_of_each_kind_runs_at_smoke_scale(check: ModuleType, tmp_path: Path) -> None:
+    first = table(tmp_path, "figure1", ROWS, recorded=False)
+    second = table(tmp_path, "figure2", {"longer": row(2)}, recorded=False)
+    # The second table has no kind of its own; its script still runs.
+    assert chosen(check.plan_checks([first, second])) == [
+        ("figure1", "smoke", ("moco", "supervised")),
+        ("figure2", "smoke", ("longer",)),
+    ]
+
+
+def test_full_runs_all_rows(check: ModuleType, tmp_path: Path) -> None:
+    tables = [
+        table(tmp_path, "table1", ROWS, ("moco",)),
+        table(tmp_path, "figure1", ROWS, recorded=False),
+    ]
+    assert chosen(check.plan_checks(tables, full=True)) == [
+        ("table1", "proxy", ()),
+        ("figure1", "smoke", ()),
+    ]
+
+
+def test_a_run_that_two_tables_share_is_trained_once(check: ModuleType, tmp_path: Path) -> None:
+    tables = [
+        table(tmp_path, "table1", ROWS, ("moco", "longer")),
+        table(tmp_path, "table2", {"same": row(2)}, ("same",)),
+    ]
+    trainings = check.plan_trainings(check.plan_checks(tables, full=False)[:2])
+    assert [run.recipe.epochs for run, _ in trainings] == [2, 1]
+    (longer, two), (_, one) = trainings
+    assert two == pytest.approx(2 * one)
+    assert len(longer.rows) == 2
 
 
 @pytest.mark.parametrize(
-    ("program", "said"),
+    ("outcome", "said"),
     [
-        ("import sys; sys.exit(0)", ""),
-        ("import sys; sys.exit(1)", "missed"),
-        ("import sys; sys.exit(2)", "failed with status 2"),
-        ("import time; time.sleep(600)", "did not end within 0.02 minutes"),
+        (0, ""),
+        (1, "missed"),
+        (2, "failed with status 2"),
+        (KeyError("x"), "failed with KeyError"),
     ],
 )
-def test_a_failure_is_said(check: ModuleType, tmp_path: Path, program: str, said: str) -> None:
-    broken = table(tmp_path, "table1", 1)
-    broken.script.write_text(program)
-    chosen = check.Check(dataclasses.replace(broken), "smoke", 0.0)
-    assert check.run_check(chosen, tmp_path / "runs", minutes=0.02) == said
+def test_a_failure_is_reported(
+    check: ModuleType,
+    tmp_path: Path,
+    outcome: int | Exception,
+    said: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked = []
+
+    def reproduce(table: Table, words: list[str]) -> int:
+        asked.append(words)
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
+
+    monkeypatch.setattr(check, "reproduce", reproduce)
+    one = check.Check(table(tmp_path, "table1", ROWS), "smoke", ("moco",))
+    assert check.run_check(one, tmp_path) == said
+    assert asked[0][:2] == ["--scale", "smoke"]
+    assert asked[0][-2:] == ["--rows", "moco"]
+
+
+@pytest.mark.slow
+def test_the_check_trains_compares_and_reports_what_missed(
+    check: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: Any
+) -> None:
+    script = tmp_path / "reproductions" / "paper" / "table1.py"
+    script.parent.mkdir(parents=True)
+    script.with_suffix(".toml").write_text(REFERENCE.format(value=-50.0))
+    script.with_suffix(".proxy.toml").write_text(REFERENCE.format(value=-50.0))
+    recorded = dataclasses.replace(
+        table(tmp_path, "table1", ROWS, ("moco",)), script=script, rows={"moco": row()}
+    )
+    monkeypatch.setattr(check, "find_scripts", lambda: [script])
+    monkeypatch.setattr(check, "load_table", lambda path: recorded)
+    assert check.main(["--runs", str(tmp_path / "runs")]) == 1
+    said = capfd.readouterr().out
+    assert "Trained 1 runs in " in said
+    assert said.splitlines()[-2:] == ["Checked tables:", "paper-table1  proxy missed"]
+
+
+REFERENCE = """
+[table]
+id = "table1"
+title = "A table"
+paper = "A paper"
+source = "a test"
+dataset = "shapes"
+
+[[columns]]
+key = "top1"
+label = "top-1"
+unit = "%"
+higher_is_better = true
+
+[columns.spread]
+std = 0.5
+degrees = 10.0
+reason = "a test"
+
+[columns.tolerance]
+value = 1.0
+reason = "a test"
+
+[[rows]]
+key = "moco"
+label = "MoCo"
+origin = "paper"
+values = {{ top1 = {{ value = {value} }} }}
+"""
 
 
 def test_every_table_of_the_repository_is_found(check: ModuleType) -> None:
     names = {script.stem for script in check.find_scripts()}
     assert "table1" in names
-    assert "mochi_recipes" not in names
+    assert "check_tables" not in names
 
 
-def test_an_unknown_table_is_wrong_usage(
-    check: ModuleType, capsys: pytest.CaptureFixture[str]
+def test_every_recorded_table_names_a_pair_that_one_of_its_claims_compares(
+    check: ModuleType,
 ) -> None:
-    assert check.main(["no-table"]) == 2
-    said = capsys.readouterr().out
-    assert "error: no table no-table: choose from " in said
-    assert "mochi-table1" in said
+    recorded = [path for path in check.find_scripts() if path.with_suffix(".proxy.toml").exists()]
+    assert len(recorded) >= 7
+    for script in recorded:
+        claims = tomllib.loads(script.with_suffix(".toml").read_text())["claims"]
+        rows = {name.partition("/")[0] for name in check.load_table(script).check_rows}
+        assert any({claim["better"], claim["than"]} <= rows for claim in claims), script
+
+
+def test_an_unknown_table_is_wrong_usage(check: ModuleType) -> None:
+    with pytest.raises(UserError, match=r"^No table no-table\. Choose from .*mochi-table1"):
+        check.main(["no-table"])

@@ -10,12 +10,12 @@ from torch import Tensor, nn
 
 from retable import views
 from retable.data.sources import with_parameter
-from revisiting_ssl.encoders import ResidualRecipe
 from retable.errors import UserError
 from retable.evaluate.features import represent
 from retable.evaluate.frozen import freeze
 from retable.evaluate.logistic.probe import LogisticProbe
 from retable.evaluate.protocol import EvalContext
+from revisiting_ssl.encoders import ResidualRecipe
 from studies.revisiting_ssl import factor_probes as study
 from studies.revisiting_ssl.factor_pictures import FACTORS, SHOWN
 from studies.revisiting_ssl.proxy_rows import rows_of

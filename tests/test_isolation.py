@@ -15,7 +15,7 @@ PACKAGES = sorted(path.parent.name for path in ROOT.glob("packages/*/pyproject.t
 # From the ground up; a module may import from its own line and from lines above it. Weights stand
 # below the loop, which saves encoders, and need nothing but the encoders themselves.
 ORDER = (
-    "errors files random distributed precision processes settings",
+    "errors extras files random distributed precision processes settings",
     "progress nn",
     "encoders",
     "weights views",
@@ -32,7 +32,18 @@ LINE = {module: number for number, line in enumerate(ORDER) for module in line.s
 FREE = {"__init__", "testing"}
 """`testing` has tools for tests; nothing in the core may import it."""
 
-HEAVY = ("torchvision", "datasets", "accelerate", "matplotlib", "safetensors", "PIL", "tqdm")
+HEAVY = (
+    "torchvision",
+    "datasets",
+    "accelerate",
+    "matplotlib",
+    "safetensors",
+    "PIL",
+    "tqdm",
+    "scipy",
+    "pyarrow",
+    "tensorboard",
+)
 
 
 def imported(path: Path) -> Iterator[tuple[str, ...]]:

@@ -17,7 +17,7 @@ from retable.train.traces import TraceLog
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-PIP = 'python -m pip install "nox[uv]"'
+NOX = 'python3 -m venv .venv && .venv/bin/pip install "nox[uv]" && .venv/bin/nox'
 
 
 def blocks(language: str) -> list[str]:
@@ -32,12 +32,20 @@ def run(command: list[str], folder: Path) -> str:
     return ended.stdout
 
 
-def test_the_two_commands_come_first_and_the_continuous_check_calls_the_second() -> None:
-    assert blocks("")[:2] == [
-        f"{PIP} && nox -s reproduce-mochi-table1\n",
-        f"{PIP} && nox -s tests\n",
-    ]
-    assert f"{PIP} && nox -s tests\n" in (ROOT / ".ci" / "run").read_text()
+def test_the_two_commands_come_first() -> None:
+    sessions = ["reproduce-mochi-table1", "tests"]
+    assert blocks("")[:2] == [f"{NOX} -s {session}\n" for session in sessions]
+    for session in sessions:
+        assert f'`uvx --from "nox[uv]" nox -s {session}`' in README
+
+
+def test_the_continuous_check_runs_the_second_command_as_it_is_printed() -> None:
+    script = (ROOT / ".ci" / "run").read_text()
+    (extraction,) = re.findall(r"test_command=\$\((.*?)\)", script)
+    found = subprocess.run(extraction, shell=True, cwd=ROOT, capture_output=True, text=True)
+    assert found.stdout == blocks("")[1]
+    assert 'bash -c "$test_command"' in script
+    assert ".venv/\n" in (ROOT / ".gitignore").read_text()
 
 
 def test_the_loop_of_your_own_runs() -> None:
@@ -48,7 +56,7 @@ def test_the_loop_of_your_own_runs() -> None:
 
 
 @pytest.mark.slow
-def test_a_checkpoint_is_judged_and_exported(tmp_path: Path) -> None:
+def test_a_checkpoint_is_evaluated_and_exported(tmp_path: Path) -> None:
     make_moco_checkpoint(tmp_path / "moco_v2_200ep_pretrain.pth.tar")
     make_image_folder(tmp_path / "imagenet")
     evaluate, export = (shlex.split(line) for line in blocks("sh")[0].splitlines())
@@ -57,7 +65,7 @@ def test_a_checkpoint_is_judged_and_exported(tmp_path: Path) -> None:
     assert (tmp_path / "backbone.pth").stat().st_size > 0
 
 
-def test_a_training_is_watched(tmp_path: Path) -> None:
+def test_a_training_is_plotted(tmp_path: Path) -> None:
     scores, gradients = (shlex.split(line, comments=True) for line in blocks("sh")[1].splitlines())
     for name in scores[3:]:
         record_run(tmp_path / name)

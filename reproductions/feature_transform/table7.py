@@ -52,6 +52,7 @@ TABLE = Table(
     smoke=smoke,
     images=IMAGENET100_IMAGES,
     subset="imagenet100",
+    check_rows=("moco_v1", "neg_in", "hard_5_2"),
 )
 
 if __name__ == "__main__":

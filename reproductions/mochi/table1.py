@@ -57,6 +57,7 @@ TABLE = Table(
     smoke=smoke,
     images=IMAGENET100_IMAGES,
     subset="imagenet100",
+    check_rows=("moco_t02", "moco_v2", "mochi_1024_1024_128"),
 )
 
 if __name__ == "__main__":

@@ -25,7 +25,10 @@ CELLS = {f"{task}_{k}x": (task, k) for task, widenings in WIDENINGS.items() for 
 
 
 def grid_table(
-    script: Path, judged_by: str, evaluations: Callable[[str], tuple[Evaluation, ...]]
+    script: Path,
+    judged_by: str,
+    evaluations: Callable[[str], tuple[Evaluation, ...]],
+    check_rows: tuple[str, ...],
 ) -> Table:
     """Return one of the three tables.
 
@@ -33,6 +36,7 @@ def grid_table(
         script: the table's own.
         judged_by: name of the evaluation whose accuracy is printed.
         evaluations: those of a task's encoders.
+        check_rows: see `Table`.
     """
     return Table(
         script=script,
@@ -48,5 +52,6 @@ def grid_table(
         smoke=smoke_of_the_grid,
         images=IMAGENET_IMAGES,
         other_data={} if judged_by.startswith("imagenet") else PLACES,
+        check_rows=check_rows,
         plots=(write_analyses, draw_order, draw_ranks, draw_widths, draw_scatter),
     )

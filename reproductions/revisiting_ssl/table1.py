@@ -58,6 +58,7 @@ TABLE = Table(
     smoke=smoke,
     images=IMAGENET_IMAGES,
     plots=(draw_taps,),
+    check_rows=("rotation_no_skip", "rotation_skip"),
 )
 
 if __name__ == "__main__":

@@ -23,7 +23,8 @@ def evaluations(task: str) -> tuple[LogisticProbe, ...]:
     return logistic(task, "imagenet_10", labels=0.1), logistic(task, "imagenet")
 
 
-TABLE = grid_table(Path(__file__), "imagenet_10", evaluations)
+CHECK_ROWS = ("resnet50_v1/rotation_4x", "revnet50/rotation_4x", "vgg19_bn/rotation_4x")
+TABLE = grid_table(Path(__file__), "imagenet_10", evaluations, CHECK_ROWS)
 
 if __name__ == "__main__":
     sys.exit(main(TABLE))

@@ -23,7 +23,8 @@ def evaluations(task: str) -> tuple[LogisticProbe, ...]:
     return (logistic(task, "places", source="places"),)
 
 
-TABLE = grid_table(Path(__file__), "places", evaluations)
+CHECK_ROWS = ("resnet50_v1/relpatchloc_4x", "revnet50/relpatchloc_4x")
+TABLE = grid_table(Path(__file__), "places", evaluations, CHECK_ROWS)
 
 if __name__ == "__main__":
     sys.exit(main(TABLE))

@@ -23,7 +23,8 @@ def evaluations(task: str) -> tuple[LogisticProbe, ...]:
     return (logistic(task, "places_5", source="places", labels=0.05),)
 
 
-TABLE = grid_table(Path(__file__), "places_5", evaluations)
+CHECK_ROWS = ("resnet50_v1/jigsaw_4x", "revnet50/jigsaw_4x")
+TABLE = grid_table(Path(__file__), "places_5", evaluations, CHECK_ROWS)
 
 if __name__ == "__main__":
     sys.exit(main(TABLE))

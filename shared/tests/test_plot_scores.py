@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Mapping
 from pathlib import Path
@@ -452,9 +453,11 @@ def test_mistakes_end_with_one_sentence_and_status_2(
 def test_without_matplotlib_the_extra_is_named(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(drawing, "available", lambda: False)
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
     assert plot(folder) == 2
-    assert "pip install 'retable[plots]'" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert said.startswith("retable: Drawing needs matplotlib, which is not installed. Run `")
+    assert "(the extra `plots` of retable)" in said
 
 
 def test_the_names_of_the_statistics_are_those_that_methods_record() -> None:

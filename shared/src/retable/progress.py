@@ -6,6 +6,7 @@ import threading
 from typing import Any
 
 from retable.distributed import process_index
+from retable.extras import require
 
 _line = 0
 _drawing = threading.RLock()
@@ -21,6 +22,7 @@ def bar(
     total: int, unit: str, description: str = "", *, initial: int = 0, shown: bool = True
 ) -> Any:
     """Return a tqdm bar on standard error, shown only on a terminal and only in process 0."""
+    require("tqdm", "train", "A progress bar")
     from tqdm import tqdm
 
     # Other processes draw on other lines, so a lock within this process is enough. tqdm's default

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from retable.errors import UserError
+from retable.extras import require
 from retable.settings import parse_setting, with_field
 
 if TYPE_CHECKING:
@@ -177,6 +178,7 @@ def _join(wanted: str | None) -> str:
             "--device out."
         )
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        require("accelerate", "train", "An evaluation in several processes")
         from accelerate.state import PartialState
 
         return str(PartialState(cpu=kind == "cpu" or not available).device)

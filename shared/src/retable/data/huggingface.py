@@ -19,6 +19,7 @@ from retable.data.decoding import (
 )
 from retable.data.source import Source, checksum, find_split
 from retable.errors import UserError
+from retable.extras import require
 
 _LABEL_COLUMN = "label"
 
@@ -48,6 +49,7 @@ class TableSource(Source):
         facts: dict[str, Any] | None = None,
         skip_unreadable: bool = False,
     ) -> None:
+        require("datasets", "train", "Reading a data set of Hugging Face")
         from datasets import Image
 
         self.name = f"{data} ({split})"
@@ -180,6 +182,7 @@ def open_saved(
     Raises:
         UserError: the folder is missing or was not written so, or it lacks the split.
     """
+    require("datasets", "train", "Reading a data set of Hugging Face")
     from datasets.dataset_dict import DatasetDict
     from datasets.load import load_from_disk
 
@@ -240,6 +243,7 @@ def open_hub(
         UserError: the hub or the data set cannot be reached, the data set needs a loading script,
             or it lacks the split.
     """
+    require("datasets", "train", "Reading a data set of Hugging Face")
     from datasets.inspect import get_dataset_split_names
     from datasets.load import load_dataset, load_dataset_builder
 

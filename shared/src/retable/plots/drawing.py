@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from retable import files
+from retable import extras, files
 from retable.errors import UserError
 
 if TYPE_CHECKING:
@@ -43,11 +43,8 @@ def available() -> bool:
 
 
 def require() -> None:
-    """Raise a `UserError` that names the extra if matplotlib is not installed."""
-    if not available():
-        raise UserError(
-            "Plots need matplotlib, which is not installed. Run pip install 'retable[plots]'."
-        )
+    """Raise a `UserError` with the remedy where matplotlib is not installed."""
+    extras.require("matplotlib", "plots", "Drawing")
 
 
 def new_figure(width: float, height: float) -> Figure:

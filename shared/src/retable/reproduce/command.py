@@ -119,7 +119,11 @@ def _conclude(
     print(results.for_terminal(comparison))
     print(f"\nWritten to {folder}.")
     codes = [(finished[run.rows[0]][run.seed].environment.get("code"), run) for run in runs]
-    if old := [run for code, run in codes if code and code != code_digest(run.recipe.method, run.recipe.encoder)]:
+    if old := [
+        run
+        for code, run in codes
+        if code and code != code_digest(run.recipe.method, run.recipe.encoder)
+    ]:
         print(
             f"{len(old)} of {len(runs)} runs were trained by other versions of the code. "
             "Use --fresh to train them again."

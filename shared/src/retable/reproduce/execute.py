@@ -20,6 +20,7 @@ from retable.data.sources import open_source
 from retable.evaluate.geometry import Geometry
 from retable.evaluate.knn import Knn
 from retable.evaluate.protocol import EvalContext, Evaluation, without_validation
+from retable.extras import require
 from retable.methods.method import Method, Progress
 from retable.precision import accelerate_mode
 from retable.reproduce.run import Run, read_run
@@ -91,6 +92,7 @@ def _summary(run: Run, options: RunOptions) -> str:
 
 def make_accelerator(precision: str) -> Any:
     """Return accelerate's launcher facts, mixed precision and DDP for a recipe's precision."""
+    require("accelerate", "train", "Training")
     from accelerate.accelerator import Accelerator
     from accelerate.utils.dataclasses import DistributedDataParallelKwargs
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from retable import files
 from retable.errors import UserError
+from retable.extras import install_command
 from retable.plots import drawing
 from retable.reproduce.outcomes import Outcomes
 from retable.reproduce.plan import TableSelection, trainings_at_scale
@@ -107,7 +108,7 @@ def write_report(table: Table, comparison: Comparison, runs: FinishedRuns, folde
     }
     files.write_json(folder / "metrics.json", to_plain({n: m for n, m in metrics.items() if m}))
     if not drawing.available():
-        print("No plots: install retable[plots] for them.", file=sys.stderr)
+        print(f"No plots. Run `{install_command('plots', 'matplotlib')}`.", file=sys.stderr)
         return
     for draw in table.plots:
         draw(comparison, runs, folder)

@@ -151,6 +151,8 @@ class Table:
         collapse: which cells say "collapse" instead of a number, and when; None: a training that
             ends early has failed, and every other has its number.
         plots: draw more than the comparison, into the report's folder.
+        check_rows: rows that ``nox -s check-tables`` trains and compares with the recorded numbers,
+            as ``--rows`` takes them: both rows of the main claim and a baseline.
     """
 
     script: Path
@@ -168,12 +170,15 @@ class Table:
     derive: Derive | None = None
     collapse: CollapseCriterion | None = None
     plots: tuple[Callable[[Comparison, FinishedRuns, Path], None], ...] = ()
+    check_rows: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         known = {name for row in self.rows for name in self.trainings(row)}
         for key, column in self.columns.items():
             if not any(known.intersection(column.reads(row)) for row in self.rows):
                 raise ValueError(f"the column {key} reads none of the trainings {sorted(known)}")
+        if unknown := set(self.check_rows) - {*self.rows, *known}:
+            raise ValueError(f"`check_rows` must be rows of the table, got {sorted(unknown)}.")
         if self.collapse is not None:
             named = {*self.collapse.rows, *self.collapse.columns}
             if unknown := named - {*self.rows, *self.columns}:

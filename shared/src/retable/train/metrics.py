@@ -13,6 +13,7 @@ from torch import Tensor
 
 from retable import distributed, files
 from retable.errors import UserError
+from retable.extras import require
 
 
 class Averages:
@@ -169,11 +170,7 @@ def rounded(value: float) -> float:
 
 
 def _event_writer(folder: Path) -> Any:
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError:
-        raise UserError(
-            "--tensorboard needs TensorBoard, which is not installed. "
-            "Install retable[tensorboard] or omit the option."
-        ) from None
+    require("tensorboard", "tensorboard", "The option --tensorboard")
+    from torch.utils.tensorboard import SummaryWriter
+
     return SummaryWriter(str(folder))

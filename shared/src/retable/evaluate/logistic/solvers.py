@@ -10,6 +10,8 @@ from typing import Any, Literal, Protocol
 import torch
 from torch import Tensor
 
+from retable.extras import require
+
 Solver = Literal["scipy", "torch"]
 SCIPY_DECREASE = 1e7 * 2.0**-52
 """The default of L-BFGS-B's ``ftol``, 2.2e-9: 1e7 times the precision of float64."""
@@ -84,6 +86,7 @@ def by_scipy(
         stopping: when to end.
         pairs: of steps and gradient differences that are remembered.
     """
+    require("scipy", "train", "The solver `scipy`")
     from scipy.optimize import minimize
 
     values: list[float] = []

@@ -1,0 +1,59 @@
+"""Optional dependencies: the extras of the distribution, and one sentence where one is missing."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import sys
+
+from retable.errors import UserError
+
+
+def require(module: str, extra: str, purpose: str) -> None:
+    """Check that an optional dependency can be imported.
+
+    Args:
+        module: the module about to be imported, for instance "scipy".
+        extra: the extra of retable that installs it: "train", "plots" or "tensorboard".
+        purpose: what needs it, as the subject of a sentence in the singular.
+
+    Raises:
+        UserError: it is not installed; the sentence holds a command that installs the extra.
+    """
+    if importlib.util.find_spec(module) is None:
+        raise UserError(
+            f"{purpose} needs {module}, which is not installed. "
+            f"Run `{install_command(extra, module)}` (the extra `{extra}` of retable)."
+        )
+
+
+def install_command(extra: str, module: str) -> str:
+    """Return a command that adds the packages of an extra to this Python's environment.
+
+    It names the packages, not the extra: retable may come from a checkout, a wheel or an index.
+    Environments made by uv have no pip, so uv installs into them.
+
+    Args:
+        extra: the extra.
+        module: named alone where retable is not installed, only on the import path.
+    """
+    packages = requirements(extra) or [module]
+    if importlib.util.find_spec("pip") is None:
+        words = ["uv", "pip", "install", "--python", sys.executable]
+    else:
+        words = [sys.executable, "-m", "pip", "install"]
+    return " ".join([*words, *(f"'{package}'" for package in packages)])
+
+
+def requirements(extra: str) -> list[str]:
+    """Return what the installed distribution declares for an extra, for instance "tqdm>=4.66"."""
+    try:
+        declared = importlib.metadata.requires("retable") or []
+    except importlib.metadata.PackageNotFoundError:
+        return []
+    split = (line.partition(";") for line in declared)
+    return [name.strip() for name, _, marker in split if f'extra=="{extra}"' in _normalise(marker)]
+
+
+def _normalise(marker: str) -> str:
+    return marker.replace(" ", "").replace("'", '"')
