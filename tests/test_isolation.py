@@ -121,6 +121,21 @@ def test_scripts_import_their_neighbours_by_dotted_names(folder: str) -> None:
     assert bare == []
 
 
+def test_scripts_do_not_hide_the_packages_of_the_same_names() -> None:
+    """A script in ``reproductions`` that is run by its path has that folder first on the path."""
+    program = f"""
+import sys
+sys.path.insert(0, {str(ROOT / "reproductions")!r})
+import reproductions.mochi
+import mochi
+print(mochi.MoCHiRecipe.__name__)
+"""
+    ended = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    assert ended.stdout.split() == ["MoCHiRecipe"]
+
+
 @pytest.mark.parametrize("package", ["retable", *PACKAGES])
 def test_importing_all_of_a_package_loads_nothing_heavy_beside_torch(package: str) -> None:
     program = f"""

@@ -5,7 +5,9 @@ r"""Feature transformation, main paper: MoCo v1 against the momentum of its key 
         --data imagefolder:/data/imagenet
 
 Draws the score curves, and the gradient landscapes of the supplement's Figure 2, for which two
-momenta are run that the notebook's legend does not have. The run with m = 0.99 is Table 2's.
+momenta are run that the notebook's legend does not have. The run with m = 0.99 is Table 2's. Proxy
+scale: 6 trainings, 3.4 TFLOP. Expected at paper scale: the best momentum is 0.99 (56.2), 31.2
+without movement (m = 1).
 """
 
 from __future__ import annotations

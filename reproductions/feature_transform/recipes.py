@@ -1,8 +1,8 @@
-"""The paper's recipes at its own scale, and how its tables are shrunk.
+"""Feature transformation's recipes at the paper's scale.
 
 Sources: the supplement (sections B to G) for recipes and tables; the official code for the
 granularity of weights; the MoCo repository for what the paper takes over. Values that none of them
-states are decisions, named where they stand.
+states are decisions; comments name them.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ BOTH = TransformRecipe()
 def transform(
     positives: bool = True, negatives: str = "interpolate", **rest: Any
 ) -> TransformRecipe:
-    """Return a transformation by what it does to either side; alpha 2.0 and 1.6 (table 7)."""
+    """Return a transformation of positives, negatives or both; alpha 2.0 and 1.6 (Table 7)."""
     return TransformRecipe("extrapolate" if positives else "none", negatives, **rest)  # type: ignore[arg-type]
 
 
@@ -57,8 +57,8 @@ def pretraining(
 ) -> PretrainRecipe:
     """Return the paper's pretraining: batch 256, step schedule at 60 % and 80 % (section B).
 
-    Version 2 of MoCo has its own views and a cosine schedule. What the official code leaves to the
-    number of GPUs, batch norm and the rows that share a weight, follows from ``gpus``.
+    Version 2 of MoCo has its own views and a cosine schedule. ``gpus`` decides the batch-norm group
+    and the rows that share a weight, as in the official code.
     """
     view = views.moco_v2(224) if version == 2 else views.moco_v1(224)
     schedule = (
@@ -79,7 +79,7 @@ def pretraining(
 
 
 def _drawn_for_each_gpu(method: MethodRecipe, rows: int) -> MethodRecipe:
-    """Let ``rows`` queries share a draw, as those of a GPU do in the official code."""
+    """Let ``rows`` queries share a weight, as those of a GPU do in the official code."""
     if not isinstance(method, MoCoFTRecipe):
         return method
     return replace(method, transform=replace(method.transform, draw_group=rows))
@@ -123,7 +123,7 @@ LINEAR_1K = replace(_PROBE, lr=30.0, epochs=100, milestones=(60, 80))
 LINEAR_LARS = replace(
     _PROBE, optimizer="lars", schedule="cosine", milestones=(), batch=4096, lr=1.6, epochs=90
 )
-"""SimSiam's own linear probe: the paper's baseline equals a result that was made with it."""
+"""SimSiam's linear probe; the paper's baseline equals a result obtained with it."""
 
 SCORES: dict[str, TableColumn] = {
     "positive_mean": Metric("pretrain.positive_mean"),
@@ -139,4 +139,4 @@ SCORES: dict[str, TableColumn] = {
         Metric("pretrain.transformed_negative_variance"), Metric("pretrain.negative_variance")
     ),
 }
-"""What the transformation does to scores, over the last epoch: it sees what accuracy does not."""
+"""Statistics of raw and transformed scores over the last epoch."""

@@ -1,4 +1,4 @@
-"""Curves that several figures show: scores of every step, gradients of every epoch."""
+"""Plots of recorded curves: scores of every step, gradients of every epoch."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from retable.tables import Comparison
 
 
 def first_folders(comparison: Comparison, histories: FinishedRuns) -> dict[str, Path]:
-    """Return the run of each row's first seed by the row's label; without a run, no entry."""
+    """Return row label -> folder of the first seed's run, for rows that have run."""
     labels = {row.row.key: row.row.label for row in comparison.rows}
     return {
         labels.get(name, name): by_seed[min(by_seed)].folder
@@ -24,12 +24,12 @@ def first_folders(comparison: Comparison, histories: FinishedRuns) -> dict[str, 
 
 
 def draw_score_curves(comparison: Comparison, histories: FinishedRuns, folder: Path) -> None:
-    """Draw the three statistics of every row over the whole run."""
+    """Draw the three statistics of every row over the run."""
     _save_scores(first_folders(comparison, histories), folder / "scores.svg")
 
 
 def draw_early_scores(comparison: Comparison, histories: FinishedRuns, folder: Path) -> None:
-    """Draw the three statistics over the first tenth of the run, as the paper does beside them."""
+    """Draw the three statistics over the first tenth of the run, as the paper does."""
     runs = first_folders(comparison, histories)
     last = max((len(by_seed[min(by_seed)].epochs) for by_seed in histories.values()), default=0)
     _save_scores(runs, folder / "scores_early.svg", (0, math.ceil(last / 10)))

@@ -17,7 +17,7 @@ from retable.reproduce.shrinking import (
 from retable.reproduce.table import TableRow
 
 PROXY_EPOCHS = {100: 5, 200: 10}
-"""Small runs are a twentieth as long as the paper's."""
+"""Epochs of the paper -> epochs at proxy scale, a twentieth."""
 PROXY_QUEUE = 1024
 
 
@@ -25,8 +25,9 @@ def proxy(row: TableRow) -> TableRow:
     """Shrink a row to the built-in images: a twentieth of the epochs, K = 1024 of 8,000 images.
 
     ResNet-50 becomes the small encoder, ResNet-18 one of three quarters of its width. The start
-    epoch keeps its share of the run, but "epoch 2", which is where the queue has been filled with
-    keys, stays behind that: the paper's queue takes 0.52 of 100 epochs, here 0.13 of 5. The
+    epoch keeps its share of the run, but "epoch 2" stays after the epoch in which the queue has
+    been
+    filled with keys: 0.52 of 100 epochs in the paper, 0.13 of 5 here. The
     learning rate is doubled, since 1,250 steps are a hundredth of the paper's.
     """
     return at_twice_the_rate(shrink(row, PROXY, PROXY_EPOCHS[row.pretrain.epochs], PROXY_QUEUE))
@@ -39,12 +40,12 @@ def at_twice_the_rate(row: TableRow) -> TableRow:
 
 
 def smoke(row: TableRow) -> TableRow:
-    """Shrink a row to seconds: the same code, two epochs on 512 images; claims nothing."""
+    """Shrink a row to seconds: two epochs on 512 images, to check that the code runs."""
     return shrink(row, SMOKE, 2, 256)
 
 
 def shrink(row: TableRow, scale: SmallScale, epochs: int, queue: int) -> TableRow:
-    """Return the row on small images with its proportions kept."""
+    """Return the row on small images in the same proportions."""
     recipe = row.pretrain
     if recipe.encoder == ResNetRecipe("resnet18"):
         scale = replace(scale, encoder=replace(scale.encoder, width=0.75))

@@ -4,8 +4,8 @@
     nox -s reproduce-feature_transform-table1 -- --scale paper --data imagefolder:/data/imagenet
 
 Pretrains the four backbones, which are those of the released models (main_models); every cell says
-`not run: needs detection fine-tuning`. ``retable export --layout detectron2`` hands a backbone over
-to a detector.
+`not run: needs detection fine-tuning`. ``retable export --layout detectron2`` writes a backbone for
+a detector. Proxy scale: 4 trainings, 8 TFLOP.
 """
 
 from __future__ import annotations

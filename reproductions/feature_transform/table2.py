@@ -4,7 +4,9 @@
     nox -s reproduce-feature_transform-table2 -- --scale paper --data imagefolder:/data/imagenet
 
 A row is two trainings, ResNet-18 for 100 epochs and ResNet-50 for 200. Those of ResNet-50 from
-epoch 0 and without transformation are Table 6's, those of ResNet-18 are Figure 3's.
+epoch 0 and without transformation are Table 6's, those of ResNet-18 are Figure 3's. Proxy scale: 12
+trainings, 15 TFLOP. Expected at paper scale: early starts gain most; from 56.2 without to
+63.3 (epoch 2) with ResNet-18, from 71.1 to 76.9 (epoch 0) with ResNet-50.
 """
 
 from __future__ import annotations

@@ -3,7 +3,9 @@
     nox -s reproduce-feature_transform-table6
     nox -s reproduce-feature_transform-table6 -- --scale paper --data imagefolder:/data/imagenet
 
-At paper scale a row and seed is 200 epochs of ResNet-50 on 126,689 images at 224 px.
+Paper scale: 200 epochs of ResNet-50 on 126,689 images at 224 px for each row and seed. Proxy scale:
+9 trainings, 18 TFLOP. Expected at paper scale: MoCo v1 71.1, positives 72.8, negatives 74.6, both
+76.9, extrapolated negatives 71.8.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""MoCHi's recipes at the paper's scale, and how its tables are shrunk.
+"""MoCHi's recipes at the paper's scale.
 
 Sources: the slide deck of the first author for (N, s, s') and the tables; the MoCo repository for
-everything that MoCHi takes over; values that neither states are decisions, named where they stand.
+everything that MoCHi takes over. Values that neither states are decisions; comments name them.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ IMAGENET1K_IMAGES = 1_281_167
 
 
 def pretraining(method: MoCoRecipe, *, epochs: int, batch: int, version: int = 2) -> PretrainRecipe:
-    """Return MoCo's pretraining recipe (MoCo repository, ``main_moco.py``), images left open.
+    """Return MoCo's pretraining recipe (MoCo repository, ``main_moco.py``) without data.
 
-    Four processes share a batch (MoCHi, experiments on ImageNet-100): batch norm sees a quarter.
+    Four GPUs share a batch (MoCHi, experiments on ImageNet-100), so that batch norm sees a quarter.
     Batch 128 with learning rate 0.03 on ImageNet-100 is a decision: published MoCo-v2 runs reach
     77.5 there and 67.5 with twice the batch, the paper's own baseline is 78.0.
     """
@@ -57,12 +57,12 @@ def imagenet1k(method: MoCoRecipe, *, epochs: int) -> PretrainRecipe:
 
 
 def mochi(n_hard: int, s: int, s_prime: int, **changes: object) -> MoCHiRecipe:
-    """Return MoCHi (N, s, s') on ImageNet-100: mixing from epoch 10 on (memory of the paper)."""
+    """Return MoCHi (N, s, s') on ImageNet-100: mixing from epoch 10 on (unverified)."""
     return MoCHiRecipe(n_hard=n_hard, s=s, s_prime=s_prime, **changes)  # type: ignore[arg-type]
 
 
 def supervised_bound(classes: int) -> PretrainRecipe:
-    """Return cross-entropy training; the paper's recipe is unknown, torchvision's is taken."""
+    """Return cross-entropy training by torchvision's recipe; the paper's is unknown."""
     return PretrainRecipe(
         method=SupervisedRecipe(classes),
         data="",

@@ -26,18 +26,18 @@ def proxy(row: TableRow) -> TableRow:
     milestones at the same share of the run. With 64 classes a queue holds 1.6 % of false negatives
     (ImageNet-100: 1 %). Changed, since the run is a hundredth as long and the images are simpler:
     the key encoder's momentum (0.99), the probe's learning rate (3), grey with probability 0.5 and
-    crops of at least half the image (six colours would otherwise tell images apart), half the blur.
+    crops of at least half the image (six colours would otherwise identify images), half the blur.
     """
     return shrink(row, PROXY, PROXY_EPOCHS, queue=1024)
 
 
 def smoke(row: TableRow) -> TableRow:
-    """Shrink a row to seconds: the same code, two epochs on 512 images; claims nothing."""
+    """Shrink a row to seconds: two epochs on 512 images, to check that the code runs."""
     return shrink(row, SMOKE, 2, queue=256)
 
 
 def shrink(row: TableRow, scale: SmallScale, epochs: int, *, queue: int) -> TableRow:
-    """Return the row on small images with its proportions kept."""
+    """Return the row on small images in the same proportions."""
     method = row.pretrain.method
     if isinstance(method, MoCoRecipe):
         method = shrink_moco(method, queue, epochs)
@@ -51,10 +51,11 @@ def shrink(row: TableRow, scale: SmallScale, epochs: int, *, queue: int) -> Tabl
 
 
 def shrink_moco(method: MoCoRecipe, queue: int, epochs: int) -> MoCoRecipe:
-    """Return MoCo or MoCHi with a queue of ``queue`` keys and everything in proportion to it."""
+    """Return MoCo or MoCHi with a queue of ``queue`` keys and all sizes in proportion to it."""
     if not isinstance(method, MoCHiRecipe):
         return replace(method, queue=queue, momentum=0.99)
-    # The paper's largest queue would leave pools of two: N, s, s' may be twice their share of it.
+    # In proportion to the paper's largest queue, pools would have two negatives: N, s and s' may be
+    # twice as large.
     share = max(queue / method.queue, 1 / 32)
     return replace(
         method,

@@ -3,8 +3,9 @@
     nox -s reproduce-revisiting_ssl-figure1
     nox -s reproduce-revisiting_ssl-figure1 -- --scale paper --data /imagenet
 
-One encoder of each task and the linear probe by SGD under three schedules; the optimum of the same
-problem, found by L-BFGS, is the dashed line.
+Trains a linear probe on one encoder of each task by SGD under three schedules; the dashed line is
+the optimum of the same problem by L-BFGS. Proxy scale: 4 trainings, 23 TFLOP. Expected: the later
+the first decay, the higher the accuracy.
 """
 
 from __future__ import annotations
@@ -24,18 +25,18 @@ FIRST_DECAYS = (30, 120, 480)
 
 @dataclass(frozen=True)
 class OfTheProbe:
-    """A figure of the row's own probe: rows of a task share their encoder's run.
+    """Metric of the row's own probe; rows of a task share the run of their encoder.
 
     Attributes:
-        figure: its name.
-        of_the_optimum: whether the L-BFGS probe has it too.
+        figure: name of the metric.
+        of_the_optimum: whether the L-BFGS probe has the metric too.
     """
 
     figure: str
     of_the_optimum: bool = True
 
     def value(self, row: str, seed: int, runs: FinishedRuns) -> float | None:
-        """Return it, None where the row has not run."""
+        """Return the metric, None if the row has not run."""
         _, _, probe = row.rpartition("_")
         if probe == "optimum" and not self.of_the_optimum:
             return None
@@ -44,7 +45,7 @@ class OfTheProbe:
         return run.metrics.get(f"{name}.{self.figure}") if run else None
 
     def reads(self, row: str) -> tuple[str, ...]:
-        """Name the row's training."""
+        """Return the row as the training that it reads."""
         return (row,)
 
 
@@ -60,7 +61,7 @@ TABLE = Table(
     rows={name: row for task in BEST for name, row in rows_of(task).items()},
     columns={
         "top1": OfTheProbe("top1"),
-        # The objective of L-BFGS has a penalty besides.
+        # The objective of L-BFGS includes a penalty.
         "objective": OfTheProbe("train_loss", of_the_optimum=False),
     },
     proxy=proxy,

@@ -1,4 +1,4 @@
-"""The grid of Tables 2 to 4: six encoders, four pretext tasks, several widths; 66 encoders."""
+"""Grid of Tables 2 to 4: six encoders, four pretext tasks and several widths, 66 trainings."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ from retable.evaluate.protocol import Evaluation
 from retable.reproduce import Metric, Table, TableRow
 
 CELLS = {f"{task}_{k}x": (task, k) for task, widenings in WIDENINGS.items() for k in widenings}
-"""The columns: pretext task and widening factor."""
+"""Column key -> pretext task and widening factor."""
 
 
 def grid_table(
     script: Path,
-    judged_by: str,
+    printed: str,
     evaluations: Callable[[str], tuple[Evaluation, ...]],
     check_rows: tuple[str, ...],
 ) -> Table:
     """Return one of the three tables.
 
     Args:
-        script: the table's own.
-        judged_by: name of the evaluation whose accuracy is printed.
-        evaluations: those of a task's encoders.
+        script: script of the table.
+        printed: name of the evaluation whose accuracy the table prints.
+        evaluations: function of the task that returns the evaluations of its encoders.
         check_rows: see `Table`.
     """
     return Table(
@@ -47,11 +47,11 @@ def grid_table(
             }
             for name, encoder in ENCODERS.items()
         },
-        columns={cell: Metric(f"{judged_by}.top1", variant=cell) for cell in CELLS},
+        columns={cell: Metric(f"{printed}.top1", variant=cell) for cell in CELLS},
         proxy=proxy_of_the_grid,
         smoke=smoke_of_the_grid,
         images=IMAGENET_IMAGES,
-        other_data={} if judged_by.startswith("imagenet") else PLACES,
+        other_data={} if printed.startswith("imagenet") else PLACES,
         check_rows=check_rows,
         plots=(write_analyses, draw_order, draw_ranks, draw_widths, draw_scatter),
     )

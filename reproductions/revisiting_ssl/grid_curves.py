@@ -1,4 +1,4 @@
-"""Pictures of the grid: what widening does, and pretext accuracy against that of a linear model."""
+"""Plots of the grid: accuracy against width, and linear against pretext accuracy."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Picture of the first claim: which of two encoders is ahead depends on the pretext task."""
+"""Plot of the first claim: the order of two encoders depends on the pretext task."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ CLAIMED = ("revnet50", "resnet50_v1")
 
 
 def draw_order(comparison: Comparison, histories: FinishedRuns, folder: Path) -> None:
-    """Draw by how many points one encoder is ahead in every column, the paper's beside ours."""
+    """Draw the lead of one encoder over another in every column, the paper's and ours."""
     from matplotlib.lines import Line2D
 
     paper = leads(paper_grid(comparison), *CLAIMED)

@@ -1,4 +1,4 @@
-"""Picture of the encoders' ranks in every column of the grid, and how far the tasks agree."""
+"""Plot of the encoders' ranks in every column of the grid and of the tasks' agreement."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 def draw_ranks(comparison: Comparison, histories: FinishedRuns, folder: Path) -> None:
-    """Draw the encoders' ranks in every column, and how the tasks' rankings agree."""
+    """Draw the encoders' ranks in every column and the agreement of the tasks' rankings."""
     found = all_statistics(comparison, histories)
     lines = [len(encoders_of(one.grid)) for one in found.values()]
     columns = max(len(one.ranks) for one in found.values())
@@ -90,7 +90,7 @@ def _draw_rank_map(axes: Axes, found: GridStatistics, labels: Mapping[str, str])
 
 
 def _tick(found: GridStatistics, cell: Cell) -> str:
-    """Return a column's width and, where we have it, how its ranking depends on the labels."""
+    """Return a column's width and, if known, its tau between few and all labels."""
     lines = [f"{cell.widening}{TIMES}"]
     for agreements in found.shares.values():
         value = agreements[cell].value if cell in agreements else None

@@ -1,4 +1,4 @@
-"""The grid's statistics as JSON, and as text that a person reads."""
+"""Statistics of the grid as JSON and as Markdown."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def write_analyses(comparison: Comparison, histories: FinishedRuns, folder: Path
 
 
 def said(found: Correlation, name: str) -> str:
-    """Say a correlation and what it stands on, or why there is none.
+    """Format a correlation with its number of points, or the reason why there is none.
 
     >>> said(Correlation(0.5, 3, 2), "τ")
     'τ = +0.50 (n = 3, mean of 2)'
@@ -78,7 +78,7 @@ def said(found: Correlation, name: str) -> str:
 
 
 def signed(value: float) -> str:
-    """Write a correlation with its sign.
+    """Format a correlation with its sign.
 
     >>> signed(0.333), signed(-0.001)
     ('+0.33', '0.00')
@@ -163,7 +163,7 @@ def _said(found: GridStatistics, labels: dict[str, str]) -> Iterator[str]:
 
 
 def _said_reversals(grid: Grid, seeds: Mapping[int, Grid], labels: dict[str, str]) -> Iterator[str]:
-    """Say of which pairs of encoders the order depends on the task, in points, with each seed's."""
+    """Yield lines on the pairs of encoders whose order depends on the task."""
     found = reversals(grid)
     if not found:
         yield "No two encoders change their order from task to task."

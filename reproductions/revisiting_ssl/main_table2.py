@@ -3,8 +3,9 @@
     nox -s reproduce-revisiting_ssl-main_table2
     nox -s reproduce-revisiting_ssl-main_table2 -- --scale paper --data /imagenet --places /places
 
-Four of the 66 encoders of Tables 2 to 4, the linear probe trained by SGD for 520 epochs, scored on
-the official test images. The other rows are cited.
+Evaluates four of the 66 encoders of Tables 2 to 4 by a linear probe that is trained by SGD for 520
+epochs, on the official test images. The other rows are cited. Expected at paper scale: 55.4
+(Rotation), 46.0 (Exemplar), 51.4 (Relative Patch Location), 44.6 (Jigsaw) on ImageNet.
 """
 
 from __future__ import annotations

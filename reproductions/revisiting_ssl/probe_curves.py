@@ -1,4 +1,4 @@
-"""Picture of Figure 1: what a linear probe by SGD reaches after each epoch, by schedule."""
+"""Plot of Figure 1: metrics of linear probes by SGD after each epoch, by schedule."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ _FIGURES = {
 
 @dataclass(frozen=True)
 class ProbeCurve:
-    """What one probe measured.
+    """Metrics of one probe after each epoch.
 
     Attributes:
         first_decay: epoch after which its learning rate falls for the first time.
-        epochs: from 1.
+        epochs: numbers of the epochs, from 1.
         values: figure -> its value after each epoch; accuracies in percent.
     """
 
@@ -44,10 +44,10 @@ class ProbeCurve:
 
 
 def read_curve(history: FinishedRun, evaluation: str) -> ProbeCurve | None:
-    """Read the curve of a run's probe; None if it has not run to its end.
+    """Read the curve of a run's probe, None if it has not finished.
 
-    Where other settings of the same name have left results beside it, the one that the run's
-    figures are of.
+    If other settings of the same name left results too, the probe is chosen whose accuracy is among
+    the run's metrics.
     """
     for folder in sorted((history.folder / "evaluations").glob(f"{evaluation}-*")):
         result, curve = folder / "result.json", folder / "curve.json"
@@ -79,7 +79,7 @@ def mean_curve(curves: Sequence[ProbeCurve], figure: str) -> list[float]:
 
 
 def curves_of(histories: FinishedRuns, task: str) -> dict[str, list[ProbeCurve]]:
-    """Return schedule -> the curves of its seeds, of those that have run."""
+    """Return schedule -> curves of the seeds that have run."""
     found = {}
     for schedule in SCHEDULES:
         by_seed = histories.get(f"{task}_{schedule}", {})
@@ -116,7 +116,7 @@ def draw_probe_curves(comparison: Comparison, histories: FinishedRuns, folder: P
 
 
 def _optimum(histories: FinishedRuns, task: str, figure: str) -> float | None:
-    """Return what L-BFGS found on the same problem, the mean over seeds; None where it has not."""
+    """Return the optimum by L-BFGS, the mean over seeds; None if it has not run."""
     by_seed = histories.get(f"{task}_optimum", {}).values()
     name = f"optimum.{figure}"
     found = [history.metrics[name] for history in by_seed if name in history.metrics]

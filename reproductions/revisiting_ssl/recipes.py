@@ -1,8 +1,8 @@
-"""The paper's recipes at its own scale, and how its tables are shrunk.
+"""Recipes of the four pretext tasks at the paper's scale.
 
 Sources: the supplement (sections 1 to 3) for batches, schedules and evaluations; the official code
 (google/revisiting-self-supervised) for views, strides of the patch tasks and weight decay. Where
-they differ or say nothing, the sheet's decisions D1 to D10 stand; they are named here.
+they differ or say nothing, the values are decisions; docstrings name them.
 """
 
 from __future__ import annotations
@@ -60,11 +60,11 @@ ENCODERS: dict[str, Encoder] = {
 
 BATCH = {"rotation": 1024, "exemplar": 512, "relpatchloc": 1024, "jigsaw": 1024}
 CORES = {"rotation": 128, "exemplar": 32, "relpatchloc": 32, "jigsaw": 32}
-"""Images of a step and the TPU cores that share them (section 1): batch norm is of each core."""
+"""Images of a step, and TPU cores that share them, each with its own batch norm (section 1)."""
 
 
 def is_patch_task(task: str) -> bool:
-    """Say whether a task looks at patches of 64 pixels instead of images of 224."""
+    """Return whether a task takes patches of 64 pixels instead of images of 224."""
     return task in ("relpatchloc", "jigsaw")
 
 
@@ -79,7 +79,7 @@ def encoder_for(task: str, encoder: Encoder, widening: int) -> Encoder:
 
 
 def views_of(task: str) -> tuple[views.ViewRecipe, ...]:
-    """Return what a step sees of an image: one view, or eight (Exemplar)."""
+    """Return the views of an image in a step: one, or eight (Exemplar)."""
     if task == "rotation":
         return (views.inception(224),)
     if task == "exemplar":
@@ -159,7 +159,7 @@ def supervised(encoder: Encoder) -> PretrainRecipe:
 
 
 def representation_of(task: str, taps: tuple[str, ...] = ("pre_logits",)) -> Representation:
-    """Return what a linear model gets: for patch tasks the mean over nine patches (section 2)."""
+    """Return the features of the linear model; patch tasks: mean over nine patches (section 2)."""
     return Representation(taps, patches=PatchGrid(cell=64) if is_patch_task(task) else None)
 
 

@@ -1,8 +1,8 @@
-"""How the paper's recipes are shrunk to small images and minutes.
+"""Tables of the four pretext tasks at proxy and smoke scale.
 
-What is kept: the tasks, the families of encoders, a doubling of their width, the schedule's shares
-of the run, images that share batch norm and negatives, the rule of the L-BFGS penalty. What is not:
-one unit in each block instead of 3, 4, 6, 3, basic units, images of 32 pixels, patches of 12.
+Kept: the tasks, the families of encoders, a doubling of their width, the schedule's shares of the
+run, images that share batch norm and negatives, the rule of the L-BFGS penalty. Changed: one basic
+unit in each block instead of 3, 4, 6, 3, images of 32 pixels, patches of 12.
 """
 
 from __future__ import annotations
@@ -32,12 +32,13 @@ PENALTY = 0.2
 """Strength of the L-BFGS penalty, 100 / (M C) in the paper, such that lambda is the paper's too.
 
 A ResNet of width 4x has 2048 features for 1000 classes there, 128 for 32 here: with 100, lambda
-would be 500 times the paper's, and the accuracy would say how large features are. Rotation's
-encoder at 4x, by which this was chosen before any two encoders were compared: 38.6 % and 66.5 %.
+would be 500 times the paper's, and the accuracy would depend on the scale of the features. It was
+chosen on Rotation's encoder at 4x (38.6 % with 100, 66.5 % with 0.2), before encoders were
+compared.
 """
 
 SHORTER = {PROXY_DATA: 5, SMOKE_DATA: 35}
-"""How many times fewer epochs: 7 instead of 35, one of warm-up, decays after 3 and 5."""
+"""Divisor of the epochs; proxy scale: 7 epochs, one of warm-up, decays after 3 and 5."""
 
 BATCH = 64
 
@@ -48,16 +49,16 @@ def proxy(row: TableRow) -> TableRow:
 
 
 def smoke(row: TableRow) -> TableRow:
-    """Shrink a training to seconds: the same code, an epoch on 256 images; claims nothing."""
+    """Shrink a training to seconds: an epoch on 256 images, to check that the code runs."""
     return shrink(row, SMOKE_DATA)
 
 
 def proxy_of_the_grid(row: TableRow) -> TableRow | None:
     """Shrink a training of the grid; widths above 8 and three of the six encoders are left out.
 
-    What stays answers the paper's questions: RevNet against ResNet v1 at two widths, and VGG, the
-    network without skip connections, at the smaller one. The dearest training, a ninth of all, is
-    left out too: Exemplar with ResNet v1 at 8x, of which no claim speaks.
+    The rest answers the paper's questions: RevNet against ResNet v1 at two widths, and VGG, the
+    network without skip connections, at the smaller one. The most expensive training, a ninth of
+    the total, is left out too: Exemplar with ResNet v1 at 8x, which no claim reads.
     """
     return proxy(row) if in_sub_grid(row.pretrain) else None
 
@@ -68,19 +69,19 @@ def smoke_of_the_grid(row: TableRow) -> TableRow | None:
 
 
 def in_sub_grid(recipe: PretrainRecipe) -> bool:
-    """Say whether the small grid has a training of the large one."""
+    """Return whether the small grid includes a training."""
     encoder = recipe.encoder
     if isinstance(encoder, VggRecipe):
         return encoder.widening == 4
     assert isinstance(encoder, ResidualRecipe)
     exemplar = isinstance(recipe.method, ExemplarRecipe)
-    dearest = exemplar and encoder.version == "v1" and encoder.widening == 8
-    small = encoder.widening <= 8 and not dearest
+    most_expensive = exemplar and encoder.version == "v1" and encoder.widening == 8
+    small = encoder.widening <= 8 and not most_expensive
     return small and encoder.last_relu and encoder.version != "v2"
 
 
 def shrink(row: TableRow, data: str) -> TableRow:
-    """Return a training on small images, and its evaluations."""
+    """Return a row on small images."""
     return TableRow(
         shrink_pretraining(row.pretrain, data),
         tuple(shrink_evaluation(evaluation, data) for evaluation in row.evaluations),
@@ -132,7 +133,7 @@ def shrink_method(method: MethodRecipe, classes: int) -> MethodRecipe:
 def shrink_views(recipes: tuple[views.ViewRecipe, ...]) -> tuple[views.ViewRecipe, ...]:
     """Return views of 32 pixels, four of Exemplar's eight; patches from 48 of 55 pixels.
 
-    Crops hold at least 0.3 of an image: 0.05 of a small one shows nothing.
+    Crops have at least 0.3 of the area: 0.05 of a small image is a few pixels.
     """
     small = [
         replace(view, size=48, resize=55)
@@ -208,6 +209,6 @@ def shrink_evaluation(evaluation: Evaluation, data: str) -> Evaluation:
 
 
 def small_view(view: views.ViewRecipe) -> views.ViewRecipe:
-    """Return the view that is tested on: 32 of 36 pixels, or 36 of 48 for nine patches."""
+    """Return the test view: 32 of 36 pixels, or 36 of 48 for nine patches."""
     size, resize = (32, 36) if view.keep_aspect else (36, 48)
     return replace(view, size=size, resize=resize)

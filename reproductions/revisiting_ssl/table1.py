@@ -1,10 +1,11 @@
-"""Revisiting self-supervised learning, Table 1: what skip connections do to each block's features.
+"""Revisiting self-supervised learning, Table 1: features of each block with and without skips.
 
     nox -s reproduce-revisiting_ssl-table1
     nox -s reproduce-revisiting_ssl-table1 -- --scale paper --data /imagenet
 
 ResNet18 v2 with and without skip connections. The two supervised rows are the control of the text:
-labels hardly miss what Rotation and Exemplar miss.
+with labels, skip connections make little difference. Proxy scale: 6 trainings, 30 TFLOP. Expected
+at paper scale: skip connections add 0 to 2.7 points; 69.6 and 68.8 with labels.
 """
 
 from __future__ import annotations

@@ -3,8 +3,9 @@
     nox -s reproduce-revisiting_ssl-table4
     nox -s reproduce-revisiting_ssl-table4 -- --scale paper --data /imagenet --places /places
 
-The 66 encoders are those of Tables 2 to 4: trained once, their features computed once for each data
-set.
+Tables 2 to 4 share 66 encoders, which are trained once; their features are computed once for each
+data set. Proxy scale: 19 of them, 44 TFLOP. Expected at paper scale: RevNet50 is the best encoder
+of Rotation, ResNet50 v1 of the other tasks; width improves 29 of 42 steps.
 """
 
 from __future__ import annotations

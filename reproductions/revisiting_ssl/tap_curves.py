@@ -1,4 +1,4 @@
-"""Picture of Table 1: accuracy against depth, with and without skip connections."""
+"""Plot of Table 1: accuracy against depth, with and without skip connections."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _CALLED = {"skip": "with skip connections", "no_skip": "without skip connections
 
 
 def draw_taps(comparison: Comparison, histories: FinishedRuns, folder: Path) -> None:
-    """Draw a panel for each task, a line for each network, and below it what the skips add."""
+    """Draw a panel for each task, a line for each network, and the gains by skip connections."""
     rows = {row.row.key: row for row in comparison.rows if _has_numbers(row)}
     tasks = list(dict.fromkeys(task_of(key) for key in rows))
     if not tasks:
@@ -98,7 +98,7 @@ def _draw_row(axes: Axes, row: ComparedRow, ink: str) -> None:
 
 
 def _write_gains(axes: Axes, comparison: Comparison, networks: Mapping[str, ComparedRow]) -> None:
-    """Name the layers, and below each write how much higher the network with skips is."""
+    """Label the layers, with the gain by skip connections below each."""
     labels = {column.key: column.label for column in comparison.columns}
     lines = [[labels[tap] for tap in TAPS]]
     if len(networks) == len(_NETWORKS):
