@@ -332,7 +332,7 @@ def test_decays_are_tuples_also_where_json_made_them_lists() -> None:
 @pytest.mark.parametrize(
     ("fields", "sentence"),
     [
-        ({"name": "adam"}, "The optimizer is 'adam'; use sgd or lars"),
+        ({"name": "adam"}, "`name` must be one of 'sgd', 'lars', got 'adam'"),
         ({"lr": -1.0}, "The optimizer's lr is -1.0; use 0 or more"),
         ({"decays": (("head", -0.1),)}, "The optimizer's decay of 'head' is -0.1; use 0 or more"),
         ({"decays": (("head", 0.0), ("head", 0.1))}, "decays are of head, head; name each once"),

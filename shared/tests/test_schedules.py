@@ -102,8 +102,8 @@ def test_a_recipe_read_from_json_equals_the_written_one() -> None:
 @pytest.mark.parametrize(
     ("fields", "sentence"),
     [
-        ({"kind": "linear"}, "'linear'; use one of cosine, step, constant"),
-        ({"per": "batch"}, "'batch'; use epoch or step"),
+        ({"kind": "linear"}, "`kind` must be one of 'cosine', 'step', 'constant', got 'linear'"),
+        ({"per": "batch"}, "`per` must be one of 'epoch', 'step', got 'batch'"),
         ({"kind": "step"}, "give milestones to the step schedule"),
         ({"milestones": (3,)}, "give milestones to the step schedule"),
         ({"kind": "step", "milestones": (3, 2)}, "do not rise; sort them"),

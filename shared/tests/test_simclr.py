@@ -200,5 +200,5 @@ def test_three_views_and_unknown_heads_are_refused() -> None:
     )
     with pytest.raises(ValueError, match="unpack"):
         make_simclr()(three)
-    with pytest.raises(UserError, match="SimCLR's head is 'linear'; use mlp or simclr"):
+    with pytest.raises(UserError, match="`head` must be one of 'mlp', 'simclr', got 'linear'"):
         make_simclr(head="linear")

@@ -457,7 +457,7 @@ def test_the_recipe_is_simclrs_with_a_transformation() -> None:
     transform = TransformRecipe(**json.loads(json.dumps(fields.pop("transform"))))
     assert fields == asdict(SimCLRRecipe())
     assert SimCLRFTRecipe(**fields, transform=transform) == recipe
-    with pytest.raises(UserError, match="SimCLR's head is 'linear'; use mlp or simclr"):
+    with pytest.raises(UserError, match="`head` must be one of 'mlp', 'simclr', got 'linear'"):
         SimCLRFTRecipe(head="linear")  # type: ignore[arg-type]
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from retable.errors import UserError
+from retable.settings import validate_choices
 
 
 @dataclass(frozen=True)
@@ -38,12 +39,7 @@ class ScheduleRecipe:
     def __post_init__(self) -> None:
         # JSON has no tuples.
         object.__setattr__(self, "milestones", tuple(self.milestones))
-        if self.kind not in ("cosine", "step", "constant"):
-            raise UserError(
-                f"The schedule's kind is {self.kind!r}; use one of cosine, step, constant."
-            )
-        if self.per not in ("epoch", "step"):
-            raise UserError(f"The schedule changes per {self.per!r}; use epoch or step.")
+        validate_choices(self)
         if (self.kind == "step") != bool(self.milestones):
             raise UserError(
                 f"A {self.kind} schedule with milestones {self.milestones} is contradictory; "
