@@ -336,7 +336,7 @@ def test_decays_are_tuples_also_where_json_made_them_lists() -> None:
 @pytest.mark.parametrize(
     ("fields", "sentence"),
     [
-        ({"name": "adam"}, "must be sgd or lars, got 'adam'"),
+        ({"name": "adam"}, "`name` must be one of 'sgd', 'lars', got 'adam'"),
         ({"lr": -1.0}, "`lr` must be 0 or more, got -1.0"),
         ({"decays": (("head", -0.1),)}, "`decays` must be 0 or more, got -0.1 for 'head'"),
         (

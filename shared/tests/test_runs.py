@@ -2,14 +2,23 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import json
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
 from retable.errors import UserError
-from retable.settings import fingerprint, to_plain
+from retable.settings import (
+    PlainValueError,
+    fingerprint,
+    from_plain,
+    to_plain,
+    validate_choices,
+)
 from retable.train.runs import RunDirectory, code_digest, environment, read_json
 
 
@@ -54,6 +63,53 @@ def test_two_classes_with_equal_fields_differ() -> None:
 def test_a_recipe_with_a_value_that_is_not_plain_is_refused() -> None:
     with pytest.raises(TypeError, match="plain values"):
         to_plain({"f": object()})
+
+
+@dataclasses.dataclass(frozen=True)
+class Deep:
+    outer: Outer
+    by_name: Mapping[str, tuple[float, float] | None]
+    either: Inner | Outer | None = None
+    word: Literal["a", "b"] = "a"
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        Deep(Outer(Inner(float("inf")), ()), {"x": (1.0, 2.0), "y": None}),
+        Deep(Outer(), {}, Inner(1.0), "b"),
+        Deep(Outer(), {}, Outer(sizes=(3,))),
+    ],
+)
+def test_plain_values_read_back_to_the_same(value: Deep) -> None:
+    plain = json.loads(json.dumps(to_plain(value), allow_nan=False))
+    assert from_plain(Deep, plain) == value
+
+
+def test_integers_become_floats_and_defaults_may_be_left_out() -> None:
+    read = from_plain(Deep, {"outer": {"inner": {"rate": 1}}, "by_name": {"x": [1, 2]}})
+    assert read == Deep(Outer(Inner(1.0)), {"x": (1.0, 2.0)})
+    assert type(read.outer.inner.rate) is float
+
+
+def test_all_values_that_do_not_fit_are_reported_with_their_paths() -> None:
+    plain = {"outer": {"inner": {"rate": True}, "sizes": [1, "2"]}, "word": "c", "more": 0}
+    with pytest.raises(PlainValueError) as error:
+        from_plain(Deep, plain)
+    assert [(one.owner, one.message) for one in error.value.problems] == [
+        ((), "`more` must be one of the fields outer, by_name, either, word"),
+        (("outer", "inner"), "`rate` must be a number, got True"),
+        (("outer",), "`sizes[1]` must be an integer, got '2'"),
+        ((), "`by_name` must be a table, got nothing"),
+        ((), "`word` must be one of 'a', 'b', got 'c'"),
+    ]
+    assert "outer.inner: `rate` must be a number, got True; " in str(error.value)
+
+
+def test_a_choice_is_checked_against_its_literal() -> None:
+    validate_choices(Deep(Outer(), {}))
+    with pytest.raises(UserError, match=r"`word` must be one of 'a', 'b', got 'c'\."):
+        validate_choices(dataclasses.replace(Deep(Outer(), {}), word="c"))  # type: ignore[arg-type]
 
 
 def test_a_directory_refuses_another_recipe_and_names_what_differs(tmp_path: Path) -> None:

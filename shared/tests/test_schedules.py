@@ -102,8 +102,8 @@ def test_a_recipe_read_from_json_equals_the_written_one() -> None:
 @pytest.mark.parametrize(
     ("fields", "sentence"),
     [
-        ({"kind": "linear"}, "must be cosine, step or constant, got 'linear'"),
-        ({"per": "batch"}, "`per` must be epoch or step, got 'batch'"),
+        ({"kind": "linear"}, "must be one of 'cosine', 'step', 'constant', got 'linear'"),
+        ({"per": "batch"}, "`per` must be one of 'epoch', 'step', got 'batch'"),
         ({"kind": "step"}, "for the step schedule only"),
         ({"milestones": (3,)}, "for the step schedule only"),
         ({"kind": "step", "milestones": (3, 2)}, "strictly ascending"),

@@ -151,5 +151,5 @@ def test_a_subclass_may_replace_columns_and_their_mask() -> None:
 
 
 def test_unknown_heads_are_refused() -> None:
-    with pytest.raises(UserError, match="`head` must be mlp or simclr, got 'linear'"):
+    with pytest.raises(UserError, match="`head` must be one of 'mlp', 'simclr', got 'linear'"):
         make_simclr(head="linear")

@@ -29,6 +29,7 @@ from retable.evaluate.protocol import (
     open_eval_splits,
 )
 from retable.evaluate.representation import Representation
+from retable.settings import validate_choices
 from retable.train.schedules import ScheduleRecipe, learning_rate
 from retable.views import ViewRecipe
 
@@ -110,12 +111,7 @@ class LinearProbe:
                     f"the linear probe's {setting} is {getattr(self, setting)}: expected a positive"
                     " number."
                 )
-        for setting, allowed in (("optimizer", ("sgd", "lars")), ("schedule", ("step", "cosine"))):
-            if getattr(self, setting) not in allowed:
-                raise UserError(
-                    f"the linear probe's {setting} is {getattr(self, setting)!r}: expected "
-                    f"{' or '.join(allowed)}."
-                )
+        validate_choices(self)
         if self.schedule == "cosine" and self.milestones:
             raise UserError(
                 f"the linear probe's schedule is cosine and its milestones {self.milestones}: "

@@ -18,7 +18,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from retable.errors import UserError
 from retable.methods.method import Batch, Method, Metrics, StepOutput
 from retable.methods.metrics import embedding_spread, ranking
 from retable.methods.multi_crop import by_image, encode_crops
@@ -26,6 +25,7 @@ from retable.nn.heads import mlp_head, simclr_head
 from retable.nn.losses import Pairs, info_nce, view_pairs
 from retable.nn.scores import score_statistics
 from retable.random import derive_key
+from retable.settings import validate_choices
 
 
 @dataclass(frozen=True)
@@ -51,8 +51,7 @@ class SimCLRRecipe:
     hidden_dim: int | None = None
 
     def __post_init__(self) -> None:
-        if self.head not in ("mlp", "simclr"):
-            raise UserError(f"`head` must be mlp or simclr, got {self.head!r}. Choose one of them.")
+        validate_choices(self)
 
     def build(self, encoder: nn.Module, rng_key: int) -> SimCLR:
         """Return the method; ``rng_key`` draws the head's weights."""

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.optim import SGD, Optimizer
 
 from retable.errors import UserError
+from retable.settings import validate_choices
 from retable.train.schedules import ScheduleRecipe
 
 
@@ -49,11 +50,7 @@ class OptimizerRecipe:
     def __post_init__(self) -> None:
         object.__setattr__(self, "constant_rate", tuple(self.constant_rate))  # JSON has no tuples
         object.__setattr__(self, "decays", tuple((name, decay) for name, decay in self.decays))
-        if self.name not in ("sgd", "lars"):
-            raise UserError(
-                f"`name` of the optimizer must be sgd or lars, got {self.name!r}. Choose one of "
-                "them."
-            )
+        validate_choices(self)
         for name in ("lr", "momentum", "weight_decay"):
             value = getattr(self, name)
             if not value >= 0:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from retable.errors import UserError
+from retable.settings import validate_choices
 
 
 @dataclass(frozen=True)
@@ -35,13 +36,7 @@ class ScheduleRecipe:
     def __post_init__(self) -> None:
         # JSON has no tuples.
         object.__setattr__(self, "milestones", tuple(self.milestones))
-        if self.kind not in ("cosine", "step", "constant"):
-            raise UserError(
-                f"`kind` of the schedule must be cosine, step or constant, got {self.kind!r}. "
-                "Choose one of them."
-            )
-        if self.per not in ("epoch", "step"):
-            raise UserError(f"`per` must be epoch or step, got {self.per!r}. Choose one of them.")
+        validate_choices(self)
         if (self.kind == "step") != bool(self.milestones):
             raise UserError(
                 f"`milestones` must be given for the step schedule only, got {self.milestones} for "

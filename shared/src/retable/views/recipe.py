@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import cache
-from typing import Literal, get_args, get_type_hints
+from typing import Literal
 
 from retable.errors import UserError
+from retable.settings import validate_choices
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -113,6 +113,7 @@ class ViewRecipe:
             value = getattr(self, name)
             if value is not None:  # JSON brings lists; a recipe must stay hashable
                 object.__setattr__(self, name, tuple(value))
+        validate_choices(self)
         self._check_geometry()
         self._check_photometry()
 
@@ -133,7 +134,6 @@ class ViewRecipe:
                 self.crop_scale,
                 f"two shares, the second at least {LEAST_COVERED}, for TensorFlow's sampling",
             )
-        self._check_words("crop_sampling", "window", "interpolation")
 
     def _check_photometry(self) -> None:
         for step in ("flip", "jitter", "gray", "blur", "solarize"):
@@ -145,7 +145,6 @@ class ViewRecipe:
             self.jitter,
             "four strengths from 0 on, the fourth (hue) at most 0.5",
         )
-        self._check_words("jitter_position", "gray")
         _require(self.brightness_shift >= 0, "brightness_shift", self.brightness_shift, "0 or more")
         if self.saturation is not None:
             holds = len(self.saturation) == 2 and 0 <= self.saturation[0] <= self.saturation[1]
@@ -170,11 +169,6 @@ class ViewRecipe:
             )
         _require(len(self.mean) == 3, "mean", self.mean, "one number for each channel")
         _require(len(self.std) == 3 and min(self.std) > 0, "std", self.std, "three above zero")
-
-    def _check_words(self, *names: str) -> None:
-        for name in names:
-            words, value = _words(name), getattr(self, name)
-            _require(value in words, name, value, " or ".join(map(repr, words)))
 
     @property
     def is_random(self) -> bool:
@@ -219,11 +213,6 @@ _TUPLES = (
     "layers",
 )
 _SCALE = "0 < low <= high <= 1"
-
-
-@cache
-def _words(name: str) -> tuple[str, ...]:
-    return get_args(get_type_hints(ViewRecipe)[name])
 
 
 def _increasing(bounds: tuple[float, ...], highest: float = math.inf) -> bool:
