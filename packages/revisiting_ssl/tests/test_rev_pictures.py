@@ -100,7 +100,7 @@ def test_a_wrong_command_line_ends_with_a_sentence(
 
 
 def test_an_unknown_task_is_refused() -> None:
-    with pytest.raises(UserError, match="must be one of rotation, .*got 'colours'"):
+    with pytest.raises(UserError, match=r"must be one of rotation, .*got 'colours'"):
         pictures.draw("colours", DATA)
 
 
