@@ -1,4 +1,4 @@
-"""Memory and time of RevNet's two backward passes: activations kept, or computed anew.
+"""Memory and time of RevNet's two backward passes: activations kept or recomputed.
 
 Forward and backward pass of the whole encoder, without an optimizer. Peak memory is that beside
 weights and images; the first convolution, its maximum and pooling between blocks keep their inputs
@@ -25,7 +25,7 @@ REVNET50 = ResidualRecipe("reversible")
 PROXY = replace(
     REVNET50, units=(1, 1, 1, 1), bottleneck=False, widening=1, root_kernel=3, root_pool=False
 )
-FORMS = {"kept": False, "computed anew": True}
+FORMS = {"kept": False, "recomputed": True}
 
 
 @dataclass(frozen=True)
@@ -78,9 +78,13 @@ def compare(report: Report, options: Options, name: str, what: Pass) -> None:
     for form in FORMS:
         report.add(f"{size}, activations {form}", [1e3 * s for s in seconds[form]], "ms")
         report.add(f"{size}, activations {form}, peak memory", memory[form], "MB")
-    kept, anew = FORMS
-    report.add(f"{size}: time, {anew} over {kept}", ratios(seconds[anew], seconds[kept]))
-    report.add(f"{size}: memory, {anew} over {kept}", ratios(memory[anew], memory[kept]))
+    kept, recomputed = FORMS
+    report.add(
+        f"{size}: time, {recomputed} over {kept}", ratios(seconds[recomputed], seconds[kept])
+    )
+    report.add(
+        f"{size}: memory, {recomputed} over {kept}", ratios(memory[recomputed], memory[kept])
+    )
 
 
 def main() -> None:
