@@ -334,8 +334,9 @@ def test_decays_are_tuples_also_where_json_made_them_lists() -> None:
     [
         ({"name": "adam"}, "The optimizer is 'adam'; use sgd or lars"),
         ({"lr": -1.0}, "The optimizer's lr is -1.0; use 0 or more"),
-        ({"decays": (("head", -0.1),)}, "The optimizer's decay of 'head' is -0.1; use 0 or more"),
-        ({"decays": (("head", 0.0), ("head", 0.1))}, "decays are of head, head; name each once"),
+        ({"decays": (("head", -0.1),)}, "`decays` of 'head' must be at least 0, got -0.1"),
+        ({"decays": (("head", 0.0), ("head", 0.1))}, "`decays` must name each module once"),
+        ({"rate_factors": (("head", -2.0),)}, "`rate_factors` of 'head' must be at least 0"),
         ({"momentum": 0.0, "nesterov": True}, "needs a momentum"),
     ],
 )

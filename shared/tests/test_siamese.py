@@ -24,11 +24,10 @@ from retable.methods import (
 )
 from retable.nn.batch_norm import group_batch_norm
 from retable.random import derive_key, initialising, normal
-from retable.reproduce.execute import make_accelerator
 from retable.train import checkpoint, health
 from retable.train.loop import Execution, Training
 from retable.train.optim import OptimizerRecipe
-from retable.train.pretrain import pretrain
+from retable.train.pretrain import make_accelerator, pretrain
 from retable.train.recipe import PretrainRecipe
 from retable.train.runs import RunDirectory
 from retable.train.schedules import ScheduleRecipe

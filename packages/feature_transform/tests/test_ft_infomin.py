@@ -27,11 +27,10 @@ from retable.methods.method import Batch, Progress
 from retable.methods.moco import MoCo, moco_v2
 from retable.nn.batch_norm import group_batch_norm
 from retable.random import derive_key, initialising, normal
-from retable.reproduce.execute import make_accelerator
 from retable.testing import run_processes
 from retable.train.loop import Execution
 from retable.train.optim import OptimizerRecipe
-from retable.train.pretrain import pretrain
+from retable.train.pretrain import make_accelerator, pretrain
 from retable.train.recipe import PretrainRecipe
 from retable.train.runs import RunDirectory
 

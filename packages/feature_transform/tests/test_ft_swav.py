@@ -23,13 +23,12 @@ from retable.errors import UserError
 from retable.methods.method import Batch, Progress
 from retable.nn.batch_norm import average_statistics, group_batch_norm
 from retable.random import derive_key, initialising, normal
-from retable.reproduce.execute import make_accelerator
 from retable.reproduce.plan import price
 from retable.testing import run_processes
 from retable.train.cost import forward_flops
 from retable.train.loop import Execution, Training
 from retable.train.optim import OptimizerRecipe, build_optimizer
-from retable.train.pretrain import pretrain
+from retable.train.pretrain import make_accelerator, pretrain
 from retable.train.recipe import PretrainRecipe
 from retable.train.runs import RunDirectory
 from retable.weights import load_encoder

@@ -59,6 +59,7 @@ class FolderSource:
     """Images as DIR/SPLIT/CLASS/.../IMAGE, classes numbered in sorted order.
 
     The classes are those of the train folder for both splits, so that labels mean the same.
+    ``names`` holds each image's CLASS/.../IMAGE.
 
     Args:
         directory: holds "train" and "val" (or "validation" or "test").
@@ -99,7 +100,7 @@ class FolderSource:
             kept = [i for i in range(len(names)) if names[i] not in left_out]
             names, labels = [names[i] for i in kept], [labels[i] for i in kept]
         paths = [os.path.join(self.directory, name) for name in names]
-        self._names = PackedNames(names)
+        self.names = PackedNames(names)
         self.labels: Tensor = torch.tensor(labels)
         self._refuse_unreadable_classes()
         self._pool: Tensor | None = None
@@ -107,7 +108,7 @@ class FolderSource:
         self.description: dict[str, Any] = {
             "source": f"imagefolder:{directory}",
             "split": split,
-            "images": len(self._names),
+            "images": len(self.names),
             "classes": len(self.class_names),
             "unreadable": len(left_out),
             "unreadable_first": sorted(left_out)[:10],
@@ -117,7 +118,7 @@ class FolderSource:
 
     def __len__(self) -> int:
         """Return the number of images."""
-        return len(self._names)
+        return len(self.names)
 
     def _check_files(self, names: list[str]) -> set[str]:
         paths = [os.path.join(self.directory, name) for name in names]
@@ -138,7 +139,7 @@ class FolderSource:
 
     def image(self, index: int) -> Tensor:
         """Decode one image: uint8 (3, H, W)."""
-        path = os.path.join(self.directory, self._names[index])
+        path = os.path.join(self.directory, self.names[index])
         try:
             with open(path, "rb") as file:
                 data = file.read()

@@ -10,7 +10,7 @@ from pathlib import Path
 from retable import distributed
 from retable.data.sources import open_source
 from retable.errors import UserError
-from retable.evaluate.protocol import without_validation
+from retable.evaluate.data import without_validation
 from retable.processes import exit_with_launcher
 from retable.reproduce import arguments, checks, execute, launch, results
 from retable.reproduce.arguments import Command

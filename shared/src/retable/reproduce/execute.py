@@ -17,11 +17,11 @@ import torch
 from retable import files
 from retable.data.source import Source
 from retable.data.sources import open_source
+from retable.evaluate.data import without_validation
 from retable.evaluate.geometry import Geometry
 from retable.evaluate.knn import Knn
-from retable.evaluate.protocol import EvalContext, Evaluation, without_validation
+from retable.evaluate.protocol import EvalContext, Evaluation
 from retable.methods.method import Method, Progress
-from retable.precision import accelerate_mode
 from retable.reproduce.finished import collect, failure, storable
 from retable.reproduce.plan import Run
 from retable.reproduce.setting import Setting, directory_of, evaluation_directory
@@ -29,14 +29,14 @@ from retable.reproduce.side_by_side import run_side_by_side
 from retable.settings import to_plain
 from retable.train.loop import Monitor, TrainingFailedError
 from retable.train.pretext_metrics import pretext_metrics
-from retable.train.pretrain import pretrain
+from retable.train.pretrain import make_accelerator, pretrain
 from retable.train.recipe import PretrainRecipe
 from retable.train.runs import RunDirectory, code_digest, environment
 from retable.views import without_draws
 from retable.weights import load_encoder
 
 if TYPE_CHECKING:
-    from retable.evaluate.protocol import OpenSource
+    from retable.evaluate.data import OpenSource
 
 
 def execute(runs: Iterable[Run], setting: Setting) -> None:
@@ -85,24 +85,13 @@ def execute_one(run: Run, setting: Setting) -> None:
 
 
 def _one_line(run: Run, setting: Setting) -> str:
-    """Say what came of a run: the accuracy that each evaluation found."""
+    """Return the outcome of a run: the primary metric of each evaluation."""
     why = failure(run, setting)
     figures = collect(run, setting)
-    first = {f"{evaluation.name}.top1" for evaluation in run.evaluations}
-    said = [f"{name} {value:.2f}" for name, value in figures.items() if name in first]
+    primary = {f"{each.name}.{next(iter(each.metrics))}" for each in run.evaluations}
+    said = [f"{name} {value:.2f}" for name, value in figures.items() if name in primary]
     outcome = why or ", ".join(said) or "pretrained"
     return f"{' = '.join(run.rows)} seed {run.seed}: {outcome} ({run.name})"
-
-
-def make_accelerator(precision: str) -> Any:
-    """Return accelerate's launcher facts, mixed precision and DDP for a recipe's precision."""
-    from accelerate.accelerator import Accelerator
-    from accelerate.utils.dataclasses import DistributedDataParallelKwargs
-
-    # The queue is equal on all processes by construction and batch-norm statistics are averaged
-    # when they are read: broadcasting buffers would send both at every step for nothing.
-    ddp = DistributedDataParallelKwargs(broadcast_buffers=False)
-    return Accelerator(mixed_precision=accelerate_mode(precision), kwargs_handlers=[ddp])
 
 
 @functools.lru_cache(maxsize=8)
@@ -212,6 +201,7 @@ def _context(run: Run, directory: Path | None, accelerator: Any, setting: Settin
         workers=setting.execution.workers,
         precision=run.recipe.precision,
         progress=directory is not None and not setting.execution.quiet,
+        checkpoint=str(directory_of(run, setting).encoder),
     )
 
 

@@ -34,10 +34,13 @@ class OptimizerRecipe:
         decays: pairs of a name of modules or parameters and the weight decay there, in place of
             ``weight_decay``: (("head", 5e-4),) for the patch tasks of Kolesnikov et al. (2019,
             official code). The longest name that fits decides.
+        rate_factors: pairs of a name of modules or parameters and the factor of the learning rate
+            there: a fresh classifier on a trained encoder takes larger steps. The longest name that
+            fits decides.
 
     Raises:
-        UserError: an unknown optimizer, a rate or decay below 0, a name twice in ``decays``, or
-            Nesterov's momentum without momentum.
+        UserError: an unknown optimizer, a rate, decay or factor below 0, a name twice in ``decays``
+            or ``rate_factors``, or Nesterov's momentum without momentum.
     """
 
     name: Literal["sgd", "lars"] = "sgd"
@@ -50,22 +53,26 @@ class OptimizerRecipe:
     schedule: ScheduleRecipe = field(default_factory=ScheduleRecipe)
     constant_rate: tuple[str, ...] = ()
     decays: tuple[tuple[str, float], ...] = ()
+    rate_factors: tuple[tuple[str, float], ...] = ()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "constant_rate", tuple(self.constant_rate))  # JSON has no tuples
-        object.__setattr__(self, "decays", tuple((name, decay) for name, decay in self.decays))
+        for pairs in ("decays", "rate_factors"):
+            values = tuple((name, value) for name, value in getattr(self, pairs))
+            object.__setattr__(self, pairs, values)
         if self.name not in ("sgd", "lars"):
             raise UserError(f"The optimizer is {self.name!r}; use sgd or lars.")
         for name in ("lr", "momentum", "weight_decay"):
             value = getattr(self, name)
             if not value >= 0:
                 raise UserError(f"The optimizer's {name} is {value}; use 0 or more.")
-        for name, decay in self.decays:
-            if not decay >= 0:
-                raise UserError(f"The optimizer's decay of {name!r} is {decay}; use 0 or more.")
-        names = [name for name, _ in self.decays]
-        if len(set(names)) < len(names):
-            raise UserError(f"The optimizer's decays are of {', '.join(names)}; name each once.")
+        for pairs in ("decays", "rate_factors"):
+            names = [name for name, _ in getattr(self, pairs)]
+            if len(set(names)) < len(names):
+                raise UserError(f"`{pairs}` must name each module once, got {', '.join(names)}.")
+            for name, value in getattr(self, pairs):
+                if not value >= 0:
+                    raise UserError(f"`{pairs}` of {name!r} must be at least 0, got {value}.")
         if self.nesterov and not self.momentum:
             raise UserError("Nesterov's momentum needs a momentum; set momentum or drop nesterov.")
 
@@ -76,6 +83,7 @@ def parameter_groups(
     exclude_bias_and_norm: bool,
     constant_rate: tuple[str, ...] = (),
     decays: tuple[tuple[str, float], ...] = (),
+    rate_factors: tuple[tuple[str, float], ...] = (),
 ) -> list[dict[str, Any]]:
     """Return an optimizer's parameter groups, only of parameters that are trained.
 
@@ -90,6 +98,8 @@ def parameter_groups(
         decays: names of modules or parameters and the weight decay there; of several names that fit
             a parameter the longest decides. What ``exclude_bias_and_norm`` spares stays without
             decay also there.
+        rate_factors: names of modules or parameters and the factor of the learning rate there; of
+            several names that fit a parameter the longest decides.
 
     Raises:
         UserError: there is nothing to train under one of these names.
@@ -101,12 +111,14 @@ def parameter_groups(
     trained = {name: value for name, value in model.named_parameters() if value.requires_grad}
     _check_names("constant_rate", constant_rate, trained)
     _check_names("decays", [name for name, _ in decays], trained)
-    kinds: dict[tuple[bool, bool, float], list[nn.Parameter]] = {}
+    _check_names("rate_factors", [name for name, _ in rate_factors], trained)
+    kinds: dict[tuple[bool, bool, float, float], list[nn.Parameter]] = {}
     for name, value in trained.items():
         constant = _is_under(name, constant_rate)
         spared = exclude_bias_and_norm and value.ndim <= 1
-        decay = 0.0 if spared else _decay(name, decays, weight_decay)
-        kinds.setdefault((constant, spared, decay), []).append(value)
+        decay = 0.0 if spared else _value_at(name, decays, weight_decay)
+        factor = _value_at(name, rate_factors, 1.0)
+        kinds.setdefault((constant, spared, decay, factor), []).append(value)
     # Sorted: an optimizer's state names parameters by their place.
     return [
         {
@@ -114,8 +126,9 @@ def parameter_groups(
             "weight_decay": decay,
             "adapt": not spared,
             "constant_rate": constant,
+            "rate_factor": factor,
         }
-        for (constant, spared, decay), members in sorted(kinds.items())
+        for (constant, spared, decay, factor), members in sorted(kinds.items())
     ]
 
 
@@ -129,9 +142,9 @@ def _check_names(field: str, names: Iterable[str], trained: Iterable[str]) -> No
             )
 
 
-def _decay(name: str, decays: Iterable[tuple[str, float]], usual: float) -> float:
-    """Return the decay of the longest name that the parameter is under, else the usual one."""
-    fitting = [(len(chosen), decay) for chosen, decay in decays if _is_under(name, (chosen,))]
+def _value_at(name: str, values: Iterable[tuple[str, float]], usual: float) -> float:
+    """Return the value of the longest name that the parameter is under, else the usual one."""
+    fitting = [(len(chosen), value) for chosen, value in values if _is_under(name, (chosen,))]
     return max(fitting)[1] if fitting else usual
 
 
@@ -145,10 +158,10 @@ def _is_under(name: str, modules: tuple[str, ...]) -> bool:
 
 
 def set_learning_rate(optimizer: Optimizer, rate: float) -> None:
-    """Set the learning rate of every parameter group but those of a constant rate."""
+    """Set the learning rate of every parameter group, by its factor, except constant rates."""
     for group in optimizer.param_groups:
         if not group.get("constant_rate", False):
-            group["lr"] = rate
+            group["lr"] = rate * group.get("rate_factor", 1.0)
 
 
 def build_optimizer(recipe: OptimizerRecipe, model: nn.Module) -> Optimizer:
@@ -162,6 +175,7 @@ def build_optimizer(recipe: OptimizerRecipe, model: nn.Module) -> Optimizer:
         recipe.exclude_bias_and_norm,
         recipe.constant_rate,
         recipe.decays,
+        recipe.rate_factors,
     )
     if recipe.name == "lars":
         return LARS(

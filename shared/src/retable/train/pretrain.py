@@ -16,7 +16,7 @@ from retable.data.sampler import Sampler
 from retable.data.source import Source
 from retable.errors import UserError
 from retable.methods.method import Method
-from retable.precision import autocast_dtype
+from retable.precision import accelerate_mode, autocast_dtype
 from retable.train.loop import Execution, Monitor, Training
 from retable.train.metrics import MetricsLog
 from retable.train.optim import build_optimizer
@@ -56,6 +56,24 @@ def pretrain(
             state is kept.
         UserError: batch, groups and processes do not fit together.
     """
+    training = train(recipe, seed, source, directory, accelerator, execution, monitor)
+    encoder_metadata = {"recipe": directory.path.name, "seed": seed, "steps": training.step}
+    if accelerator.is_main_process:
+        save_encoder(directory.encoder, training.method.encoder, recipe.encoder, encoder_metadata)
+    accelerator.wait_for_everyone()
+    return training.summary()
+
+
+def train(
+    recipe: PretrainRecipe,
+    seed: int,
+    source: Source,
+    directory: RunDirectory,
+    accelerator: Any,
+    execution: Execution | None = None,
+    monitor: Monitor | None = None,
+) -> Training:
+    """Train as `pretrain` does, without writing an encoder; the result holds the trained method."""
     execution = execution or Execution()
     method = build_method(recipe, seed)
     check_fit(recipe, method, accelerator.num_processes, execution)
@@ -84,11 +102,23 @@ def pretrain(
     )
     training.restore()
     training.run(execution, monitor)
-    encoder_metadata = {"recipe": directory.path.name, "seed": seed, "steps": training.step}
-    if accelerator.is_main_process:
-        save_encoder(directory.encoder, method.encoder, recipe.encoder, encoder_metadata)
-    accelerator.wait_for_everyone()
-    return training.summary()
+    return training
+
+
+def make_accelerator(precision: str, *, cpu: bool = False) -> Any:
+    """Return an ``accelerate.Accelerator``: processes, mixed precision and DDP.
+
+    Args:
+        precision: "float32", "bf16" or "fp16".
+        cpu: use the CPU where there is a GPU.
+    """
+    from accelerate.accelerator import Accelerator
+    from accelerate.utils.dataclasses import DistributedDataParallelKwargs
+
+    # The queue is equal on all processes by construction and batch-norm statistics are averaged
+    # when they are read: broadcasting buffers would send both at every step for nothing.
+    ddp = DistributedDataParallelKwargs(broadcast_buffers=False)
+    return Accelerator(mixed_precision=accelerate_mode(precision), kwargs_handlers=[ddp], cpu=cpu)
 
 
 def check_fit(recipe: PretrainRecipe, method: Method, processes: int, execution: Execution) -> None:
