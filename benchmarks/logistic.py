@@ -25,7 +25,7 @@ from retable import random
 from retable.evaluate.classifier import LinearClassifier
 from retable.evaluate.logistic.objective import Objective, penalty_rule
 from retable.evaluate.logistic.regression import fit_logistic
-from retable.evaluate.logistic.solvers import SCIPY_DECREASE, Solver
+from retable.evaluate.logistic.solvers import SCIPY_DECREASE
 
 UPDATES = 800
 TOLERANCE = 1e-5
@@ -44,7 +44,7 @@ def features_and_labels(n: int, dim: int, classes: int) -> tuple[Tensor, Tensor]
     return (latent @ mixing).add_(0.2).relu_(), labels
 
 
-def ours(features: Tensor, labels: Tensor, classes: int, l2: float, solver: Solver) -> Fit:
+def ours(features: Tensor, labels: Tensor, classes: int, l2: float) -> Fit:
     def fit() -> tuple[LinearClassifier, int]:
         found = fit_logistic(
             features,
@@ -55,7 +55,6 @@ def ours(features: Tensor, labels: Tensor, classes: int, l2: float, solver: Solv
             iterations=UPDATES,
             tolerance=TOLERANCE,
             decrease=SCIPY_DECREASE,
-            solver=solver,
         )
         return found, found.evaluations
 
@@ -115,10 +114,7 @@ def sides(
     """Return what is compared; on a GPU there is only ours."""
     device = options.device
     own = features.to(device), labels.to(device)
-    compared = {
-        "retable, torch": ours(*own, classes, l2, "torch"),
-        "retable, scipy": ours(*own, classes, l2, "scipy"),
-    }
+    compared = {"retable": ours(*own, classes, l2)}
     if device.type == "cpu":
         for name in ("float32", "float64"):
             compared[f"scipy by hand, {name}"] = by_hand(features, labels, classes, l2, name)
@@ -173,14 +169,11 @@ def main() -> None:
             f"{side}, objective above the least", [1e6 * (objectives[side] / least - 1)], "ppm"
         )
     for side in seconds:
-        if side != "retable, torch":
-            gains = ratios(seconds[side], seconds["retable, torch"])
-            report.add(f"{side}, over retable, torch", gains, goal=Goal(at_least=1))
-    if options.device.type == "cpu":
-        gains = ratios(seconds["scipy by hand, float32"], seconds["retable, scipy"])
-        report.add("scipy by hand, float32, over retable, scipy", gains)
-        if "scikit-learn" not in seconds:
-            report.say("scikit-learn is not installed: not compared")
+        if side != "retable":
+            gains = ratios(seconds[side], seconds["retable"])
+            report.add(f"{side}, over retable", gains, goal=Goal(at_least=1))
+    if options.device.type == "cpu" and "scikit-learn" not in seconds:
+        report.say("scikit-learn is not installed: not compared")
     report.say(f"least objective {least:.9f}")
     report.show()
 

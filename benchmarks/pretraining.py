@@ -27,10 +27,9 @@ from retable.data.loader import Loader
 from retable.data.sampler import Sampler
 from retable.encoders import ResNetRecipe
 from retable.methods import Method, MethodRecipe, Progress, moco_v2
-from retable.reproduce.execute import make_accelerator
 from retable.train.optim import OptimizerRecipe
 from retable.train.options import RunOptions
-from retable.train.pretrain import pretrain
+from retable.train.pretrain import make_accelerator, pretrain
 from retable.train.recipe import PretrainRecipe
 from retable.train.runs import RunDirectory
 from retable.views import moco_v2 as moco_v2_view

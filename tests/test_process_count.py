@@ -34,12 +34,12 @@ from retable.methods import BYOLRecipe, SimCLRRecipe, SimSiamRecipe, SupervisedR
 from retable.methods.method import Method, MethodRecipe
 from retable.nn.momentum import MomentumRecipe
 from retable.nn.patches import PatchGrid
-from retable.reproduce.execute import make_accelerator
 from retable.testing import run_processes
 from retable.train import pretrain
 from retable.train.gradients import read_landscape
 from retable.train.optim import OptimizerRecipe
 from retable.train.options import RunOptions
+from retable.train.pretrain import make_accelerator
 from retable.train.recipe import PretrainRecipe, build_method
 from retable.train.runs import RunDirectory
 from retable.train.schedules import ScheduleRecipe

@@ -10,7 +10,6 @@ from retable.reproduce.shrinking import (
     PROXY,
     SMOKE,
     SmallScale,
-    shrink_evaluation,
     shrink_pretraining,
 )
 from retable.reproduce.table import TableRow
@@ -46,7 +45,7 @@ def shrink(row: TableRow, scale: SmallScale, epochs: int, *, queue: int) -> Tabl
     return replace(
         row,
         pretrain=shrink_pretraining(row.pretrain, method, epochs, scale),
-        evaluations=tuple(shrink_evaluation(e, scale.probe_epochs) for e in row.evaluations),
+        evaluations=tuple(e.shrunk(scale.probe_epochs) for e in row.evaluations),
     )
 
 

@@ -12,9 +12,10 @@ from dataclasses import replace
 from reproductions.revisiting_ssl.recipes import Encoder
 from retable import views
 from retable.data.sources import with_parameter
+from retable.evaluate.data import EvalData
 from retable.evaluate.linear import LinearProbe
 from retable.evaluate.logistic.probe import LogisticProbe
-from retable.evaluate.protocol import EvalData, Evaluation
+from retable.evaluate.protocol import Evaluation
 from retable.methods import MethodRecipe, SupervisedRecipe
 from retable.nn.patches import PatchGrid
 from retable.reproduce.shrinking import shrink_optimizer
@@ -190,7 +191,6 @@ def shrink_evaluation(evaluation: Evaluation, data: str) -> Evaluation:
         return replace(
             evaluation,
             strength=PENALTY,
-            solver="torch",
             view=small_view(evaluation.view),
             representation=representation,
             data=own,

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 
+import retable.evaluate
 from retable import cli
 from retable.encoders import ResNetRecipe
 from retable.train import checkpoint as training_checkpoint
@@ -31,29 +32,69 @@ def evaluate(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, A
 
 
 @pytest.mark.parametrize(
-    ("protocol", "settings", "figures"),
+    ("protocol", "settings", "metrics"),
     [
         ("linear", ["epochs=2", "milestones=[1]", "lr=1"], {"top1", "top5", "best_top1"}),
         ("logistic", ["l2=[0.1,0.01]", "iterations=20"], {"top1", "top5", "l2"}),
         ("mlp", ["epochs=2", "hidden=8"], {"top1", "top5", "best_top1"}),
         ("knn", ["k=5"], {"top1", "top5"}),
+        ("finetune", ["epochs=1", "milestones=[]", "data.labels=0.2"], {"top1", "images"}),
         ("geometry", [], {"alignment", "uniformity", "effective_rank"}),
         ("ood", ["variants=[\"sketch\",\"corrupted:fog:1\"]", "probe.iterations=20"],
          {"clean", "sketch", "corrupted", "corrupted:fog", "corrupted:fog:1"}),
     ],
 )  # fmt: skip
-def test_every_protocol_judges_a_checkpoint(
+def test_every_protocol_evaluates_a_checkpoint(
     protocol: str,
     settings: list[str],
-    figures: set[str],
+    metrics: set[str],
     checkpoint: str,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     options = [option for setting in settings for option in ("--set", setting)]
     report = evaluate(capsys, checkpoint, "--protocol", protocol, *options)
-    assert figures <= report["results"].keys()
+    assert metrics <= report["results"].keys()
     assert report["encoder"]["metadata"] == {"epoch": 3}
-    assert report["data"]["train"]["images"] == 120
+    assert report["data"]["test"]["images"] == 60
+    assert ("train" in report["data"]) == (protocol != "geometry")
+
+
+EXTENSION = """
+from dataclasses import dataclass, field
+from retable.evaluate import register_protocol
+from retable.evaluate.data import EvalData
+from retable.evaluate.protocol import Evaluation, MetricSpec
+
+@dataclass(frozen=True)
+class Weights(Evaluation):
+    factor: float = 1.0
+    data: EvalData = field(default_factory=EvalData)
+    name: str = "weights"
+
+    @property
+    def metrics(self):
+        return {"weights": MetricSpec("Weights")}
+
+    def run(self, encoder, open_source, context, *, seed):
+        return {"weights": self.factor * sum(p.numel() for p in encoder.parameters())}
+
+register_protocol("weights", lambda size: Weights())
+"""
+
+
+def test_a_module_brings_a_protocol(
+    checkpoint: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    (tmp_path / "own_protocol.py").write_text(EXTENSION)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr("retable.evaluate._PROTOCOLS", dict(retable.evaluate._PROTOCOLS))
+    words = ["--import", "own_protocol", "--protocol", "weights", "--set", "factor=2"]
+    report = evaluate(capsys, checkpoint, *words)
+    expected = sum(value.numel() for value in load_encoder(checkpoint).encoder.parameters())
+    assert report["results"] == {"weights": 2 * expected}
 
 
 def test_settings_reach_the_protocol(checkpoint: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -94,7 +135,7 @@ def test_features_are_kept_where_asked(
     assert [path.stat().st_mtime_ns for path in kept] == times
 
 
-def test_figures_are_printed_for_people(
+def test_metrics_are_printed_for_people(
     checkpoint: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     arguments = [checkpoint, "--protocol", "knn", "--data", DATA, "--set", "k=5", "--device", "cpu"]
@@ -118,6 +159,8 @@ def test_an_interrupted_probe_is_kept_where_asked(
     [
         (["nowhere.pth"], "nowhere.pth"),
         (["CHECKPOINT", "--data", "cifar"], "cifar"),
+        (["CHECKPOINT", "--protocol", "guess"], "'guess' is unknown: expected one of linear"),
+        (["CHECKPOINT", "--import", "no_such_module"], "No module named 'no_such_module'"),
         (["CHECKPOINT", "--set", "speed=3"], "got 'speed'. Choose from lr"),
         (["CHECKPOINT", "--set", "lr"], "--set lr has no value"),
         (["CHECKPOINT", "--set", "lr=fast"], "lr='fast': expected float"),
@@ -140,7 +183,7 @@ def test_mistakes_end_with_one_sentence_and_status_2(
     assert "Traceback" not in said
 
 
-@pytest.mark.parametrize("arguments", [[], ["judge"], ["evaluate", "x", "--protocol", "guess"]])
+@pytest.mark.parametrize("arguments", [[], ["judge"], ["evaluate", "x", "--seed", "one"]])
 def test_wrong_usage_has_status_2(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         cli.main(arguments)

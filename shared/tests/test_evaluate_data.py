@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from retable.data.source import Source
 from retable.data.sources import open_source
 from retable.errors import UserError
-from retable.evaluate.protocol import (
+from retable.evaluate.data import (
     EvalData,
     EvalSubset,
     open_eval_splits,
@@ -143,9 +143,9 @@ def test_what_a_copy_of_the_files_changes_is_no_fact_of_a_training() -> None:
 @pytest.mark.parametrize(
     ("settings", "sentence"),
     [
-        ({"labels": 0.0}, "share of labels is 0.0: expected it above 0, up to 1"),
-        ({"labels": 1.5}, "share of labels is 1.5"),
-        ({"split": "held_out"}, "split is 'held_out': expected 'test' or 'validation'"),
+        ({"labels": 0.0}, r"`labels` must be in \(0, 1\], got 0.0"),
+        ({"labels": 1.5}, r"`labels` must be in \(0, 1\], got 1.5"),
+        ({"split": "held_out"}, "`split` must be 'test' or 'validation', got 'held_out'"),
         ({"validation_images": 0}, "`validation_images` must be at least 1, got 0"),
     ],
 )

@@ -17,13 +17,13 @@ from retable.encoders import ResNetRecipe
 from retable.errors import UserError
 from retable.evaluate import cache as cache_module
 from retable.evaluate import features as features_module
-from retable.evaluate.cache import FeatureCache, code_of
-from retable.evaluate.cache_files import Chunk, checksum, read_chunk
+from retable.evaluate.cache import Chunk, FeatureCache, checksum, code_of, read_chunk
+from retable.evaluate.data import EvalData, open_eval_splits
 from retable.evaluate.features import Features, represent
 from retable.evaluate.frozen import FrozenEncoder, freeze, structure
 from retable.evaluate.knn import Knn
 from retable.evaluate.mlp import MlpProbe
-from retable.evaluate.protocol import EvalContext, EvalData, open_eval_splits
+from retable.evaluate.protocol import EvalContext
 from retable.evaluate.representation import Representation
 from retable.nn.patches import PatchGrid
 from retable.testing import run_processes
@@ -106,7 +106,7 @@ def assert_same(ours: dict[str, Features], theirs: dict[str, Features]) -> None:
 
 
 def test_what_is_kept_is_what_would_be_computed(tmp_path: Path, counting: Counting) -> None:
-    representation = Representation(("layer1", "pre_logits"), limit=500)
+    representation = Representation(("layer1", "pre_logits"), max_features=500)
     computed = features(None, representation=representation)
     assert counting.since() == 90
     first = features(tmp_path, representation=representation)
@@ -180,7 +180,7 @@ CHANGES: dict[str, dict[str, Any]] = {
     "precision": {"precision": "bf16"},
     "patches": {"representation": Representation(patches=PatchGrid(2, 8, 8))},
     "standardisation": {"representation": Representation(patches=PatchGrid(2, 8, 8, False))},
-    "limit": {"representation": Representation(limit=10)},
+    "limit": {"representation": Representation(max_features=10)},
 }
 
 

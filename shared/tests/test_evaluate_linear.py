@@ -14,9 +14,10 @@ from retable.data.source import Source
 from retable.errors import UserError
 from retable.evaluate import features, head_training
 from retable.evaluate.classifier import LinearClassifier, accuracy
+from retable.evaluate.data import EvalData, EvalSubset, Splits, open_eval_splits
 from retable.evaluate.linear import LinearProbe
 from retable.evaluate.linear_steps import ProbeState, sgd_step
-from retable.evaluate.protocol import EvalContext, EvalData, EvalSubset, Splits, open_eval_splits
+from retable.evaluate.protocol import EvalContext
 from retable.evaluate.representation import Representation
 from retable.train.optim import LARS
 from retable.views import ViewRecipe, center, crop_and_flip, make_view
@@ -338,7 +339,7 @@ def test_unlabelled_images_and_odd_classes_end_with_a_sentence(
 
 @pytest.mark.parametrize("setting", ["lr", "batch", "epochs"])
 def test_settings_that_mean_nothing_end_with_a_sentence(setting: str) -> None:
-    with pytest.raises(UserError, match=f"{setting} is 0"):
+    with pytest.raises(UserError, match=f"`{setting}` must be positive, got 0"):
         probe(**{setting: 0})
 
 

@@ -14,11 +14,12 @@ from retable.data.sources import open_source
 from retable.encoders import ResNetRecipe
 from retable.errors import UserError
 from retable.evaluate import features, head_training, named_protocol
+from retable.evaluate.data import EvalData, open_eval_splits
 from retable.evaluate.features import extract
 from retable.evaluate.linear import LinearProbe
 from retable.evaluate.mlp import MlpProbe
 from retable.evaluate.mlp_steps import MlpState, layer_penalty, mlp_step
-from retable.evaluate.protocol import EvalContext, EvalData, open_eval_splits
+from retable.evaluate.protocol import EvalContext
 from retable.evaluate.representation import Representation
 from retable.testing import run_processes
 from retable.views import center, crop_and_flip
@@ -149,7 +150,7 @@ def test_an_mlp_learns_what_no_linear_classifier_can() -> None:
     x = random.normal(0, torch.arange(400)).view(200, 2)
     y = (x[:, 0] * x[:, 1] > 0).long()
     recipe = MlpProbe(hidden=32, dropout=0.1, penalty=0.0)
-    state = recipe.begin(2, 2, seed=0)
+    state = recipe.init(2, 2, seed=0)
     for epoch in range(600):
         recipe.step(state, x, y, 0, min(epoch, 59), seed=0)
     assert float((state.scores(x)[0].argmax(1) == y).float().mean()) > 0.93
@@ -158,7 +159,7 @@ def test_an_mlp_learns_what_no_linear_classifier_can() -> None:
 def test_what_is_dropped_changes_from_step_to_step_and_epoch_to_epoch() -> None:
     recipe, x = probe(lr=1e-12), torch.ones(20, 7)
     y = torch.zeros(20, dtype=torch.int64)
-    state = recipe.begin(4, 7, seed=0)
+    state = recipe.init(4, 7, seed=0)
     losses = [
         float(recipe.step(state, x, y, first, epoch, seed))
         for first, epoch, seed in ((0, 0, 0), (20, 0, 0), (0, 1, 0), (0, 0, 1), (0, 0, 0))
@@ -250,7 +251,7 @@ def test_a_step_reads_nothing_from_the_device(recipe: MlpProbe | LinearProbe) ->
     # Tensors on the meta device have no values to wait for.
     device = torch.device("meta")
     labels = torch.empty(5, dtype=torch.int64, device=device)
-    head: Any = recipe.begin(4, 7, seed=0).to(device)
+    head: Any = recipe.init(4, 7, seed=0).to(device)
     for first in (0, 5):
         losses = recipe.step(head, torch.empty(5, 7, device=device), labels, first, 0, 0)
         assert losses.device == device
@@ -265,11 +266,11 @@ def test_the_protocol_of_the_command_line_is_the_papers() -> None:
 @pytest.mark.parametrize(
     ("settings", "sentence"),
     [
-        ({"hidden": 0}, "hidden is 0: expected a positive"),
-        ({"lr": -1.0}, "lr is -1.0: expected a positive"),
-        ({"dropout": 1.0}, "dropout is 1.0: expected 0 or more, below 1"),
-        ({"momentum": -0.1}, "momentum is -0.1"),
-        ({"penalty": -1.0}, "penalty is -1.0: expected 0 or more"),
+        ({"hidden": 0}, "`hidden` must be positive, got 0"),
+        ({"lr": -1.0}, "`lr` must be positive, got -1.0"),
+        ({"dropout": 1.0}, r"`dropout` must be in \[0, 1\), got 1.0"),
+        ({"momentum": -0.1}, r"`momentum` must be in \[0, 1\), got -0.1"),
+        ({"penalty": -1.0}, "`penalty` must be at least 0, got -1.0"),
     ],
 )
 def test_settings_that_mean_nothing_end_with_a_sentence(

@@ -11,12 +11,13 @@ from retable.data.sources import open_source
 from retable.encoders import ResNetRecipe
 from retable.errors import UserError
 from retable.evaluate.classifier import accuracy
+from retable.evaluate.data import EvalData, open_eval_splits, open_splits
 from retable.evaluate.features import extract, represent
 from retable.evaluate.frozen import freeze
 from retable.evaluate.linear import LinearProbe
 from retable.evaluate.logistic.probe import LogisticProbe
 from retable.evaluate.ood import OutOfDistribution, summary
-from retable.evaluate.protocol import EvalContext, EvalData, open_eval_splits, open_splits
+from retable.evaluate.protocol import EvalContext
 from retable.evaluate.representation import Representation
 from retable.views import center
 
@@ -70,7 +71,7 @@ def test_the_probes_last_layer_data_and_share_of_the_labels_count(tmp_path: Path
         return open_shapes(split, variant)
 
     encoder = ResNetRecipe("small_resnet8", width=0.5).build(rng_key=0)
-    representation = Representation(("layer1", "layer2"), limit=200)
+    representation = Representation(("layer1", "layer2"), max_features=200)
     probe = LogisticProbe(
         l2=(0.1,), iterations=30, representation=representation, data=EvalData("other", labels=0.5)
     )

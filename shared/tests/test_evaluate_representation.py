@@ -70,7 +70,7 @@ def test_layers_are_pooled_to_the_sizes_of_the_official_code(
     assert pooled(maps).shape == (2, features)
     assert features == channels * left**2 <= 9000
     few = random.normal(0, torch.arange(2 * 4 * side**2)).view(2, 4, side, side)
-    ours = pooled(few, limit=-(-few[0].numel() // window**2)).view(2, 4, left, left)
+    ours = pooled(few, max_features=-(-few[0].numel() // window**2)).view(2, 4, left, left)
     for row in range(left):
         for column in range(left):
             square = few[
@@ -132,7 +132,7 @@ def test_a_plain_module_has_its_output_alone() -> None:
 def test_all_taps_come_of_one_pass_in_the_sources_order() -> None:
     encoder, source = small(), open_source(DATA, "test")
     frozen = freeze(encoder, "cpu")
-    representation = Representation(frozen.tap_names, limit=300)
+    representation = Representation(frozen.tap_names, max_features=300)
     found = represent(frozen, source, center(36), representation, EvalContext("cpu"))
     views = make_view(pool_of(source), torch.arange(40), center(36), 0)
     assert list(found) == list(frozen.tap_names)
@@ -156,7 +156,7 @@ def test_patches_are_averaged_after_each_was_standardised_and_pooled(view: ViewR
     # Reference: a loop over images and patches.
     frozen = freeze(small(), "cpu")
     source = open_source(DATA, "test")
-    representation = Representation(("layer1", "pre_logits"), limit=50, patches=GRID)
+    representation = Representation(("layer1", "pre_logits"), max_features=50, patches=GRID)
     found = represent(frozen, source, view, representation, EvalContext("cpu"), rng_key=7)
     views = make_view(pool_of(source), torch.arange(40), view, 7)
     for tap in representation.taps:
@@ -263,9 +263,9 @@ def test_views_that_do_not_fit_the_patches_end_with_a_sentence() -> None:
 @pytest.mark.parametrize(
     ("settings", "sentence"),
     [
-        ({"taps": ()}, r"taps are \(\): expected one or more"),
-        ({"taps": ("block1", "block1")}, "each named once"),
-        ({"limit": 0}, "limit is 0: expected 1 or more"),
+        ({"taps": ()}, r"`taps` must name one or more layers, each once, got \(\)"),
+        ({"taps": ("block1", "block1")}, "each once, got"),
+        ({"max_features": 0}, "`max_features` must be at least 1, got 0"),
     ],
 )
 def test_settings_that_mean_nothing_end_with_a_sentence(

@@ -85,8 +85,8 @@ for module in pkgutil.walk_packages(retable.__path__, "retable."):
     if module.name != "retable.cli.__main__":
         importlib.import_module(module.name)
 import torch
-from retable.encoders import ResNetRecipe, build_encoder
-assert build_encoder(ResNetRecipe("small_resnet8"), 0)(torch.zeros(2, 3, 32, 32)).isfinite().all()
+from retable.encoders import ResNetRecipe
+assert ResNetRecipe("small_resnet8").build(0)(torch.zeros(2, 3, 32, 32)).isfinite().all()
 """
     ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert ended.returncode == 0, ended.stderr

@@ -19,12 +19,11 @@ from retable.data.sources import open_source
 from retable.encoders import ResNetRecipe
 from retable.errors import UserError
 from retable.random import derive_key, initialising, normal
-from retable.reproduce.execute import make_accelerator
 from retable.train.gradients import GradientLandscape, read_landscape
 from retable.train.loop import Training
 from retable.train.metrics import MetricsLog
 from retable.train.options import RunOptions
-from retable.train.pretrain import pretrain
+from retable.train.pretrain import make_accelerator, pretrain
 from retable.train.runs import RunDirectory
 
 

@@ -343,6 +343,7 @@ def test_decays_are_tuples_also_where_json_made_them_lists() -> None:
             {"decays": (("head", 0.0), ("head", 0.1))},
             "once, got head, head",
         ),
+        ({"rate_factors": (("head", -2.0),)}, "`rate_factors` must be 0 or more, got -2.0"),
         ({"momentum": 0.0, "nesterov": True}, "`momentum` must be positive with nesterov"),
     ],
 )

@@ -14,13 +14,12 @@ from retable.data.sources import open_source
 from retable.encoders import ResNetRecipe
 from retable.errors import UserError
 from retable.methods import Batch, Method, Metrics, StepOutput, SupervisedRecipe
-from retable.reproduce.execute import make_accelerator
 from retable.train import checkpoint
 from retable.train.health import COLLAPSE, DIVERGED
 from retable.train.loop import Training, TrainingFailedError
 from retable.train.metrics import MetricsLog
 from retable.train.options import RunOptions
-from retable.train.pretrain import check_fit, pretrain
+from retable.train.pretrain import check_fit, make_accelerator, pretrain
 from retable.train.recipe import PretrainRecipe, build_method
 from retable.train.runs import RunDirectory
 from retable.train.traces import read_traces

@@ -30,12 +30,13 @@ from retable import files
 from retable.data.shapes.corruptions import CORRUPTIONS
 from retable.data.source import Source
 from retable.data.sources import open_source, with_parameter
+from retable.evaluate.data import EvalData, OpenSource
 from retable.evaluate.features import represent
 from retable.evaluate.frozen import FrozenEncoder, freeze
 from retable.evaluate.geometry import effective_rank, mean_cosine
 from retable.evaluate.logistic.probe import LogisticProbe
 from retable.evaluate.ood import OutOfDistribution
-from retable.evaluate.protocol import EvalContext, EvalData, OpenSource
+from retable.evaluate.protocol import EvalContext
 from retable.plots import drawing
 from retable.reproduce.command import guarded
 from retable.reproduce.execute import execute
@@ -155,7 +156,7 @@ def probed(subject: Subject, opened: OpenSource, seed: int) -> Found:
 
 
 def _probe(like: LogisticProbe, taps: tuple[str, ...], data: str = "") -> LogisticProbe:
-    representation = replace(like.representation, taps=taps, limit=LIMIT)
+    representation = replace(like.representation, taps=taps, max_features=LIMIT)
     on = EvalData(source=data)
     return LogisticProbe(
         l2=PENALTIES, iterations=200, view=like.view, representation=representation, data=on

@@ -28,11 +28,10 @@ from retable.methods.method import Batch
 from retable.methods.moco import moco_v2
 from retable.nn.batch_norm import group_batch_norm
 from retable.random import derive_key, normal
-from retable.reproduce.execute import make_accelerator
 from retable.testing import TinyEncoder, make_batch, run_processes, train_steps
 from retable.train.optim import OptimizerRecipe
 from retable.train.options import RunOptions
-from retable.train.pretrain import pretrain
+from retable.train.pretrain import make_accelerator, pretrain
 from retable.train.recipe import PretrainRecipe
 from retable.train.runs import RunDirectory
 

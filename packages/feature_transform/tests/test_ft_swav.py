@@ -23,14 +23,13 @@ from retable.errors import UserError
 from retable.methods.method import Batch
 from retable.nn.batch_norm import average_statistics, group_batch_norm
 from retable.random import derive_key, normal
-from retable.reproduce.execute import make_accelerator
 from retable.reproduce.plan import price
 from retable.testing import TinyEncoder, make_batch, own_share, run_processes, train_steps
 from retable.train.cost import forward_flops
 from retable.train.loop import Training
 from retable.train.optim import OptimizerRecipe, build_optimizer
 from retable.train.options import RunOptions
-from retable.train.pretrain import pretrain
+from retable.train.pretrain import make_accelerator, pretrain
 from retable.train.recipe import PretrainRecipe
 from retable.train.runs import RunDirectory
 from retable.weights import load_encoder

@@ -1,8 +1,9 @@
-"""``retable evaluate``: measure what an encoder's features hold."""
+"""``retable evaluate``: evaluate an encoder by a protocol."""
 
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import os
 from collections.abc import Sequence
@@ -15,7 +16,9 @@ from retable.settings import parse_setting, with_field
 
 if TYPE_CHECKING:
     from retable.data.source import Source
-    from retable.evaluate.protocol import Evaluation, OpenSource
+    from retable.encoders import EncoderRecipe
+    from retable.evaluate.data import OpenSource
+    from retable.evaluate.protocol import Evaluation
 
 CHECKPOINT = (
     "a file of Retable, the folder of a run, a ResNet of another program (.safetensors, .pth, "
@@ -25,12 +28,14 @@ CHECKPOINT = (
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Describe the command's arguments."""
-    from retable.evaluate import PROTOCOL_NAMES
+    from retable.evaluate import protocol_names
     from retable.precision import PRECISIONS
 
     parser.add_argument("checkpoint", metavar="CHECKPOINT", help=CHECKPOINT)
     parser.add_argument(
-        "--protocol", choices=PROTOCOL_NAMES, default="linear", help="default: %(default)s"
+        "--protocol",
+        default="linear",
+        help=f"{', '.join(protocol_names())}, or one that --import registers; default: %(default)s",
     )
     parser.add_argument(
         "--data", default="shapes", help="shapes, imagefolder:DIR, hf:NAME or arrow:DIR"
@@ -72,21 +77,39 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         help="keep features here, for other protocols and settings to read instead of computing",
     )
+    parser.add_argument(
+        "--import",
+        dest="modules",
+        metavar="MODULE",
+        action="append",
+        default=[],
+        help="import a module first, which registers protocols or data sets of its own",
+    )
+    parser.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="print the protocol and what training the encoder takes, and run nothing",
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
 
 
 def run(options: argparse.Namespace) -> int:
-    """Judge a checkpoint by a protocol and print its figures."""
+    """Evaluate a checkpoint by a protocol and print the metrics."""
     from retable.distributed import process_index
     from retable.evaluate import named_protocol
     from retable.evaluate.protocol import EvalContext
     from retable.settings import to_plain
     from retable.weights import load_encoder
 
+    _import(options.modules)
     recipe = _with_settings(named_protocol(options.protocol, options.size), options.settings)
     device = _join(options.device)
     open_variant = _opener(options.data, options.subset, options.skip_unreadable)
     encoder, encoder_recipe, metadata = load_encoder(options.checkpoint)
+    if options.dry_run:
+        if process_index() == 0:
+            print(_plan(recipe, encoder_recipe, open_variant, options.json))
+        return 0
     results = recipe.run(
         encoder,
         open_variant,
@@ -97,6 +120,7 @@ def run(options: argparse.Namespace) -> int:
             precision=options.precision,
             progress=not options.json,
             features=options.features,
+            checkpoint=options.checkpoint,
         ),
         seed=options.seed,
     )
@@ -110,8 +134,8 @@ def run(options: argparse.Namespace) -> int:
             },
             "protocol": to_plain(recipe),
             "data": {
-                split: open_variant(split, data=_judged_data(recipe)).description
-                for split in ("train", "test")
+                split: open_variant(split, data=recipe.data.source or None).description
+                for split in recipe.reads
             },
             "seed": options.seed,
             "precision": options.precision,
@@ -121,11 +145,44 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def _judged_data(recipe: Evaluation) -> str | None:
-    """Return the data set that a protocol names itself (`retable.evaluate.protocol.EvalData`)."""
-    probe = getattr(recipe, "probe", recipe)
-    data = getattr(probe, "data", None)
-    return data.source or None if data is not None else None
+def _import(modules: Sequence[str]) -> None:
+    for name in modules:
+        try:
+            importlib.import_module(name)
+        except ImportError as error:
+            raise UserError(
+                f"--import {name}: {error}. Install the module, or add its folder to PYTHONPATH."
+            ) from error
+
+
+def _plan(
+    recipe: Evaluation, encoder: EncoderRecipe, open_variant: OpenSource, as_json: bool
+) -> str:
+    """Describe an evaluation without running it: its settings, images, steps and operations."""
+    from retable.evaluate.data import natural_train_view, open_eval_splits, open_test_split
+    from retable.reproduce.dry_run import operations
+    from retable.reproduce.plan import price_evaluation
+    from retable.settings import to_plain
+
+    settings = json.dumps(to_plain(recipe), sort_keys=True)
+    cost = None
+    if "train" in recipe.reads:
+        splits = open_eval_splits(open_variant, recipe.data)
+        used = {"train": len(splits.train), "test": len(splits.test)}
+        size = natural_train_view(splits.train).size
+        cost = price_evaluation(recipe, encoder, len(splits.train), size)
+    else:
+        used = {"test": len(open_test_split(open_variant, recipe.data))}
+    if as_json:
+        training = None if cost is None else vars(cost)
+        plan = {"protocol": to_plain(recipe), "images": used, "training": training}
+        return json.dumps(plan, sort_keys=True)
+    work = "the encoder is not trained"
+    if cost is not None:
+        flops = operations(cost.flops)
+        work = f"{cost.steps:,} steps, {cost.images:,} images, {flops} in the encoder"
+    images = ", ".join(f"{count:,} {split} images" for split, count in used.items())
+    return f"{recipe.name}: {settings}\n{images}; {work}\nNothing was run."
 
 
 def _readable(report: dict[str, Any]) -> str:

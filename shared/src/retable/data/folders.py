@@ -58,6 +58,7 @@ class FolderSource(Source):
     """Images as DIR/SPLIT/CLASS/.../IMAGE, classes numbered in sorted order.
 
     The classes are those of the train folder for all splits, so that labels mean the same.
+    ``names`` holds each image's CLASS/.../IMAGE.
 
     Args:
         directory: holds "train" and "val" (or "validation" or "test").
@@ -105,7 +106,7 @@ class FolderSource(Source):
         labels = torch.tensor(numbers)
         _refuse_unreadable_classes(self.directory, class_names, labels)
         paths = [os.path.join(self.directory, name) for name in names]
-        self._names = PackedNames(names)
+        self.names = PackedNames(names)
         folders = {"mask": mask, "companion": companion}
         self._layer_names = {
             layer: PackedNames(_files_of(Path(folder) / self.directory.name, names))
@@ -131,7 +132,7 @@ class FolderSource(Source):
 
     def image(self, index: int) -> Tensor:
         """Decode one image: uint8 (3, H, W)."""
-        path = os.path.join(self.directory, self._names[index])
+        path = os.path.join(self.directory, self.names[index])
         return decode(_bytes_of(path), path)
 
     def layer(self, index: int, name: str) -> Tensor:

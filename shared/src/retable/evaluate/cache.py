@@ -1,6 +1,6 @@
 """Features of an encoder on disk, so that protocols, tables and label subsets share one pass.
 
-The images' rows are kept in `retable.evaluate.protocol.split_permutation`, cut into chunks of
+The images' rows are kept in `retable.evaluate.data.split_permutation`, cut into chunks of
 `ROWS`; a chunk of one tap is one file. Shares of the labels are beginnings of that order and the
 images held out are its end, so that a tenth of the labels needs a tenth of the chunks, which all of
 the labels need too. Every process makes whole chunks and may read any: a chunk is made by the same
@@ -18,24 +18,24 @@ import hashlib
 import importlib
 import sys
 import warnings
+import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from retable.distributed import gather, process_count, process_index
-from retable.evaluate.cache_files import Chunk, read_chunk, write_chunk
-from retable.evaluate.protocol import split_permutation
+from retable.evaluate.data import split_permutation
 from retable.evaluate.representation import (
     Representation,
     forward_passes,
     images_per_call,
     not_finite,
 )
-from retable.files import write_json
+from retable.files import write_bytes, write_json
 from retable.settings import fingerprint, to_plain
 
 if TYPE_CHECKING:
@@ -54,6 +54,62 @@ _CODE = (
     "retable.nn.patches",
     "retable.views",
 )
+
+
+class Chunk(NamedTuple):
+    """What a file holds: vectors (r, F) float32 and which samples (r,) int64 they are of."""
+
+    vectors: Tensor
+    samples: Tensor
+
+
+def checksum(content: Chunk) -> str:
+    """Return a checksum of a chunk's content.
+
+    >>> import torch
+    >>> checksum(Chunk(torch.ones(2, 3), torch.arange(2)))
+    '86fad647'
+    """
+    value = 0
+    for tensor in content:
+        array: Any = tensor.numpy()  # a buffer, which its type does not say
+        value = zlib.crc32(array, value)
+    return f"{value:08x}"
+
+
+def write_chunk(path: Path, content: Chunk, what: str) -> None:
+    """Write a chunk under a temporary name and rename it.
+
+    Args:
+        path: of the file.
+        content: contiguous tensors on the CPU.
+        what: what the chunk is of, asked for when it is read.
+    """
+    from safetensors.torch import save
+
+    write_bytes(path, save(content._asdict(), {"of": what, "checksum": checksum(content)}))
+
+
+def read_chunk(path: Path, what: str) -> Chunk:
+    """Map a chunk into memory and check it.
+
+    Raises:
+        ValueError: it is damaged, or not what is wanted.
+        FileNotFoundError: there is none.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, "pt") as file:
+            metadata = file.metadata() or {}
+            content = Chunk(*(file.get_tensor(name) for name in Chunk._fields))
+    except SafetensorError as problem:
+        raise ValueError(str(problem)) from problem
+    if metadata.get("of") != what:
+        raise ValueError("it is another file's content")
+    if metadata.get("checksum") != checksum(content):
+        raise ValueError("its contents do not match their checksum")
+    return content
 
 
 class FeatureCache:
@@ -90,7 +146,7 @@ class FeatureCache:
             "pixels": source.description["pixels"],
             "images": len(source),
             "view": to_plain(view),
-            "limit": representation.limit,
+            "limit": representation.max_features,
             "patches": to_plain(representation.patches),
         }
         self.name = fingerprint(self.identity)

@@ -13,7 +13,7 @@ from retable.errors import UserError
 
 @dataclass(frozen=True)
 class LinearClassifier:
-    """What every linear protocol trains: weight (C, F) and bias (C,)."""
+    """A linear classifier: weight (C, F) and bias (C,)."""
 
     weight: Tensor
     bias: Tensor
@@ -80,7 +80,7 @@ def _percent(hits: Tensor, images: int) -> dict[str, float]:
 
 
 def check_labels(labels: Tensor, classes: int, split: str) -> None:
-    """Refuse labels that no classifier of ``classes`` classes can learn or be judged by.
+    """Check that a classifier of ``classes`` classes can learn the labels or be tested on them.
 
     Raises:
         UserError: no samples, or a label outside [0, classes), such as the -1 of "unknown".

@@ -13,8 +13,8 @@ from retable.data.plans import share_of
 from retable.distributed import broadcast, gather, process_count, process_index
 from retable.errors import UserError
 from retable.evaluate.cache import FeatureCache
+from retable.evaluate.data import EvalSubset
 from retable.evaluate.frozen import FrozenEncoder, freeze
-from retable.evaluate.protocol import EvalSubset
 from retable.evaluate.representation import (
     PRE_LOGITS,
     Representation,

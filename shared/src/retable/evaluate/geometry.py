@@ -1,25 +1,27 @@
-"""How features lie on the unit sphere: alignment, uniformity (Wang and Isola 2020), their rank."""
+"""Geometry of features: alignment and uniformity (Wang and Isola 2020), effective rank."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, ClassVar, Self
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from retable.data.source import TEST
 from retable.errors import UserError
 from retable.evaluate.classifier import check_labels
+from retable.evaluate.data import EvalData, natural_test_view, open_test_split
 from retable.evaluate.features import represent
 from retable.evaluate.frozen import FrozenEncoder, freeze
-from retable.evaluate.protocol import EvalContext, natural_test_view
+from retable.evaluate.protocol import EvalContext, Evaluation, MetricSpec
 from retable.evaluate.representation import PRE_LOGITS, Representation
 from retable.progress import bar
-from retable.views import ViewRecipe
+from retable.views import ViewRecipe, center
 
 if TYPE_CHECKING:
-    from retable.evaluate.protocol import OpenSource
+    from retable.evaluate.data import OpenSource
 
 
 def alignment(features: Tensor, labels: Tensor) -> Tensor:
@@ -141,18 +143,43 @@ def effective_rank(features: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Geometry:
+class Geometry(Evaluation):
     """Alignment, uniformity and effective rank of the test images' pooled features.
 
     Attributes:
-        t: of `uniformity`, default of Wang and Isola 2020.
-        view: None: `natural_test_view`.
-        name: what the result is filed under.
+        t: sharpness of `uniformity`, default of Wang and Isola 2020.
+        view: view of the images; None: `natural_test_view`.
+        data: images that are tested on.
+        name: name of the results.
     """
 
     t: float = 2.0
     view: ViewRecipe | None = None
+    data: EvalData = field(default_factory=EvalData)
     name: str = "geometry"
+
+    reads: ClassVar[tuple[str, ...]] = (TEST,)
+
+    def __post_init__(self) -> None:
+        """Validate the fields."""
+        if self.data.labels < 1 or self.data.files:
+            raise UserError(
+                "`data` must select no training labels, since the geometry of test images needs "
+                f"none, got {self.data.files or self.data.labels}. Leave `labels` and `files` out."
+            )
+
+    @property
+    def metrics(self) -> dict[str, MetricSpec]:
+        """Alignment and uniformity (losses) and effective rank."""
+        return {
+            "alignment": MetricSpec("Alignment", higher_is_better=False),
+            "uniformity": MetricSpec("Uniformity", higher_is_better=False),
+            "effective_rank": MetricSpec("Effective rank", higher_is_better=True),
+        }
+
+    def shrunk(self, epochs: int, size: int = 32) -> Self:
+        """Return the evaluation at ``size`` pixels."""
+        return replace(self, view=center(size, size))
 
     def run(
         self,
@@ -162,11 +189,8 @@ class Geometry:
         *,
         seed: int = 0,
     ) -> dict[str, float]:
-        """Return "alignment", "uniformity" (losses: lower is better) and "effective_rank".
-
-        See `Evaluation.run`; nothing is drawn or kept.
-        """
-        source = open_source("test", None)
+        """Return `metrics`, see `Evaluation.run`; nothing is drawn or kept."""
+        source = open_test_split(open_source, self.data)
         check_labels(source.labels, len(source.class_names), "test")
         with bar(len(source), "images", self.name, shown=context.progress) as shown:
             found = represent(

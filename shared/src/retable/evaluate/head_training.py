@@ -1,4 +1,4 @@
-"""Classifiers trained by SGD on the features of a frozen encoder: what their protocols share.
+"""Training of classifiers by SGD on the features of a frozen encoder.
 
 The official protocol (MoCo's `main_lincls.py`) sends each shuffled batch through the encoder and
 makes one step. With a frozen encoder in eval mode a feature depends on its image alone, so here an
@@ -23,20 +23,35 @@ from retable import random
 from retable.distributed import process_index
 from retable.errors import UserError
 from retable.evaluate.classifier import accuracy, check_labels
+from retable.evaluate.data import Splits, split_facts
 from retable.evaluate.features import Features, represent
 from retable.evaluate.frozen import FrozenEncoder
-from retable.evaluate.protocol import EvalContext, Splits, split_facts
+from retable.evaluate.protocol import TOP1, TOP5, EvalContext, MetricSpec
 from retable.evaluate.representation import Representation
-from retable.evaluate.resume import Checkpoints
 from retable.files import write_json
 from retable.progress import bar
 from retable.settings import to_plain
+from retable.train.checkpoint import Checkpoints
 
 if TYPE_CHECKING:
     from retable.views import ViewRecipe
 
-EpochFigures = dict[str, dict[str, list[float]]]
-"""What an epoch measured: "top1", "top5", "train_loss" by tap, for each classifier of it."""
+EpochMetrics = dict[str, dict[str, list[float]]]
+"""Metrics of an epoch, "top1", "top5" and "train_loss": by tap, for each of its classifiers."""
+
+HEAD_METRICS = {
+    "top1": TOP1,
+    "top5": TOP5,
+    "best_top1": MetricSpec("Best top-1", "%", higher_is_better=True),
+    "best_epoch": MetricSpec("Best epoch"),
+    "train_loss": MetricSpec("Training loss", higher_is_better=False),
+}
+"""Metrics of `last_and_best`."""
+
+
+def shrunk_milestones(milestones: Sequence[int], share: float) -> tuple[int, ...]:
+    """Return the milestones of a training of ``share`` of the length."""
+    return tuple(max(1, round(milestone * share)) for milestone in milestones)
 
 
 class Head(Protocol):
@@ -56,15 +71,15 @@ AnyHead = TypeVar("AnyHead", bound=Head)
 
 
 class HeadRecipe(Protocol[AnyHead]):
-    """A dataclass of settings that knows how its classifiers begin and take a step."""
+    """Settings of classifiers, their initial state and their step."""
 
     @property
     def name(self) -> str:
-        """What the result is filed under."""
+        """Name of the results."""
 
     @property
     def purpose(self) -> str:
-        """What it is called, in sentences and in the keys of what it draws."""
+        """Name of the probe, in messages and in the random keys."""
 
     @property
     def lr(self) -> float:
@@ -76,10 +91,10 @@ class HeadRecipe(Protocol[AnyHead]):
 
     @property
     def representation(self) -> Representation:
-        """What of the encoder the classifiers see."""
+        """Features that the classifiers see."""
 
-    def begin(self, classes: int, dim: int, seed: int) -> AnyHead:
-        """Return the classifiers of a tap with ``dim`` features before the first step."""
+    def init(self, classes: int, dim: int, seed: int) -> AnyHead:
+        """Return the initial classifiers of a tap with ``dim`` features."""
 
     def restored(self, tensors: dict[str, Tensor]) -> AnyHead:
         """Return the classifiers whose `Head.tensors` these are."""
@@ -89,8 +104,8 @@ class HeadRecipe(Protocol[AnyHead]):
     ) -> Tensor:
         """Make one step on a batch, the rows from ``first`` on of the epoch; return its losses."""
 
-    def called(self) -> tuple[str, ...]:
-        """Return what is added to a tap's name to name each of its classifiers; "" is the first."""
+    def suffixes(self) -> tuple[str, ...]:
+        """Return the suffix of each classifier of a tap; that of the first is ""."""
 
 
 def train_heads(
@@ -102,27 +117,27 @@ def train_heads(
     seed: int,
     views: tuple[ViewRecipe, ViewRecipe],
     epochs: int,
-) -> tuple[dict[str, AnyHead], list[EpochFigures]]:
+) -> tuple[dict[str, AnyHead], list[EpochMetrics]]:
     """Train classifiers on all taps side by side and measure them after every epoch.
 
-    The state is kept in ``context.directory`` after every epoch, from which an interrupted training
-    goes on and ends with the same bits, and `curve.json` beside it.
+    The state is written to ``context.directory`` after every epoch, with ``curve.json``; an
+    interrupted training continues from it and ends with the same bits.
 
     Args:
-        recipe: of the classifiers.
+        recipe: settings of the classifiers.
         frozen: the encoder.
         splits: the training images, and the test images that measure.
         context: where to compute and to keep the state.
-        seed: of the weights, the order of the images, their views and whatever a step draws.
-        views: of training and of test images.
+        seed: key of the weights, the order of the images, their views and the steps' draws.
+        views: views of training and of test images.
         epochs: passes over the training images.
 
     Returns:
-        The classifiers by tap, and what each epoch measured.
+        The classifiers by tap, and the metrics of each epoch.
 
     Raises:
-        UserError: labels are unknown, features or weights are not finite, or what is kept belongs
-            to another training.
+        UserError: labels are unknown, features or weights are not finite, or the state belongs to
+            another training.
     """
     check_labels(splits.train.labels, splits.classes, "train")
     check_labels(splits.test.labels, splits.classes, "test")
@@ -136,7 +151,7 @@ def train_heads(
         **split_facts(splits),
     )
     saved = checkpoints.load(frozen.device)
-    curve: list[EpochFigures] = saved.facts["curve"] if saved else []
+    curve: list[EpochMetrics] = saved.facts["curve"] if saved else []
     heads = _restored(recipe, saved.tensors, frozen.device) if saved else {}
     if len(curve) == epochs:
         return heads, curve
@@ -154,7 +169,7 @@ def train_heads(
         test = compute(splits.test, test_view)
         for tap, found in test.items():
             if tap not in heads:
-                fresh = recipe.begin(splits.classes, found.features.shape[1], seed)
+                fresh = recipe.init(splits.classes, found.features.shape[1], seed)
                 heads[tap] = fresh.to(frozen.device)
         train: dict[str, Features] | None = None
         for epoch in range(len(curve), epochs):
@@ -213,8 +228,8 @@ def _measure(
     test: dict[str, Features],
     losses: dict[str, Tensor],
     epoch: int,
-) -> EpochFigures:
-    measured: EpochFigures = {"top1": {}, "top5": {}, "train_loss": {}}
+) -> EpochMetrics:
+    measured: EpochMetrics = {"top1": {}, "top5": {}, "train_loss": {}}
     for tap, head in heads.items():
         scores = head.scores(test[tap].features)
         if not bool(scores[0].isfinite().all()):
@@ -230,15 +245,15 @@ def _measure(
 
 
 def _write_curve(
-    directory: Path | None, recipe: HeadRecipe[AnyHead], curve: Sequence[EpochFigures]
+    directory: Path | None, recipe: HeadRecipe[AnyHead], curve: Sequence[EpochMetrics]
 ) -> None:
-    """Write what every epoch measured, by tap and, after it, what tells its classifiers apart."""
+    """Write the metrics of every epoch, by tap and suffix."""
     if directory is None or process_index() != 0:
         return
     named = [
         (f"{tap}{suffix}", tap, place)
         for tap in recipe.representation.taps
-        for place, suffix in enumerate(recipe.called())
+        for place, suffix in enumerate(recipe.suffixes())
     ]
     curves: dict[str, Any] = {
         figure: {
@@ -251,12 +266,12 @@ def _write_curve(
 
 
 def _plain(value: float) -> float | None:
-    """Return what JSON can hold: a rate tried beside the first may have diverged."""
+    """Return a value that JSON has: one of ``other_lrs`` may have diverged."""
     return value if math.isfinite(value) else None
 
 
-def last_and_best(curve: Sequence[EpochFigures], tap: str) -> dict[str, float]:
-    """Return the figures of a tap's first classifier.
+def last_and_best(curve: Sequence[EpochMetrics], tap: str) -> dict[str, float]:
+    """Return the metrics of a tap's first classifier.
 
     Returns:
         "top1", "top5" and "train_loss" of the last epoch, and "best_top1" with its one-based

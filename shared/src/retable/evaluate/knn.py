@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Self
 
 import torch
 import torch.nn.functional as F
@@ -11,15 +11,16 @@ from torch import Tensor, nn
 
 from retable.errors import UserError
 from retable.evaluate.classifier import accuracy, check_labels
+from retable.evaluate.data import EvalData, natural_test_view, open_eval_splits
 from retable.evaluate.features import represent
 from retable.evaluate.frozen import FrozenEncoder, freeze
-from retable.evaluate.protocol import EvalContext, natural_test_view, open_splits
+from retable.evaluate.protocol import TOP1, TOP5, EvalContext, Evaluation, MetricSpec
 from retable.evaluate.representation import PRE_LOGITS, Representation
 from retable.progress import bar
 from retable.views import ViewRecipe
 
 if TYPE_CHECKING:
-    from retable.evaluate.protocol import OpenSource
+    from retable.evaluate.data import OpenSource
 
 
 def nearest(
@@ -98,20 +99,31 @@ def knn_scores(
 
 
 @dataclass(frozen=True)
-class Knn:
+class Knn(Evaluation):
     """Accuracy of weighted kNN, the test images' neighbours among the training images.
 
     Attributes:
         k: neighbours that vote, default of Wu et al. 2018.
-        temperature: of the votes' weights, default of Wu et al. 2018.
-        view: of training and test images alike; None: `natural_test_view`.
-        name: what the result is filed under.
+        temperature: temperature of the votes' weights, default of Wu et al. 2018.
+        view: view of training and test images; None: `natural_test_view`.
+        data: images of the bank and of the test.
+        name: name of the results.
     """
 
     k: int = 200
     temperature: float = 0.07
     view: ViewRecipe | None = None
+    data: EvalData = field(default_factory=EvalData)
     name: str = "knn"
+
+    @property
+    def metrics(self) -> dict[str, MetricSpec]:
+        """Accuracies."""
+        return {"top1": TOP1, "top5": TOP5}
+
+    def shrunk(self, epochs: int, size: int = 32) -> Self:
+        """Return the evaluation of images as they are."""
+        return replace(self, view=None)
 
     def run(
         self,
@@ -121,8 +133,8 @@ class Knn:
         *,
         seed: int = 0,
     ) -> dict[str, float]:
-        """Return "top1" and "top5" in percent, see `Evaluation.run`; nothing is drawn or kept."""
-        splits = open_splits(open_source)
+        """Return the accuracies, see `Evaluation.run`; nothing is drawn or kept."""
+        splits = open_eval_splits(open_source, self.data)
         check_labels(splits.train.labels, splits.classes, "train")
         check_labels(splits.test.labels, splits.classes, "test")
         frozen = freeze(encoder, context.device, context.precision)

@@ -1,14 +1,13 @@
 """The linear probe by SGD or LARS: a classifier on frozen features, images augmented every epoch.
 
-How it is trained is in `retable.evaluate.head_training`; a step is in
-`retable.evaluate.linear_steps`.
+`retable.evaluate.head_training` trains it; `retable.evaluate.linear_steps` has the step.
 """
 
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Literal, Self
 
 import torch
 from torch import Tensor, nn
@@ -17,25 +16,30 @@ from retable import random
 from retable.data.subsets import Subset
 from retable.errors import UserError
 from retable.evaluate.classifier import LinearClassifier
-from retable.evaluate.frozen import FrozenEncoder, freeze
-from retable.evaluate.head_training import EpochFigures, last_and_best, train_heads
-from retable.evaluate.linear_steps import ProbeState, sgd_step
-from retable.evaluate.protocol import (
-    EvalContext,
+from retable.evaluate.data import (
     EvalData,
     Splits,
     natural_test_view,
     natural_train_view,
     open_eval_splits,
 )
+from retable.evaluate.frozen import FrozenEncoder, freeze
+from retable.evaluate.head_training import (
+    HEAD_METRICS,
+    EpochMetrics,
+    last_and_best,
+    shrunk_milestones,
+    train_heads,
+)
+from retable.evaluate.linear_steps import ProbeState, sgd_step
+from retable.evaluate.protocol import TOP1, EvalContext, Evaluation, MetricSpec, validate
 from retable.evaluate.representation import Representation
-from retable.settings import validate_choices
 from retable.train.schedules import ScheduleRecipe, learning_rate
-from retable.views import ViewRecipe
+from retable.views import ViewRecipe, center, crop_and_flip
 
 if TYPE_CHECKING:
     from retable.data.source import Source
-    from retable.evaluate.protocol import OpenSource
+    from retable.evaluate.data import OpenSource
 
 TRUST_COEFFICIENT = 1e-3
 """LARS's eta, in You et al. (2017) and in SimSiam's code."""
@@ -48,10 +52,12 @@ def _on_device(rates: tuple[float, ...], device: torch.device) -> Tensor:
 
 
 @dataclass(frozen=True)
-class LinearProbe:
-    """The linear protocol of MoCo and MoCHi; defaults: ImageNet-100 (sheet of MoCHi, R2).
+class LinearProbe(Evaluation):
+    """The linear protocol of MoCo and MoCHi; defaults: ImageNet-100.
 
-    For ImageNet-1K (R4, MoCo's `main_lincls.py`): lr 30, batch 256, 100 epochs, milestones
+    The defaults are MoCHi's (arXiv:2010.01028; rate, batch and epochs are unverified).
+
+    For ImageNet-1K (MoCo's `main_lincls.py`): lr 30, batch 256, 100 epochs, milestones
     (60, 80). The last batch of an epoch may be smaller, as there.
 
     For SimSiam (its code's `main_lincls.py` with ``--lars``): "lars", "cosine" without milestones,
@@ -62,28 +68,29 @@ class LinearProbe:
 
     Attributes:
         lr: learning rate of the optimizer, after any scaling by the batch.
-        momentum: its momentum.
-        weight_decay: its weight decay.
+        momentum: momentum of the optimizer.
+        weight_decay: weight decay of the optimizer.
         batch: images in a step, over all processes.
         epochs: passes over the training images.
-        milestones: zero-based epochs from which the learning rate is multiplied by ``gamma``; of
-            the step schedule alone.
-        gamma: that factor.
+        milestones: zero-based epochs from which the learning rate is multiplied by ``gamma``;
+            only for the step schedule.
+        gamma: factor of the learning rate at a milestone.
         optimizer: "sgd", or "lars": SGD whose steps are scaled by |w| / |g|
             (`retable.train.optim.LARS`).
-        schedule: "step", or "cosine": from ``lr`` down towards 0, set anew for each epoch.
-        train_view: drawn anew in every epoch (R2: random crop of scale (0.08, 1) and flip), or
-            computed once if nothing of it is drawn; None: `natural_train_view`.
-        test_view: R2: short side to 256, centre crop of 224; None: `natural_test_view`.
-        max_steps: stop after so many steps, rounded up to whole epochs beyond the first; within it
-            the classifier sees only the images of these steps. For checks of the real path: such a
-            probe measures nothing.
-        other_lrs: further learning rates trained beside ``lr`` on the same features; their
-            accuracies are reported as ``top1@lr=<value>`` and choose nothing.
-        representation: what of the encoder is judged; a classifier for each of its taps, trained
-            side by side on the same images.
-        data: which images, and how many of their labels.
-        name: what the result is filed under.
+        schedule: "step", or "cosine": from ``lr`` down towards 0, set at the start of each epoch.
+        train_view: view of training images, drawn in every epoch if it is random (MoCHi: random
+            crop of scale (0.08, 1) and flip); None: `natural_train_view`.
+        test_view: view of test images (MoCHi: short side to 256, centre crop of 224); None:
+            `natural_test_view`.
+        max_steps: stop after so many steps, rounded up to complete epochs beyond the first; in the
+            first epoch the classifier sees only the images of these steps. For checks that the
+            code runs: such a probe measures nothing.
+        other_lrs: further learning rates, trained on the same features; their accuracies are
+            reported as ``top1@lr=<value>`` and choose nothing.
+        representation: features, with a classifier for each of the taps, all trained on the same
+            images.
+        data: images and labels.
+        name: name of the results.
     """
 
     lr: float = 10.0
@@ -104,19 +111,40 @@ class LinearProbe:
     name: str = "linear"
 
     def __post_init__(self) -> None:
-        """Refuse settings that mean nothing."""
-        for setting in ("lr", "batch", "epochs"):
-            if getattr(self, setting) <= 0:
-                raise UserError(
-                    f"the linear probe's {setting} is {getattr(self, setting)}: expected a positive"
-                    " number."
-                )
-        validate_choices(self)
+        """Validate the fields."""
+        validate(self, positive=("lr", "batch", "epochs", "max_steps"))
         if self.schedule == "cosine" and self.milestones:
             raise UserError(
-                f"the linear probe's schedule is cosine and its milestones {self.milestones}: "
-                "expected milestones with the step schedule alone, so set them to () first."
+                f"`milestones` must be empty with the cosine schedule, got {self.milestones}. Set "
+                "`milestones` to [] first."
             )
+
+    @property
+    def metrics(self) -> dict[str, MetricSpec]:
+        """Those of `HEAD_METRICS` and of ``other_lrs``, see `Representation.joined`."""
+        specs = HEAD_METRICS | {f"top1{suffix}": TOP1 for suffix in self.suffixes()[1:]}
+        return self.representation.joined(dict.fromkeys(self.representation.taps, specs))
+
+    def limited(self, max_steps: int) -> Self:
+        """Return the probe with ``max_steps``."""
+        return replace(self, max_steps=max_steps)
+
+    def shrunk(self, epochs: int, size: int = 32) -> Self:
+        """Return the probe at ``size`` pixels for ``epochs`` epochs of SGD at rate 3.
+
+        Milestones keep their share. LARS is for batches of thousands, which would be two steps an
+        epoch.
+        """
+        return replace(
+            self,
+            lr=3.0,
+            optimizer="sgd",
+            batch=min(256, self.batch),
+            epochs=epochs,
+            milestones=shrunk_milestones(self.milestones, epochs / self.epochs),
+            train_view=crop_and_flip(size),
+            test_view=center(size, size),
+        )
 
     def learning_rate(self, epoch: int, base: float) -> float:
         """Return the learning rate of a zero-based epoch.
@@ -136,7 +164,7 @@ class LinearProbe:
 
     @property
     def purpose(self) -> str:
-        """See `retable.evaluate.head_training.HeadRecipe`, like the methods after `fit`."""
+        """See `retable.evaluate.head_training.HeadRecipe`, as for the methods after `fit`."""
         return "linear probe"
 
     def run(
@@ -147,13 +175,9 @@ class LinearProbe:
         *,
         seed: int,
     ) -> dict[str, float]:
-        """Train the classifiers and return the test accuracy in percent, see `Evaluation.run`.
+        """Train the classifiers and return `metrics`, see `Evaluation.run`.
 
-        Returns:
-            "top1" and "top5" after the last epoch (primary), "best_top1" and "best_epoch"
-            (one-based; the first of equals) over all epochs, "train_loss" of the last epoch, and
-            "top1@lr=<value>" for every one of ``other_lrs``; see `Representation.joined` for
-            several taps. ``curve.json`` in ``context.directory`` has the epochs' figures.
+        ``curve.json`` in ``context.directory`` has the metrics of every epoch.
         """
         _, results = self.fit(encoder, open_eval_splits(open_source, self.data), context, seed=seed)
         return results
@@ -180,18 +204,18 @@ class LinearProbe:
             ),
             epochs=epochs,
         )
-        figures = {tap: self._figures(curve, tap) for tap in heads}
+        metrics = {tap: self._metrics(curve, tap) for tap in heads}
         last = heads[self.representation.taps[-1]]
-        return last.classifier(0), self.representation.joined(figures)
+        return last.classifier(0), self.representation.joined(metrics)
 
-    def _figures(self, curve: list[EpochFigures], tap: str) -> dict[str, float]:
-        figures = last_and_best(curve, tap)
-        for name, top1 in zip(self.called(), curve[-1]["top1"][tap], strict=True):
+    def _metrics(self, curve: list[EpochMetrics], tap: str) -> dict[str, float]:
+        metrics = last_and_best(curve, tap)
+        for name, top1 in zip(self.suffixes(), curve[-1]["top1"][tap], strict=True):
             if name:
-                figures[f"top1{name}"] = top1
-        return figures
+                metrics[f"top1{name}"] = top1
+        return metrics
 
-    def begin(self, classes: int, dim: int, seed: int) -> ProbeState:
+    def init(self, classes: int, dim: int, seed: int) -> ProbeState:
         """Return classifiers for all learning rates, of equal weights."""
         rng_key = random.derive_key(seed, self.purpose, "weights")
         return ProbeState.initial(1 + len(self.other_lrs), classes, dim, rng_key)
@@ -200,8 +224,8 @@ class LinearProbe:
         """Return the classifiers whose tensors these are."""
         return ProbeState(**tensors)
 
-    def called(self) -> tuple[str, ...]:
-        """Return how figures of the further learning rates are told apart."""
+    def suffixes(self) -> tuple[str, ...]:
+        """Return the suffixes of the learning rates' metrics."""
         return ("", *(f"@lr={lr:g}" for lr in self.other_lrs))
 
     def step(
@@ -220,7 +244,7 @@ class LinearProbe:
         )
 
     def _shortened(self, splits: Splits, seed: int) -> tuple[Splits, int]:
-        """Return what ``max_steps`` leaves of the training images and of the epochs."""
+        """Return the training images and the epochs within ``max_steps``."""
         images = len(splits.train)
         if self.max_steps is None:
             return splits, self.epochs

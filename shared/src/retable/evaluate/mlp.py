@@ -1,32 +1,38 @@
 """The MLP probe: a classifier with one hidden layer on frozen features, by SGD.
 
-It tells how much of what a linear probe misses is in the features all the same. How it is trained
-is in `retable.evaluate.head_training`; a step is in `retable.evaluate.mlp_steps`.
+It shows how much information a linear probe misses. `retable.evaluate.head_training` trains it;
+`retable.evaluate.mlp_steps` has the step.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Self
 
 import torch
 from torch import Tensor, nn
 
 from retable import random
 from retable.errors import UserError
+from retable.evaluate.data import EvalData, natural_test_view, open_eval_splits
 from retable.evaluate.frozen import FrozenEncoder, freeze
-from retable.evaluate.head_training import last_and_best, train_heads
+from retable.evaluate.head_training import (
+    HEAD_METRICS,
+    last_and_best,
+    shrunk_milestones,
+    train_heads,
+)
 from retable.evaluate.mlp_steps import MlpState, mlp_step
-from retable.evaluate.protocol import EvalContext, EvalData, natural_test_view, open_eval_splits
+from retable.evaluate.protocol import EvalContext, Evaluation, MetricSpec, validate
 from retable.evaluate.representation import Representation
-from retable.views import ViewRecipe
+from retable.views import ViewRecipe, center
 
 if TYPE_CHECKING:
-    from retable.evaluate.protocol import OpenSource
+    from retable.evaluate.data import OpenSource
 
 
 @dataclass(frozen=True)
-class MlpProbe:
+class MlpProbe(Evaluation):
     """Test accuracy of an MLP on frozen features; defaults: Kolesnikov et al. (2019), supplement.
 
     Attributes:
@@ -36,17 +42,17 @@ class MlpProbe:
             ``penalty`` / (M C); the supplement states the rule for the linear classifier, by layers
             is our reading.
         lr: learning rate of SGD.
-        momentum: its momentum.
+        momentum: momentum of SGD.
         batch: images in a step, over all processes.
         epochs: passes over the training images.
         milestones: zero-based epochs from which the learning rate is multiplied by ``gamma``.
-        gamma: that factor.
-        train_view: drawn anew in every epoch, or computed once if nothing of it is drawn; None: the
-            test view, since the supplement names no augmentation.
-        test_view: None: `natural_test_view`.
-        representation: what of the encoder is judged; a classifier for each of its taps.
-        data: which images, and how many of their labels.
-        name: what the result is filed under.
+        gamma: factor of the learning rate at a milestone.
+        train_view: view of training images, drawn in every epoch if it is random; None: the test
+            view, since the supplement names no augmentation.
+        test_view: view of test images; None: `natural_test_view`.
+        representation: features, with a classifier for each of the taps.
+        data: images and labels.
+        name: name of the results.
     """
 
     hidden: int = 1000
@@ -65,25 +71,29 @@ class MlpProbe:
     name: str = "mlp"
 
     def __post_init__(self) -> None:
-        """Refuse settings that mean nothing."""
-        for setting in ("hidden", "lr", "batch", "epochs"):
-            if getattr(self, setting) <= 0:
-                raise UserError(
-                    f"the MLP probe's {setting} is {getattr(self, setting)}: expected a positive "
-                    "number."
-                )
-        for setting in ("dropout", "momentum"):
-            if not 0 <= getattr(self, setting) < 1:
-                raise UserError(
-                    f"the MLP probe's {setting} is {getattr(self, setting)}: expected 0 or more, "
-                    "below 1."
-                )
+        """Validate the fields."""
+        validate(self, positive=("hidden", "lr", "batch", "epochs"), shares=("dropout", "momentum"))
         if self.penalty < 0:
-            raise UserError(f"the MLP probe's penalty is {self.penalty}: expected 0 or more.")
+            raise UserError(f"`penalty` must be at least 0, got {self.penalty}.")
+
+    @property
+    def metrics(self) -> dict[str, MetricSpec]:
+        """Those of `HEAD_METRICS`, see `Representation.joined`."""
+        return self.representation.joined(dict.fromkeys(self.representation.taps, HEAD_METRICS))
+
+    def shrunk(self, epochs: int, size: int = 32) -> Self:
+        """Return the probe at ``size`` pixels for ``epochs`` epochs, milestones in proportion."""
+        return replace(
+            self,
+            epochs=epochs,
+            milestones=shrunk_milestones(self.milestones, epochs / self.epochs),
+            train_view=None,
+            test_view=center(size, size),
+        )
 
     @property
     def purpose(self) -> str:
-        """See `retable.evaluate.head_training.HeadRecipe`, like the methods after `run`."""
+        """See `retable.evaluate.head_training.HeadRecipe`, as for the methods after `run`."""
         return "MLP probe"
 
     def run(
@@ -94,11 +104,9 @@ class MlpProbe:
         *,
         seed: int,
     ) -> dict[str, float]:
-        """Train the classifiers and return the test accuracy in percent, see `Evaluation.run`.
+        """Train the classifiers and return `metrics`, see `Evaluation.run`.
 
-        Returns:
-            What `retable.evaluate.head_training.last_and_best` says; see `Representation.joined`
-            for several taps. ``curve.json`` in ``context.directory`` has the epochs' figures.
+        ``curve.json`` in ``context.directory`` has the metrics of every epoch.
         """
         splits = open_eval_splits(open_source, self.data)
         test_view = self.test_view or natural_test_view(splits.test)
@@ -113,7 +121,7 @@ class MlpProbe:
         )
         return self.representation.joined({tap: last_and_best(curve, tap) for tap in heads})
 
-    def begin(self, classes: int, dim: int, seed: int) -> MlpState:
+    def init(self, classes: int, dim: int, seed: int) -> MlpState:
         """Return a classifier before its first step."""
         rng_key = random.derive_key(seed, self.purpose, "weights")
         return MlpState.initial(classes, self.hidden, dim, rng_key)
@@ -122,8 +130,8 @@ class MlpProbe:
         """Return the classifier whose tensors these are."""
         return MlpState(**tensors)
 
-    def called(self) -> tuple[str, ...]:
-        """Return that there is one classifier for a tap."""
+    def suffixes(self) -> tuple[str, ...]:
+        """Return the suffix of a tap's only classifier."""
         return ("",)
 
     def learning_rate(self, epoch: int) -> float:
@@ -138,7 +146,7 @@ class MlpProbe:
     def step(
         self, head: MlpState, features: Tensor, labels: Tensor, first: int, epoch: int, seed: int
     ) -> Tensor:
-        """Make one step; what is dropped of a row depends on its number in the epoch."""
+        """Make one step; dropout of a row is keyed by its number in the epoch."""
         return mlp_step(
             head,
             features,

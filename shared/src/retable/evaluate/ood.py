@@ -4,21 +4,22 @@ from __future__ import annotations
 
 from collections import defaultdict
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 from torch import nn
 
 from retable.errors import UserError
 from retable.evaluate.classifier import accuracy
+from retable.evaluate.data import EvalData, open_eval_splits
 from retable.evaluate.features import represent
 from retable.evaluate.frozen import FrozenEncoder, freeze
 from retable.evaluate.linear import LinearProbe
 from retable.evaluate.logistic.probe import LogisticProbe
-from retable.evaluate.protocol import EvalContext, open_eval_splits
+from retable.evaluate.protocol import EvalContext, Evaluation, MetricSpec
 from retable.progress import bar
 
 if TYPE_CHECKING:
-    from retable.evaluate.protocol import OpenSource
+    from retable.evaluate.data import OpenSource
 
 
 def summary(by_variant: dict[str, float]) -> dict[str, float]:
@@ -45,13 +46,13 @@ def summary(by_variant: dict[str, float]) -> dict[str, float]:
 
 
 @dataclass(frozen=True)
-class OutOfDistribution:
+class OutOfDistribution(Evaluation):
     """Accuracy of a probe on variants of the test images, none of which it was trained on.
 
     Attributes:
-        probe: what is trained on the clean training images; of several taps, the last counts.
-        variants: names that the data set knows; none: all of the shapes data set.
-        name: what the result is filed under.
+        probe: probe that is trained on the clean training images; of several taps, the last counts.
+        variants: names that the data set knows; empty: all of the shapes data set.
+        name: name of the results.
     """
 
     probe: LinearProbe | LogisticProbe = field(default_factory=LogisticProbe)
@@ -59,12 +60,38 @@ class OutOfDistribution:
     name: str = "ood"
 
     def __post_init__(self) -> None:
-        """Refuse a comparison of variants with images that they are not variants of."""
+        """Validate the fields."""
         if self.probe.data.split != "test":
             raise UserError(
                 f"`probe.data.split` must be 'test', got {self.probe.data.split!r}. Variants exist "
                 "of the test split alone, so set it to 'test'."
             )
+
+    @property
+    def data(self) -> EvalData:
+        """Images of the probe."""
+        return self.probe.data
+
+    @property
+    def metrics(self) -> dict[str, MetricSpec]:
+        """Top-1 accuracy: "clean", every variant, and the means of `summary`."""
+        variants = ("clean", *(self.variants or _all_variants()))
+        return {
+            name: MetricSpec(f"Top-1, {name}", "%", higher_is_better=True)
+            for name in summary(dict.fromkeys(variants, 0.0))
+        }
+
+    def with_data(self, data: EvalData) -> Self:
+        """Return the evaluation with the probe on other images."""
+        return replace(self, probe=self.probe.with_data(data))
+
+    def limited(self, max_steps: int) -> Self:
+        """Return the evaluation with a limited probe."""
+        return replace(self, probe=self.probe.limited(max_steps))
+
+    def shrunk(self, epochs: int, size: int = 32) -> Self:
+        """Return the evaluation with a shrunk probe."""
+        return replace(self, probe=self.probe.shrunk(epochs, size))
 
     def run(
         self,
@@ -74,10 +101,7 @@ class OutOfDistribution:
         *,
         seed: int,
     ) -> dict[str, float]:
-        """Return top-1 accuracy in percent by variant, see `Evaluation.run`.
-
-        Returns:
-            "clean", every variant under its name, and the means of `summary`.
+        """Return `metrics`, see `Evaluation.run`.
 
         Raises:
             UserError: a variant has other classes than the clean test split.
@@ -89,7 +113,7 @@ class OutOfDistribution:
         classifier, clean = self.probe.fit(frozen, splits, context, seed=seed)
         view = self.probe.test_view_of(splits.test)
         results = {"clean": clean["top1"]}
-        unkept = replace(context, features=None)  # nothing else will ask for a variant's features
+        unkept = replace(context, features=None)  # no other evaluation reads a variant's features
         variants = self.variants or _all_variants()
         with bar(len(variants), "variants", self.name, shown=context.progress) as shown:
             for variant in variants:

@@ -1,51 +1,76 @@
-"""What every evaluation is: a frozen recipe with a name that turns an encoder into numbers."""
+"""Interface of evaluations: frozen recipes that turn an encoder into named metrics."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import typing
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from retable import random
 from retable.data.source import TEST, TRAIN
-from retable.data.subsets import Subset
 from retable.errors import UserError
-from retable.evaluate.frozen import FrozenEncoder
-from retable.views import ViewRecipe, center, crop_and_flip
+from retable.evaluate.data import EvalData, OpenSource
 
 if TYPE_CHECKING:
-    from retable.data.source import Source
+    from retable.evaluate.frozen import FrozenEncoder
 
 
-class OpenSource(Protocol):
-    """Opens what an encoder is judged on."""
+@dataclass(frozen=True)
+class MetricSpec:
+    """Label, unit and direction of a metric.
 
-    def __call__(self, split: str, variant: str | None = None, data: str | None = None) -> Source:
-        """Return a source.
+    Attributes:
+        label: name in a table's head.
+        unit: "%", or "" for plain numbers.
+        higher_is_better: None for facts that are neither good nor bad.
+    """
 
-        Args:
-            split: "train" or "test".
-            variant: a variant of the split that the data set knows; None: the split itself.
-            data: the name of a data set (`retable.data.sources.open_source`); None: that of the
-                pretraining, with its subset.
-        """
+    label: str
+    unit: str = ""
+    higher_is_better: bool | None = None
+
+
+TOP1 = MetricSpec("Top-1", "%", higher_is_better=True)
+TOP5 = MetricSpec("Top-5", "%", higher_is_better=True)
+
+
+@dataclass(frozen=True)
+class Budget:
+    """Encoder work of an evaluation that trains the encoder.
+
+    Attributes:
+        steps: optimizer steps.
+        images: images over all steps.
+        size: side of an encoder input in pixels.
+        passes: forward passes an image takes; 3 for forward and backward.
+    """
+
+    steps: int
+    images: int
+    size: int
+    passes: float = 3.0
 
 
 @dataclass(frozen=True)
 class EvalContext:
-    """Where and how an evaluation is computed, none of which is a setting of its protocol.
+    """Where and how an evaluation runs; nothing here changes its metrics beyond rounding.
 
     Attributes:
         device: where to compute.
-        directory: where to keep what makes an interrupted evaluation resumable; None: nowhere.
+        directory: folder of the state that makes an interrupted evaluation resumable; None keeps
+            nothing.
         workers: decoding processes.
-        precision: "float32", "bf16" or "fp16" for the encoder's forward passes.
+        precision: "float32", "bf16" or "fp16" for the encoder's passes.
         progress: whether process 0 shows a progress bar, if there is a terminal.
-        features: where to keep features of views without random draws, for other evaluations of
-            the same encoder to read (`retable.evaluate.cache`); None: nowhere.
+        features: folder of features of views without random draws, which other evaluations of the
+            same encoder read (`retable.evaluate.cache`); None keeps nothing.
+        checkpoint: where the encoder was loaded from (`retable.weights.load_encoder`); evaluations
+            that train the encoder start from it. "": unknown.
     """
 
     device: torch.device | str
@@ -54,15 +79,46 @@ class EvalContext:
     precision: str = "float32"
     progress: bool = False
     features: Path | None = None
+    checkpoint: str = ""
+
+    def accelerator(self) -> Any:
+        """Return a new ``accelerate.Accelerator`` of this device and precision, for training."""
+        from retable.train.pretrain import make_accelerator
+
+        return make_accelerator(self.precision, cpu=torch.device(self.device).type == "cpu")
 
 
-class Evaluation(Protocol):
-    """A frozen dataclass of settings; equal settings, encoder, data and seed give equal numbers."""
+class Evaluation(ABC):
+    """Base class of evaluations, which are frozen dataclasses of settings.
+
+    Equal settings, encoder, data and seed give equal metrics. A subclass has the fields ``name``
+    and ``data`` and defines `metrics` and `run`; what trains overrides `limited` and `shrunk`, what
+    trains the encoder also `budget`.
+
+    Attributes:
+        reads: splits that the evaluation opens.
+        name: name of the results.
+        data: images that the evaluation uses.
+    """
+
+    reads: ClassVar[tuple[str, ...]] = (TRAIN, TEST)
+
+    if TYPE_CHECKING:  # as properties, since the fields of frozen subclasses are read-only
+
+        @property
+        def name(self) -> str:
+            """Name of the results."""
+
+        @property
+        def data(self) -> EvalData:
+            """Images that the evaluation uses."""
 
     @property
-    def name(self) -> str:
-        """What the result is filed under."""
+    @abstractmethod
+    def metrics(self) -> dict[str, MetricSpec]:
+        """The metrics that `run` returns, by name; the first is the primary one."""
 
+    @abstractmethod
     def run(
         self,
         encoder: nn.Module | FrozenEncoder,
@@ -71,180 +127,70 @@ class Evaluation(Protocol):
         *,
         seed: int,
     ) -> dict[str, float]:
-        """Evaluate the encoder, which is left as it was.
+        """Evaluate the encoder, which keeps its weights and its mode.
 
         Args:
-            encoder: images (B,3,H,W) -> (B,F).
-            open_source: gives the source of a split.
+            encoder: images (B, 3, H, W) -> (B, F).
+            open_source: opens the source of a split.
             context: where and how to compute.
-            seed: seed of everything that is drawn.
+            seed: key of every draw, by purpose, epoch and image, whatever the number of processes.
 
         Returns:
-            Named numbers; accuracies are in percent.
+            Values of `metrics`.
         """
 
+    def with_data(self, data: EvalData) -> Self:
+        """Return the evaluation on other images."""
+        return replace(self, data=data)  # type: ignore[type-var]
 
-@dataclass(frozen=True)
-class Splits:
-    """The training and the test images of one evaluation, and their number of classes."""
+    def on_data(self, known: Mapping[str, str]) -> Self:
+        """Return the evaluation with the name of its data set replaced by the data set itself."""
+        if self.data.source not in known:
+            return self
+        return self.with_data(replace(self.data, source=known[self.data.source]))
 
-    train: Source
-    test: Source
-    classes: int
+    def limited(self, max_steps: int) -> Self:
+        """Return an evaluation whose training stops after so many steps; it measures nothing."""
+        return self
 
+    def shrunk(self, epochs: int, size: int = 32) -> Self:
+        """Return the evaluation for small images.
 
-def split_facts(splits: Splits) -> dict[str, dict[str, Any]]:
-    """Return the splits' descriptions as facts that a classifier's training depends on.
+        Args:
+            epochs: length of its training, if it trains.
+            size: side of the images in pixels.
+        """
+        return self
 
-    Without "pixels", which a copy of the same files changes.
-    """
-    return {
-        split: {name: value for name, value in source.description.items() if name != "pixels"}
-        for split, source in (("train", splits.train), ("test", splits.test))
-    }
+    def budget(self, images: int, size: int) -> Budget | None:
+        """Return the encoder's training budget, None where the encoder is not trained.
 
-
-def open_splits(open_source: OpenSource, data: str | None = None) -> Splits:
-    """Open train and test split and check that they have the same classes.
-
-    Args:
-        open_source: opens them.
-        data: see `OpenSource`.
-
-    Raises:
-        UserError: the classes differ.
-    """
-    train, test = (
-        open_source(split, None) if data is None else open_source(split, None, data)
-        for split in (TRAIN, TEST)
-    )
-    if list(train.class_names) != list(test.class_names):
-        odd = sorted(set(train.class_names) ^ set(test.class_names))[:5]
-        raise UserError(
-            f"train and test split have different classes (for instance {', '.join(odd)}): expected"
-            " the same list in both, so check the data set's folders."
-        )
-    return Splits(train, test, len(train.class_names))
+        Args:
+            images: training images that keep their labels (`EvalData.training_images`).
+            size: side of the training view in pixels where the recipe has none.
+        """
+        return None
 
 
-@dataclass(frozen=True)
-class EvalData:
-    """Which images an encoder is judged on, and how many of their labels a classifier learns from.
-
-    Attributes:
-        source: another data set than the pretraining's (`retable.data.sources.open_source`); "":
-            the pretraining's.
-        labels: share of the training images that keep their labels, uniform over the images and not
-            balanced over the classes (Kolesnikov et al. 2019, tables 2 and 4: "10%", "random 5%").
-            A smaller share is contained in a larger one.
-        split: "test" tests on the test split; "validation" on images cut out of the train split,
-            which then teach nothing.
-        validation_images: how many, but never more than a tenth of the train split. Default: those
-            that the official code of Kolesnikov et al. 2019 keeps from ImageNet.
-    """
-
-    source: str = ""
-    labels: float = 1.0
-    split: Literal["test", "validation"] = "test"
-    validation_images: int = 50_046
-
-    def __post_init__(self) -> None:
-        """Refuse settings that mean nothing."""
-        if not 0 < self.labels <= 1:
-            raise UserError(f"the share of labels is {self.labels}: expected it above 0, up to 1.")
-        if self.split not in ("test", "validation"):
-            raise UserError(f"the split is {self.split!r}: expected 'test' or 'validation'.")
-        if self.validation_images < 1:
-            raise UserError(
-                f"`validation_images` must be at least 1, got {self.validation_images}. Raise it "
-                "or set `split` to 'test'."
-            )
-
-
-class EvalSubset(Subset):
-    """Some of a source's images; a cache of features keeps the whole's, for all its parts."""
-
-
-def split_permutation(n: int) -> Tensor:
-    """Return the order (n,) int64 of a train split in which shares of its labels are beginnings.
-
-    The images held out are its end. Uniformly random, always the same; no seed enters, so that all
-    encoders are judged on the same images.
-
-    >>> split_permutation(5).sort().values
-    tensor([0, 1, 2, 3, 4])
-    """
-    return random.permutation(random.derive_key(0, "images of an evaluation"), n)
-
-
-def _part(source: Source, rows: Tensor, what: str) -> EvalSubset:
-    rows = rows.sort().values
-    name = ", ".join(filter(None, (source.description.get("subset"), what)))
-    return EvalSubset(source, rows, source.labels[rows], list(source.class_names), name)
-
-
-def validation_count(n: int, images: int) -> int:
-    """Return how many of n images are held out where ``images`` are asked for: at most a tenth."""
-    return min(images, max(1, n // 10))
-
-
-def without_validation(source: Source, images: int) -> Source:
-    """Return the images of a train split but those that `EvalData` holds out of it.
+def validate(recipe: object, *, positive: Iterable[str] = (), shares: Iterable[str] = ()) -> None:
+    """Validate fields of settings: choices by their ``Literal`` hints, numbers by name.
 
     Args:
-        source: a train split.
-        images: as ``validation_images`` of `EvalData`; 0 leaves the source as it is.
-    """
-    if images == 0:
-        return source
-    n = len(source)
-    count = validation_count(n, images)
-    return _part(source, split_permutation(n)[: n - count], f"without {count} held out")
-
-
-def open_eval_splits(open_source: OpenSource, data: EvalData) -> Splits:
-    """Open the images that ``data`` names; a split of which not all images count is a `EvalSubset`.
+        recipe: a dataclass.
+        positive: fields that must be above 0; None is allowed.
+        shares: fields that must be in [0, 1).
 
     Raises:
-        UserError: the classes of the splits differ, or there is nothing to hold out.
+        UserError: a field has another value.
     """
-    if data.split == "test":
-        splits = open_splits(open_source, data.source or None)
-    else:
-        whole = open_source(TRAIN, None, data.source) if data.source else open_source(TRAIN, None)
-        splits = Splits(whole, whole, len(whole.class_names))
-    n = len(splits.train)
-    order = split_permutation(n)
-    test, rest = splits.test, order
-    if data.split == "validation":
-        if n < 2:
-            raise UserError(f"the train split has {n} images: expected two or more to hold out of.")
-        count = validation_count(n, data.validation_images)
-        test, rest = _part(splits.train, order[-count:], f"{count} held out"), order[:-count]
-    kept = rest[: max(1, round(data.labels * len(rest)))]
-    train = splits.train
-    if len(kept) < n:
-        train = _part(train, kept, f"{len(kept)} to learn from")
-    return Splits(train, test, splits.classes)
-
-
-def _side(source: Source) -> int | None:
-    """Return the short side of images that are at hand and of one size, None for files."""
-    pool = source.resident()
-    return None if pool is None else min(pool.shape[-2:])
-
-
-def natural_test_view(source: Source) -> ViewRecipe:
-    """Return the view to test on where a recipe names none.
-
-    Images at hand, all of one size, are taken as they are; images in files get ImageNet's usual
-    view, short side to 256 and a centre crop of 224.
-    """
-    side = _side(source)
-    return center(224, 256) if side is None else center(side)
-
-
-def natural_train_view(source: Source) -> ViewRecipe:
-    """Return the random crop and flip, scale (0.08, 1), of the size of `natural_test_view`."""
-    side = _side(source)
-    return crop_and_flip(224 if side is None else side)
+    for name, hint in typing.get_type_hints(type(recipe)).items():
+        choices = typing.get_args(hint) if typing.get_origin(hint) is Literal else ()
+        if choices and (value := getattr(recipe, name)) not in choices:
+            raise UserError(f"`{name}` must be {' or '.join(map(repr, choices))}, got {value!r}.")
+    for name in positive:
+        value = getattr(recipe, name)
+        if value is not None and not value > 0:
+            raise UserError(f"`{name}` must be positive, got {value}.")
+    for name in shares:
+        if not 0 <= (value := getattr(recipe, name)) < 1:
+            raise UserError(f"`{name}` must be in [0, 1), got {value}.")

@@ -1,11 +1,11 @@
-"""What of an encoder is judged: which layers, pooled how far, of the view or of its patches."""
+"""Features that a classifier gets: layers, their pooling, of the view or of its patches."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -19,21 +19,24 @@ if TYPE_CHECKING:
     from retable.evaluate.frozen import FrozenEncoder
     from retable.views import ViewRecipe
 
+Value = TypeVar("Value")
+
 PRE_LOGITS = "pre_logits"
 """The tap that every encoder has: its pooled features."""
 
 
-def pooled(maps: Tensor, limit: int = 9000) -> Tensor:
-    """Flatten maps, first max-pooled if they hold more than ``limit`` numbers an image.
+def pooled(maps: Tensor, max_features: int = 9000) -> Tensor:
+    """Flatten maps, first max-pooled if they hold more than ``max_features`` numbers an image.
 
-    Windows of s = ceil(sqrt(C h w / limit)) pixels, at most the shorter side, at a stride of s,
+    Windows of s = ceil(sqrt(C h w / max_features)) pixels, at most the shorter side, at a stride of
+    s,
     without padding: rows and columns beyond the last whole window are left out (Kolesnikov et al.
     2019, official code ``utils.py``, `adaptive_pool`, mode ``max``; 9000 in both its evaluation
-    scripts). The result may exceed the limit where the channels alone do.
+    scripts). The result exceeds it only where the channels alone do.
 
     Args:
         maps: (B, C, h, w), or (B, F), which is returned as it is.
-        limit: numbers an image.
+        max_features: numbers an image.
 
     Returns:
         (B, F).
@@ -44,52 +47,47 @@ def pooled(maps: Tensor, limit: int = 9000) -> Tensor:
     if maps.ndim == 2:
         return maps
     _, channels, height, width = maps.shape
-    window = math.ceil(math.sqrt(channels * height * width / limit))
+    window = math.ceil(math.sqrt(channels * height * width / max_features))
     window = min(window, height, width)
     return F.max_pool2d(maps, window).flatten(1) if window > 1 else maps.flatten(1)
 
 
 @dataclass(frozen=True)
 class Representation:
-    """What a classifier gets of an image.
+    """Features of an image that a classifier gets.
 
     Attributes:
-        taps: layers, each judged by itself; every encoder has "pre_logits", its pooled features,
-            ours name the others in ``tap_names``.
-        limit: see `pooled`.
-        patches: cut the view into patches, without jitter, and average what the encoder makes of
-            them; layers are pooled for each patch, before the mean. None: the view as it is.
+        taps: layers, each evaluated by itself; every encoder has "pre_logits", its pooled features,
+            and ours name the others in ``tap_names``.
+        max_features: see `pooled`.
+        patches: cut the view into patches, without jitter, and average their features;
+            layers are pooled for each patch, before the mean. None: the view as it is.
     """
 
     taps: tuple[str, ...] = (PRE_LOGITS,)
-    limit: int = 9000
+    max_features: int = 9000
     patches: PatchGrid | None = None
 
     def __post_init__(self) -> None:
-        """Refuse settings that mean nothing."""
+        """Validate the fields."""
         object.__setattr__(self, "taps", tuple(self.taps))  # JSON brings lists
         if not self.taps or len(set(self.taps)) < len(self.taps):
-            raise UserError(
-                f"the representation's taps are {self.taps}: expected one or more layers, each "
-                "named once."
-            )
-        if self.limit < 1:
-            raise UserError(f"the representation's limit is {self.limit}: expected 1 or more.")
+            raise UserError(f"`taps` must name one or more layers, each once, got {self.taps}.")
+        if self.max_features < 1:
+            raise UserError(f"`max_features` must be at least 1, got {self.max_features}.")
 
-    def joined(self, figures: dict[str, dict[str, float]]) -> dict[str, float]:
-        """Join the taps' figures: the last tap's under their names, and each tap's as name@tap.
-
-        The second only if there are several.
+    def joined(self, metrics: Mapping[str, Mapping[str, Value]]) -> dict[str, Value]:
+        """Join the taps' metrics: the last tap's by name and, of several taps, each as name@tap.
 
         >>> Representation(("block1", "block2")).joined(
         ...     {"block1": {"top1": 1.0}, "block2": {"top1": 2.0}}
         ... )
         {'top1': 2.0, 'top1@block1': 1.0, 'top1@block2': 2.0}
         """
-        result = dict(figures[self.taps[-1]])
+        result = dict(metrics[self.taps[-1]])
         if len(self.taps) > 1:
             for tap in self.taps:
-                result |= {f"{name}@{tap}": value for name, value in figures[tap].items()}
+                result |= {f"{name}@{tap}": value for name, value in metrics[tap].items()}
         return result
 
     def of(self, frozen: FrozenEncoder, views: Tensor) -> dict[str, Tensor]:
@@ -102,7 +100,8 @@ class Representation:
         if self.patches is not None:
             images = cut_patches(views, self.patches, None, None).flatten(0, 1)
         vectors = {
-            name: pooled(maps, self.limit) for name, maps in frozen.taps(images, self.taps).items()
+            name: pooled(maps, self.max_features)
+            for name, maps in frozen.taps(images, self.taps).items()
         }
         if self.patches is None:
             return vectors
@@ -141,15 +140,15 @@ def forward_passes(
         frozen: the encoder.
         source: the images.
         view: how an image is cut and normalised.
-        representation: what is wanted of the encoder.
+        representation: the features.
         rows: (n,) int64, which images, in which order.
         batch_size: images in one call.
         workers: decoding processes.
         rng_key: key of the view's draws; None for a view without any.
 
     Yields:
-        Vectors (B, F) by tap, labels (B,), and the samples that were read (B,), all on the device:
-        where an unreadable one was replaced, the replacement's (`retable.data.loader.iterate`).
+        Vectors (B, F) by tap, labels (B,), and the samples that were read (B,), all on the device;
+        an unreadable sample has those of its replacement (`retable.data.loader.iterate`).
     """
     from retable.data.loader import iterate
 

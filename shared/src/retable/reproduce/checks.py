@@ -6,9 +6,15 @@ import dataclasses
 from collections.abc import Iterable
 
 from retable.data.sampler import Sampler
+from retable.data.source import TRAIN
 from retable.encoders import ResNetRecipe
 from retable.errors import UserError
-from retable.evaluate.protocol import open_eval_splits, open_splits, without_validation
+from retable.evaluate.data import (
+    open_eval_splits,
+    open_splits,
+    open_test_split,
+    without_validation,
+)
 from retable.methods import SupervisedRecipe
 from retable.nn.queues import KeyQueue
 from retable.reproduce.execute import opener
@@ -27,10 +33,12 @@ def check_recipes(runs: Iterable[Run], processes: int, options: RunOptions) -> N
     """
     for recipe in dict.fromkeys(run.recipe for run in runs):
         # With the smallest encoder, which does not matter here, and without its weights.
-        small = dataclasses.replace(recipe, encoder=ResNetRecipe("small_resnet8"))
+        small = dataclasses.replace(recipe, encoder=ResNetRecipe("small_resnet8"), weights=None)
         with shapes_only():
             method = build_method(small, seed=0)
         check_fit(recipe, method, processes, options)
+        if recipe.weights is not None:
+            recipe.weights.state(recipe.encoder)
         for module in method.modules():
             if isinstance(module, KeyQueue) and module.size < recipe.batch:
                 raise UserError(
@@ -51,14 +59,14 @@ def check_data(runs: Iterable[Run], options: RunOptions) -> None:
         images = without_validation(splits.train, recipe.validation_images)
         Sampler(len(images), recipe.batch, seed=0)
         _check_classes(recipe, splits.classes)
-    judged = {
-        (run.recipe.data, run.recipe.subset, data): run.recipe
+    read = {
+        (run.recipe.data, run.recipe.subset, evaluation.data, evaluation.reads): run.recipe
         for run in runs
         for evaluation in run.evaluations
-        if (data := getattr(evaluation, "data", None)) is not None
     }
-    for (_, _, data), recipe in judged.items():
-        open_eval_splits(opener(recipe, options), data)
+    for (_, _, data, splits_read), recipe in read.items():
+        open_splits_of = open_eval_splits if TRAIN in splits_read else open_test_split
+        open_splits_of(opener(recipe, options), data)
 
 
 def _check_classes(recipe: PretrainRecipe, classes: int) -> None:

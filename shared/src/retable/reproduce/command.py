@@ -15,7 +15,7 @@ from types import ModuleType
 from retable import distributed
 from retable.data.sources import open_source
 from retable.errors import UserError
-from retable.evaluate.protocol import without_validation
+from retable.evaluate.data import without_validation
 from retable.processes import exit_with_launcher
 from retable.reproduce import arguments, checks, execute, launch, results
 from retable.reproduce.dry_run import render_plan

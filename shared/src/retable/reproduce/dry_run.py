@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from retable.distributed import process_count
-from retable.reproduce.plan import price
+from retable.reproduce.plan import price, price_evaluation
 from retable.reproduce.run import Run
 from retable.reproduce.table import Table
 from retable.settings import to_plain
@@ -45,16 +45,25 @@ def render_plan(table: Table, runs: list[Run], scale: str, images: int, parts: i
             "",
             f"{', '.join(run.rows)}  seed {run.seed}  {run.name}",
             f"  {run.recipe.epochs} epochs, {cost.steps:,} steps of {run.recipe.batch} images: "
-            f"{cost.images:,} images, {_operations(cost.flops)} in the encoder",
+            f"{cost.images:,} images, {operations(cost.flops)} in the encoder",
             f"  memory about {_gibibytes(run.recipe, parts)} GiB for {run.recipe.batch // parts:,} "
             "images a process",
         ]
+        for evaluation in run.evaluations:
+            labelled = evaluation.data.training_images(images)
+            extra = price_evaluation(evaluation, run.recipe.encoder, labelled)
+            if extra is not None:
+                total += extra.flops
+                lines.append(
+                    f"  {evaluation.name}: {extra.steps:,} steps, {extra.images:,} images, "
+                    f"{operations(extra.flops)} in the encoder"
+                )
         own = fields_of(run)
         lines += _recipes(run, own, earlier)
         earlier.append((run, own))
     lines += [
         "",
-        f"Pretraining in all: {_operations(total)} in the encoders.",
+        f"Pretraining in all: {operations(total)} in the encoders.",
         "Processes share a batch and what it takes of the memory.",
     ]
     if process_count() == 1:
@@ -98,7 +107,8 @@ def _flat(path: str, value: Any) -> Iterator[tuple[str, str]]:
         yield path, json.dumps(value, ensure_ascii=False, separators=(",", ":"))
 
 
-def _operations(flops: float) -> str:
+def operations(flops: float) -> str:
+    """Write floating-point operations with a unit."""
     for unit, size in (("EFLOP", 1e18), ("PFLOP", 1e15), ("TFLOP", 1e12)):
         if flops >= size:
             return f"{flops / size:,.1f} {unit}"

@@ -17,26 +17,25 @@ import torch
 from retable import files
 from retable.data.source import Source
 from retable.data.sources import open_source
+from retable.evaluate.data import without_validation
 from retable.evaluate.geometry import Geometry
 from retable.evaluate.knn import Knn
-from retable.evaluate.protocol import EvalContext, Evaluation, without_validation
-from retable.extras import require
+from retable.evaluate.protocol import EvalContext, Evaluation
 from retable.methods.method import Method, Progress
-from retable.precision import accelerate_mode
 from retable.reproduce.run import Run, read_run
 from retable.reproduce.side_by_side import run_side_by_side
 from retable.settings import to_plain
 from retable.train.loop import Monitor, TrainingFailedError
 from retable.train.options import RunOptions
 from retable.train.pretext_metrics import pretext_metrics
-from retable.train.pretrain import pretrain
+from retable.train.pretrain import make_accelerator, pretrain
 from retable.train.recipe import PretrainRecipe
 from retable.train.runs import RunDirectory, code_digest, environment
 from retable.views import without_draws
 from retable.weights import load_encoder
 
 if TYPE_CHECKING:
-    from retable.evaluate.protocol import OpenSource
+    from retable.evaluate.data import OpenSource
 
 
 def execute(runs: Iterable[Run], options: RunOptions) -> None:
@@ -81,25 +80,13 @@ def execute_one(run: Run, options: RunOptions) -> None:
 
 
 def _summary(run: Run, options: RunOptions) -> str:
-    """Return one line with the run's failure, or the accuracy of each evaluation."""
+    """Return one line with the run's failure, or the primary metric of each evaluation."""
     finished = read_run(run, options.folder)
     assert finished is not None
-    accuracies = {f"{evaluation.name}.top1" for evaluation in run.evaluations}
-    found = [f"{name} {v:.2f}" for name, v in finished.metrics.items() if name in accuracies]
+    primary = {f"{each.name}.{next(iter(each.metrics))}" for each in run.evaluations}
+    found = [f"{name} {v:.2f}" for name, v in finished.metrics.items() if name in primary]
     outcome = finished.failure or ", ".join(found) or "pretrained"
     return f"{' = '.join(run.rows)} seed {run.seed}: {outcome} ({run.name})"
-
-
-def make_accelerator(precision: str) -> Any:
-    """Return accelerate's launcher facts, mixed precision and DDP for a recipe's precision."""
-    require("accelerate", "train", "Training")
-    from accelerate.accelerator import Accelerator
-    from accelerate.utils.dataclasses import DistributedDataParallelKwargs
-
-    # The queue is equal on all processes by construction and batch-norm statistics are averaged
-    # when they are read: broadcasting buffers would send both at every step for nothing.
-    ddp = DistributedDataParallelKwargs(broadcast_buffers=False)
-    return Accelerator(mixed_precision=accelerate_mode(precision), kwargs_handlers=[ddp])
 
 
 @functools.lru_cache(maxsize=8)
@@ -212,6 +199,7 @@ def _context(
         workers=options.workers,
         precision=run.recipe.precision,
         progress=directory is not None and not options.quiet,
+        checkpoint=str(run.directory(options.folder).encoder),
     )
 
 

@@ -91,7 +91,7 @@ def _resolve(table: Table, row: TableRow, selection: TableSelection) -> TableRow
     if selection.scale == "paper":
         pretrain = dataclasses.replace(row.pretrain, data=selection.data or "", subset=table.subset)
         known = dict(selection.other_data)
-        row = TableRow(pretrain, tuple(_on_data(e, known) for e in row.evaluations))
+        row = TableRow(pretrain, tuple(e.on_data(known) for e in row.evaluations))
     else:
         small = _shrunk(table, row, selection.scale)
         if small is None:
@@ -104,7 +104,7 @@ def _resolve(table: Table, row: TableRow, selection: TableSelection) -> TableRow
         changes["max_steps"] = selection.max_steps
         row = dataclasses.replace(
             row,
-            evaluations=tuple(_shortened(e, selection.max_steps) for e in row.evaluations),
+            evaluations=tuple(e.limited(selection.max_steps) for e in row.evaluations),
         )
     row = dataclasses.replace(row, pretrain=dataclasses.replace(row.pretrain, **changes))  # type: ignore[arg-type]
     return apply_overrides(row, selection.overrides)
@@ -121,23 +121,6 @@ def trainings_at_scale(table: Table, row: str, scale: str) -> set[str]:
         for name, training in table.trainings(row).items()
         if scale == "paper" or _shrunk(table, training, scale) is not None
     }
-
-
-def _on_data(evaluation: Evaluation, known: Mapping[str, str]) -> Evaluation:
-    """Let an evaluation that names one of the table's further data sets read what was given."""
-    data = getattr(evaluation, "data", None)
-    if data is None or data.source not in known:
-        return evaluation
-    return dataclasses.replace(
-        evaluation, data=dataclasses.replace(data, source=known[data.source])
-    )  # type: ignore[type-var]
-
-
-def _shortened(evaluation: Evaluation, max_steps: int) -> Evaluation:
-    """Stop an evaluation that trains after so many steps; the others have nothing to shorten."""
-    if "max_steps" in {f.name for f in dataclasses.fields(evaluation)}:  # type: ignore[arg-type]
-        return dataclasses.replace(evaluation, max_steps=max_steps)  # type: ignore[type-var]
-    return evaluation
 
 
 def plan_runs(rows: Mapping[str, TableRow], seeds: Iterable[int]) -> list[Run]:
@@ -205,6 +188,24 @@ def price(recipe: PretrainRecipe, images: int) -> Price:
     inputs = _encoder_inputs(recipe)
     per_image = sum(passes * _forward_flops(recipe.encoder, side) for side, passes in inputs)
     return Price(steps * recipe.batch, steps, steps * recipe.batch * per_image)
+
+
+def price_evaluation(
+    evaluation: Evaluation, encoder: EncoderRecipe, images: int, size: int = 224
+) -> Price | None:
+    """Estimate the encoder's training in an evaluation, None where there is none.
+
+    Args:
+        evaluation: the evaluation.
+        encoder: the evaluated encoder.
+        images: training images that keep their labels.
+        size: side of its training view in pixels, where it has none of its own.
+    """
+    budget = evaluation.budget(images, size)
+    if budget is None:
+        return None
+    flops = budget.images * budget.passes * _forward_flops(encoder, budget.size)
+    return Price(budget.images, budget.steps, flops)
 
 
 @functools.lru_cache(maxsize=256)

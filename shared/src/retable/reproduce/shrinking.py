@@ -8,11 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
-from retable import views
 from retable.encoders import ResNetRecipe
-from retable.evaluate.geometry import Geometry
-from retable.evaluate.linear import LinearProbe
-from retable.evaluate.protocol import Evaluation
 from retable.methods.method import MethodRecipe
 from retable.train.optim import OptimizerRecipe
 from retable.train.recipe import PretrainRecipe
@@ -108,26 +104,4 @@ def shrink_view(view: ViewRecipe) -> ViewRecipe:
         gray_probability=0.5,
         blur_sigma=(0.1, 1.0),
         blur_kernel=None,
-    )
-
-
-def shrink_evaluation(evaluation: Evaluation, epochs: int) -> Evaluation:
-    """Return an evaluation at 32 px and, if it trains, for ``epochs`` epochs of SGD at rate 3.
-
-    LARS is for batches of thousands, which would be two steps an epoch.
-    """
-    if isinstance(evaluation, Geometry):
-        return replace(evaluation, view=views.center(32, 32))
-    if not isinstance(evaluation, LinearProbe):
-        return evaluation
-    share = epochs / evaluation.epochs
-    return replace(
-        evaluation,
-        lr=3.0,
-        optimizer="sgd",
-        batch=min(256, evaluation.batch),
-        epochs=epochs,
-        milestones=tuple(max(1, round(m * share)) for m in evaluation.milestones),
-        train_view=views.crop_and_flip(32),
-        test_view=views.center(32, 32),
     )

@@ -34,6 +34,12 @@ class OptimizerRecipe:
         decays: pairs (name of modules or parameters, weight decay) that replace ``weight_decay``:
             (("head", 5e-4),) for the patch tasks of Kolesnikov et al. (2019, official code). The
             longest matching name applies.
+        rate_factors: pairs (name of modules or parameters, factor of the learning rate there), for
+            example a fresh classifier on a trained encoder. The longest matching name applies.
+
+    Raises:
+        UserError: an unknown optimizer, a rate, decay or factor below 0, a name twice in ``decays``
+            or ``rate_factors``, or Nesterov's momentum without momentum.
     """
 
     name: Literal["sgd", "lars"] = "sgd"
@@ -46,23 +52,30 @@ class OptimizerRecipe:
     schedule: ScheduleRecipe = field(default_factory=ScheduleRecipe)
     constant_rate: tuple[str, ...] = ()
     decays: tuple[tuple[str, float], ...] = ()
+    rate_factors: tuple[tuple[str, float], ...] = ()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "constant_rate", tuple(self.constant_rate))  # JSON has no tuples
-        object.__setattr__(self, "decays", tuple((name, decay) for name, decay in self.decays))
         validate_choices(self)
+        for pairs in ("decays", "rate_factors"):
+            values = tuple((name, value) for name, value in getattr(self, pairs))
+            object.__setattr__(self, pairs, values)
         for name in ("lr", "momentum", "weight_decay"):
             value = getattr(self, name)
             if not value >= 0:
                 raise UserError(f"`{name}` must be 0 or more, got {value}. Change it.")
-        for name, decay in self.decays:
-            if not decay >= 0:
-                raise UserError(f"`decays` must be 0 or more, got {decay} for {name!r}. Change it.")
-        names = [name for name, _ in self.decays]
-        if len(set(names)) < len(names):
-            raise UserError(
-                f"`decays` must name each module once, got {', '.join(names)}. Remove the repeats."
-            )
+        for pairs in ("decays", "rate_factors"):
+            for name, value in getattr(self, pairs):
+                if not value >= 0:
+                    raise UserError(
+                        f"`{pairs}` must be 0 or more, got {value} for {name!r}. Change it."
+                    )
+            names = [name for name, _ in getattr(self, pairs)]
+            if len(set(names)) < len(names):
+                raise UserError(
+                    f"`{pairs}` must name each module once, got {', '.join(names)}. Remove the "
+                    "repeats."
+                )
         if self.nesterov and not self.momentum:
             raise UserError(
                 f"`momentum` must be positive with nesterov, got {self.momentum}. Set it or remove "
@@ -76,6 +89,7 @@ def parameter_groups(
     exclude_bias_and_norm: bool,
     constant_rate: tuple[str, ...] = (),
     decays: tuple[tuple[str, float], ...] = (),
+    rate_factors: tuple[tuple[str, float], ...] = (),
 ) -> list[dict[str, Any]]:
     """Return an optimizer's parameter groups of a model's trained parameters.
 
@@ -94,12 +108,14 @@ def parameter_groups(
     trained = {name: value for name, value in model.named_parameters() if value.requires_grad}
     _check_names("constant_rate", constant_rate, trained)
     _check_names("decays", [name for name, _ in decays], trained)
-    kinds: dict[tuple[bool, bool, float], list[nn.Parameter]] = {}
+    _check_names("rate_factors", [name for name, _ in rate_factors], trained)
+    kinds: dict[tuple[bool, bool, float, float], list[nn.Parameter]] = {}
     for name, value in trained.items():
         constant = _is_under(name, constant_rate)
         excluded = exclude_bias_and_norm and value.ndim <= 1
-        decay = 0.0 if excluded else _decay(name, decays, weight_decay)
-        kinds.setdefault((constant, excluded, decay), []).append(value)
+        decay = 0.0 if excluded else _value_at(name, decays, weight_decay)
+        factor = _value_at(name, rate_factors, 1.0)
+        kinds.setdefault((constant, excluded, decay, factor), []).append(value)
     # Sorted, because an optimizer's state refers to parameters by their index.
     return [
         {
@@ -107,8 +123,9 @@ def parameter_groups(
             "weight_decay": decay,
             "adapt": not excluded,
             "constant_rate": constant,
+            "rate_factor": factor,
         }
-        for (constant, excluded, decay), members in sorted(kinds.items())
+        for (constant, excluded, decay, factor), members in sorted(kinds.items())
     ]
 
 
@@ -122,9 +139,9 @@ def _check_names(field: str, names: Iterable[str], trained: Iterable[str]) -> No
             )
 
 
-def _decay(name: str, decays: Iterable[tuple[str, float]], default: float) -> float:
-    """Return the decay of the longest name that matches the parameter, else the default."""
-    fitting = [(len(chosen), decay) for chosen, decay in decays if _is_under(name, (chosen,))]
+def _value_at(name: str, values: Iterable[tuple[str, float]], default: float) -> float:
+    """Return the value of the longest name that matches the parameter, else the default."""
+    fitting = [(len(chosen), value) for chosen, value in values if _is_under(name, (chosen,))]
     return max(fitting)[1] if fitting else default
 
 
@@ -138,10 +155,10 @@ def _is_under(name: str, modules: tuple[str, ...]) -> bool:
 
 
 def set_learning_rate(optimizer: Optimizer, rate: float) -> None:
-    """Set the learning rate of every parameter group without a constant rate."""
+    """Set the learning rate of every parameter group, by its factor, except constant rates."""
     for group in optimizer.param_groups:
         if not group.get("constant_rate", False):
-            group["lr"] = rate
+            group["lr"] = rate * group.get("rate_factor", 1.0)
 
 
 def build_optimizer(recipe: OptimizerRecipe, model: nn.Module) -> Optimizer:
@@ -155,6 +172,7 @@ def build_optimizer(recipe: OptimizerRecipe, model: nn.Module) -> Optimizer:
         recipe.exclude_bias_and_norm,
         recipe.constant_rate,
         recipe.decays,
+        recipe.rate_factors,
     )
     if recipe.name == "lars":
         return LARS(

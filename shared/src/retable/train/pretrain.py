@@ -15,8 +15,9 @@ from retable.data.loader import Loader
 from retable.data.sampler import Sampler
 from retable.data.source import Source
 from retable.errors import UserError
+from retable.extras import require
 from retable.methods.method import Method
-from retable.precision import autocast_dtype
+from retable.precision import accelerate_mode, autocast_dtype
 from retable.train.loop import Monitor, Training
 from retable.train.metrics import MetricsLog
 from retable.train.optim import build_optimizer
@@ -57,6 +58,24 @@ def pretrain(
             state is kept.
         UserError: batch, groups and processes do not fit together.
     """
+    training = train(recipe, seed, source, directory, accelerator, options, monitor)
+    encoder_metadata = {"recipe": directory.path.name, "seed": seed, "steps": training.step}
+    if accelerator.is_main_process:
+        save_encoder(directory.encoder, training.method.encoder, recipe.encoder, encoder_metadata)
+    accelerator.wait_for_everyone()
+    return training.summary()
+
+
+def train(
+    recipe: PretrainRecipe,
+    seed: int,
+    source: Source,
+    directory: RunDirectory,
+    accelerator: Any,
+    options: RunOptions | None = None,
+    monitor: Monitor | None = None,
+) -> Training:
+    """Train as `pretrain` does, without writing an encoder; the result holds the trained method."""
     options = options or RunOptions()
     method = build_method(recipe, seed)
     check_fit(recipe, method, accelerator.num_processes, options)
@@ -87,11 +106,24 @@ def pretrain(
     )
     training.restore()
     training.run(options, monitor)
-    encoder_metadata = {"recipe": directory.path.name, "seed": seed, "steps": training.step}
-    if accelerator.is_main_process:
-        save_encoder(directory.encoder, method.encoder, recipe.encoder, encoder_metadata)
-    accelerator.wait_for_everyone()
-    return training.summary()
+    return training
+
+
+def make_accelerator(precision: str, *, cpu: bool = False) -> Any:
+    """Return an ``accelerate.Accelerator``: processes, mixed precision and DDP.
+
+    Args:
+        precision: "float32", "bf16" or "fp16".
+        cpu: use the CPU where there is a GPU.
+    """
+    require("accelerate", "train", "Training")
+    from accelerate.accelerator import Accelerator
+    from accelerate.utils.dataclasses import DistributedDataParallelKwargs
+
+    # The queue is equal on all processes by construction and batch-norm statistics are averaged
+    # when they are read: broadcasting buffers would send both at every step for nothing.
+    ddp = DistributedDataParallelKwargs(broadcast_buffers=False)
+    return Accelerator(mixed_precision=accelerate_mode(precision), kwargs_handlers=[ddp], cpu=cpu)
 
 
 def check_fit(recipe: PretrainRecipe, method: Method, processes: int, options: RunOptions) -> None:

@@ -1,16 +1,74 @@
-"""A pretraining as data: everything that decides its numbers, in plain fields."""
+"""Recipes of a pretraining: everything that decides its numbers, in plain fields."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+from torch import Tensor
+
 from retable.encoders import EncoderRecipe
 from retable.encoders.registry import encoder_kind
+from retable.errors import UserError
+from retable.files import digest_of_tensors
 from retable.methods.method import Method, MethodRecipe
 from retable.nn import batch_norm
 from retable.random import derive_key
 from retable.train.optim import OptimizerRecipe
 from retable.views import ViewRecipe
+from retable.weights import load_encoder
+
+
+@dataclass(frozen=True)
+class InitialWeights:
+    """Weights that a training starts from.
+
+    Attributes:
+        checkpoint: file or name of an encoder, see `retable.weights.load_encoder`.
+        digest: `retable.files.digest_of_tensors` of the encoder's state, which decides the numbers.
+    """
+
+    checkpoint: str
+    digest: str
+
+    def __post_init__(self) -> None:
+        """Validate the fields."""
+        if not self.checkpoint:
+            raise UserError(
+                "`checkpoint` must name the file of the encoder that training starts from, got ''. "
+                "Pass the file that the encoder was loaded from."
+            )
+
+    @classmethod
+    def of(cls, checkpoint: str) -> InitialWeights:
+        """Return the weights that a checkpoint holds now.
+
+        Raises:
+            UserError: it cannot be loaded.
+        """
+        return cls(checkpoint, digest_of_tensors(load_encoder(checkpoint).encoder.state_dict()))
+
+    def state(self, encoder: EncoderRecipe) -> dict[str, Tensor]:
+        """Load the encoder's state.
+
+        Args:
+            encoder: the encoder that it must fit.
+
+        Raises:
+            UserError: the checkpoint cannot be loaded, or holds another encoder or other weights.
+        """
+        loaded = load_encoder(self.checkpoint)
+        if loaded.recipe != encoder:
+            raise UserError(
+                f"{self.checkpoint} holds a {loaded.recipe.label}: expected a "
+                f"{encoder.label}, so name another checkpoint or change `encoder`."
+            )
+        state = loaded.encoder.state_dict()
+        if digest_of_tensors(state) != self.digest:
+            raise UserError(
+                f"{self.checkpoint} holds other weights than those that the recipe names (digest "
+                f"{self.digest[:12]}...): restore the file, or state its weights in the recipe."
+            )
+        return state
 
 
 @dataclass(frozen=True)
@@ -18,20 +76,21 @@ class PretrainRecipe:
     """Everything that decides the numbers of a pretraining, and nothing else.
 
     Attributes:
-        method: the method's own recipe.
-        data: a source, see `retable.data.sources.open_source`; its "train" split is used.
+        method: recipe of the method.
+        data: name of a source, see `retable.data.sources.open_source`; its "train" split is used.
         views: one recipe for each view of an image.
-        encoder: the network that is trained.
-        optimizer: with its schedule.
+        encoder: recipe of the network that is trained.
+        optimizer: recipe of the optimizer and its schedule.
         epochs: length of the schedule.
         batch: images in a global batch, over all processes.
         bn_group: images that share batch-norm statistics: the papers' "batch per GPU". None: all
             that a process holds.
         subset: class or label subset of the source.
-        validation_images: images of the train split that are not trained on: those that evaluations
-            hold out to test on, see `retable.evaluate.protocol.EvalData`.
+        validation_images: images of the train split that are not trained on, since evaluations hold
+            them out to test on, see `retable.evaluate.data.EvalData`.
         precision: "float32", "bf16" or "fp16" autocast of the encoders.
         max_steps: stop after so many steps; such a run is marked and compared with nothing.
+        weights: weights that the encoder starts from; None: random ones.
     """
 
     method: MethodRecipe
@@ -46,12 +105,19 @@ class PretrainRecipe:
     validation_images: int = 0
     precision: str = "float32"
     max_steps: int | None = None
+    weights: InitialWeights | None = None
 
 
 def build_method(recipe: PretrainRecipe, seed: int) -> Method:
-    """Return the method in its first state, on the CPU: a function of recipe and seed."""
+    """Return the method in its initial state, on the CPU: a function of recipe and seed.
+
+    Raises:
+        UserError: the initial weights cannot be loaded or do not fit.
+    """
     encoder_kind(recipe.encoder)  # a class that files cannot name is refused before training
     encoder = recipe.encoder.build(derive_key(seed, "encoder"))
+    if recipe.weights is not None:
+        encoder.load_state_dict(recipe.weights.state(recipe.encoder))
     method = recipe.method.build(encoder, derive_key(seed, "method"))
     if recipe.bn_group is not None:
         batch_norm.group_batch_norm(method, recipe.bn_group)

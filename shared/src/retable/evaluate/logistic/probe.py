@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Literal
+from dataclasses import asdict, dataclass, field, replace
+from typing import TYPE_CHECKING, Literal, Self
 
 from torch import Tensor, nn
 
@@ -11,60 +11,53 @@ from retable import random
 from retable.distributed import process_count, process_index
 from retable.errors import UserError
 from retable.evaluate.classifier import LinearClassifier, accuracy_of, check_labels
+from retable.evaluate.data import EvalData, Splits, natural_test_view, open_eval_splits, split_facts
 from retable.evaluate.features import Features, represent
 from retable.evaluate.frozen import FrozenEncoder, freeze
 from retable.evaluate.logistic.objective import PENALTY_TIMES_WEIGHTS, penalty_rule
 from retable.evaluate.logistic.regression import LogisticRegression, fit_logistic
-from retable.evaluate.logistic.solvers import SCIPY_DECREASE, SOLVERS, Solver
-from retable.evaluate.protocol import (
-    EvalContext,
-    EvalData,
-    Splits,
-    natural_test_view,
-    open_eval_splits,
-    split_facts,
-)
+from retable.evaluate.logistic.solvers import SCIPY_DECREASE
+from retable.evaluate.protocol import TOP1, TOP5, EvalContext, Evaluation, MetricSpec, validate
 from retable.evaluate.representation import Representation
-from retable.evaluate.resume import Checkpoints
 from retable.progress import bar
-from retable.views import ViewRecipe
+from retable.train.checkpoint import Checkpoints
+from retable.views import ViewRecipe, center
 
 if TYPE_CHECKING:
     from retable.data.source import Source
-    from retable.evaluate.protocol import OpenSource
+    from retable.evaluate.data import OpenSource
 
 SWEEP = (1.0, 1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6)
 
 
 @dataclass(frozen=True)
-class LogisticProbe:
+class LogisticProbe(Evaluation):
     """Test accuracy of logistic regression on features of un-augmented training images.
 
-    A measure of the same thing as `LinearProbe` in a fraction of the time, with other numbers: no
-    augmentation, a unique optimum, nothing drawn (but the held-out part). Several processes share
+    It measures the same as `LinearProbe` in a fraction of the time, with other numbers: no
+    augmentation, a unique optimum, no draws except for the held-out part. Several processes share
     the images, in the fit too.
 
-    For Kolesnikov et al. (2019): penalty "rule", 800 iterations, solver "scipy"; "torch" ends at
-    the same optimum after a fraction of the evaluations.
+    For Kolesnikov et al. (2019): penalty "rule", 800 iterations. They ran SciPy's L-BFGS-B; ours
+    reaches the same optimum (`retable.evaluate.logistic.regression.fit_logistic`).
 
     Attributes:
         l2: penalties to try; of several, the one best on ``penalty_validation_share`` is fitted
             again on all training images. Default: 1e-6 to 1 by factors of 10, in the manner of CLIP
             (Radford et al. 2021, A.3: a sweep of 1e-6 to 1e6 on the summed loss).
         penalty: "sweep" tries ``l2``; "rule" takes `penalty_rule` of each tap's features.
-        strength: of that rule, 100 in the paper; features and classes of small images, fewer by
-            hundreds, need a weaker one for the same penalty.
+        strength: strength of that rule, 100 in the paper; small images, with fewer features and
+            classes by a factor of hundreds, need a weaker one for the same penalty.
         penalty_validation_share: share of the training images that chooses among several penalties.
         standardise: see `fit_logistic`; None: with the sweep but not with the rule, which is stated
             for features as they are.
-        iterations: of L-BFGS at most, for each penalty (CLIP: 1000).
-        tolerance: see `fit_logistic`; default: scipy's.
-        decrease: see `fit_logistic`; default: scipy's.
-        solver: see `fit_logistic`.
-        view: of training and test images alike; None: `natural_test_view`.
-        representation: what of the encoder is judged, one tap after the other.
-        data: which images, and how many of their labels.
-        name: what the result is filed under.
+        iterations: most iterations of L-BFGS, for each penalty (CLIP: 1000).
+        tolerance: see `fit_logistic`; default: SciPy's.
+        decrease: see `fit_logistic`; default: SciPy's.
+        view: view of training and test images; None: `natural_test_view`.
+        representation: features, with a classifier for each of the taps.
+        data: images and labels.
+        name: name of the results.
     """
 
     l2: tuple[float, ...] = SWEEP
@@ -75,43 +68,48 @@ class LogisticProbe:
     iterations: int = 500
     tolerance: float = 1e-5
     decrease: float = SCIPY_DECREASE
-    solver: Solver = "torch"
     view: ViewRecipe | None = None
     representation: Representation = field(default_factory=Representation)
     data: EvalData = field(default_factory=EvalData)
     name: str = "logistic"
 
     def __post_init__(self) -> None:
-        """Refuse settings that mean nothing."""
+        """Validate the fields."""
+        validate(self, positive=("strength",))
         if not self.l2 or min(self.l2) <= 0:
-            raise UserError(
-                f"the logistic probe's l2 is {self.l2}: expected one or more positive penalties."
-            )
+            raise UserError(f"`l2` must hold one or more positive penalties, got {self.l2}.")
         if self.penalty == "rule" and tuple(self.l2) != SWEEP:
             raise UserError(
-                f"the logistic probe's penalty is 'rule' and its l2 {self.l2}: expected penalties "
-                "to try with 'sweep' alone, so leave one of the two out."
-            )
-        if not self.strength > 0:
-            raise UserError(
-                f"the logistic probe's strength is {self.strength}: expected a positive number."
+                f"`l2` must be the default with penalty 'rule', got {self.l2}. Leave one of them "
+                "out."
             )
         if self.penalty == "sweep" and self.strength != PENALTY_TIMES_WEIGHTS:
             raise UserError(
-                f"the logistic probe's penalty is 'sweep' and its strength {self.strength}: "
-                "expected a strength of 'rule' alone, so leave one of the two out."
+                f"`strength` must be the default with penalty 'sweep', got {self.strength}. Leave "
+                "one of the two out."
             )
         if not 0 < self.penalty_validation_share < 1:
             raise UserError(
                 "`penalty_validation_share` must be between 0 and 1, got "
                 f"{self.penalty_validation_share}. Use for example 0.1."
             )
-        for setting, allowed in (("penalty", ("sweep", "rule")), ("solver", SOLVERS)):
-            if getattr(self, setting) not in allowed:
-                raise UserError(
-                    f"the logistic probe's {setting} is {getattr(self, setting)!r}: expected "
-                    f"{' or '.join(allowed)}."
-                )
+
+    @property
+    def metrics(self) -> dict[str, MetricSpec]:
+        """Accuracies, penalty and fit, see `Representation.joined`."""
+        specs = {
+            "top1": TOP1,
+            "top5": TOP5,
+            "train_top1": MetricSpec("Training top-1", "%", higher_is_better=True),
+            "l2": MetricSpec("Penalty"),
+            "objective": MetricSpec("Objective", higher_is_better=False),
+            "iterations": MetricSpec("Iterations"),
+        }
+        return self.representation.joined(dict.fromkeys(self.representation.taps, specs))
+
+    def shrunk(self, epochs: int, size: int = 32) -> Self:
+        """Return the probe at ``size`` pixels."""
+        return replace(self, view=center(size, size))
 
     def test_view_of(self, source: Source) -> ViewRecipe:
         """Return the view of test images."""
@@ -125,12 +123,7 @@ class LogisticProbe:
         *,
         seed: int,
     ) -> dict[str, float]:
-        """Fit the classifiers and return their test accuracy in percent, see `Evaluation.run`.
-
-        Returns:
-            "top1", "top5", "train_top1" in percent, the chosen "l2", and the "objective" after the
-            "iterations" that L-BFGS took; see `Representation.joined` for several taps.
-        """
+        """Fit the classifiers and return `metrics`, see `Evaluation.run`."""
         _, results = self.fit(encoder, open_eval_splits(open_source, self.data), context, seed=seed)
         return results
 
@@ -144,7 +137,7 @@ class LogisticProbe:
     ) -> tuple[LinearClassifier, dict[str, float]]:
         """Train as `run` does; return the classifier of the last tap too.
 
-        A finished probe is kept in ``directory``; an interrupted one starts anew, since it takes
+        A finished probe is kept in ``directory``; an interrupted one starts again, since it takes
         about as long as one pass over the images.
         """
         frozen = freeze(encoder, context.device, context.precision)
@@ -164,10 +157,10 @@ class LogisticProbe:
             on_device = {name: value.to(frozen.device) for name, value in saved.tensors.items()}
             return LinearClassifier(**on_device), saved.facts
         train, test = self._represented(frozen, splits, context)
-        figures = {}
+        metrics = {}
         for tap in self.representation.taps:
-            classifier, figures[tap] = self._judge(train[tap], test[tap], splits, seed)
-        results = self.representation.joined(figures)
+            classifier, metrics[tap] = self._fit_and_test(train[tap], test[tap], splits, seed)
+        results = self.representation.joined(metrics)
         kept = {"weight": classifier.weight, "bias": classifier.bias}
         checkpoints.save(1, kept, results)
         return classifier, results
@@ -175,9 +168,9 @@ class LogisticProbe:
     def _represented(
         self, frozen: FrozenEncoder, splits: Splits, context: EvalContext
     ) -> tuple[dict[str, Features], dict[str, Features]]:
-        """Return the features of training and test images by tap, of a process's part of them.
+        """Return a process's part of the features of training and test images, by tap.
 
-        Of all training images where a penalty is to be chosen by some of them.
+        Of all training images where some of them choose the penalty.
         """
         images = len(splits.train) + len(splits.test)
         view = self.test_view_of(splits.test)
@@ -204,7 +197,7 @@ class LogisticProbe:
     def _chooses(self) -> bool:
         return self.penalty == "sweep" and len(self.l2) > 1
 
-    def _judge(
+    def _fit_and_test(
         self, train: Features, test: Features, splits: Splits, seed: int
     ) -> tuple[LinearClassifier, dict[str, float]]:
         if self._chooses:
@@ -239,7 +232,6 @@ class LogisticProbe:
             iterations=self.iterations,
             tolerance=self.tolerance,
             decrease=self.decrease,
-            solver=self.solver,
             start=start,
             images=images,
         )

@@ -12,7 +12,7 @@ from retable.distributed import gather, total
 from retable.evaluate.classifier import LinearClassifier
 from retable.evaluate.logistic.objective import Objective
 from retable.evaluate.logistic.preconditioner import InverseHessian
-from retable.evaluate.logistic.solvers import Solver, Stopping, by_scipy, by_torch
+from retable.evaluate.logistic.solvers import Stopping, minimise
 
 
 @dataclass(frozen=True)
@@ -77,13 +77,14 @@ def fit_logistic(
     iterations: int = 500,
     tolerance: float = 1e-6,
     decrease: float = 0.0,
-    solver: Solver = "torch",
     start: LinearClassifier | None = None,
     images: int | None = None,
 ) -> LogisticRegression:
     """Fit multinomial logistic regression: minimise mean cross-entropy + l2 / 2 |weight|^2.
 
-    The same as scikit-learn's `LogisticRegression(C=1 / (n * l2))`.
+    The same as scikit-learn's `LogisticRegression(C=1 / (n * l2))`. L-BFGS runs where the features
+    are and starts from an estimate of the curvature, so that it reaches the optimum of SciPy's
+    L-BFGS-B, which papers use, after a fraction of the evaluations.
 
     Args:
         features: (n, F); products are formed in their type.
@@ -95,9 +96,6 @@ def fit_logistic(
         iterations: updates of L-BFGS at most.
         tolerance: ends when no entry of the gradient is larger.
         decrease: ends when an update lowers the objective by a smaller part, see `Stopping`.
-        solver: "torch" computes where the features are and begins with an estimate of the
-            curvature, so that it needs a fraction of the evaluations; "scipy" is L-BFGS-B on a
-            CPU without one, as papers use it. They find the same optimum.
         start: where to begin, a classifier of features as they are; None: at zero.
         images: where every process passes other rows, how many they are together: all processes
             then compute their part of every step and return the same bits. None: these rows are
@@ -121,10 +119,7 @@ def fit_logistic(
         weight, bias = start.weight.to(features), start.bias.to(features)
         begin = objective.point(LinearClassifier(weight * scale, bias + weight @ mean))
     stopping = Stopping(iterations, tolerance, decrease)
-    if solver == "scipy":
-        found = by_scipy(objective, begin, stopping)
-    else:
-        found = by_torch(objective, begin, stopping, precondition=InverseHessian(objective))
+    found = minimise(objective, begin, stopping, precondition=InverseHessian(objective))
     fitted = objective.classifier(found.point)
     weight = fitted.weight / scale.double()
     bias = fitted.bias - weight @ mean.double()

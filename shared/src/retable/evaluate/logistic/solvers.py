@@ -1,23 +1,17 @@
-"""L-BFGS twice: scipy's, and one whose vectors stay on the device that computes the objective."""
+"""L-BFGS whose vectors stay on the device that computes the objective."""
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, Literal, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from retable.extras import require
-
-Solver = Literal["scipy", "torch"]
 SCIPY_DECREASE = 1e7 * 2.0**-52
 """The default of L-BFGS-B's ``ftol``, 2.2e-9: 1e7 times the precision of float64."""
-
-SOLVERS: tuple[Solver, ...] = ("scipy", "torch")
-
 
 Precondition = Callable[[Tensor], Tensor]
 """Multiplies a gradient (P,) by an estimate of the inverse Hessian; linear and positive."""
@@ -32,14 +26,14 @@ class Differentiable(Protocol):
 
 @dataclass(frozen=True)
 class Stopping:
-    """When L-BFGS ends; the defaults are those of scipy's L-BFGS-B, but for ``updates``.
+    """When L-BFGS ends; the defaults are those of SciPy's L-BFGS-B, except for ``updates``.
 
     Attributes:
-        updates: accepted steps at most (Kolesnikov et al. 2019, supplement: 800).
+        updates: most accepted steps (Kolesnikov et al. 2019, supplement: 800).
         gradient: ends when no entry of the gradient is larger.
         decrease: ends when an update lowers the value by less, relative to the larger of value and
             1; 0: never.
-        evaluations: of the objective at most.
+        evaluations: most evaluations of the objective.
     """
 
     updates: int = 800
@@ -50,12 +44,12 @@ class Stopping:
 
 @dataclass(frozen=True)
 class Minimum:
-    """Where L-BFGS ended.
+    """Result of L-BFGS.
 
     Attributes:
         point: (P,) float64.
-        values: of the objective, at the start and after every update.
-        evaluations: of the objective.
+        values: the objective at the start and after every update.
+        evaluations: number of evaluations of the objective.
     """
 
     point: Tensor
@@ -69,53 +63,12 @@ class Minimum:
 
     @property
     def updates(self) -> int:
-        """How many steps were accepted."""
+        """The number of accepted steps."""
         return len(self.values) - 1
 
 
-def by_scipy(
-    objective: Differentiable, start: Tensor, stopping: Stopping, *, pairs: int = 10
-) -> Minimum:
-    """Minimise a smooth function by scipy's L-BFGS-B, whose vectors are in the memory of a CPU.
-
-    Where the objective returns the same bits on all processes, so does this.
-
-    Args:
-        objective: see `Differentiable`.
-        start: (P,) float64.
-        stopping: when to end.
-        pairs: of steps and gradient differences that are remembered.
-    """
-    require("scipy", "train", "The solver `scipy`")
-    from scipy.optimize import minimize
-
-    values: list[float] = []
-
-    def value_and_gradient(x: Any) -> tuple[float, Any]:
-        value, gradient = objective(torch.from_numpy(x).to(start.device))
-        if not values:
-            values.append(value.item())
-        return value.item(), gradient.cpu().numpy()
-
-    found = minimize(  # type: ignore[no-untyped-call]
-        value_and_gradient,
-        start.cpu().numpy(),
-        jac=True,
-        method="L-BFGS-B",
-        callback=lambda intermediate_result: values.append(float(intermediate_result.fun)),
-        options={
-            "maxiter": stopping.updates,
-            "maxcor": pairs,
-            "ftol": stopping.decrease,
-            "gtol": stopping.gradient,
-            "maxfun": stopping.evaluations,
-        },
-    )
-    return Minimum(torch.from_numpy(found.x).to(start.device), tuple(values), int(found.nfev))
-
-
 class _Memory:
-    """The last pairs of steps s and gradient differences y, and what they tell of the curvature."""
+    """The last pairs of steps s and gradient differences y, an estimate of the curvature."""
 
     def __init__(self, pairs: int, precondition: Precondition | None) -> None:
         self.precondition = precondition
@@ -143,20 +96,20 @@ class _Memory:
         return q
 
     def remember(self, s: Tensor, y: Tensor) -> None:
-        """Take in a pair in place of the oldest; its product must be positive."""
+        """Add a pair in place of the oldest; its product must be positive."""
         curvature = s @ y
         self.pairs.append((s, y, curvature))
         self.scale = curvature / (y @ self._first_estimate(y))
 
     def forget(self) -> None:
-        """Begin anew, with the steepest descent."""
+        """Restart from steepest descent."""
         self.pairs.clear()
         self.precondition = self.scale = None
 
 
 @dataclass(frozen=True)
 class _Trial:
-    """The objective at ``length`` times the direction from where a line search began."""
+    """The objective at ``length`` times the direction from the start of a line search."""
 
     length: float
     value: float
@@ -171,8 +124,9 @@ def _line_search(
 ) -> _Trial | None:
     """Return a trial that meets Wolfe's conditions, None if none is found (scipy: 20 trials).
 
-    The value lies below ``begin`` by 1e-3 of what the slope there promises, and the slope is at
-    least 0.9 of it (L-BFGS-B's constants), which makes the curvature along the step positive.
+    The value decreases by at least 1e-3 of the slope at ``begin`` times the length, and the slope
+    is at least 0.9 of that slope (L-BFGS-B's constants), so that the curvature along the step is
+    positive.
     """
     low, high = begin, None
     for _ in range(trials):
@@ -206,7 +160,7 @@ def _beyond(begin: _Trial, low: _Trial) -> float:
     return min(max(ahead, 2 * low.length), 10 * low.length)
 
 
-def by_torch(
+def minimise(
     objective: Differentiable,
     start: Tensor,
     stopping: Stopping,
@@ -222,10 +176,10 @@ def by_torch(
         objective: see `Differentiable`.
         start: (P,) float64.
         stopping: when to end.
-        pairs: of steps and gradient differences that are remembered (scipy's default: 10).
+        pairs: number of steps and gradient differences that are remembered (SciPy's default: 10).
         precondition: a first estimate of the inverse Hessian; None: a multiple of the identity.
 
-    >>> by_torch(
+    >>> minimise(
     ...     lambda x: ((x - 3).square().sum(), 2 * (x - 3)), torch.zeros(2).double(), Stopping()
     ... ).point
     tensor([3., 3.], dtype=torch.float64)
@@ -259,7 +213,7 @@ def by_torch(
                 1.0 if informed else min(1.0, (-begin.slope) ** -0.5),
             )
         if found is None:
-            # Rounding has the last word, unless it was the estimate of the curvature that misled.
+            # Rounding ends the descent, unless a wrong estimate of the curvature did.
             if not informed:
                 break
             memory.forget()

@@ -1,0 +1,323 @@
+"""Images that evaluations learn from and are tested on."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+from retable import random
+from retable.data.source import TEST, TRAIN
+from retable.data.subsets import Subset, share_of_classes
+from retable.errors import UserError
+from retable.views import ViewRecipe, center, crop_and_flip
+
+if TYPE_CHECKING:
+    from retable.data.source import Source
+
+
+class OpenSource(Protocol):
+    """Opens the images of an evaluation."""
+
+    def __call__(self, split: str, variant: str | None = None, data: str | None = None) -> Source:
+        """Return a source.
+
+        Args:
+            split: "train" or "test".
+            variant: a variant of the split that the data set knows; None: the split itself.
+            data: name of a data set (`retable.data.sources.open_source`); None: that of the
+                pretraining, with its subset.
+        """
+
+
+@runtime_checkable
+class NamedImages(Protocol):
+    """A source whose images have file names, such as `retable.data.folders.FolderSource`."""
+
+    @property
+    def names(self) -> Sequence[str]:
+        """Names as CLASS/FILE, in the order of the images."""
+
+
+@dataclass(frozen=True)
+class Splits:
+    """The training and the test images of one evaluation, and their number of classes."""
+
+    train: Source
+    test: Source
+    classes: int
+
+
+@dataclass(frozen=True)
+class EvalData:
+    """Which images an evaluation uses, and how many of their labels a classifier learns from.
+
+    Attributes:
+        source: another data set than the pretraining's (`retable.data.sources.open_source`); "":
+            the pretraining's.
+        labels: share of the training images that keep their labels. A smaller share is contained in
+            a larger one.
+        split: "test" tests on the test split; "validation" on images that are held out of the train
+            split and excluded from training.
+        validation_images: number of images held out, at most a tenth of the train split. Default:
+            what the official code of Kolesnikov et al. (2019) holds out of ImageNet.
+        balanced: whether ``labels`` is a share of each class, as in semi-supervised evaluation
+            (`retable.data.subsets.share_of_classes`), and not of all images (Kolesnikov et al.
+            2019, tables 2 and 4: "10%", "random 5%").
+        files: path of a list of the training images that keep their labels, one CLASS/FILE or FILE
+            a line, for example SimCLR's lists of 1 % and 10 % of ImageNet; "": ``labels`` decides.
+    """
+
+    source: str = ""
+    labels: float = 1.0
+    split: Literal["test", "validation"] = "test"
+    validation_images: int = 50_046
+    balanced: bool = False
+    files: str = ""
+
+    def __post_init__(self) -> None:
+        """Validate the fields."""
+        if not 0 < self.labels <= 1:
+            raise UserError(f"`labels` must be in (0, 1], got {self.labels}.")
+        if self.split not in ("test", "validation"):
+            raise UserError(f"`split` must be 'test' or 'validation', got {self.split!r}.")
+        if self.validation_images < 1:
+            raise UserError(
+                f"`validation_images` must be at least 1, got {self.validation_images}. Raise it "
+                "or set `split` to 'test'."
+            )
+        if self.files and (self.labels < 1 or self.balanced):
+            raise UserError(
+                f"`labels` must be 1 and `balanced` false where `files` names a list, got "
+                f"{self.labels} and {self.balanced}. Use either the list or the share."
+            )
+
+    def training_images(self, images: int) -> int:
+        """Return about how many of a train split's images keep their labels.
+
+        >>> EvalData(labels=0.1).training_images(8000)
+        800
+        """
+        if self.files:
+            return len(_listed_names(self.files))
+        if self.split == "validation":
+            images -= validation_count(images, self.validation_images)
+        return max(1, round(self.labels * images))
+
+
+class EvalSubset(Subset):
+    """Some images of a source; a cache keeps features of the base for all its subsets."""
+
+
+def split_facts(splits: Splits) -> dict[str, dict[str, Any]]:
+    """Return the splits' descriptions as facts that a classifier's training depends on.
+
+    Without "pixels", which a copy of the same files changes.
+    """
+    return {
+        split: {name: value for name, value in source.description.items() if name != "pixels"}
+        for split, source in (("train", splits.train), ("test", splits.test))
+    }
+
+
+def open_splits(open_source: OpenSource, data: str | None = None) -> Splits:
+    """Open train and test split and check that they have the same classes.
+
+    Args:
+        open_source: opens them.
+        data: see `OpenSource`.
+
+    Raises:
+        UserError: the classes differ.
+    """
+    train, test = (_open(open_source, split, data or "") for split in (TRAIN, TEST))
+    if list(train.class_names) != list(test.class_names):
+        odd = sorted(set(train.class_names) ^ set(test.class_names))[:5]
+        raise UserError(
+            f"train and test split have different classes (for instance {', '.join(odd)}): expected"
+            " the same list in both, so check the data set's folders."
+        )
+    return Splits(train, test, len(train.class_names))
+
+
+def _open(open_source: OpenSource, split: str, data: str) -> Source:
+    return open_source(split, None, data) if data else open_source(split, None)
+
+
+def split_permutation(n: int) -> Tensor:
+    """Return the order (n,) int64 of a train split in which shares of its labels are beginnings.
+
+    Its end is held out for validation. Uniformly random and independent of the seed, so that all
+    encoders are evaluated on the same images.
+
+    >>> split_permutation(5).sort().values
+    tensor([0, 1, 2, 3, 4])
+    """
+    return random.permutation(random.derive_key(0, "images of an evaluation"), n)
+
+
+def _subset(source: Source, rows: Tensor, name: str) -> EvalSubset:
+    rows = rows.sort().values
+    name = ", ".join(filter(None, (source.description.get("subset"), name)))
+    return EvalSubset(source, rows, source.labels[rows], list(source.class_names), name)
+
+
+def validation_count(n: int, images: int) -> int:
+    """Return how many of n images are held out where ``images`` are requested: at most a tenth."""
+    return min(images, max(1, n // 10))
+
+
+def without_validation(source: Source, images: int) -> Source:
+    """Return a train split without the images that `EvalData` holds out of it.
+
+    Args:
+        source: a train split.
+        images: ``validation_images`` of `EvalData`; 0 leaves the source as it is.
+    """
+    if images == 0:
+        return source
+    n = len(source)
+    count = validation_count(n, images)
+    return _subset(source, split_permutation(n)[: n - count], f"without {count} held out")
+
+
+def open_eval_splits(open_source: OpenSource, data: EvalData) -> Splits:
+    """Open the images that ``data`` selects; a split that is not used in full is an `EvalSubset`.
+
+    Raises:
+        UserError: the classes of the splits differ, there is nothing to hold out, or the list of
+            files does not fit the data set.
+    """
+    if data.split == "test":
+        splits = open_splits(open_source, data.source or None)
+    else:
+        both = _open(open_source, TRAIN, data.source)
+        splits = Splits(both, both, len(both.class_names))
+    n = len(splits.train)
+    rest = split_permutation(n)
+    test = splits.test
+    if data.split == "validation":
+        if n < 2:
+            raise UserError(f"the train split has {n} images: expected two or more to hold out of.")
+        count = validation_count(n, data.validation_images)
+        test = _subset(splits.train, rest[-count:], f"{count} held out")
+        rest = rest[:-count]
+    selected = _selected(splits.train, rest, data)
+    train = splits.train
+    if len(selected) < n:
+        train = _subset(train, selected, f"{len(selected)} to learn from")
+    return Splits(train, test, splits.classes)
+
+
+def open_test_split(open_source: OpenSource, data: EvalData) -> Source:
+    """Open the test images of ``data`` alone: a data set without a train split will do.
+
+    Raises:
+        UserError: they cannot be opened, or there is nothing to hold out.
+    """
+    if data.split == "validation":
+        return open_eval_splits(open_source, data).test
+    return _open(open_source, TEST, data.source)
+
+
+def _selected(source: Source, rows: Tensor, data: EvalData) -> Tensor:
+    """Return the images among ``rows`` (n,) that keep their labels."""
+    if data.files:
+        return rows[torch.isin(rows, listed_rows(source, data.files))]
+    if data.balanced:
+        rows = rows.sort().values
+        return rows[share_of_classes(source.labels[rows], data.labels)]
+    return rows[: max(1, round(data.labels * len(rows)))]
+
+
+def _listed_names(path: str) -> list[str]:
+    try:
+        lines = Path(path).read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(
+            f"the list of files {path} cannot be read ({error}): expected one file name a line."
+        ) from error
+    names = [line.strip() for line in lines if line.strip()]
+    if len(names) != len(set(names)) or not names:
+        twice = sorted({name for name in names if names.count(name) > 1} if names else ())
+        fault = f"names {twice[0]} twice" if twice else "is empty"
+        raise UserError(f"the list of files {path} {fault}: expected each training image once.")
+    return names
+
+
+def _names_of(source: Source) -> Sequence[str] | None:
+    if isinstance(source, Subset):
+        names = _names_of(source.base)
+        return None if names is None else [names[row] for row in source.indices.tolist()]
+    return source.names if isinstance(source, NamedImages) else None
+
+
+def listed_rows(source: Source, path: str) -> Tensor:
+    """Return the images of a source (n,) int64, ascending, that a list of file names selects.
+
+    Args:
+        source: images with file names.
+        path: of a text file with one CLASS/FILE or FILE a line.
+
+    Raises:
+        UserError: the source has no file names, a listed file is unknown, ambiguous or listed
+            twice, or a class has no listed file.
+    """
+    wanted = _listed_names(path)
+    names = _names_of(source)
+    if names is None:
+        raise UserError(
+            f"the data set {source.description['source']} has no file names to find those of {path}"
+            " in: use an imagefolder data set, or a share of the labels."
+        )
+    found: dict[str, int] = {}
+    known = set(wanted)
+    for row, name in enumerate(names):
+        name = name.replace(os.sep, "/")
+        for key in {name, name.rpartition("/")[2]} & known:
+            if key in found:
+                raise UserError(
+                    f"{key} in {path} names several images of the data set: write CLASS/FILE."
+                )
+            found[key] = row
+    if missing := [name for name in wanted if name not in found]:
+        more = ", ..." if len(missing) > 3 else ""
+        raise UserError(
+            f"the data set lacks {len(missing)} of the {len(wanted)} files that {path} lists "
+            f"({', '.join(missing[:3])}{more}): use the list of this data set's train split."
+        )
+    rows = torch.tensor(sorted(set(found.values())))
+    if len(rows) < len(wanted):
+        raise UserError(f"{path} lists an image under two names: expected each image once.")
+    counts = torch.bincount(source.labels[rows], minlength=len(source.class_names))
+    if not bool(counts.all()):
+        empty = source.class_names[int(counts.argmin())]
+        raise UserError(f"{path} lists no image of the class {empty}: expected some of each class.")
+    return rows
+
+
+def _side(source: Source) -> int | None:
+    """Return the short side of images in memory, all of one size; None for files."""
+    pool = source.resident()
+    return None if pool is None else min(pool.shape[-2:])
+
+
+def natural_test_view(source: Source) -> ViewRecipe:
+    """Return the test view where a recipe names none.
+
+    Images in memory, all of one size, are taken as they are; images in files get ImageNet's usual
+    view, short side to 256 and a centre crop of 224.
+    """
+    side = _side(source)
+    return center(224, 256) if side is None else center(side)
+
+
+def natural_train_view(source: Source) -> ViewRecipe:
+    """Return the random crop and flip, scale (0.08, 1), of the size of `natural_test_view`."""
+    side = _side(source)
+    return crop_and_flip(224 if side is None else side)

@@ -1,0 +1,1 @@
+"""Evaluations that train the encoder."""

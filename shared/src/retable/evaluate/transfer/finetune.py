@@ -1,0 +1,260 @@
+"""Semi-supervised evaluation: fine-tune encoder and classifier on few labels."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Self
+
+from torch import nn
+
+from retable.evaluate.classifier import LinearClassifier, accuracy_of, check_labels
+from retable.evaluate.data import (
+    EvalData,
+    EvalSubset,
+    Splits,
+    natural_test_view,
+    natural_train_view,
+    open_eval_splits,
+    split_facts,
+)
+from retable.evaluate.features import represent
+from retable.evaluate.frozen import FrozenEncoder, freeze
+from retable.evaluate.protocol import (
+    TOP1,
+    TOP5,
+    Budget,
+    EvalContext,
+    Evaluation,
+    MetricSpec,
+    validate,
+)
+from retable.evaluate.representation import PRE_LOGITS, Representation
+from retable.methods.supervised import Supervised, SupervisedRecipe
+from retable.settings import to_plain
+from retable.train.checkpoint import Checkpoints
+from retable.train.optim import OptimizerRecipe
+from retable.train.options import RunOptions
+from retable.train.pretrain import train
+from retable.train.recipe import InitialWeights, PretrainRecipe
+from retable.train.runs import RunDirectory
+from retable.train.schedules import ScheduleRecipe
+from retable.views import ViewRecipe, center, crop_and_flip
+from retable.weights import load_encoder
+
+if TYPE_CHECKING:
+    from retable.evaluate.data import OpenSource
+
+FEW = 0.05
+"""Below this share of the images, SwAV's rates for 1 % are the default, above it those for 10 %."""
+
+SMALL_LR = 0.03
+SMALL_HEAD_LR = 1.0
+
+
+@dataclass(frozen=True)
+class FineTuning(Evaluation):
+    """Test accuracy after training encoder and linear classifier on a share of the labels.
+
+    Defaults: SwAV's official code (facebookresearch/swav, ``eval_semisup.py``). ReLICv2
+    (arXiv:2201.05119, tables 9 and 10) fine-tunes in the same way with Nesterov's momentum, and
+    weight decay at 10 %; its rates are not known to us.
+
+    The training is `retable.train.pretrain.train` with a `PretrainRecipe` that starts from the
+    evaluated encoder; the classifier starts as PyTorch's linear layer. The incomplete last batch of
+    an epoch is left out.
+
+    Attributes:
+        lr: learning rate of the encoder; None: 0.02 below `FEW` of the labels, otherwise 0.01.
+        head_lr: learning rate of the classifier; None: 5 below `FEW` of the labels, otherwise 0.2.
+        momentum: momentum of SGD.
+        nesterov: Nesterov's momentum.
+        weight_decay: weight decay of encoder and classifier.
+        batch: images in a step, over all processes; all images where there are fewer.
+        bn_group: images that share batch-norm statistics (SwAV: 256 on 8 GPUs; that statistics are
+            not synchronised there is unverified); None: all that a process holds.
+        epochs: passes over the training images.
+        milestones: zero-based epochs from which the learning rates are multiplied by ``gamma``.
+        gamma: factor of the learning rates at a milestone.
+        train_view: random view of training images; None: `natural_train_view`.
+        test_view: view of test images; None: `natural_test_view`.
+        max_steps: stop after so many steps; such a training measures nothing.
+        data: images and labels. Default: 10 % of each class.
+        name: name of the results.
+    """
+
+    lr: float | None = None
+    head_lr: float | None = None
+    momentum: float = 0.9
+    nesterov: bool = False
+    weight_decay: float = 0.0
+    batch: int = 256
+    bn_group: int | None = 32
+    epochs: int = 20
+    milestones: tuple[int, ...] = (12, 16)
+    gamma: float = 0.2
+    train_view: ViewRecipe | None = None
+    test_view: ViewRecipe | None = None
+    max_steps: int | None = None
+    data: EvalData = field(default_factory=lambda: EvalData(labels=0.1, balanced=True))
+    name: str = "finetune"
+
+    def __post_init__(self) -> None:
+        """Validate the fields."""
+        validate(
+            self,
+            positive=("lr", "head_lr", "batch", "bn_group", "epochs", "max_steps"),
+            shares=("momentum",),
+        )
+
+    @property
+    def metrics(self) -> dict[str, MetricSpec]:
+        """Test accuracies and the number of training images."""
+        return {"top1": TOP1, "top5": TOP5, "images": MetricSpec("Training images")}
+
+    def limited(self, max_steps: int) -> Self:
+        """Return the evaluation with ``max_steps``."""
+        return replace(self, max_steps=max_steps)
+
+    def shrunk(self, epochs: int, size: int = 32) -> Self:
+        """Return the evaluation at ``size`` pixels for ``epochs`` epochs of batches of 16.
+
+        Milestones keep their share. One rate for encoder and classifier: a small encoder is trained
+        for a short time, and both are far from their optimum.
+        """
+        share = epochs / self.epochs
+        return replace(
+            self,
+            lr=SMALL_LR,
+            head_lr=SMALL_HEAD_LR,
+            batch=16,
+            bn_group=None,
+            epochs=epochs,
+            milestones=tuple(sorted({max(1, round(m * share)) for m in self.milestones})),
+            train_view=crop_and_flip(size),
+            test_view=center(size, size),
+        )
+
+    def budget(self, images: int, size: int) -> Budget:
+        """Return the training's steps and images, see `Evaluation.budget`."""
+        batch = min(self.batch, images)
+        steps = self.epochs * (images // batch)
+        steps = steps if self.max_steps is None else min(steps, self.max_steps)
+        return Budget(steps, steps * batch, self.train_view.size if self.train_view else size)
+
+    def run(
+        self,
+        encoder: nn.Module | FrozenEncoder,
+        open_source: OpenSource,
+        context: EvalContext,
+        *,
+        seed: int,
+    ) -> dict[str, float]:
+        """Train a copy of the encoder and return `metrics`, see `Evaluation.run`.
+
+        States are written to ``context.directory``; an interrupted training continues from the last
+        one and ends with the same bits (one process, CPU).
+
+        Raises:
+            UserError: ``context.checkpoint`` does not hold the encoder, the state belongs to
+                another training, or the training failed.
+        """
+        splits = open_eval_splits(open_source, self.data)
+        check_labels(splits.train.labels, splits.classes, "train")
+        check_labels(splits.test.labels, splits.classes, "test")
+        frozen = freeze(encoder, context.device, context.precision)
+        recipe = self.training(splits, InitialWeights(context.checkpoint, frozen.digest))
+        recipe = replace(recipe, precision=context.precision)
+        kept = Checkpoints(
+            context.directory,
+            self.name,
+            encoder=frozen.digest,
+            recipe=to_plain(self),
+            seed=seed,
+            precision=context.precision,
+            **split_facts(splits),
+        )
+        saved = kept.load(frozen.device)
+        if saved is not None and saved.facts:
+            return saved.facts
+        if saved is None:
+            kept.save(0, {}, {})  # without results: what the training's states belong to
+        with _folder(context.directory) as folder:
+            training = train(
+                recipe,
+                seed,
+                splits.train,
+                RunDirectory(folder),
+                context.accelerator(),
+                RunOptions(workers=context.workers, quiet=not context.progress, label=self.name),
+            )
+        assert isinstance(training.method, Supervised)
+        results = self._test(training.method, splits, context)
+        results["images"] = float(len(splits.train))
+        kept.save(1, {}, results)
+        return results
+
+    def training(self, splits: Splits, weights: InitialWeights) -> PretrainRecipe:
+        """Return the training as a recipe, in float32.
+
+        Args:
+            splits: the images.
+            weights: the evaluated encoder.
+
+        Raises:
+            UserError: the weights cannot be loaded.
+        """
+        images = len(splits.train)
+        base = splits.train.base if isinstance(splits.train, EvalSubset) else splits.train
+        few = images < FEW * len(base)
+        lr = self.lr or (0.02 if few else 0.01)
+        head_lr = self.head_lr or (5.0 if few else 0.2)
+        schedule = ScheduleRecipe("constant")
+        if self.milestones:
+            schedule = ScheduleRecipe("step", milestones=self.milestones, gamma=self.gamma)
+        return PretrainRecipe(
+            method=SupervisedRecipe(splits.classes),
+            data=str(splits.train.description.get("spec", "")),
+            views=(self.train_view or natural_train_view(splits.train),),
+            encoder=load_encoder(weights.checkpoint).recipe,
+            optimizer=OptimizerRecipe(
+                lr=lr,
+                momentum=self.momentum,
+                nesterov=self.nesterov,
+                weight_decay=self.weight_decay,
+                schedule=schedule,
+                rate_factors=(("classifier", head_lr / lr),),
+            ),
+            epochs=self.epochs,
+            batch=min(self.batch, images),
+            bn_group=self.bn_group,
+            max_steps=self.max_steps,
+            weights=weights,
+        )
+
+    def _test(self, method: Supervised, splits: Splits, context: EvalContext) -> dict[str, float]:
+        """Return the accuracy on the test images, which the processes share."""
+        found = represent(
+            freeze(method.encoder, context.device, context.precision),
+            splits.test,
+            self.test_view or natural_test_view(splits.test),
+            Representation(),
+            replace(context, features=None),  # no other evaluation reads this encoder's features
+            gathered=False,
+        )[PRE_LOGITS]
+        layer = method.classifier
+        classifier = LinearClassifier(layer.weight.detach().float(), layer.bias.detach().float())
+        return accuracy_of(classifier, found.features, found.labels, images=len(splits.test))
+
+
+@contextmanager
+def _folder(directory: Path | None) -> Iterator[Path]:
+    """Yield the folder of the training's states, a temporary one where nothing is to be kept."""
+    if directory is not None:
+        yield directory / "training"
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        yield Path(folder)
