@@ -116,7 +116,7 @@ def test_other_data_a_share_of_its_labels_and_several_layers_can_be_judged(
         "--set", "hidden=8", "--set", "epochs=2",
     )  # fmt: skip
     assert report["data"]["test"]["images"] == 50
-    assert report["data"]["train"]["spec"] == other
+    assert report["data"]["train"]["data"] == other
     assert report["protocol"]["data"]["labels"] == 0.5
     assert {"top1", "top1@layer1", "top1@layer3"} <= report["results"].keys()
 

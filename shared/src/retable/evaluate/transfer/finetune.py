@@ -217,7 +217,7 @@ class FineTuning(Evaluation):
             schedule = ScheduleRecipe("step", milestones=self.milestones, gamma=self.gamma)
         return PretrainRecipe(
             method=SupervisedRecipe(splits.classes),
-            data=str(splits.train.description.get("spec", "")),
+            data=str(splits.train.description.get("data", "")),
             views=(self.train_view or natural_train_view(splits.train),),
             encoder=load_encoder(weights.checkpoint).recipe,
             optimizer=OptimizerRecipe(
