@@ -239,7 +239,7 @@ def test_processes_that_do_not_fit_the_batch_norm_groups(refused: Refused) -> No
 def test_more_processes_than_gpus(refused: Refused, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     said = refused(*smoke("moco_v2"), "--processes", "4")
-    assert "--processes 4: this machine has 2 GPUs, choose from 1 to 2" in said
+    assert "`--processes` must be at most the 2 GPUs of this machine, got 4" in said
 
 
 def test_an_unknown_row(refused: Refused) -> None:
@@ -270,7 +270,7 @@ def test_paper_scale_without_data(refused: Refused) -> None:
         (smoke("moco_v2", "pretrain.data=shapes?colour=4"), "has no parameter 'colour'"),
         (smoke("moco_v2", "pretrain.batch=0"), "batch is 0: expected at least 1"),
         ([*smoke("moco_v2"), "--resume"], "holds no run of these rows and seeds"),
-        ([*smoke("moco_v2"), "--seeds", "first"], "--seeds first is no seed: write numbers"),
+        ([*smoke("moco_v2"), "--seeds", "first"], "must be numbers or ranges, got 'first'"),
         ([*smoke("moco_v2"), "--processes", "0"], "must be an integer of at least 1, got 0"),
         (["--record", "--seeds", "0"], "--record needs at least 5 seeds, got 1"),
         (["--record", "--scale", "smoke"], "--record stores references of the proxy scale"),

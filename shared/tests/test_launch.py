@@ -51,7 +51,7 @@ def test_one_process_without_gpus_and_one_for_each_gpu(monkeypatch: pytest.Monke
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
     assert launch.wanted_processes(None) == 4
     assert launch.wanted_processes(2) == 2
-    with pytest.raises(UserError, match="this machine has 4 GPUs, choose from 1 to 4"):
+    with pytest.raises(UserError, match="must be at most the 4 GPUs of this machine"):
         launch.wanted_processes(5)
 
 

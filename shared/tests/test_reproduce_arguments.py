@@ -23,10 +23,10 @@ def test_seeds_are_numbers_and_ranges_with_both_ends(table: Table) -> None:
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        (["zero"], "--seeds zero is no seed: write numbers or ranges"),
-        (["1-"], "--seeds 1- is no seed"),
-        (["2", "0-3"], "names a seed twice: name each once"),
-        (["4-1"], "--seeds 4-1 names no seed: write the lower one first"),
+        (["zero"], "`--seeds` must be numbers or ranges, got 'zero'"),
+        (["1-"], "must be numbers or ranges, got '1-'"),
+        (["2", "0-3"], "names a seed twice. Name each once"),
+        (["4-1"], "`--seeds 4-1` names no seed. Write the lower one first"),
     ],
 )
 def test_what_is_no_seed_is_refused(table: Table, words: list[str], sentence: str) -> None:

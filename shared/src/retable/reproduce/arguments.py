@@ -130,12 +130,12 @@ def _seeds(words: Sequence[str]) -> tuple[int, ...]:
             seeds += range(int(first), int(last) + 1) if separator else [int(first)]
         except ValueError:
             raise UserError(
-                f"--seeds {word} is no seed: write numbers or ranges, for instance 0 1 2 or 0-4."
+                f"`--seeds` must be numbers or ranges, got {word!r}. Use for instance 0 1 2 or 0-4."
             ) from None
     if not seeds:
-        raise UserError(f"--seeds {' '.join(words)} names no seed: write the lower one first.")
+        raise UserError(f"`--seeds {' '.join(words)}` names no seed. Write the lower one first.")
     if len(set(seeds)) < len(seeds):
-        raise UserError(f"--seeds {' '.join(words)} names a seed twice: name each once.")
+        raise UserError(f"`--seeds {' '.join(words)}` names a seed twice. Name each once.")
     return tuple(seeds)
 
 

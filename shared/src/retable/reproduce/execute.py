@@ -141,9 +141,9 @@ def _pretrain(run: Run, directory: RunDirectory, accelerator: Any, options: RunO
 
 
 def monitored_epochs(epochs: int) -> set[int]:
-    """Return the epochs after which the encoder is judged: the last, of ten or more the middle too.
+    """Return the epochs after which the encoder is evaluated: the last and, of 10 or more, half.
 
-    A run of fewer is over soon, and of its time a second look would take a twentieth.
+    In a shorter run, a second evaluation would take a twentieth of the time.
 
     >>> monitored_epochs(7), monitored_epochs(12)
     ({7}, {12, 6})
@@ -154,24 +154,24 @@ def monitored_epochs(epochs: int) -> set[int]:
 def _monitor(run: Run, images: int, accelerator: Any, options: RunOptions) -> Monitor:
     """Return a monitor for `monitored_epochs`.
 
-    It judges the encoder by kNN and geometry, unless it is given patches instead of whole views,
-    and has the method measure what it can on test images, as ``pretext_NAME``.
+    It evaluates the encoder by kNN and geometry, unless the encoder gets patches instead of views,
+    and logs the method's metrics on test images as ``pretext_NAME``.
     """
     epochs = run.recipe.epochs
     due = monitored_epochs(epochs)
     sizes = [view.size for view in run.recipe.views]
     view = without_draws(run.recipe.views[0])
-    judges = (Knn(k=min(Knn.k, images), view=view), Geometry(view=view))
+    evaluations = (Knn(k=min(Knn.k, images), view=view), Geometry(view=view))
     open_variant = opener(run.recipe, options)
     context = _context(run, None, accelerator, options)
 
     def monitor(method: Method, epoch: int) -> dict[str, float]:
         if epoch not in due:
             return {}
-        figures: dict[str, float] = {}
+        metrics: dict[str, float] = {}
         sees_views = method.encoder_inputs(sizes)[0][0] == sizes[0]
-        for judge in judges if sees_views else ():
-            figures |= judge.run(method.encoder, open_variant, context, seed=run.seed)
+        for evaluation in evaluations if sees_views else ():
+            metrics |= evaluation.run(method.encoder, open_variant, context, seed=run.seed)
         if method.has_pretext_metrics:
             steps = images // run.recipe.batch
             measured = pretext_metrics(
@@ -182,8 +182,8 @@ def _monitor(run: Run, images: int, accelerator: Any, options: RunOptions) -> Mo
                 workers=options.workers,
                 precision=run.recipe.precision,
             )
-            figures |= {f"pretext_{name}": value for name, value in measured.items()}
-        return figures
+            metrics |= {f"pretext_{name}": value for name, value in measured.items()}
+        return metrics
 
     return monitor
 
@@ -191,7 +191,7 @@ def _monitor(run: Run, images: int, accelerator: Any, options: RunOptions) -> Mo
 def _context(
     run: Run, directory: Path | None, accelerator: Any, options: RunOptions
 ) -> EvalContext:
-    """Return how to evaluate a run; what is kept nowhere shows no progress either."""
+    """Return the context of an evaluation; without a directory it shows no progress."""
     return EvalContext(
         accelerator.device,
         directory=directory,

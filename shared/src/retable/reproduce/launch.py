@@ -20,23 +20,23 @@ from retable.errors import UserError
 from retable.processes import PARENT
 
 _MISTAKES = "RETABLE_MISTAKES"
-"""Environment variable of our children: the folder where they leave what to tell the user."""
+"""Environment variable of our children: the folder for their messages to the user."""
 
 
 def is_launched() -> bool:
-    """Say whether a launcher has already started this process as one of several, or as the one."""
+    """Return whether a launcher has started this process."""
     return "WORLD_SIZE" in os.environ or "ACCELERATE_MIXED_PRECISION" in os.environ
 
 
 def rank() -> int:
-    """Return this process's number, known before the processes have met."""
+    """Return this process's number; known before the processes are connected."""
     return int(os.environ.get("RANK", "0"))
 
 
 def wanted_processes(requested: int | None) -> int:
-    """Return how many processes to start: as asked, else one for each GPU, one without a GPU.
+    """Return the number of processes to start: as requested, or one for each GPU.
 
-    Where a launcher has started them already, their number.
+    If a launcher has started the processes already, return their number.
 
     Raises:
         UserError: more processes than GPUs.
@@ -47,18 +47,18 @@ def wanted_processes(requested: int | None) -> int:
     processes = max(1, gpus) if requested is None else requested
     if gpus and processes > gpus:
         raise UserError(
-            f"--processes {processes}: this machine has {gpus} GPUs, choose from 1 to {gpus}."
+            f"`--processes` must be at most the {gpus} GPUs of this machine, got {processes}."
         )
     return processes
 
 
 def relaunch(script: Path, arguments: Sequence[str], processes: int) -> int:
-    """Run the script again in ``processes`` processes and return the first status that is not 0.
+    """Run the script again in several processes and return the first status that is not 0.
 
-    A process that fails ends the others, which would wait for it; Ctrl-C ends all.
+    A process that fails ends the others, which would wait for it. Ctrl-C ends all.
 
     Raises:
-        UserError: what a process had to tell the user.
+        UserError: a process reported a user's mistake.
     """
     words = [str(script), *arguments]
     with tempfile.TemporaryDirectory() as mistakes:
@@ -71,8 +71,8 @@ def relaunch(script: Path, arguments: Sequence[str], processes: int) -> int:
             status = _first_failure(children)
         finally:
             _end(children)
-        if status == 2 and (told := sorted(Path(mistakes).iterdir())):
-            raise UserError(told[0].read_text())
+        if status == 2 and (messages := sorted(Path(mistakes).iterdir())):
+            raise UserError(messages[0].read_text())
         return status
 
 
@@ -101,7 +101,7 @@ def _start_gloo(
         "OMP_NUM_THREADS": "1",
     }
     return [
-        # In a group of their own: Ctrl-C is for this process, which ends them.
+        # In another process group: Ctrl-C reaches only this process, which ends them.
         subprocess.Popen(
             [sys.executable, *words],
             env={**shared, "RANK": str(number), "LOCAL_RANK": str(number)},
@@ -112,7 +112,7 @@ def _start_gloo(
 
 
 def _first_failure(children: list[subprocess.Popen[bytes]]) -> int:
-    """Wait until all have ended well, or one has not; return its status, else 0."""
+    """Wait until all have ended or one has failed; return its status, else 0."""
     while True:
         statuses = [child.poll() for child in children]
         if failed := [status for status in statuses if status]:
@@ -137,10 +137,10 @@ def _free_port() -> int:
 
 
 def is_child() -> bool:
-    """Say whether `relaunch` has started this process."""
+    """Return whether `relaunch` has started this process."""
     return _MISTAKES in os.environ
 
 
 def tell_parent(mistake: str) -> None:
-    """Leave a sentence for the user with the process that has started this one."""
+    """Pass a message for the user to the parent process."""
     (Path(os.environ[_MISTAKES]) / str(rank())).write_text(mistake)

@@ -1,7 +1,7 @@
-"""How a paper's recipe is shrunk to the built-in images, its proportions kept.
+"""Shrink a paper's recipe to the built-in images and keep its proportions.
 
-Common to all papers: data, views, length and batch. What a method has of its own, a queue or a
-warm-up of its loss, its paper's scripts shrink by a function of theirs.
+Common to all papers are data, views, length and batch. The paper's scripts shrink the settings of
+their methods, for instance a queue or a warm-up of the loss.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ class SmallScale:
     """The size that recipes are shrunk to.
 
     Attributes:
-        data: a source.
-        classes: its number of classes.
-        batch: images in a step.
-        probe_epochs: length of a linear probe.
-        encoder: the network that is trained.
+        data: Name of the data set.
+        classes: Number of classes of the data set.
+        batch: Images in a step.
+        probe_epochs: Epochs of a linear probe.
+        encoder: Recipe of the encoder.
     """
 
     data: str
@@ -48,7 +48,7 @@ SMOKE = SmallScale(
     batch=64,
     probe_epochs=2,
 )
-"""Seconds; claims nothing."""
+"""Takes seconds and only checks that the code runs."""
 
 
 def shrink_pretraining(

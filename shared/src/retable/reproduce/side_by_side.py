@@ -1,4 +1,4 @@
-"""Runs side by side on the cores of a CPU: workers that end with the command, however it ends."""
+"""Carry out runs side by side on the cores of a CPU, in workers that end with the command."""
 
 from __future__ import annotations
 
@@ -17,10 +17,12 @@ from retable.processes import exit_with_parent
 
 
 def run_side_by_side(calls: Sequence[Callable[[], None]], jobs: int) -> None:
-    """Make picklable calls on ``jobs`` worker processes, each with its own line for bars.
+    """Make picklable calls in ``jobs`` worker processes, each with its own line for bars.
+
+    The first exception of a call is raised here, and ends the other workers.
 
     Raises:
-        UserError: a worker was killed. What a call raises is raised here, the others are ended.
+        UserError: a worker was killed.
     """
     context = multiprocessing.get_context("spawn")
     lines = context.Queue()  # starts Python's resource tracker, which would undo the deferral
@@ -36,11 +38,11 @@ def run_side_by_side(calls: Sequence[Callable[[], None]], jobs: int) -> None:
             future.result()
     except BrokenProcessPool:
         raise UserError(
-            "A worker process was killed (often for want of memory): start the same command again "
-            "to continue, with --jobs 1 if it happens again."
+            "A worker process was killed, often because it ran out of memory. Start the same "
+            "command again to continue, with --jobs 1 if it happens again."
         ) from None
     except BaseException:
-        # Ctrl-C does not reach workers, which would finish their run: their states are on disk.
+        # Ctrl-C does not reach workers, which would finish their run; checkpoints are on disk.
         for worker in multiprocessing.active_children():
             worker.terminate()
         raise
@@ -50,7 +52,7 @@ def run_side_by_side(calls: Sequence[Callable[[], None]], jobs: int) -> None:
 
 @contextlib.contextmanager
 def _interrupts_deferred() -> Iterator[None]:
-    """Let Ctrl-C wait; processes started meanwhile never see it, not even while they import."""
+    """Defer Ctrl-C; processes that are started meanwhile never receive it."""
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield

@@ -1,4 +1,4 @@
-"""A table as a script states it: rows at the paper's scale, columns, and how to shrink it."""
+"""A table as a script states it: rows at the paper's scale, columns, and smaller scales."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ SCALES = ("proxy", "paper", "smoke")
 
 @dataclass(frozen=True)
 class TableRow:
-    """What one row runs: a pretraining, then evaluations of its encoder."""
+    """A training of a row: a pretraining, then evaluations of its encoder."""
 
     pretrain: PretrainRecipe
     evaluations: tuple[Evaluation, ...]
 
 
 def training_name(row: str, variant: str = "") -> str:
-    """Name a training by its row, and by its variant where the row holds several.
+    """Return the name of a training: its row, with its variant if the row has several.
 
     >>> training_name("start_2"), training_name("start_2", "res18")
     ('start_2', 'start_2/res18')
@@ -35,25 +35,25 @@ def training_name(row: str, variant: str = "") -> str:
 
 
 class TableColumn(Protocol):
-    """Reads one column's value from the figures of a table."""
+    """Reads one column's values from the runs of a table."""
 
     def value(self, row: str, seed: int, runs: FinishedRuns) -> float | None:
-        """Return the value of a row's cell for a seed, None where it has none."""
+        """Return the value of a row's cell for a seed, None without one."""
         ...
 
     def reads(self, row: str) -> tuple[str, ...]:
-        """Name the trainings that a row's cell is read from; some may be named twice."""
+        """Return the trainings that a row's cell is read from, possibly with repetitions."""
         ...
 
 
 @dataclass(frozen=True)
 class Metric:
-    """One figure of the row itself, times a factor.
+    """A metric of the row itself, times a factor.
 
     Names: ``pretrain.NAME`` (mean over the last epoch), ``halfway.NAME`` (over the middle epoch),
     ``monitor.NAME`` (kNN of the last epoch), ``monitor_halfway.NAME``, ``EVALUATION.NAME``, and
     ``history.NAME`` for what the table's ``derive`` returns.
-    In rows that hold several trainings, ``variant`` says of which it is.
+    In rows with several trainings, ``variant`` selects one.
     """
 
     name: str
@@ -62,14 +62,14 @@ class Metric:
     variant: str = ""
 
     def value(self, row: str, seed: int, runs: FinishedRuns) -> float | None:
-        """Return the figure, or the one called ``otherwise`` where there is none, scaled."""
+        """Return the scaled metric, or the one called ``otherwise`` if it is missing."""
         run = runs.get(training_name(row, self.variant), {}).get(seed)
         own = run.metrics if run else {}
         found = own.get(self.name, own.get(self.otherwise or ""))
         return None if found is None else found * self.factor
 
     def reads(self, row: str) -> tuple[str, ...]:
-        """Name the one training."""
+        """Return the one training."""
         return (training_name(row, self.variant),)
 
 
@@ -87,7 +87,7 @@ class Gain:
         return None if own is None or other is None else own - other
 
     def reads(self, row: str) -> tuple[str, ...]:
-        """Name what the column reads of both rows."""
+        """Return the trainings that the column reads of both rows."""
         return self.column.reads(row) + self.column.reads(self.over)
 
 
@@ -105,7 +105,7 @@ class Difference:
         return None if first is None or second is None else first - second
 
     def reads(self, row: str) -> tuple[str, ...]:
-        """Name what both columns read."""
+        """Return the trainings that both columns read."""
         return self.minuend.reads(row) + self.subtrahend.reads(row)
 
 
@@ -125,7 +125,7 @@ class Ratio:
         return above / below if below else math.nan
 
     def reads(self, row: str) -> tuple[str, ...]:
-        """Name what both columns read."""
+        """Return the trainings that both columns read."""
         return self.numerator.reads(row) + self.denominator.reads(row)
 
 
@@ -137,7 +137,7 @@ class Table:
         script: the script's path; ``<table>.toml`` and ``<table>.proxy.toml`` stand beside it.
         rows: the rows that are run, at the paper's scale; ``data`` is filled in from ``--data``. A
             row that prints several trainings side by side maps each variant's name to a `TableRow`.
-        columns: how to read each column of the reference from a run's figures.
+        columns: how to read each column of the reference from the runs' metrics.
         proxy: shrinks a training to the built-in data set and minutes; None: this scale leaves it
             out, its cells are not run.
         smoke: shrinks a training to seconds, or leaves it out.
@@ -147,7 +147,7 @@ class Table:
             ``data.source`` is "places" reads what the option ``--places`` gives at paper scale.
         not_run: reasons for rows and columns of the reference that this script does not run.
         seeds: seeds run by default, by scale.
-        derive: further figures of a run, from its recipe and what it has recorded over time.
+        derive: further metrics of a run, from its recipe and its record.
         collapse: which cells say "collapse" instead of a number, and when; None: a training that
             ends early has failed, and every other has its number.
         plots: draw more than the comparison, into the report's folder.
