@@ -96,7 +96,8 @@ def environment(
 
 def _content(wanted: Sequence[str], wheels: Sequence[str]) -> str:
     """Describe all that an environment depends on."""
-    settings = ["constraints.txt", "pyproject.toml", "reproductions/pyproject.toml"]
+    # The groups of the root are among what is wanted; its settings of tools install nothing.
+    settings = ["constraints.txt", "reproductions/pyproject.toml"]
     settings += [f"{folder}/pyproject.toml" for folder in (CORE, *_package_folders(PACKAGES))]
     files = [ROOT / name for name in settings if (ROOT / name).exists()]
     for folder in wheels:

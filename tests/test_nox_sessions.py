@@ -185,9 +185,7 @@ def test_a_second_run_installs_nothing_and_needs_no_network(small: Path) -> None
     assert "Making the environment" not in again
 
 
-@pytest.mark.parametrize(
-    "name", ["constraints.txt", "pyproject.toml", "packages/mochi/pyproject.toml"]
-)
+@pytest.mark.parametrize("name", ["constraints.txt", "packages/mochi/pyproject.toml"])
 def test_an_environment_is_made_again_when_its_settings_change(small: Path, name: str) -> None:
     end(start_small(small, "import thing"))
     write_wheel(small, value=2)

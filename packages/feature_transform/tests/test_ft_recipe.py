@@ -28,6 +28,7 @@ def test_the_defaults_are_those_of_the_papers_final_runs() -> None:
     assert recipe.active(at(0))
 
 
+@pytest.mark.wheel
 def test_a_recipe_survives_json() -> None:
     for recipe in (TransformRecipe(), TransformRecipe(negatives="hard", hard_beta=(5.0, 2.0))):
         assert TransformRecipe(**json.loads(json.dumps(asdict(recipe)))) == recipe

@@ -6,6 +6,7 @@ import pytest
 EXAMPLE = Path(__file__).parents[1] / "examples" / "own_loop.py"
 
 
+@pytest.mark.wheel
 def test_the_example_runs_and_learns() -> None:
     losses = runpy.run_path(str(EXAMPLE))["main"]()
     assert losses[-1] < losses[6]

@@ -6,6 +6,7 @@ import pytest
 EXAMPLE = Path(__file__).parents[1] / "examples" / "own_loop.py"
 
 
+@pytest.mark.wheel
 @pytest.mark.parametrize("task", ["rotation", "exemplar", "jigsaw", "location"])
 def test_the_example_runs_and_learns(task: str) -> None:
     losses = runpy.run_path(str(EXAMPLE))["main"](task)
