@@ -22,9 +22,8 @@ from retable.evaluate.transfer.finetune import FineTuning
 from retable.files import digest_of_tensors
 from retable.random import derive_key, initialising
 from retable.testing import run_processes
-from retable.train import loop
 from retable.train.options import RunOptions
-from retable.train.pretrain import train
+from retable.train.pretrain import Training, train
 from retable.train.recipe import InitialWeights, build_method
 from retable.train.runs import RunDirectory
 from retable.views import center, crop_and_flip
@@ -124,15 +123,15 @@ def test_an_interrupted_training_ends_with_the_same_bits(
     step: int, checkpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     expected = run(SMALL, checkpoint, tmp_path / "whole")
-    make_step: Callable[..., Any] = loop.Training.make_step
+    make_step: Callable[..., Any] = Training.make_step
 
-    def dying(training: loop.Training, *arguments: Any) -> Any:
+    def dying(training: Training, *arguments: Any) -> Any:
         if training.step == step:
             raise KeyboardInterrupt
         return make_step(training, *arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(loop.Training, "make_step", dying)
+        patch.setattr(Training, "make_step", dying)
         with pytest.raises(KeyboardInterrupt):
             run(SMALL, checkpoint, tmp_path / "parts")
     assert run(SMALL, checkpoint, tmp_path / "parts") == expected

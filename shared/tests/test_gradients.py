@@ -20,10 +20,9 @@ from retable.encoders import ResNetRecipe
 from retable.errors import UserError
 from retable.random import derive_key, initialising, normal
 from retable.train.gradients import GradientLandscape, read_landscape
-from retable.train.loop import Training
 from retable.train.metrics import MetricsLog
 from retable.train.options import RunOptions
-from retable.train.pretrain import make_accelerator, pretrain
+from retable.train.pretrain import Training, make_accelerator, pretrain
 from retable.train.runs import RunDirectory
 
 
@@ -259,7 +258,7 @@ def test_the_loop_writes_the_gradients_that_the_optimizer_gets(
         encoder = self.method.encoder
 
         def noting(optimizer: Any, *closure: Any) -> Any:
-            for name in self.gradients.modules:
+            for name in self.recorder.gradients.modules:
                 norms.setdefault(name, []).append(norms_one_by_one(encoder, name))
             return step(optimizer, *closure)
 

@@ -16,10 +16,15 @@ from retable.errors import UserError
 from retable.methods import Batch, Method, Metrics, StepOutput, SupervisedRecipe
 from retable.train import checkpoint
 from retable.train.health import COLLAPSE, DIVERGED
-from retable.train.loop import Training, TrainingFailedError
 from retable.train.metrics import MetricsLog
 from retable.train.options import RunOptions
-from retable.train.pretrain import check_fit, make_accelerator, pretrain
+from retable.train.pretrain import (
+    Training,
+    TrainingFailedError,
+    check_fit,
+    make_accelerator,
+    pretrain,
+)
 from retable.train.recipe import PretrainRecipe, build_method
 from retable.train.runs import RunDirectory
 from retable.train.traces import read_traces

@@ -23,10 +23,9 @@ from retable.methods import (
 )
 from retable.testing import TinyEncoder, make_batch
 from retable.train import checkpoint, health
-from retable.train.loop import Training
 from retable.train.optim import OptimizerRecipe
 from retable.train.options import RunOptions
-from retable.train.pretrain import make_accelerator, pretrain
+from retable.train.pretrain import Training, make_accelerator, pretrain
 from retable.train.recipe import PretrainRecipe
 from retable.train.runs import RunDirectory
 from retable.train.schedules import ScheduleRecipe

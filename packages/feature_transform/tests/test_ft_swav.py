@@ -26,10 +26,9 @@ from retable.random import derive_key, normal
 from retable.reproduce.plan import price
 from retable.testing import TinyEncoder, make_batch, own_share, run_processes, train_steps
 from retable.train.cost import forward_flops
-from retable.train.loop import Training
 from retable.train.optim import OptimizerRecipe, build_optimizer
 from retable.train.options import RunOptions
-from retable.train.pretrain import make_accelerator, pretrain
+from retable.train.pretrain import Training, make_accelerator, pretrain
 from retable.train.recipe import PretrainRecipe
 from retable.train.runs import RunDirectory
 from retable.weights import load_encoder

@@ -19,7 +19,7 @@ from retable.reproduce.run import FinishedRun
 from retable.train import health
 
 ENDINGS = (health.COLLAPSE, health.DIVERGED)
-"""The kinds of `retable.train.loop.TrainingFailedError` that count as a collapse."""
+"""The kinds of `retable.train.TrainingFailedError` that count as a collapse."""
 TIMES_CHANCE = 3.0
 """Multiple of chance below which a probe finds next to nothing in the features."""
 

@@ -25,10 +25,9 @@ from retable.methods.method import Method, Progress
 from retable.reproduce.run import Run, read_run
 from retable.reproduce.side_by_side import run_side_by_side
 from retable.settings import to_plain
-from retable.train.loop import Monitor, TrainingFailedError
 from retable.train.options import RunOptions
 from retable.train.pretext_metrics import pretext_metrics
-from retable.train.pretrain import make_accelerator, pretrain
+from retable.train.pretrain import Monitor, TrainingFailedError, make_accelerator, pretrain
 from retable.train.recipe import PretrainRecipe
 from retable.train.runs import RunDirectory, code_digest, environment
 from retable.views import without_draws

@@ -1,30 +1,59 @@
 """One pretraining loop for every method, from recipe to encoder file.
 
-The loop knows batches, the optimizer and the clock; it knows no method. What it needs from one is
-its loss, its scalars and its encoder.
+The loop knows batches, the optimizer and the clock; it knows no method. It takes a method's loss,
+metrics and encoder.
 """
 
 from __future__ import annotations
 
+import sys
 import warnings
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import nn
 
+from retable import progress
 from retable.data.loader import Loader
 from retable.data.sampler import Sampler
 from retable.data.source import Source
 from retable.errors import UserError
 from retable.extras import require
-from retable.methods.method import Method
+from retable.methods.method import Batch, Method, Metrics
+from retable.nn import batch_norm
 from retable.precision import accelerate_mode, autocast_dtype
-from retable.train.loop import Monitor, Training
+from retable.train import checkpoint, health
+from retable.train.cost import Throughput
 from retable.train.metrics import MetricsLog
-from retable.train.optim import build_optimizer
+from retable.train.optim import build_optimizer, set_learning_rate
 from retable.train.options import RunOptions
 from retable.train.recipe import PretrainRecipe, build_method
+from retable.train.recorder import Recorder
 from retable.train.runs import RunDirectory
+from retable.train.schedules import learning_rate
 from retable.weights import save_encoder
+
+Monitor = Callable[[Method, int], dict[str, float]]
+"""Called with the method and the number of finished epochs; its metrics are logged."""
+
+
+class TrainingFailedError(UserError):
+    """The run cannot go on: its loss is not finite or its embedding has collapsed.
+
+    Attributes:
+        kind: `health.DIVERGED` or `health.COLLAPSE`.
+        reason: reason in words.
+    """
+
+    def __init__(self, failure: health.Failure, directory: RunDirectory, step: int) -> None:
+        super().__init__(
+            f"Training stopped at step {step}: {failure.reason}. The last good checkpoint is in "
+            f"{directory.checkpoints}: lower the learning rate or change the method's recipe."
+        )
+        self.kind, self.reason = failure
 
 
 def pretrain(
@@ -36,32 +65,31 @@ def pretrain(
     options: RunOptions | None = None,
     monitor: Monitor | None = None,
 ) -> dict[str, Any]:
-    """Train, or continue training, and leave ``encoder.safetensors`` in the directory.
+    """Train, or continue training, and write ``encoder.safetensors`` to the directory.
 
     Args:
-        recipe: what decides the numbers.
-        seed: key of every draw: weights, order, views, and what the method draws.
-        source: the training images.
-        directory: where states, log and encoder go; a state found there is continued from.
-        accelerator: an ``accelerate.Accelerator`` made for the recipe's precision.
-        options: how to carry it out; the defaults of `RunOptions` if None.
-        monitor: called as ``monitor(method, epochs made)`` after each epoch on all processes; what
-            it returns is logged. It leaves the method as it was.
+        recipe: everything that decides the numbers.
+        seed: key of every draw: weights, order, views, and the method's own draws.
+        source: training images.
+        directory: folder of checkpoints, log and encoder; the newest checkpoint is continued.
+        accelerator: an ``accelerate.Accelerator`` for the recipe's precision.
+        options: how to carry the recipe out; None: the defaults of `RunOptions`.
+        monitor: called as ``monitor(method, finished epochs)`` after each epoch on all processes.
+            It must leave the method as it was.
 
     Returns:
-        ``steps``, ``epochs`` (the means of every epoch's scalars) and ``monitor`` (its lines),
-        plain values that are equal to the bit however often the run was interrupted (one process,
-        CPU).
+        ``steps``, ``epochs`` (the means of each epoch's metrics) and ``monitor`` (its lines),
+        plain values that are bit-equal however often the run was interrupted (one process, CPU).
 
     Raises:
         TrainingFailedError: the loss is not finite or the embedding has collapsed; the last good
-            state is kept.
+            checkpoint is kept.
         UserError: batch, groups and processes do not fit together.
     """
     training = train(recipe, seed, source, directory, accelerator, options, monitor)
-    encoder_metadata = {"recipe": directory.path.name, "seed": seed, "steps": training.step}
+    metadata = {"recipe": directory.path.name, "seed": seed, "steps": training.step}
     if accelerator.is_main_process:
-        save_encoder(directory.encoder, training.method.encoder, recipe.encoder, encoder_metadata)
+        save_encoder(directory.encoder, training.method.encoder, recipe.encoder, metadata)
     accelerator.wait_for_everyone()
     return training.summary()
 
@@ -75,38 +103,181 @@ def train(
     options: RunOptions | None = None,
     monitor: Monitor | None = None,
 ) -> Training:
-    """Train as `pretrain` does, without writing an encoder; the result holds the trained method."""
+    """Train as `pretrain` does, but write no encoder; the result holds the trained method."""
     options = options or RunOptions()
-    method = build_method(recipe, seed)
-    check_fit(recipe, method, accelerator.num_processes, options)
-    loader = Loader(
-        source,
-        Sampler(len(source), recipe.batch, seed),
-        recipe.views,
-        epochs=recipe.epochs,
-        workers=options.workers,
-        device=accelerator.device,
-        resident=options.resident or None,
-        compiled=options.compile and accelerator.device.type == "cuda",
-        channels_last=options.channels_last,
-    )
-    if options.channels_last:
-        method = method.to(memory_format=torch.channels_last)
-    optimizer = build_optimizer(recipe.optimizer, method)
-    with warnings.catch_warnings():
-        # accelerate knows no other name for it yet; all processes' buffers are equal at the start
-        warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
-        wrapped, optimizer = accelerator.prepare(method, optimizer)
-    if options.compile:
-        _compile_encoders(method)
-    events = directory.path / "events" if options.tensorboard else None
-    log = MetricsLog(directory.metrics, events if accelerator.is_main_process else None)
-    training = Training(
-        recipe, seed, method, wrapped, optimizer, accelerator, loader, directory, log
-    )
+    training = Training.prepare(recipe, seed, source, directory, accelerator, options)
     training.restore()
-    training.run(options, monitor)
+    recorder, per_epoch = training.recorder, training.loader.steps_per_epoch
+    recorder.throughput.restart(training.step)
+    with progress.bar(
+        training.total, "steps", initial=training.step, shown=not options.quiet
+    ) as bar:
+        for batch in training.loader.batches(training.step, training.total):
+            training.make_step(batch, options.accumulate)
+            bar.update()
+            step, epoch = training.step, batch.progress.epoch + 1
+            epoch_ends = step % per_epoch == 0
+            saves = epoch_ends or step == training.total or step % options.checkpoint_every == 0
+            if not (saves or step % options.log_every == 0):
+                continue
+            means, failure = recorder.write_steps(step)
+            training.stop_if(failure)
+            bar.set_description(f"{options.label} epoch {epoch}/{recipe.epochs}")
+            bar.set_postfix(loss=f"{means['loss']:.3f}", refresh=False)
+            if epoch_ends:
+                batch_norm.average_statistics(training.method)
+                recorder.gradients.write(recorder.log, step, epoch)
+                monitored = monitor(training.method, epoch) if monitor else {}
+                means, failure = recorder.write_epoch(step, epoch, per_epoch, monitored)
+                training.stop_if(failure)
+                if recorder.main and not options.quiet and epoch in (1, recipe.epochs):
+                    for message in health.messages(means):
+                        bar.write(f"{options.label} epoch {epoch}: {message}", file=sys.stderr)
+            if saves:
+                training.save()
+            recorder.throughput.restart(step)
     return training
+
+
+@dataclass
+class Training:
+    """A run in progress: what the loop carries from step to step."""
+
+    recipe: PretrainRecipe
+    method: Method
+    wrapped: nn.Module
+    optimizer: Any
+    accelerator: Any
+    loader: Loader
+    directory: RunDirectory
+    recorder: Recorder
+    step: int = 0
+
+    @classmethod
+    def prepare(
+        cls,
+        recipe: PretrainRecipe,
+        seed: int,
+        source: Source,
+        directory: RunDirectory,
+        accelerator: Any,
+        options: RunOptions,
+    ) -> Training:
+        """Build the method, its loader, its optimizer and its log."""
+        method = build_method(recipe, seed)
+        check_fit(recipe, method, accelerator.num_processes, options)
+        loader = Loader(
+            source,
+            Sampler(len(source), recipe.batch, seed),
+            recipe.views,
+            epochs=recipe.epochs,
+            workers=options.workers,
+            device=accelerator.device,
+            resident=options.resident or None,
+            compiled=options.compile and accelerator.device.type == "cuda",
+            channels_last=options.channels_last,
+        )
+        if options.channels_last:
+            method = method.to(memory_format=torch.channels_last)
+        optimizer = build_optimizer(recipe.optimizer, method)
+        with warnings.catch_warnings():
+            # accelerate has no other name for it yet; all buffers are equal at the start
+            warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
+            wrapped, optimizer = accelerator.prepare(method, optimizer)
+        if options.compile:
+            _compile_encoders(method)
+        main = accelerator.is_main_process
+        events = directory.path / "events" if options.tensorboard and main else None
+        sizes = [view.size for view in recipe.views]
+        throughput = Throughput(method, recipe.batch, recipe.precision, sizes, 0)
+        log = MetricsLog(directory.metrics, events)
+        recorder = Recorder(log, method.encoder, throughput, main=main)
+        return cls(
+            recipe, method, wrapped.train(), optimizer, accelerator, loader, directory, recorder
+        )
+
+    @property
+    def total(self) -> int:
+        """Steps of the whole run."""
+        steps = self.recipe.epochs * self.loader.steps_per_epoch
+        return steps if self.recipe.max_steps is None else min(steps, self.recipe.max_steps)
+
+    def make_step(self, batch: Batch, accumulate: int) -> None:
+        """Differentiate the loss of one batch, in micro-batches, and update the weights."""
+        rate = learning_rate(
+            self.recipe.optimizer.schedule,
+            self.recipe.optimizer.lr,
+            batch.progress.step,
+            self.loader.steps_per_epoch,
+            self.recipe.epochs,
+        )
+        set_learning_rate(self.optimizer, rate)
+        of_parts: list[Metrics] = []
+        for number, part in enumerate(_parts(batch, accumulate), start=1):
+            last = number == accumulate
+            with nullcontext() if last else self.accelerator.no_sync(self.wrapped):
+                output = self.wrapped(part)
+                self.accelerator.backward(output.loss / accumulate)
+            of_parts.append({"loss": output.loss.detach(), **output.metrics, **output.trace})
+        self.accelerator.unscale_gradients(self.optimizer)
+        self.recorder.gradients.measure()
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.method.after_step(batch.progress)
+        self.step += 1
+        means = {name: sum(p[name] for p in of_parts) / accumulate for name in of_parts[0]}
+        self.recorder.add(self.step, {**means, "learning_rate": rate}, output.trace)
+
+    def stop_if(self, failure: health.Failure | None) -> None:
+        """Raise `TrainingFailedError` for a failure."""
+        if failure is not None:
+            raise TrainingFailedError(failure, self.directory, self.step)
+
+    def save(self) -> None:
+        """Write a checkpoint."""
+        batch_norm.average_statistics(self.method)
+        if self.recorder.main:
+            scaler = self.accelerator.scaler
+            state = {
+                "method": self.method.state_dict(),
+                "optimizer": self.optimizer.state_dict(),
+                "scaler": scaler.state_dict() if scaler is not None else None,
+                **self.recorder.state(),
+            }
+            checkpoint.save(self.directory.checkpoints, self.step, state)
+        self.accelerator.wait_for_everyone()
+
+    def restore(self) -> None:
+        """Continue from the newest undamaged checkpoint, if there is one."""
+        self.step, state = checkpoint.load_newest(self.directory.checkpoints) or (0, {})
+        if state:
+            self.method.load_state_dict(state["method"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            if state["scaler"] is not None:
+                self.accelerator.scaler.load_state_dict(state["scaler"])
+        self.recorder.restore(state, self.step)
+
+    def summary(self) -> dict[str, Any]:
+        """Return the results of the run, without anything that depends on the clock."""
+        self.accelerator.wait_for_everyone()
+        log = self.recorder.log
+        return {
+            "steps": self.step,
+            "complete": self.step == self.recipe.epochs * self.loader.steps_per_epoch,
+            "unreadable": len(self.loader.source.unreadable),
+            "epochs": log.read("epoch"),
+            "monitor": log.read("monitor"),
+        }
+
+
+def _parts(batch: Batch, count: int) -> Iterator[Batch]:
+    """Cut a batch into equal micro-batches."""
+    if count == 1:
+        yield batch
+        return
+    size = len(batch.labels) // count
+    for start in range(0, size * count, size):
+        yield batch.rows(slice(start, start + size))
 
 
 def make_accelerator(precision: str, *, cpu: bool = False) -> Any:
