@@ -83,7 +83,7 @@ def test_neighbours_stand_above_the_centre_under_their_class() -> None:
     [
         ({"--out": "picture.jpeg"}, "must end with .png, .svg or .pdf, got picture.jpeg"),
         ({"--data": "shapez"}, "'shapez' is unknown"),
-        ({"--images": "0"}, "batch size is 0"),
+        ({"--images": "0"}, "must be at least 1, got 0"),
         ({"--images": "9"}, "exceeds the 8 samples"),
         ({"--size": "2"}, "patch grid"),
     ],

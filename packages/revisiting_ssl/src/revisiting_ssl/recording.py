@@ -12,9 +12,8 @@ from retable.data.sampler import Sampler
 from retable.data.source import TRAIN
 from retable.data.sources import open_source
 from retable.errors import UserError
-from retable.methods.method import Batch, Method, MethodRecipe, Progress
+from retable.methods.method import Batch, Method, MethodRecipe
 from retable.nn.patches import PatchGrid
-from retable.random import derive_key
 from retable.views import ViewRecipe, inception, patch_tasks
 from revisiting_ssl.exemplar import ExemplarRecipe
 from revisiting_ssl.jigsaw import JigsawRecipe
@@ -98,18 +97,10 @@ def record_step(task: str, data: str, *, images: int, size: int, seed: int = 0) 
     method = method_recipe.build(encoder, seed).eval()
     # Exemplar compares images: an odd one is drawn, but not shown.
     sampler = Sampler(len(source), images + images % 2, seed)
-    (loaded,) = Loader(source, sampler, views, resident=False).batches(0, 1)
-    batch = Batch(
-        views=loaded.views,
-        labels=loaded.labels,
-        indices=loaded.indices,
-        positions=loaded.positions,
-        progress=Progress(0, sampler.steps_per_epoch, 1),
-        rng_key=derive_key(seed, "step", 0),
-    )
+    (batch,) = Loader(source, sampler, views, resident=False).batches(0, 1)
     with torch.no_grad():
         method(batch)
     (seen,) = encoder.seen
-    originals = [source.image(index) for index in loaded.indices.tolist()[:images]]
-    inputs = seen.view(len(loaded.indices), -1, *seen.shape[1:])[:images]
+    originals = [source.image(index) for index in batch.indices.tolist()[:images]]
+    inputs = seen.view(len(batch.indices), -1, *seen.shape[1:])[:images]
     return RecordedStep(method, batch, originals, inputs)

@@ -62,7 +62,7 @@ def decode(data: bytes, name: str) -> Tensor:
         name: what to call the image in an error.
 
     Raises:
-        UnreadableImageError: the bytes are not a whole image.
+        UnreadableImageError: the bytes are not a complete image.
     """
     prepare()
     fault = header_fault(data)

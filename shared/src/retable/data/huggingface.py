@@ -161,7 +161,7 @@ def _labels(dataset: Any, column: str, data: str) -> tuple[Tensor, list[str]]:
         return torch.tensor([-1 if value is None else value for value in values]), feature.names
     if not all(isinstance(value, int | str) for value in values):
         raise UserError(
-            f"The column {column!r} of the data set {data} holds no classes: expected whole "
+            f"The column {column!r} of the data set {data} holds no classes: use one of whole "
             "numbers, strings or a ClassLabel."
         )
     names = sorted(set(values))

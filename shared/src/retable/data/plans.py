@@ -40,7 +40,7 @@ class Plan(Protocol):
 class TrainingPlan:
     """Plans a process's share of each global batch; draws are keyed by (seed, epoch, view).
 
-    What an image's views share is keyed by (seed, epoch).
+    Draws that an image's views share are keyed by (seed, epoch).
     """
 
     sampler: Sampler

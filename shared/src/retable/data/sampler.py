@@ -1,6 +1,6 @@
-"""Which samples make a batch: a function of (seed, epoch, step), without state.
+"""Samples of a batch as a function of (seed, epoch, step), without state.
 
-Nothing has to be saved or restored: to resume is to ask for step n. The global batch is the same on
+Nothing has to be saved or restored: a resumed run asks for step n. The global batch is the same on
 any number of processes; each takes its contiguous share.
 """
 
@@ -25,17 +25,13 @@ class Sampler:
 
     Raises:
         UserError: the batch is larger than the data set.
-
-    >>> sampler = Sampler(length=10, batch_size=4, seed=0)
-    >>> sampler.steps_per_epoch, sampler.global_batch(step=7).shape
-    (2, torch.Size([4]))
     """
 
     def __init__(self, length: int, batch_size: int, seed: int, drop_last: bool = True) -> None:
         if length < 1:
-            raise UserError("The data set is empty: expected at least one sample.")
+            raise UserError("The data set is empty: use one with at least one sample.")
         if batch_size < 1:
-            raise UserError(f"The batch size is {batch_size}: expected at least 1.")
+            raise UserError(f"`batch_size` must be at least 1, got {batch_size}.")
         if drop_last and batch_size > length:
             raise UserError(
                 f"The batch size {batch_size} exceeds the {length} samples of the data set: "
@@ -50,7 +46,7 @@ class Sampler:
 
     def epoch_order(self, epoch: int) -> Tensor:
         """Return the order of all samples in an epoch: (length,) int64, a permutation."""
-        # One entry of cache: an epoch's steps ask one after the other, and sorting takes 0.1 s for
+        # A cache of one entry: the steps of an epoch follow each other, and sorting takes 0.1 s for
         # a million samples.
         if self._latest is None or self._latest[0] != epoch:
             rng_key = random.derive_key(self.seed, "order", epoch)
@@ -58,7 +54,7 @@ class Sampler:
         return self._latest[1]
 
     def epoch(self, step: int) -> int:
-        """Return the zero-based epoch of a step counted over the whole run."""
+        """Return the zero-based epoch of a step counted over all epochs."""
         return step // self.steps_per_epoch
 
     def batch_length(self, step: int) -> int:

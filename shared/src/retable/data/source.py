@@ -55,8 +55,8 @@ class Source:
         class_names: the name of each class, in the order of the labels.
         description: JSON-serialisable provenance of results: the string that named the source,
             split, counts, and a checksum of the list of files and labels. Under "pixels" a checksum
-            of what the images depend on, not their labels; a source without it can be used, but no
-            features of it are kept.
+            of all that the images depend on, not of their labels; without it no features of the
+            source are cached.
         skip_unreadable: whether an unreadable sample is replaced by the next one.
         unreadable: samples that turned out unreadable in this process.
         replacements: the samples that took their places in `resident`.

@@ -142,9 +142,6 @@ def share_of_classes(labels: Tensor, fraction: float) -> Tensor:
 
     Of a class with n samples round(n * fraction) are kept and at least one; unlabelled samples
     are a class of their own. A smaller share is contained in a larger one.
-
-    >>> share_of_classes(torch.tensor([0, 0, 1, 1, 1, 1]), 0.5).shape
-    torch.Size([3])
     """
     chosen = []
     for label in sorted(set(labels.tolist())):

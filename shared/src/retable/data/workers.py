@@ -141,9 +141,10 @@ def _select(layer: Tensor | list[Tensor], indices: Tensor, rows: Tensor) -> Tens
 
 
 class Crops(NamedTuple):
-    """Crops that a worker sends: V tensors (B, 3, S, S) uint8, and what their draws depend on.
+    """Crops that a worker sends: V tensors (B, 3, S, S) uint8.
 
-    ``samples`` is (3, B) int64: positions in the data set, heights and widths of the images.
+    ``samples`` is (3, B) int64, which the draws depend on: positions in the data set, heights and
+    widths of the images.
     ``layers`` are cut as the crops are.
     """
 

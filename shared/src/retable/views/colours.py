@@ -44,11 +44,6 @@ def photometric(
 
     Returns:
         (B, 3, S, S) float32, contiguous, normalised or standardised.
-
-    >>> from retable.views import moco_v2, sample_parameters
-    >>> drawn = sample_parameters(moco_v2(32), 0, torch.arange(4), 32, 32)
-    >>> photometric(torch.rand(4, 3, 32, 32), drawn, moco_v2(32)).shape
-    torch.Size([4, 3, 32, 32])
     """
     piece = max(1, _CPU_PIECE // crops[:1].numel()) if len(crops) else 1
     if crops.device.type == "cpu" and not compiled and len(crops) > piece:

@@ -2,7 +2,7 @@
 
 An antialiased resize is linear and separable, so crop, resize and flip of one image together are
 ``V @ image @ H^T``, with a matrix V of (S, height) and one H of (S, width) whose rows hold the
-filter's weights inside the crop. With one pair of matrices for each image a whole batch is two
+filter's weights inside the crop. With one pair of matrices for each image a batch is two
 batched matrix products, on any device, without a loop and without reading anything back.
 """
 
@@ -45,12 +45,6 @@ def crop_resize(
     Returns:
         (B, 3, S, S) float32 in [0, 1]. The strides are not those of a contiguous tensor: the
         three channels lie apart, which is the order in which colours are computed fastest.
-
-    >>> from retable.views import moco_v2, sample_parameters
-    >>> images = torch.zeros(4, 3, 40, 50, dtype=torch.uint8)
-    >>> drawn = sample_parameters(moco_v2(32), 0, torch.arange(4), 40, 50)
-    >>> crop_resize(images, drawn, 32).shape
-    torch.Size([4, 3, 32, 32])
     """
     height, width = images.shape[2:]
     if _nothing_to_do(parameters, height, width, size):
@@ -85,11 +79,6 @@ def cut(image: Tensor, parameters: ViewParameters, recipe: ViewRecipe) -> Tensor
 
     Returns:
         (3, S, S) uint8.
-
-    >>> from retable.views import moco_v2, sample_parameters
-    >>> drawn = sample_parameters(moco_v2(32), 0, torch.tensor([7]), 40, 50)
-    >>> cut(torch.zeros(3, 40, 50, dtype=torch.uint8), drawn, moco_v2(32)).shape
-    torch.Size([3, 32, 32])
     """
     (geometry,) = _geometry(parameters)
     return _cut(image, geometry, recipe.size, recipe.interpolation)

@@ -76,14 +76,10 @@ def cut_boxes(boxes: Tensor, parameters: ViewParameters, size: int) -> Tensor:
         (B, N, 5 + K) float32 in the same order: left, top, right, bottom in pixels of the view, the
         share of the box's area that the view shows (0 for padding), the further columns.
     """
-    scale, shift = (
-        pair.float().flip(1)[:, None]  # rows and columns become x and y
-        for pair in (
-            parameters.resized / parameters.crops[:, 2:],
-            parameters.crops[:, :2] * (parameters.resized / parameters.crops[:, 2:])
-            + parameters.window,
-        )
-    )
+    ratio = parameters.resized / parameters.crops[:, 2:]
+    offset = parameters.crops[:, :2] * ratio + parameters.window
+    # Rows and columns become x and y.
+    scale, shift = (pair.flip(1)[:, None] for pair in (ratio, offset))
     low, high = boxes[..., :2] * scale - shift, boxes[..., 2:4] * scale - shift
     area = (high - low).prod(dim=2)
     flip = parameters.flip[:, None]

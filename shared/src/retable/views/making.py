@@ -24,11 +24,12 @@ def make_view(
     Args:
         images: (B, 3, H, W) uint8, on any device; nothing waits for that device.
         indices: (B,) int64 on the CPU, the images' places in their data set: together with the key
-            they determine the draws, whatever the batch.
+            they determine the draws.
         recipe: how views are made.
         rng_key: of one view number and one epoch, for instance ``derive_key(seed, "views", epoch,
             0)``.
-        image_key: of what an image's views share, see `retable.views.sample_parameters`.
+        image_key: key of the draws that an image's views share, see
+            `retable.views.sample_parameters`.
         compiled: see `retable.views.photometric`.
 
     Returns:

@@ -94,10 +94,6 @@ def draw_operations(
     Returns:
         Operations (B, n) int64, positions in `OPERATIONS` or `SKIPPED`; their arguments (B, n)
         float32; bicubic (B, n) bool, the filter of geometric operations, else bilinear.
-
-    >>> operations, arguments, bicubic = draw_operations((2, 10.0, 0.5), 0, torch.arange(4))
-    >>> operations.shape, arguments.shape, bicubic.dtype
-    (torch.Size([4, 2]), torch.Size([4, 2]), torch.bool)
     """
     layers, mean, deviation = setting or (0, 0.0, 0.0)
     places = (indices[:, None] * layers + torch.arange(layers)) * _SLOTS

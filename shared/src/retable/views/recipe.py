@@ -1,9 +1,9 @@
-"""What a view is: the augmentations of the papers as plain values.
+"""Recipes of views: the augmentations of the papers as plain values.
 
-A recipe says which random crop and which photometric steps make a view, and with which strengths.
+A recipe names the random crop and the photometric steps of a view, and their strengths.
 It holds only numbers, words and tuples, so that it can be written to JSON, hashed and compared;
 those of the papers are in `retable.views.augmentations`. `retable.views.sampling` draws from it;
-`retable.views.cropping` and `retable.views.colours` apply what was drawn.
+`retable.views.cropping` and `retable.views.colours` apply the draws.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 LEAST_COVERED = 0.1
-"""``min_object_covered`` of TensorFlow's random crops, where the object is the whole image."""
+"""``min_object_covered`` of TensorFlow's random crops, where the object is the image itself."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class ViewRecipe:
         crop_sampling: draw the crop's area uniformly and its aspect uniformly in the logarithm,
             "torchvision", or its aspect and then its height uniformly, like "tensorflow"'s
             ``sample_distorted_bounding_box``, which takes no crop of less than a tenth of the image
-            and, where none fits, the whole of it; only with ``crop_scale``.
+            and, where none fits, the image itself; only with ``crop_scale``.
         resize: short side before the window is cut out, in pixels; only without ``crop_scale``
             (None means ``size``).
         keep_aspect: False resizes both sides to ``resize``; only without ``crop_scale``.
@@ -58,7 +58,7 @@ class ViewRecipe:
         saturation: bounds of the factor of HSV's saturation, which is cut to [0, 1] then; None for
             no change.
         gray_probability: probability of greyscale.
-        gray: what the grey of a pixel is, its "luma" (ITU-R 601-2) or the "mean" of its channels.
+        gray: the grey of a pixel, its "luma" (ITU-R 601-2) or the "mean" of its channels.
         gray_shared: whether all views of an image are grey in the same epochs, as if the image were
             made grey before they are cut out of it; with ``jitter_position`` "after_gray" it is
             the same but for rounding, since channels are averaged pixel by pixel and cropping and
@@ -123,7 +123,7 @@ class ViewRecipe:
             _require(_increasing(self.crop_scale, 1.0), "crop_scale", self.crop_scale, _SCALE)
             for name, without in (("resize", None), ("keep_aspect", True), ("window", "center")):
                 value = getattr(self, name)
-                _require(value == without, name, value, f"{without} beside a crop_scale")
+                _require(value == without, name, value, f"{without} with a crop_scale")
         if self.resize is not None:
             _require(self.resize >= self.size, "resize", self.resize, "at least the size")
         _require(_increasing(self.crop_ratio), "crop_ratio", self.crop_ratio, "0 < low <= high")
@@ -221,4 +221,4 @@ def _increasing(bounds: tuple[float, ...], highest: float = math.inf) -> bool:
 
 def _require(holds: bool, name: str, value: object, expected: str) -> None:
     if not holds:
-        raise UserError(f"the view recipe's {name} is {value}, but must be {expected}: change it")
+        raise UserError(f"`{name}` of a view must be {expected}, got {value}.")

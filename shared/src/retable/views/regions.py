@@ -1,4 +1,4 @@
-"""Which region of an image a view shows: random crops, or a window of the resized image.
+"""Regions of views: random crops, or a window of the resized image.
 
 Everything is drawn for all images and all attempts at once, from the first counters of each image.
 """
@@ -20,10 +20,10 @@ _CORNER = [20, 21]
 def regions(
     recipe: ViewRecipe, draws: Tensor, heights: Tensor, widths: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return what is cut out, to which size it is resized, and where the view lies in that.
+    """Return the crops, the sizes to which they are resized, and the windows that are the views.
 
     Args:
-        recipe: says how they are drawn.
+        recipe: of the view.
         draws: (B, 22 or more) float32 in (0, 1), each image's own.
         heights: (B,) int64, of the images in pixels.
         widths: (B,) int64.
@@ -42,7 +42,7 @@ def regions(
 
 
 def _windows(recipe: ViewRecipe, draws: Tensor, sides: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Resize the whole image and choose a window of it.
+    """Resize the image and choose a window of it.
 
     The short side is resized and the long one rounded down, as torchvision does, or both alike.
     """
@@ -81,12 +81,12 @@ def _as_torchvision(
 def _as_tensorflow(
     scale: tuple[float, float], ratio: tuple[float, float], draws: Tensor, sides: Tensor
 ) -> Tensor:
-    """Draw as TensorFlow's ``sample_distorted_bounding_box`` with the whole image as its box.
+    """Draw as TensorFlow's ``sample_distorted_bounding_box`` with the image as its box.
 
     An attempt draws the aspect, then the height between those that belong to the bounds of the
     area, as far as the image holds them, and moves it by one where rounding left the bounds. Crops
     that cover too little of the box are rejected. After ten attempts (a hundred there, of which
-    about one in eight fails at a scale of (0.05, 1)) the whole image is taken. The place is drawn
+    about one in eight fails at a scale of (0.05, 1)) the image itself is taken. The place is drawn
     from all; TensorFlow's own code never takes the last row and column.
     """
     heights, widths = sides[:, :1].double(), sides[:, 1:].double()
@@ -115,7 +115,7 @@ def _first(tried: Tensor, fits: Tensor) -> Tensor:
 
 
 def _corners(draws: Tensor, sides: Tensor, inside: Tensor) -> Tensor:
-    """Draw where something (B, 2) lies within ``sides`` (B, 2), every place alike: (B, 2)."""
+    """Draw the corners of ``inside`` (B, 2) within ``sides`` (B, 2), uniformly: (B, 2)."""
     return (draws[:, _CORNER].double() * (sides - inside + 1)).long()
 
 

@@ -1,8 +1,8 @@
-"""What is random about a view, drawn as a function of (key, data set index).
+"""Random parameters of views, drawn as functions of (key, data set index).
 
-Nothing here looks at pixels. The draws for one image depend on nothing but the key and the image's
-index in its data set, hence not on the batch, the worker or the process it happens to be in, and
-what is drawn for the colours does not depend on the image's height and width.
+Nothing here reads pixels. The draws for one image depend on the key and the image's index in its
+data set only, hence not on the batch, the worker or the process, and the draws for the colours do
+not depend on the image's height and width.
 """
 
 from __future__ import annotations
@@ -29,18 +29,18 @@ _USED = 38
 
 @dataclass(frozen=True)
 class ViewParameters:
-    """What was drawn for B views, as CPU tensors; `len`, indexing by rows and `concatenate` work.
+    """Parameters of B views, as CPU tensors; `len`, indexing by rows and `concatenate` work.
 
     Attributes:
         crops: (B, 4) int64, the region that is cut out: top, left, height, width in pixels.
         resized: (B, 2) int64, height and width to which the region is resized.
         window: (B, 2) int64, top and left of the view in the resized region (0 for random crops,
-            which are resized to the view itself; windows of the whole image have them).
+            which are resized to the view itself; windows of a resized image have them).
         flip: (B,) bool, mirrored horizontally.
         jitter: (B,) bool, colours jittered.
         jitter_order: (B, 4) int64, the order of brightness 0, contrast 1, saturation 2, hue 3.
         jitter_factors: (B, 4) float32, one for each of these four: three factors, shift in turns.
-        brightness_shift: (B,) float32, what is added.
+        brightness_shift: (B,) float32, added to all channels.
         saturation: (B,) float32, the factor of HSV's saturation, 1 where the recipe has none.
         gray: (B,) bool.
         blur_sigma: (B,) float32, in pixels of the view, 0 for no blur.
@@ -93,24 +93,19 @@ def sample_parameters(
     """Draw the parameters of one view of each of B images.
 
     Args:
-        recipe: what may be drawn.
+        recipe: distributions of the draws.
         rng_key: of one view number and one epoch, for instance ``derive_key(seed, "views", epoch,
             0)``.
         indices: (B,) int64, the images' places in their data set; on any device.
         heights: (B,) or one number, of the images in pixels.
         widths: likewise.
-        image_key: of what all views of an image share in an epoch, for instance
+        image_key: key of the draws that all views of an image share in an epoch, for instance
             ``derive_key(seed, "images", epoch)``; only recipes with ``gray_shared`` need one.
 
     Raises:
         ValueError: the views share a draw, and there is no ``image_key``.
 
-    Many batches, an epoch even, can be drawn in one call and indexed afterwards: it costs less.
-
-    >>> from retable.views import moco_v2
-    >>> drawn = sample_parameters(moco_v2(32), 0, torch.arange(8), 48, 64)
-    >>> drawn.crops.shape, drawn.jitter_factors.shape, len(drawn[:2])
-    (torch.Size([8, 4]), torch.Size([8, 4]), 2)
+    Many batches, or an epoch, can be drawn in one call and indexed afterwards: it costs less.
     """
     indices = indices.cpu()
     count = len(indices)
@@ -127,7 +122,7 @@ def sample_parameters(
     gray = draws[:, _GRAY]
     if recipe.gray_shared:
         if image_key is None:
-            raise ValueError("views that share their greyscale: expected an image_key")
+            raise ValueError("`image_key` must be given for views that share their greyscale.")
         gray = uniform(image_key, counters[:, _GRAY])
     dullest, brightest = recipe.saturation or (1.0, 1.0)
     operations, arguments, bicubic = draw_operations(recipe.rand_augment, rng_key, indices)

@@ -250,10 +250,6 @@ def corrupt(images: Tensor, kind: str, severity: int, *, rng_key: int, indices: 
 
     Raises:
         UserError: an unknown kind or severity.
-
-    >>> images = torch.zeros(2, 3, 32, 32, dtype=torch.uint8)
-    >>> corrupt(images, "fog", 3, rng_key=0, indices=torch.arange(2)).shape
-    torch.Size([2, 3, 32, 32])
     """
     if kind not in CORRUPTIONS:
         raise UserError(f"there is no corruption '{kind}'; choose from {', '.join(CORRUPTIONS)}")

@@ -1,6 +1,6 @@
-"""What the shapes data set may be labelled by: one factor of its images, or several together.
+"""Labels of the shapes data set: one factor of its images, or several together.
 
-The images are the same whatever their labels, so that one encoder is judged on several tasks.
+The images do not depend on their labels, so that one encoder is evaluated on several tasks.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from retable.errors import UserError
 Labelling = Literal["outline", "texture", "foreground", "background", "scene"]
 
 LABELLINGS: tuple[Labelling, ...] = ("outline", "texture", "foreground", "background", "scene")
-"""What labels tell:
+"""Factors that labels state:
 
 - outline: the figure, balanced to within one image;
 - texture: that of the object, 8 classes;
 - foreground: the object's hue, 3 classes;
 - background: hue and texture of the ground, 12 classes;
 - scene: the background and whether it is darker or lighter than the object, 24 classes: what is
-  seen of the surroundings, the stand-in for a data set of places.
+  seen of the surroundings, in place of a data set of places.
 
-All but the outline are drawn for each image by itself and hence balanced on average only: of n
+All but the outline are drawn independently for each image and hence balanced on average only: of n
 images a class of share p has n p, give or take 2 sqrt(n p (1 - p)). The classes of a labelling are
 equally likely, but for textures and backgrounds that agree with the outline: they are as likely as
 the outlines that they go with, which are equally many where the number of outlines is a multiple of
@@ -69,8 +69,8 @@ def labels_of(labelling: Labelling, factors: Mapping[str, Tensor]) -> Tensor:
     """Return the labels (n,), int64, of n images.
 
     Args:
-        labelling: what they tell.
-        factors: what the images show, as `retable.data.shapes.dataset.Shapes.factors` returns it.
+        labelling: the factors that they state.
+        factors: of the images, as `retable.data.shapes.dataset.Shapes.factors` returns it.
     """
     if labelling in ("outline", "texture", "foreground"):
         return factors[labelling]

@@ -1,7 +1,7 @@
 """The outlines of the shapes data set: 76 figures, 19 families of 4 members.
 
 Every outline is upright: turned by 90 or 180 degrees, mirrored or not, it is another figure, so
-that a rotation can be told from one image. No two are mirror images of each other, so that a
+that a rotation can be recognised in one image. No two are mirror images of each other, so that a
 horizontal flip keeps the class. Coordinates inside a definition are free (x to the right, y up);
 ``shapes_tables`` centres and scales.
 """

@@ -137,7 +137,7 @@ BACKGROUND: dict[str, Texture] = {
     "haze": (clouds(0.25), True),
     "waves": (stripes(0.4), False),
 }
-"""The textures of the background; every one has a random direction, so none tells the pose."""
+"""The textures of the background; every one has a random direction, so none reveals the pose."""
 
 
 def paint(

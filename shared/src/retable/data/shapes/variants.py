@@ -1,4 +1,4 @@
-"""The out-of-distribution variants of the shapes data set: their names and what they change."""
+"""Out-of-distribution variants of the shapes data set."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from retable.data.shapes.corruptions import CORRUPTIONS, SEVERITIES
 from retable.errors import UserError
 
 STYLES = ("sketch", "texture_swapped", "recoloured", "silhouette", "texture_only")
-"""What is drawn differently:
+"""Variants of the drawing:
 
 - sketch: a black line along the outline on white;
 - texture_swapped: the texture that goes with another class, a conflict of cues;
@@ -30,7 +30,7 @@ OOD_VARIANTS = (
 
 @dataclass(frozen=True)
 class Variant:
-    """A variant taken apart: how images are drawn, and how they are damaged afterwards."""
+    """Parts of a variant: how images are drawn, and how they are corrupted afterwards."""
 
     style: str = "clean"
     corruption: str | None = None
@@ -38,7 +38,7 @@ class Variant:
 
 
 def parse_variant(name: str) -> Variant:
-    """Take a variant's name apart.
+    """Parse the name of a variant.
 
     Raises:
         UserError: no such variant; the nearest name is suggested.
