@@ -184,7 +184,7 @@ def test_a_recipe_changed_between_runs(refused: Refused, table: Table, tmp_path:
     said = refused(*smoke("moco_v2"))
     assert f"{folder} holds a run of another recipe" in said
     assert "pretrain.method.temperature differ" in said
-    assert "start with --fresh" in said
+    assert "Use --fresh" in said
 
 
 def test_a_changed_recipe_of_a_finished_run_is_noticed_too(
@@ -203,7 +203,7 @@ def test_a_damaged_file_of_a_run(name: str, refused: Refused, table: Table, tmp_
     (directory.path / name).write_text('{"half": ')
     said = refused(*smoke("moco_v2"))
     assert f"{name} is not readable JSON" in said
-    assert "remove it and start again" in said
+    assert "Remove it and start again" in said
 
 
 def test_more_hard_negatives_than_the_queue_has_rows(refused: Refused) -> None:
