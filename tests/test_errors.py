@@ -303,7 +303,7 @@ def test_a_mistake_that_only_the_processes_find_is_told_once(tmp_path: Path) -> 
         (["MODEL", "--data", "imagefolder:IMAGES", "--subset", "half"], "'half' is unknown: expec"),
         (["MODEL", "--data", "imagefolder:BROKEN"], "is unreadable"),
         (["MODEL", "--data", "imagefolder:LACKING", "--subset", "imagenet100"], "lacks 1 of the"),
-        (["MODEL", "--set", "lr=fast"], "lr='fast': expected float"),
+        (["MODEL", "--set", "lr=fast"], "`lr` must be a number, got 'fast'"),
         (["MODEL", "--protocol", "ood", "--data", "imagefolder:IMAGES"], "has no variant"),
     ],
 )
