@@ -184,7 +184,7 @@ def test_a_recipe_changed_between_runs(refused: Refused, table: Table, tmp_path:
     said = refused(*smoke("moco_v2"))
     assert f"{folder} holds a run of another recipe" in said
     assert "pretrain.method.temperature differ" in said
-    assert "start with --fresh" in said
+    assert "Use --fresh" in said
 
 
 def test_a_changed_recipe_of_a_finished_run_is_noticed_too(
@@ -203,7 +203,7 @@ def test_a_damaged_file_of_a_run(name: str, refused: Refused, table: Table, tmp_
     (directory.path / name).write_text('{"half": ')
     said = refused(*smoke("moco_v2"))
     assert f"{name} is not readable JSON" in said
-    assert "remove it and start again" in said
+    assert "Remove it and start again" in said
 
 
 def test_more_hard_negatives_than_the_queue_has_rows(refused: Refused) -> None:
@@ -303,7 +303,7 @@ def test_a_mistake_that_only_the_processes_find_is_told_once(tmp_path: Path) -> 
         (["MODEL", "--data", "imagefolder:IMAGES", "--subset", "half"], "'half' is unknown: expec"),
         (["MODEL", "--data", "imagefolder:BROKEN"], "is unreadable"),
         (["MODEL", "--data", "imagefolder:LACKING", "--subset", "imagenet100"], "lacks 1 of the"),
-        (["MODEL", "--set", "lr=fast"], "lr='fast': expected float"),
+        (["MODEL", "--set", "lr=fast"], "`lr` must be a number, got 'fast'"),
         (["MODEL", "--protocol", "ood", "--data", "imagefolder:IMAGES"], "has no variant"),
     ],
 )
