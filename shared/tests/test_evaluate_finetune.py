@@ -1,3 +1,4 @@
+import json
 import os
 from collections.abc import Callable
 from dataclasses import replace
@@ -23,11 +24,16 @@ from retable.evaluate.protocol import EvalContext
 from retable.evaluate.transfer.finetune import FineTuning
 from retable.files import digest_of_tensors
 from retable.random import derive_key, initialising
+from retable.reproduce import Table, TableRow, execute
+from retable.reproduce.dry_run import render_plan
+from retable.reproduce.plan import plan_runs
+from retable.reproduce.setting import Setting, evaluation_directory
 from retable.testing import run_processes
 from retable.train import checkpoint as training_checkpoint
 from retable.train import loop
+from retable.train.loop import Execution
 from retable.train.pretrain import train
-from retable.train.recipe import InitialWeights, build_method
+from retable.train.recipe import InitialWeights, PretrainRecipe, build_method
 from retable.train.runs import RunDirectory
 from retable.views import center, crop_and_flip
 from retable.weights import load_encoder, save_encoder
@@ -93,7 +99,7 @@ def test_training_is_that_of_a_loop_by_hand(checkpoint: str, tmp_path: Path) -> 
         splits.train,
         RunDirectory(tmp_path / "run"),
         EvalContext("cpu").accelerator(),
-        loop.Execution(quiet=True, channels_last=False),
+        Execution(quiet=True, channels_last=False),
     )
     encoder: Any = load_encoder(checkpoint).encoder.train()
     with initialising(derive_key(3, "method")):
@@ -292,6 +298,22 @@ def test_default_rates_depend_on_the_share(checkpoint: str) -> None:
 
     assert rates(0.02) == pytest.approx((0.02, 5.0))
     assert rates(0.1) == pytest.approx((0.01, 0.2))
+
+
+def test_a_table_prices_and_runs_it(
+    contrastive: Callable[..., PretrainRecipe], table: Table, tmp_path: Path
+) -> None:
+    evaluation = FineTuning(epochs=2, milestones=(), batch=8, bn_group=8, data=SMALL.data)
+    row = TableRow(contrastive(epochs=1), (evaluation,))
+    (run_of_row,) = plan_runs({"contrastive": row}, [0])
+    planned = render_plan(table, [run_of_row], "proxy", images=72)
+    assert "finetune: 8 steps, 64 images" in planned
+    setting = Setting(tmp_path, Execution(quiet=True))
+    execute.execute([run_of_row], setting)
+    folder = evaluation_directory(run_of_row, evaluation, setting)
+    results = json.loads((folder / "result.json").read_text())
+    assert results.keys() == evaluation.metrics.keys()
+    assert results["images"] == 36
 
 
 def test_the_budget_is_what_the_training_takes(

@@ -51,9 +51,6 @@ if TYPE_CHECKING:
 FEW = 0.05
 """Below this share of the images, SwAV's rates for 1 % are the default, above it those for 10 %."""
 
-SMALL_LR = 0.03
-SMALL_HEAD_LR = 1.0
-
 
 @dataclass(frozen=True)
 class FineTuning(Evaluation):
@@ -123,14 +120,14 @@ class FineTuning(Evaluation):
     def shrunk(self, epochs: int, size: int = 32) -> Self:
         """Return the evaluation at ``size`` pixels for ``epochs`` epochs of batches of 16.
 
-        Milestones keep their share. One rate for encoder and classifier: a small encoder is trained
-        for a short time, and both are far from their optimum.
+        Milestones keep their share. The rates were chosen on held-out training images of shapes,
+        for an encoder of MoCo v2 and 10 % of the labels.
         """
         share = epochs / self.epochs
         return replace(
             self,
-            lr=SMALL_LR,
-            head_lr=SMALL_HEAD_LR,
+            lr=0.03,
+            head_lr=1.0,
             batch=16,
             bn_group=None,
             epochs=epochs,
