@@ -346,9 +346,9 @@ def test_settings_that_mean_nothing_end_with_a_sentence(setting: str) -> None:
 @pytest.mark.parametrize(
     ("settings", "sentence"),
     [
-        ({"optimizer": "adam"}, "optimizer is 'adam': expected sgd or lars"),
-        ({"schedule": "linear"}, "schedule is 'linear': expected step or cosine"),
-        ({"schedule": "cosine"}, r"cosine and its milestones \(2, 3\)"),
+        ({"optimizer": "adam"}, "`optimizer` must be 'sgd' or 'lars', got 'adam'"),
+        ({"schedule": "linear"}, "`schedule` must be 'step' or 'cosine', got 'linear'"),
+        ({"schedule": "cosine"}, r"must be empty with the cosine schedule, got \(2, 3\)"),
     ],
 )
 def test_optimizers_and_schedules_that_are_unknown_or_contradictory_end_with_a_sentence(

@@ -3,8 +3,8 @@
 The images' rows are kept in `retable.evaluate.data.split_permutation`, cut into chunks of
 `ROWS`; a chunk of one tap is one file. Shares of the labels are beginnings of that order and the
 images held out are its end, so that a tenth of the labels needs a tenth of the chunks, which all of
-the labels need too. Every process makes whole chunks and may read any: a chunk is made by the same
-calls whatever the number of processes, and what a killed extraction left is used.
+the labels need too. Every process computes complete chunks and may read any: a chunk is made by the
+same calls whatever the number of processes, and what a killed extraction left is used.
 
 A folder's name is a hash of all that its vectors depend on: the encoder's weights and structure,
 the code that runs them, view, representation, precision and the pixels, but not the labels. Hence
@@ -57,7 +57,7 @@ _CODE = (
 
 
 class Chunk(NamedTuple):
-    """What a file holds: vectors (r, F) float32 and which samples (r,) int64 they are of."""
+    """Content of a file: vectors (r, F) float32 and their samples (r,) int64."""
 
     vectors: Tensor
     samples: Tensor
@@ -202,7 +202,7 @@ class FeatureCache:
         """Make the chunks that are not there, each process its own, and wait for the others.
 
         Returns:
-            How many of ``images`` were told of.
+            How many of ``images`` were reported to ``on_progress``.
         """
         absent: dict[tuple[str, ...], list[int]] = {}
         for chunk in needed[process_index() :: process_count()]:
@@ -250,7 +250,7 @@ class FeatureCache:
             if missing:
                 yield len(samples), 0
                 continue
-            # The chunk is whole: the batches' number divides it, unless it is the source's last.
+            # The chunk is complete: the batch size divides it, unless it is the source's last.
             vectors = {tap: torch.cat([part[tap] for part, _ in parts]).cpu() for tap in taps}
             finite = torch.stack([v.isfinite().all(1) for v in vectors.values()]).all(0)
             if bool(finite.all()):
@@ -283,14 +283,14 @@ class FeatureCache:
         return found, samples
 
     def _chunk(self, tap: str, chunk: int) -> Chunk:
-        """Read one chunk, made anew if it is damaged or has gone."""
+        """Read one chunk, computed again if it is damaged or missing."""
         path = self._path(tap, chunk)
         try:
             return read_chunk(path, self._what(tap, chunk))
         except FileNotFoundError:
             pass
         except ValueError as problem:
-            warnings.warn(f"{path} is damaged ({problem}); making it anew.", stacklevel=2)
+            warnings.warn(f"{path} is damaged ({problem}); computing it again.", stacklevel=2)
         odd = sum(unusable for _, unusable in self._make((tap,), [chunk]))
         if odd:
             raise not_finite(odd, len(self._rows(chunk)))

@@ -1,4 +1,4 @@
-"""Features of a whole source, in its order, whatever the number of processes."""
+"""Features of all images of a source, in its order, for any number of processes."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Features:
-    """What an encoder makes of n images.
+    """Features and labels of n images.
 
     Attributes:
         features: (n, F) float32, on the device that computed them.
@@ -53,15 +53,15 @@ def gather_uneven(local: Tensor) -> Tensor:
     if process_count() == 1:
         return local
     counts = gather(torch.tensor([len(local)], device=local.device)).tolist()
-    # One process after the other, so that nothing exists beside the share and the whole, which may
+    # One process after the other, so that nothing exists but the share and the result, which may
     # fill most of a device.
-    whole = local.new_empty(sum(counts), *local.shape[1:])
-    for process, part in enumerate(torch.split(whole, counts)):
+    result = local.new_empty(sum(counts), *local.shape[1:])
+    for process, part in enumerate(torch.split(result, counts)):
         if process == process_index():
             part.copy_(local)
         if len(part):
             broadcast(part, process)
-    return whole
+    return result
 
 
 def extract(
@@ -176,12 +176,12 @@ def _kept(
 ) -> dict[str, Features]:
     """Read features from the cache, which makes those that it lacks."""
     _refuse_few(source)
-    whole, rows = source, torch.arange(len(source))
+    base, rows = source, torch.arange(len(source))
     if isinstance(source, EvalSubset):
-        whole, rows = source.base, source.indices
-    cache = FeatureCache(folder, frozen, whole, view, representation, workers)
+        base, rows = source.base, source.indices
+    cache = FeatureCache(folder, frozen, base, view, representation, workers)
     vectors, samples = cache.vectors(rows, gathered=gathered, on_progress=on_progress)
-    labels = whole.labels.to(samples.device)[samples]
+    labels = base.labels.to(samples.device)[samples]
     return {tap: Features(found, labels) for tap, found in vectors.items()}
 
 

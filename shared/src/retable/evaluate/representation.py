@@ -30,8 +30,8 @@ def pooled(maps: Tensor, max_features: int = 9000) -> Tensor:
 
     Windows of s = ceil(sqrt(C h w / max_features)) pixels, at most the shorter side, at a stride of
     s,
-    without padding: rows and columns beyond the last whole window are left out (Kolesnikov et al.
-    2019, official code ``utils.py``, `adaptive_pool`, mode ``max``; 9000 in both its evaluation
+    without padding: rows and columns beyond the last complete window are left out (Kolesnikov et
+    al. 2019, official code ``utils.py``, `adaptive_pool`, mode ``max``; 9000 in both its evaluation
     scripts). The result exceeds it only where the channels alone do.
 
     Args:

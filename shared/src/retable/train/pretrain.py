@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from retable import progress
+from retable import distributed, progress
 from retable.data.loader import Loader
 from retable.data.sampler import Sampler
 from retable.data.source import Source
@@ -294,7 +294,13 @@ def make_accelerator(precision: str, *, cpu: bool = False) -> Any:
     # The queue is equal on all processes by construction and batch-norm statistics are averaged
     # when they are read: broadcasting buffers would send both at every step for nothing.
     ddp = DistributedDataParallelKwargs(broadcast_buffers=False)
-    return Accelerator(mixed_precision=accelerate_mode(precision), kwargs_handlers=[ddp], cpu=cpu)
+    made = Accelerator(mixed_precision=accelerate_mode(precision), kwargs_handlers=[ddp], cpu=cpu)
+    if made.num_processes != distributed.process_count():
+        raise UserError(
+            f"accelerate knows {made.num_processes} of {distributed.process_count()} processes: "
+            "start them by torchrun or accelerate launch."
+        )
+    return made
 
 
 def check_fit(recipe: PretrainRecipe, method: Method, processes: int, options: RunOptions) -> None:

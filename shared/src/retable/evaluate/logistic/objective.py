@@ -1,4 +1,4 @@
-"""What logistic regression minimises, and its gradient, on whatever rows a process holds."""
+"""Objective of logistic regression and its gradient, on the rows that a process holds."""
 
 from __future__ import annotations
 

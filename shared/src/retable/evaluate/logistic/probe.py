@@ -261,7 +261,7 @@ def _own(rows: Tensor) -> Tensor:
     return rows.tensor_split(process_count())[process_index()]
 
 
-def _own_part(whole: Features, rows: Tensor) -> Features:
+def _own_part(features: Features, rows: Tensor) -> Features:
     """Return this process's part of some of the images."""
-    own = _own(rows).to(whole.labels.device)
-    return Features(whole.features[own], whole.labels[own])
+    own = _own(rows).to(features.labels.device)
+    return Features(features.features[own], features.labels[own])
