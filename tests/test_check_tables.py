@@ -208,7 +208,7 @@ reason = "a test"
 [[rows]]
 key = "moco"
 label = "MoCo"
-origin = "paper"
+origin = "run"
 values = {{ top1 = {{ value = {value} }} }}
 """
 
