@@ -1,6 +1,7 @@
 """Which rows the check of all tables trains, and what it says of a failure."""
 
 import importlib.util
+import shutil
 import sys
 import tomllib
 from collections.abc import Mapping
@@ -20,6 +21,7 @@ from retable.train.optim import OptimizerRecipe
 from retable.train.recipe import PretrainRecipe
 
 ROOT = Path(__file__).parents[1]
+RECORDED = ROOT / "reproductions" / "mochi" / "table1.proxy.toml"
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +62,7 @@ def table(
     script = folder / "paper" / f"{name}.py"
     script.parent.mkdir(exist_ok=True)
     if recorded:
-        script.with_suffix(".proxy.toml").touch()
+        shutil.copy(RECORDED, script.with_suffix(".proxy.toml"))
     return Table(
         script=script,
         rows=rows,
@@ -160,6 +162,16 @@ def test_a_failure_is_reported(
     assert check.run_check(one, tmp_path) == said
     assert asked[0][:2] == ["--scale", "smoke"]
     assert asked[0][-2:] == ["--rows", "moco"]
+
+
+def test_recorded_tables_run_with_the_first_recorded_seed(
+    check: ModuleType, tmp_path: Path
+) -> None:
+    recorded = table(tmp_path, "table1", ROWS, ("moco",))
+    other = table(tmp_path, "table2", ROWS, recorded=False)
+    assert check.Check(recorded, "proxy").seeds == (1,)
+    assert check.Check(recorded, "smoke").seeds == tuple(recorded.seeds["smoke"])
+    assert check.Check(other, "smoke").seeds == tuple(other.seeds["smoke"])
 
 
 def test_every_table_of_the_repository_is_found(check: ModuleType) -> None:

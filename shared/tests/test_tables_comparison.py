@@ -296,3 +296,24 @@ def test_a_cell_knows_its_mean_and_std() -> None:
     assert ComparedCell(ours={0: 1.0, 1: 3.0}).std == pytest.approx(math.sqrt(2))
     assert ComparedCell(ours={0: 1.0}).std is None
     assert ComparedCell().mean is None
+
+
+def test_a_run_that_repeats_a_recorded_one_is_compared_with_its_seed(
+    paper: Reference, proxy: Reference
+) -> None:
+    # Recorded: 29.5, 29.75, 30.0, 30.25, 30.5 for the seeds 0 to 4.
+    tolerance = proxy.tolerance_of("base", "top1")
+    assert tolerance is not None
+    assert tolerance > 1.0
+
+    def compared(seed: int, value: float, repeats: bool = True) -> ComparedCell:
+        measured = {"base": {"top1": {seed: value}}}
+        return cells(compare(proxy, measured, paper, repeats=repeats))["base"]
+
+    assert compared(1, 29.75).verdict is Verdict.MATCH
+    assert compared(1, 29.75 + 0.09 * tolerance).verdict is Verdict.MATCH
+    other = compared(1, 29.75 + 0.11 * tolerance)
+    assert other.verdict is Verdict.MISS
+    assert other.reason == "seed 1 repeats a recorded run, which gave 29.75"
+    assert compared(1, 29.75 + 0.11 * tolerance, repeats=False).verdict is not Verdict.MISS
+    assert compared(7, 29.75 + 0.11 * tolerance).verdict is not Verdict.MISS

@@ -113,7 +113,8 @@ def _conclude(
     outcomes = gather_outcomes(table, rows, finished, selection.scale)
     if options.record:
         results.record(table, runs, finished, outcomes)
-    comparison = results.compare_table(table, rows, outcomes, selection)
+    repeats = results.repeats_recording(table, finished)
+    comparison = results.compare_table(table, rows, outcomes, selection, repeats=repeats)
     folder = options.folder / "tables" / f"{table.name}-{selection.scale}"
     results.write_report(table, comparison, finished, folder)
     print(results.for_terminal(comparison))

@@ -50,7 +50,12 @@ def load_references(table: Table, scale: str) -> tuple[Reference, Reference]:
 
 
 def compare_table(
-    table: Table, rows: Mapping[str, TableRow], outcomes: Outcomes, selection: TableSelection
+    table: Table,
+    rows: Mapping[str, TableRow],
+    outcomes: Outcomes,
+    selection: TableSelection,
+    *,
+    repeats: bool = False,
 ) -> Comparison:
     """Compare with the paper at paper scale, with what we recorded at proxy scale.
 
@@ -59,6 +64,7 @@ def compare_table(
         rows: The selected trainings.
         outcomes: The outcomes of their cells.
         selection: The selection: its scale, and whether it changes recipes.
+        repeats: Whether the runs repeat the recording, see `repeats_recording`.
     """
     scale = selection.scale
     reference, paper = load_references(table, scale)
@@ -71,7 +77,28 @@ def compare_table(
         failed=outcomes.failed,
         collapsed=outcomes.collapsed,
         unfinished=_unfinished(selection),
+        repeats=repeats,
     )
+
+
+def repeats_recording(table: Table, finished: FinishedRuns) -> bool:
+    """Say whether all runs have the versions and the processor of the table's proxy references."""
+    if not table.proxy_reference.exists():
+        return False
+    recorded = load_reference(table.proxy_reference).provenance
+    assert recorded is not None
+    environments = [run.environment for by_seed in finished.values() for run in by_seed.values()]
+    return all(
+        facts
+        and not facts["gpus"]
+        and recorded.hardware == f"{facts['processor']}, {facts['cores']} cores"
+        and all(facts["versions"].get(p) == recorded.versions.get(p) for p in _DECISIVE)
+        for facts in environments
+    )
+
+
+_DECISIVE = ("torch", "torchvision")
+"""Packages whose version decides the digits of a run."""
 
 
 def _reasons(

@@ -26,6 +26,7 @@ from retable.tables.statistics import (
     spread_of,
 )
 from retable.tables.verdict import (
+    REPEAT_SHARE,
     Verdict,
     cell_verdict,
     claim_verdict,
@@ -46,6 +47,7 @@ def compare(
     collapsed: Collapsed | None = None,
     labels: Mapping[str, str] | None = None,
     unfinished: str = "",
+    repeats: bool = False,
 ) -> Comparison:
     """Compare measured values with the stored ones.
 
@@ -61,6 +63,8 @@ def compare(
         collapsed: row -> column -> seed -> why a run without a value counts as collapsed.
         labels: row key -> label of added rows; the key itself by default.
         unfinished: why these values claim nothing, for instance a run that was cut short.
+        repeats: whether versions and processor are those of the recording. Runs with a recorded
+            seed are then compared with that seed's stored values, see `REPEAT_SHARE`.
 
     Raises:
         UserError: if a measured column is in no reference file.
@@ -74,7 +78,15 @@ def compare(
     _check_columns(measured, columns, shown)
     rows = _joined_rows(shown, reference, [*measured, *(collapsed or {})], labels or {})
     both = _Sides(
-        shown, target, measured, scale, unfinished, not_run or {}, failed or {}, collapsed or {}
+        shown,
+        target,
+        measured,
+        scale,
+        unfinished,
+        not_run or {},
+        failed or {},
+        collapsed or {},
+        repeats,
     )
     return Comparison(
         shown.id,
@@ -153,6 +165,7 @@ class _Sides:
     not_run: Mapping[str, str]
     failed: Mapping[str, Mapping[str, str]]
     collapsed: Collapsed
+    repeats: bool
 
     def ours(self, row: str, column: str) -> Mapping[int, float]:
         """Return a cell's values by seed, empty if it was not measured."""
@@ -280,6 +293,8 @@ def _compare_value(
     cell = replace(cell, tolerance=tolerance)
     if not all_finite(cell.ours):
         return replace(cell, verdict=Verdict.MISS, reason=_NOT_FINITE)
+    if both.repeats and (stored := _stored_seeds(target, cell.ours, value)):
+        return _compare_repeated(cell, stored, REPEAT_SHARE * tolerance)
     runs = list(cell.ours.values())
     spread = _spread(target, row.key, column.key)
     interval = difference_of_means(runs, value.value, value.runs_at_least, spread)
@@ -292,6 +307,26 @@ def _compare_value(
         assert known is not None
         needed = seeds_to_decide(interval, tolerance, known, value.runs_at_least)
     return replace(cell, interval=interval, verdict=verdict, reason=reason, seeds_needed=needed)
+
+
+def _stored_seeds(target: Reference, ours: Mapping[int, float], value: Value) -> dict[int, float]:
+    """Return the stored value of each of our seeds, empty if one of them was not recorded."""
+    seeds = target.provenance.seeds if target.provenance else ()
+    stored = dict(zip(seeds, value.per_seed, strict=False))
+    return {seed: stored[seed] for seed in ours} if ours.keys() <= stored.keys() else {}
+
+
+def _compare_repeated(
+    cell: ComparedCell, stored: Mapping[int, float], tolerance: float
+) -> ComparedCell:
+    """Compare each seed with its own stored value."""
+    seed = max(stored, key=lambda seed: abs(cell.ours[seed] - stored[seed]))
+    difference = cell.ours[seed] - stored[seed]
+    cell = replace(cell, tolerance=tolerance, interval=Interval(difference, difference, difference))
+    if abs(difference) <= tolerance:
+        return replace(cell, verdict=Verdict.MATCH)
+    reason = f"seed {seed} repeats a recorded run, which gave {stored[seed]:g}"
+    return replace(cell, verdict=Verdict.MISS, reason=reason)
 
 
 # Claims.
