@@ -112,7 +112,7 @@ def test_rows_are_the_four_tasks_of_one_encoder_and_width() -> None:
 
 
 def test_rows_outside_the_proxy_are_user_errors() -> None:
-    with pytest.raises(UserError, match="leaves the row resnet50_v2 out at proxy scale"):
+    with pytest.raises(UserError, match="has no row resnet50_v2 at proxy scale"):
         rows_of("resnet50_v2", 4)
     with pytest.raises(UserError, match="no row resnet50_v1/rotation_16x at proxy scale"):
         rows_of("resnet50_v1", 16)

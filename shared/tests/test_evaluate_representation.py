@@ -232,7 +232,7 @@ class Watched(nn.Module):
 def test_nothing_of_the_encoder_changes_while_classifiers_train(
     probe: LinearProbe | MlpProbe,
 ) -> None:
-    encoder = Watched(small(RECIPES["v2"])).train()
+    encoder = Watched(small(RECIPES["resnet18"])).train()
     before = {name: value.clone() for name, value in encoder.state_dict().items()}
     probe.run(encoder, open_shapes, EvalContext("cpu"), seed=0)
     after = encoder.state_dict()
@@ -256,7 +256,7 @@ def test_calls_end_where_chunks_of_the_cache_do() -> None:
 
 def test_views_that_do_not_fit_the_patches_end_with_a_sentence() -> None:
     frozen, source = freeze(small(), "cpu"), open_source(DATA, "test")
-    with pytest.raises(UserError, match="make the view's size 36"):
+    with pytest.raises(UserError, match="Set the view's size to 36"):
         represent(frozen, source, center(32), Representation(patches=GRID), EvalContext("cpu"))
 
 

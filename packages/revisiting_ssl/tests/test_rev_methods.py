@@ -359,5 +359,5 @@ def test_two_views_are_one_too_many_for_tasks_with_one(name: str) -> None:
 @pytest.mark.parametrize("name", ["jigsaw", "relative_patch_location"])
 def test_a_view_of_another_size_than_the_grids_is_refused(name: str) -> None:
     batch = make_batch(name)
-    with pytest.raises(UserError, match="expected 18 x 18"):
+    with pytest.raises(UserError, match="must be 18 x 18"):
         build(name)(replace(batch, views=(batch.views[0][..., :16, :16],)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import tomllib
 from collections import Counter
 from collections.abc import Iterator
@@ -126,6 +127,10 @@ def _contradictions(plain: dict[str, Any]) -> Iterator[Problem]:
                 yield Problem(
                     ("rows", number), f"`values` must name columns ({names}), got {column!r}"
                 )
+            stored = _table(values, column).get("value")
+            if isinstance(stored, float) and not math.isfinite(stored):
+                place = ("rows", number, "values", column)
+                yield Problem(place, f"`value` must be a finite number, got {stored}")
             if isinstance(seeds, list):
                 yield from _seed_mismatch(number, column, _table(values, column), len(seeds))
     for number, claim in enumerate(_tables(plain, "claims")):

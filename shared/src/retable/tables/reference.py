@@ -109,7 +109,6 @@ class Value:
     tolerance: float | None = None
 
     def __post_init__(self) -> None:
-        _require(math.isfinite(self.value), "value", "a finite number", self.value)
         _require(all(map(math.isfinite, self.per_seed)), "per_seed", "finite", self.per_seed)
         for name in ("std", "tolerance"):
             number = getattr(self, name) or 0.0
