@@ -104,8 +104,8 @@ def test_group_norm_encoders_have_no_batch_statistics() -> None:
     ("fields", "sentence"),
     [
         ({"name": "resnet51"}, "`encoder.name` must be one of resnet18, resnet34, "),
-        ({"stem": "cifar"}, "`encoder.stem` must be one of imagenet, small, got 'cifar'."),
-        ({"norm": "none"}, "`encoder.norm` must be one of batch, group, got 'none'."),
+        ({"stem": "cifar"}, "`stem` must be one of 'imagenet', 'small', got 'cifar'."),
+        ({"norm": "none"}, "`norm` must be one of 'batch', 'group', got 'none'."),
         ({"width": 0}, "`encoder.width` must be positive, got 0."),
     ],
 )

@@ -19,7 +19,6 @@ import tempfile
 import time
 import traceback
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
 from datetime import timedelta
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
@@ -94,20 +93,9 @@ def make_batch(
     )
 
 
-def select_rows(batch: Batch, rows: Tensor | slice) -> Batch:
-    """Return the given samples of a batch."""
-    return replace(
-        batch,
-        views=tuple(view[rows] for view in batch.views),
-        labels=batch.labels[rows],
-        indices=batch.indices[rows],
-        positions=batch.positions[rows],
-    )
-
-
 def own_share(batch: Batch) -> Batch:
     """Return this process's equal share of a global batch."""
-    return select_rows(batch, distributed.own_slice(torch.arange(len(batch.positions))))
+    return batch.rows(distributed.own_slice(torch.arange(len(batch.positions))))
 
 
 def train_steps(

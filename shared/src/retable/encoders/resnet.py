@@ -65,8 +65,9 @@ def zero_init_residual_(module: nn.Module) -> None:
     Each block is the identity at first, or its projection.
     """
     for block in module.modules():
-        if isinstance(block, _Block):
-            nn.init.zeros_(block.last_norm.weight)  # type: ignore[arg-type]
+        if isinstance(block, BasicBlock | Bottleneck):
+            last_norm = block.bn3 if isinstance(block, Bottleneck) else block.bn2
+            nn.init.zeros_(last_norm.weight)  # type: ignore[arg-type]
 
 
 class _Block(nn.Module):
@@ -88,11 +89,6 @@ class _Block(nn.Module):
 
     def _residual(self, x: Tensor) -> Tensor:
         raise NotImplementedError
-
-    @property
-    def last_norm(self) -> nn.Module:
-        """The normalisation before the sum with the shortcut."""
-        return self.get_submodule("bn3" if isinstance(self, Bottleneck) else "bn2")
 
     def forward(self, x: Tensor) -> Tensor:
         shortcut = x if self.downsample is None else self.downsample(x)
@@ -139,14 +135,8 @@ class ResNet(Encoder):
 
     Taps: "layer1" to "layer4", each stage's features, and "pre_logits".
 
-    Args:
-        name: a key of `DEPTHS`.
-        width: factor on the channels of every layer (SimCLR and BYOL call it 1x, 2x, 4x).
-        stem: ``imagenet`` or ``small``, see `retable.encoders.ResNetRecipe`.
-        norm: ``batch`` or ``group``.
-
-    Attributes:
-        feature_dim: F, for instance 512 for ResNet-18 and 2048 for ResNet-50 at width 1.
+    The arguments are fields of `retable.encoders.ResNetRecipe`. At width 1 the feature_dim is 512
+    for ResNet-18 and 2048 for ResNet-50.
     """
 
     tap_names = ("layer1", "layer2", "layer3", "layer4", "pre_logits")

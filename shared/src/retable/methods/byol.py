@@ -5,7 +5,7 @@ A method with other views calls `BYOL.predictions` and `BYOL.targets`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -16,9 +16,7 @@ from retable.nn.heads import byol_head
 from retable.nn.momentum import MomentumCopy, MomentumRecipe
 from retable.random import derive_key
 
-
-def _momentum_of_1000_epochs() -> MomentumRecipe:
-    return MomentumRecipe(0.996, "cosine")
+_AT_1000_EPOCHS = MomentumRecipe(0.996, "cosine")
 
 
 @dataclass(frozen=True)
@@ -37,7 +35,7 @@ class BYOLRecipe:
 
     dim: int = 256
     hidden_dim: int = 4096
-    momentum: MomentumRecipe = field(default_factory=_momentum_of_1000_epochs)
+    momentum: MomentumRecipe = _AT_1000_EPOCHS
 
     def build(self, encoder: nn.Module, rng_key: int) -> BYOL:
         """Return the method; ``rng_key`` draws the heads' weights."""
@@ -51,11 +49,9 @@ class BYOL(Siamese):
     independently and notes that this made no difference.
 
     Attributes:
-        encoder: online encoder, images (B, 3, H, W) -> (B, F).
         projector: (B, F) -> (B, D).
         predictor: (B, D) -> (B, D).
-        target_encoder: moving average of encoder and projector, without gradient; its batch norm
-            has its own statistics.
+        target_encoder: moving average of encoder and projector, without gradient.
     """
 
     passes_per_view = 4.0  # 3 of the online network (forward and backward), 1 of the target
@@ -63,9 +59,8 @@ class BYOL(Siamese):
     def __init__(self, encoder: nn.Module, recipe: BYOLRecipe, rng_key: int) -> None:
         super().__init__()
         self.momentum = recipe.momentum
-        features = int(encoder.feature_dim)  # type: ignore[arg-type]
-        hidden = recipe.hidden_dim
         self.encoder = encoder
+        features, hidden = int(encoder.feature_dim), recipe.hidden_dim  # type: ignore[arg-type]
         self.projector = byol_head(
             features, recipe.dim, hidden_dim=hidden, rng_key=derive_key(rng_key, "projector")
         )

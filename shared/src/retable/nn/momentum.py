@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from retable.errors import UserError
+from retable.settings import validate_choices
 
 
 class MomentumCopy(nn.Module):
@@ -22,12 +23,6 @@ class MomentumCopy(nn.Module):
 
     Call it like the source. It registers only its own weights, so that ``source`` is not saved
     twice.
-
-    >>> source = nn.Linear(3, 2)
-    >>> copied = MomentumCopy(source)
-    >>> copied.update(0.99)
-    >>> torch.equal(copied.module.weight, source.weight), copied.module.weight.requires_grad
-    (True, False)
     """
 
     def __init__(self, source: nn.Module) -> None:
@@ -61,15 +56,11 @@ class MomentumRecipe:
     kind: Literal["constant", "cosine"] = "constant"
 
     def __post_init__(self) -> None:
+        validate_choices(self)
         if not 0 <= self.base <= 1:
             raise UserError(
                 f"`base` of the momentum must be in [0, 1], got {self.base}. Use, for example, "
                 "0.999."
-            )
-        if self.kind not in ("constant", "cosine"):
-            raise UserError(
-                f"`kind` of the momentum must be constant or cosine, got {self.kind!r}. Choose one "
-                "of them."
             )
 
     def at(self, step: int, total_steps: int) -> float:

@@ -85,14 +85,6 @@ class KeyQueue(nn.Module):
         Args:
             keys: (B, D) with B at most K; B need not divide K.
             labels: (B,) int64, required if the queue keeps labels.
-
-        Raises:
-            UserError: more keys than rows, or labels missing or unexpected.
-
-        >>> queue = KeyQueue(4, 2, rng_key=0)
-        >>> queue.enqueue(torch.ones(3, 2))
-        >>> queue.pointer, queue.filled
-        (3, 3)
         """
         count = keys.shape[0]
         if count > self.size:
@@ -125,7 +117,7 @@ class KeyQueue(nn.Module):
         buffer[: values.shape[0] - first].copy_(values[first:])
 
     def _add_to_sums(self, rows: Tensor, factor: float) -> None:
-        """Add a multiple of rows (B, D) and of their outer products to the sums; work B D^2."""
+        """Add a multiple of rows (B, D) and of their outer products to the sums."""
         wide = rows.double()  # a product of two float32 is exact in float64
         self._row_sum.add_(wide.sum(dim=0), alpha=factor)
         self._product_sum.addmm_(wide.T, wide, alpha=factor)

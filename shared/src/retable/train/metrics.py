@@ -28,7 +28,7 @@ class Averages:
         self._sums: dict[str, float] = {}
 
     def add(self, metrics: dict[str, Tensor | float]) -> None:
-        """Add one step's scalars."""
+        """Add the scalars of a step."""
         self._steps.append(metrics)
 
     def fold(self) -> dict[str, float]:
@@ -87,18 +87,22 @@ class MetricsLog:
     Args:
         path: the file.
         events: folder for a copy as TensorBoard events (extra ``tensorboard``); None: no copy.
-
-    Raises:
-        UserError: ``events`` is given and TensorBoard is not installed.
     """
 
     def __init__(self, path: Path, events: Path | None = None) -> None:
         self.path = path
-        self._writer = None if events is None else _event_writer(events)
+        self._writer: Any = None
+        if events is not None:
+            require("tensorboard", "tensorboard", "The option --tensorboard")
+            from torch.utils.tensorboard import SummaryWriter
+
+            self._writer = SummaryWriter(str(events))
 
     @classmethod
-    def of(cls, place: str | os.PathLike[str]) -> MetricsLog:
-        """Return the log in this file, or ``metrics.jsonl`` in this folder."""
+    def of(cls, place: MetricsLog | str | os.PathLike[str]) -> MetricsLog:
+        """Return the log in this file, or ``metrics.jsonl`` in this folder; a log as it is."""
+        if isinstance(place, MetricsLog):
+            return place
         path = Path(place)
         in_file = path.is_file() or path.suffix == ".jsonl"
         return cls(path if in_file else path / "metrics.jsonl")
@@ -128,17 +132,25 @@ class MetricsLog:
             self._writer.flush()
 
     def read(self, kind: str | None = None) -> list[dict[str, Any]]:
-        """Return the lines, of one kind if given, without an unfinished last line.
-
-        Raises:
-            UserError: a line is not a JSON object with a kind.
-        """
+        """Return the lines, of one kind if given, without an unfinished last line."""
         if not self.path.exists():
             return []
         text = self.path.read_text(encoding="utf-8", errors="replace")
         complete = text[: text.rfind("\n") + 1].splitlines()
-        lines = [_parse(line, self.path, number) for number, line in enumerate(complete, start=1)]
+        lines = [self._parse(line, number) for number, line in enumerate(complete, start=1)]
         return [line for line in lines if kind is None or line["kind"] == kind]
+
+    def _parse(self, text: str, number: int) -> dict[str, Any]:
+        try:
+            line = json.loads(text)
+        except ValueError:
+            line = None
+        if not isinstance(line, dict) or "kind" not in line:
+            raise UserError(
+                f"Line {number} of {self.path} is damaged: expected a JSON object with a kind. "
+                "Remove it or use another run."
+            )
+        return line
 
     def rewind(self, step: int) -> None:
         """Remove the lines after ``step``, whose work will be repeated."""
@@ -147,30 +159,6 @@ class MetricsLog:
             files.write_text(self.path, "".join(f"{line}\n" for line in kept))
 
 
-def _parse(text: str, path: Path, number: int) -> dict[str, Any]:
-    try:
-        line = json.loads(text)
-    except ValueError:
-        line = None
-    if not isinstance(line, dict) or "kind" not in line:
-        raise UserError(
-            f"Line {number} of {path} is damaged: expected a JSON object with a kind. Remove it "
-            "or use another run."
-        )
-    return line
-
-
 def rounded(value: float) -> float:
-    """Round to six significant digits, which is enough for a curve.
-
-    >>> rounded(0.123456789), rounded(float("inf"))
-    (0.123457, inf)
-    """
+    """Round to six significant digits, which is enough for a curve."""
     return float(f"{value:.6g}")
-
-
-def _event_writer(folder: Path) -> Any:
-    require("tensorboard", "tensorboard", "The option --tensorboard")
-    from torch.utils.tensorboard import SummaryWriter
-
-    return SummaryWriter(str(folder))
