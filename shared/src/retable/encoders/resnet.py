@@ -175,7 +175,3 @@ class ResNet(Encoder):
         if name == "layer1":
             x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
         return cast(Tensor, self.get_submodule(name)(x))
-
-    def feature_map(self, images: Tensor) -> Tensor:
-        """Return the last stage's features before pooling, (B, F, h, w)."""
-        return self.taps(images, ("layer4",))["layer4"]

@@ -58,7 +58,3 @@ class SmallResNet(Encoder):
             x = self.relu(self.bn1(self.conv1(x)))
         first = stage * self.depth
         return cast(Tensor, self.blocks[first : first + self.depth](x))
-
-    def feature_map(self, images: Tensor) -> Tensor:
-        """Return the last stage's features before pooling, (B, F, h, w)."""
-        return self.taps(images, ("layer3",))["layer3"]

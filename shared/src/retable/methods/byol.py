@@ -1,7 +1,4 @@
-"""BYOL (Grill et al., NeurIPS 2020): predict the target network's projection of the other view.
-
-A method with other views calls `BYOL.predictions` and `BYOL.targets`.
-"""
+"""BYOL (Grill et al., NeurIPS 2020): predict the target network's projection of the other view."""
 
 from __future__ import annotations
 
@@ -69,20 +66,11 @@ class BYOL(Siamese):
         )
         self.target_encoder = MomentumCopy(nn.Sequential(self.encoder, self.projector))
 
-    def predictions(self, view: Tensor) -> Tensor:
-        """Return the online network's predictions (B_r, D) of a view (B_r, 3, H, W)."""
-        predictions: Tensor = self.predictor(self.projector(self.encoder(view)))
-        return predictions
-
-    @torch.no_grad()
-    def targets(self, view: Tensor) -> Tensor:
-        """Return the target network's projections (B_r, D) of a view (B_r, 3, H, W)."""
-        targets: Tensor = self.target_encoder(view)
-        return targets
-
     def branches(self, view: Tensor) -> tuple[Tensor, Tensor]:
         """Return predictions (B_r, D), and targets (B_r, D) without gradient, of one view."""
-        return self.predictions(view), self.targets(view)
+        predictions = self.predictor(self.projector(self.encoder(view)))
+        with torch.no_grad():
+            return predictions, self.target_encoder(view)
 
     def loss(self, similarities: Tensor) -> Tensor:
         """Return the sum over both terms of 2 - 2 s, mean over samples (equation 2): 0 to 8.

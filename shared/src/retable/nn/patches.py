@@ -1,9 +1,8 @@
 """Images cut into patches: one from each cell of a grid, standardised one by one.
 
-For Jigsaw and Relative Patch Location (Noroozi & Favaro 2016, Doersch et al. 2015), with the sizes
-of Kolesnikov et al. 2019. A patch is smaller than its cell and is cut anywhere within it, so that
-the edges of neighbours do not continue each other. Each patch gets mean 0 and deviation 1, since
-brightness and contrast would also identify neighbours.
+For Jigsaw and Relative Patch Location (Noroozi & Favaro 2016, Doersch et al. 2015). A patch is cut
+anywhere within its larger cell, so that the edges of neighbours do not continue each other. Each
+gets mean 0 and deviation 1, since brightness and contrast would also identify neighbours.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ _CPU_PIECE = 1 << 19
 class PatchGrid:
     """Sizes of the grid and of the patches of an image.
 
-    The defaults are those to train with (Kolesnikov et al. 2019); the same encoders are evaluated
+    The defaults are those of training by Kolesnikov et al. (2019), who evaluate the same encoders
     on ``PatchGrid(cell=64, patch=64)``, where a patch fills its cell.
 
     Attributes:

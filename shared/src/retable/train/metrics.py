@@ -25,7 +25,7 @@ class Averages:
 
     def __init__(self) -> None:
         self._steps: list[dict[str, Tensor | float]] = []
-        self._sums: dict[str, float] = {}
+        self._sums: dict[str, tuple[float, int]] = {}  # and the number of steps
 
     def add(self, metrics: dict[str, Tensor | float]) -> None:
         """Add the scalars of a step."""
@@ -40,24 +40,20 @@ class Averages:
         columns = {n: [step[n] for step in self._steps if n in step] for n in names}
         sums = _to_host({name: _total(values) for name, values in columns.items()})
         for name, total in sums.items():
-            self._sums[name] = self._sums.get(name, 0.0) + total
-            self._sums[f"#{name}"] = self._sums.get(f"#{name}", 0.0) + len(columns[name])
+            before, steps = self._sums.get(name, (0.0, 0))
+            self._sums[name] = before + total, steps + len(columns[name])
         self._steps.clear()
         return {name: total / len(columns[name]) for name, total in sums.items()}
 
     def means(self) -> dict[str, float]:
         """Return the means over all folded steps."""
-        return {
-            name: total / self._sums[f"#{name}"]
-            for name, total in self._sums.items()
-            if not name.startswith("#")
-        }
+        return {name: total / steps for name, (total, steps) in self._sums.items()}
 
-    def state(self) -> dict[str, float]:
+    def state(self) -> dict[str, tuple[float, int]]:
         """Return the sums, for the training state; pending steps must be folded."""
         return dict(self._sums)
 
-    def restore(self, state: dict[str, float]) -> None:
+    def restore(self, state: dict[str, tuple[float, int]]) -> None:
         """Continue from the sums of `state`."""
         self._sums = dict(state)
         self._steps.clear()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -209,8 +209,10 @@ class Training:
         )
         set_learning_rate(self.optimizer, rate)
         of_parts: list[Metrics] = []
-        for number, part in enumerate(_parts(batch, accumulate), start=1):
-            last = number == accumulate
+        size = len(batch.labels) // accumulate
+        for start in range(0, size * accumulate, size):
+            part = batch if accumulate == 1 else batch.rows(slice(start, start + size))
+            last = len(of_parts) == accumulate - 1
             with nullcontext() if last else self.accelerator.no_sync(self.wrapped):
                 output = self.wrapped(part)
                 self.accelerator.backward(output.loss / accumulate)
@@ -264,16 +266,6 @@ class Training:
             "epochs": log.read("epoch"),
             "monitor": log.read("monitor"),
         }
-
-
-def _parts(batch: Batch, count: int) -> Iterator[Batch]:
-    """Cut a batch into equal micro-batches."""
-    if count == 1:
-        yield batch
-        return
-    size = len(batch.labels) // count
-    for start in range(0, size * count, size):
-        yield batch.rows(slice(start, start + size))
 
 
 def make_accelerator(precision: str, *, cpu: bool = False) -> Any:
