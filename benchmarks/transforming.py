@@ -38,7 +38,7 @@ from feature_transform import (
     transformed_logits,
 )
 from retable.encoders import ResNetRecipe
-from retable.methods import Batch, MethodRecipe, Metrics, MoCoRecipe
+from retable.methods import Batch, MethodRecipe, Metrics, moco_v1
 from retable.random import derive_key
 from retable.train.gradients import GradientLandscape
 
@@ -164,7 +164,7 @@ def recipes(shape: Shape) -> dict[str, MethodRecipe]:
         return MoCoFTRecipe(queue=shape.queue, transform=TRANSFORMS[name])
 
     named = {name: transformed(name) for name in (FT, HARD, DIMENSION)}
-    return {MOCO: MoCoRecipe(queue=shape.queue), **named}
+    return {MOCO: moco_v1(queue=shape.queue), **named}
 
 
 def prepare_step(

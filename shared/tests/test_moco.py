@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from retable.methods import MoCo, MoCoRecipe, moco_v2
+from retable.methods import MoCo, MoCoRecipe, moco_v1, moco_v2
 from retable.testing import TinyEncoder, make_batch
 
 
@@ -121,5 +121,5 @@ def test_the_trace_has_raw_scores_with_all_rows_of_the_queue() -> None:
 
 
 def test_versions_differ_in_head_and_temperature() -> None:
-    assert MoCoRecipe() == MoCoRecipe(temperature=0.07, head="linear")
+    assert moco_v1() == MoCoRecipe(temperature=0.07, head="linear")
     assert moco_v2() == MoCoRecipe(temperature=0.2, head="mlp")

@@ -2,7 +2,7 @@
 
 from retable.methods.byol import BYOL, BYOLRecipe
 from retable.methods.method import Batch, Method, MethodRecipe, Metrics, Progress, StepOutput
-from retable.methods.moco import MoCo, MoCoRecipe, moco_v2
+from retable.methods.moco import MoCo, MoCoRecipe, moco_v1, moco_v2
 from retable.methods.siamese import Siamese
 from retable.methods.simclr import SimCLR, SimCLRRecipe
 from retable.methods.simsiam import SimSiam, SimSiamRecipe
@@ -26,5 +26,6 @@ __all__ = [
     "StepOutput",
     "Supervised",
     "SupervisedRecipe",
+    "moco_v1",
     "moco_v2",
 ]

@@ -65,6 +65,11 @@ class MoCoRecipe:
         return MoCo(encoder, self, rng_key)
 
 
+def moco_v1(**changes: object) -> MoCoRecipe:
+    """Return the recipe of MoCo version 1 with the given changes."""
+    return MoCoRecipe(**changes)  # type: ignore[arg-type]
+
+
 def moco_v2(**changes: object) -> MoCoRecipe:
     """Return the recipe of MoCo version 2 (Chen et al., table 1): MLP head, temperature 0.2."""
     return MoCoRecipe(**{"head": "mlp", "temperature": 0.2, **changes})  # type: ignore[arg-type]
