@@ -1,9 +1,9 @@
 """Randomness as a function: every draw is a hash of (seed, purpose, counters).
 
 There is no generator state. The same key and counter give the same draw on any device, in any
-worker and on any number of processes, so that data order, augmentation and mixing need no
-bookkeeping when a run is resumed or split differently. A batch that is split over processes uses
-the global positions of its samples as counters and gets its slice of the global draw.
+worker and on any number of processes, so that a run can be resumed or split differently without
+bookkeeping. A batch that is split over processes uses the global positions of its samples as
+counters.
 
 The hash is the finaliser of SplitMix64 (Steele, Lea, Flood, 2014), applied twice: once to the
 counter, once to the sum of that and the key.

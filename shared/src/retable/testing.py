@@ -1,8 +1,8 @@
 """Tools for tests: a tiny encoder, batches, training steps, checks of encoders, processes.
 
-The property of distributed code that `run_processes` tests: with equal shares of a global batch,
-the mean of the processes' losses is the loss of the global batch, the mean of their gradients is
-its gradient, and state that all processes hold (queues, running statistics) is equal everywhere.
+With equal shares of a global batch, the mean of the processes' losses is the loss of the global
+batch, the mean of their gradients is its gradient, and state that all processes hold (queues,
+running statistics) is equal everywhere: `run_processes` serves to test this.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def make_batch(
     """Return the global batch of a step, in which views of an image differ by noise.
 
     Args:
-        step: the step; different steps have different images.
+        step: number of the step; different steps have different images.
         size: number of images.
         sides: side of each view in pixels.
         noise: standard deviation of the noise; images have a deviation of 1.
@@ -251,14 +251,10 @@ def _import(name: str, path: str) -> None:
 
 
 def check_encoder(recipe: EncoderRecipe, side: int = 32) -> None:
-    """Check what Retable relies on in an encoder: taps, initialisation, copies, the meta device.
+    """Assert what Retable relies on in an encoder: taps, initialisation, copies, the meta device.
 
-    Args:
-        recipe: a small encoder of convolutions and batch or group norms.
-        side: side in pixels of the images to pass.
-
-    Raises:
-        AssertionError: the encoder breaks the contract of `retable.encoders.Encoder`.
+    ``recipe`` should build a small encoder of convolutions and batch or group norms; ``side`` is
+    that of its images in pixels.
     """
     images = torch.randn(4, 3, side, side, generator=torch.Generator().manual_seed(0))
     _check_weights(recipe, images)

@@ -1,8 +1,7 @@
 """ResNet-18 to -200 (He et al., 2016) with torchvision's parameter names and without classifier.
 
-Written here because the papers scale every layer's width and exchange the stem, which torchvision's
-builder does not offer, and because importing torchvision costs more than importing torch. Weights
-of torchvision load unchanged.
+The papers scale every layer's width and exchange the stem, which torchvision's builder does not
+offer, and importing torchvision costs more than importing torch. Its weights load unchanged.
 """
 
 from __future__ import annotations

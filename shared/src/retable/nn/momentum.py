@@ -21,15 +21,13 @@ from retable.settings import validate_choices
 class MomentumCopy(nn.Module):
     """A copy of ``source`` without gradient, equal at the start, that `update` moves towards it.
 
-    Call it like the source. It registers only its own weights, so that ``source`` is not saved
-    twice.
+    Call it like the source, which it does not register as a submodule.
     """
 
     def __init__(self, source: nn.Module) -> None:
         super().__init__()
         self.module = copy.deepcopy(source).requires_grad_(False)
-        # In a tuple, so that the source is not registered as a submodule.
-        self._source = (source,)
+        self._source = (source,)  # in a tuple, so that the source is not registered and saved twice
 
     def forward(self, *inputs: Any) -> Any:
         """Call the copied module."""

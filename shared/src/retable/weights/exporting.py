@@ -61,8 +61,7 @@ def save_export(
     """Write `export_encoder`'s tensors to a file that the other program opens, atomically.
 
     The ending is ``.safetensors``, or ``.pth`` for ``torch.load(weights_only=True)``. Detectron2
-    reads only ``.pth``, named in ``MODEL.WEIGHTS``: its checkpointer reads the entry ``model`` and
-    finds the backbone by the ends of the names.
+    reads only ``.pth``, named in ``MODEL.WEIGHTS``.
     """
     path = Path(path)
     endings = (".pth",) if layout == "detectron2" else (".safetensors", ".pth")

@@ -26,8 +26,7 @@ class WeightsFile(NamedTuple):
 def read_weights(path: Path) -> WeightsFile:
     """Read a safetensors file or anything that ``torch.load(weights_only=True)`` accepts.
 
-    The format is recognised by the content, not the name. Nested dictionaries become dotted names,
-    so that a state dict inside a training checkpoint is found wherever its author put it:
+    The format is recognised by the content, not the name. Nested dictionaries become dotted names:
     ``{"state_dict": {"conv1.weight": w}}`` gives ``state_dict.conv1.weight``. Tensors are on the
     CPU; those of a zip-format file are memory-mapped, so that optimizer states cost nothing.
 
