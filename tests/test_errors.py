@@ -228,12 +228,12 @@ def test_a_queue_that_is_no_multiple_of_the_batch_is_no_mistake(
 
 def test_processes_that_do_not_divide_the_batch(refused: Refused) -> None:
     said = refused(*smoke("moco_v2"), "--processes", "3")
-    assert "A batch of 64 images cannot be split over 3 processes: expected a divisor of 64" in said
+    assert "A batch of 64 images cannot be split over 3 processes. Choose a divisor" in said
 
 
 def test_processes_that_do_not_fit_the_batch_norm_groups(refused: Refused) -> None:
     said = refused(*smoke("moco_v2", "pretrain.bn_group=48"))
-    assert "64 images at a time and the recipe's batch-norm group has 48: expected that" in said
+    assert "`bn_group` must divide a process's 64 images or be a multiple of them, got 48." in said
 
 
 def test_more_processes_than_gpus(refused: Refused, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -271,7 +271,7 @@ def test_paper_scale_without_data(refused: Refused) -> None:
             "`size` of shapes must be at least 16 pixels, got 4",
         ),
         (smoke("moco_v2", "pretrain.data=shapes?colour=4"), "has no parameter 'colour'"),
-        (smoke("moco_v2", "pretrain.batch=0"), "batch is 0: expected at least 1"),
+        (smoke("moco_v2", "pretrain.batch=0"), "`batch` must be at least 1, got 0"),
         ([*smoke("moco_v2"), "--resume"], "holds no run of these rows and seeds"),
         ([*smoke("moco_v2"), "--seeds", "first"], "must be numbers or ranges, got 'first'"),
         ([*smoke("moco_v2"), "--processes", "0"], "must be an integer of at least 1, got 0"),

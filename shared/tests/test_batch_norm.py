@@ -10,7 +10,6 @@ from retable import distributed
 from retable.encoders import ResNetRecipe
 from retable.errors import UserError
 from retable.nn.batch_norm import (
-    NormConditions,
     average_statistics,
     group_batch_norm,
     rows_per_image,
@@ -206,35 +205,3 @@ def test_the_result_does_not_depend_on_the_number_of_processes(
     for _, averaged, own_gradients in shares:
         torch.testing.assert_close(averaged, statistics, rtol=1e-4, atol=1e-6)
         torch.testing.assert_close(own_gradients, gradients, rtol=1e-3, atol=1e-5)
-
-
-def test_conditions_are_restored_without_updating_statistics() -> None:
-    network = nn.Sequential(disturbed(nn.BatchNorm2d(3)), nn.ReLU(), disturbed(nn.BatchNorm2d(3)))
-    group_batch_norm(network, 2)
-    network[2].eval()
-    images = randn(8, 3, 4, 4)
-    with rows_per_image(network, 2):
-        conditions = NormConditions(network)
-        expected = network(images)
-    before = copy.deepcopy(network.state_dict())
-    network[0].eval()
-    network[2].train()
-    for _ in range(2):
-        with conditions.restored():
-            assert torch.equal(network(images), expected)
-    assert not network[0].training
-    assert network[2].training
-    assert all(layer.group_size == 2 for layer in (network[0], network[2]))
-    assert network.state_dict().keys() == before.keys()
-    for name, value in network.state_dict().items():
-        assert torch.equal(value, before[name])
-
-
-def test_conditions_are_reset_after_an_error() -> None:
-    layer = nn.BatchNorm2d(3)
-    conditions = NormConditions(layer)
-    layer.eval()
-    with pytest.raises(ValueError, match="expected 4D input"), conditions.restored():
-        layer(randn(2, 3))
-    assert not layer.training
-    assert layer.running_mean is not None

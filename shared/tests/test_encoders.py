@@ -76,7 +76,8 @@ def test_width_scales_every_convolution(name: str) -> None:
 def test_the_stem_decides_the_size_of_the_last_map(name: str, stem: str, reduction: int) -> None:
     encoder = ResNetRecipe(name, width=0.25, stem=stem).build(rng_key=0)  # type: ignore[arg-type]
     images = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
-    grid = encoder.feature_map(images)
+    last = encoder.tap_names[-2]
+    grid = encoder.taps(images, (last,))[last]
     assert grid.shape == (2, encoder.feature_dim, 64 // reduction, 64 // reduction)
 
 
@@ -104,8 +105,8 @@ def test_group_norm_encoders_have_no_batch_statistics() -> None:
     ("fields", "sentence"),
     [
         ({"name": "resnet51"}, "`encoder.name` must be one of resnet18, resnet34, "),
-        ({"stem": "cifar"}, "`encoder.stem` must be one of imagenet, small, got 'cifar'."),
-        ({"norm": "none"}, "`encoder.norm` must be one of batch, group, got 'none'."),
+        ({"stem": "cifar"}, "`stem` must be one of 'imagenet', 'small', got 'cifar'."),
+        ({"norm": "none"}, "`norm` must be one of 'batch', 'group', got 'none'."),
         ({"width": 0}, "`encoder.width` must be positive, got 0."),
     ],
 )

@@ -19,7 +19,7 @@ from retable.methods import (
 )
 from retable.nn.batch_norm import group_batch_norm
 from retable.nn.momentum import MomentumRecipe
-from retable.testing import TinyEncoder, equal_states, make_batch, select_rows, train_steps
+from retable.testing import TinyEncoder, equal_states, make_batch, train_steps
 
 RECIPES: dict[str, Any] = {
     "moco": moco_v2(queue=20, dim=6, momentum=0.9),
@@ -84,7 +84,7 @@ def test_gradient_of_a_batch_is_the_mean_over_its_parts(name: str) -> None:
     method, batch = build(name), make_batch(sides=sides(name))
     assert method.accumulates
     group_batch_norm(method, 4)
-    parts = [gradients(method, select_rows(batch, rows)) for rows in (slice(4), slice(4, 8))]
+    parts = [gradients(method, batch.rows(rows)) for rows in (slice(4), slice(4, 8))]
     for first, second, whole in zip(*parts, gradients(method, batch), strict=True):
         torch.testing.assert_close((first + second) / 2, whole, rtol=1e-4, atol=1e-6)
 

@@ -92,5 +92,5 @@ def test_cosine_momentum_meets_its_known_points_and_rises() -> None:
 def test_invalid_recipes_are_refused() -> None:
     with pytest.raises(UserError, match=r"must be in \[0, 1\], got 1\.5"):
         MomentumRecipe(1.5)
-    with pytest.raises(UserError, match="must be constant or cosine, got 'linear'"):
+    with pytest.raises(UserError, match="`kind` must be one of 'constant', 'cosine', got 'linear'"):
         MomentumRecipe(0.9, "linear")  # type: ignore[arg-type]

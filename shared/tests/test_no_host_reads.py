@@ -35,7 +35,7 @@ def test_a_contrastive_step_reads_nothing_from_the_device() -> None:
         encoder = group_batch_norm(ResNetRecipe("small_resnet8").build(rng_key=0), 4)
         target = MomentumCopy(encoder)
         queue = KeyQueue(12, 64, rng_key=0, labels=True)
-        groups = parameter_groups(encoder, 0.1, exclude_bias_and_norm=True)
+        groups = parameter_groups(OptimizerRecipe(exclude_bias_and_norm=True), encoder)
         optimizer = LARS(groups, 0.1, nesterov=True)
         images = torch.empty(8, 3, 32, 32)
         labels = torch.empty(8, dtype=torch.long)

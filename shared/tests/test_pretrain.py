@@ -21,11 +21,10 @@ from retable.train.options import RunOptions
 from retable.train.pretrain import (
     Training,
     TrainingFailedError,
-    check_fit,
     make_accelerator,
     pretrain,
 )
-from retable.train.recipe import PretrainRecipe, build_method
+from retable.train.recipe import PretrainRecipe, build_method, check_fit
 from retable.train.runs import RunDirectory
 from retable.train.traces import read_traces
 from retable.weights import load_encoder
@@ -194,7 +193,7 @@ def test_accumulated_gradients_are_those_of_the_whole_batch(
 
 
 def test_a_contrastive_batch_cannot_be_accumulated(contrastive: Changed, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"MoCo contrasts a whole batch.*--accumulate 1"):
+    with pytest.raises(UserError, match=r"`--accumulate` must be 1 for MoCo, .* got 2\."):
         train(contrastive(), tmp_path, replace(OFTEN, accumulate=2))
     assert not (tmp_path / "checkpoints").exists()
 
@@ -202,14 +201,14 @@ def test_a_contrastive_batch_cannot_be_accumulated(contrastive: Changed, tmp_pat
 @pytest.mark.parametrize(
     ("changes", "processes", "sentence"),
     [
-        ({}, 3, "16 images cannot be split over 3 processes: expected a divisor of 16"),
-        ({"bn_group": 12}, 2, "8 images at a time and .* has 12: expected that one divides"),
+        ({}, 3, r"16 images cannot be split over 3 processes\. Choose a divisor of the batch"),
+        ({"bn_group": 12}, 2, "must divide a process's 8 images or be a multiple of them, got 12"),
         ({"bn_group": 16}, 1, None),
         ({"bn_group": 16}, 4, None),
         ({"bn_group": None}, 16, None),
         ({"precision": "half"}, 1, "must be one of float32, bf16, fp16, got 'half'"),
-        ({"epochs": 0}, 1, "epochs is 0: expected at least 1"),
-        ({"max_steps": 0}, 1, "max_steps is 0: expected at least 1"),
+        ({"epochs": 0}, 1, "`epochs` must be at least 1, got 0"),
+        ({"max_steps": 0}, 1, "`max_steps` must be at least 1, got 0"),
     ],
 )
 def test_a_recipe_that_does_not_fit_is_refused_with_the_reason(
@@ -230,7 +229,7 @@ def test_batch_norm_groups_may_span_processes_but_not_the_parts_of_a_batch(
     recipe = supervised(bn_group=16)
     method = build_method(recipe, 0)
     check_fit(recipe, method, 2, RunOptions())
-    with pytest.raises(UserError, match="4 images at a time"):
+    with pytest.raises(UserError, match="a process's 4 images"):
         check_fit(recipe, method, 2, RunOptions(accumulate=2))
 
 

@@ -95,10 +95,6 @@ def test_the_cosine_stays_at_its_end_when_training_goes_on() -> None:
     assert learning_rate(recipe, 2.0, 150, 10, 10) == pytest.approx(0.1)
 
 
-def test_a_recipe_read_from_json_equals_the_written_one() -> None:
-    assert ScheduleRecipe("step", milestones=[1, 2]) == ScheduleRecipe("step", milestones=(1, 2))  # type: ignore[arg-type]
-
-
 @pytest.mark.parametrize(
     ("fields", "sentence"),
     [

@@ -1,6 +1,6 @@
 import json
 import math
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from feature_transform import TransformRecipe
 from retable.errors import UserError
 from retable.methods.method import Progress
+from retable.settings import from_plain, to_plain
 
 NOTHING = TransformRecipe(positives="none", negatives="none")
 
@@ -31,7 +32,7 @@ def test_the_defaults_are_those_of_the_papers_final_runs() -> None:
 @pytest.mark.wheel
 def test_a_recipe_survives_json() -> None:
     for recipe in (TransformRecipe(), TransformRecipe(negatives="hard", hard_beta=(5.0, 2.0))):
-        assert TransformRecipe(**json.loads(json.dumps(asdict(recipe)))) == recipe
+        assert from_plain(TransformRecipe, json.loads(json.dumps(to_plain(recipe)))) == recipe
 
 
 # From when on
@@ -101,11 +102,11 @@ def test_two_targets_keep_their_level() -> None:
         ({"draw_group": 0}, "`draw_group` must be at least one row"),
         ({"start_epoch": -0.5}, "`start_epoch` must be an epoch from 0 on"),
         ({"start_epoch": math.nan}, "`start_epoch` must be an epoch from 0 on"),
-        ({"positives": "hard"}, "`positives` must be one of none, extrapolate"),
-        ({"negatives": "mix"}, "`negatives` must be one of none, interpolate, extrapolate"),
-        ({"level": "feature"}, "`level` must be one of batch, sample, dimension"),
-        ({"score_against": "both"}, "`score_against` must be one of extrapolated, raw"),
-        ({"hard_weight_on": "key"}, "`hard_weight_on` must be one of query, negative"),
+        ({"positives": "hard"}, "`positives` must be one of 'none', 'extrapolate'"),
+        ({"negatives": "mix"}, "`negatives` must be one of 'none', 'interpolate', 'extrapolate'"),
+        ({"level": "feature"}, "`level` must be one of 'batch', 'sample', 'dimension'"),
+        ({"score_against": "both"}, "`score_against` must be one of 'extrapolated', 'raw'"),
+        ({"hard_weight_on": "key"}, "`hard_weight_on` must be one of 'query', 'negative'"),
     ],
 )
 def test_invalid_values_are_refused(change: dict[str, Any], message: str) -> None:

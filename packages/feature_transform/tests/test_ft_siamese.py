@@ -26,7 +26,7 @@ from retable.methods import (
 from retable.nn.batch_norm import group_batch_norm
 from retable.nn.momentum import MomentumRecipe
 from retable.random import derive_key, normal
-from retable.testing import TinyEncoder, make_batch, select_rows
+from retable.testing import TinyEncoder, make_batch
 
 PLAIN: dict[str, MethodRecipe] = {
     "simsiam": SimSiamRecipe(dim=6, hidden_dim=10, predictor_hidden_dim=4),
@@ -255,7 +255,7 @@ def test_gradient_of_a_batch_is_the_mean_of_its_parts(
     method, batch = build(name, transform, 2.6), make_batch()
     assert method.accumulates
     group_batch_norm(method, 4)
-    parts = [select_rows(batch, rows) for rows in (slice(0, 4), slice(4, 8))]
+    parts = [batch.rows(rows) for rows in (slice(0, 4), slice(4, 8))]
     halves = zip(*(gradient(method, part) for part in parts), strict=True)
     means = [(one + other) / 2 for one, other in halves]
     assert_equal_to_rounding(means, gradient(method, batch))

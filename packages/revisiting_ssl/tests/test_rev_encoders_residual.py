@@ -363,7 +363,7 @@ def test_the_compact_maximum_keeps_a_byte_for_each() -> None:
 @pytest.mark.parametrize(
     ("fields", "sentence"),
     [
-        ({"version": "v3"}, "version` must be one of v1, v2, reversible, got 'v3'."),
+        ({"version": "v3"}, "`version` must be one of 'v1', 'v2', 'reversible', got 'v3'."),
         ({"version": "v1", "last_relu": False}, "last_relu` must be true for version v1,"),
         ({"version": "v1", "skip": False}, "skip` must be true for version v1, got false."),
         ({"version": "reversible", "skip": False}, "skip` must be true for version reversible,"),

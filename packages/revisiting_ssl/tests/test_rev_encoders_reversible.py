@@ -18,6 +18,7 @@ from retable.nn.batch_norm import group_batch_norm, rows_per_image
 from retable.random import initialising
 from retable.testing import run_processes
 from revisiting_ssl.encoders import ResidualEncoder, ResidualRecipe
+from revisiting_ssl.encoders.recomputation import NormConditions
 from revisiting_ssl.encoders.reversible import ReversibleBlock, ReversibleUnit, pool_and_double
 
 torch.set_num_threads(1)
@@ -351,3 +352,35 @@ def test_two_processes_get_the_gradients_of_one() -> None:
     expected = gradients(ordinary, images, ordinary(images))
     for found in run_processes(parallel_gradients, 2):
         assert_equal_gradients(expected, found, 1e-4)
+
+
+def test_conditions_are_restored_without_updating_statistics() -> None:
+    network = nn.Sequential(disturbed(nn.BatchNorm2d(3)), nn.ReLU(), disturbed(nn.BatchNorm2d(3)))
+    group_batch_norm(network, 2)
+    network[2].eval()
+    images = randn(8, 3, 4, 4)
+    with rows_per_image(network, 2):
+        conditions = NormConditions(network)
+        expected = network(images)
+    before = copy.deepcopy(network.state_dict())
+    network[0].eval()
+    network[2].train()
+    for _ in range(2):
+        with conditions.restored():
+            assert torch.equal(network(images), expected)
+    assert not network[0].training
+    assert network[2].training
+    assert all(layer.group_size == 2 for layer in (network[0], network[2]))
+    assert network.state_dict().keys() == before.keys()
+    for name, value in network.state_dict().items():
+        assert torch.equal(value, before[name])
+
+
+def test_conditions_are_reset_after_an_error() -> None:
+    layer = nn.BatchNorm2d(3)
+    conditions = NormConditions(layer)
+    layer.eval()
+    with pytest.raises(ValueError, match="expected 4D input"), conditions.restored():
+        layer(randn(2, 3))
+    assert not layer.training
+    assert layer.running_mean is not None

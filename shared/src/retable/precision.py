@@ -14,14 +14,7 @@ PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 
 
 def autocast_dtype(precision: str) -> torch.dtype | None:
-    """Return the type that autocast computes in; None for float32, without autocast.
-
-    Raises:
-        UserError: the name is not one of `PRECISIONS`.
-
-    >>> autocast_dtype("bf16"), autocast_dtype("float32")
-    (torch.bfloat16, None)
-    """
+    """Return the type that autocast computes in; None for float32, without autocast."""
     import torch
 
     dtypes = {"float32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -34,9 +27,5 @@ def autocast_dtype(precision: str) -> torch.dtype | None:
 
 
 def accelerate_mode(precision: str) -> str:
-    """Return accelerate's name of a precision.
-
-    >>> accelerate_mode("float32"), accelerate_mode("bf16")
-    ('no', 'bf16')
-    """
+    """Return accelerate's name of a precision: "no", "bf16" or "fp16"."""
     return "no" if autocast_dtype(precision) is None else precision

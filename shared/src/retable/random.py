@@ -1,9 +1,9 @@
 """Randomness as a function: every draw is a hash of (seed, purpose, counters).
 
 There is no generator state. The same key and counter give the same draw on any device, in any
-worker and on any number of processes, so that data order, augmentation and mixing need no
-bookkeeping when a run is resumed or split differently. A batch that is split over processes uses
-the global positions of its samples as counters and gets its slice of the global draw.
+worker and on any number of processes, so that a run can be resumed or split differently without
+bookkeeping. A batch that is split over processes uses the global positions of its samples as
+counters.
 
 The hash is the finaliser of SplitMix64 (Steele, Lea, Flood, 2014), applied twice: once to the
 counter, once to the sum of that and the key.
@@ -28,9 +28,6 @@ def derive_key(seed: int, *purpose: str | int) -> int:
     """Derive the 64-bit key of one purpose, for instance ``derive_key(seed, "views", epoch)``.
 
     Returns a signed 64-bit integer, the same on every machine.
-
-    >>> derive_key(0, "views", 3) == derive_key(0, "views", 4)
-    False
     """
     text = "\x1f".join(f"{type(part).__name__}:{part}" for part in (seed, *purpose))
     digest = hashlib.blake2b(text.encode(), digest_size=8).digest()
@@ -60,11 +57,7 @@ def uniform(rng_key: int, counters: Tensor) -> Tensor:
 
 
 def integers(rng_key: int, counters: Tensor, high: int | Tensor) -> Tensor:
-    """Draw int64 uniformly from [0, high), one for each counter; ``high`` below 2**31, broadcast.
-
-    >>> sorted(set(integers(0, torch.arange(100), 3).tolist()))
-    [0, 1, 2]
-    """
+    """Draw int64 from [0, high), one for each counter; ``high`` is broadcast, below 2**31."""
     return (_shift_right(bits(rng_key, counters), 32) * high) >> 32
 
 
@@ -115,12 +108,6 @@ def beta_quantile(shares: Tensor, a: float, b: float) -> Tensor:
     Interpolated in a table of the angle whose squared sine is the value; as a function of the angle
     the density is smooth up to both ends. The error of the distribution function is at most 2e-4,
     at its ends. Values that float32 would round to 1 become the largest float32 below 1.
-
-    Raises:
-        ValueError: ``a`` or ``b`` is outside of `BETA_PARAMETERS`.
-
-    >>> beta_quantile(torch.tensor([0.25, 0.5]), 1.0, 1.0)  # the uniform distribution
-    tensor([0.2500, 0.5000])
     """
     smallest, largest = BETA_PARAMETERS
     if not all(smallest <= parameter <= largest for parameter in (a, b)):
@@ -190,12 +177,6 @@ def dropout(rows: Tensor, rate: float, rng_key: int, numbers: Tensor) -> Tensor:
         rate: probability that a unit is dropped, in [0, 1), rounded to a multiple of 2^-16.
         rng_key: key of the draws, equal on all processes.
         numbers: (n,) int64, index of each row among the rows of all processes.
-
-    Returns:
-        (n, D), units times 0 or 1 / (1 - rate).
-
-    >>> dropout(torch.ones(2, 8), 0.5, 0, torch.arange(2)).unique()
-    tensor([0., 2.])
     """
     words = -(-rows.shape[1] // 4)
     counters = numbers[:, None] * words + torch.arange(words, device=rows.device)
@@ -215,13 +196,6 @@ def initialising(rng_key: int) -> Iterator[None]:
     """Inside the block, let torch's initialisers draw from ``rng_key``.
 
     The state of torch's global generator is restored afterwards.
-
-    >>> with initialising(1):
-    ...     a = torch.nn.Linear(2, 2).weight
-    >>> with initialising(1):
-    ...     b = torch.nn.Linear(2, 2).weight
-    >>> torch.equal(a, b)
-    True
     """
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(rng_key & (2**63 - 1))

@@ -1,8 +1,8 @@
 """Tools for tests: a tiny encoder, batches, training steps, checks of encoders, processes.
 
-The property of distributed code that `run_processes` tests: with equal shares of a global batch,
-the mean of the processes' losses is the loss of the global batch, the mean of their gradients is
-its gradient, and state that all processes hold (queues, running statistics) is equal everywhere.
+With equal shares of a global batch, the mean of the processes' losses is the loss of the global
+batch, the mean of their gradients is its gradient, and state that all processes hold (queues,
+running statistics) is equal everywhere: `run_processes` serves to test this.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ import tempfile
 import time
 import traceback
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
 from datetime import timedelta
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
@@ -71,7 +70,7 @@ def make_batch(
     """Return the global batch of a step, in which views of an image differ by noise.
 
     Args:
-        step: the step; different steps have different images.
+        step: number of the step; different steps have different images.
         size: number of images.
         sides: side of each view in pixels.
         noise: standard deviation of the noise; images have a deviation of 1.
@@ -94,20 +93,9 @@ def make_batch(
     )
 
 
-def select_rows(batch: Batch, rows: Tensor | slice) -> Batch:
-    """Return the given samples of a batch."""
-    return replace(
-        batch,
-        views=tuple(view[rows] for view in batch.views),
-        labels=batch.labels[rows],
-        indices=batch.indices[rows],
-        positions=batch.positions[rows],
-    )
-
-
 def own_share(batch: Batch) -> Batch:
     """Return this process's equal share of a global batch."""
-    return select_rows(batch, distributed.own_slice(torch.arange(len(batch.positions))))
+    return batch.rows(distributed.own_slice(torch.arange(len(batch.positions))))
 
 
 def train_steps(
@@ -263,14 +251,10 @@ def _import(name: str, path: str) -> None:
 
 
 def check_encoder(recipe: EncoderRecipe, side: int = 32) -> None:
-    """Check what Retable relies on in an encoder: taps, initialisation, copies, the meta device.
+    """Assert what Retable relies on in an encoder: taps, initialisation, copies, the meta device.
 
-    Args:
-        recipe: a small encoder of convolutions and batch or group norms.
-        side: side in pixels of the images to pass.
-
-    Raises:
-        AssertionError: the encoder breaks the contract of `retable.encoders.Encoder`.
+    ``recipe`` should build a small encoder of convolutions and batch or group norms; ``side`` is
+    that of its images in pixels.
     """
     images = torch.randn(4, 3, side, side, generator=torch.Generator().manual_seed(0))
     _check_weights(recipe, images)

@@ -105,12 +105,6 @@ def draw_groups(positions: Tensor, group: int | None) -> Iterator[tuple[Tensor, 
             a multiple of the smaller of ``group`` and n, as in a batch that is split over
             processes.
         group: rows of a group; None: all.
-
-    Raises:
-        UserError: neither of a group and a process's rows divides the other.
-
-    >>> list(draw_groups(torch.arange(4, 8), 2))
-    [(tensor(2), slice(0, 2, None)), (tensor(3), slice(2, 4, None))]
     """
     rows = len(positions)
     if group is None:

@@ -55,10 +55,6 @@ def hard_negative_scores(
 
     ``scored`` (B, D) are ``query`` itself or extrapolated queries; the other arguments are those of
     `mix_with_query`.
-
-    >>> import torch
-    >>> hard_negative_scores(torch.eye(3)[:1], torch.eye(3)[:1], torch.eye(3), 0.25)
-    tensor([[1.0000, 0.2500, 0.2500]])
     """
     if isinstance(weight, Tensor):
         weight = weight.to(query.dtype)

@@ -69,13 +69,10 @@ class InfoMinRecipe(MoCoFTRecipe):
     """InfoMin without encoder and views; the defaults are those of PyContrast's ``InfoMin``.
 
     The views are two of `retable.views.infomin` and, for the jigsaw, one of `retable.views.jigsaw`.
+    The other fields are those of `feature_transform.moco.MoCoFTRecipe`; the head is also that of
+    the jigsaw's crops, and the transformation, by default none, that of both branches.
 
     Attributes:
-        queue: K, number of keys in the queue.
-        temperature: tau.
-        momentum: m of the key encoder's moving average.
-        head: projection head, "linear" or "mlp", also of the jigsaw's crops.
-        transform: transformation of the features of both branches; by default none.
         jigsaw: whether there is a jigsaw branch; without it, this is MoCo.
         grid: cells in a row and in a column of the jigsaw.
         cell: side of a cell in pixels; the jigsaw's view has grid * cell.
@@ -106,10 +103,9 @@ class InfoMin(MoCoFT):
     """
 
     def __init__(self, encoder: nn.Module, recipe: InfoMinRecipe, rng_key: int) -> None:
-        cells = PatchGrid(recipe.grid, recipe.cell, recipe.crop, standardise=False)
         super().__init__(encoder, recipe, rng_key)
         self.recipe = recipe
-        self.cells = cells
+        self.cells = PatchGrid(recipe.grid, recipe.cell, recipe.crop, standardise=False)
         self.jigsaw_head: JigsawHead | None = None
         if recipe.jigsaw:
             features = int(encoder.feature_dim)  # type: ignore[arg-type]
@@ -129,11 +125,7 @@ class InfoMin(MoCoFT):
         return (*super().encoder_inputs(sizes), crops)
 
     def select_views(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Return the views of queries and of keys.
-
-        Raises:
-            UserError: the batch has not two views, or three with a jigsaw.
-        """
+        """Return the views of queries and of keys."""
         expected = 2 if self.jigsaw_head is None else 3
         if len(batch.views) != expected:
             raise UserError(

@@ -32,11 +32,7 @@ def cut_jigsaw(
 
 
 def shuffled_orders(rng_key: int, positions: Tensor, count: int) -> Tensor:
-    """Draw a permutation of ``count`` crops for each sample: (B, count) int64.
-
-    >>> shuffled_orders(0, torch.arange(2), 9).sort(dim=1).values[0]
-    tensor([0, 1, 2, 3, 4, 5, 6, 7, 8])
-    """
+    """Draw a permutation of ``count`` crops for each sample: (B, count) int64."""
     counters = positions[:, None] * count + torch.arange(count, device=positions.device)
     return uniform(rng_key, counters).argsort(dim=1, stable=True)
 
@@ -64,10 +60,7 @@ class JigsawHead(nn.Module):
             self.joined = nn.Linear(crops * out_dim, out_dim)
 
     def forward(self, features: Tensor, orders: Tensor) -> Tensor:
-        """Embed crops' features (B, n, F) in the given ``orders`` (B, n) int64.
-
-        Crop orders[:, i] is at place i of the concatenation.
-        """
+        """Embed crops' features (B, n, F); crop ``orders[:, i]`` is at place i."""
         embedded = self.each(features)
         chosen = embedded.gather(1, orders[..., None].expand_as(embedded))
         joined: Tensor = self.joined(chosen.flatten(1))

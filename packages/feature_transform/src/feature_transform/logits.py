@@ -47,11 +47,6 @@ def transformed_logits(
 
     Raises:
         UserError: shapes do not fit, or `TransformRecipe.draw_group` does not fit B.
-
-    >>> from torch.nn.functional import normalize
-    >>> query, key, queue = (normalize(torch.randn(n, 8), dim=1) for n in (2, 2, 16))
-    >>> transformed_logits(query, key, queue, TransformRecipe(), rng_key=5).shape
-    torch.Size([2, 17])
     """
     if query.ndim != 2 or key.shape != query.shape or queue.shape[1:] != query.shape[1:]:
         shapes = ", ".join(str(tuple(features.shape)) for features in (query, key, queue))
@@ -115,8 +110,8 @@ def mixed_scores(
 ) -> list[Tensor]:
     """Score branches' queries (B, D) against one mixed queue for each group of rows: (B, K) each.
 
-    Row b of all branches has the same position in the global batch. The other arguments and errors
-    are those of `transformed_logits`.
+    Row b of all branches has the same position in the global batch. The other arguments are those
+    of `transformed_logits`.
     """
     drawn = (
         MixedGroup(rows, *mixture(transform, rng_key, number, *queue.shape))

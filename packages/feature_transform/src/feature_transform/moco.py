@@ -28,9 +28,6 @@ class MoCoFTRecipe(MoCoRecipe):
         unit_sphere: whether to project the heads' outputs to the unit sphere. Otherwise features
             are compared by inner products, and the training collapses (supplement, section F.1 and
             table 5).
-
-    Raises:
-        UserError: an oracle together with a transformation.
     """
 
     momentum: float = 0.99
@@ -66,29 +63,18 @@ class MoCoFT(MoCo):
         return super().project(raw) if self.unit_sphere else raw.float()
 
     def logits(self, queries: Tensor, keys: Tensor, batch: Batch) -> Tensor:
-        """Return scores (B_r, 1 + K) of the transformed features, the positive first.
-
-        Raises:
-            UserError: `TransformRecipe.draw_group` does not fit B_r; also before the start epoch.
-        """
+        """Return scores (B_r, 1 + K) of the transformed features, the positive first."""
         check_draw_group(len(queries), self.transform.draw_group)
         if not self.transform.active(batch.progress):
             return super().logits(queries, keys, batch)
-        return transformed_logits(
-            queries,
-            keys,
-            self.queue.rows,
-            self.transform,
-            derive_key(batch.rng_key, "transform"),
-            batch.positions,
-        )
+        rng_key, queue = derive_key(batch.rng_key, "transform"), self.queue.rows
+        return transformed_logits(queries, keys, queue, self.transform, rng_key, batch.positions)
 
     @torch.no_grad()
     def metrics(self, logits: Tensor, queries: Tensor, keys: Tensor, batch: Batch) -> Metrics:
         """Return MoCo's scalars, of normalised features."""
-        if self.unit_sphere:
-            return super().metrics(logits, queries, keys, batch)
-        queries, keys = F.normalize(queries, dim=1), F.normalize(keys, dim=1)
+        if not self.unit_sphere:
+            queries, keys = F.normalize(queries, dim=1), F.normalize(keys, dim=1)
         return super().metrics(logits, queries, keys, batch)
 
     @torch.no_grad()

@@ -35,10 +35,6 @@ def mix_negatives(
     Returns:
         (K, D); without ``renormalise`` squared lengths are 1 - 2 w (1 - w) (1 - z_j . z_partner)
         for one weight in a row: at most 1 after interpolation, at least 1 after extrapolation.
-
-    >>> rows = torch.eye(4)
-    >>> mix_negatives(rows, torch.tensor([1, 0, 3, 2]), 0.5)[0]
-    tensor([0.5000, 0.5000, 0.0000, 0.0000])
     """
     if isinstance(weight, Tensor):
         weight = weight.to(negatives.dtype)
@@ -53,7 +49,7 @@ def mixed_cosines(
     weight: Tensor | float,
     partner_cosines: Tensor | None = None,
 ) -> Tensor:
-    """Return the scores with mixed negatives from those with raw ones, without the negatives.
+    """Return the scores (B, K) with mixed negatives from those with raw ones, without the points.
 
     Equal, in value and in the gradient of the query, to ``query @ mix_negatives(...).T``, for one
     weight for each negative. It reads and writes (B, K) where mixing reads and writes (K, D), so it
@@ -65,9 +61,6 @@ def mixed_cosines(
         weight: w, a scalar, (K,), or broadcast to (B, K).
         partner_cosines: (K,) or (B, K) ``z_j . z_partner``, for re-normalised negatives; None
             does not normalise.
-
-    Returns:
-        (B, K).
 
     >>> mixed_cosines(torch.tensor([[1.0, 0.0]]), torch.tensor([1, 0]), 0.75)
     tensor([[0.7500, 0.2500]])
@@ -101,12 +94,6 @@ def scores_of_groups(scored: Tensor, negatives: Tensor, groups: Sequence[MixedGr
     Equal, in value and gradient, to ``scored[rows] @ mix_negatives(...).T`` for each group. One
     matrix product serves all groups, and its result is mixed in place, without a further matrix of
     size K x D or B x K.
-
-    >>> swap, queries = torch.tensor([1, 0]), torch.tensor([[1.0, 0.0], [1.0, 0.0]])
-    >>> groups = [MixedGroup(slice(b, b + 1), swap, torch.tensor(0.25 * b)) for b in (0, 1)]
-    >>> scores_of_groups(queries, torch.eye(2), groups)
-    tensor([[0.0000, 1.0000],
-            [0.2500, 0.7500]])
     """
     scores: Tensor = _ScoresOfGroups.apply(scored, negatives, groups)
     return scores

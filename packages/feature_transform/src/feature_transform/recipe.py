@@ -3,25 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal
 
 from retable.errors import UserError
 from retable.methods.method import Progress
 from retable.random import BETA_PARAMETERS
+from retable.settings import validate_choices
 
-Positives = Literal["none", "extrapolate"]
-Negatives = Literal["none", "interpolate", "extrapolate", "hard"]
-Side = Literal["query", "negative"]
 Level = Literal["batch", "sample", "dimension"]
-ScoredQuery = Literal["extrapolated", "raw"]
-
-_CHOICES = {
-    "positives": get_args(Positives),
-    "negatives": get_args(Negatives),
-    "hard_weight_on": get_args(Side),
-    "level": get_args(Level),
-    "score_against": get_args(ScoredQuery),
-}
 
 
 @dataclass(frozen=True)
@@ -55,31 +44,25 @@ class TransformRecipe:
             code) or the "raw" one.
         single_target_elementwise: use level "dimension" where only one side is transformed, as the
             official code does for every setting.
-
-    Raises:
-        UserError: a value is out of range.
     """
 
-    positives: Positives = "extrapolate"
-    negatives: Negatives = "interpolate"
+    positives: Literal["none", "extrapolate"] = "extrapolate"
+    negatives: Literal["none", "interpolate", "extrapolate", "hard"] = "interpolate"
     alpha_ex: float = 2.0
     alpha_in: float = 1.6
     hard_beta: tuple[float, float] = (2.0, 1.0)
-    hard_weight_on: Side = "query"
+    hard_weight_on: Literal["query", "negative"] = "query"
     level: Level = "batch"
     draw_group: int | None = None
     renormalise: bool = False
     start_epoch: float = 0.0
-    score_against: ScoredQuery = "extrapolated"
+    score_against: Literal["extrapolated", "raw"] = "extrapolated"
     single_target_elementwise: bool = False
 
     def __post_init__(self) -> None:
         # The identity of a run is its recipe as text, where 0 and 0.0 differ.
         object.__setattr__(self, "start_epoch", float(self.start_epoch))
-        object.__setattr__(self, "hard_beta", tuple(self.hard_beta))  # JSON has no tuples
-        for name, choices in _CHOICES.items():
-            value = getattr(self, name)
-            _require(value in choices, name, value, f"one of {', '.join(choices)}")
+        validate_choices(self)
         smallest, largest = BETA_PARAMETERS
         drawable = f"between {smallest:g} and {largest:g}"
         for name in ("alpha_ex", "alpha_in"):

@@ -10,7 +10,7 @@ but the method with a loss weight of 2.6. With re-normalisation the change is no
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -26,16 +26,11 @@ from retable.random import derive_key
 
 
 def mean_loss_weight(alpha: float) -> float:
-    """Return the mean of 1 + 2 w (w - 1) for w = 1 + Beta(alpha, alpha).
-
-    >>> mean_loss_weight(2.0)
-    2.6
-    """
+    """Return the mean of 1 + 2 w (w - 1) for w = 1 + Beta(alpha, alpha): 2.6 for alpha = 2."""
     return 1 + 2 * (0.75 + 0.25 / (2 * alpha + 1))
 
 
-def _positives() -> TransformRecipe:
-    return TransformRecipe(negatives="none")
+_POSITIVES = TransformRecipe(negatives="none")
 
 
 def _check(transform: TransformRecipe, loss_weight: float, name: str) -> None:
@@ -59,12 +54,9 @@ class SimSiamFTRecipe(SimSiamRecipe):
         transform: transformation of predictions and targets.
         loss_weight: factor of the loss; `mean_loss_weight` with ``transform.positives`` none is
             the control.
-
-    Raises:
-        UserError: negatives are to be transformed, or the weight is not positive.
     """
 
-    transform: TransformRecipe = field(default_factory=_positives)
+    transform: TransformRecipe = _POSITIVES
     loss_weight: float = 1.0
 
     def __post_init__(self) -> None:
@@ -79,10 +71,10 @@ class SimSiamFTRecipe(SimSiamRecipe):
 class BYOLFTRecipe(BYOLRecipe):
     """BYOL with positive extrapolation, or with a weighted loss.
 
-    The fields ``transform`` and ``loss_weight`` and the errors are those of `SimSiamFTRecipe`.
+    The fields ``transform`` and ``loss_weight`` are those of `SimSiamFTRecipe`.
     """
 
-    transform: TransformRecipe = field(default_factory=_positives)
+    transform: TransformRecipe = _POSITIVES
     loss_weight: float = 1.0
 
     def __post_init__(self) -> None:

@@ -27,20 +27,17 @@ from retable.random import derive_key
 def transformed_pairs_logits(
     pairs: Pairs, transform: TransformRecipe, rng_key: int, positions: Tensor
 ) -> Tensor:
-    """Return SimCLR's scores of transformed pairs.
+    """Return SimCLR's scores of transformed pairs, as `retable.methods.SimCLR.logits` does.
 
     Without transformation they are those of NT-Xent. With weights of 1 they differ from these only
-    by the masked columns whose partner is of the anchor's own image.
+    by the masked columns whose partner is of the anchor's own image. Both views of an image share a
+    weight.
 
     Args:
-        pairs: result of `retable.nn.losses.view_pairs`: 2 B_r anchors, first views before second
-            ones, and 2 B columns.
-        transform: the transformation; both views of an image share a weight.
+        pairs: result of `retable.nn.losses.view_pairs`.
+        transform: the transformation.
         rng_key: random key of the step, equal on all processes.
         positions: (B_r,) int64 positions of the images in the global batch.
-
-    Returns:
-        (2 B_r, 1 + 2 B), the positive first, -inf where a column is masked for an anchor.
     """
     first, second = pairs.anchors.chunk(2)
     moved = torch.cat(transformed_pair(first, second, transform, rng_key, positions))
@@ -75,9 +72,6 @@ class SimCLRFTRecipe(SimCLRRecipe):
 
     Attributes:
         transform: transformation of the features; without "hard" negatives.
-
-    Raises:
-        UserError: the transformation has hard negatives.
     """
 
     transform: TransformRecipe = field(default_factory=TransformRecipe)
@@ -103,11 +97,7 @@ class SimCLRFT(SimCLR):
         self.transform = recipe.transform
 
     def logits(self, pairs: Pairs, batch: Batch) -> Tensor:
-        """Return scores (2 B_r, 1 + 2 B) of the transformed pairs, the positive first.
-
-        Raises:
-            UserError: `TransformRecipe.draw_group` does not fit B_r; also before the start epoch.
-        """
+        """Return scores (2 B_r, 1 + 2 B) of the transformed pairs, the positive first."""
         check_draw_group(len(batch.positions), self.transform.draw_group)
         if not self.transform.active(batch.progress):
             return super().logits(pairs, batch)

@@ -31,9 +31,6 @@ def sinkhorn(scores: Tensor, *, epsilon: float, iterations: int) -> Tensor:
         (B_r, P) in at least float32, without gradient; rows sum to one, and over all processes the
         columns of B samples approach B / P.
 
-    Raises:
-        UserError: epsilon is not positive, or the iterations are negative.
-
     >>> codes = sinkhorn(torch.tensor([[0.9, 0.1], [0.9, 0.3]]), epsilon=0.05, iterations=100)
     >>> codes.round(decimals=2)
     tensor([[0.8800, 0.1200],

@@ -50,9 +50,6 @@ class SwAVRecipe:
         hidden_dim: width of the projection head's hidden layer.
         dim: D of the features.
         transform: transformation of the large crops' features, without negatives.
-
-    Raises:
-        UserError: a value is out of range, or negatives are to be transformed.
     """
 
     prototypes: int = 3000
@@ -92,11 +89,6 @@ def prediction_losses(scores: Tensor, codes: Tensor, temperature: float) -> Tens
 
     Means over images, of scores (B, V, P) with the prototypes, whose predictions are
     softmax(scores / temperature), and of codes (B, A, P), rows that sum to one.
-
-    >>> codes = torch.ones(4, 2, 5) / 5
-    >>> prediction_losses(torch.zeros(4, 3, 5), codes, 0.1) / math.log(5)
-    tensor([[1., 1., 1.],
-            [1., 1., 1.]])
     """
     log_predictions = (scores / temperature).log_softmax(dim=2)
     return -torch.bmm(codes, log_predictions.mT).mean(dim=0)
@@ -106,7 +98,6 @@ class SwAV(Method):
     """Predict from each view the assignment of another view of the image.
 
     Attributes:
-        encoder: images (n, 3, H, W) -> (n, F).
         head: projection head, (n, F) -> (n, D).
         prototypes: linear layer without bias, rows of unit length at each step.
         queue: raw features of the two large crops of earlier images, one image a row; None without
@@ -177,9 +168,8 @@ class SwAV(Method):
         for crop in range(ASSIGNING):
             rows = self.queued(crop) @ prototypes.T
             together = torch.cat([rows, scores[:, crop]])
-            codes = sinkhorn(
-                together, epsilon=recipe.epsilon, iterations=recipe.sinkhorn_iterations
-            )
+            iterations = recipe.sinkhorn_iterations
+            codes = sinkhorn(together, epsilon=recipe.epsilon, iterations=iterations)
             assigned.append(codes[-count:])
         return torch.stack(assigned, dim=1)
 
@@ -192,11 +182,7 @@ class SwAV(Method):
         return own.view(len(own), ASSIGNING, self.recipe.dim)[:, crop]
 
     def forward(self, batch: Batch) -> StepOutput:
-        """Return the loss of V views, of which the first two are large and of one size.
-
-        Raises:
-            UserError: the views do not fit.
-        """
+        """Return the loss of V views, of which the first two are large and of one size."""
         _check_views(batch.views)
         features = self.features(batch.views)
         # Sums over thousands of prototypes, and scores / 0.05, need float32.
@@ -216,9 +202,8 @@ class SwAV(Method):
                     "`after_step` must be called between two steps. It fills the queue."
                 )
             self._unqueued = features[:, :ASSIGNING].detach().flatten(1)
-        return StepOutput(
-            loss, metrics, self.step_metrics(features.detach(), moved.detach(), batch)
-        )
+        trace = self.step_metrics(features.detach(), moved.detach(), batch)
+        return StepOutput(loss, metrics, trace)
 
     def after_step(self, progress: Progress) -> None:
         """Enqueue the raw features of the step, if any, all processes' in rank order."""
@@ -232,8 +217,7 @@ class SwAV(Method):
 
         ``prototype_usage`` is the entropy of the global batch's mean assignment, as a share of the
         maximum: 1 if all prototypes are used equally. ``assignment_sharpness`` is the mean of an
-            image's
-        largest share: 1 if each image is assigned to one prototype.
+        image's largest share: 1 if each image is assigned to one prototype.
         """
         count = codes.shape[2]
         usage = distributed.mean(codes.mean(dim=(0, 1)))

@@ -24,10 +24,6 @@ def proxy_accuracy(logits: Tensor, negatives: int | None = None) -> Tensor:
         logits: (B, 1 + K + s + s'), the positive first; any positive multiple of the cosines.
         negatives: number of columns after the first to compare with; K leaves synthetic ones out,
             None takes all.
-
-    >>> logits = torch.tensor([[0.8, 0.1, 0.9], [0.8, 0.2, 0.3]])
-    >>> proxy_accuracy(logits), proxy_accuracy(logits, negatives=1)
-    (tensor(0.5000), tensor(1.))
     """
     end = None if negatives is None else 1 + negatives
     return (logits[:, 0] > logits[:, 1:end].amax(dim=1)).float().mean()
@@ -47,11 +43,7 @@ class Hardness(NamedTuple):
 
 @torch.no_grad()
 def hardness(real: Tensor, synthetic: Tensor) -> Hardness:
-    """Compare the hardest of real cosines (B, K) with that of synthetic ones (B, s), s at least 1.
-
-    >>> hardness(torch.tensor([[0.5, 0.1]]), torch.tensor([[0.25, 0.75]]))
-    Hardness(gap=tensor(0.2500), harder=tensor(1.))
-    """
+    """Compare the hardest real cosine (B, K) of a query with its hardest synthetic one (B, s)."""
     gap = synthetic.amax(dim=1) - real.amax(dim=1)
     # A query whose negatives are all masked has no gap.
     return Hardness(gap.nanmean(), (gap > 0).float().mean())
@@ -69,9 +61,6 @@ def matching_probabilities(logits: Tensor, temperature: float, n: int = 1024) ->
     Returns:
         (n,) probabilities of the softmax over all 1 + K, largest first, averaged over queries by
         rank.
-
-    >>> matching_probabilities(torch.zeros(2, 5), 0.2, n=3)
-    tensor([0.2000, 0.2000, 0.2000])
     """
     scaled = logits.float() / temperature
     top = scaled[:, 1:].topk(n, dim=1).values
@@ -87,10 +76,6 @@ def false_negatives(cosines: Tensor, labels: Tensor, queue_labels: Tensor, n: in
         labels: (B,) int64 classes of the queries.
         queue_labels: (K,) int64, -1 for rows without a key, which count as true negatives.
         n: number of hardest negatives, 1024 in the paper for every pool size; at most K are used.
-
-    >>> cosines = torch.tensor([[0.9, 0.8, 0.1]])
-    >>> false_negatives(cosines, torch.tensor([4]), torch.tensor([4, 2, 4]), n=2)
-    tensor(0.5000)
     """
     rows = hardest(cosines, min(n, cosines.shape[1])).rows
     return same_class(labels, queue_labels).gather(1, rows).float().mean()

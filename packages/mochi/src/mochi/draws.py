@@ -67,16 +67,9 @@ def draw_from_key(
 ) -> MixingDraws:
     """Draw as a function of a key and of each query's position in the global batch.
 
-    A batch that is split over processes thereby draws the same as the whole batch. The other
-    arguments are those of `draw_from_generator`.
-
-    Args:
-        rng_key: random key of the step, equal on all processes.
-        positions: (B,) int64 positions of the queries in the global batch.
-        sizes: (B,) int64 sizes of the pools.
-        s: points mixed from pairs, for each query.
-        s_prime: points mixed from query and negative, for each query.
-        beta_max: upper bound of the query's share.
+    A batch that is split over processes thereby draws the same as the whole batch. ``rng_key`` is
+    that of the step, equal on all processes; ``positions`` are (B,) int64; the other arguments are
+    those of `draw_from_generator`.
     """
     points = s + s_prime
     counters = positions[:, None] * points + torch.arange(points, device=positions.device)

@@ -59,11 +59,6 @@ def mixed_logits(
     arguments and errors are those of `mochi.mix_hard_negatives`; a query without any allowed row
     gets -inf. If ``cosines`` are those of the contrastive loss, with their gradient, both share one
     matrix product, forward and backward.
-
-    >>> from torch.nn.functional import normalize
-    >>> query, queue = normalize(torch.randn(2, 8), dim=1), normalize(torch.randn(32, 8), dim=1)
-    >>> mixed_logits(query, queue, n_hard=4, s=6, s_prime=3).shape
-    torch.Size([2, 9])
     """
     check_mixing(query, queue, s, s_prime, beta_max)
     query, queue = in_float32(query), in_float32(queue.detach())

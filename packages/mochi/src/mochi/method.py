@@ -25,8 +25,6 @@ class MoCHiRecipe(MoCoRecipe):
 
     Attributes:
         queue: K, number of keys in the queue; 65536 on ImageNet-1K.
-        temperature: tau.
-        head: "linear" or "mlp", as in MoCo.
         n_hard: N, size of each query's pool of hard negatives, at most K.
         s: points mixed from pairs, for each query; may exceed N.
         s_prime: points mixed from query and negative, for each query; may exceed N. With s = s' = 0

@@ -59,10 +59,6 @@ def mix_hard_negatives(
 
     Raises:
         UserError: the shapes do not fit, N > K, a count is negative, or beta_max is not in (0, 1].
-
-    >>> unit = lambda *shape: F.normalize(torch.randn(*shape), dim=-1)
-    >>> mix_hard_negatives(unit(2, 8), unit(32, 8), n_hard=4, s=6, s_prime=3).shape
-    torch.Size([2, 9, 8])
     """
     check_mixing(query, queue, s, s_prime, beta_max)
     query, queue = in_float32(query), in_float32(queue.detach())

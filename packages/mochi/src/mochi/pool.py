@@ -33,9 +33,6 @@ def hardest(cosines: Tensor, n_hard: int) -> HardPool:
         cosines: (B, K) similarities of queries and queue; -inf masks a row.
         n_hard: N, from 1 to K.
 
-    Raises:
-        UserError: N is not in that range.
-
     >>> hardest(torch.tensor([[0.1, 0.9, -float("inf"), 0.5]]), n_hard=3)
     HardPool(rows=tensor([[1, 3, 0]]), sizes=tensor([3]))
     """

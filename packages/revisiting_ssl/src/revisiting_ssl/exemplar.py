@@ -6,7 +6,6 @@ the views of one device instead of a class for each image.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -15,6 +14,7 @@ from torch import Tensor, nn
 from retable.errors import UserError
 from retable.methods.method import Batch, Method, Metrics, StepOutput
 from retable.methods.multi_crop import encode_crops
+from retable.settings import validate_choices
 from revisiting_ssl.task import output_layer
 from revisiting_ssl.triplet import (
     Axis,
@@ -38,9 +38,6 @@ class ExemplarRecipe:
         normalize_axis: axis of unit length, see `revisiting_ssl.triplet.normalised`.
         mining_group_images: number of consecutive images of the global batch that are mined for
             negatives together; the 512 / 32 of one TPU core in the paper.
-
-    Raises:
-        UserError: a value is out of range.
     """
 
     dim: int = 1000
@@ -49,15 +46,12 @@ class ExemplarRecipe:
     mining_group_images: int = 16
 
     def __post_init__(self) -> None:
+        validate_choices(self)
         for name, least in (("dim", 1), ("mining_group_images", 2)):
             if getattr(self, name) < least:
                 raise UserError(f"`{name}` must be at least {least}, got {getattr(self, name)}.")
         if not self.margin > 0:
             raise UserError(f"`margin` must be positive, got {self.margin}.")
-        if self.normalize_axis not in ("feature", "batch"):
-            raise UserError(
-                f"`normalize_axis` must be 'feature' or 'batch', got {self.normalize_axis!r}."
-            )
 
     def build(self, encoder: nn.Module, rng_key: int) -> Exemplar:
         """Return the method; ``rng_key`` draws the linear layer's weights."""
@@ -65,12 +59,7 @@ class ExemplarRecipe:
 
 
 class Exemplar(Method):
-    """Bring the views of an image together, within groups of images.
-
-    Attributes:
-        encoder: images (n, 3, H, W) -> (n, F).
-        embed: linear layer to the embedding.
-    """
+    """Bring the views of an image together, within groups of images."""
 
     accumulates = True  # over parts that hold whole mining groups
 
@@ -80,17 +69,8 @@ class Exemplar(Method):
         self.encoder = encoder
         self.embed = output_layer(encoder, recipe.dim, rng_key)
 
-    def encoder_inputs(self, sizes: Sequence[int]) -> tuple[tuple[int, float], ...]:
-        """Return every view, forward and backward."""
-        return tuple((size, 3.0) for size in sizes)
-
     def grouped(self, batch: Batch) -> Tensor:
-        """Return embeddings (G, rows of a group, dim), the views of an image side by side.
-
-        Raises:
-            UserError: fewer than two views, or a share of the batch that is no whole number of
-                mining groups.
-        """
+        """Return embeddings (G, rows of a group, dim), the views of an image side by side."""
         views, images = len(batch.views), len(batch.positions)
         if views < 2:
             raise UserError(f"The `views` of Exemplar must be two or more, got {views}.")

@@ -20,7 +20,7 @@ from revisiting_ssl.permutations import Selection, permutation_set
 
 
 def draw_permutations(rng_key: int, positions: Tensor, count: int, chosen: int) -> Tensor:
-    """Draw distinct permutations of a set for each image.
+    """Draw ``count`` distinct permutations of a set of ``chosen`` ones for each image.
 
     Args:
         rng_key: key of the step's draws, equal on all processes.
@@ -30,9 +30,6 @@ def draw_permutations(rng_key: int, positions: Tensor, count: int, chosen: int) 
 
     Returns:
         (B, count) int64 in [0, chosen), the entries of a row distinct and in random order.
-
-    >>> draw_permutations(0, torch.arange(2), 16, 100).shape
-    torch.Size([2, 16])
     """
     counters = positions[:, None] * chosen + torch.arange(chosen, device=positions.device)
     return random.bits(rng_key, counters).argsort(dim=1)[:, :count]
@@ -59,22 +56,13 @@ def join(vectors: Tensor, orders: Tensor) -> Tensor:
 class JigsawRecipe(PatchTaskRecipe):
     """Recipe of Jigsaw.
 
-    Its view is one of `retable.views.patch_tasks`, as large as the patch grid.
+    The other fields are those of `revisiting_ssl.patch_task.PatchTaskRecipe`.
 
     Attributes:
-        patches: grid of patches that the view is cut into.
-        embed_dim: dimensions of a patch's embedding.
-        hidden_dim: width of the head's hidden layer.
-        dropout: probability that a unit of the hidden layer is dropped in training.
-        norm_momentum: momentum of the head's batch norm, see
-            `revisiting_ssl.patch_task.PatchTaskRecipe`.
         permutations: number of classes, see `revisiting_ssl.permutations.permutation_set`.
         permutations_per_image: number of permutations drawn for each image and step; the official
             code's default is 8, shared by all images of a step and device.
         selection: criterion by which the set is chosen.
-
-    Raises:
-        UserError: a value is out of range.
     """
 
     permutations: int = 100

@@ -25,10 +25,6 @@ class PatchHead(nn.Module):
             hundred steps; in a training of as few steps, scores in evaluation mode have another
             scale than in training.
         rng_key: source of the weights.
-
-    >>> head = PatchHead(18, 4, hidden_dim=32, rng_key=0)
-    >>> head(torch.zeros(2, 5, 18), 0, torch.arange(2)).shape
-    torch.Size([2, 5, 4])
     """
 
     def __init__(

@@ -29,9 +29,6 @@ class PatchTaskRecipe:
         dropout: probability that a unit of the hidden layer is dropped in training.
         norm_momentum: share of a step's statistics in the running ones of the head's batch norm;
             see `revisiting_ssl.patch_head.PatchHead` for short trainings.
-
-    Raises:
-        UserError: a value is out of range.
     """
 
     patches: PatchGrid = field(default_factory=PatchGrid)
@@ -54,7 +51,6 @@ class PatchTask(Method):
     """Embed the patches of a view, join embeddings in several ways, and classify the ways.
 
     Attributes:
-        encoder: patches (n, 3, P, P) -> (n, F).
         embed: linear layer to a patch's embedding.
         head: joined embeddings to scores.
         task: name of the task in messages.
@@ -65,13 +61,7 @@ class PatchTask(Method):
     task: str
 
     def __init__(
-        self,
-        encoder: nn.Module,
-        recipe: PatchTaskRecipe,
-        rng_key: int,
-        *,
-        joined: int,
-        classes: int,
+        self, encoder: nn.Module, recipe: PatchTaskRecipe, rng_key: int, joined: int, classes: int
     ) -> None:
         super().__init__()
         self.patches = recipe.patches
@@ -91,21 +81,13 @@ class PatchTask(Method):
         return ((self.patches.patch, 3.0 * self.patches.count),)
 
     def cut(self, batch: Batch) -> Tensor:
-        """Return the patches (B_r, n, 3, P, P) of the view, at the places that this step draws.
-
-        Raises:
-            UserError: there is not one view, or not one of the grid's size.
-        """
+        """Return the patches (B_r, n, 3, P, P) of the view, at the places that this step draws."""
         view = only_view(batch, self.task, "retable.views.patch_tasks")
-        return cut_patches(
-            view, self.patches, derive_key(batch.rng_key, "patches"), batch.positions
-        )
+        rng_key = derive_key(batch.rng_key, "patches")
+        return cut_patches(view, self.patches, rng_key, batch.positions)
 
     def rows(self, vectors: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Join embeddings (B_r, n, E) to rows (B_r, R, F); return them and their classes (B_r, R).
-
-        Each task has its own.
-        """
+        """Join embeddings (B_r, n, E) to rows (B_r, R, F); return rows and classes (B_r, R)."""
         raise NotImplementedError
 
     def forward(self, batch: Batch) -> StepOutput:

@@ -50,9 +50,6 @@ def permutation_set(
         (count, patches) int64, no two rows equal. A process computes each set once, in about a
         second for 100 of 9!.
 
-    Raises:
-        UserError: there are fewer permutations.
-
     >>> permutation_set(4, count=4)  # a Latin square: each patch once in each place
     tensor([[3, 2, 1, 0],
             [1, 0, 3, 2],
@@ -96,12 +93,7 @@ def _chosen(patches: int, count: int, selection: Selection, seed: int) -> tuple[
 
 
 def _all_permutations(patches: int) -> Tensor:
-    """List all permutations: (patches!, patches) int8.
-
-    >>> _all_permutations(2)
-    tensor([[1, 0],
-            [0, 1]], dtype=torch.int8)
-    """
+    """List all permutations: (patches!, patches) int8."""
     rows = torch.zeros(1, 1, dtype=torch.int8, device="cpu")
     for patch in range(1, patches):
         new = torch.full((len(rows), 1), patch, dtype=torch.int8, device="cpu")

@@ -30,11 +30,7 @@ _SHUFFLED = 4
 
 
 def draw(task: str, data: str, *, images: int = 3, size: int = 96, seed: int = 0) -> Figure:
-    """Draw the first step of a task: one row for each image, the original on the left.
-
-    Raises:
-        UserError: the task or the data set is unknown, or matplotlib is not installed.
-    """
+    """Draw the first step of a task: one row for each image, the original on the left."""
     drawing.require()
     step = record_step(task, data, images=images, size=size, seed=seed)
     return _DRAWN[task](step)
@@ -188,14 +184,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         drawing.kind_of(options.out)
-        figure = draw(
-            options.task,
-            options.data,
-            images=options.images,
-            size=options.size,
-            seed=options.seed,
-        )
-        drawing.save(figure, options.out)
+        out = vars(options).pop("out")
+        drawing.save(draw(**vars(options)), out)
     except UserError as error:
         print(error, file=sys.stderr)
         return 2

@@ -24,11 +24,7 @@ TASKS = ("rotation", "exemplar", "jigsaw", "relative_patch_location")
 
 
 class RecordingEncoder(nn.Module):
-    """An encoder that records its inputs and returns the means of their channels.
-
-    Attributes:
-        seen: inputs (n, 3, H, W), one tensor for each call.
-    """
+    """An encoder that records its inputs (n, 3, H, W) and returns the means of their channels."""
 
     feature_dim = 3
 
@@ -47,8 +43,8 @@ class RecordedStep:
     """One step of a method, with the inputs of its encoder.
 
     Attributes:
-        method: the method.
-        batch: the batch of the step.
+        method: method that made the step.
+        batch: batch of the step.
         originals: the B images before any view was made of them, uint8 (3, H, W) each.
         inputs: (B, n, 3, H, W), the encoder's inputs of each image, in the order of the batch.
     """
@@ -63,9 +59,6 @@ def recipes(task: str, size: int) -> tuple[MethodRecipe, tuple[ViewRecipe, ...]]
     """Return a task's method and views for images of a size in pixels, in the paper's proportions.
 
     At 255 pixels the patches are the paper's, 64 of 85.
-
-    Raises:
-        UserError: the task is unknown.
     """
     if task == "rotation":
         return RotationRecipe(), (inception(size),)

@@ -19,9 +19,6 @@ from revisiting_ssl.patch_task import PatchTask, PatchTaskRecipe
 def location_pairs(grid: int = 3) -> list[tuple[int, int]]:
     """Return the patches (neighbour, centre) of each class, of a grid's patches row by row.
 
-    Raises:
-        UserError: the grid has no centre, or nothing else.
-
     >>> location_pairs()
     [(0, 4), (1, 4), (2, 4), (3, 4), (5, 4), (6, 4), (7, 4), (8, 4)]
     """
@@ -35,13 +32,9 @@ def location_pairs(grid: int = 3) -> list[tuple[int, int]]:
 
 
 def join_with_centre(vectors: Tensor) -> Tensor:
-    """Join each embedding except the central one with the central one.
+    """Join each embedding except the central one with the central one, in this order.
 
-    Args:
-        vectors: (B, n, E), the patches row by row, n odd.
-
-    Returns:
-        (B, n - 1, 2 E), the neighbour's embedding first, in the order of `location_pairs`.
+    (B, n, E), n odd, becomes (B, n - 1, 2 E), in the order of `location_pairs`.
 
     >>> join_with_centre(torch.tensor([[[5.0], [6.0], [7.0]]]))
     tensor([[[5., 6.],

@@ -22,20 +22,11 @@ ROTATIONS = 4
 
 
 def rotations(images: Tensor) -> Tensor:
-    """Turn each image by 0, 90, 180 and 270 degrees counter-clockwise, exactly.
-
-    Args:
-        images: (B, 3, S, S).
+    """Turn each image (B, 3, S, S) by 0, 90, 180 and 270 degrees counter-clockwise, exactly.
 
     Returns:
         (4 B, 3, S, S), the four of an image side by side, in the images' memory format;
         `rotation_labels` are their classes.
-
-    Raises:
-        UserError: the images are not square.
-
-    >>> rotations(torch.zeros(2, 3, 8, 8)).shape
-    torch.Size([8, 3, 8, 8])
     """
     height, width = images.shape[-2:]
     if height != width:
@@ -66,12 +57,7 @@ class RotationRecipe:
 
 
 class Rotation(Method):
-    """Classify the four rotations of a view.
-
-    Attributes:
-        encoder: images (n, 3, S, S) -> (n, F).
-        embed: linear layer to the four classes.
-    """
+    """Classify the four rotations of a view."""
 
     accumulates = True
     has_pretext_metrics = True
@@ -94,10 +80,6 @@ class Rotation(Method):
         return scores.float()
 
     def forward(self, batch: Batch) -> StepOutput:
-        """Return the cross-entropy of all rotations of one view.
-
-        Raises:
-            UserError: there is not one square view.
-        """
+        """Return the cross-entropy of all rotations of one view."""
         logits = self.logits(batch)
         return classified(logits, rotation_labels(len(logits) // ROTATIONS, logits.device))

@@ -14,12 +14,7 @@ def output_layer(encoder: nn.Module, outputs: int, rng_key: int) -> nn.Linear:
     """Return a linear layer on an encoder's features, with bias.
 
     The weights are Glorot uniform and the bias zero, TensorFlow's defaults, as in the last layer of
-    the official networks (``models/resnet.py``).
-
-    Args:
-        encoder: any module with ``feature_dim``.
-        outputs: number of classes, or dimensions of an embedding.
-        rng_key: source of the weights.
+    the official networks (``models/resnet.py``). ``rng_key`` draws the weights.
     """
     features = int(encoder.feature_dim)  # type: ignore[arg-type]
     with initialising(rng_key):
@@ -30,27 +25,13 @@ def output_layer(encoder: nn.Module, outputs: int, rng_key: int) -> nn.Linear:
 
 
 def classified(logits: Tensor, labels: Tensor) -> StepOutput:
-    """Return the mean cross-entropy of scores (n, C) with labels (n,), and the accuracy.
-
-    >>> import torch
-    >>> classified(torch.zeros(8, 4), torch.arange(8) % 4)
-    StepOutput(loss=tensor(1.3863), metrics={'accuracy': tensor(0.2500)}, trace={})
-    """
+    """Return the mean cross-entropy of scores (n, C) with labels (n,), and the accuracy."""
     accuracy = (logits.detach().argmax(dim=1) == labels).float().mean()
     return StepOutput(F.cross_entropy(logits, labels), {"accuracy": accuracy})
 
 
 def only_view(batch: Batch, task: str, maker: str) -> Tensor:
-    """Return the only view of a batch.
-
-    Args:
-        batch: a batch with one view.
-        task: name of the task, for the message.
-        maker: function that makes the view's recipe, for the message.
-
-    Raises:
-        UserError: there is not exactly one view.
-    """
+    """Return the only view of a batch; the message names the task and the view's ``maker``."""
     if len(batch.views) != 1:
         raise UserError(
             f"The `views` of {task} must be one, got {len(batch.views)}. Use the view of {maker}."

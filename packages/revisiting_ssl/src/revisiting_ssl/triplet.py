@@ -55,9 +55,7 @@ def squared_distances(embeddings: Tensor) -> Tensor:
 def mine_semi_hard(distances: Tensor, labels: Tensor) -> Triplets:
     """Find each pair's negative: one sort and one binary search for each row, nothing of n^3.
 
-    Args:
-        distances: (..., n, n), rows are the anchors.
-        labels: (n,) int64, the same in each group; rows of equal label belong to one image.
+    ``distances`` are (..., n, n), rows are the anchors; ``labels`` as in `semi_hard_triplet_loss`.
 
     >>> line = torch.tensor([[0.0], [2.0], [1.0], [3.0]])
     >>> triplets = mine_semi_hard(squared_distances(line), torch.tensor([0, 0, 1, 1]))

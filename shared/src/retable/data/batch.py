@@ -47,7 +47,7 @@ class Batch:
     rng_key: int
     layers: tuple[Mapping[str, Tensor], ...] = ()
 
-    def rows(self, rows: slice) -> Batch:
+    def rows(self, rows: slice | Tensor) -> Batch:
         """Return a part of the batch, for instance a micro-batch."""
         return Batch(
             tuple(view[rows] for view in self.views),

@@ -11,6 +11,7 @@ from retable.encoders.resnet import DEPTHS, ResNet, zero_init_residual_
 from retable.encoders.small import SMALL_DEPTHS, SmallResNet
 from retable.errors import UserError
 from retable.random import initialising
+from retable.settings import validate_choices
 
 __all__ = [
     "ENCODER_NAMES",
@@ -38,9 +39,6 @@ class ResNetRecipe:
             ``small`` (3x3 stride 1, no pooling: the usual choice for 32 px, SimCLR appendix B.9).
         norm: ``batch``, or ``group`` (Wu and He, 2018) for encoders without batch statistics.
         zero_init_residual: start each residual block as its shortcut (SimSiam's official code).
-
-    Raises:
-        UserError: a field has none of these values.
     """
 
     name: str = "resnet50"
@@ -50,36 +48,21 @@ class ResNetRecipe:
     zero_init_residual: bool = False
 
     def __post_init__(self) -> None:
-        for field, choices in (
-            ("name", ENCODER_NAMES),
-            ("stem", ("imagenet", "small")),
-            ("norm", ("batch", "group")),
-        ):
-            value = getattr(self, field)
-            if value not in choices:
-                raise UserError(
-                    f"`encoder.{field}` must be one of {', '.join(choices)}, got {value!r}."
-                )
+        validate_choices(self)
+        if self.name not in ENCODER_NAMES:
+            raise UserError(
+                f"`encoder.name` must be one of {', '.join(ENCODER_NAMES)}, got {self.name!r}."
+            )
         if not self.width > 0:
             raise UserError(f"`encoder.width` must be positive, got {self.width}.")
 
     @property
     def label(self) -> str:
-        """The encoder in words.
-
-        >>> ResNetRecipe().label
-        'resnet50 of width 1 with the imagenet stem'
-        """
+        """The encoder in words: "resnet50 of width 1 with the imagenet stem"."""
         return f"{self.name} of width {self.width:g} with the {self.stem} stem"
 
     def build(self, rng_key: int) -> ResNet | SmallResNet:
-        """Return the encoder with weights drawn from ``rng_key``.
-
-        >>> import torch
-        >>> encoder = ResNetRecipe("small_resnet8").build(rng_key=0)
-        >>> encoder(torch.zeros(2, 3, 32, 32)).shape, encoder.feature_dim
-        (torch.Size([2, 64]), 64)
-        """
+        """Return the encoder with weights drawn from ``rng_key``."""
         network = ResNet if self.name in DEPTHS else SmallResNet
         with initialising(rng_key):
             encoder = network(self.name, width=self.width, stem=self.stem, norm=self.norm)

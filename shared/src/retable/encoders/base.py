@@ -42,15 +42,8 @@ class Encoder(nn.Module):
     def taps(self, images: Tensor, names: Sequence[str]) -> dict[str, Tensor]:
         """Return activations at several depths, computed in one pass that ends at the deepest.
 
-        Args:
-            images: (B, 3, H, W).
-            names: some of `tap_names`, in any order.
-
-        Returns:
-            For each name a map (B, C, h, w), or a vector (B, F) for "pre_logits".
-
-        Raises:
-            UserError: a name is not one of `tap_names`.
+        ``names`` are some of `tap_names`, in any order. Each has a map (B, C, h, w), "pre_logits" a
+        vector (B, F).
         """
         for name in names:
             if name not in self.tap_names:
@@ -82,7 +75,4 @@ class EncoderRecipe(Protocol):
         """The encoder in words, for messages and reports."""
 
     def build(self, rng_key: int) -> Encoder:
-        """Return the encoder; ``rng_key`` is the source of its weights.
-
-        `retable.random.initialising` lets torch's own initialisers draw from such a key.
-        """
+        """Return the encoder with weights drawn by `retable.random.initialising`."""

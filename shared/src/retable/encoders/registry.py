@@ -23,13 +23,7 @@ def register_encoder(recipe_class: type[Recipe]) -> type[Recipe]:
     Files name the class by its ``__name__`` alone and never cause an import of what they name. The
     class is known once the module that registers it has been imported; a package that declares it
     as an entry point of the group ``retable.encoders``, under the same name, only needs to be
-    installed.
-
-    Args:
-        recipe_class: a frozen dataclass, see `EncoderRecipe`.
-
-    Returns:
-        The class itself: `register_encoder` can decorate it.
+    installed. `register_encoder` can decorate the class.
 
     Raises:
         UserError: it is not a frozen dataclass, or another class has its name.
@@ -55,11 +49,7 @@ def _origin(recipe_class: type) -> tuple[str | None, str]:
 
 
 def encoder_kind(recipe: EncoderRecipe) -> str:
-    """Return the name by which encoder files know the class of a recipe.
-
-    Raises:
-        UserError: the class is not registered.
-    """
+    """Return the name by which encoder files know the class of a recipe, which is registered."""
     kind = type(recipe).__name__
     if _REGISTERED.get(kind) is not type(recipe):
         raise UserError(
@@ -70,11 +60,7 @@ def encoder_kind(recipe: EncoderRecipe) -> str:
 
 
 def recipe_class(kind: str) -> type[EncoderRecipe]:
-    """Return the recipe class that encoder files call ``kind``.
-
-    Raises:
-        UserError: no imported module registers it and no installed package declares it.
-    """
+    """Return the recipe class that encoder files call ``kind``."""
     if kind not in _REGISTERED:
         for entry in entry_points(group=ENTRY_POINTS, name=kind):
             register_encoder(entry.load())

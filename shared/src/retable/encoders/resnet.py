@@ -1,8 +1,7 @@
 """ResNet-18 to -200 (He et al., 2016) with torchvision's parameter names and without classifier.
 
-Written here because the papers scale every layer's width and exchange the stem, which torchvision's
-builder does not offer, and because importing torchvision costs more than importing torch. Weights
-of torchvision load unchanged.
+The papers scale every layer's width and exchange the stem, which torchvision's builder does not
+offer, and importing torchvision costs more than importing torch. Its weights load unchanged.
 """
 
 from __future__ import annotations
@@ -65,8 +64,9 @@ def zero_init_residual_(module: nn.Module) -> None:
     Each block is the identity at first, or its projection.
     """
     for block in module.modules():
-        if isinstance(block, _Block):
-            nn.init.zeros_(block.last_norm.weight)  # type: ignore[arg-type]
+        if isinstance(block, BasicBlock | Bottleneck):
+            last_norm = block.bn3 if isinstance(block, Bottleneck) else block.bn2
+            nn.init.zeros_(last_norm.weight)  # type: ignore[arg-type]
 
 
 class _Block(nn.Module):
@@ -88,11 +88,6 @@ class _Block(nn.Module):
 
     def _residual(self, x: Tensor) -> Tensor:
         raise NotImplementedError
-
-    @property
-    def last_norm(self) -> nn.Module:
-        """The normalisation before the sum with the shortcut."""
-        return self.get_submodule("bn3" if isinstance(self, Bottleneck) else "bn2")
 
     def forward(self, x: Tensor) -> Tensor:
         shortcut = x if self.downsample is None else self.downsample(x)
@@ -139,14 +134,8 @@ class ResNet(Encoder):
 
     Taps: "layer1" to "layer4", each stage's features, and "pre_logits".
 
-    Args:
-        name: a key of `DEPTHS`.
-        width: factor on the channels of every layer (SimCLR and BYOL call it 1x, 2x, 4x).
-        stem: ``imagenet`` or ``small``, see `retable.encoders.ResNetRecipe`.
-        norm: ``batch`` or ``group``.
-
-    Attributes:
-        feature_dim: F, for instance 512 for ResNet-18 and 2048 for ResNet-50 at width 1.
+    The arguments are fields of `retable.encoders.ResNetRecipe`. At width 1 the feature_dim is 512
+    for ResNet-18 and 2048 for ResNet-50.
     """
 
     tap_names = ("layer1", "layer2", "layer3", "layer4", "pre_logits")
@@ -185,7 +174,3 @@ class ResNet(Encoder):
         if name == "layer1":
             x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
         return cast(Tensor, self.get_submodule(name)(x))
-
-    def feature_map(self, images: Tensor) -> Tensor:
-        """Return the last stage's features before pooling, (B, F, h, w)."""
-        return self.taps(images, ("layer4",))["layer4"]

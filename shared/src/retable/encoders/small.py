@@ -21,14 +21,9 @@ SMALL_DEPTHS: dict[str, int] = {"small_resnet8": 1, "small_resnet14": 2, "small_
 class SmallResNet(Encoder):
     """Images (B, 3, H, W) to average-pooled features (B, feature_dim), 64 at width 1.
 
-    Taps: "layer1" to "layer3", each stage's features, and "pre_logits".
-
-    Args:
-        name: a key of `SMALL_DEPTHS`.
-        width: factor on the channels; multiples of 16 channels run fastest on a CPU.
-        stem: ``small`` keeps the resolution; ``imagenet`` halves it at once (3x3, stride 2), which
-            costs a quarter of the time.
-        norm: ``batch`` or ``group``.
+    Taps: "layer1" to "layer3", each stage's features, and "pre_logits". The arguments are fields of
+    `retable.encoders.ResNetRecipe`. On a CPU multiples of 16 channels run fastest. The ``small``
+    stem keeps the resolution; ``imagenet`` (3x3, stride 2) costs a quarter of its time.
     """
 
     tap_names = ("layer1", "layer2", "layer3", "pre_logits")
@@ -63,7 +58,3 @@ class SmallResNet(Encoder):
             x = self.relu(self.bn1(self.conv1(x)))
         first = stage * self.depth
         return cast(Tensor, self.blocks[first : first + self.depth](x))
-
-    def feature_map(self, images: Tensor) -> Tensor:
-        """Return the last stage's features before pooling, (B, F, h, w)."""
-        return self.taps(images, ("layer3",))["layer3"]

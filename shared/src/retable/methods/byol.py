@@ -1,11 +1,8 @@
-"""BYOL (Grill et al., NeurIPS 2020): predict the target network's projection of the other view.
-
-A method with other views calls `BYOL.predictions` and `BYOL.targets`.
-"""
+"""BYOL (Grill et al., NeurIPS 2020): predict the target network's projection of the other view."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -16,9 +13,7 @@ from retable.nn.heads import byol_head
 from retable.nn.momentum import MomentumCopy, MomentumRecipe
 from retable.random import derive_key
 
-
-def _momentum_of_1000_epochs() -> MomentumRecipe:
-    return MomentumRecipe(0.996, "cosine")
+_AT_1000_EPOCHS = MomentumRecipe(0.996, "cosine")
 
 
 @dataclass(frozen=True)
@@ -37,7 +32,7 @@ class BYOLRecipe:
 
     dim: int = 256
     hidden_dim: int = 4096
-    momentum: MomentumRecipe = field(default_factory=_momentum_of_1000_epochs)
+    momentum: MomentumRecipe = _AT_1000_EPOCHS
 
     def build(self, encoder: nn.Module, rng_key: int) -> BYOL:
         """Return the method; ``rng_key`` draws the heads' weights."""
@@ -51,11 +46,9 @@ class BYOL(Siamese):
     independently and notes that this made no difference.
 
     Attributes:
-        encoder: online encoder, images (B, 3, H, W) -> (B, F).
         projector: (B, F) -> (B, D).
         predictor: (B, D) -> (B, D).
-        target_encoder: moving average of encoder and projector, without gradient; its batch norm
-            has its own statistics.
+        target_encoder: moving average of encoder and projector, without gradient.
     """
 
     passes_per_view = 4.0  # 3 of the online network (forward and backward), 1 of the target
@@ -63,9 +56,8 @@ class BYOL(Siamese):
     def __init__(self, encoder: nn.Module, recipe: BYOLRecipe, rng_key: int) -> None:
         super().__init__()
         self.momentum = recipe.momentum
-        features = int(encoder.feature_dim)  # type: ignore[arg-type]
-        hidden = recipe.hidden_dim
         self.encoder = encoder
+        features, hidden = int(encoder.feature_dim), recipe.hidden_dim  # type: ignore[arg-type]
         self.projector = byol_head(
             features, recipe.dim, hidden_dim=hidden, rng_key=derive_key(rng_key, "projector")
         )
@@ -74,20 +66,11 @@ class BYOL(Siamese):
         )
         self.target_encoder = MomentumCopy(nn.Sequential(self.encoder, self.projector))
 
-    def predictions(self, view: Tensor) -> Tensor:
-        """Return the online network's predictions (B_r, D) of a view (B_r, 3, H, W)."""
-        predictions: Tensor = self.predictor(self.projector(self.encoder(view)))
-        return predictions
-
-    @torch.no_grad()
-    def targets(self, view: Tensor) -> Tensor:
-        """Return the target network's projections (B_r, D) of a view (B_r, 3, H, W)."""
-        targets: Tensor = self.target_encoder(view)
-        return targets
-
     def branches(self, view: Tensor) -> tuple[Tensor, Tensor]:
         """Return predictions (B_r, D), and targets (B_r, D) without gradient, of one view."""
-        return self.predictions(view), self.targets(view)
+        predictions = self.predictor(self.projector(self.encoder(view)))
+        with torch.no_grad():
+            return predictions, self.target_encoder(view)
 
     def loss(self, similarities: Tensor) -> Tensor:
         """Return the sum over both terms of 2 - 2 s, mean over samples (equation 2): 0 to 8.

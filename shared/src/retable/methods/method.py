@@ -18,10 +18,9 @@ Metrics = dict[str, Tensor | float]
 
 
 class StepOutput(NamedTuple):
-    """Output of one training step.
+    """Output of one training step: the loss, a scalar to differentiate, and metrics.
 
     Attributes:
-        loss: the scalar to differentiate.
         metrics: named scalars, logged as means over many steps.
         trace: named scalars that are stored for every step, for curves over single steps; logged as
             means too.
@@ -58,11 +57,8 @@ class Method(nn.Module):
     def encoder_inputs(self, sizes: Sequence[int]) -> tuple[tuple[int, float], ...]:
         """Return the encoder's inputs for one image, as pairs (side in pixels, forward passes).
 
-        The passes need not be an integer. Override it in a method whose encoder sees other inputs
-        than the views, or the views with different work.
-
-        Args:
-            sizes: side of each view in pixels.
+        ``sizes`` are the sides of the views. Override it in a method whose encoder sees other
+        inputs than the views, or the views with different work.
         """
         return tuple((size, self.passes_per_view) for size in sizes)
 

@@ -20,10 +20,6 @@ def ranking(logits: Tensor) -> Metrics:
 
     Args:
         logits: (B, 1 + K) cosines, the positive first; -inf masks a negative.
-
-    >>> import torch
-    >>> sorted(ranking(torch.eye(4)))[-3:]
-    ['positive_score_q50', 'positive_score_q95', 'proxy_accuracy']
     """
     positives = logits[:, 0]
     negatives = logits[:16, 1:513].float().flatten()
@@ -48,10 +44,6 @@ def quantiles(name: str, scores: Tensor) -> Metrics:
     """Return the 5, 50 and 95 % quantiles of scores (n,), each the nearest score below.
 
     -inf is left out; without any other score the quantiles are -1.
-
-    >>> import torch
-    >>> quantiles("cosine", torch.tensor([0.3, -torch.inf, 0.1, 0.2]))["cosine_q50"]
-    tensor(0.2000)
     """
     ordered = scores.sort().values  # torch.quantile would wait for the device
     masked = ordered.isneginf().sum()

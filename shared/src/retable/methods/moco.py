@@ -3,13 +3,11 @@
 The step is written once, in `MoCo.forward`. A subclass changes one part by overriding a hook:
 
 - `MoCo.select_views`: which views of a batch become queries and keys.
-- `MoCo.queries`, `MoCo.keys`: how a view is embedded.
-- `MoCo.project`: the projection of a head's outputs to the unit sphere.
+- `MoCo.queries`, `MoCo.keys`, `MoCo.project`: how a view is embedded.
 - `MoCo.score_queue`: the scores with the queue, for example to mask negatives.
 - `MoCo.logits`: all scores of the loss, for example with further or transformed negatives.
 - `MoCo.contrastive_loss`: the loss of given queries and keys, for example with further views.
-- `MoCo.metrics`: scalars that are logged as means.
-- `MoCo.step_metrics`: scalars that are stored for every step.
+- `MoCo.metrics`, `MoCo.step_metrics`: scalars that are logged as means, or for every step.
 - `MoCo.encoder_inputs`: the encoder's work, where it sees more than both views.
 
 Queries carry gradient; keys and queue do not. `MoCo.after_step` enqueues the keys after the
@@ -50,8 +48,8 @@ class MoCoRecipe:
         dim: D of queries and keys.
         head: "linear" (version 1) or "mlp" (version 2: Linear, ReLU, Linear, no batch norm).
         shuffle: shuffle-BN (He et al., section 3.3).
-        oracle: mask queue entries of the query's class. An analysis with labels, not a method
-            (Kalantidis et al., arXiv 2010.01028, section 4).
+        oracle: mask queue entries of the query's class, for analyses (Kalantidis et al., arXiv
+            2010.01028, section 4).
     """
 
     queue: int = 65536
@@ -81,7 +79,6 @@ class MoCo(Method):
     """Contrast each query with its key and with the keys of earlier batches.
 
     Attributes:
-        encoder: query encoder, images (B, 3, H, W) -> (B, F).
         head: query projection head, (B, F) -> (B, D).
         key_encoder: moving average of encoder and head, without gradient.
         queue: the K most recent keys, and their labels.
@@ -151,11 +148,10 @@ class MoCo(Method):
 
     @torch.no_grad()
     def step_metrics(self, logits: Tensor, queries: Tensor, keys: Tensor, batch: Batch) -> Metrics:
-        """Return the statistics of the raw scores with all rows of the queue.
+        """Return the statistics of the raw scores with all rows of the queue, also those not used.
 
-        They follow from the queue's moments (`retable.nn.scores`), whatever the loss uses. A
-        subclass that scores other pairs adds the statistics of its ``logits`` (B_r, 1 + K + ...) as
-        ``transformed_*``.
+        A subclass that scores other pairs adds the statistics of its ``logits`` (B_r, 1 + K + ...)
+        as ``transformed_*``.
         """
         return queue_score_statistics(queries, keys, self.queue.moments).named()
 

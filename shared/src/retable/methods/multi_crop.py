@@ -32,11 +32,7 @@ def by_image(network: nn.Module, rows: Tensor) -> Tensor:
 
 
 def side_by_side(crops: Sequence[Tensor]) -> Tensor:
-    """Stack crops (B, 3, H, W) as (B, V, 3, H, W), keeping their memory format.
-
-    >>> side_by_side([torch.zeros(2, 3, 8, 8)] * 4).shape
-    torch.Size([2, 4, 3, 8, 8])
-    """
+    """Stack crops (B, 3, H, W) as (B, V, 3, H, W), keeping their memory format."""
     if not crops[0].is_contiguous(memory_format=torch.channels_last):
         return torch.stack(list(crops), dim=1)
     by_pixel = torch.stack([crop.permute(0, 2, 3, 1) for crop in crops], dim=1)

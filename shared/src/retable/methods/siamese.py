@@ -1,8 +1,8 @@
 """Siamese methods without negatives: the prediction of one view matches the target of the other.
 
-BYOL and SimSiam differ in the source of the targets and in the constants of their losses. The step
-is written once, in `Siamese.forward`. A subclass overrides `Siamese.similarity` to compare
-predictions and targets differently, and `Siamese.metrics` or `Siamese.step_metrics` to log more.
+BYOL and SimSiam differ in the source of the targets and in the constants of their losses. A
+subclass overrides `Siamese.similarity` to compare predictions and targets differently, and
+`Siamese.metrics` or `Siamese.step_metrics` to log more.
 """
 
 from __future__ import annotations
@@ -29,16 +29,10 @@ class Siamese(Method):
         raise NotImplementedError
 
     def similarity(self, predictions: Tensor, targets: Tensor, batch: Batch, term: int) -> Tensor:
-        """Return the similarities of predictions and targets; by default their cosines.
+        """Return the similarities (B_r,) of predictions and targets; by default their cosines.
 
-        Args:
-            predictions: (B_r, D) unit vectors, float32, with gradient.
-            targets: (B_r, D) unit vectors, float32, without gradient.
-            batch: this process's share.
-            term: 0 where the first view predicts the second, 1 where the second predicts the first.
-
-        Returns:
-            (B_r,), larger for better predictions; gradient flows only into the predictions.
+        Both are unit vectors (B_r, D), float32, the targets without gradient. ``term`` is 0 where
+        the first view predicts the second, 1 where the second predicts the first.
         """
         return (predictions * targets).sum(dim=1)
 
@@ -76,9 +70,8 @@ class Siamese(Method):
             predictions = [F.normalize(branch[0].float(), dim=1) for branch in (first, second)]
             targets = [F.normalize(branch[1].float(), dim=1) for branch in (second, first)]
             terms = list(zip(predictions, targets, strict=True))
-            similarities = torch.stack(
-                [self.similarity(*pair, batch, term) for term, pair in enumerate(terms)]
-            )
+            found = [self.similarity(*pair, batch, term) for term, pair in enumerate(terms)]
+            similarities = torch.stack(found)
             loss = self.loss(similarities)
             with torch.no_grad():
                 cosines = torch.stack([(one * other).sum(dim=1) for one, other in terms])

@@ -4,8 +4,7 @@ The step is written once, in `SimCLR.forward`. A subclass changes one part by ov
 
 - `SimCLR.embeddings`: how views are embedded.
 - `SimCLR.logits`: the scores of given pairs, with the embeddings of all processes.
-- `SimCLR.metrics`: scalars that are logged as means.
-- `SimCLR.step_metrics`: scalars that are stored for every step.
+- `SimCLR.metrics`, `SimCLR.step_metrics`: scalars that are logged as means, or for every step.
 """
 
 from __future__ import annotations
@@ -41,8 +40,7 @@ class SimCLRRecipe:
         head: "mlp" (Linear, ReLU, Linear: section 2.1) or "simclr" (batch norm after both layers
             and no biases: the official code).
         hidden_dim: width of the head's hidden layer; None uses the number of the encoder's
-            features,
-            2048 for ResNet-50.
+            features, 2048 for ResNet-50.
     """
 
     temperature: float = 0.1
@@ -59,12 +57,7 @@ class SimCLRRecipe:
 
 
 class SimCLR(Method):
-    """Contrast the two views of each image with each other and with those of all other images.
-
-    Attributes:
-        encoder: images (B, 3, H, W) -> (B, F).
-        head: projection head, (B, F) -> (B, D).
-    """
+    """Contrast the two views of each image with each other and with those of all other images."""
 
     def __init__(self, encoder: nn.Module, recipe: SimCLRRecipe, rng_key: int) -> None:
         super().__init__()
@@ -86,15 +79,10 @@ class SimCLR(Method):
         return F.normalize(raw.float(), dim=2).unbind(dim=1)
 
     def logits(self, pairs: Pairs, batch: Batch) -> Tensor:
-        """Return the scores of pairs, not yet divided by the temperature.
+        """Return the scores (2 B_r, 1 + 2 B) of pairs, not yet divided by the temperature.
 
-        Args:
-            pairs: result of `retable.nn.losses.view_pairs`: 2 B_r anchors, first views before
-                second ones, and 2 B columns.
-            batch: this process's share.
-
-        Returns:
-            (2 B_r, 1 + 2 B), the positive first, -inf where a column is masked for an anchor.
+        The positive comes first; a column that is masked for an anchor has -inf. ``pairs`` are the
+        result of `retable.nn.losses.view_pairs`: 2 B_r anchors and 2 B columns.
         """
         return pairs.logits()
 

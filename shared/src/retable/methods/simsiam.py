@@ -39,7 +39,6 @@ class SimSiam(Siamese):
     """Predict each view's projection from the other view's, whose gradient is stopped.
 
     Attributes:
-        encoder: images (B, 3, H, W) -> (B, F).
         projector: (B, F) -> (B, D).
         predictor: (B, D) -> (B, D).
     """
@@ -47,16 +46,13 @@ class SimSiam(Siamese):
     def __init__(self, encoder: nn.Module, recipe: SimSiamRecipe, rng_key: int) -> None:
         super().__init__()
         self.encoder = encoder
+        features, hidden = int(encoder.feature_dim), recipe.hidden_dim  # type: ignore[arg-type]
+        narrow = recipe.predictor_hidden_dim
         self.projector = simsiam_projector(
-            int(encoder.feature_dim),  # type: ignore[arg-type]
-            recipe.dim,
-            hidden_dim=recipe.hidden_dim,
-            rng_key=derive_key(rng_key, "projector"),
+            features, recipe.dim, hidden_dim=hidden, rng_key=derive_key(rng_key, "projector")
         )
         self.predictor = simsiam_predictor(
-            recipe.dim,
-            hidden_dim=recipe.predictor_hidden_dim,
-            rng_key=derive_key(rng_key, "predictor"),
+            recipe.dim, hidden_dim=narrow, rng_key=derive_key(rng_key, "predictor")
         )
 
     def branches(self, view: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,8 +1,7 @@
 """Batch normalisation by groups: the "images per GPU" of a paper as a parameter of the recipe.
 
-Papers normalise over the images of one GPU. Here each consecutive group of rows is normalised by
-its own statistics, on any number of processes. MoCo's shuffling, which needs several groups, then
-also works in one process.
+Each consecutive group of rows is normalised by its own statistics, on any number of processes.
+MoCo's shuffling, which needs several groups, then also works in one process.
 """
 
 from __future__ import annotations
@@ -86,8 +85,8 @@ class _GroupBatchNorm(_BatchNorm):
         return output
 
     def _normalise_spanning_group(self, input: Tensor) -> Tensor:
-        dims = [0, *range(2, input.ndim)]
         values = input.float()
+        dims = [0, *range(2, input.ndim)]
         statistics = torch.stack(torch.var_mean(values, dims, correction=0))
         span = self.group_size // input.shape[0]
         first = distributed.process_index() // span * span
@@ -125,9 +124,6 @@ def group_batch_norm(module: nn.Module, group_size: int) -> nn.Module:
         group_size: images of a group, the papers' "per-GPU batch" (MoCo: 32), or the global batch
             for batch norm synchronised over all devices (SimCLR, BYOL). It must divide a process's
             batch, or be a multiple of it: then a group spans consecutive processes.
-
-    Raises:
-        UserError: ``group_size`` is below 1; at the first step, group and batch do not fit.
     """
     if group_size < 1:
         raise UserError(
@@ -145,15 +141,9 @@ def group_batch_norm(module: nn.Module, group_size: int) -> nn.Module:
 def rows_per_image(module: nn.Module, rows: int) -> Iterator[None]:
     """Inside the block, count ``rows`` consecutive rows of a batch as one image.
 
-    For several crops of an image in one pass (SwAV's multi-crop): a group then holds the same
-    number of images with all their crops. The crops of an image must be adjacent, (B, crops, ...)
-    flattened to (B * crops, ...); otherwise a group's images would depend on the number of
-    processes. Layers that `group_batch_norm` has not changed normalise all rows.
-
-    >>> layer = group_batch_norm(nn.BatchNorm1d(3), 4)
-    >>> with rows_per_image(layer, 2):
-    ...     print(layer)
-    _GroupBatchNorm(3, eps=1e-05, group_size=8)
+    For several crops of an image in one pass (SwAV's multi-crop), which must be adjacent,
+    (B, crops, ...) flattened to (B * crops, ...): a group then holds the same number of images with
+    all their crops. Layers that `group_batch_norm` has not changed normalise all rows.
     """
     layers = [layer for layer in module.modules() if isinstance(layer, _GroupBatchNorm)]
     for layer in layers:
@@ -163,54 +153,6 @@ def rows_per_image(module: nn.Module, rows: int) -> Iterator[None]:
     finally:
         for layer in layers:
             layer.group_size //= rows
-
-
-class NormConditions:
-    """The state of networks' batch norms, kept so that a forward pass can be repeated under it.
-
-    Backward passes that recompute activations use it: they may run outside of `rows_per_image` or
-    after ``eval()``.
-
-    Args:
-        networks: any modules; kept, not copied.
-    """
-
-    def __init__(self, *networks: nn.Module) -> None:
-        layers = [layer for network in networks for layer in network.modules()]
-        self._conditions = [
-            (layer, {name: getattr(layer, name) for name in _CONDITIONS if hasattr(layer, name)})
-            for layer in layers
-            if isinstance(layer, _BatchNorm)
-        ]
-
-    @contextmanager
-    def restored(self) -> Iterator[None]:
-        """Inside the block, normalise as at construction, without updating running statistics.
-
-        >>> layer = nn.BatchNorm1d(2)
-        >>> with NormConditions(layer).restored():
-        ...     _ = layer(torch.ones(4, 2))
-        >>> layer.running_mean
-        tensor([0., 0.])
-        """
-        found = []
-        for layer, conditions in self._conditions:
-            buffers = dict(layer._buffers)
-            found.append((layer, {name: getattr(layer, name) for name in conditions}, buffers))
-            for name, value in conditions.items():
-                setattr(layer, name, value)
-            if layer.training:
-                layer._buffers.update(dict.fromkeys(buffers))
-        try:
-            yield
-        finally:
-            for layer, conditions, buffers in found:
-                for name, value in conditions.items():
-                    setattr(layer, name, value)
-                layer._buffers.update(buffers)
-
-
-_CONDITIONS = ("training", "group_size")
 
 
 @torch.no_grad()
@@ -230,10 +172,10 @@ def average_statistics(module: nn.Module) -> None:
     ]
     if not buffers:
         return
-    averaged = distributed.mean(torch.cat([buffer.flatten() for buffer in buffers]))
-    parts = torch.split(averaged, [buffer.numel() for buffer in buffers])
+    averaged = distributed.mean(torch.cat(buffers))
+    parts = torch.split(averaged, [len(buffer) for buffer in buffers])
     for buffer, values in zip(buffers, parts, strict=True):
-        buffer.copy_(values.view_as(buffer))
+        buffer.copy_(values)
 
 
 @torch.no_grad()
@@ -245,13 +187,10 @@ def shuffled(function: Callable[[Tensor], Tensor], images: Tensor, rng_key: int)
     result does not depend on the number of processes.
 
     Args:
-        function: maps images (B_r, ...) to embeddings (B_r, D); called once on this process's
-            share.
+        function: maps images (B_r, ...) to embeddings (B_r, D), returned without gradient; called
+            once on this process's share.
         images: (B_r, ...), this process's part of the global batch.
         rng_key: random key of the permutation, equal on all processes.
-
-    Returns:
-        (B_r, D) without gradient.
     """
     everything = distributed.gather(images)
     order = permutation(rng_key, everything.shape[0])

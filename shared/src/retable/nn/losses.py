@@ -13,13 +13,6 @@ from retable import distributed
 from retable.errors import UserError
 
 
-def _check(temperature: float) -> None:
-    if not temperature > 0:
-        raise UserError(
-            f"`temperature` must be positive, got {temperature}. Use, for example, 0.2."
-        )
-
-
 class _FirstColumnCrossEntropy(torch.autograd.Function):
     """Cross-entropy with target 0 at the temperature, mean over rows.
 
@@ -55,11 +48,11 @@ def info_nce(logits: Tensor, temperature: float) -> Tensor:
     Returns:
         A scalar, ``mean_b(logsumexp_j(logits[b, j] / tau) - logits[b, 0] / tau)``; log(1 + K) where
         all logits are equal. The mean over processes is the loss of the global batch.
-
-    Raises:
-        UserError: the temperature is not positive.
     """
-    _check(temperature)
+    if not temperature > 0:
+        raise UserError(
+            f"`temperature` must be positive, got {temperature}. Use, for example, 0.2."
+        )
     loss: Tensor = _FirstColumnCrossEntropy.apply(logits.float(), temperature)
     return loss
 
@@ -94,10 +87,6 @@ def view_pairs(first: Tensor, second: Tensor) -> Pairs:
     Each unit embedding is an anchor whose partner is the image's other view. The columns are the
     embeddings of the global batch with gradient, all first views before all second ones. An anchor
     and its partner are masked for that anchor.
-
-    >>> pairs = view_pairs(torch.ones(3, 8), torch.ones(3, 8))
-    >>> pairs.columns.shape, pairs.logits().shape, pairs.masked.sum(1).tolist()
-    (torch.Size([6, 8]), torch.Size([6, 7]), [2, 2, 2, 2, 2, 2])
     """
     count, processes = first.shape[0], distributed.process_count()
     images = torch.arange(count * processes, device=first.device)
@@ -121,9 +110,6 @@ def nt_xent(first: Tensor, second: Tensor, temperature: float) -> Tensor:
         first: (B_r, D) embeddings of one view of this process's samples, normalised here.
         second: (B_r, D) embeddings of the other view.
         temperature: tau; 0.1 in SimCLR at batch 4096 (table 5), 0.5 at CIFAR size (appendix B.9).
-
-    Raises:
-        UserError: the temperature is not positive.
     """
     with torch.autocast(first.device.type, enabled=False):
         views = [F.normalize(view.float(), dim=1) for view in (first, second)]

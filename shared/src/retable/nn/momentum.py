@@ -15,26 +15,19 @@ import torch
 from torch import nn
 
 from retable.errors import UserError
+from retable.settings import validate_choices
 
 
 class MomentumCopy(nn.Module):
     """A copy of ``source`` without gradient, equal at the start, that `update` moves towards it.
 
-    Call it like the source. It registers only its own weights, so that ``source`` is not saved
-    twice.
-
-    >>> source = nn.Linear(3, 2)
-    >>> copied = MomentumCopy(source)
-    >>> copied.update(0.99)
-    >>> torch.equal(copied.module.weight, source.weight), copied.module.weight.requires_grad
-    (True, False)
+    Call it like the source, which it does not register as a submodule.
     """
 
     def __init__(self, source: nn.Module) -> None:
         super().__init__()
         self.module = copy.deepcopy(source).requires_grad_(False)
-        # In a tuple, so that the source is not registered as a submodule.
-        self._source = (source,)
+        self._source = (source,)  # in a tuple, so that the source is not registered and saved twice
 
     def forward(self, *inputs: Any) -> Any:
         """Call the copied module."""
@@ -61,15 +54,11 @@ class MomentumRecipe:
     kind: Literal["constant", "cosine"] = "constant"
 
     def __post_init__(self) -> None:
+        validate_choices(self)
         if not 0 <= self.base <= 1:
             raise UserError(
                 f"`base` of the momentum must be in [0, 1], got {self.base}. Use, for example, "
                 "0.999."
-            )
-        if self.kind not in ("constant", "cosine"):
-            raise UserError(
-                f"`kind` of the momentum must be constant or cosine, got {self.kind!r}. Choose one "
-                "of them."
             )
 
     def at(self, step: int, total_steps: int) -> float:

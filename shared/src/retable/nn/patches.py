@@ -1,9 +1,8 @@
 """Images cut into patches: one from each cell of a grid, standardised one by one.
 
-For Jigsaw and Relative Patch Location (Noroozi & Favaro 2016, Doersch et al. 2015), with the sizes
-of Kolesnikov et al. 2019. A patch is smaller than its cell and is cut anywhere within it, so that
-the edges of neighbours do not continue each other. Each patch gets mean 0 and deviation 1, since
-brightness and contrast would also identify neighbours.
+For Jigsaw and Relative Patch Location (Noroozi & Favaro 2016, Doersch et al. 2015). A patch is cut
+anywhere within its larger cell, so that the edges of neighbours do not continue each other. Each
+gets mean 0 and deviation 1, since brightness and contrast would also identify neighbours.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ _CPU_PIECE = 1 << 19
 class PatchGrid:
     """Sizes of the grid and of the patches of an image.
 
-    The defaults are those to train with (Kolesnikov et al. 2019); the same encoders are evaluated
+    The defaults are those of training by Kolesnikov et al. (2019), who evaluate the same encoders
     on ``PatchGrid(cell=64, patch=64)``, where a patch fills its cell.
 
     Attributes:
@@ -32,9 +31,6 @@ class PatchGrid:
         cell: side of a cell in pixels.
         patch: side of a patch in pixels, at most the cell's.
         standardise: whether each patch is standardised, see `standardise`.
-
-    >>> PatchGrid().side, PatchGrid().count
-    (255, 9)
     """
 
     grid: int = 3
@@ -85,24 +81,15 @@ def cut_patches(
     Returns:
         (B, n, C, P, P) with n = ``grid.count``, the cells of an image row by row, contiguous; of
         the images' dtype, float32 where the patches are standardised.
-
-    Raises:
-        UserError: the images have another size.
-        ValueError: ``rng_key`` without ``positions``.
     """
     grid.check(*images.shape[-2:])
     count, channels = images.shape[:2]
     piece = max(1, _CPU_PIECE // (channels * grid.side**2))
     if images.device.type == "cpu" and count > piece:
-        pieces = (slice(first, first + piece) for first in range(0, count, piece))
-        return torch.cat(
-            [
-                cut_patches(
-                    images[rows], grid, rng_key, None if positions is None else positions[rows]
-                )
-                for rows in pieces
-            ]
-        )
+        parts = torch.split(images, piece)
+        places = [None] * len(parts) if positions is None else torch.split(positions, piece)
+        pairs = zip(parts, places, strict=True)
+        return torch.cat([cut_patches(part, grid, rng_key, place) for part, place in pairs])
     rows, columns = _corners(images, grid, rng_key, positions)
     # All windows of an image, without a copy: (B, C, first rows, first columns, P, P).
     windows = images.unfold(2, grid.patch, 1).unfold(3, grid.patch, 1)

@@ -28,11 +28,10 @@ class Moments(NamedTuple):
 class KeyQueue(nn.Module):
     """The last ``size`` keys, first in, first out; at the start random unit vectors.
 
-    The write position is a Python integer, so that the host never waits for the device. It is part
-    of the module's state. All processes hold the same queue: pass `enqueue` the keys of the global
-    batch (`retable.distributed.gather`), and tell DDP not to broadcast buffers, which would send
-    the whole queue at every step. Only `enqueue` may write rows, since it also updates their
-    moments.
+    The host never waits for the device. All processes hold the same queue: pass `enqueue` the keys
+    of the global batch (`retable.distributed.gather`), and tell DDP not to broadcast buffers, which
+    would send the whole queue at every step. Only `enqueue` may write rows, since it also updates
+    their moments.
 
     Args:
         size: number K of rows.
@@ -77,22 +76,11 @@ class KeyQueue(nn.Module):
 
     @torch.no_grad()
     def enqueue(self, keys: Tensor, labels: Tensor | None = None) -> None:
-        """Overwrite the oldest rows with ``keys`` (B, D), which should be unit vectors.
+        """Overwrite the oldest rows with ``keys`` (B, D), unit vectors, B at most K.
 
         The rows are changed in place: enqueue after the backward pass of a loss that used them
-        (`Method.after_step`), otherwise autograd raises.
-
-        Args:
-            keys: (B, D) with B at most K; B need not divide K.
-            labels: (B,) int64, required if the queue keeps labels.
-
-        Raises:
-            UserError: more keys than rows, or labels missing or unexpected.
-
-        >>> queue = KeyQueue(4, 2, rng_key=0)
-        >>> queue.enqueue(torch.ones(3, 2))
-        >>> queue.pointer, queue.filled
-        (3, 3)
+        (`Method.after_step`), otherwise autograd raises. ``labels`` (B,) int64 are required if the
+        queue keeps labels.
         """
         count = keys.shape[0]
         if count > self.size:
@@ -125,15 +113,15 @@ class KeyQueue(nn.Module):
         buffer[: values.shape[0] - first].copy_(values[first:])
 
     def _add_to_sums(self, rows: Tensor, factor: float) -> None:
-        """Add a multiple of rows (B, D) and of their outer products to the sums; work B D^2."""
+        """Add a multiple of rows (B, D) and of their outer products to the sums."""
         wide = rows.double()  # a product of two float32 is exact in float64
         self._row_sum.add_(wide.sum(dim=0), alpha=factor)
         self._product_sum.addmm_(wide.T, wide, alpha=factor)
 
     def _recompute_sums(self) -> None:
-        """Recompute the sums over all rows, once per pass around the queue.
+        """Recompute the sums, against rounding errors, once in each pass around the queue.
 
-        This stops rounding errors from accumulating, and removes a row that was not finite.
+        This also removes a row that was not finite.
         """
         self._row_sum.zero_()
         self._product_sum.zero_()

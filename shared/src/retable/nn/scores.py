@@ -44,10 +44,6 @@ def score_statistics(positives: Tensor, negatives: Tensor) -> ScoreStatistics:
         negatives: (B, K) scores with its negatives. -inf masks a negative, as in
             `retable.nn.losses.info_nce`; a query without any negative is left out, and one with a
             single negative has no variance.
-
-    >>> statistics = score_statistics(torch.ones(2), torch.tensor([[0.0, 1.0], [2.0, 2.0]]))
-    >>> [float(value) for value in statistics]
-    [1.0, 1.25, 0.25]
     """
     positives = positives.float() if positives.itemsize < 4 else positives
     at_once = max(1, len(negatives))
@@ -81,15 +77,11 @@ def _row_statistics(scores: Tensor, scratch: Tensor) -> tuple[Tensor, Tensor, Te
     # x - x is NaN where x is -inf.
     masked = torch.sub(scores, scores, out=scratch).nan_to_num_(nan=1.0).sum(dim=1)
     count = (scores.shape[1] - masked).double()
-    sums = _zero_masked(scratch.copy_(scores)).sum(dim=1).double()
+    zero = {"nan": math.nan, "posinf": math.inf, "neginf": 0.0}
+    sums = scratch.copy_(scores).nan_to_num_(**zero).sum(dim=1).double()
     means = (sums / count).to(scores.dtype)[:, None]
-    squares = _zero_masked(torch.sub(scores, means, out=scratch)).square_().sum(dim=1).double()
-    return count, sums, squares
-
-
-def _zero_masked(scores: Tensor) -> Tensor:
-    """Replace -inf by 0."""
-    return scores.nan_to_num_(nan=math.nan, posinf=math.inf, neginf=0.0)
+    centred = torch.sub(scores, means, out=scratch).nan_to_num_(**zero)
+    return count, sums, centred.square_().sum(dim=1).double()
 
 
 def _mean_where(kept: Tensor, values: Tensor) -> Tensor:
@@ -104,12 +96,6 @@ def queue_score_statistics(queries: Tensor, keys: Tensor, moments: Moments) -> S
     query q has the mean score q.m and the variance K / (K - 1) q^T (M - m m^T) q: work B D^2
     instead of B K D. It is done in float64, because the difference may be small compared with its
     terms. ``keys`` (B, D) are the positives of ``queries`` (B, D).
-
-    >>> from retable.nn.queues import KeyQueue
-    >>> queue, features = KeyQueue(1024, 16, rng_key=0), torch.eye(16)
-    >>> statistics = queue_score_statistics(features, features, queue.moments)
-    >>> [round(float(value), 1) for value in statistics]  # the variance is about 1 / D
-    [1.0, 0.0, 0.1]
     """
     queries, keys = queries.double(), keys.double()
     mean_query = queries.mean(dim=0)

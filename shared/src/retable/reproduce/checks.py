@@ -20,8 +20,7 @@ from retable.nn.queues import KeyQueue
 from retable.reproduce.execute import opener
 from retable.reproduce.run import Run
 from retable.train.options import RunOptions
-from retable.train.pretrain import check_fit
-from retable.train.recipe import PretrainRecipe, build_method
+from retable.train.recipe import PretrainRecipe, build_method, check_fit
 from retable.train.shape_inference import shapes_only
 
 

@@ -12,9 +12,8 @@ import io
 import json
 import re
 import sys
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -68,8 +67,7 @@ def _files(folder: Path, name: str) -> list[tuple[int, Path]]:
     return sorted(((int(match[1]), path) for match, path in found if match), reverse=True)
 
 
-@dataclass(frozen=True)
-class Saved:
+class Saved(NamedTuple):
     """State after ``epoch`` finished epochs."""
 
     epoch: int
@@ -108,30 +106,22 @@ class Checkpoints:
             UserError: the state belongs to another encoder, recipe, seed or data set, or the
                 processes see different files.
         """
-        saved = self._newest()
+        found = load_newest(self.directory, name=self.name) if self.directory else None
+        saved = None if found is None else self._checked(*found)
         epochs = gather(torch.tensor([saved.epoch if saved else 0], device=device))
         if int(epochs.min()) != int(epochs.max()):
             raise UserError(
-                f"the processes see different states of {self.name!r} in {self.directory}: expected"
-                " one folder for all, so choose a folder on a shared file system."
+                f"The processes see different states of {self.name!r} in {self.directory}. Choose "
+                "a folder on a shared file system."
             )
         return saved
 
-    def _newest(self) -> Saved | None:
-        found = load_newest(self.directory, name=self.name) if self.directory else None
-        if found is None:
-            return None
-        epoch, state = found
+    def _checked(self, epoch: int, state: dict[str, Any]) -> Saved:
+        was, now = json.loads(state["identity"]), json.loads(self.identity)
+        names = sorted(name for name in was.keys() | now.keys() if was.get(name) != now.get(name))
         if state["identity"] != self.identity:
             raise UserError(
-                f"the state of {self.name!r} in {self.directory} was made by "
-                f"{_difference(state['identity'], self.identity)}: expected the same as now, so "
-                "remove it or choose another folder."
+                f"The state of {self.name!r} in {self.directory} was made by another "
+                f"{', '.join(names)}. Remove it or choose another folder."
             )
         return Saved(epoch, state["tensors"], state["facts"])
-
-
-def _difference(then: str, now: str) -> str:
-    was, is_now = json.loads(then), json.loads(now)
-    names = sorted(name for name in was.keys() | is_now.keys() if was.get(name) != is_now.get(name))
-    return f"another {', '.join(names)}"

@@ -125,10 +125,10 @@ class GradientLandscape:
         self._sums = None
         if not statistics or distributed.process_index() > 0:
             return
-        log = log if isinstance(log, MetricsLog) else MetricsLog.of(log)
         by_module = {name: [rounded(x) for x in found] for name, found in statistics.items()}
         means = ((name, step, mean) for name, (mean, _, _) in by_module.items())
-        log.write("gradients", step, {"epoch": epoch, "modules": by_module}, means)
+        line = {"epoch": epoch, "modules": by_module}
+        MetricsLog.of(log).write("gradients", step, line, means)
 
     def state(self) -> Tensor | None:
         """Return the sums of the current epoch, for the training state."""
@@ -160,11 +160,7 @@ class Landscape(NamedTuple):
 
 
 def read_landscape(run: str | os.PathLike[str]) -> Landscape:
-    """Read the gradient landscape of a run, from its folder or its ``metrics.jsonl``.
-
-    Raises:
-        UserError: the log has no gradients, or those of several networks.
-    """
+    """Read the gradient landscape of a run, from its folder or its ``metrics.jsonl``."""
     log = MetricsLog.of(run)
     by_epoch = {line["epoch"]: line["modules"] for line in log.read("gradients")}
     if not by_epoch:

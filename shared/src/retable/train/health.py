@@ -33,11 +33,7 @@ class Failure(NamedTuple):
 
 
 def failure_reason(metrics: dict[str, float]) -> Failure | None:
-    """Return why a run must stop, or None, from means over some steps.
-
-    >>> failure_reason({"loss": float("nan")})
-    Failure(kind='diverged', reason='the loss is not finite (nan)')
-    """
+    """Return why a run must stop, or None, from means over some steps."""
     loss = metrics.get("loss", 0.0)
     if not math.isfinite(loss):
         return Failure(DIVERGED, f"the loss is not finite ({loss})")
@@ -52,11 +48,7 @@ def failure_reason(metrics: dict[str, float]) -> Failure | None:
 
 
 def scores_alike(metrics: dict[str, float]) -> bool:
-    """Return whether the mean raw scores of positives and negatives are indistinguishable.
-
-    >>> scores_alike({"positive_mean": 0.5, "negative_mean": 0.5, "negative_variance": 0.01})
-    True
-    """
+    """Return whether the mean raw scores of positives and negatives are indistinguishable."""
     if not metrics.keys() >= {"positive_mean", "negative_mean", "negative_variance"}:
         return False
     difference = abs(metrics["positive_mean"] - metrics["negative_mean"])
@@ -97,32 +89,29 @@ def mean_scores(metrics: dict[str, float]) -> str:
 
 def messages(metrics: dict[str, float]) -> list[str]:
     """Describe an epoch's means of the metrics that methods log, most important first."""
-    return [
-        sentence
-        for sentence in (
-            _against_chance(metrics),
-            _queue(metrics),
-            _scores(metrics),
-            _alike(metrics),
-            _spread(metrics),
-            _rank(metrics),
+    found = []
+    if "chance_loss" in metrics:
+        loss, chance = metrics["loss"], metrics["chance_loss"]
+        standing = "below" if loss < chance else "not below"
+        found.append(f"loss {loss:.3f}, {standing} the chance level log(ways) = {chance:.3f}")
+    if metrics.get("queue_fill", 1.0) < 1.0:
+        found.append(_queue(metrics))
+    if "positive_score_q50" in metrics and "negative_score_q95" in metrics:
+        found.append(_scores(metrics))
+    if scores_alike(metrics):
+        found.append(f"the embedding has collapsed or not begun to learn: {mean_scores(metrics)}")
+    spread = metrics.get("embedding_spread")
+    if spread is not None and not spread >= 10 * COLLAPSED_SPREAD:
+        found.append(
+            f"the embedding is close to collapse: spread {spread:.3f} of that of even directions"
         )
-        if sentence
-    ]
+    if "effective_rank" in metrics:
+        found.append(f"effective rank of the features {metrics['effective_rank']:.1f}")
+    return found
 
 
-def _against_chance(metrics: dict[str, float]) -> str | None:
-    if "chance_loss" not in metrics:
-        return None
-    loss, chance = metrics["loss"], metrics["chance_loss"]
-    standing = "below" if loss < chance else "not below"
-    return f"loss {loss:.3f}, {standing} the chance level log(ways) = {chance:.3f}"
-
-
-def _queue(metrics: dict[str, float]) -> str | None:
-    fill = metrics.get("queue_fill", 1.0)
-    if fill >= 1.0:
-        return None
+def _queue(metrics: dict[str, float]) -> str:
+    fill = metrics["queue_fill"]
     full = f"full at step {metrics['queue_full_step']:.0f}"
     expected = metrics.get("queue_expected_fill", fill)
     if fill < expected - 0.01:  # else rounding, or a smaller batch
@@ -137,9 +126,7 @@ def _queue(metrics: dict[str, float]) -> str | None:
     )
 
 
-def _scores(metrics: dict[str, float]) -> str | None:
-    if "positive_score_q50" not in metrics or "negative_score_q95" not in metrics:
-        return None
+def _scores(metrics: dict[str, float]) -> str:
     positive, hard = metrics["positive_score_q50"], metrics["negative_score_q95"]
     text = (
         f"cosine of positives {positive:.2f} (5 %: {metrics['positive_score_q05']:.2f}), "
@@ -148,22 +135,3 @@ def _scores(metrics: dict[str, float]) -> str | None:
     if positive <= hard:
         return text + ": positives do not stand out from the hardest negatives yet"
     return text
-
-
-def _alike(metrics: dict[str, float]) -> str | None:
-    if not scores_alike(metrics):
-        return None
-    return f"the embedding has collapsed or not begun to learn: {mean_scores(metrics)}"
-
-
-def _rank(metrics: dict[str, float]) -> str | None:
-    if "effective_rank" not in metrics:
-        return None
-    return f"effective rank of the features {metrics['effective_rank']:.1f}"
-
-
-def _spread(metrics: dict[str, float]) -> str | None:
-    spread = metrics.get("embedding_spread")
-    if spread is None or spread >= 10 * COLLAPSED_SPREAD:
-        return None
-    return f"the embedding is close to collapse: spread {spread:.3f} of that of even directions"

@@ -25,10 +25,10 @@ class Averages:
 
     def __init__(self) -> None:
         self._steps: list[dict[str, Tensor | float]] = []
-        self._sums: dict[str, float] = {}
+        self._sums: dict[str, tuple[float, int]] = {}  # and the number of steps
 
     def add(self, metrics: dict[str, Tensor | float]) -> None:
-        """Add one step's scalars."""
+        """Add the scalars of a step."""
         self._steps.append(metrics)
 
     def fold(self) -> dict[str, float]:
@@ -40,24 +40,20 @@ class Averages:
         columns = {n: [step[n] for step in self._steps if n in step] for n in names}
         sums = _to_host({name: _total(values) for name, values in columns.items()})
         for name, total in sums.items():
-            self._sums[name] = self._sums.get(name, 0.0) + total
-            self._sums[f"#{name}"] = self._sums.get(f"#{name}", 0.0) + len(columns[name])
+            before, steps = self._sums.get(name, (0.0, 0))
+            self._sums[name] = before + total, steps + len(columns[name])
         self._steps.clear()
         return {name: total / len(columns[name]) for name, total in sums.items()}
 
     def means(self) -> dict[str, float]:
         """Return the means over all folded steps."""
-        return {
-            name: total / self._sums[f"#{name}"]
-            for name, total in self._sums.items()
-            if not name.startswith("#")
-        }
+        return {name: total / steps for name, (total, steps) in self._sums.items()}
 
-    def state(self) -> dict[str, float]:
+    def state(self) -> dict[str, tuple[float, int]]:
         """Return the sums, for the training state; pending steps must be folded."""
         return dict(self._sums)
 
-    def restore(self, state: dict[str, float]) -> None:
+    def restore(self, state: dict[str, tuple[float, int]]) -> None:
         """Continue from the sums of `state`."""
         self._sums = dict(state)
         self._steps.clear()
@@ -87,18 +83,22 @@ class MetricsLog:
     Args:
         path: the file.
         events: folder for a copy as TensorBoard events (extra ``tensorboard``); None: no copy.
-
-    Raises:
-        UserError: ``events`` is given and TensorBoard is not installed.
     """
 
     def __init__(self, path: Path, events: Path | None = None) -> None:
         self.path = path
-        self._writer = None if events is None else _event_writer(events)
+        self._writer: Any = None
+        if events is not None:
+            require("tensorboard", "tensorboard", "The option --tensorboard")
+            from torch.utils.tensorboard import SummaryWriter
+
+            self._writer = SummaryWriter(str(events))
 
     @classmethod
-    def of(cls, place: str | os.PathLike[str]) -> MetricsLog:
-        """Return the log in this file, or ``metrics.jsonl`` in this folder."""
+    def of(cls, place: MetricsLog | str | os.PathLike[str]) -> MetricsLog:
+        """Return the log in this file, or ``metrics.jsonl`` in this folder; a log as it is."""
+        if isinstance(place, MetricsLog):
+            return place
         path = Path(place)
         in_file = path.is_file() or path.suffix == ".jsonl"
         return cls(path if in_file else path / "metrics.jsonl")
@@ -128,17 +128,25 @@ class MetricsLog:
             self._writer.flush()
 
     def read(self, kind: str | None = None) -> list[dict[str, Any]]:
-        """Return the lines, of one kind if given, without an unfinished last line.
-
-        Raises:
-            UserError: a line is not a JSON object with a kind.
-        """
+        """Return the lines, of one kind if given, without an unfinished last line."""
         if not self.path.exists():
             return []
         text = self.path.read_text(encoding="utf-8", errors="replace")
         complete = text[: text.rfind("\n") + 1].splitlines()
-        lines = [_parse(line, self.path, number) for number, line in enumerate(complete, start=1)]
+        lines = [self._parse(line, number) for number, line in enumerate(complete, start=1)]
         return [line for line in lines if kind is None or line["kind"] == kind]
+
+    def _parse(self, text: str, number: int) -> dict[str, Any]:
+        try:
+            line = json.loads(text)
+        except ValueError:
+            line = None
+        if not isinstance(line, dict) or "kind" not in line:
+            raise UserError(
+                f"Line {number} of {self.path} is damaged: expected a JSON object with a kind. "
+                "Remove it or use another run."
+            )
+        return line
 
     def rewind(self, step: int) -> None:
         """Remove the lines after ``step``, whose work will be repeated."""
@@ -147,30 +155,6 @@ class MetricsLog:
             files.write_text(self.path, "".join(f"{line}\n" for line in kept))
 
 
-def _parse(text: str, path: Path, number: int) -> dict[str, Any]:
-    try:
-        line = json.loads(text)
-    except ValueError:
-        line = None
-    if not isinstance(line, dict) or "kind" not in line:
-        raise UserError(
-            f"Line {number} of {path} is damaged: expected a JSON object with a kind. Remove it "
-            "or use another run."
-        )
-    return line
-
-
 def rounded(value: float) -> float:
-    """Round to six significant digits, which is enough for a curve.
-
-    >>> rounded(0.123456789), rounded(float("inf"))
-    (0.123457, inf)
-    """
+    """Round to six significant digits, which is enough for a curve."""
     return float(f"{value:.6g}")
-
-
-def _event_writer(folder: Path) -> Any:
-    require("tensorboard", "tensorboard", "The option --tensorboard")
-    from torch.utils.tensorboard import SummaryWriter
-
-    return SummaryWriter(str(folder))

@@ -37,9 +37,6 @@ class OptimizerRecipe:
         rate_factors: pairs (name of modules or parameters, factor of the learning rate there), for
             example a fresh classifier on a trained encoder. The longest matching name applies.
 
-    Raises:
-        UserError: an unknown optimizer, a rate, decay or factor below 0, a name twice in ``decays``
-            or ``rate_factors``, or Nesterov's momentum without momentum.
     """
 
     name: Literal["sgd", "lars"] = "sgd"
@@ -55,11 +52,7 @@ class OptimizerRecipe:
     rate_factors: tuple[tuple[str, float], ...] = ()
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "constant_rate", tuple(self.constant_rate))  # JSON has no tuples
         validate_choices(self)
-        for pairs in ("decays", "rate_factors"):
-            values = tuple((name, value) for name, value in getattr(self, pairs))
-            object.__setattr__(self, pairs, values)
         for name in ("lr", "momentum", "weight_decay"):
             value = getattr(self, name)
             if not value >= 0:
@@ -83,38 +76,26 @@ class OptimizerRecipe:
             )
 
 
-def parameter_groups(
-    model: nn.Module,
-    weight_decay: float,
-    exclude_bias_and_norm: bool,
-    constant_rate: tuple[str, ...] = (),
-    decays: tuple[tuple[str, float], ...] = (),
-    rate_factors: tuple[tuple[str, float], ...] = (),
-) -> list[dict[str, Any]]:
+def parameter_groups(recipe: OptimizerRecipe, model: nn.Module) -> list[dict[str, Any]]:
     """Return an optimizer's parameter groups of a model's trained parameters.
 
-    The arguments are fields of `OptimizerRecipe`. With ``exclude_bias_and_norm``, which takes
-    precedence over ``decays``, parameters of at most one dimension (biases, and scales and shifts
-    of normalisation layers) form a group without decay and, in `LARS`, without adaptation.
-    `set_learning_rate` skips the groups of ``constant_rate``.
+    With ``exclude_bias_and_norm``, which takes precedence over ``decays``, parameters of at most
+    one dimension (biases, and scales and shifts of normalisation layers) form a group without decay
+    and, in `LARS`, without adaptation.
 
     Raises:
-        UserError: a name matches no trained parameter.
-
-    >>> groups = parameter_groups(nn.Linear(2, 3), 0.1, exclude_bias_and_norm=True)
-    >>> [(group["weight_decay"], group["adapt"], len(group["params"])) for group in groups]
-    [(0.1, True, 1), (0.0, False, 1)]
+        UserError: a name of the recipe matches no trained parameter.
     """
     trained = {name: value for name, value in model.named_parameters() if value.requires_grad}
-    _check_names("constant_rate", constant_rate, trained)
-    _check_names("decays", [name for name, _ in decays], trained)
-    _check_names("rate_factors", [name for name, _ in rate_factors], trained)
+    _check_names("constant_rate", recipe.constant_rate, trained)
+    _check_names("decays", [name for name, _ in recipe.decays], trained)
+    _check_names("rate_factors", [name for name, _ in recipe.rate_factors], trained)
     kinds: dict[tuple[bool, bool, float, float], list[nn.Parameter]] = {}
     for name, value in trained.items():
-        constant = _is_under(name, constant_rate)
-        excluded = exclude_bias_and_norm and value.ndim <= 1
-        decay = 0.0 if excluded else _value_at(name, decays, weight_decay)
-        factor = _value_at(name, rate_factors, 1.0)
+        constant = _is_under(name, recipe.constant_rate)
+        excluded = recipe.exclude_bias_and_norm and value.ndim <= 1
+        decay = 0.0 if excluded else _value_at(name, recipe.decays, recipe.weight_decay)
+        factor = _value_at(name, recipe.rate_factors, 1.0)
         kinds.setdefault((constant, excluded, decay, factor), []).append(value)
     # Sorted, because an optimizer's state refers to parameters by their index.
     return [
@@ -146,11 +127,7 @@ def _value_at(name: str, values: Iterable[tuple[str, float]], default: float) ->
 
 
 def _is_under(name: str, modules: tuple[str, ...]) -> bool:
-    """Return whether a parameter is, or belongs to, one of these modules.
-
-    >>> _is_under("head.0.weight", ("head",)), _is_under("head2.weight", ("head",))
-    (True, False)
-    """
+    """Return whether a parameter is, or belongs to, one of these modules."""
     return any(f"{name}.".startswith(f"{module}.") for module in modules)
 
 
@@ -162,18 +139,8 @@ def set_learning_rate(optimizer: Optimizer, rate: float) -> None:
 
 
 def build_optimizer(recipe: OptimizerRecipe, model: nn.Module) -> Optimizer:
-    """Build the optimizer of a model's trained parameters, at the base learning rate.
-
-    The loop sets the rate before each step from `retable.train.schedules.learning_rate`.
-    """
-    groups = parameter_groups(
-        model,
-        recipe.weight_decay,
-        recipe.exclude_bias_and_norm,
-        recipe.constant_rate,
-        recipe.decays,
-        recipe.rate_factors,
-    )
+    """Build the optimizer of a model's trained parameters, at the base learning rate."""
+    groups = parameter_groups(recipe, model)
     if recipe.name == "lars":
         return LARS(
             groups,
@@ -194,7 +161,7 @@ class LARS(Optimizer):
     never waits for the device.
 
     Args:
-        params: parameters or groups; a group may set ``adapt``, ``weight_decay`` and the rest.
+        params: parameters or groups; a group may set ``adapt`` and the arguments below.
         lr: learning rate, not included in the momentum, as in PyTorch's SGD.
         momentum: momentum of SGD.
         weight_decay: factor of the L2 penalty's gradient.
@@ -253,31 +220,23 @@ class LARS(Optimizer):
         update: Any = torch._foreach_add(gradients, weights, alpha=decay) if decay else gradients
         if group["adapt"]:
             separate = group["denominator"] == "sum_of_norms"
-            ratios = list(
-                trust_ratios(
-                    weights,
-                    gradients if separate else update,
-                    group["trust_coefficient"],
-                    decay if separate else 0.0,
-                )
-            )
+            slopes, added = (gradients, decay) if separate else (update, 0.0)
+            ratios = list(trust_ratios(weights, slopes, group["trust_coefficient"], added))
             if decay:
                 torch._foreach_mul_(update, ratios)  # new tensors, not the gradients
             else:
                 update = torch._foreach_mul(update, ratios)
         if momentum:
-            sums = self._momentum_buffers(weights)
+            states = [self.state[weight] for weight in weights]
+            for state, weight in zip(states, weights, strict=True):
+                if "momentum_buffer" not in state:
+                    state["momentum_buffer"] = torch.zeros_like(weight)
+            sums = [state["momentum_buffer"] for state in states]
             torch._foreach_mul_(sums, momentum)
             torch._foreach_add_(sums, update)
             nesterov = group["nesterov"]
             update = torch._foreach_add(update, sums, alpha=momentum) if nesterov else sums
         torch._foreach_add_(weights, update, alpha=-group["lr"])
-
-    def _momentum_buffers(self, weights: list[Tensor]) -> list[Tensor]:
-        for weight in weights:
-            if "momentum_buffer" not in self.state[weight]:
-                self.state[weight]["momentum_buffer"] = torch.zeros_like(weight)
-        return [self.state[weight]["momentum_buffer"] for weight in weights]
 
 
 def trust_ratios(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -24,13 +24,13 @@ from retable.errors import UserError
 from retable.extras import require
 from retable.methods.method import Batch, Method, Metrics
 from retable.nn import batch_norm
-from retable.precision import accelerate_mode, autocast_dtype
+from retable.precision import accelerate_mode
 from retable.train import checkpoint, health
 from retable.train.cost import Throughput
 from retable.train.metrics import MetricsLog
 from retable.train.optim import build_optimizer, set_learning_rate
 from retable.train.options import RunOptions
-from retable.train.recipe import PretrainRecipe, build_method
+from retable.train.recipe import PretrainRecipe, build_method, check_fit
 from retable.train.recorder import Recorder
 from retable.train.runs import RunDirectory
 from retable.train.schedules import learning_rate
@@ -41,12 +41,7 @@ Monitor = Callable[[Method, int], dict[str, float]]
 
 
 class TrainingFailedError(UserError):
-    """The run cannot go on: its loss is not finite or its embedding has collapsed.
-
-    Attributes:
-        kind: `health.DIVERGED` or `health.COLLAPSE`.
-        reason: reason in words.
-    """
+    """The run cannot go on: its loss is not finite or its embedding has collapsed."""
 
     def __init__(self, failure: health.Failure, directory: RunDirectory, step: int) -> None:
         super().__init__(
@@ -84,7 +79,6 @@ def pretrain(
     Raises:
         TrainingFailedError: the loss is not finite or the embedding has collapsed; the last good
             checkpoint is kept.
-        UserError: batch, groups and processes do not fit together.
     """
     training = train(recipe, seed, source, directory, accelerator, options, monitor)
     metadata = {"recipe": directory.path.name, "seed": seed, "steps": training.step}
@@ -185,7 +179,9 @@ class Training:
             warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
             wrapped, optimizer = accelerator.prepare(method, optimizer)
         if options.compile:
-            _compile_encoders(method)
+            for name, module in method.named_children():
+                if name.endswith("encoder"):
+                    module.compile()  # in place, so that names in the training state do not change
         main = accelerator.is_main_process
         events = directory.path / "events" if options.tensorboard and main else None
         sizes = [view.size for view in recipe.views]
@@ -213,8 +209,10 @@ class Training:
         )
         set_learning_rate(self.optimizer, rate)
         of_parts: list[Metrics] = []
-        for number, part in enumerate(_parts(batch, accumulate), start=1):
-            last = number == accumulate
+        size = len(batch.labels) // accumulate
+        for start in range(0, size * accumulate, size):
+            part = batch if accumulate == 1 else batch.rows(slice(start, start + size))
+            last = len(of_parts) == accumulate - 1
             with nullcontext() if last else self.accelerator.no_sync(self.wrapped):
                 output = self.wrapped(part)
                 self.accelerator.backward(output.loss / accumulate)
@@ -229,7 +227,7 @@ class Training:
         self.recorder.add(self.step, {**means, "learning_rate": rate}, output.trace)
 
     def stop_if(self, failure: health.Failure | None) -> None:
-        """Raise `TrainingFailedError` for a failure."""
+        """Stop the run for a failure."""
         if failure is not None:
             raise TrainingFailedError(failure, self.directory, self.step)
 
@@ -270,23 +268,8 @@ class Training:
         }
 
 
-def _parts(batch: Batch, count: int) -> Iterator[Batch]:
-    """Cut a batch into equal micro-batches."""
-    if count == 1:
-        yield batch
-        return
-    size = len(batch.labels) // count
-    for start in range(0, size * count, size):
-        yield batch.rows(slice(start, start + size))
-
-
 def make_accelerator(precision: str, *, cpu: bool = False) -> Any:
-    """Return an ``accelerate.Accelerator``: processes, mixed precision and DDP.
-
-    Args:
-        precision: "float32", "bf16" or "fp16".
-        cpu: use the CPU where there is a GPU.
-    """
+    """Return an ``accelerate.Accelerator`` for a precision; ``cpu`` leaves GPUs unused."""
     require("accelerate", "train", "Training")
     from accelerate.accelerator import Accelerator
     from accelerate.utils.dataclasses import DistributedDataParallelKwargs
@@ -297,50 +280,7 @@ def make_accelerator(precision: str, *, cpu: bool = False) -> Any:
     made = Accelerator(mixed_precision=accelerate_mode(precision), kwargs_handlers=[ddp], cpu=cpu)
     if made.num_processes != distributed.process_count():
         raise UserError(
-            f"accelerate knows {made.num_processes} of {distributed.process_count()} processes: "
-            "start them by torchrun or accelerate launch."
+            f"accelerate knows {made.num_processes} of {distributed.process_count()} processes. "
+            "Start them by torchrun or accelerate launch."
         )
     return made
-
-
-def check_fit(recipe: PretrainRecipe, method: Method, processes: int, options: RunOptions) -> None:
-    """Check that the batch can be split over processes, micro-batches and batch-norm groups.
-
-    Raises:
-        UserError: it cannot, or the recipe names what is not there.
-    """
-    autocast_dtype(recipe.precision)
-    for name in ("epochs", "batch", "max_steps"):
-        value = getattr(recipe, name)
-        if value is not None and value < 1:
-            raise UserError(f"The recipe's {name} is {value}: expected at least 1.")
-    if options.accumulate > 1 and not method.accumulates:
-        raise UserError(
-            f"{type(method).__name__} contrasts a whole batch at once, so its gradient cannot be "
-            "accumulated over parts: expected --accumulate 1, use more processes instead."
-        )
-    local, remainder = divmod(recipe.batch, processes * options.accumulate)
-    if remainder:
-        parts = f" in {options.accumulate} parts each" if options.accumulate > 1 else ""
-        raise UserError(
-            f"A batch of {recipe.batch} images cannot be split over {processes} processes{parts}: "
-            f"expected a divisor of {recipe.batch}, choose another number with --processes."
-        )
-    group = recipe.bn_group
-    if group is None or local % group == 0:
-        return
-    # Groups also span processes (`retable.nn.batch_norm`), but never the parts of a batch.
-    spans = group % local == 0 and processes % (group // local) == 0
-    if not spans or options.accumulate > 1:
-        raise UserError(
-            f"Each process gets {local} images at a time and the recipe's batch-norm group has "
-            f"{group}: expected that one divides the other, for instance with --processes "
-            f"{max(1, recipe.batch // group)}."
-        )
-
-
-def _compile_encoders(method: Method) -> None:
-    """Compile in place, so that names in the training state do not change."""
-    for name, module in method.named_children():
-        if name.endswith("encoder"):
-            module.compile()

@@ -12,8 +12,10 @@ from retable.errors import UserError
 from retable.files import digest_of_tensors
 from retable.methods.method import Method, MethodRecipe
 from retable.nn import batch_norm
+from retable.precision import autocast_dtype
 from retable.random import derive_key
 from retable.train.optim import OptimizerRecipe
+from retable.train.options import RunOptions
 from retable.views import ViewRecipe
 from retable.weights import load_encoder
 
@@ -122,3 +124,34 @@ def build_method(recipe: PretrainRecipe, seed: int) -> Method:
     if recipe.bn_group is not None:
         batch_norm.group_batch_norm(method, recipe.bn_group)
     return method
+
+
+def check_fit(recipe: PretrainRecipe, method: Method, processes: int, options: RunOptions) -> None:
+    """Check that the batch can be split over processes, micro-batches and batch-norm groups."""
+    autocast_dtype(recipe.precision)
+    for name in ("epochs", "batch", "max_steps"):
+        value = getattr(recipe, name)
+        if value is not None and value < 1:
+            raise UserError(f"`{name}` must be at least 1, got {value}.")
+    if options.accumulate > 1 and not method.accumulates:
+        raise UserError(
+            f"`--accumulate` must be 1 for {type(method).__name__}, which contrasts a whole batch, "
+            f"got {options.accumulate}. Use more processes instead."
+        )
+    local, remainder = divmod(recipe.batch, processes * options.accumulate)
+    if remainder:
+        parts = f" in {options.accumulate} parts each" if options.accumulate > 1 else ""
+        raise UserError(
+            f"A batch of {recipe.batch} images cannot be split over {processes} processes{parts}. "
+            "Choose a divisor of the batch with --processes."
+        )
+    group = recipe.bn_group
+    if group is None or local % group == 0:
+        return
+    # Groups also span processes (`retable.nn.batch_norm`), but never the parts of a batch.
+    spans = group % local == 0 and processes % (group // local) == 0
+    if not spans or options.accumulate > 1:
+        raise UserError(
+            f"`bn_group` must divide a process's {local} images or be a multiple of them, got "
+            f"{group}. Use, for example, --processes {max(1, recipe.batch // group)}."
+        )

@@ -14,15 +14,9 @@ from retable.train.traces import TraceLog
 
 
 class Recorder:
-    """Collects the metrics of steps and writes them to the log.
+    """Collects the metrics of steps, and writes them to the log in the ``main`` process.
 
     Nothing waits for the device between two lines of the log.
-
-    Args:
-        log: log of the run.
-        encoder: network whose gradients are measured.
-        throughput: clock of the steps.
-        main: whether this process writes the log.
     """
 
     def __init__(

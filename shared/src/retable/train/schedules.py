@@ -34,8 +34,6 @@ class ScheduleRecipe:
     final: float = 0.0
 
     def __post_init__(self) -> None:
-        # JSON has no tuples.
-        object.__setattr__(self, "milestones", tuple(self.milestones))
         validate_choices(self)
         if (self.kind == "step") != bool(self.milestones):
             raise UserError(

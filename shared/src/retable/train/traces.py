@@ -42,16 +42,12 @@ class TraceLog:
     """
 
     def __init__(self, log: MetricsLog | str | os.PathLike[str]) -> None:
-        self._log = log if isinstance(log, MetricsLog) else MetricsLog.of(log)
+        self._log = MetricsLog.of(log)
         self._steps: dict[int, dict[str, Tensor | float]] = {}
         self._newest: int | None = None
 
     def add(self, step: int, scalars: Mapping[str, Tensor | float]) -> None:
-        """Keep one step's scalars, 0-dim tensors or numbers; never waits for the device.
-
-        Raises:
-            UserError: the step is not greater than the previous one.
-        """
+        """Keep one step's scalars, 0-dim tensors or numbers; never waits for the device."""
         if self._newest is not None and step <= self._newest:
             raise UserError(
                 f"`step` must be greater than the previous step {self._newest}, got {step}. Call "
@@ -120,9 +116,6 @@ def read_traces(run: str | os.PathLike[str]) -> dict[str, Trace]:
 
     Steps without a value are left out. Where lines overlap, as after a restart without `rewind`,
     the later line counts.
-
-    Raises:
-        UserError: the file does not exist.
     """
     log = MetricsLog.of(run)
     if not log.path.exists():

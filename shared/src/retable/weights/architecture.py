@@ -19,46 +19,33 @@ def recognise(state: Mapping[str, Tensor]) -> ResNetRecipe:
     A 7x7 first convolution means the ImageNet stem, a 3x3 one the small stem. What shapes do not
     show is assumed as in torchvision: strides (in the 3x3 convolution of a bottleneck), paddings,
     and for the small stem stride 1, padding 1 and no pooling (solo-learn pads its small stem by 2).
-
-    Raises:
-        UserError: no ResNet of ours has that number of blocks or that stem.
-
-    >>> recipe = ResNetRecipe("resnet18", width=0.25)
-    >>> recognise(recipe.build(rng_key=0).state_dict()) == recipe
-    True
     """
-    blocks = tuple(_count_blocks(state, stage) for stage in (1, 2, 3, 4))
+    pattern = re.compile(r"layer([1-4])\.\d+\.conv1\.weight")
+    stages = [match[1] for name in state if (match := pattern.fullmatch(name))]
+    blocks = tuple(stages.count(stage) for stage in "1234")
     bottleneck = "layer1.0.conv3.weight" in state
     names = [name for name, depth in DEPTHS.items() if depth == (blocks, bottleneck)]
     if not names:
         kind = "bottleneck" if bottleneck else "basic"
         raise UserError(
-            f"The weights have {blocks} {kind} blocks in their four stages; "
-            f"expected those of {', '.join(DEPTHS)}."
+            f"The weights must have the blocks of {', '.join(DEPTHS)}, got {blocks} {kind} blocks "
+            "in four stages."
         )
     channels, inputs, *kernel = state["conv1.weight"].shape
     if inputs != 3 or kernel not in ([7, 7], [3, 3]):
         raise UserError(
-            f"The first convolution is {tuple(state['conv1.weight'].shape)}; expected 3 input "
-            f"channels and a 7x7 kernel (ImageNet stem) or 3x3 (small stem)."
+            "The first convolution must have 3 input channels and a 7x7 kernel (ImageNet stem) or "
+            f"3x3 (small stem), got {tuple(state['conv1.weight'].shape)}."
         )
     return ResNetRecipe(
         names[0], width=channels / 64, stem="imagenet" if kernel == [7, 7] else "small"
     )
 
 
-def _count_blocks(state: Mapping[str, Tensor], stage: int) -> int:
-    pattern = re.compile(rf"layer{stage}\.(\d+)\.conv1\.weight")
-    return len({match[1] for name in state if (match := pattern.fullmatch(name))})
-
-
 def filled_encoder(recipe: EncoderRecipe, state: Mapping[str, Tensor], source: str) -> Encoder:
     """Build the encoder of ``recipe`` with the values of ``state``, in evaluation mode.
 
     ``num_batches_tracked`` may be missing: nothing here reads it, and files of before 2018 lack it.
-
-    Raises:
-        UserError: tensors are missing, unexpected or differ in shape; names ``source`` and some.
     """
     expected = expected_state(recipe)
     state = dict(state)
@@ -97,6 +84,6 @@ def refuse_differences(
     ]
     if differences:
         raise UserError(
-            f"{complaint}: tensors {'; '.join(differences)}; check that the file is complete and "
-            f"of that architecture."
+            f"{complaint}: tensors {'; '.join(differences)}. Check that the file is complete and "
+            "of that architecture."
         )

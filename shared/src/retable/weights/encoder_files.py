@@ -16,11 +16,8 @@ from retable.encoders import Encoder, EncoderRecipe
 from retable.encoders.registry import encoder_kind, recipe_class
 from retable.errors import UserError
 from retable.files import digest_of_tensors, write_bytes
-from retable.weights.architecture import (
-    expected_state,
-    filled_encoder,
-    refuse_differences,
-)
+from retable.settings import from_plain
+from retable.weights.architecture import expected_state, filled_encoder, refuse_differences
 from retable.weights.weights_files import WeightsFile
 
 #: The only header entry of our files: safetensors writes several entries in random order, and equal
@@ -59,10 +56,7 @@ def save_encoder(
     from safetensors.torch import save
 
     kind = encoder_kind(recipe)
-    state = plain_state(encoder)
-    refuse_differences(
-        expected_state(recipe), state, f"The encoder to save is not a {recipe.label}"
-    )
+    state = plain_state(encoder, recipe)
     header = {
         "format": FORMAT,
         "kind": kind,
@@ -74,57 +68,43 @@ def save_encoder(
     write_bytes(path, save(state, metadata={HEADER: text}))
 
 
-def plain_state(encoder: nn.Module) -> dict[str, Tensor]:
+def plain_state(encoder: nn.Module, recipe: EncoderRecipe) -> dict[str, Tensor]:
     """Return a copy of an encoder's state on the CPU, contiguous in the usual order of axes.
 
-    The prefixes that ``torch.compile`` and data parallelism add to names are removed.
+    The prefixes that ``torch.compile`` and data parallelism add to names are removed. A UserError
+    is raised unless the encoder is what ``recipe`` builds.
     """
     wrappers = {"_orig_mod", "module"}
     state: dict[str, Tensor] = {}
     for name, value in encoder.state_dict().items():
         plain = ".".join(part for part in name.split(".") if part not in wrappers)
         state[plain] = value.detach().to("cpu").clone(memory_format=torch.contiguous_format)
+    refuse_differences(expected_state(recipe), state, f"The encoder is not a {recipe.label}")
     return state
 
 
-def is_own(file: WeightsFile) -> bool:
-    """Whether a weights file was written by `save_encoder`."""
-    return HEADER in file.header
-
-
 def encoder_from(file: WeightsFile, path: Path) -> LoadedEncoder:
-    """Load a file of `save_encoder`.
-
-    Raises:
-        UserError: the file comes from a newer version, its kind of encoder is unknown, or its
-            weights are not those that were saved.
-    """
+    """Load a file of `save_encoder`, which has a `HEADER`."""
     try:
         header = json.loads(file.header[HEADER])
         kind = header.get("kind")
-        build_recipe = recipe_class(_FORMER_KINDS.get(kind, kind))
-        recipe = build_recipe(**{name: _tuples(value) for name, value in header["recipe"].items()})
+        recipe = from_plain(recipe_class(_FORMER_KINDS.get(kind, kind)), header["recipe"])
         metadata, digest, version = header["metadata"], header["sha256"], header["format"]
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise UserError(
-            f"{path} has an encoder header that this version cannot read ({error}); "
-            f"expected format {FORMAT}, install the version of retable that wrote it."
+            f"{path} has an encoder header that this version cannot read ({error}). Install the "
+            "version of retable that wrote it."
         ) from error
     if version != FORMAT:
         raise UserError(
-            f"{path} has encoder format {version}; expected format {FORMAT}, "
-            f"install the version of retable that wrote it."
+            f"The format of {path} must be {FORMAT}, got {version}. Install the version of retable "
+            "that wrote it."
         )
     if digest_of_tensors(file.tensors) != digest:
         raise UserError(
-            f"{path} is damaged: its weights do not have the checksum of its header; "
-            f"copy it or save it again."
+            f"{path} is damaged: its weights do not have the checksum of its header. Copy it or "
+            "save it again."
         )
     return LoadedEncoder(filled_encoder(recipe, file.tensors, str(path)), recipe, metadata)
-
-
-def _tuples(value: Any) -> Any:
-    """Turn lists into tuples: JSON has no tuples and frozen recipes have no lists."""
-    return tuple(map(_tuples, value)) if isinstance(value, list) else value

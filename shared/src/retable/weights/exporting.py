@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from retable.encoders import EncoderRecipe, ResNetRecipe
 from retable.errors import UserError
 from retable.files import write_atomically, write_bytes
-from retable.weights.architecture import expected_state, refuse_differences
 from retable.weights.encoder_files import plain_state
 from retable.weights.key_layouts import to_detectron2
 
@@ -40,10 +39,7 @@ def export_encoder(encoder: nn.Module, recipe: EncoderRecipe, layout: Layout) ->
     """
     if layout not in LAYOUTS:
         raise UserError(f"`layout` must be one of {', '.join(LAYOUTS)}, got {layout!r}.")
-    state = plain_state(encoder)
-    refuse_differences(
-        expected_state(recipe), state, f"The encoder to export is not a {recipe.label}"
-    )
+    state = plain_state(encoder, recipe)
     if not isinstance(recipe, ResNetRecipe) or not recipe.name.startswith("resnet"):
         raise UserError(
             f"`encoder` must be resnet18 to resnet200 for the {layout} layout, got a "
@@ -53,7 +49,7 @@ def export_encoder(encoder: nn.Module, recipe: EncoderRecipe, layout: Layout) ->
         return state
     if recipe.stem != "imagenet" or recipe.norm != "batch" or recipe.name not in _DETECTRON2_NAMES:
         raise UserError(
-            f"Detectron2 has no {recipe.label} and {recipe.norm} norm; expected one of "
+            f"Detectron2 has no {recipe.label} and {recipe.norm} norm. Use one of "
             f"{', '.join(_DETECTRON2_NAMES)} with the imagenet stem and batch norm."
         )
     return {to_detectron2(name): value for name, value in state.items()}
@@ -65,18 +61,14 @@ def save_export(
     """Write `export_encoder`'s tensors to a file that the other program opens, atomically.
 
     The ending is ``.safetensors``, or ``.pth`` for ``torch.load(weights_only=True)``. Detectron2
-    reads only ``.pth``, named in ``MODEL.WEIGHTS``: its checkpointer reads the entry ``model`` and
-    finds the backbone by the ends of the names.
-
-    Raises:
-        UserError: the path has another ending, or `export_encoder` raises one.
+    reads only ``.pth``, named in ``MODEL.WEIGHTS``.
     """
     path = Path(path)
     endings = (".pth",) if layout == "detectron2" else (".safetensors", ".pth")
     if path.suffix not in endings:
         raise UserError(
-            f"{path} cannot be written in the {layout} layout; "
-            f"expected a name that ends in {' or '.join(endings)}."
+            f"The name of an export in the {layout} layout must end in {' or '.join(endings)}, got "
+            f"{path}."
         )
     state = export_encoder(encoder, recipe, layout)
     if path.suffix == ".safetensors":

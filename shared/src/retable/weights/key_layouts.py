@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import NamedTuple
 
 from torch import Tensor
@@ -28,8 +27,7 @@ _TRUNK_LIKE = re.compile(r"(conv|bn|norm|layer|res)\d*\.")
 _COPY = re.compile(r"(^|_)(k|key|momentum|target|ema|student)(_|$)")
 
 
-@dataclass(frozen=True)
-class FoundEncoder:
+class FoundEncoder(NamedTuple):
     """A ResNet inside a file.
 
     Attributes:
@@ -57,17 +55,13 @@ def find_encoder(tensors: Mapping[str, Tensor], wanted: str = "") -> FoundEncode
     of a distillation are ignored if there is another ResNet; of equal ones, the one with the
     shortest prefix is used. ``wanted`` selects by name instead: ``encoder_k`` or
     ``teacher.backbone``.
-
-    Raises:
-        UserError: there is no ResNet, more than one to choose from, or one with parts that
-            torchvision's ResNets do not have.
     """
     places = _places(tensors)
     if not places:
         some = ", ".join(list(tensors)[:3]) or "none"
         raise UserError(
-            f"No ResNet found among {len(tensors)} tensors ({some}, ...); expected names such as "
-            f"conv1.weight and layer1.0.conv1.weight after any prefix."
+            f"No ResNet found among {len(tensors)} tensors ({some}, ...). Use names such as "
+            "conv1.weight and layer1.0.conv1.weight, after any prefix."
         )
     chosen = _choose(tensors, places, wanted)
     trunk, rest = _split(tensors, chosen)
@@ -103,7 +97,8 @@ def _choose(tensors: Mapping[str, Tensor], places: list[_Place], wanted: str) ->
         inside = "." + wanted.strip(".") + "."
         remaining = [place for place in places if inside in "." + place.prefix]
     else:
-        originals = [place for place in places if not _is_copy(place.prefix)]
+        parts = {place: place.prefix.split(".") for place in places}
+        originals = [place for place in places if not any(map(_COPY.search, parts[place]))]
         remaining = originals or places
     distinct: list[_Place] = []
     for place in remaining:
@@ -113,12 +108,8 @@ def _choose(tensors: Mapping[str, Tensor], places: list[_Place], wanted: str) ->
         return distinct[0]
     names = ", ".join(place.prefix.rstrip(".") or "(no prefix)" for place in distinct or places)
     if not distinct:
-        raise UserError(f"No ResNet under the name {wanted!r} in the file; it has {names}.")
-    raise UserError(f"{len(distinct)} ResNets in the file, name one as FILE#NAME: {names}.")
-
-
-def _is_copy(prefix: str) -> bool:
-    return any(_COPY.search(part) for part in prefix.split("."))
+        raise UserError(f"The file has no ResNet under the name {wanted!r}. Choose from {names}.")
+    raise UserError(f"The file has {len(distinct)} ResNets. Name one as FILE#NAME: {names}.")
 
 
 def _equal(tensors: Mapping[str, Tensor], a: _Place, b: _Place) -> bool:
@@ -161,8 +152,8 @@ def _refuse_foreign_parts(
     ]
     if foreign:
         raise UserError(
-            f"The file's network has parts that torchvision's ResNets do not have "
-            f"({', '.join(foreign[:3])}); expected conv1, bn1, layer1 to layer4 and heads."
+            "The file's network has parts that torchvision's ResNets do not have "
+            f"({', '.join(foreign[:3])}). Use one with conv1, bn1, layer1 to layer4 and heads."
         )
 
 
@@ -180,9 +171,6 @@ def to_torchvision(name: str, layout: str, siblings: Mapping[str, object] | None
 
     ``siblings`` are the other names of a ``sequential`` network, which show at which index its
     stages begin. Names that do not belong to a ResNet are returned unchanged.
-
-    >>> to_torchvision("res2.0.conv1.norm.bias", "detectron2")
-    'layer1.0.bn1.bias'
     """
     if layout == "detectron2":
         name = re.sub(r"^stem\.", "", name)
@@ -202,9 +190,6 @@ def to_detectron2(name: str) -> str:
     """Translate one tensor's name from torchvision's to Detectron2's.
 
     Source: ``detection/convert-pretrain-to-detectron2.py`` of the MoCo repository.
-
-    >>> to_detectron2("layer1.0.bn1.bias")
-    'res2.0.conv1.norm.bias'
     """
     name = re.sub(r"^(conv1|bn1)\.", r"stem.\1.", name)
     name = re.sub(r"^layer([1-4])\.", lambda stage: f"res{int(stage[1]) + 1}.", name)

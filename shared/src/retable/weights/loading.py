@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl
+
+from torch import Tensor
 
 from retable.encoders import ResNetRecipe
 from retable.errors import UserError
 from retable.files import digest_of_tensors
 from retable.random import derive_key
 from retable.weights.architecture import filled_encoder, recognise
-from retable.weights.encoder_files import LoadedEncoder, encoder_from, is_own
+from retable.weights.encoder_files import HEADER, LoadedEncoder, encoder_from
 from retable.weights.key_layouts import find_encoder
 from retable.weights.weights_files import file_digest, read_weights
 
@@ -36,9 +39,8 @@ def load_encoder(path_or_spec: str | os.PathLike[str]) -> LoadedEncoder:
       of that seed begins: the baseline of every training.
 
     Raises:
-        UserError: there is no such file, it is damaged or holds objects that cannot be loaded
-            safely, it holds no ResNet or more than one, its kind of encoder is unknown, or tensors
-            are missing or unexpected.
+        UserError: there is no such file, it is damaged, unsafe to load or of another architecture,
+            it holds no ResNet or more than one, or its kind of encoder is unknown.
     """
     spec = os.fspath(path_or_spec)
     if spec.startswith("torchvision:"):
@@ -50,33 +52,30 @@ def load_encoder(path_or_spec: str | os.PathLike[str]) -> LoadedEncoder:
         before, _, wanted = spec.rpartition("#")
         path = Path(before)
     if path.is_dir():
-        path = _in_folder(path)
+        folder, path = path, path / "encoder.safetensors"
+        if not path.is_file():
+            raise UserError(
+                f"The folder {folder} has no encoder.safetensors. Finish the run or name a weights "
+                "file."
+            )
     file = read_weights(path)
-    if is_own(file) and not wanted:
+    if HEADER in file.header and not wanted:
         return encoder_from(file, path)
+    origin = {"source": path.name, "sha256": file_digest(path)}
+    return _load_resnet(file.tensors, str(path), origin, wanted)
+
+
+def _load_resnet(
+    tensors: Mapping[str, Tensor], place: str, origin: dict[str, Any], wanted: str = ""
+) -> LoadedEncoder:
+    """Load the ResNet among tensors; ``origin`` becomes part of its metadata."""
     try:
-        found = find_encoder(file.tensors, wanted)
+        found = find_encoder(tensors, wanted)
         recipe = recognise(found.state)
     except UserError as error:
-        raise UserError(f"{path}: {error}") from error
-    metadata = {
-        "source": path.name,
-        "sha256": file_digest(path),
-        "layout": found.layout,
-        "prefix": found.prefix,
-        "dropped": list(found.dropped),
-    }
-    return LoadedEncoder(filled_encoder(recipe, found.state, str(path)), recipe, metadata)
-
-
-def _in_folder(folder: Path) -> Path:
-    path = folder / "encoder.safetensors"
-    if not path.is_file():
-        raise UserError(
-            f"{folder} is a folder without encoder.safetensors; expected a finished run or a "
-            f"weights file, finish the run or name the file."
-        )
-    return path
+        raise UserError(f"{place}: {error}") from error
+    where = {"layout": found.layout, "prefix": found.prefix, "dropped": list(found.dropped)}
+    return LoadedEncoder(filled_encoder(recipe, found.state, place), recipe, origin | where)
 
 
 def _load_torchvision(spec: str) -> LoadedEncoder:
@@ -88,26 +87,19 @@ def _load_torchvision(spec: str) -> LoadedEncoder:
         weights = get_model_weights(name)[entry[0] if entry else "IMAGENET1K_V1"]
     except (ValueError, KeyError) as error:
         raise UserError(
-            f"torchvision has no weights {spec!r} ({error}); expected for instance "
-            f"torchvision:resnet50 or torchvision:resnet50:IMAGENET1K_V2."
+            f"torchvision has no weights {spec!r} ({error}). Use, for example, "
+            "torchvision:resnet50 or torchvision:resnet50:IMAGENET1K_V2."
         ) from error
     try:
         tensors = weights.get_state_dict(progress=False, check_hash=True)
     except (OSError, RuntimeError) as error:
         raise UserError(
-            f"{spec} cannot be downloaded from {weights.url} ({error}); download that file "
-            f"elsewhere and pass its path."
+            f"{spec} cannot be downloaded from {weights.url} ({error}). Download that file "
+            "elsewhere and pass its path."
         ) from error
-    found = find_encoder(tensors)
-    recipe = recognise(found.state)
-    metadata: dict[str, Any] = {
-        "source": f"torchvision:{name}:{weights.name}",
-        "sha256": digest_of_tensors(tensors),
-        "layout": found.layout,
-        "prefix": found.prefix,
-        "dropped": list(found.dropped),
-    }
-    return LoadedEncoder(filled_encoder(recipe, found.state, spec), recipe, metadata)
+    source = f"torchvision:{name}:{weights.name}"
+    origin = {"source": source, "sha256": digest_of_tensors(tensors)}
+    return _load_resnet(tensors, spec, origin)
 
 
 def _build_untrained(spec: str) -> LoadedEncoder:
@@ -119,8 +111,8 @@ def _build_untrained(spec: str) -> LoadedEncoder:
             values[field] = types[field](text)
     except (ValueError, KeyError) as error:
         raise UserError(
-            f"{spec!r} is no untrained encoder ({error}); expected for instance "
-            f"untrained:resnet50?width=2&stem=small&seed=0."
+            f"{spec!r} is no untrained encoder ({error}). Use, for example, "
+            "untrained:resnet50?width=2&stem=small&seed=0."
         ) from error
     seed = values.pop("seed", 0)
     recipe = ResNetRecipe(name, **values)

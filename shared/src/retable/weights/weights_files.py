@@ -26,8 +26,7 @@ class WeightsFile(NamedTuple):
 def read_weights(path: Path) -> WeightsFile:
     """Read a safetensors file or anything that ``torch.load(weights_only=True)`` accepts.
 
-    The format is recognised by the content, not the name. Nested dictionaries become dotted names,
-    so that a state dict inside a training checkpoint is found wherever its author put it:
+    The format is recognised by the content, not the name. Nested dictionaries become dotted names:
     ``{"state_dict": {"conv1.weight": w}}`` gives ``state_dict.conv1.weight``. Tensors are on the
     CPU; those of a zip-format file are memory-mapped, so that optimizer states cost nothing.
 
@@ -36,9 +35,7 @@ def read_weights(path: Path) -> WeightsFile:
             containers, numbers, ``argparse.Namespace`` and numpy scalars.
     """
     if not path.is_file():
-        raise UserError(
-            f"{path}: no such file; expected the weights of an encoder, check the path."
-        )
+        raise UserError(f"{path} does not exist. Pass a file with the weights of an encoder.")
     with path.open("rb") as file:
         start = file.read(9)
     # A safetensors file opens with the length of its JSON header: eight bytes, then the brace.
@@ -70,17 +67,16 @@ def _read_torch(path: Path) -> Any:
         if refused is None:
             raise _damaged(path, error) from error
         raise UserError(
-            f"{path} holds the Python object {refused[1]}, and only tensors are loaded because "
-            f"unpickling objects can run foreign code; where the file comes from, save "
-            f'torch.load(...)["state_dict"] alone and pass that file.'
+            f"{path} holds the Python object {refused[1]}, whose loading can run foreign code. "
+            'Save torch.load(...)["state_dict"] alone where the file comes from, and pass that.'
         ) from error
 
 
 def _damaged(path: Path, error: Exception) -> UserError:
     reason = (str(error).strip() or type(error).__name__).splitlines()[0]
     return UserError(
-        f"{path} cannot be read as a safetensors or PyTorch weights file ({reason}); "
-        f"it is damaged or of another format, copy or download it again."
+        f"{path} is damaged or no safetensors or PyTorch weights file ({reason}). Copy or download "
+        "it again."
     )
 
 

@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from itertools import combinations
+from typing import NamedTuple
 
 from revisiting_ssl.analysis.correlations import Correlation, kendall_tau, mean_correlation, ranks
 from revisiting_ssl.analysis.grids import Cell, Grid, Step, best_of, tasks_of, width_steps
 
 
 def task_agreement(grid: Grid) -> dict[tuple[str, str], Correlation]:
-    """Return Kendall's tau-b between the encoder rankings of every two tasks.
+    """Return Kendall's tau-b between the encoder rankings of every two tasks, symmetric.
 
     Two different tasks: the mean over the widths that both have. A task and itself: the mean over
     every two of its widths, the value to expect if the task made no difference.
-
-    Returns:
-        (task, task) -> correlation, symmetric.
     """
     tasks = tasks_of(grid)
     widths = {task: [c.widening for c in grid if c.task == task and grid[c]] for task in tasks}
@@ -48,10 +45,7 @@ def mean_agreement(agreement: Mapping[tuple[str, str], Correlation], *, same: bo
 
 
 def cell_agreement(first: Grid, second: Grid) -> dict[Cell, Correlation]:
-    """Return Kendall's tau-b between two grids' encoder rankings in every column that both have.
-
-    For instance with a tenth of the labels and with all.
-    """
+    """Return Kendall's tau-b between two grids' encoder rankings in every column that both have."""
     return {
         cell: kendall_tau(found, second[cell])
         for cell, found in first.items()
@@ -63,9 +57,6 @@ def seed_agreement(grids: Mapping[int, Grid]) -> Correlation:
     """Return the mean Kendall's tau-b between the rankings of a column by every two seeds.
 
     It bounds the agreement of two tasks that can be expected under the noise of training.
-
-    Args:
-        grids: seed -> grid.
     """
     found = (
         correlation
@@ -75,12 +66,11 @@ def seed_agreement(grids: Mapping[int, Grid]) -> Correlation:
     return mean_correlation(found, "one seed")
 
 
-@dataclass(frozen=True)
-class GridStatistics:
+class GridStatistics(NamedTuple):
     """Statistics of one grid.
 
     Attributes:
-        grid: column -> encoder -> accuracy in percent.
+        grid: the grid.
         ranks: column -> encoder -> rank, 1 the best.
         best: task -> its best encoders, their width and their accuracy.
         tasks: agreement of the tasks' rankings (`task_agreement`).
@@ -100,9 +90,8 @@ class GridStatistics:
 def grid_statistics(grid: Grid, shares: Mapping[str, tuple[Grid, Grid]]) -> GridStatistics:
     """Compute the statistics of a grid.
 
-    Args:
-        grid: column -> encoder -> accuracy in percent.
-        shares: name of a share of the labels -> accuracies with that share and with all labels.
+    ``shares`` maps the name of a share of the labels to the accuracies with that share and with
+    all labels.
     """
     agreements = {name: cell_agreement(few, every) for name, (few, every) in shares.items()}
     return GridStatistics(

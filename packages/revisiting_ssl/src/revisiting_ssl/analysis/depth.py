@@ -11,11 +11,8 @@ def skip_gains(
 ) -> dict[str, float]:
     """Return the gain by skip connections at each tap, the mean over the seeds that both have.
 
-    Taps without a common seed, or with a number that is not finite, are left out.
-
-    Args:
-        skip: tap -> seed -> accuracy of the network with skip connections.
-        no_skip: the same of the network without.
+    Taps without a common seed, or with a number that is not finite, are left out. The arguments
+    map tap -> seed -> accuracy of the network with skip connections and of that without.
 
     >>> skip_gains({"block1": {0: 31.0, 1: 30.0}, "block2": {}}, {"block1": {0: 30.0}})
     {'block1': 1.0}

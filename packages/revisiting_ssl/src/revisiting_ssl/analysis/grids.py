@@ -95,11 +95,7 @@ def count_improving(steps: Iterable[Step]) -> int:
 
 
 def leads(grid: Grid, one: str, other: str) -> dict[Cell, float]:
-    """Return the accuracy of ``one`` minus that of ``other`` in every column that has both.
-
-    >>> leads({Cell("jigsaw", 4): {"v1": 39.0, "v2": 36.5}, Cell("jigsaw", 8): {}}, "v1", "v2")
-    {Cell(task='jigsaw', widening=4): 2.5}
-    """
+    """Return the accuracy of ``one`` minus that of ``other`` in every column that has both."""
     return {
         cell: found[one] - found[other]
         for cell, found in grid.items()
@@ -116,10 +112,7 @@ def mean_leads(grid: Grid, one: str, other: str) -> dict[str, float]:
 
 
 def reversals(grid: Grid) -> dict[tuple[str, str], dict[str, float]]:
-    """Return the pairs of encoders whose order depends on the task.
-
-    Returns:
-        (one, other) -> their `mean_leads`, for pairs that have leads of both signs.
+    """Return the pairs of encoders whose order depends on the task, with their `mean_leads`.
 
     >>> rotation, jigsaw = Cell("rotation", 8), Cell("jigsaw", 8)
     >>> reversals({rotation: {"rev": 34.0, "v1": 26.0}, jigsaw: {"rev": 22.0, "v1": 28.0}})

@@ -28,19 +28,7 @@ class Prediction:
 
 
 def predictions(pretext: Grid, accuracies: Grid) -> dict[str, Prediction]:
-    """Return the prediction of each task that has a pretext accuracy.
-
-    Args:
-        pretext: accuracies in the pretext tasks.
-        accuracies: accuracies of the linear model.
-
-    >>> from revisiting_ssl.analysis.grids import Cell
-    >>> pretext = {Cell("jigsaw", 4): {"v1": 60.0}, Cell("jigsaw", 8): {"v1": 65.0}}
-    >>> accuracies = {Cell("jigsaw", 4): {"v1": 39.4}, Cell("jigsaw", 8): {"v1": 42.9}}
-    >>> found = predictions(pretext, accuracies)["jigsaw"]
-    >>> found.agreeing, found.steps, found.encoders.reason
-    (1, 1, '1 point in common: expected 3 or more')
-    """
+    """Return the prediction of each task; ``accuracies`` are those of the linear model."""
     return {task: _prediction(task, pretext, accuracies) for task in tasks_of(pretext)}
 
 

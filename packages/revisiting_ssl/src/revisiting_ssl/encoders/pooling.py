@@ -15,12 +15,7 @@ def max_pool_padded(x: Tensor) -> Tensor:
 
     torch pads with minus infinity, which differs at the border of negative maps: those of v2 and
     RevNet, before any ReLU. Source: ``fixed_padding`` before every pooling in the official code.
-
-    Args:
-        x: (B, C, H, W).
-
-    Returns:
-        (B, C, ceil(H / 2), ceil(W / 2)).
+    (B, C, H, W) becomes (B, C, ceil(H / 2), ceil(W / 2)).
 
     >>> max_pool_padded(-torch.ones(1, 1, 4, 4))
     tensor([[[[ 0.,  0.],
@@ -34,10 +29,6 @@ def max_pool_compact(x: Tensor) -> Tensor:
 
     torch keeps the padded maps and an eight-byte index per maximum. In a RevNet, whose first
     convolution has many channels, that is as much as all later layers together.
-
-    >>> max_pool_compact(-torch.ones(1, 1, 4, 4))
-    tensor([[[[ 0.,  0.],
-              [ 0., -1.]]]])
     """
     if x.shape[3] < 3:  # one place in such a map can be two in a window
         return max_pool_padded(x)

@@ -7,16 +7,55 @@ algorithm 1). It needs memory for one unit at a time, whatever their number.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, Protocol, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+from torch.nn.modules.batchnorm import _BatchNorm
 
-from retable.nn.batch_norm import NormConditions
+
+class NormConditions:
+    """The state of networks' batch norms, kept so that a forward pass can be repeated under it.
+
+    A backward pass may run outside of `retable.nn.batch_norm.rows_per_image` or after ``eval()``.
+
+    Args:
+        networks: any modules; kept, not copied.
+    """
+
+    def __init__(self, *networks: nn.Module) -> None:
+        layers = [layer for network in networks for layer in network.modules()]
+        self._conditions = [
+            (layer, {name: getattr(layer, name) for name in _CONDITIONS if hasattr(layer, name)})
+            for layer in layers
+            if isinstance(layer, _BatchNorm)
+        ]
+
+    @contextmanager
+    def restored(self) -> Iterator[None]:
+        """Inside the block, normalise as at construction, without updating running statistics."""
+        found = []
+        for layer, conditions in self._conditions:
+            buffers = dict(layer._buffers)
+            found.append((layer, {name: getattr(layer, name) for name in conditions}, buffers))
+            for name, value in conditions.items():
+                setattr(layer, name, value)
+            if layer.training:
+                layer._buffers.update(dict.fromkeys(buffers))
+        try:
+            yield
+        finally:
+            for layer, conditions, buffers in found:
+                for name, value in conditions.items():
+                    setattr(layer, name, value)
+                layer._buffers.update(buffers)
+
+
+_CONDITIONS = ("training", "group_size")
 
 
 class Additive(Protocol):
@@ -37,9 +76,10 @@ def autocast_enabled(device: str) -> bool:
 
 
 def compute_reversibly(units: Sequence[Additive], x: Tensor, blank: int = 0) -> Tensor:
-    """Return the output of the last unit, and keep only that output for the gradient.
+    """Return the output (B, C, h, w) of the last unit, and keep only it for the gradient.
 
-    The gradient is the ordinary one up to the rounding of the inversion. Batch norms see each batch
+    Nothing may change the output in place. The gradient is the ordinary one up to the rounding of
+    the inversion. Batch norms see each batch
     twice but update their running statistics once. Parameters are inputs of the operation, so that
     their hooks fire as usual (data parallelism needs them).
 
@@ -48,9 +88,6 @@ def compute_reversibly(units: Sequence[Additive], x: Tensor, blank: int = 0) -> 
         x: (B, C, h, w), the input of the first unit, its two halves along the channels.
         blank: number of the last channels that are zero. The inverse sets them to zero instead of
             rounding errors, which a norm would amplify and a ReLU would sort by sign.
-
-    Returns:
-        (B, C, h, w). Nothing may change it in place.
     """
     parameters = [p for unit in units for p in cast(nn.Module, unit).parameters()]
     return cast(Tensor, _Recomputed.apply(units, blank, x, *parameters))

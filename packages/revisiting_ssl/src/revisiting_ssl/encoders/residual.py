@@ -16,6 +16,7 @@ from retable.encoders import Encoder, register_encoder
 from retable.encoders.resnet import BasicBlock, Bottleneck, convolution, make_norm
 from retable.errors import UserError
 from retable.random import initialising
+from retable.settings import validate_choices
 from revisiting_ssl.encoders.pooling import max_pool_compact, max_pool_padded
 from revisiting_ssl.encoders.reversible import ReversibleBlock
 from revisiting_ssl.encoders.tensorflow_defaults import tensorflow_defaults
@@ -45,9 +46,6 @@ class ResidualRecipe:
         skip: False removes all skip connections with their projections (table 1; only v2).
         reversible_backward: True keeps only each block's output and recomputes the other
             activations in the backward pass (only reversible); equal up to rounding.
-
-    Raises:
-        UserError: a field is out of range, or two contradict each other.
     """
 
     version: Literal["v1", "v2", "reversible"] = "v2"
@@ -63,6 +61,7 @@ class ResidualRecipe:
     reversible_backward: bool = False
 
     def __post_init__(self) -> None:
+        validate_choices(self)
         self._check_sizes()
         self._check_version()
 
@@ -86,10 +85,6 @@ class ResidualRecipe:
             raise UserError(f"`encoder.root_kernel` must be odd, got {self.root_kernel}.")
 
     def _check_version(self) -> None:
-        if self.version not in ("v1", "v2", "reversible"):
-            raise UserError(
-                f"`encoder.version` must be one of v1, v2, reversible, got {self.version!r}."
-            )
         if self.version == "v1" and not self.last_relu:
             raise UserError(
                 "`encoder.last_relu` must be true for version v1, whose last unit ends in a ReLU, "
@@ -112,11 +107,7 @@ class ResidualRecipe:
             )
 
     def channels(self, block: int) -> int:
-        """Return the output channels of a block, counted from 0; -1 is the last.
-
-        >>> ResidualRecipe().channels(0), ResidualRecipe().channels(-1)
-        (256, 2048)
-        """
+        """Return the output channels of a block, counted from 0; -1 is the last."""
         return (64 if self.bottleneck else 16) * self.widening << block % len(self.units)
 
     @property
@@ -168,7 +159,6 @@ class ResidualEncoder(Encoder):
 
     Attributes:
         feature_dim: F, 512 k for the widening k (128 k without bottlenecks).
-        recipe: recipe that it was built from.
     """
 
     def __init__(self, recipe: ResidualRecipe) -> None:

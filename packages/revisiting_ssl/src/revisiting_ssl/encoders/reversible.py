@@ -12,8 +12,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from retable.errors import UserError
-from retable.nn.batch_norm import NormConditions
-from revisiting_ssl.encoders.recomputation import autocast_enabled, compute_reversibly
+from revisiting_ssl.encoders.recomputation import (
+    NormConditions,
+    autocast_enabled,
+    compute_reversibly,
+)
 from revisiting_ssl.encoders.units import Branch
 
 
@@ -22,14 +25,8 @@ def pool_and_double(x: Tensor, stride: int) -> Tensor:
 
     C / 2 zero channels on either side become the first channels of the first half and the last ones
     of the second. Source: ``pool_and_double_channels`` of the official code of Kolesnikov et al. A
-    window that crosses the border averages the elements inside.
-
-    Args:
-        x: (B, C, H, W), C even.
-        stride: side of the windows; 1 for no averaging.
-
-    Returns:
-        (B, 2 C, ceil(H / stride), ceil(W / stride)).
+    window that crosses the border averages the elements inside. (B, C, H, W), C even, becomes
+    (B, 2 C, ceil(H / stride), ceil(W / stride)).
 
     >>> pool_and_double(torch.ones(1, 2, 4, 4), 2)[0, :, 0, 0]
     tensor([0., 1., 1., 0.])
@@ -43,17 +40,7 @@ def pool_and_double(x: Tensor, stride: int) -> Tensor:
 class ReversibleUnit(nn.Module):
     """Maps (B, C, H, W) = (x1, x2) to (x2, x1 + F(x2)), F a `Branch` on half of the channels.
 
-    Args:
-        channels: C, even; for a bottleneck a multiple of 8.
-        bottleneck: whether the branch is a bottleneck.
-
-    Raises:
-        UserError: the number of channels is odd.
-
-    >>> unit = ReversibleUnit(16, bottleneck=True).eval()
-    >>> x = torch.randn(2, 16, 4, 4)
-    >>> torch.allclose(unit.inverse(unit(x)), x, atol=1e-5)
-    True
+    C is even; for a bottleneck it is a multiple of 8.
     """
 
     def __init__(self, channels: int, bottleneck: bool) -> None:
@@ -88,8 +75,7 @@ class ReversibleUnit(nn.Module):
     def inverse(self, y: Tensor) -> Tensor:
         """Return the input (B, C, H, W) of an output, without a change of running statistics.
 
-        In training mode the statistics are those of the batch: ``y`` must be the output of all of
-        it.
+        In training mode ``y`` must be the output of a complete batch, whose statistics are used.
         """
         second, summed = y.chunk(2, dim=1)
         with NormConditions(self).restored():
@@ -102,13 +88,9 @@ class ReversibleBlock(nn.Sequential):
     Under autocast the units compute residuals in lower precision and add them in float32. The
     inverse subtracts the same residuals, so that it gives the input up to float32's rounding.
 
-    Args:
-        channels: C of the units.
-        depth: number of units.
-        bottleneck: whether the branches are bottlenecks.
-        stride: stride of `pool_and_double`; None for the first block, which has none.
-        recompute: True keeps only the output for the gradient and recomputes the units' inputs
-            from it: less memory for about a third more time.
+    The ``stride`` is that of `pool_and_double`; None for the first block, which has none. With
+    ``recompute`` only the output is kept for the gradient and the units' inputs are recomputed from
+    it: less memory for about a third more time.
     """
 
     def __init__(

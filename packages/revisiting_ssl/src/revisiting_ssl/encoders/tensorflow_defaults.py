@@ -11,11 +11,6 @@ def tensorflow_defaults(network: nn.Module) -> None:
     The official code of Kolesnikov et al. (2019) uses the defaults of ``tf.layers``: epsilon 1e-3
     (torch: 1e-5) and running statistics that decay by 0.99 (torch's momentum 0.01). Weights are
     drawn from torch's generator, see `retable.random.initialising`.
-
-    >>> layer = nn.BatchNorm2d(3)
-    >>> tensorflow_defaults(layer)
-    >>> layer.eps, layer.momentum
-    (0.001, 0.01)
     """
     for layer in network.modules():
         if isinstance(layer, nn.BatchNorm2d):

@@ -18,12 +18,6 @@ class Branch(nn.Module):
 
     A bottleneck is BN, ReLU, 1x1 to a quarter of the outputs, BN, ReLU, 3x3 with the stride, BN,
     ReLU, 1x1. The other kind is BN, ReLU, 3x3, BN, ReLU, 3x3 with the stride.
-
-    Args:
-        inputs: number of input channels.
-        outputs: number of output channels.
-        stride: stride of the last 3x3 convolution.
-        bottleneck: whether it is a bottleneck.
     """
 
     def __init__(self, inputs: int, outputs: int, stride: int, bottleneck: bool) -> None:
@@ -63,12 +57,7 @@ class Branch(nn.Module):
 class PreActivationUnit(nn.Module):
     """The sum of a `Branch` and its input, or its projected activation where the shape changes.
 
-    Args:
-        inputs: number of input channels.
-        outputs: number of output channels.
-        stride: stride of the branch and of the projection.
-        bottleneck: whether the branch is a bottleneck.
-        skip: False removes the skip connection and its projection.
+    ``skip=False`` removes the skip connection and its projection.
     """
 
     def __init__(

@@ -31,9 +31,6 @@ class VggRecipe:
         pools: for each stack, whether a 2x2 max-pooling follows it.
         fc_kernel: side of the maps before the fully connected layers: 7 for images of 224 px, 2
             for patches of 64 px.
-
-    Raises:
-        UserError: a field is out of range, or there is not one of ``pools`` for each stack.
     """
 
     widening: int = 8
@@ -58,11 +55,7 @@ class VggRecipe:
             )
 
     def channels(self, stack: int) -> int:
-        """Return the channels of a stack, counted from 0.
-
-        >>> [VggRecipe().channels(stack) for stack in range(5)]
-        [64, 128, 256, 512, 512]
-        """
+        """Return the channels of a stack, counted from 0."""
         return 8 * self.widening << min(stack, 3)
 
     @property
@@ -98,10 +91,6 @@ class VggEncoder(Encoder):
     Taps: "block1" and so on, each stack's maps before its max-pooling; "fc6", maps of 1x1 for
     images of the size that the recipe's ``fc_kernel`` is for; "pre_logits", the mean over positions
     of the last layer's maps.
-
-    Attributes:
-        feature_dim: 512 k.
-        recipe: recipe that it was built from.
     """
 
     def __init__(self, recipe: VggRecipe) -> None:
