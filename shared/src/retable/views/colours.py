@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from retable.nn.patches import standardise
-from retable.views import affine, levels
+from retable.views import levels
 from retable.views.photometric_plan import BLENDS, PhotometricPlan, SelectedRows, photometric_plan
 from retable.views.recipe import ViewRecipe
 from retable.views.sampling import ViewParameters
@@ -37,8 +37,8 @@ def photometric(
 
     Args:
         crops: (B, 3, S, S) float32 in [0, 1], or uint8; left unchanged.
-        parameters: B rows, from `retable.views.sample_parameters`.
-        recipe: the one that they were drawn from.
+        parameters: B rows, drawn from the recipe.
+        recipe: distributions of the draws.
         compiled: run the tensor program through `torch.compile`, with shapes that do not depend
             on the draws. Costs a compilation once; meant for GPUs.
 
@@ -217,8 +217,8 @@ def _rand_augment(
         "contrast": levels.contrast,
         "color": levels.color,
         "sharpness": levels.sharpness,
-        "bilinear": partial(affine.transform, fill=fill, bicubic=False),
-        "bicubic": partial(affine.transform, fill=fill, bicubic=True),
+        "bilinear": partial(levels.affine, fill=fill, bicubic=False),
+        "bicubic": partial(levels.affine, fill=fill, bicubic=True),
     }
     planes.mul_(255).round_()
     for layer in layers:

@@ -110,12 +110,18 @@ def _defocus_blur(images: Tensor, radius: float, draws: Draws) -> Tensor:
     return _mean_of_shifts(images, shifts)
 
 
-def _glass_blur(images: Tensor, reach: float, draws: Draws) -> Tensor:
+def _displaced(images: Tensor, reach: float, down: Tensor, right: Tensor) -> Tensor:
+    """Move each pixel by (down, right), (n, S * S) in [0, 1], scaled to ``reach`` either way."""
     side = images.shape[-1]
     rows, columns = _pixel_grid(len(images), side)
-    down = (draws.uniform("glass rows", side * side) - 0.5) * (2 * reach * side)
-    right = (draws.uniform("glass columns", side * side) - 0.5) * (2 * reach * side)
+    down, right = ((chance - 0.5) * (2 * reach * side) for chance in (down, right))
     return _read(images, rows + down, columns + right)
+
+
+def _glass_blur(images: Tensor, reach: float, draws: Draws) -> Tensor:
+    pixels = images[0, 0].numel()
+    down, right = (draws.uniform(f"glass {axis}", pixels) for axis in ("rows", "columns"))
+    return _displaced(images, reach, down, right)
 
 
 def _motion_blur(images: Tensor, length: float, draws: Draws) -> Tensor:
@@ -187,10 +193,8 @@ def _contrast(images: Tensor, factor: float, draws: Draws) -> Tensor:
 
 def _elastic(images: Tensor, reach: float, draws: Draws) -> Tensor:
     side = images.shape[-1]
-    rows, columns = _pixel_grid(len(images), side)
-    down = (draws.clouds("elastic rows", side, 0.2) - 0.5) * (2 * reach * side)
-    right = (draws.clouds("elastic columns", side, 0.2) - 0.5) * (2 * reach * side)
-    return _read(images, rows + down, columns + right)
+    down, right = (draws.clouds(f"elastic {axis}", side, 0.2) for axis in ("rows", "columns"))
+    return _displaced(images, reach, down, right)
 
 
 def _pixelate(images: Tensor, share: float, draws: Draws) -> Tensor:
@@ -247,9 +251,6 @@ def corrupt(images: Tensor, kind: str, severity: int, *, rng_key: int, indices: 
     """Return corrupted copies of ``images``, uint8 (n, 3, S, S).
 
     ``kind`` is a key of ``CORRUPTIONS``, ``severity`` 1 to 5; image i draws with (key, indices[i]).
-
-    Raises:
-        UserError: an unknown kind or severity.
     """
     if kind not in CORRUPTIONS:
         raise UserError(f"there is no corruption '{kind}'; choose from {', '.join(CORRUPTIONS)}")

@@ -38,18 +38,7 @@ HUE_NAMES = ("red", "green", "blue")
 
 
 def names_of(labelling: str, outlines: int) -> list[str]:
-    """Return the name of each class, in the order of the labels.
-
-    Args:
-        labelling: one of `LABELLINGS`.
-        outlines: number of outlines that the data set shows.
-
-    Raises:
-        UserError: no such labelling.
-
-    >>> names_of("foreground", 64), len(names_of("scene", 64)), names_of("scene", 64)[13]
-    (['red', 'green', 'blue'], 24, 'plain green, light')
-    """
+    """Return the name of each class, in the order of the labels, of so many outlines."""
     if labelling not in LABELLINGS:
         raise UserError(
             f"shapes has no labels '{labelling}'; choose one of {', '.join(LABELLINGS)}"
@@ -66,12 +55,7 @@ def names_of(labelling: str, outlines: int) -> list[str]:
 
 
 def labels_of(labelling: Labelling, factors: Mapping[str, Tensor]) -> Tensor:
-    """Return the labels (n,), int64, of n images.
-
-    Args:
-        labelling: the factors that they state.
-        factors: of the images, as `retable.data.shapes.dataset.Shapes.factors` returns it.
-    """
+    """Return the labels (n,), int64, of n images whose `Shapes.factors` are given."""
     if labelling in ("outline", "texture", "foreground"):
         return factors[labelling]
     ground = factors["background"] + len(HUE_NAMES) * factors["background_texture"]

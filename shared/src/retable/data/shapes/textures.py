@@ -21,10 +21,6 @@ def bilinear(tables: Tensor, which: Tensor, rows: Tensor, columns: Tensor) -> Te
     """Read ``tables`` (T, H, W) at fractional positions, interpolating linearly; edges extend.
 
     ``which`` (n,) names each image's table; ``rows`` and ``columns`` are (n, P) in cells.
-
-    >>> tables = torch.arange(12.0).view(1, 3, 4)
-    >>> bilinear(tables, torch.tensor([0]), torch.tensor([[0.5, 9.0]]), torch.tensor([[1.0, 9.0]]))
-    tensor([[ 3., 11.]])
     """
     _, height, width = tables.shape
     rows = rows.clamp(0, height - 1)
