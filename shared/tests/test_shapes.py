@@ -12,8 +12,7 @@ from hypothesis import strategies as st
 
 from retable.data.shapes.dataset import HUES, LUMINANCE, RADIUS, ROTATION, Shapes, tones
 from retable.data.shapes.geometry import box, cut, disc, polygon
-from retable.data.shapes.outlines import catalogue
-from retable.data.shapes.tables import TABLE_EXTENT, TABLE_SIDE, distance_tables
+from retable.data.shapes.outlines import TABLE_EXTENT, TABLE_SIDE, catalogue, distance_tables
 from retable.data.shapes.textures import BACKGROUND, FOREGROUND, bilinear
 from retable.errors import UserError
 

@@ -95,17 +95,22 @@ def decode_map(data: bytes, name: str) -> Tensor:
 def _decode_by_pillow(data: bytes, name: str) -> Tensor:
     with _opened_by_pillow(data, name) as image:
         image.load()
-        width, height = image.size
         if image.mode.startswith("I"):
             # Pillow would clip 16 bits to eight.
             values = bytearray(image.convert("I").tobytes())
             gray = (torch.frombuffer(values, dtype=torch.int32) >> 8).to(torch.uint8)
-            return gray.view(1, height, width).repeat(3, 1, 1)
+            return gray.view(1, image.height, image.width).repeat(3, 1, 1)
         transparent = image.mode == "P" and "transparency" in image.info
         whole = image.convert("RGBA") if transparent else image
-        pixels = bytearray(whole.convert("RGB").tobytes())
+        return rgb_tensor(whole.convert("RGB"))
+
+
+def rgb_tensor(image: Any) -> Tensor:
+    """Return a PIL image of mode RGB as uint8 (3, H, W)."""
+    width, height = image.size
+    pixels = torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8)
     # Channels last in memory, as torchvision's decoder leaves them.
-    return torch.frombuffer(pixels, dtype=torch.uint8).view(height, width, 3).permute(2, 0, 1)
+    return pixels.view(height, width, 3).permute(2, 0, 1)
 
 
 @contextmanager

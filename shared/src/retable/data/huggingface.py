@@ -21,8 +21,6 @@ from retable.data.source import Source, checksum, find_split
 from retable.errors import UserError
 from retable.extras import require
 
-_LABEL_COLUMN = "label"
-
 
 class TableSource(Source):
     """Images and labels in two columns of an HF data set, their bytes decoded by torchvision.
@@ -137,8 +135,8 @@ def _label_column(features: Any, data: str) -> str:
     from datasets import ClassLabel
 
     columns = [name for name, feature in features.items() if isinstance(feature, ClassLabel)]
-    if _LABEL_COLUMN in features:
-        return _LABEL_COLUMN
+    if "label" in features:
+        return "label"
     if len(columns) != 1:
         raise UserError(
             f"The data set {data} has {len(columns)} class columns "
@@ -172,11 +170,7 @@ def open_saved(
     split: str | None = None,
     skip_unreadable: bool = False,
 ) -> TableSource:
-    """Open a folder that ``DatasetDict.save_to_disk`` wrote.
-
-    Raises:
-        UserError: the folder is missing or was not written so, or it lacks the split.
-    """
+    """Open a folder that ``DatasetDict.save_to_disk`` wrote; see `open_hub`."""
     require("datasets", "train", "Reading a data set of Hugging Face")
     from datasets.dataset_dict import DatasetDict
     from datasets.load import load_from_disk

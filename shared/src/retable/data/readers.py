@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from retable.data.decoding import UnreadableImageError, stamps
+from retable.data.decoding import UnreadableImageError, rgb_tensor, stamps
 from retable.data.source import TEST, TRAIN, Source, checksum, find_split, parse_parameters
 from retable.errors import UserError
 
@@ -25,16 +25,8 @@ _CLASSES = ("classes", "categories")
 class ReaderSource(Source):
     """Images and labels of a data set of torchvision; grey images become RGB.
 
-    Args:
-        reader: yields pairs of a PIL image and a class.
-        data: the data set, for errors.
-        split: "train", "val" or "test".
-        facts: further entries of the description.
-        root: folder that holds its files, if it has any.
-        skip_unreadable: replace images that cannot be read by the next one.
-
-    Raises:
-        UserError: the labels are no classes.
+    ``reader`` yields pairs of a PIL image and a class; ``facts`` are further entries of the
+    description; ``root`` is the folder that holds the files, if there is one.
     """
 
     def __init__(
@@ -75,9 +67,7 @@ class ReaderSource(Source):
         except (OSError, SyntaxError, ValueError) as error:
             message = str(error).partition("\n")[0]
             raise UnreadableImageError(f"number {index} of {self.name}", message) from error
-        width, height = image.size
-        pixels = torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8)
-        return pixels.view(height, width, 3).permute(2, 0, 1)
+        return rgb_tensor(image)
 
 
 def open_reader(
@@ -101,8 +91,8 @@ def open_reader(
         options: further parameters of the reader.
 
     Raises:
-        UserError: the reader, one of its parameters or its files are missing, or it has no such
-            split.
+        UserError: the reader, one of its parameters, its files or the split are missing, or its
+            labels are no classes.
     """
     from torchvision import datasets
 

@@ -149,10 +149,9 @@ class Source:
         return self._pool
 
     def resident_layer(self, name: str) -> Tensor | list[Tensor] | None:
-        """Return a layer of all samples in the order of `resident`.
+        """Return a layer of all samples in the order of `resident`: (n, C, H, W).
 
-        Returns:
-            (n, C, H, W), or a list of n tensors for boxes, or None if the layers differ in size.
+        Boxes are a list of n tensors. None means that layers differ in size.
         """
 
         def read(index: int) -> Tensor:
@@ -242,16 +241,7 @@ def find_split(
 def parse_parameters(
     data: str, texts: Mapping[str, str], kinds: Mapping[str, type]
 ) -> dict[str, Any]:
-    """Convert the texts of a data set's parameters to their types.
-
-    Args:
-        data: the data set, for errors.
-        texts: the values by name.
-        kinds: the type of each parameter: int, float, bool or str.
-
-    Raises:
-        UserError: there is no such parameter, or a text is no value of its type.
-    """
+    """Convert the texts of a data set's parameters to their kinds: int, float, bool or str."""
     values: dict[str, Any] = {}
     for key, text in texts.items():
         if key not in kinds:

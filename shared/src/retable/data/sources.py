@@ -57,11 +57,7 @@ def _place(opener: Opener) -> tuple[str, str]:
 
 
 def with_parameter(data: str, name: str, value: str | int | float) -> str:
-    """Add a parameter to the name of a data set, or replace it.
-
-    >>> with_parameter("shapes?count=100&size=32", "size", 64)
-    'shapes?count=100&size=64'
-    """
+    """Add a parameter to the name of a data set, or replace it."""
     address, _, query = data.partition("?")
     parameters = {**dict(parse_qsl(query)), name: str(value)}
     return f"{address}?{urlencode(parameters, safe=':/')}"

@@ -259,16 +259,11 @@ class WorkerViewLoader:
                 photometric(view, parameters, recipe, compiled=self.compiled)
                 for view, parameters, recipe in zip(crops.crops, drawn, self.recipes, strict=True)
             )
-            layers = tuple(
-                {
-                    name: photometric(layer, parameters, recipe, compiled=self.compiled)
-                    if self.source.layers[name] == "image"
-                    else layer
-                    for name, layer in of.items()
-                }
-                for of, parameters, recipe in zip(crops.layers, drawn, self.recipes, strict=False)
-            )
-            yield ViewBatch(crops.step, indices, views, layers)
+            for of, parameters, recipe in zip(crops.layers, drawn, self.recipes, strict=False):
+                for name in recipe.layers:
+                    if self.source.layers[name] == "image":
+                        of[name] = photometric(of[name], parameters, recipe, compiled=self.compiled)
+            yield ViewBatch(crops.step, indices, views, crops.layers)
 
 
 def layer_names(recipes: Iterable[ViewRecipe]) -> tuple[str, ...]:

@@ -69,8 +69,8 @@ def cut_boxes(boxes: Tensor, parameters: ViewParameters, size: int) -> Tensor:
     Args:
         boxes: (B, N, 4 + K) float32: left, top, right, bottom in pixels of the image, and K further
             columns. Rows of zeros pad.
-        parameters: B rows, those of the images' views.
-        size: S, side of the views in pixels.
+        parameters: as in `cut_maps`.
+        size: as in `cut_maps`.
 
     Returns:
         (B, N, 5 + K) float32 in the same order: left, top, right, bottom in pixels of the view, the

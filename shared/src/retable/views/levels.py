@@ -25,11 +25,11 @@ def autocontrast(levels: Tensor, strength: Tensor) -> Tensor:
     A channel of one level stays.
     """
     low, high = (bound[..., None].double() for bound in levels.flatten(2).aminmax(dim=2))
-    places = _places(levels)
+    places = torch.arange(256, device=levels.device)
     # In double precision and in this order: elsewhere 255 would become 254 here and there.
     scale = 255 / (high - low).clamp(min=1)
     table = (places * scale - low * scale).trunc().clamp(0, 255)
-    return look_up(levels, _where(strength, high > low, table, places))
+    return look_up(levels, _where(strength, high > low, table))
 
 
 def equalize(levels: Tensor, strength: Tensor) -> Tensor:
@@ -41,7 +41,7 @@ def equalize(levels: Tensor, strength: Tensor) -> Tensor:
     step = (pixels.shape[2] - of_highest) // 255
     below = counts.cumsum(dim=2) - counts
     table = ((below + step // 2) // step.clamp(min=1)).clamp(max=255)
-    return look_up(levels, _where(strength, step > 0, table, _places(levels)))
+    return look_up(levels, _where(strength, step > 0, table))
 
 
 def contrast(levels: Tensor, factor: Tensor) -> Tensor:
@@ -79,13 +79,10 @@ def _blend(degenerate: Tensor, levels: Tensor, factor: Tensor) -> Tensor:
     return (factor[:, None, None] * (levels - degenerate)).add_(degenerate).clamp_(0, 255).floor_()
 
 
-def _places(levels: Tensor) -> Tensor:
-    return torch.arange(256, device=levels.device)
-
-
-def _where(strength: Tensor, holds: Tensor, table: Tensor, places: Tensor) -> Tensor:
+def _where(strength: Tensor, holds: Tensor, table: Tensor) -> Tensor:
     """Return tables (3, B, 256) where the strength is 1 and the condition (3, B, 1) holds."""
-    return torch.where((strength > 0)[:, None] & holds, table, places.to(table.dtype))
+    places = torch.arange(256, dtype=table.dtype, device=table.device)
+    return torch.where((strength > 0)[:, None] & holds, table, places)
 
 
 def affine(levels: Tensor, matrices: Tensor, fill: Sequence[float], *, bicubic: bool) -> Tensor:

@@ -20,17 +20,16 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from retable.data.shapes.corruptions import corrupt
-from retable.data.shapes.factors import Labelling, labels_of, names_of
-from retable.data.shapes.outlines import catalogue
-from retable.data.shapes.tables import (
+from retable.data.shapes.corruptions import OOD_VARIANTS, corrupt, parse_variant
+from retable.data.shapes.factors import LABELLINGS, Labelling, labels_of, names_of
+from retable.data.shapes.outlines import (
     TABLE_EXTENT,
     TABLE_SIDE,
+    catalogue,
     distance_tables,
     edge_distance_tables,
 )
 from retable.data.shapes.textures import BACKGROUND, FOREGROUND, Texture, bilinear, paint
-from retable.data.shapes.variants import OOD_VARIANTS, parse_variant
 from retable.data.source import SPLITS, Source, checksum
 from retable.errors import UserError
 from retable.random import derive_key, integers, permutation, uniform
@@ -143,6 +142,7 @@ class Shapes(Source):
         assignment = permutation(derive_key(0, "shapes", "class backgrounds"), classes)
         self.class_backgrounds = assignment % (HUES * len(BACKGROUND))
         """The background that goes with each class: hue + 3 * texture, int64 (classes,)."""
+        _require(labels in LABELLINGS, "labels", labels, f"one of {', '.join(LABELLINGS)}")
         class_names = names_of(labels, classes)
         self.layers = {"mask": "map"}
         self._masks: Tensor | None = None

@@ -1,9 +1,10 @@
-"""The outlines of the shapes data set: 76 figures, 19 families of 4 members.
+"""The outlines of the shapes data set, 19 families of 4 members, and tables of their distances.
 
 Every outline is upright: turned by 90 or 180 degrees, mirrored or not, it is another figure, so
 that a rotation can be recognised in one image. No two are mirror images of each other, so that a
-horizontal flip keeps the class. Coordinates inside a definition are free (x to the right, y up);
-``shapes_tables`` centres and scales.
+horizontal flip keeps the class. Coordinates inside a definition are free (x to the right, y up):
+a table centres the figure on its bounding box and scales it to touch the unit circle (to within
+3 %, the grid's resolution).
 """
 
 from __future__ import annotations
@@ -11,6 +12,9 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from functools import lru_cache
+
+import torch
+from torch import Tensor
 
 from retable.data.shapes.geometry import (
     Outline,
@@ -24,6 +28,14 @@ from retable.data.shapes.geometry import (
     stroke,
     union,
 )
+
+TABLE_SIDE = 160
+"""Points along one side of a distance table."""
+
+TABLE_EXTENT = 1.3
+"""A table covers [-extent, extent] squared; figures fill the unit disc."""
+
+_REACH = 0.19  # one pixel of the smallest figure in the smallest image: no line is wider
 
 # The families. Where members differ by a count, the count is the member.
 
@@ -98,14 +110,6 @@ def _stairs(steps: int) -> Outline:
     return union(*[box(-1 + i * width, -0.7, 1, -0.7 + (i + 1) * height) for i in range(steps)])
 
 
-def _podium() -> Outline:
-    return union(box(-0.32, -0.7, 0.32, 0.8), box(-1, -0.7, 0, 0.25), box(0, -0.7, 1, -0.2))
-
-
-def _ziggurat() -> Outline:
-    return union(box(-1, -0.8, 1, -0.3), box(-0.65, -0.4, 0.65, 0.2), box(-0.28, 0.1, 0.28, 0.8))
-
-
 def _letters() -> list[Outline]:
     bowl = cut(disc(0.1, 0.42, 0.55), disc(0.1, 0.42, 0.2))
     return [
@@ -115,15 +119,11 @@ def _letters() -> list[Outline]:
             stroke(0.36, (-0.75, -0.9), (0, 0.85), (0.75, -0.9)),
             stroke(0.3, (-0.45, -0.3), (0.45, -0.3)),
         ),
-        stroke_y(),
+        union(
+            stroke(0.4, (-0.75, 0.85), (0, 0.05), (0.75, 0.85)),
+            stroke(0.4, (0, 0.05), (0, -0.9)),
+        ),
     ]
-
-
-def stroke_y() -> Outline:
-    """Return the letter Y."""
-    return union(
-        stroke(0.4, (-0.75, 0.85), (0, 0.05), (0.75, 0.85)), stroke(0.4, (0, 0.05), (0, -0.9))
-    )
 
 
 def _hooks() -> list[Outline]:
@@ -300,6 +300,10 @@ def _things() -> list[Outline]:
 
 
 def _families() -> dict[str, tuple[Sequence[str], list[Outline]]]:
+    podium = union(box(-0.32, -0.7, 0.32, 0.8), box(-1, -0.7, 0, 0.25), box(0, -0.7, 1, -0.2))
+    ziggurat = union(
+        box(-1, -0.8, 1, -0.3), box(-0.65, -0.4, 0.65, 0.2), box(-0.28, 0.1, 0.28, 0.8)
+    )
     tree_round = union(disc(0, 0.3, 0.72), box(-0.2, -1.1, 0.2, -0.2))
     return {
         "notched": (("triangle", "square", "disc", "diamond"), _notched()),
@@ -313,7 +317,7 @@ def _families() -> dict[str, tuple[Sequence[str], list[Outline]]]:
         "mast": (("T", "1 bar", "2 bars", "3 bars"), _masts()),
         "stairs": (
             ("3", "2", "ziggurat", "podium"),
-            [_stairs(3), _stairs(2), _ziggurat(), _podium()],
+            [_stairs(3), _stairs(2), ziggurat, podium],
         ),
         "letter": (("F", "P", "A", "Y"), _letters()),
         "hook": (("J", "question mark", "h", "k"), _hooks()),
@@ -338,9 +342,6 @@ def catalogue() -> dict[str, Outline]:
     """Return all outlines by name, in class order: the first member of each family, the second, ...
 
     Any number of first classes therefore spreads over as many families as there are.
-
-    >>> list(catalogue())[:3]
-    ['notched triangle', 'star 5', 'flower 4']
     """
     families = _families()
     return {
@@ -348,3 +349,57 @@ def catalogue() -> dict[str, Outline]:
         for member in range(4)
         for family, (names, outlines) in families.items()
     }
+
+
+def _normalised(outline: Outline, grid: Tensor) -> Tensor:
+    """Tabulate ``outline`` centred on its bounding box and scaled to touch the unit circle."""
+    y, x = torch.meshgrid(grid.flip(0) * 1.5, grid * 1.5, indexing="ij")
+    inside = outline(x, y) <= 0
+    columns, rows = x[inside], y[inside]
+    centre_x, centre_y = (columns.min() + columns.max()) / 2, (rows.min() + rows.max()) / 2
+    radius = torch.hypot(columns - centre_x, rows - centre_y).max()
+    y, x = torch.meshgrid(grid.flip(0), grid, indexing="ij")
+    return outline(x * radius + centre_x, y * radius + centre_y) / radius
+
+
+@lru_cache(maxsize=1)
+def distance_tables() -> Tensor:
+    """Return the signed distances of all outlines, float32 (outlines, side, side).
+
+    Row 0 is the top. Distances are in units of the figure's circumradius, negative inside. Built
+    in float64 and rounded, so that the last bit of a library's square root does not show.
+    """
+    grid = torch.linspace(-TABLE_EXTENT, TABLE_EXTENT, TABLE_SIDE, dtype=torch.float64)
+    return torch.stack([_normalised(outline, grid) for outline in catalogue().values()]).float()
+
+
+def _crossings(table: Tensor) -> Tensor:
+    """Return where the outline crosses the grid's lines, (points, 2) as (row, column) in cells."""
+    inside = table <= 0
+    points = []
+    for axis in (0, 1):
+        length = TABLE_SIDE - 1
+        near, far = table.narrow(axis, 0, length), table.narrow(axis, 1, length)
+        changes = inside.narrow(axis, 0, length) != inside.narrow(axis, 1, length)
+        position = changes.nonzero().double()
+        position[:, axis] += (near / (near - far))[changes]
+        points.append(position)
+    return torch.cat(points)
+
+
+@lru_cache(maxsize=1)
+def edge_distance_tables() -> Tensor:
+    """Return distances to the nearest edge, float32 (outlines, side, side), capped at 0.19.
+
+    Unlike the size of the signed distances they do not vanish where two parts of a figure meet
+    inside it. In units of the circumradius, without sign.
+    """
+    cell = 2 * TABLE_EXTENT / (TABLE_SIDE - 1)
+    out = []
+    for table in distance_tables().double():
+        edges = torch.full_like(table, _REACH)
+        close = table.abs() < _REACH  # a lower bound of the distance, hence none is missed
+        nearest = torch.cdist(close.nonzero().double(), _crossings(table)).amin(1) * cell
+        edges[close] = nearest.clamp(max=_REACH)
+        out.append(edges)
+    return torch.stack(out).float()
