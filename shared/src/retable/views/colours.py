@@ -64,7 +64,7 @@ def _compiled_program() -> Callable[[Tensor, PhotometricPlan, Tensor, ViewRecipe
 
 def _program(crops: Tensor, plan: PhotometricPlan, basis: Tensor, recipe: ViewRecipe) -> Tensor:
     planes = _planes(crops, plan.order)
-    grayscale = partial(_grayscale, of=_gray if recipe.gray == "luma" else _mean)
+    grayscale = partial(_grayscale, of=_gray if recipe.gray == "luma" else lambda x: x.mean(dim=0))
     if recipe.jitter_position == "after_gray":
         _apply(grayscale, planes, plan.gray)
     if plan.jittered:
@@ -194,10 +194,6 @@ def _saturate(planes: Tensor, factor: Tensor) -> None:
 
 def _grayscale(planes: Tensor, strength: Tensor, of: Callable[[Tensor], Tensor]) -> Tensor:
     return torch.lerp(planes, of(planes), strength[:, None, None])
-
-
-def _mean(planes: Tensor) -> Tensor:
-    return planes.mean(dim=0)
 
 
 def _solarize(planes: Tensor, strength: Tensor) -> Tensor:

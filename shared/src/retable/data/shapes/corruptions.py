@@ -47,7 +47,7 @@ class Draws:
         """Return smooth noise in [0, 1], float32 (n, side * side), lattice cells ``cell`` wide."""
         rows, columns = _pixel_grid(len(self.indices), side)
         noise = lattices(derive_key(self.rng_key, purpose), self.indices)
-        return clouds(cell)(rows / side, columns / side, noise)
+        return clouds(rows / side, columns / side, noise, cell)
 
 
 def _pixel_grid(n: int, side: int) -> tuple[Tensor, Tensor]:
