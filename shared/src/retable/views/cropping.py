@@ -38,7 +38,7 @@ def crop_resize(
 
     Args:
         images: (B, 3, H, W) uint8, on any device.
-        parameters: B rows, from `retable.views.sample_parameters`.
+        parameters: B rows.
         size: S, side of the views in pixels.
         interpolation: filter of the resize.
 

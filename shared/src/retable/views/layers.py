@@ -16,12 +16,9 @@ def cut_maps(maps: Tensor, parameters: ViewParameters, size: int) -> Tensor:
     A view's pixel takes the value of the pixel that its centre falls on.
 
     Args:
-        maps: (B, C, H, W) of any type, on any device.
+        maps: (B, C, H, W) of any type, on any device; (B, C, S, S) is returned.
         parameters: B rows, those of the images' views.
         size: S, side of the views in pixels.
-
-    Returns:
-        (B, C, S, S) of the same type.
     """
     count, channels, _, width = maps.shape
     forward = torch.arange(size)
@@ -45,13 +42,8 @@ def companion_parameters(
 ) -> ViewParameters:
     """Return the parameters that cut companion images of other sizes at the same fractions.
 
-    Args:
-        parameters: B rows, those of the images' views.
-        sides: (B, 2) or (2,) int64, height and width of the images.
-        companion_sides: likewise, of their companions.
-
-    Returns:
-        The same parameters but for the crops, whose edges are rounded to whole pixels.
+    The edges of the crops are rounded to whole pixels. ``sides`` are height and width of the
+    images, (B, 2) or (2,) int64, ``companion_sides`` those of their companions.
     """
     start = parameters.crops[:, :2]
     first, last = (
@@ -69,8 +61,8 @@ def cut_boxes(boxes: Tensor, parameters: ViewParameters, size: int) -> Tensor:
     Args:
         boxes: (B, N, 4 + K) float32: left, top, right, bottom in pixels of the image, and K further
             columns. Rows of zeros pad.
-        parameters: as in `cut_maps`.
-        size: as in `cut_maps`.
+        parameters: B rows, those of the images' views.
+        size: S, side of the views in pixels.
 
     Returns:
         (B, N, 5 + K) float32 in the same order: left, top, right, bottom in pixels of the view, the

@@ -105,11 +105,8 @@ _UNMOVED = torch.tensor([1.0, 0.0, 0.0, 0.0, 1.0, 0.0], dtype=torch.float64)
 def layer_strengths(operations: Tensor, arguments: Tensor, bicubic: Tensor, size: int) -> Strengths:
     """Translate one layer into the few steps by which pixels are changed.
 
-    Args:
-        operations: (B,) int64, as `draw_operations` returns a layer of them.
-        arguments: (B,) float32.
-        bicubic: (B,) bool.
-        size: side of the views in pixels.
+    ``operations``, ``arguments`` and ``bicubic`` (B,) are a column of what `draw_operations`
+    returns; ``size`` is the side of the views in pixels.
 
     Returns:
         By the step's name: which samples take part, (B,) bool, and the strength for all B, which
