@@ -12,8 +12,9 @@ from retable.data.batch import Batch, Progress, map_layers
 from retable.data.plans import EvaluationPlan, TrainingPlan, share_of
 from retable.data.sampler import Sampler
 from retable.data.source import Source
-from retable.data.workers import make_view_loader, to_device
+from retable.data.workers import make_view_loader
 from retable.views import ViewRecipe
+from retable.views.sampling import to_device
 
 
 class Loader:

@@ -35,6 +35,7 @@ from retable.views import (
     sample_parameters,
 )
 from retable.views.layers import companion_parameters, cut_boxes, cut_maps
+from retable.views.sampling import to_device
 
 # Images that a worker holds decoded at once: enough to spread the cost of a batched draw, few
 # enough to bound memory.
@@ -428,10 +429,3 @@ def _moved(pool: Tensor, device: torch.device) -> Tensor:
                 "that are free on the GPU, more than half: leave them on disk."
             )
     return pool.to(device)
-
-
-def to_device(tensor: Tensor, device: torch.device) -> Tensor:
-    """Move a tensor to the device without making the host wait."""
-    if device.type == "cuda" and not tensor.is_cuda:
-        return tensor.pin_memory().to(device, non_blocking=True)
-    return tensor.to(device)

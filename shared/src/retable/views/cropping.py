@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from retable.views.recipe import ViewRecipe
-from retable.views.sampling import ViewParameters
+from retable.views.sampling import ViewParameters, to_device
 
 Interpolation = Literal["bilinear", "bicubic"]
 
@@ -100,10 +100,7 @@ def _matrices(
     forward = torch.arange(size, dtype=torch.float32)
     columns = torch.where(parameters.flip[:, None], forward.flip(0), forward)
     table = torch.cat([parameters.crops, parameters.resized, parameters.window], dim=1).float()
-    packed = torch.cat([table, columns], dim=1)
-    if images.is_cuda:
-        packed = packed.pin_memory()
-    packed = packed.to(images.device, non_blocking=True)
+    packed = to_device(torch.cat([table, columns], dim=1), images.device)
     top, left, crop_height, crop_width, to_height, to_width, down, right = (
         packed[:, i, None] for i in range(8)
     )

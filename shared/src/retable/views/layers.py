@@ -7,7 +7,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from retable.views.sampling import ViewParameters
+from retable.views.sampling import ViewParameters, to_device
 
 
 def cut_maps(maps: Tensor, parameters: ViewParameters, size: int) -> Tensor:
@@ -31,9 +31,7 @@ def cut_maps(maps: Tensor, parameters: ViewParameters, size: int) -> Tensor:
         for axis, place in ((0, forward), (1, sideways))
     )
     pixels = (rows[:, :, None] * width + columns[:, None, :]).flatten(1)
-    if maps.is_cuda:
-        pixels = pixels.pin_memory()
-    pixels = pixels.to(maps.device, non_blocking=True)[:, None].expand(-1, channels, -1)
+    pixels = to_device(pixels, maps.device)[:, None].expand(-1, channels, -1)
     return maps.flatten(2).gather(2, pixels).view(count, channels, size, size)
 
 

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from retable.views.rand_augment import layer_strengths
 from retable.views.recipe import ViewRecipe
-from retable.views.sampling import ViewParameters
+from retable.views.sampling import ViewParameters, to_device
 
 BLENDS = 3
 _CONTRAST, _SATURATION, _HUE = 1, 2, 3  # as in ViewParameters.jitter_order
@@ -91,10 +91,7 @@ def _moved(value: Any, device: torch.device) -> Any:
         return {name: _moved(selected, device) for name, selected in value.items()}
     if isinstance(value, tuple):
         return tuple(_moved(part, device) for part in value)
-    if isinstance(value, Tensor):
-        pinned = value.pin_memory() if device.type == "cuda" else value
-        return pinned.to(device, non_blocking=True)
-    return value
+    return to_device(value, device) if isinstance(value, Tensor) else value
 
 
 def photometric_plan(

@@ -132,3 +132,10 @@ def sample_parameters(
         arguments=arguments,
         bicubic=bicubic,
     )
+
+
+def to_device(tensor: Tensor, device: torch.device) -> Tensor:
+    """Move a tensor to the device without making the host wait."""
+    if device.type == "cuda" and not tensor.is_cuda:
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.to(device)
