@@ -32,7 +32,6 @@ class Batch:
         indices: (B_r,) int64 positions of the samples in the data set.
         positions: (B_r,) int64 positions of the samples in the global batch: the counters of
             per-sample draws, so that a split batch draws what one process would.
-        progress: the step.
         rng_key: the random key of this step, equal on all processes.
         layers: for each view the layers that its recipe asks for (`ViewRecipe.layers`), by name:
             maps (B_r, C, S, S), images like the views, boxes (B_r, N, 5 or more) as

@@ -17,6 +17,7 @@ from torch import Tensor
 from retable.errors import UserError
 
 _T = TypeVar("_T")
+_R = TypeVar("_R")
 _PART = 64  # calls that a thread makes in one go
 _HEADER = 16
 _RGB = 3  # torchvision.io.ImageReadMode.RGB
@@ -155,48 +156,44 @@ def file_fault(path: str) -> str | None:
 
 def first_faults(paths: Sequence[str], stop_at_first: bool) -> dict[int, str]:
     """Check all files' first bytes: {position: fault} of those that cannot be images."""
-
-    def check(position: int) -> tuple[int, str] | None:
-        fault = file_fault(paths[position])
-        return (position, fault) if fault else None
-
     # Threads, since the time goes into waiting for the file system, above all a remote one.
     faults: dict[int, str] = {}
-    for found in by_threads(check, len(paths), 16):
-        faults.update(filter(None, found))
-        if faults and stop_at_first:
-            break
+    for position, fault in enumerate(by_threads(file_fault, paths, 16)):
+        if fault:
+            faults[position] = fault
+            if stop_at_first:
+                break
     return faults
 
 
 def stamps(paths: Sequence[str]) -> Iterator[str]:
     """Yield each file's size and time of change: other pixels in a file show in them."""
 
-    def stamp(position: int) -> str:
-        found = os.stat(paths[position])
+    def stamp(path: str) -> str:
+        found = os.stat(path)
         return f"{found.st_size} {found.st_mtime_ns}"
 
-    for part in by_threads(stamp, len(paths), 16):
-        yield from part
+    return by_threads(stamp, paths, 16)
 
 
-def by_threads(function: Callable[[int], _T], count: int, threads: int) -> Iterator[list[_T]]:
-    """Yield function(0) to function(count - 1) in order and in parts, as they are asked for.
+def by_threads(function: Callable[[_T], _R], items: Sequence[_T], threads: int) -> Iterator[_R]:
+    """Yield the function's results in order.
 
-    Parts, and only a few of them ahead: a future for each of a million calls would be slow.
+    Items are passed on in parts, of which only a few run ahead of what is asked for: a future for
+    each of a million calls would be slow.
     """
 
-    def part(start: int) -> list[_T]:
-        return [function(i) for i in range(start, min(start + _PART, count))]
+    def part(start: int) -> list[_R]:
+        return [function(item) for item in items[start : start + _PART]]
 
     with ThreadPoolExecutor(threads) as pool:
-        running: deque[Future[list[_T]]] = deque()
-        for start in range(0, count, _PART):
+        running: deque[Future[list[_R]]] = deque()
+        for start in range(0, len(items), _PART):
             running.append(pool.submit(part, start))
             if len(running) > 2 * threads:
-                yield running.popleft().result()
+                yield from running.popleft().result()
         while running:
-            yield running.popleft().result()
+            yield from running.popleft().result()
 
 
 def free_memory() -> int:

@@ -27,7 +27,7 @@ class TableSource(Source):
 
     Args:
         dataset: a ``datasets.Dataset``.
-        data: the string that named it.
+        data: the data set, for errors.
         split: "train", "val" or "test".
         label: the label column; None finds it.
         facts: further entries of the description.

@@ -21,7 +21,7 @@ class Loader:
     """Training batches by step: to resume is to ask for a later first step.
 
     Args:
-        source: the images.
+        source: data set.
         sampler: order of the samples; its seed is also that of the views and of the batches' keys.
         recipes: one recipe for each view of an image.
         epochs: length of the training, for `Batch.progress`.
@@ -111,11 +111,10 @@ def iterate(
     the replacement.
 
     Args:
-        source: the images.
-        recipe: of the view, usually `retable.views.center`.
+        source: data set.
+        recipe: recipe of the view, usually `retable.views.center`.
         batch_size: samples of one process's batch.
-        rng_key: of the random crops, for instance derived from the epoch; a recipe without random
-            steps needs none.
+        rng_key: key of random crops, for instance of the epoch; other recipes need none.
         workers: as in `Loader`.
         device: where views are finished.
         resident: as in `Loader`.

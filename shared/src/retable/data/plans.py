@@ -16,8 +16,7 @@ class BatchSpec:
     """One batch to make.
 
     Attributes:
-        step: number of the batch.
-        indices: (B,) int64, the samples.
+        indices: (B,) int64, the samples of step ``step``.
         keys: the random key of each view.
         image_key: the random key of the draws that an image's views share.
     """

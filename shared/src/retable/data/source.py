@@ -6,7 +6,6 @@ import hashlib
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain
 from types import MappingProxyType
 from typing import Any, Literal
 
@@ -87,7 +86,6 @@ class Source:
         self._pool: Tensor | None = None
 
     def __len__(self) -> int:
-        """Return the number of samples."""
         return len(self.labels)
 
     def image(self, index: int) -> Tensor:
@@ -158,7 +156,7 @@ class Source:
             return self._formed_layer(self.replacements.get(index, index), name)
 
         _check_memory(f"layers {name!r}", len(self), read(0))
-        found = list(chain.from_iterable(by_threads(read, len(self), os.cpu_count() or 1)))
+        found = list(by_threads(read, range(len(self)), os.cpu_count() or 1))
         if self.layers[name] == "boxes":
             return found
         return torch.stack(found) if len({layer.shape for layer in found}) == 1 else None
@@ -184,11 +182,10 @@ class Source:
 
         # torchvision decodes without holding the interpreter's lock.
         actual: list[int] = []
-        for found in by_threads(read, len(self), os.cpu_count() or 1):
-            known = [index for index in found if index is not None]
-            if len(known) < len(found):
+        for index in by_threads(read, range(len(self)), os.cpu_count() or 1):
+            if index is None:
                 return None
-            actual += known
+            actual.append(index)
         self.replacements = {i: index for i, index in enumerate(actual) if i != index}
         self.unreadable.update(self.replacements)
         self.labels = self.labels[torch.tensor(actual)]

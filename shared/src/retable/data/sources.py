@@ -5,14 +5,13 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from types import NoneType
-from typing import Any, cast, get_args
+from typing import get_args
 from urllib.parse import parse_qsl, urlencode
 
 from retable.data.folders import FolderSource
 from retable.data.huggingface import open_hub, open_saved
 from retable.data.readers import open_reader
 from retable.data.shapes.dataset import Shapes
-from retable.data.shapes.factors import Labelling
 from retable.data.source import SPLITS, TRAIN, Source, parse_parameters
 from retable.data.subsets import SubsetRecipe, parse_subset
 from retable.errors import UserError
@@ -52,7 +51,7 @@ def register_source(name: str, opener: Opener) -> None:
 
 def _place(opener: Opener) -> tuple[str, str]:
     code = getattr(opener, "__code__", None)
-    file = code.co_filename if code is not None else type(opener).__module__
+    file = opener.__module__ if code is None else code.co_filename
     return file, getattr(opener, "__qualname__", type(opener).__qualname__)
 
 
@@ -105,22 +104,15 @@ def open_source(
         raise UserError(f"`split` must be one of {', '.join(SPLITS)}, got {split!r}.")
     recipe = SubsetRecipe("all") if subset is None else parse_subset(subset)
     name, address, query = _parse(data)
-    parameters = inspect.signature(_openers[name], eval_str=True).parameters.values()
+    opener = _openers[name]
+    parameters = inspect.signature(opener).parameters
     texts = dict(parse_qsl(query, keep_blank_values=True))
     passed = {"skip_unreadable": skip_unreadable, "wanted_classes": recipe.wordnet_ids}
-    values: dict[str, Any] = {}
-    kinds: dict[str, type] = {}
-    for parameter in parameters:
-        if parameter.kind is parameter.VAR_KEYWORD:
-            kinds = {key: str for key in texts if key not in passed} | kinds
-        if parameter.name in passed:
-            values[parameter.name] = passed[parameter.name]
-        elif parameter.kind is parameter.KEYWORD_ONLY:
-            hint = parameter.annotation
-            kind = next((part for part in get_args(hint) if part is not NoneType), hint)
-            kinds[parameter.name] = str if kind is parameter.empty else kind
-    values |= parse_parameters(name, texts, kinds)
-    source = _openers[name](address, split, **values)
+    kinds = {key: kind for key, kind in _kinds(opener).items() if key not in passed}
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
+        kinds = {key: str for key in texts if key not in passed} | kinds
+    values = {key: value for key, value in passed.items() if key in parameters}
+    source = opener(address, split, **values, **parse_parameters(name, texts, kinds))
     source.description["data"] = data
     return source if subset is None else recipe.apply(source, split)
 
@@ -137,33 +129,25 @@ def _parse(data: str) -> tuple[str, str, str]:
     return name, address, query
 
 
-def _open_shapes(
-    address: str,
-    split: str,
-    *,
-    count: int = 8000,
-    test_count: int = 2000,
-    size: int = 32,
-    classes: int = 64,
-    rho: float = 0.7,
-    background_rho: float = 0.0,
-    seed: int = 0,
-    variant: str = "clean",
-    labels: str = "outline",
-) -> Source:
+def _kinds(opener: Opener) -> dict[str, type]:
+    """Return the kind of each keyword parameter by its annotation: int, float, bool or str."""
+    kinds = {}
+    for name, parameter in inspect.signature(opener, eval_str=True).parameters.items():
+        if parameter.kind is parameter.KEYWORD_ONLY:
+            hint = parameter.annotation
+            kind = next((part for part in get_args(hint) if part is not NoneType), hint)
+            kinds[name] = kind if kind in (int, float, bool) else str
+    return kinds
+
+
+def _open_shapes(address: str, split: str, **options: str) -> Source:
     if address:
         raise UserError(f"The data set 'shapes:{address}' is unknown: use 'shapes?NAME=VALUE'.")
-    return Shapes(
-        count if split == TRAIN else test_count,
-        split=split,
-        seed=seed,
-        size=size,
-        classes=classes,
-        rho=rho,
-        background_rho=background_rho,
-        variant=variant,
-        labels=cast(Labelling, labels),
-    )
+    kinds = {"count": int, "test_count": int, **_kinds(Shapes)}
+    del kinds["split"]
+    values = {"count": 8000, "test_count": 2000} | parse_parameters("shapes", options, kinds)
+    count, test_count = values.pop("count"), values.pop("test_count")
+    return Shapes(count if split == TRAIN else test_count, split=split, **values)
 
 
 _ADDRESSES = {

@@ -10,7 +10,8 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
@@ -158,7 +159,6 @@ class CropDataset(Dataset[Crops | str]):
         self.layers = layer_names(recipes)
 
     def __getitem__(self, step: int) -> Crops | str:
-        """Return the crops of a step."""
         spec = self.plan(step)
         batch = len(spec.indices)
         samples = torch.empty((3, batch), dtype=torch.int64)
@@ -166,9 +166,7 @@ class CropDataset(Dataset[Crops | str]):
             torch.empty((batch, 3, recipe.size, recipe.size), dtype=torch.uint8)
             for recipe in self.recipes
         )
-        layers: list[dict[str, list[Tensor]]] = [
-            {name: [] for name in recipe.layers} for recipe in self.recipes
-        ]
+        layers = [defaultdict[str, list[Tensor]](list) for _ in self.recipes]
         try:
             for first in range(0, batch, _CHUNK):
                 chunk = slice(first, first + _CHUNK)
@@ -188,7 +186,7 @@ class CropDataset(Dataset[Crops | str]):
         spec: BatchSpec,
         indices: Tensor,
         crops: list[Tensor],
-        layers: list[dict[str, list[Tensor]]],
+        layers: Sequence[dict[str, list[Tensor]]],
     ) -> Tensor:
         """Fill the crops (C, 3, S, S) of C samples and return their (3, C) positions and sizes."""
         read = [self.source.read_sample(index, self.layers) for index in indices.tolist()]
@@ -199,8 +197,8 @@ class CropDataset(Dataset[Crops | str]):
             for row, sample in enumerate(read):
                 crop, found = self._cut_sample(sample, parameters[row : row + 1], recipe)
                 out[row] = crop[0]
-                for name, parts in cut_layers.items():
-                    parts.append(found[name][0])
+                for name, layer in found.items():
+                    cut_layers[name].append(layer[0])
         return samples
 
     def _cut_sample(
@@ -316,7 +314,6 @@ def _begin_worker(worker: int) -> None:
 
 
 def _checked(batches: Iterable[Crops | str]) -> Iterator[Crops]:
-    """Turn errors of workers into user errors."""
     try:
         for batch in batches:
             if isinstance(batch, str):

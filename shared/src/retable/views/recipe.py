@@ -46,22 +46,19 @@ class ViewRecipe:
         window: which size x size pixels of the resized image are the view, its "center" or a
             "random" place; only without ``crop_scale``.
         interpolation: filter of the antialiased resize.
-        flip_probability: probability of a horizontal flip.
         jitter: strengths of brightness, contrast, saturation (factors drawn from
             [max(0, 1 - strength), 1 + strength]) and hue (shift from [-strength, strength], in
-            turns, at most 0.5), applied in random order as torchvision's `ColorJitter` does.
-        jitter_probability: probability that a view is jittered at all.
+            turns, at most 0.5), applied in random order as torchvision's `ColorJitter` does, or not
+            at all.
         jitter_position: jitter "before_gray" or "after_gray".
         brightness_shift: largest change of the brightness, drawn from [-shift, shift] and added.
         saturation: bounds of the factor of HSV's saturation, which is cut to [0, 1] then; None for
             no change.
-        gray_probability: probability of greyscale.
         gray: the grey of a pixel, its "luma" (ITU-R 601-2) or the "mean" of its channels.
         gray_shared: whether all views of an image are grey in the same epochs, as if the image were
             made grey before they are cut out of it; with ``jitter_position`` "after_gray" it is
             the same but for rounding, since channels are averaged pixel by pixel and cropping and
             resizing treat them alike.
-        blur_probability: probability of Gaussian blur.
         blur_sigma: bounds of the blur's standard deviation, in pixels of the view.
         blur_kernel: number of taps, odd and below twice the size. None takes three
             ``blur_sigma[1]`` on either side, see `kernel_size`.

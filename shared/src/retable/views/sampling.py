@@ -35,15 +35,12 @@ class ViewParameters:
         resized: (B, 2) int64, height and width to which the region is resized.
         window: (B, 2) int64, top and left of the view in the resized region (0 for random crops,
             which are resized to the view itself; windows of a resized image have them).
-        flip: (B,) bool, mirrored horizontally.
-        jitter: (B,) bool, colours jittered.
+        flip: (B,) bool, mirrored horizontally; ``jitter``, ``gray`` and ``solarize`` likewise.
         jitter_order: (B, 4) int64, the order of brightness 0, contrast 1, saturation 2, hue 3.
         jitter_factors: (B, 4) float32, one for each of these four: three factors, shift in turns.
         brightness_shift: (B,) float32, added to all channels.
         saturation: (B,) float32, the factor of HSV's saturation, 1 where the recipe has none.
-        gray: (B,) bool.
         blur_sigma: (B,) float32, in pixels of the view, 0 for no blur.
-        solarize: (B,) bool.
         operations: (B, n) int64, of RandAugment's n layers (0 without it), positions in
             `retable.views.rand_augment.OPERATIONS` or its ``SKIPPED``.
         arguments: (B, n) float32, of these operations.
