@@ -12,8 +12,7 @@ from hypothesis import strategies as st
 
 from retable.data.shapes.dataset import HUES, LUMINANCE, RADIUS, ROTATION, Shapes, tones
 from retable.data.shapes.geometry import box, cut, disc, polygon
-from retable.data.shapes.outlines import catalogue
-from retable.data.shapes.tables import TABLE_EXTENT, TABLE_SIDE, distance_tables
+from retable.data.shapes.outlines import TABLE_EXTENT, TABLE_SIDE, catalogue, distance_tables
 from retable.data.shapes.textures import BACKGROUND, FOREGROUND, bilinear
 from retable.errors import UserError
 
@@ -324,7 +323,10 @@ def test_textures_have_no_preferred_direction() -> None:
     ("arguments", "words"),
     [
         ({"count": 0}, "`count` of shapes must be at least 1, got 0"),
-        ({"count": 10, "split": "dev"}, "`split` must be one of train, val, test, got 'dev'"),
+        (
+            {"count": 10, "split": "dev"},
+            "`split` of shapes must be one of train, val, test, got 'dev'",
+        ),
         ({"count": 10, "size": 8}, "`size` of shapes must be at least 16 pixels, got 8"),
         ({"count": 10, "classes": 1}, "must be 2 to 76, got 1"),
         ({"count": 10, "classes": 77}, "2 to 76"),

@@ -7,10 +7,10 @@ import math
 import pytest
 import torch
 
+from retable.data.shapes.corruptions import STYLES
 from retable.data.shapes.dataset import HUES, Shapes
 from retable.data.shapes.factors import HUE_NAMES, LABELLINGS, Labelling, names_of
 from retable.data.shapes.textures import BACKGROUND, FOREGROUND
-from retable.data.shapes.variants import STYLES
 from retable.data.sources import open_source
 from retable.errors import UserError
 
@@ -112,7 +112,7 @@ def test_a_swapped_texture_is_labelled_as_what_is_seen() -> None:
 
 
 def test_an_unknown_labelling_is_refused() -> None:
-    with pytest.raises(UserError, match=r"no labels 'colour'; choose one of outline, texture, fo"):
+    with pytest.raises(UserError, match=r"`labels` of shapes must be one of outline, .*, got 'col"):
         open_source("shapes?labels=colour", "train")
 
 

@@ -5,10 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from retable.data.shapes.corruptions import CORRUPTIONS, SEVERITIES, corrupt
+from retable.data.shapes.corruptions import CORRUPTIONS, SEVERITIES, STYLES, corrupt, parse_variant
 from retable.data.shapes.dataset import HUES, OOD_VARIANTS, Shapes
 from retable.data.shapes.textures import FOREGROUND
-from retable.data.shapes.variants import STYLES, parse_variant
 from retable.errors import UserError
 
 INDICES = torch.arange(48)

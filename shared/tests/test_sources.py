@@ -19,7 +19,7 @@ from torchvision.datasets import ImageFolder
 from torchvision.io import decode_image
 from torchvision.transforms.functional import pil_to_tensor
 
-from retable.data.decoding import decode, decode_all, first_faults
+from retable.data.decoding import decode, first_faults
 from retable.data.folders import PackedNames
 from retable.data.huggingface import TableSource
 from retable.data.loader import iterate
@@ -296,10 +296,13 @@ def test_in_memory_an_unreadable_image_is_its_replacement_with_its_label(folder:
     assert source.unreadable == {3}
 
 
-def test_images_that_do_not_fit_into_memory_stay_on_disk(folder: Path) -> None:
+def test_images_that_do_not_fit_into_memory_stay_on_disk(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("retable.data.source.free_memory", lambda: 1000)
     source = open_source(f"imagefolder:{folder}", "train")
     with pytest.raises(UserError, match=r"12 images need .* leave them on disk"):
-        decode_all(source, limit_bytes=1000)
+        source.resident(decode=True)
 
 
 @settings(deadline=None)

@@ -6,7 +6,7 @@ import json
 import math
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import asdict, fields, replace
+from dataclasses import fields, replace
 from functools import partial
 from typing import Any
 
@@ -19,6 +19,7 @@ from torch import Tensor
 
 from retable import random, views
 from retable.errors import UserError
+from retable.settings import from_plain, to_plain
 from retable.views import ViewParameters, ViewRecipe, sample_parameters
 from retable.views.colours import _blur_basis, _program
 from retable.views.photometric_plan import photometric_plan
@@ -325,7 +326,7 @@ def test_an_empty_batch_gives_an_empty_batch() -> None:
 @pytest.mark.parametrize("recipe", [views.infomin(224), views.jigsaw()])
 def test_a_recipe_survives_json(recipe: ViewRecipe) -> None:
     # Source: identity.
-    copy = ViewRecipe(**json.loads(json.dumps(asdict(recipe))))
+    copy = from_plain(ViewRecipe, json.loads(json.dumps(to_plain(recipe))))
     assert copy == recipe
     assert hash(copy) == hash(recipe)
 

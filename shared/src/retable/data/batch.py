@@ -1,16 +1,16 @@
-"""Batches of training, and the progress of the training that they belong to."""
+"""Batches of training."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
 
 from torch import Tensor
 
 
 @dataclass(frozen=True)
 class Progress:
-    """Progress of a training: the optimizer step about to be made, counted from 0."""
+    """The optimizer step about to be made, counted from 0, of a training."""
 
     step: int
     steps_per_epoch: int
@@ -32,7 +32,6 @@ class Batch:
         indices: (B_r,) int64 positions of the samples in the data set.
         positions: (B_r,) int64 positions of the samples in the global batch: the counters of
             per-sample draws, so that a split batch draws what one process would.
-        progress: the step.
         rng_key: the random key of this step, equal on all processes.
         layers: for each view the layers that its recipe asks for (`ViewRecipe.layers`), by name:
             maps (B_r, C, S, S), images like the views, boxes (B_r, N, 5 or more) as
@@ -49,12 +48,18 @@ class Batch:
 
     def rows(self, rows: slice | Tensor) -> Batch:
         """Return a part of the batch, for instance a micro-batch."""
-        return Batch(
-            tuple(view[rows] for view in self.views),
-            self.labels[rows],
-            self.indices[rows],
-            self.positions[rows],
-            self.progress,
-            self.rng_key,
-            tuple({name: layer[rows] for name, layer in of.items()} for of in self.layers),
+        return replace(
+            self,
+            views=tuple(view[rows] for view in self.views),
+            labels=self.labels[rows],
+            indices=self.indices[rows],
+            positions=self.positions[rows],
+            layers=map_layers(lambda layer: layer[rows], self.layers),
         )
+
+
+def map_layers(
+    function: Callable[[Tensor], Tensor], layers: Iterable[Mapping[str, Tensor]]
+) -> tuple[dict[str, Tensor], ...]:
+    """Apply a function to every layer of every view."""
+    return tuple({name: function(layer) for name, layer in of.items()} for of in layers)

@@ -8,22 +8,20 @@ import struct
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TYPE_CHECKING, TypeVar
+from contextlib import contextmanager
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 from retable.errors import UserError
 
-if TYPE_CHECKING:
-    from retable.data.source import Sample, Source
-
 _T = TypeVar("_T")
+_R = TypeVar("_R")
 _PART = 64  # calls that a thread makes in one go
 _HEADER = 16
 _RGB = 3  # torchvision.io.ImageReadMode.RGB
 _JPEG = b"\xff\xd8\xff"
-_PILLOW_ERRORS = (OSError, SyntaxError, ValueError, struct.error)
 _SIGNATURES = (_JPEG, b"\x89PNG\r\n\x1a\n", b"GIF8")
 
 
@@ -57,12 +55,8 @@ def decode(data: bytes, name: str) -> Tensor:
     transparency is dropped, 16 bits keep the upper eight, an animation gives its first frame. The
     orientation that EXIF data may ask for is not applied, as in torchvision's ImageFolder.
 
-    Args:
-        data: the file's bytes.
-        name: what to call the image in an error.
-
     Raises:
-        UnreadableImageError: the bytes are not a complete image.
+        UnreadableImageError: the bytes are not a complete image; the error calls it ``name``.
     """
     prepare()
     fault = header_fault(data)
@@ -90,43 +84,49 @@ def decode_map(data: bytes, name: str) -> Tensor:
     Raises:
         UnreadableImageError: the bytes are not a complete image of at most 8 bits.
     """
-    import PIL.Image
-
-    try:
-        with PIL.Image.open(io.BytesIO(data)) as image:
-            if image.mode not in ("1", "L", "P", "LA", "RGB", "RGBA"):
-                raise UnreadableImageError(name, f"mode {image.mode} is no map of 8 bits")
-            width, height = image.size
-            single = image.convert("L") if image.mode == "1" else image.getchannel(0)
-            pixels = bytearray(single.tobytes())
-    except PIL.UnidentifiedImageError as error:
-        raise UnreadableImageError(name, "its header is damaged") from error
-    except _PILLOW_ERRORS as error:
-        raise UnreadableImageError(name, str(error).partition("\n")[0]) from error
+    with _opened_by_pillow(data, name) as image:
+        if image.mode not in ("1", "L", "P", "LA", "RGB", "RGBA"):
+            raise UnreadableImageError(name, f"mode {image.mode} is no map of 8 bits")
+        width, height = image.size
+        single = image.convert("L") if image.mode == "1" else image.getchannel(0)
+        pixels = bytearray(single.tobytes())
     return torch.frombuffer(pixels, dtype=torch.uint8).view(1, height, width)
 
 
 def _decode_by_pillow(data: bytes, name: str) -> Tensor:
+    with _opened_by_pillow(data, name) as image:
+        image.load()
+        if image.mode.startswith("I"):
+            # Pillow would clip 16 bits to eight.
+            values = bytearray(image.convert("I").tobytes())
+            gray = (torch.frombuffer(values, dtype=torch.int32) >> 8).to(torch.uint8)
+            return gray.view(1, image.height, image.width).repeat(3, 1, 1)
+        transparent = image.mode == "P" and "transparency" in image.info
+        whole = image.convert("RGBA") if transparent else image
+        return rgb_tensor(whole.convert("RGB"))
+
+
+def rgb_tensor(image: Any) -> Tensor:
+    """Return a PIL image of mode RGB as uint8 (3, H, W)."""
+    width, height = image.size
+    pixels = torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8)
+    # Channels last in memory, as torchvision's decoder leaves them.
+    return pixels.view(height, width, 3).permute(2, 0, 1)
+
+
+@contextmanager
+def _opened_by_pillow(data: bytes, name: str) -> Iterator[Any]:
     import PIL.Image
 
     try:
         with PIL.Image.open(io.BytesIO(data)) as image:
-            image.load()
-            width, height = image.size
-            if image.mode.startswith("I"):
-                # Pillow would clip 16 bits to eight.
-                values = bytearray(image.convert("I").tobytes())
-                gray = (torch.frombuffer(values, dtype=torch.int32) >> 8).to(torch.uint8)
-                return gray.view(1, height, width).repeat(3, 1, 1)
-            transparent = image.mode == "P" and "transparency" in image.info
-            whole = image.convert("RGBA") if transparent else image
-            pixels = bytearray(whole.convert("RGB").tobytes())
+            yield image
     except PIL.UnidentifiedImageError as error:
         raise UnreadableImageError(name, "its header is damaged") from error
-    except (*_PILLOW_ERRORS, PIL.Image.DecompressionBombError) as error:
+    except (
+        OSError, SyntaxError, ValueError, struct.error, PIL.Image.DecompressionBombError,
+    ) as error:  # fmt: skip
         raise UnreadableImageError(name, str(error).partition("\n")[0]) from error
-    # Channels last in memory, as torchvision's decoder leaves them.
-    return torch.frombuffer(pixels, dtype=torch.uint8).view(height, width, 3).permute(2, 0, 1)
 
 
 def _reason(error: RuntimeError) -> str:
@@ -136,13 +136,7 @@ def _reason(error: RuntimeError) -> str:
 
 
 def header_fault(start: bytes) -> str | None:
-    """Return what is wrong with the first bytes of an image file, or None.
-
-    Cheap enough to check every file before training starts.
-
-    >>> header_fault(b"")
-    'the file is empty'
-    """
+    """Return what is wrong with the first bytes of an image file, or None."""
     if not start:
         return "the file is empty"
     webp = start[:4] == b"RIFF" and start[8:12] == b"WEBP"
@@ -161,146 +155,45 @@ def file_fault(path: str) -> str | None:
 
 
 def first_faults(paths: Sequence[str], stop_at_first: bool) -> dict[int, str]:
-    """Check all files' first bytes: {position: fault} of those that cannot be images.
-
-    Args:
-        paths: the files.
-        stop_at_first: return as soon as one fault is known.
-    """
-
-    def check(position: int) -> tuple[int, str] | None:
-        fault = file_fault(paths[position])
-        return (position, fault) if fault else None
-
+    """Check all files' first bytes: {position: fault} of those that cannot be images."""
     # Threads, since the time goes into waiting for the file system, above all a remote one.
     faults: dict[int, str] = {}
-    for found in _by_threads(check, len(paths), 16):
-        faults.update(filter(None, found))
-        if faults and stop_at_first:
-            break
+    for position, fault in enumerate(by_threads(file_fault, paths, 16)):
+        if fault:
+            faults[position] = fault
+            if stop_at_first:
+                break
     return faults
 
 
 def stamps(paths: Sequence[str]) -> Iterator[str]:
     """Yield each file's size and time of change: other pixels in a file show in them."""
 
-    def stamp(position: int) -> str:
-        found = os.stat(paths[position])
+    def stamp(path: str) -> str:
+        found = os.stat(path)
         return f"{found.st_size} {found.st_mtime_ns}"
 
-    for part in _by_threads(stamp, len(paths), 16):
-        yield from part
+    return by_threads(stamp, paths, 16)
 
 
-def _by_threads(function: Callable[[int], _T], count: int, threads: int) -> Iterator[list[_T]]:
-    """Yield function(0) to function(count - 1) in order and in parts, as they are asked for.
+def by_threads(function: Callable[[_T], _R], items: Sequence[_T], threads: int) -> Iterator[_R]:
+    """Yield the function's results in order.
 
-    Parts, and only a few of them ahead: a future for each of a million calls would be slow.
+    Items are passed on in parts, of which only a few run ahead of what is asked for: a future for
+    each of a million calls would be slow.
     """
 
-    def part(start: int) -> list[_T]:
-        return [function(i) for i in range(start, min(start + _PART, count))]
+    def part(start: int) -> list[_R]:
+        return [function(item) for item in items[start : start + _PART]]
 
     with ThreadPoolExecutor(threads) as pool:
-        running: deque[Future[list[_T]]] = deque()
-        for start in range(0, count, _PART):
+        running: deque[Future[list[_R]]] = deque()
+        for start in range(0, len(items), _PART):
             running.append(pool.submit(part, start))
             if len(running) > 2 * threads:
-                yield running.popleft().result()
+                yield from running.popleft().result()
         while running:
-            yield running.popleft().result()
-
-
-def read_sample(source: Source, index: int, layers: Sequence[str] = ()) -> Sample:
-    """Return a sample with the layers that are named, or its replacement.
-
-    A source opened with ``skip_unreadable`` replaces an unreadable sample by the next readable one
-    in its order, in every epoch and on every process the same. The replacement brings its own
-    layers.
-
-    Raises:
-        UnreadableImageError: nothing may be skipped, or nothing is left.
-    """
-    for candidate in range(index, index + len(source)):
-        try:
-            return source.sample(candidate % len(source), layers)
-        except UnreadableImageError:
-            if not source.skip_unreadable or candidate == index + len(source) - 1:
-                raise
-    raise AssertionError("an empty source has no index")
-
-
-def decode_all(source: Source, *, limit_bytes: int | None = None) -> Tensor | None:
-    """Read all images of a source into memory: uint8 (n, 3, H, W), or None if their sizes differ.
-
-    An unreadable sample becomes a copy of its replacement, label included.
-
-    Args:
-        source: whose ``labels``, ``unreadable`` and ``replacements`` are updated.
-        limit_bytes: largest size of the result; None: nine tenths of the free memory.
-
-    Raises:
-        UserError: the images do not fit into memory.
-    """
-    first = read_sample(source, 0).image
-    _check_memory("images", len(source), first, limit_bytes)
-    pool = torch.empty((len(source), *first.shape), dtype=torch.uint8)
-
-    def read(index: int) -> int | None:
-        sample = read_sample(source, index)
-        if sample.image.shape != first.shape:
-            return None
-        pool[index] = sample.image
-        return sample.index
-
-    # torchvision decodes without holding the interpreter's lock.
-    actual: list[int] = []
-    for found in _by_threads(read, len(source), os.cpu_count() or 1):
-        known = [index for index in found if index is not None]
-        if len(known) < len(found):
-            return None
-        actual += known
-    source.replacements = {i: index for i, index in enumerate(actual) if i != index}
-    source.unreadable.update(source.replacements)
-    source.labels = source.labels[torch.tensor(actual)]
-    return pool
-
-
-def as_layer(value: Tensor, kind: str) -> Tensor:
-    """Return a layer in the form in which it is cut: maps (C, H, W), boxes float32."""
-    if kind == "map" and value.dim() == 2:
-        return value[None]
-    return value.float() if kind == "boxes" else value
-
-
-def decode_layer(source: Source, name: str) -> Tensor | list[Tensor] | None:
-    """Read a layer of all samples into memory, see `Source.resident_layer`.
-
-    Raises:
-        UserError: a layer is unreadable, or they do not fit into memory.
-    """
-    kind = source.layers[name]
-
-    def read(index: int) -> Tensor:
-        return as_layer(source.layer(source.replacements.get(index, index), name), kind)
-
-    _check_memory(f"layers {name!r}", len(source), read(0), None)
-    found: list[Tensor] = []
-    for part in _by_threads(read, len(source), os.cpu_count() or 1):
-        found += part
-    if kind == "boxes":
-        return found
-    return torch.stack(found) if len({layer.shape for layer in found}) == 1 else None
-
-
-def _check_memory(what: str, count: int, first: Tensor, limit_bytes: int | None) -> None:
-    needed = count * first.numel() * first.element_size()
-    limit = free_memory() * 9 // 10 if limit_bytes is None else limit_bytes
-    if needed > limit:
-        raise UserError(
-            f"The {count} {what} need {needed / 2**30:.1f} GiB of memory, of which "
-            f"{limit / 2**30:.1f} GiB may be used: leave them on disk."
-        )
+            yield from running.popleft().result()
 
 
 def free_memory() -> int:

@@ -30,9 +30,6 @@ class PackedNames:
 
     A list of a million Python strings would be copied into every worker process bit by bit, since
     reading a string writes its reference count.
-
-    >>> list(PackedNames(["a", "bc"]))
-    ['a', 'bc']
     """
 
     def __init__(self, names: Iterable[str]) -> None:
@@ -41,16 +38,13 @@ class PackedNames:
         self._bytes = torch.frombuffer(bytearray(b"".join(encoded) or b"\0"), dtype=torch.uint8)
 
     def __len__(self) -> int:
-        """Return the number of strings."""
         return len(self._ends) - 1
 
     def __getitem__(self, index: int) -> str:
-        """Return one string."""
         start, end = self._ends[index : index + 2].tolist()
         return os.fsdecode(bytes(self._bytes[start:end].tolist()))
 
     def __iter__(self) -> Iterator[str]:
-        """Iterate over the strings."""
         return (self[index] for index in range(len(self)))
 
 
@@ -62,12 +56,13 @@ class FolderSource(Source):
 
     Args:
         directory: holds "train" and "val" (or "validation" or "test").
-        split: "train", "val" or "test".
-        chosen: folder of ``directory`` that serves as ``split``, whichever that is.
+        role: "train", "val" or "test".
+        split: folder of ``directory`` that serves as ``role``, whichever that is.
         mask: folder with a file MASKS/SPLIT/CLASS/.../STEM.* for each image: the layer "mask",
             uint8 (1, H, W), the first channel of the file's values.
         companion: likewise, the layer "companion", an RGB image of any size.
-        classes: read these class folders only; None reads all.
+        wanted_classes: read these class folders only (ImageNet has ten times as many as
+            ImageNet-100); None reads all.
         skip_unreadable: leave out and count files that are no images instead of refusing them.
 
     Raises:
@@ -77,17 +72,17 @@ class FolderSource(Source):
 
     def __init__(
         self,
-        directory: str | Path,
-        split: str,
+        directory: str,
+        role: str,
         *,
-        chosen: str | None = None,
+        split: str | None = None,
         mask: str | None = None,
         companion: str | None = None,
-        classes: Iterable[str] | None = None,
+        wanted_classes: Iterable[str] | None = None,
         skip_unreadable: bool = False,
     ) -> None:
-        self.directory = _split_folder(Path(directory), split, chosen)
-        class_names = _class_names(Path(directory), self.directory, classes)
+        self.directory = _split_folder(Path(directory), role, split)
+        class_names = _class_names(Path(directory), self.directory, wanted_classes)
         names: list[str] = []
         numbers: list[int] = []
         for number, class_name in enumerate(class_names):
@@ -99,13 +94,20 @@ class FolderSource(Source):
                 )
             names += found
             numbers += [number] * len(found)
-        left_out = _not_images(self.directory, names, skip_unreadable)
-        if left_out:
-            kept = [i for i in range(len(names)) if names[i] not in left_out]
-            names, numbers = [names[i] for i in kept], [numbers[i] for i in kept]
-        labels = torch.tensor(numbers)
-        _refuse_unreadable_classes(self.directory, class_names, labels)
         paths = [os.path.join(self.directory, name) for name in names]
+        faults = first_faults(paths, stop_at_first=not skip_unreadable)
+        if faults and not skip_unreadable:
+            position, fault = next(iter(faults.items()))
+            raise UnreadableImageError(paths[position], fault)
+        left_out = sorted(names[position] for position in faults)
+        kept = [i for i in range(len(names)) if i not in faults]
+        names, paths = [names[i] for i in kept], [paths[i] for i in kept]
+        labels = torch.tensor(numbers)[kept]
+        for label in sorted(set(numbers) - set(labels.tolist())):
+            raise UserError(
+                f"The class folder {self.directory / class_names[label]} holds no readable image: "
+                "replace its files or remove the folder."
+            )
         self.names = PackedNames(names)
         folders = {"mask": mask, "companion": companion}
         self._layer_names = {
@@ -117,12 +119,12 @@ class FolderSource(Source):
         prepare()
         description: dict[str, Any] = {
             "source": f"imagefolder:{directory}",
-            "split": split,
+            "split": role,
             "part": self.directory.name,
             "images": len(names),
             "classes": len(class_names),
             "unreadable": len(left_out),
-            "unreadable_first": sorted(left_out)[:10],
+            "unreadable_first": left_out[:10],
             "checksum": checksum(names, labels),
             "pixels": checksum(map(" ".join, zip(names, stamps(paths), strict=True))),
         }
@@ -147,25 +149,6 @@ def _bytes_of(path: str) -> bytes:
             return file.read()
     except OSError as error:
         raise UnreadableImageError(path, error.strerror or str(error)) from error
-
-
-def _not_images(directory: Path, names: list[str], skip_unreadable: bool) -> set[str]:
-    paths = [os.path.join(directory, name) for name in names]
-    faults = first_faults(paths, stop_at_first=not skip_unreadable)
-    if faults and not skip_unreadable:
-        position, fault = next(iter(faults.items()))
-        raise UnreadableImageError(paths[position], fault)
-    return {names[position] for position in faults}
-
-
-def _refuse_unreadable_classes(directory: Path, class_names: list[str], labels: Tensor) -> None:
-    readable = set(labels.tolist())
-    for label, class_name in enumerate(class_names):
-        if label not in readable:
-            raise UserError(
-                f"The class folder {directory / class_name} holds no readable image: replace its "
-                "files or remove the folder."
-            )
 
 
 def _files_of(folder: Path, names: list[str]) -> Iterator[str]:

@@ -21,15 +21,13 @@ from retable.data.source import Source, checksum, find_split
 from retable.errors import UserError
 from retable.extras import require
 
-_LABEL_COLUMN = "label"
-
 
 class TableSource(Source):
     """Images and labels in two columns of an HF data set, their bytes decoded by torchvision.
 
     Args:
         dataset: a ``datasets.Dataset``.
-        data: the string that named it.
+        data: the data set, for errors.
         split: "train", "val" or "test".
         label: the label column; None finds it.
         facts: further entries of the description.
@@ -85,15 +83,20 @@ class TableSource(Source):
 
     def _faults(self, dataset: Any, skip_unreadable: bool) -> tuple[dict[int, str], list[str]]:
         """Check the first bytes of every row: {row: fault}, and the sound rows' files outside."""
+        from pyarrow import compute
+
         faults: dict[int, str] = {}
         outside: list[str] = []
         first = 0
+        # The module makes its functions when imported, which type checkers cannot see.
+        binary_slice = getattr(compute, "binary_slice")  # noqa: B009
         rows = dataset.select_columns([self._column]).with_format("arrow")
         for table in rows.iter(batch_size=1024):
             cells = table.column(0).combine_chunks()
-            for offset, (data, path) in enumerate(
-                zip(_starts(cells), cells.field("path").to_pylist(), strict=True)
-            ):
+            # No image of a file is read for this.
+            starts = binary_slice(cells.field("bytes"), 0, 16).to_pylist()
+            paths = cells.field("path").to_pylist()
+            for offset, (data, path) in enumerate(zip(starts, paths, strict=True)):
                 fault = header_fault(data) if data is not None else file_fault(path or "")
                 if fault and not skip_unreadable:
                     raise UnreadableImageError(f"number {first + offset} of {self.name}", fault)
@@ -117,16 +120,6 @@ class TableSource(Source):
         return decode(data, name)
 
 
-def _starts(cells: Any) -> list[bytes | None]:
-    """Return the first bytes of each cell without reading the images from disk."""
-    from pyarrow import compute
-
-    # The module makes its functions when imported, which type checkers cannot see.
-    binary_slice = getattr(compute, "binary_slice")  # noqa: B009
-    starts: list[bytes | None] = binary_slice(cells.field("bytes"), 0, 16).to_pylist()
-    return starts
-
-
 def _image_column(features: Any, data: str) -> str:
     from datasets import Image
 
@@ -142,8 +135,8 @@ def _label_column(features: Any, data: str) -> str:
     from datasets import ClassLabel
 
     columns = [name for name, feature in features.items() if isinstance(feature, ClassLabel)]
-    if _LABEL_COLUMN in features:
-        return _LABEL_COLUMN
+    if "label" in features:
+        return "label"
     if len(columns) != 1:
         raise UserError(
             f"The data set {data} has {len(columns)} class columns "
@@ -171,17 +164,13 @@ def _labels(dataset: Any, column: str, data: str) -> tuple[Tensor, list[str]]:
 
 def open_saved(
     directory: str,
-    split: str,
+    role: str,
     *,
     label: str | None = None,
-    chosen: str | None = None,
+    split: str | None = None,
     skip_unreadable: bool = False,
 ) -> TableSource:
-    """Open a folder that ``DatasetDict.save_to_disk`` wrote.
-
-    Raises:
-        UserError: the folder is missing or was not written so, or it lacks the split.
-    """
+    """Open a folder that ``DatasetDict.save_to_disk`` wrote; see `open_hub`."""
     require("datasets", "train", "Reading a data set of Hugging Face")
     from datasets.dataset_dict import DatasetDict
     from datasets.load import load_from_disk
@@ -204,24 +193,20 @@ def open_saved(
             f"The data set {directory} has no splits: save a DatasetDict with 'train' and "
             "'validation'."
         )
-    own = find_split(data, split, [str(name) for name in loaded], chosen)
+    own = find_split(data, role, [str(name) for name in loaded], split)
+    facts = {"part": own}
     return TableSource(
-        loaded[own],
-        data,
-        split,
-        label=label,
-        facts={"part": own},
-        skip_unreadable=skip_unreadable,
+        loaded[own], data, role, label=label, facts=facts, skip_unreadable=skip_unreadable
     )
 
 
 def open_hub(
     name: str,
-    split: str,
+    role: str,
     *,
     config: str | None = None,
     label: str | None = None,
-    chosen: str | None = None,
+    split: str | None = None,
     revision: str | None = None,
     data_dir: str | None = None,
     skip_unreadable: bool = False,
@@ -230,10 +215,10 @@ def open_hub(
 
     Args:
         name: of the data set's repository, or a local folder of the same layout.
-        split: "train", "val" or "test".
+        role: "train", "val" or "test".
         config: one of the data set's configurations.
         label: the label column; None finds it.
-        chosen: split of the data set that serves as ``split``, whichever that is.
+        split: split of the data set that serves as ``role``, whichever that is.
         revision: branch, tag or commit; all steps of opening use the commit that it names, which
             the description states.
         data_dir: folder of the repository to read.
@@ -254,7 +239,7 @@ def open_hub(
         commit = builder.hash if re.fullmatch("[0-9a-f]{40}", builder.hash or "") else None
         revision = commit or revision
         present = get_dataset_split_names(name, config, revision=revision, data_dir=data_dir)
-        own = find_split(data, split, present, chosen)
+        own = find_split(data, role, present, split)
         loaded = load_dataset(name, config, split=own, revision=revision, data_dir=data_dir)
     except (OSError, ValueError, RuntimeError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
@@ -269,11 +254,7 @@ def open_hub(
             "network and the access rights."
         ) from error
     facts = {"part": own, "revision": revision, "config": config, "data_dir": data_dir}
+    facts = {key: value for key, value in facts.items() if value is not None}
     return TableSource(
-        loaded,
-        data,
-        split,
-        label=label,
-        facts={key: value for key, value in facts.items() if value is not None},
-        skip_unreadable=skip_unreadable,
+        loaded, data, role, label=label, facts=facts, skip_unreadable=skip_unreadable
     )

@@ -1,8 +1,4 @@
-"""Batches of finished views, which do not depend on the number of workers and processes.
-
-A plan (`retable.data.plans`) chooses the samples of a batch and a view loader
-(`retable.data.workers`) makes their views.
-"""
+"""Batches of finished views, which do not depend on the number of workers and processes."""
 
 from __future__ import annotations
 
@@ -12,20 +8,21 @@ import torch
 from torch import Tensor
 
 from retable import distributed, random
-from retable.data.batch import Batch, Progress
+from retable.data.batch import Batch, Progress, map_layers
 from retable.data.plans import EvaluationPlan, TrainingPlan, share_of
 from retable.data.sampler import Sampler
 from retable.data.source import Source
-from retable.data.workers import make_view_loader, to_device
+from retable.data.workers import make_view_loader
 from retable.views import ViewRecipe
+from retable.views.sampling import to_device
 
 
 class Loader:
     """Training batches by step: to resume is to ask for a later first step.
 
     Args:
-        source: the images.
-        sampler: their order; its seed is also that of the views and of the batches' keys.
+        source: data set.
+        sampler: order of the samples; its seed is also that of the views and of the batches' keys.
         recipes: one recipe for each view of an image.
         epochs: length of the training, for `Batch.progress`.
         workers: processes that decode and crop; 0 does it in this one. Unused when resident.
@@ -37,7 +34,8 @@ class Loader:
 
     Raises:
         UserError: the processes cannot share the batch equally, a view asks for a layer that the
-            source lacks, or ``resident`` is True and the images differ in size or do not fit.
+            source lacks, or ``resident`` is True and the images differ in size or do not fit; when
+            batches are made: an image is unreadable, or a worker was killed.
     """
 
     def __init__(
@@ -76,11 +74,7 @@ class Loader:
         return self.sampler.steps_per_epoch
 
     def batches(self, first_step: int, last_step: int) -> Iterator[Batch]:
-        """Yield this process's batches of the steps [first_step, last_step).
-
-        Raises:
-            UserError: an image is unreadable, or a worker was killed.
-        """
+        """Yield this process's batches of the steps [first_step, last_step)."""
         steps = range(first_step, last_step)
         for step, indices, views, layers in self.view_loader.batches(self.plan, steps):
             yield Batch(
@@ -90,9 +84,7 @@ class Loader:
                 positions=to_device(self.plan.positions(step), self.device),
                 progress=Progress(step, self.steps_per_epoch, self.epochs),
                 rng_key=random.derive_key(self.sampler.seed, "step", step),
-                layers=tuple(
-                    {name: self._laid_out(layer) for name, layer in of.items()} for of in layers
-                ),
+                layers=map_layers(self._laid_out, layers),
             )
 
     def _laid_out(self, tensor: Tensor) -> Tensor:
@@ -119,18 +111,14 @@ def iterate(
     the replacement.
 
     Args:
-        source: the images.
-        recipe: of the view, usually `retable.views.center`.
+        source: data set.
+        recipe: recipe of the view, usually `retable.views.center`.
         batch_size: samples of one process's batch.
-        rng_key: of the random crops, for instance derived from the epoch; a recipe without random
-            steps needs none.
-        workers: processes that decode and crop, unused when resident.
+        rng_key: key of random crops, for instance of the epoch; other recipes need none.
+        workers: as in `Loader`.
         device: where views are finished.
         resident: as in `Loader`.
         rows: (n,) int64 samples that this process yields, in this order; None: its share.
-
-    Raises:
-        UserError: as `Loader` and its batches do.
     """
     if rows is None:
         own = share_of(len(source), distributed.process_index(), distributed.process_count())

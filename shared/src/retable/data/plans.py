@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
 
 from torch import Tensor
 
@@ -16,8 +16,7 @@ class BatchSpec:
     """One batch to make.
 
     Attributes:
-        step: its number.
-        indices: (B,) int64, its samples.
+        indices: (B,) int64, the samples of step ``step``.
         keys: the random key of each view.
         image_key: the random key of the draws that an image's views share.
     """
@@ -28,12 +27,8 @@ class BatchSpec:
     image_key: int
 
 
-class Plan(Protocol):
-    """Maps a step to its batch; picklable, since worker processes call it too."""
-
-    def __call__(self, step: int) -> BatchSpec:
-        """Return the batch to make for a step."""
-        ...
+Plan = Callable[[int], BatchSpec]
+"""Maps a step to its batch; picklable, since worker processes call it too."""
 
 
 @dataclass(frozen=True)
@@ -85,9 +80,5 @@ class EvaluationPlan:
 
 
 def share_of(length: int, process: int, processes: int) -> range:
-    """Return the contiguous share of range(length) that falls to a process.
-
-    >>> [list(share_of(5, process, 2)) for process in range(2)]
-    [[0, 1], [2, 3, 4]]
-    """
+    """Return the contiguous share of range(length) that falls to a process."""
     return range(length * process // processes, length * (process + 1) // processes)

@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from retable.data.decoding import UnreadableImageError, stamps
-from retable.data.source import TEST, TRAIN, Source, checksum, find_split
+from retable.data.decoding import UnreadableImageError, rgb_tensor, stamps
+from retable.data.source import TEST, TRAIN, Source, checksum, find_split, parse_parameters
 from retable.errors import UserError
 
 # Names that readers give their splits; which of them one has is found by asking for them.
@@ -25,16 +25,8 @@ _CLASSES = ("classes", "categories")
 class ReaderSource(Source):
     """Images and labels of a data set of torchvision; grey images become RGB.
 
-    Args:
-        reader: yields pairs of a PIL image and a class.
-        data: the data set, for errors.
-        split: "train", "val" or "test".
-        facts: further entries of the description.
-        root: folder that holds its files, if it has any.
-        skip_unreadable: replace images that cannot be read by the next one.
-
-    Raises:
-        UserError: the labels are no classes.
+    ``reader`` yields pairs of a PIL image and a class; ``facts`` are further entries of the
+    description; ``root`` is the folder that holds the files, if there is one.
     """
 
     def __init__(
@@ -75,34 +67,32 @@ class ReaderSource(Source):
         except (OSError, SyntaxError, ValueError) as error:
             message = str(error).partition("\n")[0]
             raise UnreadableImageError(f"number {index} of {self.name}", message) from error
-        width, height = image.size
-        pixels = torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8)
-        return pixels.view(height, width, 3).permute(2, 0, 1)
+        return rgb_tensor(image)
 
 
 def open_reader(
     name: str,
-    split: str,
+    role: str,
     *,
     root: str | None = None,
-    chosen: str | None = None,
-    options: Mapping[str, str] | None = None,
+    split: str | None = None,
     skip_unreadable: bool = False,
+    **options: str,
 ) -> ReaderSource:
     """Open a data set by the name of its class in torchvision.datasets.
 
     Args:
         name: the class, for instance "FashionMNIST".
-        split: "train", "val" or "test". Readers without a ``split`` or ``train`` parameter have a
+        role: "train", "val" or "test". Readers without a ``split`` or ``train`` parameter have a
             train split only.
         root: folder that holds the files, as torchvision lays them out.
-        chosen: split of the reader that serves as ``split``, whichever that is.
-        options: further parameters of the reader.
+        split: split of the reader that serves as ``role``, whichever that is.
         skip_unreadable: replace images that cannot be read by the next one.
+        options: further parameters of the reader.
 
     Raises:
-        UserError: the reader, one of its parameters or its files are missing, or it has no such
-            split.
+        UserError: the reader, one of its parameters, its files or the split are missing, or its
+            labels are no classes.
     """
     from torchvision import datasets
 
@@ -116,7 +106,14 @@ def open_reader(
         )
     make = getattr(datasets, name)
     parameters = _parameters(make)
-    values = _typed(data, options or {}, parameters)
+    ours = ("self", "root", "train", "split", "download", "transforms")
+    defaults = {key: type(p.default) for key, p in parameters.items() if key not in ours}
+    kinds: dict[str, type] = {"root": str, "split": str} | {
+        key: kind if kind in (int, float, bool) else str
+        for key, kind in defaults.items()
+        if "transform" not in key
+    }
+    values = parse_parameters(data, options, kinds)
     if "root" in parameters:
         if root is None or not Path(root).is_dir():
             raise UserError(
@@ -127,22 +124,22 @@ def open_reader(
     if "download" in parameters:
         values["download"] = False
     if "train" in parameters:
-        if chosen is not None and "split" in parameters:
-            values["split"], chosen = chosen, None  # as in EMNIST: not train or test
-        own = find_split(data, split, (TRAIN, TEST), chosen)
+        if split is not None and "split" in parameters:
+            values["split"], split = split, None  # as in EMNIST: not train or test
+        own = find_split(data, role, (TRAIN, TEST), split)
         reader = _open(make, data, {**values, "train": own == TRAIN})
     elif "split" in parameters:
         splits = _Splits(make, data, values)
-        if chosen is None and split == TRAIN and TRAIN not in splits:
-            chosen = "trainval"
-        own = find_split(data, split, splits, chosen, test_first=True)
+        if split is None and role == TRAIN and TRAIN not in splits:
+            split = "trainval"
+        own = find_split(data, role, splits, split, test_first=True)
         reader = splits.opened[own]
     else:
-        own = find_split(data, split, (TRAIN,), chosen)
+        own = find_split(data, role, (TRAIN,), split)
         reader = _open(make, data, values)
     values.pop("root", None)
     facts = {**values, "part": own}
-    return ReaderSource(reader, data, split, facts, root, skip_unreadable=skip_unreadable)
+    return ReaderSource(reader, data, role, facts, root, skip_unreadable=skip_unreadable)
 
 
 class _Splits(Sequence[str]):
@@ -187,31 +184,6 @@ def _parameters(make: Any) -> dict[str, inspect.Parameter]:
         if own and not any(p.kind is p.VAR_KEYWORD for p in own.values()):
             break
     return {key: p for key, p in found.items() if p.kind is p.POSITIONAL_OR_KEYWORD}
-
-
-def _typed(
-    data: str, options: Mapping[str, str], parameters: Mapping[str, inspect.Parameter]
-) -> dict[str, Any]:
-    """Convert a reader's options to the types of their defaults."""
-    ours = ("self", "root", "train", "split", "download", "transforms")
-    known = [key for key in parameters if key not in ours and "transform" not in key]
-    values: dict[str, Any] = {}
-    for key, text in options.items():
-        if key not in known:
-            raise UserError(
-                f"The data set {data!r} has no parameter {key!r}: use root, split"
-                f"{''.join(f', {name}' for name in known)}."
-            )
-        kind = type(parameters[key].default)
-        try:
-            values[key] = kind(text) if kind in (int, float) else text
-            if kind is bool:
-                values[key] = {"true": True, "false": False}[text.lower()]
-        except (KeyError, ValueError):
-            raise UserError(
-                f"`{key}` of the data set {data!r} must be of type {kind.__name__}, got {text!r}."
-            ) from None
-    return values
 
 
 def _labels(reader: Any, data: str) -> Tensor:

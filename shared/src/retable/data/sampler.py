@@ -19,7 +19,6 @@ class Sampler:
     Args:
         length: samples in the data set.
         batch_size: samples in a global batch, over all processes.
-        seed: the run's seed.
         drop_last: leave out the epoch's incomplete batch, as self-supervised recipes do. Otherwise
             the last batch of an epoch is shorter.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -11,7 +12,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from retable.data.decoding import as_layer, decode_all, decode_layer
+from retable.data.decoding import UnreadableImageError, by_threads, free_memory
 from retable.errors import UserError
 
 TRAIN = "train"
@@ -20,6 +21,8 @@ TEST = "test"
 SPLITS = (TRAIN, VAL, TEST)
 
 _VALIDATION_NAMES = ("val", "validation", "valid")
+_TRUTH = {"true": True, "1": True, "false": False, "0": False}
+_EXPECTED = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
 
 LayerKind = Literal["map", "image", "boxes"]
 """Kinds of layers, which decide how a view cuts them:
@@ -34,12 +37,9 @@ LayerKind = Literal["map", "image", "boxes"]
 
 @dataclass(slots=True)
 class Sample:
-    """One sample of a source; its label is the source's at the sample's index.
+    """One sample of a source: image uint8 (3, H, W), RGB, and the layers that were asked for.
 
-    Attributes:
-        index: its position in the source.
-        image: uint8 (3, H, W), RGB.
-        layers: the further layers that were asked for, by name.
+    Its label is the source's at ``index``.
     """
 
     index: int
@@ -86,7 +86,6 @@ class Source:
         self._pool: Tensor | None = None
 
     def __len__(self) -> int:
-        """Return the number of samples."""
         return len(self.labels)
 
     def image(self, index: int) -> Tensor:
@@ -98,11 +97,7 @@ class Source:
         raise NotImplementedError
 
     def layer(self, index: int, name: str) -> Tensor:
-        """Return one of the `layers` of a sample, see `LayerKind`.
-
-        Raises:
-            UserError: it cannot be read.
-        """
+        """Return one of the `layers` of a sample, see `LayerKind`; raise likewise."""
         raise NotImplementedError
 
     def sample(self, index: int, layers: Sequence[str] = ()) -> Sample:
@@ -112,35 +107,99 @@ class Source:
             UserError: a part of it cannot be read or does not fit its image.
         """
         image = self.image(index)
-        named = {name: self._checked_layer(index, name, image) for name in layers}
-        return Sample(index, image, named)
+        found = {name: self._formed_layer(index, name) for name in layers}
+        for name, layer in found.items():
+            if self.layers[name] == "map" and layer.shape[1:] != image.shape[1:]:
+                raise UserError(
+                    f"The layer {name!r} of sample {index} is of size {tuple(layer.shape[1:])}, but"
+                    f" its image of {tuple(image.shape[1:])}: make them equal."
+                )
+        return Sample(index, image, found)
 
-    def _checked_layer(self, index: int, name: str, image: Tensor) -> Tensor:
-        value = as_layer(self.layer(index, name), self.layers[name])
-        if self.layers[name] == "map" and value.shape[1:] != image.shape[1:]:
-            raise UserError(
-                f"The layer {name!r} of sample {index} is of size {tuple(value.shape[1:])}, but its"
-                f" image of {tuple(image.shape[1:])}: make them equal."
-            )
-        return value
+    def read_sample(self, index: int, layers: Sequence[str] = ()) -> Sample:
+        """Return a sample, or, with ``skip_unreadable``, the next readable one in its place.
+
+        The replacement is the same in every epoch and on every process and has its own layers.
+
+        Raises:
+            UnreadableImageError: nothing may be skipped, or nothing is left.
+        """
+        last = index + len(self) - 1
+        for candidate in range(index, last + 1):
+            try:
+                return self.sample(candidate % len(self), layers)
+            except UnreadableImageError:
+                if not self.skip_unreadable or candidate == last:
+                    raise
+        raise AssertionError("an empty source has no index")
 
     def resident(self, *, decode: bool = False) -> Tensor | None:
         """Return all images in one tensor, uint8 (n, 3, H, W), or None.
 
         None means that they are not in memory (pass ``decode=True`` to read them all) or differ in
-        size.
+        size. An unreadable sample becomes a copy of its replacement, label included.
+
+        Raises:
+            UserError: the images do not fit into memory.
         """
         if self._pool is None and decode:
-            self._pool = decode_all(self)
+            self._pool = self._decode_all()
         return self._pool
 
     def resident_layer(self, name: str) -> Tensor | list[Tensor] | None:
-        """Return a layer of all samples in the order of `resident`.
+        """Return a layer of all samples in the order of `resident`: (n, C, H, W).
 
-        Returns:
-            (n, C, H, W), or a list of n tensors for boxes, or None if the layers differ in size.
+        Boxes are a list of n tensors. None means that layers differ in size.
         """
-        return decode_layer(self, name)
+
+        def read(index: int) -> Tensor:
+            return self._formed_layer(self.replacements.get(index, index), name)
+
+        _check_memory(f"layers {name!r}", len(self), read(0))
+        found = list(by_threads(read, range(len(self)), os.cpu_count() or 1))
+        if self.layers[name] == "boxes":
+            return found
+        return torch.stack(found) if len({layer.shape for layer in found}) == 1 else None
+
+    def _formed_layer(self, index: int, name: str) -> Tensor:
+        """Return a layer in the form in which it is cut: maps (C, H, W), boxes float32."""
+        value, kind = self.layer(index, name), self.layers[name]
+        if kind == "map" and value.dim() == 2:
+            return value[None]
+        return value.float() if kind == "boxes" else value
+
+    def _decode_all(self) -> Tensor | None:
+        first = self.read_sample(0).image
+        _check_memory("images", len(self), first)
+        pool = torch.empty((len(self), *first.shape), dtype=torch.uint8)
+
+        def read(index: int) -> int | None:
+            sample = self.read_sample(index)
+            if sample.image.shape != first.shape:
+                return None
+            pool[index] = sample.image
+            return sample.index
+
+        # torchvision decodes without holding the interpreter's lock.
+        actual: list[int] = []
+        for index in by_threads(read, range(len(self)), os.cpu_count() or 1):
+            if index is None:
+                return None
+            actual.append(index)
+        self.replacements = {i: index for i, index in enumerate(actual) if i != index}
+        self.unreadable.update(self.replacements)
+        self.labels = self.labels[torch.tensor(actual)]
+        return pool
+
+
+def _check_memory(what: str, count: int, first: Tensor) -> None:
+    needed = count * first.numel() * first.element_size()
+    limit = free_memory() * 9 // 10
+    if needed > limit:
+        raise UserError(
+            f"The {count} {what} need {needed / 2**30:.1f} GiB of memory, of which "
+            f"{limit / 2**30:.1f} GiB may be used: leave them on disk."
+        )
 
 
 def find_split(
@@ -153,7 +212,7 @@ def find_split(
         split: "train"; "val", the validation split of a data set that has a test split too; or
             "test", the validation split, and the test split of a data set without one.
         present: the splits that the data set has.
-        chosen: the one that the user chose; None: by the rule above.
+        chosen: one of them that serves as ``split``, whichever that is.
         test_first: "test" is the data set's test split, and its validation split without one.
 
     Raises:
@@ -176,12 +235,26 @@ def find_split(
     )
 
 
-def checksum(names: Iterable[str], labels: Tensor | None = None) -> str:
-    """Return 32 hexadecimal digits that identify a list of files and, if given, their labels.
+def parse_parameters(
+    data: str, texts: Mapping[str, str], kinds: Mapping[str, type]
+) -> dict[str, Any]:
+    """Convert the texts of a data set's parameters to their kinds: int, float, bool or str."""
+    values: dict[str, Any] = {}
+    for key, text in texts.items():
+        if key not in kinds:
+            known = ", ".join(kinds) or "none"
+            raise UserError(f"The data set {data!r} has no parameter {key!r}: use one of {known}.")
+        try:
+            values[key] = _TRUTH[text.lower()] if kinds[key] is bool else kinds[key](text)
+        except (KeyError, ValueError):
+            raise UserError(
+                f"`{key}` of the data set {data!r} must be {_EXPECTED[kinds[key]]}, got {text!r}."
+            ) from None
+    return values
 
-    >>> checksum(["a", "b"]) == checksum(["ab"])
-    False
-    """
+
+def checksum(names: Iterable[str], labels: Tensor | None = None) -> str:
+    """Return 32 hexadecimal digits that identify a list of files and, if given, their labels."""
     digest = hashlib.blake2b(digest_size=16)
     for name in names:
         digest.update(name.encode("utf-8", "surrogateescape"))

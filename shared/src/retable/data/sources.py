@@ -5,10 +5,15 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from types import NoneType
-from typing import Any, cast, get_args, get_type_hints
+from typing import get_args
 from urllib.parse import parse_qsl, urlencode
 
-from retable.data.source import SPLITS, TRAIN, Source
+from retable.data.folders import FolderSource
+from retable.data.huggingface import open_hub, open_saved
+from retable.data.readers import open_reader
+from retable.data.shapes.dataset import Shapes
+from retable.data.source import SPLITS, TRAIN, Source, parse_parameters
+from retable.data.subsets import SubsetRecipe, parse_subset
 from retable.errors import UserError
 
 Opener = Callable[..., Source]
@@ -20,21 +25,16 @@ string. ``skip_unreadable`` (bool) and ``wanted_classes`` (WordNet ids, or None 
 to openers that have these parameters.
 """
 
-_PASSED = ("skip_unreadable", "wanted_classes")
-_EXPECTED = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
-
 _openers: dict[str, Opener] = {}
 
 
 def register_source(name: str, opener: Opener) -> None:
     """Make a source available as ``NAME``, ``NAME:ADDRESS`` or ``NAME:ADDRESS?PARAMETER=VALUE``.
 
-    Args:
-        name: of the data set, without ":", "?" and spaces.
-        opener: see `Opener`. A script that is loaded twice may register its opener twice.
+    A script that is loaded twice may register its opener twice.
 
     Raises:
-        UserError: the name is taken or has such a character.
+        UserError: the name is taken or has ":", "?" or a space.
     """
     if not name or not name.isprintable() or set(name) & set(":? "):
         raise UserError(
@@ -51,16 +51,12 @@ def register_source(name: str, opener: Opener) -> None:
 
 def _place(opener: Opener) -> tuple[str, str]:
     code = getattr(opener, "__code__", None)
-    file = code.co_filename if code is not None else type(opener).__module__
+    file = opener.__module__ if code is None else code.co_filename
     return file, getattr(opener, "__qualname__", type(opener).__qualname__)
 
 
 def with_parameter(data: str, name: str, value: str | int | float) -> str:
-    """Add a parameter to the name of a data set, or replace it.
-
-    >>> with_parameter("shapes?count=100&size=32", "size", 64)
-    'shapes?count=100&size=64'
-    """
+    """Add a parameter to the name of a data set, or replace it."""
     address, _, query = data.partition("?")
     parameters = {**dict(parse_qsl(query)), name: str(value)}
     return f"{address}?{urlencode(parameters, safe=':/')}"
@@ -106,16 +102,17 @@ def open_source(
     """
     if split not in SPLITS:
         raise UserError(f"`split` must be one of {', '.join(SPLITS)}, got {split!r}.")
-    # Inside, since these modules build on this one.
-    from retable.data.subsets import SubsetRecipe, parse_subset
-
     recipe = SubsetRecipe("all") if subset is None else parse_subset(subset)
     name, address, query = _parse(data)
-    parameters = inspect.signature(_openers[name]).parameters
-    values = _values(name, query, parameters)
+    opener = _openers[name]
+    parameters = inspect.signature(opener).parameters
+    texts = dict(parse_qsl(query, keep_blank_values=True))
     passed = {"skip_unreadable": skip_unreadable, "wanted_classes": recipe.wordnet_ids}
-    values |= {key: value for key, value in passed.items() if key in parameters}
-    source = _openers[name](address, split, **values)
+    kinds = {key: kind for key, kind in _kinds(opener).items() if key not in passed}
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
+        kinds = {key: str for key in texts if key not in passed} | kinds
+    values = {key: value for key, value in passed.items() if key in parameters}
+    source = opener(address, split, **values, **parse_parameters(name, texts, kinds))
     source.description["data"] = data
     return source if subset is None else recipe.apply(source, split)
 
@@ -132,146 +129,25 @@ def _parse(data: str) -> tuple[str, str, str]:
     return name, address, query
 
 
-def _values(name: str, query: str, parameters: Any) -> dict[str, Any]:
-    """Return the typed values of "PARAMETER=VALUE&..." by the opener's annotations."""
-    hints = get_type_hints(_openers[name])
-    known = [
-        key
-        for key, parameter in parameters.items()
-        if parameter.kind is parameter.KEYWORD_ONLY and key not in _PASSED
-    ]
-    takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
-    values: dict[str, Any] = {}
-    for key, text in parse_qsl(query, keep_blank_values=True):
-        if key not in known and not takes_any:
-            raise UserError(
-                f"The data set {name!r} has no parameter {key!r}: use one of "
-                f"{', '.join(known) or 'none'}."
-            )
-        values[key] = _value(name, key, text, hints.get(key, str) if key in known else str)
-    return values
+def _kinds(opener: Opener) -> dict[str, type]:
+    """Return the kind of each keyword parameter by its annotation: int, float, bool or str."""
+    kinds = {}
+    for name, parameter in inspect.signature(opener, eval_str=True).parameters.items():
+        if parameter.kind is parameter.KEYWORD_ONLY:
+            hint = parameter.annotation
+            kind = next((part for part in get_args(hint) if part is not NoneType), hint)
+            kinds[name] = kind if kind in (int, float, bool) else str
+    return kinds
 
 
-def _value(name: str, key: str, text: str, hint: Any) -> Any:
-    kind = next((part for part in get_args(hint) if part is not NoneType), hint)
-    try:
-        if kind is bool:
-            return {"true": True, "1": True, "false": False, "0": False}[text.lower()]
-        return kind(text)
-    except (KeyError, ValueError):
-        raise UserError(
-            f"`{key}` of the data set {name!r} must be {_EXPECTED[kind]}, got {text!r}."
-        ) from None
-
-
-def _open_shapes(
-    address: str,
-    split: str,
-    *,
-    count: int = 8000,
-    test_count: int = 2000,
-    size: int = 32,
-    classes: int = 64,
-    rho: float = 0.7,
-    background_rho: float = 0.0,
-    seed: int = 0,
-    variant: str = "clean",
-    labels: str = "outline",
-) -> Source:
-    from retable.data.shapes.dataset import Shapes
-    from retable.data.shapes.factors import Labelling
-
+def _open_shapes(address: str, split: str, **options: str) -> Source:
     if address:
         raise UserError(f"The data set 'shapes:{address}' is unknown: use 'shapes?NAME=VALUE'.")
-    return Shapes(
-        count if split == TRAIN else test_count,
-        split=split,
-        seed=seed,
-        size=size,
-        classes=classes,
-        rho=rho,
-        background_rho=background_rho,
-        variant=variant,
-        labels=cast(Labelling, labels),
-    )
-
-
-def _open_folder(
-    directory: str,
-    role: str,
-    *,
-    split: str | None = None,
-    mask: str | None = None,
-    companion: str | None = None,
-    wanted_classes: tuple[str, ...] | None = None,
-    skip_unreadable: bool = False,
-) -> Source:
-    from retable.data.folders import FolderSource
-
-    return FolderSource(
-        directory,
-        role,
-        chosen=split,
-        mask=mask,
-        companion=companion,
-        # Only the folders of these classes are read: ImageNet has ten times as many.
-        classes=wanted_classes,
-        skip_unreadable=skip_unreadable,
-    )
-
-
-def _open_hub(
-    name: str,
-    role: str,
-    *,
-    config: str | None = None,
-    label: str | None = None,
-    split: str | None = None,
-    revision: str | None = None,
-    data_dir: str | None = None,
-    skip_unreadable: bool = False,
-) -> Source:
-    from retable.data.huggingface import open_hub
-
-    return open_hub(
-        name,
-        role,
-        config=config,
-        label=label,
-        chosen=split,
-        revision=revision,
-        data_dir=data_dir,
-        skip_unreadable=skip_unreadable,
-    )
-
-
-def _open_saved(
-    directory: str,
-    role: str,
-    *,
-    label: str | None = None,
-    split: str | None = None,
-    skip_unreadable: bool = False,
-) -> Source:
-    from retable.data.huggingface import open_saved
-
-    return open_saved(directory, role, label=label, chosen=split, skip_unreadable=skip_unreadable)
-
-
-def _open_torchvision(
-    name: str,
-    role: str,
-    *,
-    root: str | None = None,
-    split: str | None = None,
-    skip_unreadable: bool = False,
-    **options: str,
-) -> Source:
-    from retable.data.readers import open_reader
-
-    return open_reader(
-        name, role, root=root, chosen=split, options=options, skip_unreadable=skip_unreadable
-    )
+    kinds = {"count": int, "test_count": int, **_kinds(Shapes)}
+    del kinds["split"]
+    values = {"count": 8000, "test_count": 2000} | parse_parameters("shapes", options, kinds)
+    count, test_count = values.pop("count"), values.pop("test_count")
+    return Shapes(count if split == TRAIN else test_count, split=split, **values)
 
 
 _ADDRESSES = {
@@ -281,7 +157,7 @@ _ADDRESSES = {
     "torchvision": "torchvision:NAME?root=DIR",
 }
 register_source("shapes", _open_shapes)
-register_source("imagefolder", _open_folder)
-register_source("hf", _open_hub)
-register_source("arrow", _open_saved)
-register_source("torchvision", _open_torchvision)
+register_source("imagefolder", FolderSource)
+register_source("hf", open_hub)
+register_source("arrow", open_saved)
+register_source("torchvision", open_reader)

@@ -25,11 +25,7 @@ _WORDNET_ID = re.compile(r"n\d{8}")
 
 @cache
 def imagenet100_ids() -> tuple[str, ...]:
-    """Return the 100 WordNet ids, sorted: the position is the label.
-
-    >>> len(imagenet100_ids()), imagenet100_ids()[0]
-    (100, 'n01558993')
-    """
+    """Return the 100 WordNet ids, sorted: the position is the label."""
     return tuple(sorted(_lines("imagenet100.txt")))
 
 
@@ -46,11 +42,7 @@ def _lines(name: str) -> list[str]:
 
 
 def wordnet_id(class_name: str) -> str | None:
-    """Return the WordNet id of an ImageNet class, given as that id or in ImageNet's words.
-
-    >>> wordnet_id("n02869837"), wordnet_id("bonnet, poke bonnet"), wordnet_id("cat")
-    ('n02869837', 'n02869837', None)
-    """
+    """Return the WordNet id of an ImageNet class, given as that id or in ImageNet's words."""
     if _WORDNET_ID.fullmatch(class_name):
         return class_name
     return _ids_by_words().get(class_name)
@@ -65,11 +57,7 @@ class SubsetRecipe:
     fraction: float = 1.0
 
     def apply(self, source: Source, split: str) -> Source:
-        """Return a view on ``source``; a share is taken of the train split only.
-
-        Raises:
-            UserError: the source lacks classes of the subset.
-        """
+        """Return a view on ``source``; a share is taken of the train split only."""
         indices = torch.arange(len(source))
         labels, class_names = source.labels, source.class_names
         if self.wordnet_ids is not None:
@@ -78,7 +66,13 @@ class SubsetRecipe:
             indices = (labels >= 0).nonzero()[:, 0]
             class_names = list(self.wordnet_ids)
             labels = labels[indices]
-            _refuse_empty_classes(labels, class_names, self.name)
+            present = set(labels.tolist())
+            empty = [name for label, name in enumerate(class_names) if label not in present]
+            if empty:
+                raise UserError(
+                    f"The class {empty[0]} of the subset {self.name} has no images ({len(empty)} "
+                    f"of {len(class_names)} classes are empty): complete the data set."
+                )
         if self.fraction < 1.0 and split == TRAIN:
             kept = share_of_classes(labels, self.fraction)
             indices, labels = indices[kept], labels[kept]
@@ -89,16 +83,8 @@ class SubsetRecipe:
 
 
 def parse_subset(text: str) -> SubsetRecipe:
-    """Read "imagenet100", "10%" or "imagenet100:10%".
-
-    Raises:
-        UserError: the subset is unknown.
-
-    >>> parse_subset("imagenet100:10%").fraction
-    0.1
-    """
-    wordnet_ids = None
-    fraction = 1.0
+    """Read "imagenet100", "10%" or "imagenet100:10%"."""
+    wordnet_ids, fraction = None, 1.0
     for part in text.split(":"):
         share = re.fullmatch(r"(\d+(?:\.\d+)?)%", part)
         if part == "imagenet100":
@@ -125,16 +111,6 @@ def _labels_by_class(class_names: list[str], wanted: tuple[str, ...], subset: st
         )
     positions = {identity: position for position, identity in enumerate(wanted)}
     return torch.tensor([positions.get(identity or "", -1) for identity in identities])
-
-
-def _refuse_empty_classes(labels: Tensor, class_names: list[str], subset: str) -> None:
-    counts = torch.bincount(labels, minlength=len(class_names))
-    empty = [name for name, count in zip(class_names, counts.tolist(), strict=True) if not count]
-    if empty:
-        raise UserError(
-            f"The class {empty[0]} of the subset {subset} has no images "
-            f"({len(empty)} of {len(class_names)} classes are empty): complete the data set."
-        )
 
 
 def share_of_classes(labels: Tensor, fraction: float) -> Tensor:
@@ -173,7 +149,7 @@ class Subset(Source):
         super().__init__(labels, class_names, description, skip_unreadable=base.skip_unreadable)
 
     def image(self, index: int) -> Tensor:
-        """Return one image: uint8 (3, H, W)."""
+        """Return one image."""
         return self.base.image(int(self.indices[index]))
 
     def layer(self, index: int, name: str) -> Tensor:
@@ -181,7 +157,7 @@ class Subset(Source):
         return self.base.layer(int(self.indices[index]), name)
 
     def resident(self, *, decode: bool = False) -> Tensor | None:
-        """Return all images, uint8 (n, 3, H, W), or None, as `Source.resident` does."""
+        """Return all images or None, as `Source.resident` does."""
         pool = self.base.resident()
         return super().resident(decode=decode) if pool is None else pool[self.indices]
 

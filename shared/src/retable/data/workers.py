@@ -10,9 +10,10 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-from collections.abc import Iterable, Iterator, Mapping
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
 import torch
@@ -21,7 +22,7 @@ from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import DataLoader, Dataset
 
 from retable import random
-from retable.data.decoding import read_sample
+from retable.data.batch import map_layers
 from retable.data.plans import BatchSpec, Plan
 from retable.data.source import LayerKind, Sample, Source
 from retable.errors import UserError
@@ -35,6 +36,7 @@ from retable.views import (
     sample_parameters,
 )
 from retable.views.layers import companion_parameters, cut_boxes, cut_maps
+from retable.views.sampling import to_device
 
 # Images that a worker holds decoded at once: enough to spread the cost of a batched draw, few
 # enough to bound memory.
@@ -56,42 +58,21 @@ class ViewBatch(NamedTuple):
     layers: Layers
 
 
-class ViewLoader(Protocol):
-    """Makes the views of a plan's steps, in order."""
-
-    def batches(self, plan: Plan, steps: Iterable[int]) -> Iterator[ViewBatch]:
-        """Yield the batches of ``steps``."""
-        ...
-
-
+@dataclass(frozen=True)
 class ResidentViewLoader:
-    """Makes views of images that are in memory on the device.
+    """Makes views of images (n, 3, H, W) uint8 that are in memory on the device.
 
-    Args:
-        images: (n, 3, H, W) uint8.
-        layers: (n, C, H, W) on the images' device, or a list of n tensors of boxes.
-        kinds: the kind of each layer.
-        recipes: one recipe for each view of an image.
-        compiled: see `retable.views.photometric`.
+    Layers are (n, C, H, W) on the same device, or lists of n tensors of boxes.
     """
 
-    def __init__(
-        self,
-        images: Tensor,
-        layers: Mapping[str, Tensor | list[Tensor]],
-        kinds: Mapping[str, LayerKind],
-        recipes: tuple[ViewRecipe, ...],
-        *,
-        compiled: bool = False,
-    ) -> None:
-        self.images = images
-        self.layers = layers
-        self.kinds = kinds
-        self.recipes = recipes
-        self.compiled = compiled
+    images: Tensor
+    layers: Mapping[str, Tensor | list[Tensor]]
+    kinds: Mapping[str, LayerKind]
+    recipes: tuple[ViewRecipe, ...]
+    compiled: bool = False
 
     def batches(self, plan: Plan, steps: Iterable[int]) -> Iterator[ViewBatch]:
-        """Yield the batches of ``steps``."""
+        """Yield the batches of ``steps``, in order."""
         device = self.images.device
         for step in steps:
             spec = plan(step)
@@ -106,12 +87,13 @@ class ResidentViewLoader:
                 for recipe, parameters in zip(self.recipes, drawn, strict=True)
             ]
             views, cut_layers = zip(*made, strict=True)
-            yield ViewBatch(step, spec.indices, views, cut_layers if layers else ())
+            moved = map_layers(lambda layer: to_device(layer, device), cut_layers)
+            yield ViewBatch(step, spec.indices, views, moved if layers else ())
 
     def _view(
         self,
         images: Tensor,
-        layers: dict[str, Tensor],
+        layers: Mapping[str, Tensor],
         parameters: ViewParameters,
         recipe: ViewRecipe,
     ) -> tuple[Tensor, dict[str, Tensor]]:
@@ -119,18 +101,29 @@ class ResidentViewLoader:
             crops = crop_resize(images, cropped_by, recipe.size, recipe.interpolation)
             return photometric(crops, parameters, recipe, compiled=self.compiled)
 
-        cut_layers = {}
-        for name in recipe.layers:
-            layer = layers[name]
-            if self.kinds[name] == "map":
-                cut_layers[name] = cut_maps(layer, parameters, recipe.size)
-            elif self.kinds[name] == "boxes":
-                boxes = cut_boxes(layer, parameters, recipe.size)
-                cut_layers[name] = to_device(boxes, images.device)
-            else:
-                sides = (torch.tensor(pool.shape[2:]) for pool in (images, layer))
-                cut_layers[name] = view(layer, companion_parameters(parameters, *sides))
-        return view(images, parameters), cut_layers
+        return _cut_with_layers(images, layers, self.kinds, parameters, recipe, view)
+
+
+def _cut_with_layers(
+    images: Tensor,
+    layers: Mapping[str, Tensor],
+    kinds: Mapping[str, LayerKind],
+    parameters: ViewParameters,
+    recipe: ViewRecipe,
+    cut_images: Callable[[Tensor, ViewParameters], Tensor],
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Cut images (B, 3, H, W) and those of their layers (B, ...) that the recipe asks for."""
+    found = {}
+    for name in recipe.layers:
+        layer = layers[name]
+        if kinds[name] == "map":
+            found[name] = cut_maps(layer, parameters, recipe.size)
+        elif kinds[name] == "boxes":
+            found[name] = cut_boxes(layer, parameters, recipe.size)
+        else:
+            sides = (torch.tensor(pool.shape[2:]) for pool in (images, layer))
+            found[name] = cut_images(layer, companion_parameters(parameters, *sides))
+    return cut_images(images, parameters), found
 
 
 def _select(layer: Tensor | list[Tensor], indices: Tensor, rows: Tensor) -> Tensor:
@@ -143,9 +136,8 @@ def _select(layer: Tensor | list[Tensor], indices: Tensor, rows: Tensor) -> Tens
 class Crops(NamedTuple):
     """Crops that a worker sends: V tensors (B, 3, S, S) uint8.
 
-    ``samples`` is (3, B) int64, which the draws depend on: positions in the data set, heights and
+    ``samples`` (3, B) int64 is what the draws depend on: positions in the data set, heights and
     widths of the images.
-    ``layers`` are cut as the crops are.
     """
 
     step: int
@@ -154,15 +146,11 @@ class Crops(NamedTuple):
     layers: Layers
 
 
-@dataclass(frozen=True)
-class WorkerError:
-    """The message of a user error in a worker: an exception itself would arrive wrapped."""
+class CropDataset(Dataset[Crops | str]):
+    """The work of a worker: each image is read and decoded once, and cut once for each view.
 
-    message: str
-
-
-class CropDataset(Dataset[Crops | WorkerError]):
-    """The work of a worker: each image is read and decoded once, and cut once for each view."""
+    A user error is returned as its message: an exception itself would arrive wrapped.
+    """
 
     def __init__(self, source: Source, plan: Plan, recipes: tuple[ViewRecipe, ...]) -> None:
         self.source = source
@@ -170,8 +158,7 @@ class CropDataset(Dataset[Crops | WorkerError]):
         self.recipes = recipes
         self.layers = layer_names(recipes)
 
-    def __getitem__(self, step: int) -> Crops | WorkerError:
-        """Return the crops of a step."""
+    def __getitem__(self, step: int) -> Crops | str:
         spec = self.plan(step)
         batch = len(spec.indices)
         samples = torch.empty((3, batch), dtype=torch.int64)
@@ -179,18 +166,18 @@ class CropDataset(Dataset[Crops | WorkerError]):
             torch.empty((batch, 3, recipe.size, recipe.size), dtype=torch.uint8)
             for recipe in self.recipes
         )
-        layers: list[dict[str, list[Tensor]]] = [
-            {name: [] for name in recipe.layers} for recipe in self.recipes
-        ]
+        layers = [defaultdict[str, list[Tensor]](list) for _ in self.recipes]
         try:
             for first in range(0, batch, _CHUNK):
                 chunk = slice(first, first + _CHUNK)
                 views = [view[chunk] for view in crops]
                 samples[:, chunk] = self._cut(spec, spec.indices[chunk], views, layers)
         except UserError as error:
-            return WorkerError(str(error))
+            return str(error)
+        # Boxes are padded; maps and images are of one size.
         stacked = tuple(
-            {name: self._stack(name, parts) for name, parts in of.items()} for of in layers
+            {name: pad_sequence(parts, batch_first=True) for name, parts in of.items()}
+            for of in layers
         )
         return Crops(step, samples, crops, stacked if self.layers else ())
 
@@ -199,67 +186,48 @@ class CropDataset(Dataset[Crops | WorkerError]):
         spec: BatchSpec,
         indices: Tensor,
         crops: list[Tensor],
-        layers: list[dict[str, list[Tensor]]],
+        layers: Sequence[dict[str, list[Tensor]]],
     ) -> Tensor:
         """Fill the crops (C, 3, S, S) of C samples and return their (3, C) positions and sizes."""
-        read = [read_sample(self.source, index, self.layers) for index in indices.tolist()]
+        read = [self.source.read_sample(index, self.layers) for index in indices.tolist()]
         samples = torch.tensor([(sample.index, *sample.image.shape[1:]) for sample in read]).T
         drawn = _drawn(self.recipes, spec, *samples)
-        for recipe, parameters, out, cut_layers in zip(
-            self.recipes, drawn, crops, layers, strict=True
-        ):
+        views = zip(self.recipes, drawn, crops, layers, strict=True)
+        for recipe, parameters, out, cut_layers in views:
             for row, sample in enumerate(read):
-                own = parameters[row : row + 1]
-                out[row] = cut(sample.image, own, recipe)
-                for name, parts in cut_layers.items():
-                    parts.append(self._cut_layer(name, sample, own, recipe))
+                crop, found = self._cut_sample(sample, parameters[row : row + 1], recipe)
+                out[row] = crop[0]
+                for name, layer in found.items():
+                    cut_layers[name].append(layer[0])
         return samples
 
-    def _cut_layer(
-        self, name: str, sample: Sample, parameters: ViewParameters, recipe: ViewRecipe
-    ) -> Tensor:
-        layer = sample.layers[name]
-        if self.source.layers[name] == "map":
-            return cut_maps(layer[None], parameters, recipe.size)[0]
-        if self.source.layers[name] == "boxes":
-            return cut_boxes(layer[None], parameters, recipe.size)[0]
-        sides = (torch.tensor(image.shape[1:]) for image in (sample.image, layer))
-        return cut(layer, companion_parameters(parameters, *sides), recipe)
+    def _cut_sample(
+        self, sample: Sample, parameters: ViewParameters, recipe: ViewRecipe
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        def cut_one(image: Tensor, cropped_by: ViewParameters) -> Tensor:
+            return cut(image[0], cropped_by, recipe)[None]
 
-    def _stack(self, name: str, parts: list[Tensor]) -> Tensor:
-        if self.source.layers[name] == "boxes":
-            return pad_sequence(parts, batch_first=True)
-        return torch.stack(parts)
+        layers = {name: layer[None] for name, layer in sample.layers.items()}
+        kinds = self.source.layers
+        return _cut_with_layers(sample.image[None], layers, kinds, parameters, recipe, cut_one)
 
 
+@dataclass(frozen=True)
 class WorkerViewLoader:
     """Makes views of images that worker processes decode and crop.
 
-    Args:
-        source: the images; samples found unreadable are added to ``source.unreadable``.
-        recipes: one recipe for each view of an image.
-        workers: processes; 0 decodes in this one.
-        device: where the photometric half of the views is made.
-        compiled: see `retable.views.photometric`.
+    The photometric half of the views is made on ``device``. Samples found unreadable are added to
+    ``source.unreadable``.
     """
 
-    def __init__(
-        self,
-        source: Source,
-        recipes: tuple[ViewRecipe, ...],
-        workers: int,
-        device: torch.device | str,
-        *,
-        compiled: bool = False,
-    ) -> None:
-        self.source = source
-        self.recipes = recipes
-        self.workers = workers
-        self.device = torch.device(device)
-        self.compiled = compiled
+    source: Source
+    recipes: tuple[ViewRecipe, ...]
+    workers: int
+    device: torch.device
+    compiled: bool = False
 
     def batches(self, plan: Plan, steps: Iterable[int]) -> Iterator[ViewBatch]:
-        """Yield the batches of ``steps``.
+        """Yield the batches of ``steps``, in order.
 
         Raises:
             UserError: an image is unreadable, or a worker was killed.
@@ -290,16 +258,11 @@ class WorkerViewLoader:
                 photometric(view, parameters, recipe, compiled=self.compiled)
                 for view, parameters, recipe in zip(crops.crops, drawn, self.recipes, strict=True)
             )
-            layers = tuple(
-                {
-                    name: photometric(layer, parameters, recipe, compiled=self.compiled)
-                    if self.source.layers[name] == "image"
-                    else layer
-                    for name, layer in of.items()
-                }
-                for of, parameters, recipe in zip(crops.layers, drawn, self.recipes, strict=False)
-            )
-            yield ViewBatch(crops.step, indices, views, layers)
+            for of, parameters, recipe in zip(crops.layers, drawn, self.recipes, strict=False):
+                for name in recipe.layers:
+                    if self.source.layers[name] == "image":
+                        of[name] = photometric(of[name], parameters, recipe, compiled=self.compiled)
+            yield ViewBatch(crops.step, indices, views, crops.layers)
 
 
 def layer_names(recipes: Iterable[ViewRecipe]) -> tuple[str, ...]:
@@ -350,12 +313,11 @@ def _begin_worker(worker: int) -> None:
     exit_with_parent(os.getppid())
 
 
-def _checked(batches: Iterable[Crops | WorkerError]) -> Iterator[Crops]:
-    """Turn errors of workers into user errors."""
+def _checked(batches: Iterable[Crops | str]) -> Iterator[Crops]:
     try:
         for batch in batches:
-            if isinstance(batch, WorkerError):
-                raise UserError(batch.message)
+            if isinstance(batch, str):
+                raise UserError(batch)
             yield batch
     except RuntimeError as error:
         if "DataLoader worker" in str(error) and ("killed" in str(error) or "exited" in str(error)):
@@ -367,10 +329,7 @@ def _checked(batches: Iterable[Crops | WorkerError]) -> Iterator[Crops]:
 
 
 def _ahead(batches: Iterator[Crops], device: torch.device) -> Iterator[Crops]:
-    """Copy crops to a GPU one batch ahead, in parallel with the computation.
-
-    On other devices nothing changes.
-    """
+    """Copy crops to a GPU one batch ahead, in parallel with the computation."""
     if device.type != "cuda":
         yield from batches
         return
@@ -379,28 +338,24 @@ def _ahead(batches: Iterator[Crops], device: torch.device) -> Iterator[Crops]:
     def copy(batch: Crops) -> Crops:
         with torch.cuda.stream(copies):
             crops = tuple(view.to(device, non_blocking=True) for view in batch.crops)
-            layers = tuple(
-                {name: layer.to(device, non_blocking=True) for name, layer in of.items()}
-                for of in batch.layers
-            )
+            layers = map_layers(lambda layer: layer.to(device, non_blocking=True), batch.layers)
         return batch._replace(crops=crops, layers=layers)
+
+    def arrived(batch: Crops) -> Crops:
+        """Make the current stream wait for the copies, and keep their memory until it used them."""
+        current = torch.cuda.current_stream(device)
+        current.wait_stream(copies)
+        for tensor in (*batch.crops, *(layer for of in batch.layers for layer in of.values())):
+            tensor.record_stream(current)
+        return batch
 
     coming: Crops | None = None
     for batch in batches:
         ready, coming = coming, copy(batch)
         if ready is not None:
-            yield _arrived(ready, copies)
+            yield arrived(ready)
     if coming is not None:
-        yield _arrived(coming, copies)
-
-
-def _arrived(batch: Crops, copies: torch.cuda.Stream) -> Crops:
-    """Make the current stream wait for the copies, and keep their memory until it has used them."""
-    current = torch.cuda.current_stream(copies.device)
-    current.wait_stream(copies)
-    for tensor in (*batch.crops, *(layer for of in batch.layers for layer in of.values())):
-        tensor.record_stream(current)
-    return batch
+        yield arrived(coming)
 
 
 _IMAGES = ""
@@ -418,21 +373,10 @@ def make_view_loader(
     device: torch.device | str,
     resident: bool | None,
     compiled: bool = False,
-) -> ViewLoader:
+) -> ResidentViewLoader | WorkerViewLoader:
     """Return the fastest view loader that the source and ``resident`` allow.
 
-    Args:
-        source: the images.
-        recipes: one recipe for each view of an image.
-        workers: processes that decode and crop, unused when resident.
-        device: where views are finished.
-        resident: True keeps all images on the device, reading files first if needed; False never
-            does; None does if the source has its images in memory.
-        compiled: run `retable.views.photometric` through `torch.compile`.
-
-    Raises:
-        UserError: a view asks for a layer that the source lacks, or ``resident`` is True and the
-            images differ in size or do not fit.
+    The arguments, and the errors, are those of `retable.data.loader.Loader`.
     """
     device = torch.device(device)
     names = layer_names(recipes)
@@ -460,7 +404,6 @@ def make_view_loader(
 def _resident(
     source: Source, names: tuple[str, ...], device: torch.device, *, decode: bool
 ) -> Pools | None:
-    """Return the images and the named layers of a source on the device, or None."""
     pools = _pools.setdefault(source, {}).setdefault(device, {})
     for name in (_IMAGES, *names):
         if name not in pools:
@@ -483,10 +426,3 @@ def _moved(pool: Tensor, device: torch.device) -> Tensor:
                 "that are free on the GPU, more than half: leave them on disk."
             )
     return pool.to(device)
-
-
-def to_device(tensor: Tensor, device: torch.device) -> Tensor:
-    """Move a tensor to the device without making the host wait."""
-    if device.type == "cuda":
-        return tensor.pin_memory().to(device, non_blocking=True)
-    return tensor.to(device)

@@ -16,12 +16,13 @@ from torch import Tensor, nn
 from retable import distributed
 from retable.data.plans import BatchSpec, EvaluationPlan, share_of
 from retable.data.source import Source
-from retable.data.workers import make_view_loader, to_device
+from retable.data.workers import make_view_loader
 from retable.errors import UserError
 from retable.methods.method import Batch, Method, Progress
 from retable.precision import autocast_dtype
 from retable.random import derive_key
 from retable.views import ViewRecipe
+from retable.views.sampling import to_device
 
 BATCH = 64
 """Images of a process at a time; no gradient is kept, and no number depends on it."""

@@ -19,12 +19,10 @@ from retable.views.augmentations import (
 from retable.views.colours import photometric
 from retable.views.cropping import crop_resize, cut
 from retable.views.making import make_view
-from retable.views.recipe import IMAGENET_MEAN, IMAGENET_STD, ViewRecipe
+from retable.views.recipe import ViewRecipe
 from retable.views.sampling import ViewParameters, sample_parameters
 
 __all__ = [
-    "IMAGENET_MEAN",
-    "IMAGENET_STD",
     "ViewParameters",
     "ViewRecipe",
     "byol",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Literal
 
 from retable.views.recipe import ViewRecipe
@@ -16,10 +17,8 @@ def moco_v1(size: int) -> ViewRecipe:
     ``main_moco.py`` without ``--aug-plus``. The official order puts the flip after the jitter,
     which is the same.
     """
-    return ViewRecipe(
-        size,
-        crop_scale=(0.2, 1.0),
-        flip_probability=0.5,
+    return replace(
+        crop_and_flip(size, (0.2, 1.0)),
         jitter=(0.4, 0.4, 0.4, 0.4),
         jitter_probability=1.0,
         jitter_position="after_gray",
@@ -33,10 +32,8 @@ def moco_v2(size: int) -> ViewRecipe:
     Source: Chen et al. 2020 (MoCo v2), section 3, and the official code's ``main_moco.py`` with
     ``--aug-plus``. sigma is the radius of PIL's blur there, see `ViewRecipe.kernel_size`.
     """
-    return ViewRecipe(
-        size,
-        crop_scale=(0.2, 1.0),
-        flip_probability=0.5,
+    return replace(
+        crop_and_flip(size, (0.2, 1.0)),
         jitter=(0.4, 0.4, 0.4, 0.1),
         jitter_probability=0.8,
         gray_probability=0.2,
@@ -52,14 +49,11 @@ def simclr(size: int, strength: float = 1.0) -> ViewRecipe:
     of a tenth of the side. The published TensorFlow code does not normalise; here the ImageNet
     statistics are used as in the PyTorch ports.
     """
-    return ViewRecipe(
-        size,
+    s = strength
+    return replace(
+        moco_v2(size),
         crop_scale=(0.08, 1.0),
-        flip_probability=0.5,
-        jitter=(0.8 * strength, 0.8 * strength, 0.8 * strength, 0.2 * strength),
-        jitter_probability=0.8,
-        gray_probability=0.2,
-        blur_probability=0.5,
+        jitter=(0.8 * s, 0.8 * s, 0.8 * s, 0.2 * s),
         blur_kernel=_tenth_of(size),
     )
 
@@ -72,22 +66,16 @@ def byol(size: int) -> tuple[ViewRecipe, ViewRecipe]:
     the PyTorch ports; DeepMind's own code adds to the brightness, takes the contrast about each
     channel's mean and scales the saturation in HSV. The blur there pads with zeros.
     """
-    views = (
-        ViewRecipe(
-            size,
-            crop_scale=(0.08, 1.0),
+    first, second = (
+        replace(
+            simclr(size),
             interpolation="bicubic",
-            flip_probability=0.5,
             jitter=(0.4, 0.4, 0.2, 0.1),
-            jitter_probability=0.8,
-            gray_probability=0.2,
             blur_probability=blur,
-            blur_kernel=_tenth_of(size),
             solarize_probability=solarize,
         )
         for blur, solarize in ((1.0, 0.0), (0.1, 0.2))
     )
-    first, second = views
     return first, second
 
 
@@ -100,15 +88,7 @@ def swav(size: int, small_size: int, small_crops: int = 6) -> tuple[ViewRecipe, 
     `ViewRecipe.kernel_size`. The code divides red by 0.228, here by ImageNet's 0.229.
     """
     large, small = (
-        ViewRecipe(
-            side,
-            crop_scale=scale,
-            flip_probability=0.5,
-            jitter=(0.8, 0.8, 0.8, 0.2),
-            jitter_probability=0.8,
-            gray_probability=0.2,
-            blur_probability=0.5,
-        )
+        replace(moco_v2(side), crop_scale=scale, jitter=(0.8, 0.8, 0.8, 0.2))
         for side, scale in ((size, (0.14, 1.0)), (small_size, (0.05, 0.14)))
     )
     return (large,) * 2 + (small,) * small_crops
@@ -122,14 +102,9 @@ def infomin(size: int) -> ViewRecipe:
     23 taps at 224 pixels, here a tenth of the side, RandAugment with n 2, magnitude 10 and standard
     deviation 0.5, greyscale 0.2, in this order.
     """
-    return ViewRecipe(
-        size,
-        crop_scale=(0.2, 1.0),
-        flip_probability=0.5,
+    return replace(
+        moco_v2(size),
         jitter=(0.8, 0.8, 0.8, 0.2),
-        jitter_probability=0.8,
-        gray_probability=0.2,
-        blur_probability=0.5,
         blur_kernel=_tenth_of(size),
         rand_augment=(2, 10.0, 0.5),
     )
@@ -254,18 +229,10 @@ def without_draws(view: ViewRecipe) -> ViewRecipe:
 
     The centre of the image at the same size and with the same normalisation; from 96 pixels on, as
     is usual for ImageNet, of an image whose short side is 8/7 of it.
-
-    >>> without_draws(moco_v2(224)) == center(224, 256)
-    True
     """
     size = view.size
-    return ViewRecipe(
-        size,
-        resize=round(size * 8 / 7) if size >= 96 else size,
-        mean=view.mean,
-        std=view.std,
-        standardise=view.standardise,
-    )
+    tested = center(size, round(size * 8 / 7) if size >= 96 else size)
+    return replace(tested, mean=view.mean, std=view.std, standardise=view.standardise)
 
 
 def _tenth_of(size: int) -> int:

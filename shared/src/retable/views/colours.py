@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from retable.nn.patches import standardise
-from retable.views import affine, levels
+from retable.views import levels
 from retable.views.photometric_plan import BLENDS, PhotometricPlan, SelectedRows, photometric_plan
 from retable.views.recipe import ViewRecipe
 from retable.views.sampling import ViewParameters
@@ -37,8 +37,8 @@ def photometric(
 
     Args:
         crops: (B, 3, S, S) float32 in [0, 1], or uint8; left unchanged.
-        parameters: B rows, from `retable.views.sample_parameters`.
-        recipe: the one that they were drawn from.
+        parameters: B rows, drawn from the recipe.
+        recipe: distributions of the draws.
         compiled: run the tensor program through `torch.compile`, with shapes that do not depend
             on the draws. Costs a compilation once; meant for GPUs.
 
@@ -64,7 +64,7 @@ def _compiled_program() -> Callable[[Tensor, PhotometricPlan, Tensor, ViewRecipe
 
 def _program(crops: Tensor, plan: PhotometricPlan, basis: Tensor, recipe: ViewRecipe) -> Tensor:
     planes = _planes(crops, plan.order)
-    grayscale = partial(_grayscale, of=_gray if recipe.gray == "luma" else _mean)
+    grayscale = partial(_grayscale, of=_gray if recipe.gray == "luma" else lambda x: x.mean(dim=0))
     if recipe.jitter_position == "after_gray":
         _apply(grayscale, planes, plan.gray)
     if plan.jittered:
@@ -196,10 +196,6 @@ def _grayscale(planes: Tensor, strength: Tensor, of: Callable[[Tensor], Tensor])
     return torch.lerp(planes, of(planes), strength[:, None, None])
 
 
-def _mean(planes: Tensor) -> Tensor:
-    return planes.mean(dim=0)
-
-
 def _solarize(planes: Tensor, strength: Tensor) -> Tensor:
     # x >= 0.5 ? 1 - x : x is min(x, 1 - x); with 2 - x, which is never smaller, nothing happens.
     return torch.minimum(planes, (2 - strength)[:, None, None] - planes)
@@ -217,8 +213,8 @@ def _rand_augment(
         "contrast": levels.contrast,
         "color": levels.color,
         "sharpness": levels.sharpness,
-        "bilinear": partial(affine.transform, fill=fill, bicubic=False),
-        "bicubic": partial(affine.transform, fill=fill, bicubic=True),
+        "bilinear": partial(levels.affine, fill=fill, bicubic=False),
+        "bicubic": partial(levels.affine, fill=fill, bicubic=True),
     }
     planes.mul_(255).round_()
     for layer in layers:

@@ -2,8 +2,8 @@
 
 An antialiased resize is linear and separable, so crop, resize and flip of one image together are
 ``V @ image @ H^T``, with a matrix V of (S, height) and one H of (S, width) whose rows hold the
-filter's weights inside the crop. With one pair of matrices for each image a batch is two
-batched matrix products, on any device, without a loop and without reading anything back.
+filter's weights inside the crop: a batch is two batched matrix products, on any device, without a
+loop and without reading anything back.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from retable.views.recipe import ViewRecipe
-from retable.views.sampling import ViewParameters
+from retable.views.sampling import ViewParameters, to_device
 
 Interpolation = Literal["bilinear", "bicubic"]
 
@@ -38,16 +38,16 @@ def crop_resize(
 
     Args:
         images: (B, 3, H, W) uint8, on any device.
-        parameters: B rows, from `retable.views.sample_parameters`.
+        parameters: B rows.
         size: S, side of the views in pixels.
         interpolation: filter of the resize.
 
     Returns:
-        (B, 3, S, S) float32 in [0, 1]. The strides are not those of a contiguous tensor: the
-        three channels lie apart, which is the order in which colours are computed fastest.
+        (B, 3, S, S) float32 in [0, 1]; in memory the channels lie apart, (3, B, S, S), the order in
+        which colours are computed fastest.
     """
     height, width = images.shape[2:]
-    if _nothing_to_do(parameters, height, width, size):
+    if (height, width) == (size, size) and _whole(parameters, size):
         return _planes(images).div_(255).transpose(0, 1)
     if images.device.type == "cpu" and size * height * (size + width) > _DENSE_LIMIT:
         return _one_by_one(images, parameters, size, interpolation)
@@ -67,18 +67,11 @@ def crop_resize(
 
 
 def cut(image: Tensor, parameters: ViewParameters, recipe: ViewRecipe) -> Tensor:
-    """Cut one view out of one uint8 image, staying uint8: what a loader's worker does.
+    """Cut one view (3, S, S) uint8 out of one image (3, H, W) uint8: what a loader's worker does.
 
     Like `crop_resize` (crop, resize and flip), rounded to whole values as torchvision rounds them.
-    Finish a batch of such crops with `retable.views.photometric`.
-
-    Args:
-        image: (3, H, W) uint8 on the CPU.
-        parameters: exactly one row, for instance ``parameters[i : i + 1]``.
-        recipe: the one that it was drawn from; S is its size.
-
-    Returns:
-        (3, S, S) uint8.
+    ``parameters`` has exactly one row, drawn from the recipe. Finish a batch of such crops with
+    `retable.views.photometric`.
     """
     (geometry,) = _geometry(parameters)
     return _cut(image, geometry, recipe.size, recipe.interpolation)
@@ -89,9 +82,7 @@ def _planes(images: Tensor) -> Tensor:
     return images.transpose(0, 1).to(torch.float32, memory_format=torch.contiguous_format)
 
 
-def _nothing_to_do(parameters: ViewParameters, height: int, width: int, size: int) -> bool:
-    if height != size or width != size:
-        return False
+def _whole(parameters: ViewParameters, size: int) -> bool:
     whole = parameters.crops == torch.tensor([0, 0, size, size])
     return bool(whole.all() and (parameters.resized == size).all() and not parameters.flip.any())
 
@@ -109,10 +100,7 @@ def _matrices(
     forward = torch.arange(size, dtype=torch.float32)
     columns = torch.where(parameters.flip[:, None], forward.flip(0), forward)
     table = torch.cat([parameters.crops, parameters.resized, parameters.window], dim=1).float()
-    packed = torch.cat([table, columns], dim=1)
-    if images.is_cuda:
-        packed = packed.pin_memory()
-    packed = packed.to(images.device, non_blocking=True)
+    packed = to_device(torch.cat([table, columns], dim=1), images.device)
     top, left, crop_height, crop_width, to_height, to_width, down, right = (
         packed[:, i, None] for i in range(8)
     )
@@ -164,15 +152,8 @@ Geometry = tuple[list[int], list[int], list[int], bool]
 
 
 def _geometry(parameters: ViewParameters) -> list[Geometry]:
-    return list(
-        zip(
-            parameters.crops.tolist(),
-            parameters.resized.tolist(),
-            parameters.window.tolist(),
-            parameters.flip.tolist(),
-            strict=True,
-        )
-    )
+    columns = (parameters.crops, parameters.resized, parameters.window, parameters.flip)
+    return list(zip(*(column.tolist() for column in columns), strict=True))
 
 
 def _cut(image: Tensor, geometry: Geometry, size: int, interpolation: Interpolation) -> Tensor:

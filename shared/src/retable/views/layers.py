@@ -7,7 +7,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from retable.views.sampling import ViewParameters
+from retable.views.sampling import ViewParameters, to_device
 
 
 def cut_maps(maps: Tensor, parameters: ViewParameters, size: int) -> Tensor:
@@ -16,12 +16,9 @@ def cut_maps(maps: Tensor, parameters: ViewParameters, size: int) -> Tensor:
     A view's pixel takes the value of the pixel that its centre falls on.
 
     Args:
-        maps: (B, C, H, W) of any type, on any device.
+        maps: (B, C, H, W) of any type, on any device; (B, C, S, S) is returned.
         parameters: B rows, those of the images' views.
         size: S, side of the views in pixels.
-
-    Returns:
-        (B, C, S, S) of the same type.
     """
     count, channels, _, width = maps.shape
     forward = torch.arange(size)
@@ -34,9 +31,7 @@ def cut_maps(maps: Tensor, parameters: ViewParameters, size: int) -> Tensor:
         for axis, place in ((0, forward), (1, sideways))
     )
     pixels = (rows[:, :, None] * width + columns[:, None, :]).flatten(1)
-    if maps.is_cuda:
-        pixels = pixels.pin_memory()
-    pixels = pixels.to(maps.device, non_blocking=True)[:, None].expand(-1, channels, -1)
+    pixels = to_device(pixels, maps.device)[:, None].expand(-1, channels, -1)
     return maps.flatten(2).gather(2, pixels).view(count, channels, size, size)
 
 
@@ -45,13 +40,8 @@ def companion_parameters(
 ) -> ViewParameters:
     """Return the parameters that cut companion images of other sizes at the same fractions.
 
-    Args:
-        parameters: B rows, those of the images' views.
-        sides: (B, 2) or (2,) int64, height and width of the images.
-        companion_sides: likewise, of their companions.
-
-    Returns:
-        The same parameters but for the crops, whose edges are rounded to whole pixels.
+    The edges of the crops are rounded to whole pixels. ``sides`` are height and width of the
+    images, (B, 2) or (2,) int64, ``companion_sides`` those of their companions.
     """
     start = parameters.crops[:, :2]
     first, last = (

@@ -19,21 +19,15 @@ def make_view(
     image_key: int | None = None,
     compiled: bool = False,
 ) -> Tensor:
-    """Make one view of each of B images of equal size.
+    """Make one view of each of B images: (B, 3, S, S) float32, normalised, on their device.
 
     Args:
         images: (B, 3, H, W) uint8, on any device; nothing waits for that device.
-        indices: (B,) int64 on the CPU, the images' places in their data set: together with the key
-            they determine the draws.
-        recipe: how views are made.
-        rng_key: of one view number and one epoch, for instance ``derive_key(seed, "views", epoch,
-            0)``.
-        image_key: key of the draws that an image's views share, see
-            `retable.views.sample_parameters`.
+        indices: (B,) int64 on the CPU, as all that follows see `retable.views.sample_parameters`.
+        recipe: distributions of the draws.
+        rng_key: key of one view number and one epoch.
+        image_key: key of the draws that all views of an image share.
         compiled: see `retable.views.photometric`.
-
-    Returns:
-        (B, 3, S, S) float32, normalised, on the images' device.
     """
     parameters = sample_parameters(recipe, rng_key, indices, *images.shape[2:], image_key=image_key)
     crops = crop_resize(images, parameters, recipe.size, recipe.interpolation)

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from retable.views.rand_augment import layer_strengths
 from retable.views.recipe import ViewRecipe
-from retable.views.sampling import ViewParameters
+from retable.views.sampling import ViewParameters, to_device
 
 BLENDS = 3
 _CONTRAST, _SATURATION, _HUE = 1, 2, 3  # as in ViewParameters.jitter_order
@@ -30,9 +30,7 @@ _CONTRAST, _SATURATION, _HUE = 1, 2, 3  # as in ViewParameters.jitter_order
 class SelectedRows:
     """The samples that a step is applied to, and how strongly.
 
-    Attributes:
-        rows: (n,) int64, or None for all B, when a strength of 0 must mean no change.
-        strength: (n, ...) float32.
+    ``rows`` are (n,) int64, or None for all B, when a strength of 0 must mean no change.
     """
 
     rows: Tensor | None
@@ -50,19 +48,18 @@ class PhotometricPlan:
         order: (B,) int64, the samples in the order in which they are processed; None as they come,
             where shapes are fixed or no sample can be jittered.
         restore: (B,) int64, the inverse of ``order``.
-        jittered: that many samples, the first ones, are jittered.
+        jittered: number of jittered samples, which come first.
         before: of these, how many have a first, second, third blend before the hue; the others
             have it after the hue.
         blends: (2, 3, 3, B) float32: before or after the hue; first, second or third blend; its
             coefficients of the image, of the grey image and of the mean grey. (1, 0, 0) where a
             sample does not take part.
         shift: (B,) float32, hue shift in sixths of a turn.
-        brightness: (B,) float32, TensorFlow's, what is added.
-        saturation: (B,) float32, TensorFlow's, a factor.
-        gray: greyscale, strength 1 (or 0).
-        blur: Gaussian blur, the strength is sigma.
-        solarize: strength 1 (or 0).
-        layers: of RandAugment, each the steps by name.
+        brightness: (B,) float32, added as TensorFlow does.
+        saturation: (B,) float32, TensorFlow's factor.
+        gray: strength 1 (or 0), like ``solarize``.
+        blur: strength sigma.
+        layers: steps of each layer of RandAugment by name.
     """
 
     order: Tensor | None
@@ -93,10 +90,7 @@ def _moved(value: Any, device: torch.device) -> Any:
         return {name: _moved(selected, device) for name, selected in value.items()}
     if isinstance(value, tuple):
         return tuple(_moved(part, device) for part in value)
-    if isinstance(value, Tensor):
-        pinned = value.pin_memory() if device.type == "cuda" else value
-        return pinned.to(device, non_blocking=True)
-    return value
+    return to_device(value, device) if isinstance(value, Tensor) else value
 
 
 def photometric_plan(

@@ -1,34 +1,13 @@
 """RandAugment: how many operations, which ones, how strong (Cubuk et al., 2020).
 
 A view passes through ``n`` layers. A layer picks one of 15 operations, each as likely, and carries
-it out with probability 1/2; the magnitude is normal about the recipe's, cut to [0, 10]. With
-l = magnitude / 10 and a fair sign where +- stands, an operation's argument is
+it out with probability 1/2; the magnitude is normal about the recipe's, cut to [0, 10].
 
-===================== ============ ==================================================
-operation             argument     meaning
-===================== ============ ==================================================
-AutoContrast          none         each channel stretched to [0, 255]
-Equalize              none         each channel's histogram made flat
-Invert                none         v -> 255 - v
-Rotate                +-30 l       degrees, counter-clockwise about the centre
-Posterize             [4 l]        bits that are kept; 0 would leave black
-Solarize              [256 l]      levels from here on are inverted; 256 inverts none
-SolarizeAdd           [110 l]      added to levels below 128
-Color                 0.1 + 1.8 l  blend with the grey image, 1 changes nothing
-Contrast              0.1 + 1.8 l  blend with the mean grey
-Brightness            0.1 + 1.8 l  blend with black
-Sharpness             0.1 + 1.8 l  blend with the smoothed image
-ShearX, ShearY        +-0.3 l      share of the other coordinate, from the top left corner
-TranslateX/YRel       +-0.45 l     share of the view's side
-===================== ============ ==================================================
-
-[ ] rounds down. Set of operations, formulas, the probability of 1/2, the normal magnitude and the
+Set of operations, formulas, the probability of 1/2, the normal magnitude and the
 random filter of the four geometric ones (bilinear or bicubic) are those of ``rand-m10-n2-mstd0.5``
 in timm's ``auto_augment.py``, which InfoMin's code holds a copy of; both were read. The paper has
-the idea of n and one magnitude; its own set (figure 2 there, from memory) has an identity, no
+the idea of n and one magnitude; its own set (figure 2 there, unverified) has an identity, no
 Invert and no SolarizeAdd.
-
-Here is what is drawn; `retable.views.levels` and `retable.views.affine` do it to pixels.
 """
 
 from __future__ import annotations
@@ -42,7 +21,7 @@ from retable.random import derive_key, normal, uniform
 
 
 class _Argument(NamedTuple):
-    """How an operation's argument follows from l."""
+    """An operation's argument, scale * magnitude / 10 + offset, rounded down or of a fair sign."""
 
     scale: float = 0.0
     offset: float = 0.0
@@ -55,20 +34,20 @@ _SHEAR = _Argument(0.3, signed=True)
 _TRANSLATE = _Argument(0.45, signed=True)
 
 _ARGUMENTS = {
-    "AutoContrast": _Argument(),
-    "Equalize": _Argument(),
-    "Invert": _Argument(),
-    "Rotate": _Argument(30.0, signed=True),
-    "Posterize": _Argument(4.0, rounded=True),
-    "Solarize": _Argument(256.0, rounded=True),
-    "SolarizeAdd": _Argument(110.0, rounded=True),
-    "Color": _ENHANCE,
-    "Contrast": _ENHANCE,
-    "Brightness": _ENHANCE,
-    "Sharpness": _ENHANCE,
-    "ShearX": _SHEAR,
+    "AutoContrast": _Argument(),  # each channel stretched to [0, 255]
+    "Equalize": _Argument(),  # each channel's histogram made flat
+    "Invert": _Argument(),  # v -> 255 - v
+    "Rotate": _Argument(30.0, signed=True),  # degrees, counter-clockwise about the centre
+    "Posterize": _Argument(4.0, rounded=True),  # bits that are kept; 0 would leave black
+    "Solarize": _Argument(256.0, rounded=True),  # levels from here on are inverted; 256: none
+    "SolarizeAdd": _Argument(110.0, rounded=True),  # added to levels below 128
+    "Color": _ENHANCE,  # blend with the grey image; 1 changes nothing
+    "Contrast": _ENHANCE,  # blend with the mean grey
+    "Brightness": _ENHANCE,  # blend with black
+    "Sharpness": _ENHANCE,  # blend with the smoothed image
+    "ShearX": _SHEAR,  # share of the other coordinate, from the top left corner
     "ShearY": _SHEAR,
-    "TranslateXRel": _TRANSLATE,
+    "TranslateXRel": _TRANSLATE,  # share of the view's side
     "TranslateYRel": _TRANSLATE,
 }
 
@@ -107,16 +86,9 @@ def draw_operations(
 
 
 def operation_arguments(operations: Tensor, magnitudes: Tensor, negative: Tensor) -> Tensor:
-    """Return the arguments of operations at given magnitudes: the table above.
+    """Return the arguments of operations, positions in `OPERATIONS`, at magnitudes in [0, 10].
 
-    Args:
-        operations: any shape, int64, positions in `OPERATIONS`.
-        magnitudes: the same shape, float32 in [0, 10].
-        negative: the same shape, bool, the sign where there is one.
-
-    >>> rotate = torch.tensor([OPERATIONS.index("Rotate")])
-    >>> operation_arguments(rotate, torch.tensor([10.0]), torch.tensor([True]))
-    tensor([-30.])
+    All have one shape; ``negative`` (bool) is the sign where an operation has one.
     """
     scale, offset, rounded, signed = torch.tensor(list(_ARGUMENTS.values())).T[:, operations]
     arguments = scale * (magnitudes / 10) + offset
@@ -133,11 +105,8 @@ _UNMOVED = torch.tensor([1.0, 0.0, 0.0, 0.0, 1.0, 0.0], dtype=torch.float64)
 def layer_strengths(operations: Tensor, arguments: Tensor, bicubic: Tensor, size: int) -> Strengths:
     """Translate one layer into the few steps by which pixels are changed.
 
-    Args:
-        operations: (B,) int64, as drawn.
-        arguments: (B,) float32.
-        bicubic: (B,) bool.
-        size: side of the views in pixels.
+    ``operations``, ``arguments`` and ``bicubic`` (B,) are a column of what `draw_operations`
+    returns; ``size`` is the side of the views in pixels.
 
     Returns:
         By the step's name: which samples take part, (B,) bool, and the strength for all B, which
@@ -145,11 +114,6 @@ def layer_strengths(operations: Tensor, arguments: Tensor, bicubic: Tensor, size
         (B, 256); ``autocontrast``, ``equalize``: 1 or 0, (B,); ``contrast``, ``color``,
         ``sharpness``: factors (B,); ``bilinear``, ``bicubic``: affine matrices (B, 6) in
         float64.
-
-    >>> operations = torch.tensor([OPERATIONS.index("Contrast"), SKIPPED])
-    >>> strengths = layer_strengths(operations, torch.full((2,), 1.5), torch.zeros(2).bool(), 32)
-    >>> strengths["contrast"]
-    (tensor([ True, False]), tensor([1.5000, 1.0000]))
     """
     tables = _tables(operations, arguments)
     strengths = {"look_up": ((tables != _LEVELS).any(dim=1), tables)}
@@ -188,7 +152,7 @@ def _tables(operations: Tensor, arguments: Tensor) -> Tensor:
 
 
 def _matrices(operations: Tensor, arguments: Tensor, size: int) -> Tensor:
-    """Return where pixels come from, affine matrices (B, 6) as `retable.views.affine` takes them.
+    """Return where pixels come from, affine matrices (B, 6) for `levels.affine`.
 
     A shear's fixed point is the top left corner, as in timm, not the centre, as in torchvision.
     """

@@ -1,9 +1,7 @@
 """Recipes of views: the augmentations of the papers as plain values.
 
-A recipe names the random crop and the photometric steps of a view, and their strengths.
-It holds only numbers, words and tuples, so that it can be written to JSON, hashed and compared;
-those of the papers are in `retable.views.augmentations`. `retable.views.sampling` draws from it;
-`retable.views.cropping` and `retable.views.colours` apply the draws.
+Those of the papers are in `retable.views.augmentations`. `retable.views.sampling` draws from a
+recipe; `retable.views.cropping` and `retable.views.colours` apply the draws.
 """
 
 from __future__ import annotations
@@ -48,22 +46,19 @@ class ViewRecipe:
         window: which size x size pixels of the resized image are the view, its "center" or a
             "random" place; only without ``crop_scale``.
         interpolation: filter of the antialiased resize.
-        flip_probability: probability of a horizontal flip.
         jitter: strengths of brightness, contrast, saturation (factors drawn from
             [max(0, 1 - strength), 1 + strength]) and hue (shift from [-strength, strength], in
-            turns, at most 0.5), applied in random order as torchvision's `ColorJitter` does.
-        jitter_probability: probability that a view is jittered at all.
+            turns, at most 0.5), applied in random order as torchvision's `ColorJitter` does, or not
+            at all.
         jitter_position: jitter "before_gray" or "after_gray".
         brightness_shift: largest change of the brightness, drawn from [-shift, shift] and added.
         saturation: bounds of the factor of HSV's saturation, which is cut to [0, 1] then; None for
             no change.
-        gray_probability: probability of greyscale.
         gray: the grey of a pixel, its "luma" (ITU-R 601-2) or the "mean" of its channels.
         gray_shared: whether all views of an image are grey in the same epochs, as if the image were
             made grey before they are cut out of it; with ``jitter_position`` "after_gray" it is
             the same but for rounding, since channels are averaged pixel by pixel and cropping and
             resizing treat them alike.
-        blur_probability: probability of Gaussian blur.
         blur_sigma: bounds of the blur's standard deviation, in pixels of the view.
         blur_kernel: number of taps, odd and below twice the size. None takes three
             ``blur_sigma[1]`` on either side, see `kernel_size`.
@@ -76,9 +71,6 @@ class ViewRecipe:
             jointly, see `retable.nn.patches.standardise`.
         layers: names of further layers of the data set (`retable.data.source.LayerKind`) that are
             cut with the view's own parameters and come with it in `Batch.layers`.
-
-    Raises:
-        UserError: a value out of range, named.
     """
 
     size: int
@@ -109,66 +101,51 @@ class ViewRecipe:
     layers: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        for name in _TUPLES:
-            value = getattr(self, name)
-            if value is not None:  # JSON brings lists; a recipe must stay hashable
-                object.__setattr__(self, name, tuple(value))
         validate_choices(self)
         self._check_geometry()
         self._check_photometry()
 
     def _check_geometry(self) -> None:
-        _require(self.size >= 1, "size", self.size, "a positive number of pixels")
-        if self.crop_scale is not None:
-            _require(_increasing(self.crop_scale, 1.0), "crop_scale", self.crop_scale, _SCALE)
+        self._require("size", self.size >= 1, "a positive number of pixels")
+        scale = self.crop_scale
+        if scale is not None:
+            self._require("crop_scale", _increasing(scale) and scale[1] <= 1, f"{_BOUNDS} <= 1")
             for name, without in (("resize", None), ("keep_aspect", True), ("window", "center")):
-                value = getattr(self, name)
-                _require(value == without, name, value, f"{without} with a crop_scale")
-        if self.resize is not None:
-            _require(self.resize >= self.size, "resize", self.resize, "at least the size")
-        _require(_increasing(self.crop_ratio), "crop_ratio", self.crop_ratio, "0 < low <= high")
+                holds = getattr(self, name) == without
+                self._require(name, holds, f"{without} with a crop_scale")
+        self._require("resize", (self.resize or self.size) >= self.size, "at least the size")
+        self._require("crop_ratio", _increasing(self.crop_ratio), _BOUNDS)
         if self.crop_sampling == "tensorflow":
-            _require(
-                self.crop_scale is not None and self.crop_scale[1] >= LEAST_COVERED,
-                "crop_scale",
-                self.crop_scale,
-                f"two shares, the second at least {LEAST_COVERED}, for TensorFlow's sampling",
-            )
+            holds = scale is not None and scale[1] >= LEAST_COVERED
+            expected = f"two shares, the second at least {LEAST_COVERED}, for TensorFlow's sampling"
+            self._require("crop_scale", holds, expected)
 
     def _check_photometry(self) -> None:
         for step in ("flip", "jitter", "gray", "blur", "solarize"):
-            value = getattr(self, f"{step}_probability")
-            _require(0 <= value <= 1, f"{step}_probability", value, "a probability")
-        _require(
-            len(self.jitter) == 4 and min(self.jitter) >= 0 and self.jitter[3] <= 0.5,
-            "jitter",
-            self.jitter,
-            "four strengths from 0 on, the fourth (hue) at most 0.5",
-        )
-        _require(self.brightness_shift >= 0, "brightness_shift", self.brightness_shift, "0 or more")
+            name = f"{step}_probability"
+            self._require(name, 0 <= getattr(self, name) <= 1, "a probability")
+        holds = len(self.jitter) == 4 and min(self.jitter) >= 0 and self.jitter[3] <= 0.5
+        expected = "four strengths from 0 on, the fourth (hue) at most 0.5"
+        self._require("jitter", holds, expected)
+        self._require("brightness_shift", self.brightness_shift >= 0, "0 or more")
         if self.saturation is not None:
             holds = len(self.saturation) == 2 and 0 <= self.saturation[0] <= self.saturation[1]
-            _require(holds, "saturation", self.saturation, "0 <= low <= high")
-        _require(_increasing(self.blur_sigma), "blur_sigma", self.blur_sigma, "0 < low <= high")
+            self._require("saturation", holds, "0 <= low <= high")
+        self._require("blur_sigma", _increasing(self.blur_sigma), _BOUNDS)
         if self.blur_kernel is not None:
-            _require(
-                self.blur_kernel % 2 == 1 and 0 < self.blur_kernel < 2 * self.size,
-                "blur_kernel",
-                self.blur_kernel,
-                "an odd number of taps below twice the size",
-            )
+            holds = self.blur_kernel % 2 == 1 and 0 < self.blur_kernel < 2 * self.size
+            self._require("blur_kernel", holds, "an odd number of taps below twice the size")
         if self.rand_augment is not None:
-            _require(
-                len(self.rand_augment) == 3
-                and self.rand_augment[0] >= 1
-                and 0 <= self.rand_augment[1] <= 10
-                and self.rand_augment[2] >= 0,
-                "rand_augment",
-                self.rand_augment,
-                "at least one layer, a magnitude from 0 to 10, and its standard deviation",
-            )
-        _require(len(self.mean) == 3, "mean", self.mean, "one number for each channel")
-        _require(len(self.std) == 3 and min(self.std) > 0, "std", self.std, "three above zero")
+            holds = len(self.rand_augment) == 3 and self.rand_augment[0] >= 1
+            holds = holds and 0 <= self.rand_augment[1] <= 10 and self.rand_augment[2] >= 0
+            expected = "at least one layer, a magnitude from 0 to 10, and its standard deviation"
+            self._require("rand_augment", holds, expected)
+        self._require("mean", len(self.mean) == 3, "one number for each channel")
+        self._require("std", len(self.std) == 3 and min(self.std) > 0, "three above zero")
+
+    def _require(self, name: str, holds: bool, expected: str) -> None:
+        if not holds:
+            raise UserError(f"`{name}` of a view must be {expected}, got {getattr(self, name)}.")
 
     @property
     def is_random(self) -> bool:
@@ -201,24 +178,8 @@ class ViewRecipe:
         return 2 * min(math.ceil(3 * self.blur_sigma[1]), self.size - 1) + 1
 
 
-_TUPLES = (
-    "crop_scale",
-    "crop_ratio",
-    "jitter",
-    "saturation",
-    "blur_sigma",
-    "rand_augment",
-    "mean",
-    "std",
-    "layers",
-)
-_SCALE = "0 < low <= high <= 1"
+_BOUNDS = "0 < low <= high"
 
 
-def _increasing(bounds: tuple[float, ...], highest: float = math.inf) -> bool:
-    return len(bounds) == 2 and 0 < bounds[0] <= bounds[1] <= highest
-
-
-def _require(holds: bool, name: str, value: object, expected: str) -> None:
-    if not holds:
-        raise UserError(f"`{name}` of a view must be {expected}, got {value}.")
+def _increasing(bounds: tuple[float, ...]) -> bool:
+    return len(bounds) == 2 and 0 < bounds[0] <= bounds[1]

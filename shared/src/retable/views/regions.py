@@ -20,17 +20,10 @@ _CORNER = [20, 21]
 def regions(
     recipe: ViewRecipe, draws: Tensor, heights: Tensor, widths: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the crops, the sizes to which they are resized, and the windows that are the views.
+    """Return crops, resized and window as in `retable.views.ViewParameters`.
 
-    Args:
-        recipe: of the view.
-        draws: (B, 22 or more) float32 in (0, 1), each image's own.
-        heights: (B,) int64, of the images in pixels.
-        widths: (B,) int64.
-
-    Returns:
-        crops (B, 4), resized (B, 2) and window (B, 2), all int64, as in
-        `retable.views.ViewParameters`.
+    ``draws`` (B, 22 or more) float32 in (0, 1) are each image's own; ``heights`` and ``widths``
+    (B,) int64 those of the images.
     """
     sides = torch.stack([heights, widths], dim=1)
     if recipe.crop_scale is None:

@@ -1,8 +1,7 @@
 """Random parameters of views, drawn as functions of (key, data set index).
 
-Nothing here reads pixels. The draws for one image depend on the key and the image's index in its
-data set only, hence not on the batch, the worker or the process, and the draws for the colours do
-not depend on the image's height and width.
+They do not depend on the batch, the worker, the process or pixels, and those for the colours not on
+the image's height and width.
 """
 
 from __future__ import annotations
@@ -29,22 +28,19 @@ _USED = 38
 
 @dataclass(frozen=True)
 class ViewParameters:
-    """Parameters of B views, as CPU tensors; `len`, indexing by rows and `concatenate` work.
+    """Parameters of B views, as CPU tensors; `len` and indexing by rows work.
 
     Attributes:
         crops: (B, 4) int64, the region that is cut out: top, left, height, width in pixels.
         resized: (B, 2) int64, height and width to which the region is resized.
         window: (B, 2) int64, top and left of the view in the resized region (0 for random crops,
             which are resized to the view itself; windows of a resized image have them).
-        flip: (B,) bool, mirrored horizontally.
-        jitter: (B,) bool, colours jittered.
+        flip: (B,) bool, mirrored horizontally; ``jitter``, ``gray`` and ``solarize`` likewise.
         jitter_order: (B, 4) int64, the order of brightness 0, contrast 1, saturation 2, hue 3.
         jitter_factors: (B, 4) float32, one for each of these four: three factors, shift in turns.
         brightness_shift: (B,) float32, added to all channels.
         saturation: (B,) float32, the factor of HSV's saturation, 1 where the recipe has none.
-        gray: (B,) bool.
         blur_sigma: (B,) float32, in pixels of the view, 0 for no blur.
-        solarize: (B,) bool.
         operations: (B, n) int64, of RandAugment's n layers (0 without it), positions in
             `retable.views.rand_augment.OPERATIONS` or its ``SKIPPED``.
         arguments: (B, n) float32, of these operations.
@@ -71,14 +67,7 @@ class ViewParameters:
         return len(self.crops)
 
     def __getitem__(self, rows: slice | Tensor) -> ViewParameters:
-        """Return the parameters of some rows, given as a slice or an index tensor."""
         return ViewParameters(**{f.name: getattr(self, f.name)[rows] for f in fields(self)})
-
-    @staticmethod
-    def concatenate(parts: list[ViewParameters]) -> ViewParameters:
-        """Join the rows of several parameters in order."""
-        names = [f.name for f in fields(ViewParameters)]
-        return ViewParameters(**{n: torch.cat([getattr(p, n) for p in parts]) for n in names})
 
 
 def sample_parameters(
@@ -92,20 +81,17 @@ def sample_parameters(
 ) -> ViewParameters:
     """Draw the parameters of one view of each of B images.
 
+    Many batches, or an epoch, can be drawn in one call and indexed afterwards: it costs less.
+
     Args:
         recipe: distributions of the draws.
-        rng_key: of one view number and one epoch, for instance ``derive_key(seed, "views", epoch,
-            0)``.
+        rng_key: key of one view number and one epoch, for instance
+            ``derive_key(seed, "views", epoch, 0)``.
         indices: (B,) int64, the images' places in their data set; on any device.
-        heights: (B,) or one number, of the images in pixels.
-        widths: likewise.
+        heights: heights of the images in pixels, (B,) or one number.
+        widths: widths, likewise.
         image_key: key of the draws that all views of an image share in an epoch, for instance
             ``derive_key(seed, "images", epoch)``; only recipes with ``gray_shared`` need one.
-
-    Raises:
-        ValueError: the views share a draw, and there is no ``image_key``.
-
-    Many batches, or an epoch, can be drawn in one call and indexed afterwards: it costs less.
     """
     indices = indices.cpu()
     count = len(indices)
@@ -143,3 +129,10 @@ def sample_parameters(
         arguments=arguments,
         bicubic=bicubic,
     )
+
+
+def to_device(tensor: Tensor, device: torch.device) -> Tensor:
+    """Move a tensor to the device without making the host wait."""
+    if device.type == "cuda" and not tensor.is_cuda:
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.to(device)

@@ -1,8 +1,9 @@
-"""Fifteen corruptions of images at five severities, batched, one draw for each image.
+"""Out-of-distribution variants of shapes, among them fifteen corruptions at five severities.
 
-The kinds are those of Hendrycks and Dietterich, "Benchmarking Neural Network Robustness to Common
-Corruptions and Perturbations" (ICLR 2019), Section 4; implementations and strengths are our own.
-Lengths are shares of the image side, so a severity means about the same at 32 and at 224 pixels.
+The kinds of corruption are those of Hendrycks and Dietterich, "Benchmarking Neural Network
+Robustness to Common Corruptions and Perturbations" (ICLR 2019), Section 4; implementations and
+strengths are our own. Lengths are shares of the image side, so a severity means about the same at
+32 and at 224 pixels.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import io
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from difflib import get_close_matches
 
 import torch
 from torch import Tensor
@@ -45,7 +47,7 @@ class Draws:
         """Return smooth noise in [0, 1], float32 (n, side * side), lattice cells ``cell`` wide."""
         rows, columns = _pixel_grid(len(self.indices), side)
         noise = lattices(derive_key(self.rng_key, purpose), self.indices)
-        return clouds(cell)(rows / side, columns / side, noise)
+        return clouds(rows / side, columns / side, noise, cell)
 
 
 def _pixel_grid(n: int, side: int) -> tuple[Tensor, Tensor]:
@@ -104,18 +106,23 @@ def _defocus_blur(images: Tensor, radius: float, draws: Draws) -> Tensor:
     for i in range(points):
         r = radius * side * math.sqrt((i + 0.5) / points)
         angle = i * math.pi * (3 - math.sqrt(5))
-        shifts.append(
-            (torch.tensor([[r * math.sin(angle)]]), torch.tensor([[r * math.cos(angle)]]))
-        )
+        down, right = r * math.sin(angle), r * math.cos(angle)
+        shifts.append((torch.tensor([[down]]), torch.tensor([[right]])))
     return _mean_of_shifts(images, shifts)
 
 
-def _glass_blur(images: Tensor, reach: float, draws: Draws) -> Tensor:
+def _displaced(images: Tensor, reach: float, down: Tensor, right: Tensor) -> Tensor:
+    """Move each pixel by (down, right), (n, S * S) in [0, 1], scaled to ``reach`` either way."""
     side = images.shape[-1]
     rows, columns = _pixel_grid(len(images), side)
-    down = (draws.uniform("glass rows", side * side) - 0.5) * (2 * reach * side)
-    right = (draws.uniform("glass columns", side * side) - 0.5) * (2 * reach * side)
+    down, right = ((chance - 0.5) * (2 * reach * side) for chance in (down, right))
     return _read(images, rows + down, columns + right)
+
+
+def _glass_blur(images: Tensor, reach: float, draws: Draws) -> Tensor:
+    pixels = images[0, 0].numel()
+    down, right = (draws.uniform(f"glass {axis}", pixels) for axis in ("rows", "columns"))
+    return _displaced(images, reach, down, right)
 
 
 def _motion_blur(images: Tensor, length: float, draws: Draws) -> Tensor:
@@ -130,12 +137,11 @@ def _zoom_blur(images: Tensor, zoom: float, draws: Draws) -> Tensor:
     middle = (side - 1) / 2
     rows, columns = _pixel_grid(len(images), side)
     total = torch.zeros_like(images)
-    factors = [1 + zoom * i / 8 for i in range(9)]
-    for factor in factors:
-        total = total + _read(
-            images, (rows - middle) / factor + middle, (columns - middle) / factor + middle
-        )
-    return total / len(factors)
+    for i in range(9):
+        factor = 1 + zoom * i / 8
+        down, right = ((x - middle) / factor + middle for x in (rows, columns))
+        total = total + _read(images, down, right)
+    return total / 9
 
 
 def _snow(images: Tensor, amount: float, draws: Draws) -> Tensor:
@@ -156,9 +162,8 @@ def _frost(images: Tensor, amount: float, draws: Draws) -> Tensor:
     coarse = draws.clouds("needles", side, 0.18)
     fine = draws.clouds("splinters", side, 0.08)
     ridges = 1 - ((0.65 * coarse + 0.35 * fine) * 2 - 1).abs()
-    ice = (((ridges - 0.9 + 0.55 * amount) / 0.3).clamp(0, 1) * (0.35 + 0.5 * amount)).view(
-        n, 1, side, side
-    )
+    ice = ((ridges - 0.9 + 0.55 * amount) / 0.3).clamp(0, 1) * (0.35 + 0.5 * amount)
+    ice = ice.view(n, 1, side, side)
     colour = torch.tensor([0.82, 0.9, 0.97]).view(1, 3, 1, 1)
     return images + (colour - images) * ice
 
@@ -187,10 +192,8 @@ def _contrast(images: Tensor, factor: float, draws: Draws) -> Tensor:
 
 def _elastic(images: Tensor, reach: float, draws: Draws) -> Tensor:
     side = images.shape[-1]
-    rows, columns = _pixel_grid(len(images), side)
-    down = (draws.clouds("elastic rows", side, 0.2) - 0.5) * (2 * reach * side)
-    right = (draws.clouds("elastic columns", side, 0.2) - 0.5) * (2 * reach * side)
-    return _read(images, rows + down, columns + right)
+    down, right = (draws.clouds(f"elastic {axis}", side, 0.2) for axis in ("rows", "columns"))
+    return _displaced(images, reach, down, right)
 
 
 def _pixelate(images: Tensor, share: float, draws: Draws) -> Tensor:
@@ -247,9 +250,6 @@ def corrupt(images: Tensor, kind: str, severity: int, *, rng_key: int, indices: 
     """Return corrupted copies of ``images``, uint8 (n, 3, S, S).
 
     ``kind`` is a key of ``CORRUPTIONS``, ``severity`` 1 to 5; image i draws with (key, indices[i]).
-
-    Raises:
-        UserError: an unknown kind or severity.
     """
     if kind not in CORRUPTIONS:
         raise UserError(f"there is no corruption '{kind}'; choose from {', '.join(CORRUPTIONS)}")
@@ -259,3 +259,47 @@ def corrupt(images: Tensor, kind: str, severity: int, *, rng_key: int, indices: 
     draws = Draws(derive_key(rng_key, kind), indices)
     out = function(images.float() / 255, strengths[severity - 1], draws)
     return (out.clamp(0, 1) * 255 + 0.5).floor().to(torch.uint8)
+
+
+STYLES = ("sketch", "texture_swapped", "recoloured", "silhouette", "texture_only")
+"""Variants of the drawing:
+
+- sketch: a black line along the outline on white;
+- texture_swapped: the texture that goes with another class, a conflict of cues;
+- recoloured: hues half way between those of the clean images;
+- silhouette: the figure filled with black on white;
+- texture_only: the object's texture fills the image, no outline is left.
+"""
+
+CONTROLS = ("clean", "background_only")
+"""The distribution of training, and the same backgrounds with the object removed."""
+
+OOD_VARIANTS = (
+    *(f"corrupted:{kind}:{severity}" for kind in CORRUPTIONS for severity in SEVERITIES),
+    *STYLES,
+)
+"""All variants that a classifier of clean images is tested on: 15 x 5 corruptions and 5 styles."""
+
+
+@dataclass(frozen=True)
+class Variant:
+    """How images are drawn, and how they are corrupted afterwards."""
+
+    style: str = "clean"
+    corruption: str | None = None
+    severity: int = 0
+
+
+def parse_variant(name: str) -> Variant:
+    """Parse the name of a variant."""
+    if name in CONTROLS or name in STYLES:
+        return Variant(name)
+    if name in OOD_VARIANTS:
+        _, kind, severity = name.split(":")
+        return Variant(corruption=kind, severity=int(severity))
+    nearest = get_close_matches(name, (*CONTROLS, *OOD_VARIANTS), 1)
+    choice = f"did you mean {nearest[0]}" if nearest else f"choose from {', '.join(CONTROLS)}"
+    raise UserError(
+        f"shapes has no variant '{name}'; {choice}, one of {', '.join(STYLES)} or "
+        "corrupted:<kind>:<severity 1 to 5>"
+    )

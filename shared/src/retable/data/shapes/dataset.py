@@ -20,17 +20,16 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from retable.data.shapes.corruptions import corrupt
-from retable.data.shapes.factors import Labelling, labels_of, names_of
-from retable.data.shapes.outlines import catalogue
-from retable.data.shapes.tables import (
+from retable.data.shapes.corruptions import OOD_VARIANTS, corrupt, parse_variant
+from retable.data.shapes.factors import LABELLINGS, Labelling, labels_of, names_of
+from retable.data.shapes.outlines import (
     TABLE_EXTENT,
     TABLE_SIDE,
+    catalogue,
     distance_tables,
     edge_distance_tables,
 )
 from retable.data.shapes.textures import BACKGROUND, FOREGROUND, Texture, bilinear, paint
-from retable.data.shapes.variants import OOD_VARIANTS, parse_variant
 from retable.data.source import SPLITS, Source, checksum
 from retable.errors import UserError
 from retable.random import derive_key, integers, permutation, uniform
@@ -38,10 +37,8 @@ from retable.random import derive_key, integers, permutation, uniform
 __all__ = ["OOD_VARIANTS", "Shapes", "tones"]
 
 HUES = 3
-"""Colours of each tone: red, green, blue, hence six colours in all.
-
-With six hues the two colours of an image nearly name it, and contrastive learning learns little
-else.
+"""Hues of each tone: red, green, blue. With six hues the two colours of an image nearly name it,
+and contrastive learning learns little else.
 """
 
 LUMINANCE = (0.75, 0.25)
@@ -123,7 +120,13 @@ class Shapes(Source):
         variant: str = "clean",
         labels: Labelling = "outline",
     ) -> None:
-        _check(count, split, size, classes, rho, background_rho)
+        available = len(catalogue())
+        _require(count >= 1, "count", count, "at least 1")
+        _require(split in SPLITS, "split", split, f"one of {', '.join(SPLITS)}")
+        _require(size >= 16, "size", size, "at least 16 pixels")
+        _require(2 <= classes <= available, "classes", classes, f"2 to {available}")
+        _require(0 <= rho <= 1, "rho", rho, "a probability")
+        _require(0 <= background_rho <= 1, "background_rho", background_rho, "a probability")
         self.count = count
         self.split = split
         self.seed = seed
@@ -139,10 +142,12 @@ class Shapes(Source):
         assignment = permutation(derive_key(0, "shapes", "class backgrounds"), classes)
         self.class_backgrounds = assignment % (HUES * len(BACKGROUND))
         """The background that goes with each class: hue + 3 * texture, int64 (classes,)."""
+        _require(labels in LABELLINGS, "labels", labels, f"one of {', '.join(LABELLINGS)}")
         class_names = names_of(labels, classes)
         self.layers = {"mask": "map"}
         self._masks: Tensor | None = None
-        found = self._labels(labels)
+        every = torch.arange(count)
+        found = every % classes if labels == "outline" else labels_of(labels, self.factors(every))
         drawn = {
             "split": split,
             "outlines": classes,
@@ -164,15 +169,6 @@ class Shapes(Source):
         }
         super().__init__(found, class_names, description)
 
-    def _labels(self, labelling: Labelling) -> Tensor:
-        indices = torch.arange(self.count)
-        if labelling == "outline":
-            return self._outlines(indices)
-        return labels_of(labelling, self.factors(indices))
-
-    def _outlines(self, indices: Tensor) -> Tensor:
-        return indices % self.num_classes
-
     def _key(self, factor: str) -> int:
         return derive_key(self.seed, "shapes", self.split, factor)
 
@@ -188,12 +184,14 @@ class Shapes(Source):
         texture_angle, background_angle. Colours of the variant "recoloured" are numbered alike.
         """
         indices = self._checked(indices)
-        outline = self._outlines(indices)
+        outline = indices % self.num_classes
         drawn = integers(self._key("texture"), indices, len(FOREGROUND))
         agrees = uniform(self._key("texture agrees"), indices) < self.rho
         texture = torch.where(agrees, self.class_textures[outline], drawn)
-        if self._style.style == "texture_swapped":
-            texture = self._conflicting_texture(outline, indices)
+        if self._style.style == "texture_swapped":  # one of another class, not of the image's own
+            kinds = min(len(FOREGROUND), self.num_classes)  # the textures that go with any class
+            other = 1 + integers(self._key("conflicting texture"), indices, kinds - 1)
+            texture = (self.class_textures[outline] + other) % kinds
         drawn = integers(self._key("background"), indices, HUES * len(BACKGROUND))
         agrees = uniform(self._key("background agrees"), indices) < self.background_rho
         backdrop = torch.where(agrees, self.class_backgrounds[outline], drawn)
@@ -226,11 +224,7 @@ class Shapes(Source):
         return torch.cat(chunks).view(-1, self.size, self.size)
 
     def images(self, indices: Tensor) -> Tensor:
-        """Return images, uint8 (n, 3, size, size), of ``indices`` int64 (n,).
-
-        Raises:
-            IndexError: an index outside [0, count).
-        """
+        """Return images, uint8 (n, 3, size, size), of ``indices`` int64 (n,)."""
         indices = self._checked(indices)
         if self._pool is not None:
             return self._pool[indices]
@@ -288,12 +282,6 @@ class Shapes(Source):
         distance = bilinear(tables, factors["outline"], rows, columns)
         return distance * (factors["radius"] * self.size)[:, None]
 
-    def _conflicting_texture(self, outline: Tensor, indices: Tensor) -> Tensor:
-        """Draw a texture that goes with other classes but not with the image's own."""
-        kinds = min(len(FOREGROUND), self.num_classes)  # the textures that go with any class
-        other = 1 + integers(self._key("conflicting texture"), indices, kinds - 1)
-        return (self.class_textures[outline] + other) % kinds
-
     def _render(self, indices: Tensor) -> Tensor:
         factors = self.factors(indices)
         pixels = (self._drawn(factors, indices) * 255 + 0.5).floor().to(torch.uint8)
@@ -345,18 +333,6 @@ def _turned(down: Tensor, right: Tensor, angle: Tensor) -> tuple[Tensor, Tensor]
     return down * cosine - right * sine, down * sine + right * cosine
 
 
-def _check(
-    count: int, split: str, size: int, classes: int, rho: float, background_rho: float
-) -> None:
-    if count < 1:
-        raise UserError(f"`count` of shapes must be at least 1, got {count}.")
-    if split not in SPLITS:
-        raise UserError(f"`split` must be one of {', '.join(SPLITS)}, got {split!r}.")
-    if size < 16:
-        raise UserError(f"`size` of shapes must be at least 16 pixels, got {size}.")
-    available = len(catalogue())
-    if not 2 <= classes <= available:
-        raise UserError(f"`classes` of shapes must be 2 to {available}, got {classes}.")
-    for name, value in (("rho", rho), ("background_rho", background_rho)):
-        if not 0 <= value <= 1:
-            raise UserError(f"`{name}` of shapes must be a probability, got {value}.")
+def _require(holds: bool, name: str, value: object, expected: str) -> None:
+    if not holds:
+        raise UserError(f"`{name}` of shapes must be {expected}, got {value!r}.")

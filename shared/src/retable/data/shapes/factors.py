@@ -6,17 +6,16 @@ The images do not depend on their labels, so that one encoder is evaluated on se
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal
+from typing import Literal, get_args
 
 from torch import Tensor
 
 from retable.data.shapes.outlines import catalogue
 from retable.data.shapes.textures import BACKGROUND, FOREGROUND
-from retable.errors import UserError
 
 Labelling = Literal["outline", "texture", "foreground", "background", "scene"]
 
-LABELLINGS: tuple[Labelling, ...] = ("outline", "texture", "foreground", "background", "scene")
+LABELLINGS: tuple[Labelling, ...] = get_args(Labelling)
 """Factors that labels state:
 
 - outline: the figure, balanced to within one image;
@@ -34,26 +33,10 @@ the outlines that they go with, which are equally many where the number of outli
 """
 
 HUE_NAMES = ("red", "green", "blue")
-"""The hues in the order of their numbers."""
 
 
 def names_of(labelling: str, outlines: int) -> list[str]:
-    """Return the name of each class, in the order of the labels.
-
-    Args:
-        labelling: one of `LABELLINGS`.
-        outlines: number of outlines that the data set shows.
-
-    Raises:
-        UserError: no such labelling.
-
-    >>> names_of("foreground", 64), len(names_of("scene", 64)), names_of("scene", 64)[13]
-    (['red', 'green', 'blue'], 24, 'plain green, light')
-    """
-    if labelling not in LABELLINGS:
-        raise UserError(
-            f"shapes has no labels '{labelling}'; choose one of {', '.join(LABELLINGS)}"
-        )
+    """Return the name of each class, in the order of the labels, of so many outlines."""
     grounds = [f"{texture} {hue}" for texture in BACKGROUND for hue in HUE_NAMES]
     names = {
         "outline": list(catalogue())[:outlines],
@@ -66,12 +49,7 @@ def names_of(labelling: str, outlines: int) -> list[str]:
 
 
 def labels_of(labelling: Labelling, factors: Mapping[str, Tensor]) -> Tensor:
-    """Return the labels (n,), int64, of n images.
-
-    Args:
-        labelling: the factors that they state.
-        factors: of the images, as `retable.data.shapes.dataset.Shapes.factors` returns it.
-    """
+    """Return the labels (n,), int64, of n images whose `Shapes.factors` are given."""
     if labelling in ("outline", "texture", "foreground"):
         return factors[labelling]
     ground = factors["background"] + len(HUE_NAMES) * factors["background_texture"]

@@ -7,6 +7,7 @@ rounds in one way, so that a pattern has the same bits on every machine and in e
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -21,10 +22,6 @@ def bilinear(tables: Tensor, which: Tensor, rows: Tensor, columns: Tensor) -> Te
     """Read ``tables`` (T, H, W) at fractional positions, interpolating linearly; edges extend.
 
     ``which`` (n,) names each image's table; ``rows`` and ``columns`` are (n, P) in cells.
-
-    >>> tables = torch.arange(12.0).view(1, 3, 4)
-    >>> bilinear(tables, torch.tensor([0]), torch.tensor([[0.5, 9.0]]), torch.tensor([[1.0, 9.0]]))
-    tensor([[ 3., 11.]])
     """
     _, height, width = tables.shape
     rows = rows.clamp(0, height - 1)
@@ -51,59 +48,43 @@ def _edge(x: Tensor, softness: float) -> Tensor:
     return ((x - 0.5) / softness + 0.5).clamp(0, 1)
 
 
-def stripes(period: float) -> Callable[[Tensor, Tensor], Tensor]:
+def stripes(u: Tensor, v: Tensor, period: float) -> Tensor:
     """Return parallel stripes; ``period`` is a share of the image side, as in all patterns."""
-    return lambda u, v: _edge(_wave(u / period), 0.5)
+    return _edge(_wave(u / period), 0.5)
 
 
-def shading(period: float) -> Callable[[Tensor, Tensor], Tensor]:
+def shading(u: Tensor, v: Tensor, period: float) -> Tensor:
     """Return a brightness that rises and falls evenly, a slope where the period is long."""
-    return lambda u, v: _wave(u / period)
+    return _wave(u / period)
 
 
-def checks(period: float) -> Callable[[Tensor, Tensor], Tensor]:
+def checks(u: Tensor, v: Tensor, period: float) -> Tensor:
     """Return a chessboard with two cells a period."""
-
-    def pattern(u: Tensor, v: Tensor) -> Tensor:
-        a = 2 * _edge(_wave(u / period), 0.5) - 1
-        b = 2 * _edge(_wave(v / period), 0.5) - 1
-        return (a * b + 1) / 2
-
-    return pattern
+    a = 2 * _edge(_wave(u / period), 0.5) - 1
+    b = 2 * _edge(_wave(v / period), 0.5) - 1
+    return (a * b + 1) / 2
 
 
-def dots(period: float) -> Callable[[Tensor, Tensor], Tensor]:
+def dots(u: Tensor, v: Tensor, period: float) -> Tensor:
     """Return round dots on a square lattice."""
-
-    def pattern(u: Tensor, v: Tensor) -> Tensor:
-        a, b = 1 - _wave(u / period), 1 - _wave(v / period)
-        return ((0.55 - (a * a + b * b)) / 0.5 + 0.5).clamp(0, 1)
-
-    return pattern
+    a, b = 1 - _wave(u / period), 1 - _wave(v / period)
+    return ((0.55 - (a * a + b * b)) / 0.5 + 0.5).clamp(0, 1)
 
 
-def net(period: float) -> Callable[[Tensor, Tensor], Tensor]:
+def net(u: Tensor, v: Tensor, period: float) -> Tensor:
     """Return thin lines that cross at right angles."""
-
-    def pattern(u: Tensor, v: Tensor) -> Tensor:
-        crossing = torch.maximum(_wave(u / period), _wave(v / period))
-        return ((crossing - 0.72) / 0.35 + 0.5).clamp(0, 1)
-
-    return pattern
+    crossing = torch.maximum(_wave(u / period), _wave(v / period))
+    return ((crossing - 0.72) / 0.35 + 0.5).clamp(0, 1)
 
 
-def clouds(cell: float) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
+def clouds(u: Tensor, v: Tensor, lattices: Tensor, cell: float) -> Tensor:
     """Return value noise: random lattice values ``cell`` apart, interpolated linearly."""
-
-    def pattern(u: Tensor, v: Tensor, lattices: Tensor) -> Tensor:
-        n = lattices.shape[0]
-        # Coordinates lie in about [-1, 2]; the lattice repeats (its last row equals its first).
-        rows, columns = (x / (cell * LATTICE) for x in (u, v))
-        rows, columns = ((x - x.floor()) * LATTICE for x in (rows, columns))
-        value = bilinear(lattices, torch.arange(n, device=u.device), rows, columns)
-        return ((value - 0.5) * 1.8 + 0.5).clamp(0, 1)
-
-    return pattern
+    n = lattices.shape[0]
+    # Coordinates lie in about [-1, 2]; the lattice repeats (its last row equals its first).
+    rows, columns = (x / (cell * LATTICE) for x in (u, v))
+    rows, columns = ((x - x.floor()) * LATTICE for x in (rows, columns))
+    value = bilinear(lattices, torch.arange(n, device=u.device), rows, columns)
+    return ((value - 0.5) * 1.8 + 0.5).clamp(0, 1)
 
 
 def lattices(rng_key: int, indices: Tensor) -> Tensor:
@@ -121,21 +102,21 @@ Texture = tuple[Pattern | None, bool]
 
 FOREGROUND: dict[str, Texture] = {
     "plain": (None, False),
-    "fine stripes": (stripes(0.12), False),
-    "wide stripes": (stripes(0.26), False),
-    "checks": (checks(0.25), False),
-    "dots": (dots(0.17), False),
-    "net": (net(0.22), False),
-    "grain": (clouds(0.05), True),
-    "clouds": (clouds(0.15), True),
+    "fine stripes": (partial(stripes, period=0.12), False),
+    "wide stripes": (partial(stripes, period=0.26), False),
+    "checks": (partial(checks, period=0.25), False),
+    "dots": (partial(dots, period=0.17), False),
+    "net": (partial(net, period=0.22), False),
+    "grain": (partial(clouds, cell=0.05), True),
+    "clouds": (partial(clouds, cell=0.15), True),
 }
 """The textures of the object, in the order of the factor "texture"."""
 
 BACKGROUND: dict[str, Texture] = {
     "plain": (None, False),
-    "shading": (shading(2.0), False),
-    "haze": (clouds(0.25), True),
-    "waves": (stripes(0.4), False),
+    "shading": (partial(shading, period=2.0), False),
+    "haze": (partial(clouds, cell=0.25), True),
+    "waves": (partial(stripes, period=0.4), False),
 }
 """The textures of the background; every one has a random direction, so none reveals the pose."""
 
