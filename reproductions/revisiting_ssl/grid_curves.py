@@ -21,7 +21,7 @@ from reproductions.revisiting_ssl.grid_readings import (
     title_of,
 )
 from reproductions.revisiting_ssl.grid_report import signed
-from retable.plots.drawing import CYCLE, GREY, INK, add_legend, new_figure, save
+from retable.plots.drawing import CYCLE, GREY, INK, add_legend, new_figure, save, style_axes
 from retable.reproduce import FinishedRuns
 from retable.tables import Comparison
 from revisiting_ssl.analysis.agreement import GridStatistics
@@ -53,9 +53,12 @@ def draw_widths(comparison: Comparison, histories: FinishedRuns, folder: Path) -
             _draw_slopes(axes, comparison, one, task, inks, spread=name == OURS)
         count = f"{count_improving(one.steps)} of {len(one.steps)} steps improve"
         line[0].set_ylabel(f"{title_of(name, comparison)}\n{count}\n\naccuracy (%)", fontsize=9)
-    _add_encoders(figure, comparison, list(inks), [_dotted()])
+    from matplotlib.lines import Line2D
+
+    dotted = Line2D([], [], color=GREY, linestyle=":", label="step that does not improve")
+    _add_encoders(figure, comparison, list(inks), [dotted])
     figure.suptitle(
-        f"{comparison.id}: accuracy against the widening factor", fontsize=11, color=INK
+        f"{comparison.table.id}: accuracy against the widening factor", fontsize=11, color=INK
     )
     save(figure, folder / "widths.svg")
 
@@ -63,12 +66,6 @@ def draw_widths(comparison: Comparison, histories: FinishedRuns, folder: Path) -
 def _inks(comparison: Comparison) -> dict[str, str]:
     """Give every encoder its colour."""
     return {row.row.key: CYCLE[place % len(CYCLE)] for place, row in enumerate(comparison.rows)}
-
-
-def _dotted() -> Any:
-    from matplotlib.lines import Line2D
-
-    return Line2D([], [], color=GREY, linestyle=":", label="step that does not improve")
 
 
 def _add_encoders(
@@ -96,13 +93,8 @@ def _draw_slopes(
     steps = [step for step in found.steps if step.task == task]
     for step in steps:
         ends = [found.grid[Cell(task, width)][step.encoder] for width in (step.narrow, step.wide)]
-        axes.plot(
-            [step.narrow, step.wide],
-            ends,
-            "-" if step.gain > 0 else ":",
-            color=inks[step.encoder],
-            linewidth=1.6,
-        )
+        dashes, ink = "-" if step.gain > 0 else ":", inks[step.encoder]
+        axes.plot([step.narrow, step.wide], ends, dashes, color=ink, linewidth=1.6)
     for column, cell in columns_of(comparison).items():
         if cell.task != task:
             continue
@@ -126,9 +118,7 @@ def _draw_slopes(
     axes.set_xticks(shown, [f"{width}{TIMES}" for width in shown], fontsize=8)
     axes.set_xlim(min(shown) - 2, max(shown) + 2)
     axes.set_title(f"{TASKS[task]}: {count_improving(steps)} of {len(steps)}", fontsize=9)
-    axes.tick_params(axis="y", labelsize=8)
-    axes.grid(axis="y", color="#ececec")
-    axes.spines[["top", "right"]].set_visible(False)
+    style_axes(axes, grid="y")
 
 
 def draw_scatter(comparison: Comparison, histories: FinishedRuns, folder: Path) -> None:
@@ -150,16 +140,11 @@ def draw_scatter(comparison: Comparison, histories: FinishedRuns, folder: Path) 
                 for cell in sorted(pretext)
                 if cell.task == task and name in pretext[cell] and name in ours[cell]
             ]
-            axes.plot(
-                [x for x, _, _ in points],
-                [y for _, y, _ in points],
-                color=inks[name],
-                linewidth=0.8,
-                alpha=0.6,
-            )
+            xs, ys = [x for x, _, _ in points], [y for _, y, _ in points]
+            axes.plot(xs, ys, color=inks[name], linewidth=0.8, alpha=0.6)
             for x, y, width in points:
                 axes.plot(x, y, markers[width], color=inks[name], markersize=7)
-        axes.set_title(TASKS[task], fontsize=10)
+        style_axes(axes, title=TASKS[task])
         axes.set_xlabel(
             "held-out pretext accuracy (%)\n\n"
             f"Spearman over encoders: {_brief(one.encoders)}\n"
@@ -167,10 +152,7 @@ def draw_scatter(comparison: Comparison, histories: FinishedRuns, folder: Path) 
             f"{one.agreeing} of {one.steps} widenings move both alike",
             fontsize=8,
         )
-        axes.tick_params(labelsize=8)
         axes.margins(0.12)
-        axes.grid(color="#ececec")
-        axes.spines[["top", "right"]].set_visible(False)
     panels[0].set_ylabel("accuracy of the linear model (%)", fontsize=9)
     from matplotlib.lines import Line2D
 
@@ -181,7 +163,7 @@ def draw_scatter(comparison: Comparison, histories: FinishedRuns, folder: Path) 
     _add_encoders(figure, comparison, encoders_of(pretext), shapes)
     title = title_of(OURS, comparison).lower()
     figure.suptitle(
-        f"{comparison.id}: does pretext accuracy predict the linear model's? ({title})",
+        f"{comparison.table.id}: does pretext accuracy predict the linear model's? ({title})",
         fontsize=11,
         color=INK,
     )

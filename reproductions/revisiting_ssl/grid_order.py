@@ -15,7 +15,7 @@ from reproductions.revisiting_ssl.grid_readings import (
     paper_grid,
     title_of,
 )
-from retable.plots.drawing import CYCLE, GREY, INK, add_legend, new_figure, save
+from retable.plots.drawing import CYCLE, GREY, INK, add_legend, new_figure, save, style_axes
 from retable.reproduce import FinishedRuns
 from retable.tables import Comparison
 from revisiting_ssl.analysis.grids import leads
@@ -51,11 +51,7 @@ def draw_order(comparison: Comparison, histories: FinishedRuns, folder: Path) ->
         axes.text(middle, 1.02, TASKS[task], ha="center", transform=axes.get_xaxis_transform())
     axes.set_xticks(list(places.values()), [f"{cell.widening}{TIMES}" for cell in places])
     one, other = (labels_of(comparison)[name] for name in CLAIMED)
-    axes.set_ylabel(f"{one} ahead of {other} (points)", fontsize=9)
-    axes.tick_params(labelsize=8)
-    axes.grid(axis="y", color="#ececec")
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
+    style_axes(axes, y=f"{one} ahead of {other} (points)", grid="y")
     handles = [
         Line2D([], [], linestyle="", marker="D", color=GREY, markerfacecolor="white", label="paper")
     ]
@@ -63,5 +59,5 @@ def draw_order(comparison: Comparison, histories: FinishedRuns, folder: Path) ->
         label = title_of(OURS, comparison).lower() + "; dashes: each seed" * (len(seeds) > 1)
         handles.append(Line2D([], [], color=CYCLE[0], marker="o", linewidth=2, label=label))
     add_legend(figure, handles, "outside lower center")
-    figure.suptitle(f"{comparison.id}: which encoder is ahead, by pretext task", fontsize=11)
+    figure.suptitle(f"{comparison.table.id}: which encoder is ahead, by pretext task", fontsize=11)
     save(figure, folder / "order.svg")

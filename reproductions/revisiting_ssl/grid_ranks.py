@@ -15,7 +15,7 @@ from reproductions.revisiting_ssl.grid_readings import (
     title_of,
 )
 from reproductions.revisiting_ssl.grid_report import signed
-from retable.plots.drawing import GREY, INK, new_figure, save
+from retable.plots.drawing import GREY, INK, new_figure, save, style_axes
 from retable.reproduce import FinishedRuns
 from retable.tables import Comparison
 from retable.tables.phrases import EMPTY
@@ -48,7 +48,7 @@ def draw_ranks(comparison: Comparison, histories: FinishedRuns, folder: Path) ->
         left.set_title(title_of(name, comparison), fontsize=10, loc="left", pad=20)
         _draw_agreement(right, one)
     figure.suptitle(
-        f"{comparison.id}: rank of each encoder within a column (1 is best), accuracy in %",
+        f"{comparison.table.id}: rank of each encoder within a column (1 is best), accuracy in %",
         fontsize=11,
         color=INK,
     )
@@ -58,6 +58,7 @@ def draw_ranks(comparison: Comparison, histories: FinishedRuns, folder: Path) ->
 def _draw_rank_map(axes: Axes, found: GridStatistics, labels: Mapping[str, str]) -> None:
     encoders, cells = encoders_of(found.grid), list(found.ranks)
     values = [[found.ranks[cell].get(name, math.nan) for cell in cells] for name in encoders]
+    style_axes(axes, grid=None, spines=[])
     axes.set_facecolor("#f4f4f4")
     axes.imshow(values, cmap="Blues_r", vmin=0.4, vmax=len(encoders) + 1.2, aspect="auto")
     for y, name in enumerate(encoders):
@@ -85,8 +86,6 @@ def _draw_rank_map(axes: Axes, found: GridStatistics, labels: Mapping[str, str])
         places = [place for place, cell in enumerate(cells) if cell.task == task]
         middle = (places[0] + places[-1]) / 2
         axes.text(middle, -0.62, TASKS[task], ha="center", va="bottom", fontsize=9, color=INK)
-    axes.tick_params(length=0)
-    axes.spines[:].set_visible(False)
 
 
 def _tick(found: GridStatistics, cell: Cell) -> str:
@@ -104,26 +103,18 @@ def _draw_agreement(axes: Axes, found: GridStatistics) -> None:
         [math.nan if (v := found.tasks[one, other].value) is None else v for other in tasks]
         for one in tasks
     ]
+    style_axes(axes, grid=None, spines=[])
     axes.set_facecolor("#f4f4f4")
     axes.imshow(values, cmap="RdBu", vmin=-1, vmax=1, aspect="auto")
     for y, line in enumerate(values):
         for x, value in enumerate(line):
             known = math.isfinite(value)
             ink = ("white" if abs(value) > 0.6 else INK) if known else GREY
-            axes.text(
-                x,
-                y,
-                signed(value) if known else EMPTY,
-                ha="center",
-                va="center",
-                fontsize=9,
-                color=ink,
-            )
+            text = signed(value) if known else EMPTY
+            axes.text(x, y, text, ha="center", va="center", fontsize=9, color=ink)
     names = [TASKS[task] for task in tasks]
     axes.set_xticks(range(len(tasks)), [name.replace(" ", "\n", 1) for name in names], fontsize=8)
     axes.set_yticks(range(len(tasks)), names, fontsize=8)
-    axes.tick_params(length=0)
-    axes.spines[:].set_visible(False)
     axes.set_title("Kendall's τ between rankings", fontsize=10, loc="left", pad=20)
     across = mean_agreement(found.tasks, same=False)
     if across.value is not None:

@@ -45,7 +45,7 @@ _PRINTED = {"table2": "imagenet_10", "table3": "places", "table4": "places_5"}
 
 def printed_evaluation(comparison: Comparison) -> str | None:
     """Return the name of the evaluation that a table prints, None for other tables."""
-    return _PRINTED.get(comparison.id)
+    return _PRINTED.get(comparison.table.id)
 
 
 def columns_of(comparison: Comparison) -> dict[ColumnSpec, Cell]:

@@ -45,7 +45,7 @@ def write_analyses(comparison: Comparison, histories: FinishedRuns, folder: Path
     files.write_json(
         folder / "analyses.json",
         {
-            "table": comparison.id,
+            "table": comparison.table.id,
             "scale": comparison.scale,
             "seeds": comparison.seeds,
             **{name: _plain(one) for name, one in found.items()},
@@ -54,7 +54,7 @@ def write_analyses(comparison: Comparison, histories: FinishedRuns, folder: Path
         },
     )
     labels = labels_of(comparison)
-    text = [f"# {comparison.id}, {comparison.scale} scale: what the grid says", ""]
+    text = [f"# {comparison.table.id}, {comparison.scale} scale: what the grid says", ""]
     for name, one in found.items():
         text += [f"## {name.capitalize()}", "", *_said(one, labels), ""]
         text += [*_said_reversals(one.grid, grids if name == OURS else {}, labels), ""]

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from reproductions.revisiting_ssl.grid_readings import TASKS
-from retable.plots.drawing import CYCLE, GREY, INK, add_legend, new_figure, save
+from retable.plots.drawing import CYCLE, GREY, INK, add_legend, new_figure, save, style_axes
 from retable.reproduce import FinishedRun, FinishedRuns
 from retable.tables import Comparison
-from retable.tables.plot import scale_title
+from retable.tables.phrases import scale_title
 from retable.train.runs import read_json
 
 if TYPE_CHECKING:
@@ -96,12 +96,11 @@ def draw_probe_curves(comparison: Comparison, histories: FinishedRuns, folder: P
     figure = new_figure(0.8 + 2.9 * len(found), 5.6)
     grid = figure.subplots(len(_FIGURES), len(found), squeeze=False, sharex=True)
     for column, (task, curves) in enumerate(found.items()):
-        for axes, name in zip(grid[:, column], _FIGURES, strict=True):
+        for axes, (name, label) in zip(grid[:, column], _FIGURES.items(), strict=True):
             _draw_panel(axes, curves, name, _optimum(histories, task, name))
+            style_axes(axes, y="" if column else label)
         grid[0, column].set_title(TASKS[task], fontsize=10)
         grid[-1, column].set_xlabel("epoch", fontsize=9)
-    for line, label in zip(grid, _FIGURES.values(), strict=True):
-        line[0].set_ylabel(label, fontsize=9)
     decays = {
         schedule: curves[0].first_decay
         for by_schedule in found.values()
@@ -110,7 +109,7 @@ def draw_probe_curves(comparison: Comparison, histories: FinishedRuns, folder: P
     _add_schedules(figure, decays)
     count = len(comparison.seeds)
     seeds = f"{count} seed{'' if count == 1 else 's'}"
-    title = f"{comparison.id}: linear probes by SGD ({seeds}); {scale_title(comparison)}"
+    title = f"{comparison.table.id}: linear probes by SGD ({seeds}); {scale_title(comparison)}"
     figure.suptitle(title, fontsize=11, color=INK)
     save(figure, folder / "probes.svg")
 
@@ -139,22 +138,14 @@ def _draw_panel(
         axes.axhline(optimum, color=INK, linestyle="--", linewidth=1.0)
     axes.set_xscale("log")
     axes.xaxis.set_major_formatter("{x:g}")
-    axes.tick_params(labelsize=8)
-    axes.grid(color="#ececec")
-    axes.spines[["top", "right"]].set_visible(False)
 
 
 def _add_schedules(figure: Figure, decays: Mapping[str, int]) -> None:
     from matplotlib.lines import Line2D
 
     handles = [
-        Line2D(
-            [],
-            [],
-            color=CYCLE[SCHEDULES.index(schedule)],
-            label=f"learning rate first falls after epoch {decays[schedule]}",
-        )
-        for schedule in SCHEDULES
+        Line2D([], [], color=ink, label=f"learning rate first falls after epoch {decays[schedule]}")
+        for schedule, ink in zip(SCHEDULES, CYCLE, strict=False)
         if schedule in decays
     ]
     handles += [

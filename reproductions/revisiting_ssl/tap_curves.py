@@ -5,14 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from retable.plots.drawing import CYCLE, GREY, INK, add_legend, new_figure, save
+from retable.plots.drawing import CYCLE, GREY, INK, add_legend, new_figure, save, style_axes
 from retable.reproduce import FinishedRuns
 from retable.tables import Comparison
 from retable.tables.comparison import ComparedRow
-from retable.tables.phrases import number
-from retable.tables.plot import scale_title
+from retable.tables.phrases import number, scale_title
 from retable.tables.reference import Value
 from revisiting_ssl.analysis.depth import skip_gains
 
@@ -25,6 +24,12 @@ TAPS = ("block1", "block2", "block3", "block4", "prelogits")
 
 _NETWORKS = {"skip": CYCLE[0], "no_skip": CYCLE[1]}
 _CALLED = {"skip": "with skip connections", "no_skip": "without skip connections"}
+_PRINTED: dict[str, Any] = {
+    "linestyle": "--",
+    "marker": "D",
+    "markersize": 4,
+    "markerfacecolor": "white",
+}
 
 
 def draw_taps(comparison: Comparison, histories: FinishedRuns, folder: Path) -> None:
@@ -40,16 +45,14 @@ def draw_taps(comparison: Comparison, histories: FinishedRuns, folder: Path) -> 
         for name, row in networks.items():
             _draw_row(axes, row, _NETWORKS[name])
         _write_gains(axes, comparison, networks)
-        axes.set_title(task.capitalize(), fontsize=10)
         axes.set_xlim(-0.4, len(TAPS) - 0.6)
-        axes.tick_params(axis="y", labelsize=8)
-        axes.grid(axis="y", color="#ececec")
-        axes.spines[["top", "right"]].set_visible(False)
+        style_axes(axes, title=task.capitalize(), grid="y")
+        axes.tick_params(axis="x", labelsize=7.5)
     panels[0].set_ylabel("accuracy of the linear model (%)", fontsize=9)
     _add_networks(figure, comparison)
     count = len(comparison.seeds)
     seeds = f" ({count} seed{'' if count == 1 else 's'})" if count else ""
-    title = f"{comparison.id}: accuracy by depth{seeds}; {scale_title(comparison)}"
+    title = f"{comparison.table.id}: accuracy by depth{seeds}; {scale_title(comparison)}"
     figure.suptitle(title, fontsize=11, color=INK)
     save(figure, folder / "taps.svg")
 
@@ -75,26 +78,13 @@ def _printed(row: ComparedRow) -> dict[str, float]:
 def _draw_row(axes: Axes, row: ComparedRow, ink: str) -> None:
     """Draw our means as a line with a point for each seed, the paper's numbers dashed."""
     means = [row.cells[tap].mean for tap in TAPS]
-    axes.plot(
-        range(len(TAPS)),
-        [math.nan if mean is None else mean for mean in means],
-        color=ink,
-        linewidth=1.8,
-    )
+    ours = [math.nan if mean is None else mean for mean in means]
+    axes.plot(range(len(TAPS)), ours, color=ink, linewidth=1.8)
     for place, tap in enumerate(TAPS):
         seeds = list(row.cells[tap].ours.values())
         axes.plot([place] * len(seeds), seeds, "o", color=ink, markersize=4, alpha=0.7)
     printed = [_printed(row).get(tap, math.nan) for tap in TAPS]
-    axes.plot(
-        range(len(TAPS)),
-        printed,
-        "--D",
-        color=ink,
-        markersize=4,
-        markerfacecolor="white",
-        linewidth=1.0,
-        alpha=0.8,
-    )
+    axes.plot(range(len(TAPS)), printed, color=ink, linewidth=1.0, alpha=0.8, **_PRINTED)
 
 
 def _write_gains(axes: Axes, comparison: Comparison, networks: Mapping[str, ComparedRow]) -> None:
@@ -113,7 +103,6 @@ def _write_gains(axes: Axes, comparison: Comparison, networks: Mapping[str, Comp
                 lines.append([f"{who} {text}" if text else "" for text in texts])
         axes.set_xlabel("layer, and how much higher with skip connections", fontsize=8)
     axes.set_xticks(range(len(TAPS)), ["\n".join(line) for line in zip(*lines, strict=True)])
-    axes.tick_params(axis="x", labelsize=7.5)
 
 
 def _add_networks(figure: Figure, comparison: Comparison) -> None:
@@ -129,16 +118,5 @@ def _add_networks(figure: Figure, comparison: Comparison) -> None:
         )
     if any(_printed(row) for row in comparison.rows):
         label = "paper, ImageNet; which layer its four columns are is uncertain"
-        handles.append(
-            Line2D(
-                [],
-                [],
-                color=GREY,
-                linestyle="--",
-                marker="D",
-                markersize=4,
-                markerfacecolor="white",
-                label=label,
-            )
-        )
+        handles.append(Line2D([], [], color=GREY, label=label, **_PRINTED))
     add_legend(figure, handles, "outside lower center")

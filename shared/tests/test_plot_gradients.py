@@ -218,7 +218,7 @@ def test_what_was_measured_is_what_is_drawn(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("line", "sentence"),
     [
-        ({"kind": "steps", "step": 1}, "has no line of kind gradients. Pass the folder of a"),
+        ({"kind": "steps", "step": 1}, "has no line of kind gradients. Pass the folder of a run"),
         (
             {"kind": "gradients", "step": 1, "epoch": 1, "modules": {"conv1": [0.1, 0.2]}},
             "is damage",

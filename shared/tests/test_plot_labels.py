@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from retable.plots.labels import label_runs
+from retable.plots.recorded import label_runs
 
 
 def recipe(

@@ -18,8 +18,7 @@ from retable import cli
 from retable.errors import UserError
 from retable.plots import drawing
 from retable.plots.recorded import name_runs, read_scores
-from retable.plots.score_curves import STATISTICS, TRANSFORMED, ScoreCurves
-from retable.plots.scores import draw_scores
+from retable.plots.scores import STATISTICS, TRANSFORMED, ScoreCurves, draw_scores
 from retable.train.traces import TraceLog
 
 if TYPE_CHECKING:

@@ -335,7 +335,7 @@ def test_plots_get_the_epochs_and_the_folder_of_every_training_also_of_one_that_
     found: dict[str, FinishedRuns] = {}
 
     def draw(comparison: Comparison, histories: FinishedRuns, folder: Path) -> None:
-        found[comparison.id] = histories
+        found[comparison.table.id] = histories
         assert folder == tmp_path / "runs" / "tables" / "paper-unit-proxy"
 
     table = dataclasses.replace(side_by_side, plots=(draw,))

@@ -318,13 +318,13 @@ def test_a_page_shows_a_collapse_too(comparison: Comparison) -> None:
 
 def drawn(comparison: Comparison) -> list[str]:
     pytest.importorskip("matplotlib")
-    from retable.tables import charts, plot
+    from retable.tables import charts
 
     grid = charts.draw_grid(
         comparison, "top1", [["base", "off"]], row_labels=[""], column_labels=["base", "off"]
     )
     words = []
-    for figure in (plot.draw_comparison(comparison), grid):
+    for figure in (charts.draw_comparison(comparison), grid):
         figure.canvas.draw()
         words += [part.get_text() for part in figure.findobj() if hasattr(part, "get_text")]
     return words

@@ -21,7 +21,6 @@ from retable.tables import (
     Reference,
     charts,
     compare,
-    plot,
     record_reference,
     save_comparison,
 )
@@ -103,7 +102,7 @@ def test_our_bar_is_the_interval_and_the_band_the_tolerance() -> None:
     from matplotlib.patches import Rectangle
 
     made = comparison()
-    figure = plot.draw_comparison(made)
+    figure = charts.draw_comparison(made)
     axes = figure.axes[0]
     band = axes.patches[0]
     assert isinstance(band, Rectangle)
@@ -117,18 +116,18 @@ def test_our_bar_is_the_interval_and_the_band_the_tolerance() -> None:
 
 
 def test_the_title_says_the_scale() -> None:
-    assert any("not the paper's" in t for t in texts(plot.draw_comparison(comparison("smoke"))))
+    assert any("not the paper's" in t for t in texts(charts.draw_comparison(comparison("smoke"))))
 
 
 def test_the_papers_numbers_are_not_drawn_at_another_scale() -> None:
-    figure = plot.draw_comparison(comparison("smoke"))
+    figure = charts.draw_comparison(comparison("smoke"))
     drawn = [x for line in figure.axes[0].lines for x in numbers(line.get_xdata())]
     assert 0.5 not in [round(x, 6) for x in drawn]
     assert not figure.axes[0].patches
 
 
 def test_a_table_without_any_measurement_still_draws_the_paper() -> None:
-    figure = plot.draw_comparison(compare(paper(), {}, scale="paper"))
+    figure = charts.draw_comparison(compare(paper(), {}, scale="paper"))
     assert {"A", "B"} <= set(texts(figure))
 
 
@@ -173,7 +172,7 @@ def test_curves_are_means_over_the_seeds_that_have_the_point() -> None:
 def test_equal_figures_give_equal_bytes(tmp_path: Path) -> None:
     for kind in ("svg", "png"):
         for name in ("a", "b"):
-            plot.plot_comparison(comparison(), tmp_path / f"{name}.{kind}")
+            drawing.save(charts.draw_comparison(comparison()), tmp_path / f"{name}.{kind}")
         first, second = ((tmp_path / f"{name}.{kind}").read_bytes() for name in ("a", "b"))
         assert first == second
     assert ElementTree.parse(tmp_path / "a.svg").getroot().tag.endswith("svg")
@@ -181,15 +180,15 @@ def test_equal_figures_give_equal_bytes(tmp_path: Path) -> None:
 
 def test_a_number_that_is_not_finite_is_left_out_of_the_plot() -> None:
     made = compare(paper(), {"a": {"gain": {0: math.nan}}}, scale="paper")
-    plot.draw_comparison(made).canvas.draw()
+    charts.draw_comparison(made).canvas.draw()
 
 
 def test_without_matplotlib_a_plot_says_what_to_install(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    with pytest.raises(UserError, match=r"needs matplotlib, which is not installed"):
-        plot.draw_comparison(comparison())
+    with pytest.raises(UserError, match="the extra `plots` of retable"):
+        charts.draw_comparison(comparison())
     assert "table.svg" not in [p.name for p in save_comparison(tmp_path, comparison())]
 
 

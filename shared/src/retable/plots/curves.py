@@ -28,9 +28,8 @@ def running_mean(values: Values, window: int) -> Values:
     """
     finite = numpy.isfinite(values)
     if window == 1:
-        return numpy.where(
-            finite, values, numpy.nan
-        )  # bit-equal, which differences of sums are not
+        # Bit-equal, which differences of sums are not.
+        return numpy.where(finite, values, numpy.nan)
     places = numpy.arange(len(values))
     first, end = _window(places, window, len(values))
     sums = numpy.concatenate([[0.0], numpy.cumsum(numpy.where(finite, values, 0.0))])

@@ -43,7 +43,7 @@ def available() -> bool:
 
 
 def require() -> None:
-    """Raise a `UserError` with the remedy where matplotlib is not installed."""
+    """Raise a `UserError` where matplotlib is not installed."""
     extras.require("matplotlib", "plots", "Drawing")
 
 
@@ -56,7 +56,7 @@ def new_figure(width: float, height: float) -> Figure:
 
 
 def colour_of(place: int) -> str:
-    """Return the colour of the line at this place; `CYCLE` repeats."""
+    """Return the colour of the line at this place, from `CYCLE`, which repeats."""
     return CYCLE[place % len(CYCLE)]
 
 
@@ -72,20 +72,19 @@ def style_axes(
     """Give axes the common style: sizes of text, a light grid below the data, few spines.
 
     Args:
-        axes: what to style.
-        title: its title; empty: none is set.
+        axes: the axes.
+        title: title; empty: none is set.
         x: label of the x axis; empty: none is set.
         y: label of the y axis; empty: none is set.
-        grid: directions of the grid lines, None for no grid.
+        grid: directions of the grid lines; None for no grid.
         spines: sides that have a line and tick marks.
     """
-    for set_text, text, size in (
-        (axes.set_title, title, 10),
-        (axes.set_xlabel, x, 9),
-        (axes.set_ylabel, y, 9),
-    ):
-        if text:
-            set_text(text, fontsize=size)
+    if title:
+        axes.set_title(title, fontsize=10)
+    if x:
+        axes.set_xlabel(x, fontsize=9)
+    if y:
+        axes.set_ylabel(y, fontsize=9)
     axes.set_axisbelow(True)
     if grid is not None:
         axes.grid(axis=grid, color="#ececec")
@@ -119,13 +118,8 @@ def add_legend(figure: Figure, handles: Sequence[Artist | Container], place: Pla
     if not handles:
         return
     labels = [str(handle.get_label()) for handle in handles]
-    figure.legend(
-        handles=handles,
-        loc=place,
-        ncols=_columns(labels, figure.get_figwidth()),
-        fontsize=8,
-        frameon=False,
-    )
+    columns = _columns(labels, figure.get_figwidth())
+    figure.legend(handles=handles, loc=place, ncols=columns, fontsize=8, frameon=False)
 
 
 def _columns(labels: Sequence[str], width: float) -> int:

@@ -6,8 +6,11 @@ Zhu et al. (ICCV 2021, supplement, section C, figures 2 and 3) read from it how 
 from __future__ import annotations
 
 import math
+import re
 import textwrap
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy
@@ -15,7 +18,6 @@ import numpy
 from retable.errors import UserError
 from retable.plots.curves import Places, Values
 from retable.plots.drawing import new_figure, style_axes
-from retable.plots.modules import Rows
 from retable.train.gradients import Landscape
 
 if TYPE_CHECKING:
@@ -32,6 +34,10 @@ STATISTICS: Mapping[Statistic, str] = {
 
 Kind = Literal["heat", "surface", "both"]
 
+_ALL_NAMED = 12  # so many modules have room for their names
+# Names of torchvision.
+_NORM = re.compile(r"(^|\.)(bn|norm|gn|ln)\d*$|(downsample|shortcut)\.1$")
+_CONVOLUTION = re.compile(r"(^|\.)conv\d*$|(downsample|shortcut)\.0$")
 _COLOURS = "viridis"  # even in lightness, so readable with any colour vision and in grey
 _NOTHING = "#d9d9d9"  # values without a logarithm
 _IN_A_LINE = 5
@@ -53,21 +59,22 @@ def draw_gradients(
         statistic: statistic of the steps of an epoch.
 
     Raises:
-        UserError: if there is nothing to draw, or matplotlib is missing.
+        UserError: there is nothing to draw, or matplotlib is missing.
     """
     kinds = [one for one in _HEIGHTS if kind in (one, "both")]
     lines = math.ceil(len(runs) / _IN_A_LINE) or 1
     per_line = math.ceil(len(runs) / lines) or 1
     heights = [_HEIGHTS[one] for one in kinds] * lines
     figure = new_figure(2.2 + 2.3 * per_line, sum(heights) + 0.3)
-    norms = {label: _norms(landscape, statistic) for label, landscape in runs.items()}
-    scale = _common_scale(list(norms.values()))
+    field = "maximum" if statistic == "max" else statistic
+    norms = [getattr(run, field) for run in runs.values()]
+    scale = _common_scale(norms)
     grid = figure.add_gridspec(len(heights), per_line, height_ratios=heights)
     panels, shown_modules = [], None
     for place, (label, landscape) in enumerate(runs.items()):
         line, column = divmod(place, per_line)
         rows = Rows.of(landscape.modules)
-        epochs, shown = numpy.array(landscape.epochs), rows.lay_out(norms[label])
+        epochs, shown = numpy.array(landscape.epochs), rows.lay_out(norms[place])
         named = column == 0 or landscape.modules != shown_modules
         shown_modules = landscape.modules
         for number, one in enumerate(kinds):
@@ -83,11 +90,6 @@ def draw_gradients(
             panels.append(axes)
     _add_colour_bar(figure, panels, scale, statistic)
     return figure
-
-
-def _norms(landscape: Landscape, statistic: Statistic) -> Values:
-    chosen = {"mean": landscape.mean, "std": landscape.std, "max": landscape.maximum}
-    return numpy.asarray(chosen[statistic], dtype=numpy.float64)
 
 
 def _common_scale(norms: Sequence[Values]) -> LogNorm:
@@ -228,3 +230,81 @@ def _as_grid(epochs: Values, rows: Places, norms: Values) -> tuple[Values, Value
     if len(places) == 1:
         places, norms = places + strip, norms.repeat(2, axis=0)
     return (*numpy.meshgrid(epochs, places), norms)
+
+
+def _block_of(module: str) -> str:
+    """Return the part of the network a module is labelled with: its stage, or the stem.
+
+    >>> [_block_of(name) for name in ("conv1", "layer2.0.bn1", "blocks.3.conv1")]
+    ['stem', 'layer2', 'blocks.3']
+    """
+    parts = module.split(".")
+    if len(parts) == 1:
+        return "stem"
+    return ".".join(parts[:2]) if parts[0] == "blocks" else parts[0]
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Rows of the modules: convolutions, an empty row, normalisation layers.
+
+    Attributes:
+        order: index of each row's module, None in the empty row.
+        ticks: row and label of each block, or of each module if there are few.
+        borders: rows before which a block ends.
+        parts: first row, end and name of the convolutions and of the normalisation layers.
+    """
+
+    order: tuple[int | None, ...]
+    ticks: tuple[tuple[float, str], ...]
+    borders: tuple[int, ...]
+    parts: tuple[tuple[int, int, str], ...]
+
+    @classmethod
+    def of(cls, modules: Sequence[str]) -> Rows:
+        """Lay the modules out."""
+        names = _without_common_prefix(modules)
+        norms = [i for i, name in enumerate(names) if _NORM.search(name)]
+        others = [i for i, name in enumerate(names) if not _NORM.search(name)]
+        convolutions = all(_CONVOLUTION.search(names[i]) for i in others)
+        order: list[int | None] = []
+        ticks: list[tuple[float, str]] = []
+        borders: list[int] = []
+        parts: list[tuple[int, int, str]] = []
+        for members, title in (
+            (others, "convolutions" if convolutions else "other modules"),
+            (norms, "normalisation"),
+        ):
+            if not members:
+                continue
+            order += [None] if order else []
+            first = len(order)
+            for block, found in groupby(members, lambda i: _block_of(names[i])):
+                own = list(found)
+                ticks += [(len(order) + (len(own) - 1) / 2, block)]
+                borders += [len(order)] if len(order) > first else []
+                order += own
+            parts += [(first, len(order), title)]
+        if len(names) <= _ALL_NAMED:
+            ticks = [(row, names[i]) for row, i in enumerate(order) if i is not None]
+        return cls(tuple(order), tuple(ticks), tuple(borders), tuple(parts))
+
+    def lay_out(self, norms: Values) -> Values:
+        """Rearrange (E, M) to (R, E), the drawn rows; a norm that is not positive becomes NaN."""
+        shown = numpy.full((len(self.order), len(norms)), numpy.nan)
+        for row, module in enumerate(self.order):
+            if module is not None:
+                shown[row] = norms[:, module]
+        return numpy.where(shown > 0, shown, numpy.nan)
+
+
+def _without_common_prefix(modules: Sequence[str]) -> list[str]:
+    """Return the names without their common first parts, such as ``encoder``.
+
+    >>> _without_common_prefix(["encoder.conv1", "encoder.layer1.0.conv1"])
+    ['conv1', 'layer1.0.conv1']
+    """
+    names = [name.split(".") for name in modules]
+    while all(len(name) > 1 for name in names) and len({name[0] for name in names}) == 1:
+        names = [name[1:] for name in names]
+    return [".".join(name) for name in names]

@@ -6,6 +6,8 @@ A run is its folder, or the ``metrics.jsonl`` of any training loop, optionally w
 
 from __future__ import annotations
 
+import json
+import math
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -15,14 +17,17 @@ from typing import Any
 import numpy
 
 from retable.errors import UserError
-from retable.plots.labels import flatten, label_runs
-from retable.plots.score_curves import ScoreCurves
+from retable.plots.scores import ScoreCurves
 from retable.train.gradients import Landscape, read_landscape
 from retable.train.metrics import MetricsLog
 from retable.train.runs import RunDirectory, read_json
 from retable.train.traces import read_traces
 
 Run = str | os.PathLike[str]
+Fields = dict[str, Any]
+
+_VAGUE = {"kind", "name"}
+"""Fields that are unclear without the name of their parent."""
 
 
 def read_scores(run: Run) -> ScoreCurves:
@@ -33,7 +38,7 @@ def read_scores(run: Run) -> ScoreCurves:
     and ``transform.start_epoch`` of the recipe, of whatever class it is.
 
     Raises:
-        UserError: if it is no run, its log is damaged, or it has no traces.
+        UserError: it is no run, its log is damaged, or it has no traces.
     """
     log = _log(run)
     with _no_damage(log.path):
@@ -50,13 +55,12 @@ def read_scores(run: Run) -> ScoreCurves:
         values[name] = numpy.full(len(steps), numpy.nan)
         values[name][numpy.searchsorted(steps, trace.steps)] = trace.values
     fields = dict(flatten(_recipe(run)))
+    on_sphere = _field(fields, "method.unit_sphere") is not False
     return ScoreCurves(
         steps=steps,
         values=values,
         steps_per_epoch=epochs[-1][0] // epochs[-1][1] if epochs else None,
-        dim=_field(fields, "method.dim")
-        if _field(fields, "method.unit_sphere") is not False
-        else None,
+        dim=_field(fields, "method.dim") if on_sphere else None,
         start_epoch=_field(fields, "transform.start_epoch"),
     )
 
@@ -65,7 +69,7 @@ def read_gradients(run: Run) -> Landscape:
     """Read the gradient landscape of a run.
 
     Raises:
-        UserError: if it is no run, its log is damaged, or it has no gradients.
+        UserError: it is no run, its log is damaged, or it has no gradients.
     """
     log = _log(run)
     with _no_damage(log.path):
@@ -76,7 +80,7 @@ def name_runs(runs: Sequence[Run], labels: Sequence[str] | None = None) -> list[
     """Return a label for each run, by `label_runs` if none are given.
 
     Raises:
-        UserError: if a run is given twice, or there is not one distinct label for each run.
+        UserError: a run is given twice, or there is not one distinct label for each run.
     """
     paths = [Path(run) for run in runs]
     folders = [path.parent if path.is_file() else path for path in paths]
@@ -117,13 +121,84 @@ def _no_damage(path: Path) -> Iterator[None]:
 
 
 def _recipe(run: Run) -> Any:
-    """Return the content of the run's ``recipe.json``; None if there is none."""
     path = RunDirectory(_log(run).path.parent).recipe
     return read_json(path) if path.is_file() else None
 
 
-def _field(fields: dict[str, Any], suffix: str) -> Any:
-    """Return the field whose path ends with ``suffix``; None if the recipe has none."""
-    return next(
-        (value for path, value in fields.items() if f".{path}".endswith(f".{suffix}")), None
-    )
+def _field(fields: Fields, suffix: str) -> Any:
+    return next((value for path, value in fields.items() if path.endswith(f".{suffix}")), None)
+
+
+def label_runs(recipes: Sequence[Any], names: Sequence[str]) -> list[str]:
+    """Return a label for each run, such as ``MoCo, momentum=0.5``.
+
+    A label has the recipe's method and as few further fields as distinguish the runs: first fields
+    of the method, then others in alphabetical order, the seed last. Runs with equal recipes also
+    have their names.
+
+    Args:
+        recipes: content of each run's ``recipe.json``, None for a run without one.
+        names: name of each run, for instance its folder; the label of a run without a recipe.
+
+    >>> recipe = {"pretrain": {"method": {"kind": "MoCoRecipe", "momentum": 0.99}}}
+    >>> other = {"pretrain": {"method": {"kind": "MoCoRecipe", "momentum": 0.5}}}
+    >>> label_runs([recipe, other, None], ["a", "b", "logs"])
+    ['MoCo, momentum=0.99', 'MoCo, momentum=0.5', 'logs']
+    >>> label_runs([recipe, recipe], ["a", "b"])
+    ['MoCo (a)', 'MoCo (b)']
+    """
+    fields = [dict(flatten(recipe)) if recipe is not None else {} for recipe in recipes]
+    methods = [str(_field(own, "method.kind") or "").removesuffix("Recipe") for own in fields]
+    labels = [method or name for method, name in zip(methods, names, strict=True)]
+    for path in sorted(set().union(*fields), key=_rank):
+        if path.endswith(".method.kind"):
+            continue
+        texts = [_assignment(own, path, fields) for own in fields]
+        values = {text for text in texts if text}
+        distinguishes = len(set(zip(labels, texts, strict=True))) > len(set(labels))
+        if len(values) > 1 and distinguishes:
+            labels = [", ".join(filter(None, both)) for both in zip(labels, texts, strict=True)]
+    return [
+        f"{label} ({name})" if labels.count(label) > 1 and name != label else label
+        for label, name in zip(labels, names, strict=True)
+    ]
+
+
+def flatten(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield every field with its path, such as ".seed"; a list of plain values is one field."""
+    if isinstance(value, dict):
+        for name, inner in value.items():
+            yield from flatten(inner, f"{path}.{name}")
+    elif isinstance(value, list) and any(isinstance(inner, dict | list) for inner in value):
+        for number, inner in enumerate(value):
+            yield from flatten(inner, f"{path}.{number}")
+    else:
+        yield path, value
+
+
+def _rank(path: str) -> tuple[int, str]:
+    if ".method." in path:
+        return 0, path
+    return (2, path) if path.rpartition(".")[2] == "seed" else (1, path)
+
+
+def _assignment(own: Fields, path: str, fields: Sequence[Fields]) -> str:
+    """Return ``name=value``, with the shortest end of the path that no other such field has."""
+    if path not in own:
+        return ""
+    others = {other for one in fields for other in one if other != path}
+    parts = path.removeprefix(".").split(".")
+    for length in range(2 if parts[-1] in _VAGUE else 1, len(parts) + 1):
+        name = ".".join(parts[-length:])
+        same = [other for other in others if other.endswith(f".{name}")]
+        if not any(_differs(other, fields) for other in same):
+            break
+    value = own[path]
+    number = isinstance(value, float) and math.isfinite(value)
+    text = f"{value:g}" if number else json.dumps(value, ensure_ascii=False)
+    return f"{name}={text}".replace('"', "")
+
+
+def _differs(path: str, fields: Sequence[Fields]) -> bool:
+    """Whether runs that have the field have different values in it."""
+    return len({json.dumps(own[path]) for own in fields if path in own}) > 1

@@ -8,31 +8,86 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy
+from numpy.typing import NDArray
 
 from retable.errors import UserError
-from retable.plots.curves import running_mean, running_range, thin
+from retable.plots.curves import Places, Values, running_mean, running_range, thin
 from retable.plots.drawing import CYCLE, INK, add_legend, colour_of, new_figure, style_axes
-from retable.plots.score_curves import (
-    STATISTICS,
-    TRANSFORMED,
-    ScoreCurves,
-    Scores,
-    View,
-    Window,
-)
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist
     from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
     from matplotlib.figure import Figure
+
+STATISTICS = {
+    "positive_mean": ("Mean(pos)", "mean of the positive scores"),
+    "negative_mean": ("Mean(neg)", "mean of the negative scores"),
+    "negative_variance": ("Var(neg)", "variance of the negative scores"),
+}
+"""Name in the log -> title and axis label of its panel."""
+
+TRANSFORMED = "transformed_"
+"""Prefix of the statistics of scores as used in the loss."""
+
+Scores = Literal["both", "raw", "transformed"]
+Window = tuple[float, float]
 
 _BINS = 400  # columns of pixels in a panel
 _MARKERS = ("", "o", "s", "^", "D", "v")  # for the second eight runs, the third, ...
 _BAND = 0.14  # opacity
+
+
+@dataclass(frozen=True)
+class ScoreCurves:
+    """Recorded pair scores of a run.
+
+    Attributes:
+        steps: (N,) int64, ascending, the recorded steps, counted from 1.
+        values: statistic, a name of `STATISTICS` with or without the prefix `TRANSFORMED` -> (N,),
+            NaN if a step lacks it.
+        steps_per_epoch: None if it is unknown; then there is no axis of epochs.
+        dim: D, the dimension of the unit sphere that the scores are cosines on; None if it is
+            unknown or the features do not have unit length.
+        start_epoch: first epoch, from 0, with transformed scores; None if they never are.
+    """
+
+    steps: Places
+    values: Mapping[str, Values] = field(repr=False)
+    steps_per_epoch: int | None = None
+    dim: int | None = None
+    start_epoch: float | None = None
+
+
+@dataclass(frozen=True)
+class View:
+    """Axis, window, smoothing and kinds of the curves of a figure."""
+
+    in_epochs: bool
+    window: Window
+    smooth: int
+    scores: Scores
+    alone: bool
+
+    def x(self, run: ScoreCurves) -> Values:
+        """Return the x values (N,) of a run's steps; a step is drawn where it ends."""
+        return run.steps / (run.steps_per_epoch or 1 if self.in_epochs else 1)
+
+    def part(self, run: ScoreCurves) -> NDArray[numpy.bool_]:
+        """Return which steps (N,) are shown."""
+        x = self.x(run)
+        return (x >= self.window[0]) & (x <= self.window[1])
+
+    def kinds(self, run: ScoreCurves, name: str) -> Iterator[tuple[str, Values]]:
+        """Yield the shown kinds of a statistic, raw or transformed, with their values (N,)."""
+        for kind, prefix in (("raw", ""), ("transformed", TRANSFORMED)):
+            if self.scores in (kind, "both") and prefix + name in run.values:
+                yield kind, run.values[prefix + name]
 
 
 def draw_scores(
@@ -60,7 +115,7 @@ def draw_scores(
         scores: kind of scores.
 
     Raises:
-        UserError: if there is nothing to draw, ``epochs`` is given but the epochs are unknown, or
+        UserError: there is nothing to draw, ``epochs`` is given but the epochs are unknown, or
             matplotlib is missing.
     """
     curves = list(runs.values())
@@ -163,7 +218,7 @@ def _draw_marks(axes: Axes, curves: Sequence[ScoreCurves], name: str, view: View
 
 
 def _start(run: ScoreCurves, view: View) -> float | None:
-    """Return the place on the axis where a run's transformation starts; None if it is not shown."""
+    """Return where on the axis a run's transformation starts; None if it is not shown."""
     transformed = any(TRANSFORMED + name in run.values for name in STATISTICS)
     if run.start_epoch is None or not transformed or not run.steps_per_epoch:
         return None
@@ -175,25 +230,18 @@ def _start(run: ScoreCurves, view: View) -> float | None:
 
 
 def _describe(axes: Axes, curves: Sequence[ScoreCurves], name: str, view: View) -> None:
-    """Name the axes."""
-    from matplotlib.ticker import FuncFormatter, MaxNLocator
-
+    """Name the axes, and add steps above epochs, or epochs above steps."""
     title, meaning = STATISTICS[name]
     axes.margins(x=0.02, y=0.09)  # room for the triangles
     axes.autoscale(axis="y")
     if axes.get_yscale() == "symlog":
         meaning += "\n(logarithmic beyond ±1)"
     style_axes(axes, title=title, x="epoch" if view.in_epochs else "step", y=meaning)
-    axes.xaxis.set_major_locator(MaxNLocator(5))
-    axes.xaxis.set_major_formatter(FuncFormatter(_in_thousands))
+    _set_ticks(axes.xaxis)
     per_epoch = {run.steps_per_epoch for run in curves}
-    if len(per_epoch) == 1 and (each := per_epoch.pop()):
-        _add_other_axis(axes, each if view.in_epochs else 1 / each, view)
-
-
-def _add_other_axis(axes: Axes, factor: float, view: View) -> None:
-    """Add steps above epochs, or epochs above steps."""
-    from matplotlib.ticker import FuncFormatter, MaxNLocator
+    if len(per_epoch) > 1 or not (each := per_epoch.pop()):
+        return
+    factor = each if view.in_epochs else 1 / each
 
     def there(x: Any) -> Any:
         return x * factor
@@ -203,19 +251,16 @@ def _add_other_axis(axes: Axes, factor: float, view: View) -> None:
 
     other = axes.secondary_xaxis("top", functions=(there, back))
     other.set_xlabel("step" if view.in_epochs else "epoch", fontsize=8)
-    other.xaxis.set_major_locator(MaxNLocator(5))
-    other.xaxis.set_major_formatter(FuncFormatter(_in_thousands))
+    _set_ticks(other.xaxis)
     other.tick_params(labelsize=7)
     other.spines["top"].set_visible(False)
 
 
-def _in_thousands(x: float, _: int | None = None) -> str:
-    """Write 15,000 and 2.5.
+def _set_ticks(axis: Axis) -> None:
+    from matplotlib.ticker import MaxNLocator
 
-    >>> _in_thousands(15000.0), _in_thousands(2.5)
-    ('15,000', '2.5')
-    """
-    return f"{x:,.10g}"
+    axis.set_major_locator(MaxNLocator(5))
+    axis.set_major_formatter("{x:,.10g}")  # 15,000 and 2.5
 
 
 def _draw_legends(
@@ -243,9 +288,8 @@ def _draw_legends(
         label = f"range of single steps{only}"
         signs += [Patch(color=INK, alpha=_BAND, linewidth=0, label=label)]
     if any(_start(run, view) is not None for run in curves):
-        signs += [
-            Line2D([], [], color=INK, linestyle="", marker="v", label="transformation starts")
-        ]
+        label = "transformation starts"
+        signs += [Line2D([], [], color=INK, linestyle="", marker="v", label=label)]
     if "negative_variance" in names and (dims := sorted({run.dim for run in curves if run.dim})):
         label = f"uniform on the sphere, 1/{', 1/'.join(map(str, dims))}"
         signs += [Line2D([], [], color=INK, linestyle=":", linewidth=0.9, label=label)]

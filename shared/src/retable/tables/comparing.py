@@ -45,7 +45,6 @@ def compare(
     not_run: Mapping[str, str] | None = None,
     failed: Mapping[str, Mapping[str, str]] | None = None,
     collapsed: Collapsed | None = None,
-    labels: Mapping[str, str] | None = None,
     unfinished: str = "",
     repeats: bool = False,
 ) -> Comparison:
@@ -61,7 +60,6 @@ def compare(
         failed: row -> column -> which training of the cell failed, and why. Such a cell is a miss,
             whatever other seeds gave.
         collapsed: row -> column -> seed -> why a run without a value counts as collapsed.
-        labels: row key -> label of added rows; the key itself by default.
         unfinished: why these values claim nothing, for instance a run that was cut short.
         repeats: whether versions and processor are those of the recording. Runs with a recorded
             seed are then compared with that seed's stored values, see `REPEAT_SHARE`.
@@ -74,9 +72,10 @@ def compare(
     shown = paper or reference
     fits = reference.recorded == (scale == "proxy") and scale != "smoke"
     target = reference if fits else None
-    columns = _joined_columns(shown, reference)
+    known = {column.key for column in shown.columns}
+    columns = shown.columns + tuple(c for c in reference.columns if c.key not in known)
     _check_columns(measured, columns, shown)
-    rows = _joined_rows(shown, reference, [*measured, *(collapsed or {})], labels or {})
+    rows = _joined_rows(shown, reference, [*measured, *(collapsed or {})])
     both = _Sides(
         shown,
         target,
@@ -89,12 +88,7 @@ def compare(
         repeats,
     )
     return Comparison(
-        shown.id,
-        shown.title,
-        shown.paper,
-        shown.source,
-        shown.dataset,
-        shown.notes,
+        shown.table,
         scale,
         columns,
         tuple(
@@ -107,20 +101,10 @@ def compare(
     )
 
 
-def _joined_columns(shown: Reference, reference: Reference) -> tuple[ColumnSpec, ...]:
-    known = {column.key for column in shown.columns}
-    return shown.columns + tuple(c for c in reference.columns if c.key not in known)
-
-
-def _joined_rows(
-    shown: Reference, reference: Reference, measured: Iterable[str], labels: Mapping[str, str]
-) -> list[RowSpec]:
+def _joined_rows(shown: Reference, reference: Reference, measured: Iterable[str]) -> list[RowSpec]:
     rows = {row.key: row for row in (*reference.rows, *shown.rows)}
     order = dict.fromkeys([*(row.key for row in (*shown.rows, *reference.rows)), *measured])
-    return [
-        rows.get(key) or RowSpec(key, labels.get(key, key), "extra", recipe={}, values={})
-        for key in order
-    ]
+    return [rows.get(key) or RowSpec(key, key, "extra", values={}) for key in order]
 
 
 def _reasons(reference: Reference) -> dict[str, str]:
@@ -140,21 +124,19 @@ def _check_columns(measured: Measured, columns: tuple[ColumnSpec, ...], shown: R
         for column in cells:
             if column not in known:
                 raise UserError(
-                    f"Row '{row}' of {shown.id} measures the column '{column}', which is not among"
-                    f" {', '.join(known)}. Add it under [[columns]] to"
+                    f"Row '{row}' of {shown.table.id} measures the column '{column}', which is not"
+                    f" among {', '.join(known)}. Add it under [[columns]] to"
                     f" {shown.path or 'the reference'}."
                 )
 
 
 @dataclass(frozen=True)
 class _Sides:
-    """Both sides of a comparison: stored tables, and what was measured.
+    """Stored tables, and the arguments of `compare` with what was measured.
 
     Attributes:
         shown: the paper's table, or the only one there is.
         target: table that verdicts compare with; None if no stored table fits the scale.
-
-    The other fields are arguments of `compare`.
     """
 
     shown: Reference
@@ -168,23 +150,19 @@ class _Sides:
     repeats: bool
 
     def ours(self, row: str, column: str) -> Mapping[int, float]:
-        """Return a cell's values by seed, empty if it was not measured."""
         return self.measured.get(row, {}).get(column, {})
 
     def failure(self, row: str, column: str) -> str:
-        """Return why a training of the cell failed, empty if none did."""
         return self.failed.get(row, {}).get(column, "")
 
     def collapses(self, row: str, column: str) -> Mapping[int, str]:
-        """Return the reason for each seed of a cell that collapsed."""
         return self.collapsed.get(row, {}).get(column, {})
 
 
 def _spread(reference: Reference, row: str, column: str) -> Spread | None:
     """Return the run-to-run spread of a reference cell: its own or, if larger, its column's."""
     value, spec = reference.value(row, column), reference.column(column)
-    stated = spec.spread.spread if spec and spec.spread else None
-    return larger(value.spread if value else None, stated)
+    return larger(value.spread if value else None, spec.spread if spec else None)
 
 
 # Cells.
@@ -198,12 +176,20 @@ def _compare_cell(both: _Sides, row: RowSpec, column: ColumnSpec) -> ComparedCel
         ours=dict(sorted(both.ours(*keys).items())),
         collapsed=dict(sorted(both.collapses(*keys).items())),
     )
-    without = _why_no_verdict(both, row, column, cell)
+    unjudged = column.unjudged or row.unjudged
+    without = both.unfinished or unjudged or _nothing_to_match(both, keys, cell)
     failed = both.failure(*keys)
     if failed and not without:
         return replace(cell, verdict=Verdict.MISS, reason=failed)
-    if not cell.ours and not cell.collapsed:
-        return _not_measured(both, row, column, cell)
+    if not cell.measured:
+        if row.origin == "cited":
+            return replace(cell, reason="cited by the paper: printed, not run")
+        if unjudged:
+            return replace(cell, reason=unjudged)
+        if not cell.filled and not _reported_missing(both, row, column):
+            return cell
+        why = failed or both.not_run.get(row.key) or both.not_run.get(column.key) or column.not_run
+        return replace(cell, verdict=Verdict.NOT_RUN, reason=why)
     if without:
         return replace(cell, reason=without)
     if cell.collapsed or _expected(cell):
@@ -217,40 +203,15 @@ def _expected(cell: ComparedCell) -> Collapse | None:
     return stated if isinstance(stated, Collapse) else None
 
 
-def _why_no_verdict(both: _Sides, row: RowSpec, column: ColumnSpec, cell: ComparedCell) -> str:
-    """Return why a measured cell gets no verdict, empty if it gets one."""
-    if both.unfinished:
-        return both.unfinished
-    if column.unjudged or row.unjudged:
-        return column.unjudged or row.unjudged
+def _nothing_to_match(both: _Sides, keys: tuple[str, str], cell: ComparedCell) -> str:
+    """Return why a cell has nothing to compare with, empty if it has."""
     if _expected(cell):
         return ""
     if both.target is None or cell.reference is None:
-        proxy = both.scale == "proxy"
-        kind = "recorded proxy reference" if proxy else "number in the paper"
+        kind = "recorded proxy reference" if both.scale == "proxy" else "number in the paper"
         return f"no {kind} for this cell"
-    known = both.target.tolerance_of(row.key, column.key) is not None
+    known = both.target.tolerance_of(*keys) is not None
     return "" if known else "no tolerance is stated for this cell"
-
-
-def _not_measured(
-    both: _Sides, row: RowSpec, column: ColumnSpec, cell: ComparedCell
-) -> ComparedCell:
-    """Return a cell without measurement: "not run", or no verdict if it was not to be run."""
-    if row.origin == "cited":
-        return replace(cell, reason="cited by the paper: printed, not run")
-    if column.unjudged or row.unjudged:
-        return replace(cell, reason=column.unjudged or row.unjudged)
-    stated = cell.paper is not None or cell.reference is not None
-    if not stated and not _reported_missing(both, row, column):
-        return cell
-    why = (
-        both.failure(row.key, column.key)
-        or both.not_run.get(row.key)
-        or both.not_run.get(column.key)
-        or column.not_run
-    )
-    return replace(cell, verdict=Verdict.NOT_RUN, reason=why)
 
 
 def _reported_missing(both: _Sides, row: RowSpec, column: ColumnSpec) -> bool:
@@ -266,7 +227,6 @@ def _reported_missing(both: _Sides, row: RowSpec, column: ColumnSpec) -> bool:
 
 
 def _compare_collapse(cell: ComparedCell) -> ComparedCell:
-    """Compare a cell of which a run collapsed, or was expected to."""
     collapsed, runs = len(cell.collapsed), len(cell.collapsed) + len(cell.ours)
     count, expected = f"{collapsed} of {runs} seeds collapsed", _expected(cell)
     if expected is None:
@@ -284,7 +244,6 @@ def _compare_collapse(cell: ComparedCell) -> ComparedCell:
 def _compare_value(
     both: _Sides, row: RowSpec, column: ColumnSpec, cell: ComparedCell
 ) -> ComparedCell:
-    """Compare a cell by the interval of its difference from the reference."""
     value, target = cell.reference, both.target
     assert isinstance(value, Value)
     assert target is not None
@@ -333,12 +292,11 @@ def _compare_repeated(
 
 
 def _compare_claim(both: _Sides, claim: Claim) -> ComparedClaim:
-    """Test a claim on the seeds that both rows have."""
     column = both.shown.column(claim.column)
     assert column is not None
     sign = 1.0 if column.higher_is_better else -1.0
     better, than = (both.ours(key, claim.column) for key in (claim.better, claim.than))
-    seeds = sorted(set(better) & set(than))
+    seeds = sorted(better.keys() & than.keys())
     differences = {seed: sign * (better[seed] - than[seed]) for seed in seeds}
     smallest = _smallest(both, claim)
     interval, reason = None, both.unfinished or _incomplete(both, claim)
@@ -352,7 +310,9 @@ def _compare_claim(both: _Sides, claim: Claim) -> ComparedClaim:
     elif interval := _difference_from_printed(both, claim, sign):
         reason = f"against the printed value of '{claim.than}'"
     else:
-        reason = _no_pairs(both, claim)
+        found = {claim.better: better, claim.than: than}
+        missing = " and ".join(f"'{key}'" for key, values in found.items() if not values)
+        reason = f"{missing} not run" if missing else "the two rows have no seed in common"
     verdict = claim_verdict(interval, smallest)
     return ComparedClaim(claim, verdict, interval, differences, smallest, reason)
 
@@ -366,13 +326,6 @@ def _incomplete(both: _Sides, claim: Claim) -> str:
             runs = collapsed + len(both.ours(key, claim.column))
             return f"'{key}' collapsed in {collapsed} of {runs} seeds"
     return ""
-
-
-def _no_pairs(both: _Sides, claim: Claim) -> str:
-    missing = [f"'{key}'" for key in (claim.better, claim.than) if not both.ours(key, claim.column)]
-    if not missing:
-        return "the two rows have no seed in common"
-    return f"{' and '.join(missing)} not run"
 
 
 def _smallest(both: _Sides, claim: Claim) -> float | None:

@@ -8,7 +8,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from retable.tables.reference import Claim, Collapse, ColumnSpec, Provenance, RowSpec, Value
+from retable.tables.reference import (
+    Claim,
+    Collapse,
+    ColumnSpec,
+    Provenance,
+    RowSpec,
+    TableInfo,
+    Value,
+)
 from retable.tables.statistics import Interval, mean, spread_of
 from retable.tables.verdict import ClaimVerdict, Verdict
 
@@ -109,12 +117,7 @@ class Comparison:
         unfinished: why the values claim nothing (smoke scale, a run cut short), empty otherwise.
     """
 
-    id: str
-    title: str
-    paper: str
-    source: str
-    dataset: str
-    notes: str
+    table: TableInfo
     scale: Scale
     columns: tuple[ColumnSpec, ...]
     rows: tuple[ComparedRow, ...]

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from retable.tables import phrases
-from retable.tables.comparison import ComparedClaim, Comparison
+from retable.tables.comparison import Comparison
 from retable.tables.reference import ColumnSpec
 from retable.tables.verdict import ClaimVerdict, Verdict
 
@@ -38,8 +38,6 @@ class Cells:
     """A table. The first column has labels, the last verdicts, the others values or sentences.
 
     Attributes:
-        heads: titles of the columns.
-        lines: one text for each column.
         sentences: whether the cells are sentences, which wrap.
         links: labels that are anchors of headings.
     """
@@ -73,14 +71,14 @@ def document(
 
     Args:
         comparison: the table.
-        title: its heading; by default its id and title.
-        level: level of this heading.
-        anchor: what other blocks link to it by.
+        title: text of the first heading; by default the table's id and title.
+        level: level of the first heading.
+        anchor: anchor of the first heading.
         pictures: shown after the text.
     """
     blocks: list[Block] = [
-        Heading(title or f"{comparison.id}: {comparison.title}", level, anchor),
-        Paragraph([comparison.paper], "subtitle"),
+        Heading(title or f"{comparison.table.id}: {comparison.table.title}", level, anchor),
+        Paragraph([comparison.table.paper], "subtitle"),
         Paragraph(phrases.scale_sentences(comparison), "scale"),
     ]
     for column in shown_columns(comparison):
@@ -100,10 +98,12 @@ def document(
     blocks += [Paragraph([remark]) for remark in phrases.remarks(comparison)]
     blocks.append(Paragraph([phrases.summary(comparison)], "summary"))
     blocks += pictures
-    if comparison.source:
-        blocks.append(Paragraph([f"Source of the paper's numbers: {comparison.source}."], "source"))
-    if comparison.notes:
-        blocks.append(Paragraph([f"Notes: {comparison.notes}"], "source"))
+    if comparison.table.source:
+        blocks.append(
+            Paragraph([f"Source of the paper's numbers: {comparison.table.source}."], "source")
+        )
+    if comparison.table.notes:
+        blocks.append(Paragraph([f"Notes: {comparison.table.notes}"], "source"))
     return blocks
 
 
@@ -140,12 +140,11 @@ def _cells(comparison: Comparison, column: ColumnSpec) -> Cells:
 
 def _claims(comparison: Comparison) -> Cells:
     decimals = {column.key: column.decimals for column in comparison.columns}
-
-    def line(compared: ComparedClaim) -> list[str]:
+    lines = []
+    for compared in comparison.claims:
         places = decimals[compared.claim.column]
         result = phrases.claim_result(compared, places)
         margin = phrases.claim_margin(compared, places)
-        return [compared.claim.text, result, margin, str(compared.verdict)]
-
+        lines.append([compared.claim.text, result, margin, str(compared.verdict)])
     heads = ["claim", "ours: difference [95 %]", "stated", "verdict"]
-    return Cells(heads, [line(compared) for compared in comparison.claims], sentences=True)
+    return Cells(heads, lines, sentences=True)

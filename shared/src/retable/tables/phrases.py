@@ -32,17 +32,21 @@ def stored(value: Value | Collapse | None, decimals: int) -> str:
         return EMPTY
     if isinstance(value, Collapse):
         return COLLAPSE + (f" ({value.collapsed} of {value.runs})" if value.runs else "")
-    text = number(value.value, decimals)
-    if value.std is not None:
-        text += f" ± {number(value.std, decimals)}"
-    return text + (f" ({value.runs})" if value.runs else "")
+    return _mean_and_std(value.value, value.std, value.runs, decimals)
+
+
+def _mean_and_std(mean: float, std: float | None, runs: int | None, decimals: int) -> str:
+    text = number(mean, decimals)
+    if std is not None:
+        text += f" ± {number(std, decimals)}"
+    return text + (f" ({runs})" if runs else "")
 
 
 def measured(cell: ComparedCell, decimals: int) -> str:
     """Format our mean, std and number of seeds, and the number of collapsed seeds."""
     parts = []
     if cell.mean is not None:
-        parts = [stored(Value(cell.mean, cell.std, len(cell.ours)), decimals)]
+        parts = [_mean_and_std(cell.mean, cell.std, len(cell.ours), decimals)]
     if cell.collapsed:
         parts.append(f"{COLLAPSE} ({len(cell.collapsed)})")
     return ", ".join(parts) or EMPTY
@@ -73,24 +77,29 @@ def verdict(cell: ComparedCell) -> str:
     return "no verdict" if cell.measured else ""
 
 
+def scale_title(comparison: Comparison) -> str:
+    """Return the scale, with the warning about absolute numbers below paper scale."""
+    if comparison.scale == "paper":
+        return "paper scale"
+    return f"{comparison.scale} scale, absolute numbers are not the paper's"
+
+
 def scale_sentences(comparison: Comparison) -> list[str]:
     """Return sentences about the scale, what the verdicts compare with, and their limits."""
+    place = "the built-in data set with a small encoder: absolute numbers are not the paper's"
     if comparison.scale == "paper":
-        first = f"Scale: paper, on {comparison.dataset}."
-        sentences = [first, "Verdicts compare with the paper's numbers."]
-    else:
-        sentences = [
-            f"Scale: {comparison.scale}, on the built-in data set with a small encoder:"
-            " absolute numbers are not the paper's."
-        ]
-        recorded = comparison.provenance
-        if comparison.scale == "proxy" and recorded is not None:
-            sentences.append(
-                f"Verdicts compare with the proxy reference that we recorded on {recorded.date}"
-                f" ({len(recorded.seeds)} seeds, commit {recorded.commit[:12]})."
-            )
-        elif comparison.scale == "proxy":
-            sentences.append("No proxy reference is recorded: there is nothing to compare with.")
+        place = comparison.table.dataset
+    sentences = [f"Scale: {comparison.scale}, on {place}."]
+    recorded = comparison.provenance
+    if comparison.scale == "paper":
+        sentences.append("Verdicts compare with the paper's numbers.")
+    elif recorded is not None:
+        sentences.append(
+            f"Verdicts compare with the proxy reference that we recorded on {recorded.date}"
+            f" ({len(recorded.seeds)} seeds, commit {recorded.commit[:12]})."
+        )
+    elif comparison.scale == "proxy":
+        sentences.append("No proxy reference is recorded: there is nothing to compare with.")
     if comparison.unfinished:
         sentences.append(f"No verdicts: {comparison.unfinished}.")
     return sentences
@@ -143,12 +152,9 @@ def missing(comparison: Comparison) -> list[str]:
             for key, cell in cells.items()
             if cell.verdict is Verdict.NOT_RUN
         }
-        if (
-            len(gaps) > 1
-            and len(set(gaps.values())) == 1
-            and not any(cell.measured for cell in cells.values())
-        ):
-            sentences.append(f"{column.label}, all rows: {next(iter(gaps.values()))}")
+        reasons, measured = set(gaps.values()), any(cell.measured for cell in cells.values())
+        if len(gaps) > 1 and len(reasons) == 1 and not measured:
+            sentences.append(f"{column.label}, all rows: {reasons.pop()}")
             continue
         for key, reason in gaps.items():
             by_row.setdefault((key, reason), []).append(column.label)
@@ -192,8 +198,7 @@ def _undecided(cell: ComparedCell) -> str:
 def summary(comparison: Comparison) -> str:
     """Count the verdicts in one sentence and name every miss."""
     counts, claims = comparison.counts(), comparison.claim_counts()
-    cells = ", ".join(f"{counts[v]} {v}" for v in Verdict)
-    text = f"Cells: {cells}."
+    text = "Cells: " + ", ".join(f"{counts[v]} {v}" for v in Verdict) + "."
     if comparison.claims:
         text += " Claims: " + ", ".join(f"{claims[v]} {v}" for v in ClaimVerdict) + "."
     for row, column in comparison.misses():

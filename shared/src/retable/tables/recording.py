@@ -7,7 +7,7 @@ import math
 import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import MISSING, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,8 @@ from retable.tables.verdict import recorded_tolerances
 
 LEAST_SEEDS = 5
 
+_NOTES = "Absolute numbers are not the paper's: the data, the encoder and the schedule are small."
+
 
 def record_reference(
     paper: Reference,
@@ -37,17 +39,15 @@ def record_reference(
     provenance: Provenance,
     *,
     collapsed: Collapsed | None = None,
-    labels: Mapping[str, str] | None = None,
 ) -> Reference:
     """Return a reference that holds what we measured, with tolerances that follow from its spread.
 
     Args:
-        paper: the paper's table; gives columns, labels and what is not judged.
+        paper: the paper's table; gives columns, labels and what is not compared.
         measured: row -> column -> seed -> number; every cell with all seeds of the provenance.
         provenance: how it was measured.
         collapsed: row -> column -> seed -> why the run has no number there. Of such a cell only the
             number of these seeds is stored: what is left of its numbers is no mean to match.
-        labels: row key -> label of rows that the paper's table does not have.
 
     Raises:
         UserError: fewer than five seeds, a cell without one of them, a number that is not finite,
@@ -56,7 +56,7 @@ def record_reference(
     seeds = provenance.seeds
     if len(set(seeds)) < LEAST_SEEDS:
         raise UserError(
-            f"Recording {paper.id} needs at least {LEAST_SEEDS} different seeds, not"
+            f"Recording {paper.table.id} needs at least {LEAST_SEEDS} different seeds, not"
             f" {len(set(seeds))}: name them with --seeds."
         )
     collapsed = collapsed or {}
@@ -64,17 +64,17 @@ def record_reference(
         key: _recorded_row(paper, key, measured.get(key, {}), collapsed.get(key, {}), seeds)
         for key in dict.fromkeys([*measured, *collapsed])
     }
-    judged = {
+    compared = {
         key: {
             column: value.per_seed
             for column, value in row.values.items()
             if isinstance(value, Value)
-            and not (row.unjudged or paper_column(paper, column).unjudged)
+            and not (row.unjudged or _paper_column(paper, column).unjudged)
         }
         for key, row in rows.items()
     }
     decimals = {column.key: column.decimals for column in paper.columns}
-    spreads, tolerances = recorded_tolerances(judged, decimals)
+    spreads, tolerances = recorded_tolerances(compared, decimals)
     columns = tuple(
         _recorded_column(column, spreads.get(column.key), tolerances, len(seeds))
         for column in paper.columns
@@ -83,27 +83,23 @@ def record_reference(
     common = {c.key: c.tolerance.value for c in columns if c.tolerance is not None}
     order = [row.key for row in paper.rows if row.key in rows]
     order += [key for key in rows if key not in order]
-    return Reference(
-        paper.id,
-        paper.title,
-        paper.paper,
-        "recorded by the command below, on the built-in data set",
-        "built-in data set, proxy scale",
-        "Absolute numbers are not the paper's: the data, the encoder and the schedule are small.",
-        columns,
-        tuple(_with_tolerances(rows[key], tolerances[key], common, labels or {}) for key in order),
-        provenance=provenance,
+    table = replace(
+        paper.table,
+        source="recorded by the command below, on the built-in data set",
+        dataset="built-in data set, proxy scale",
+        notes=_NOTES,
     )
+    stored = tuple(_with_tolerances(rows[key], tolerances[key], common) for key in order)
+    return Reference(table, columns, stored, provenance=provenance)
 
 
-def paper_column(paper: Reference, key: str) -> ColumnSpec:
-    """Return a column of the paper's table or raise a `UserError` that says where to add it."""
+def _paper_column(paper: Reference, key: str) -> ColumnSpec:
     column = paper.column(key)
     if column is None:
         known = ", ".join(column.key for column in paper.columns)
         raise UserError(
-            f"{paper.path or paper.id} has no column '{key}' to record: add it under [[columns]]"
-            f" (there are {known})."
+            f"{paper.path or paper.table.id} has no column '{key}' to record: add it under"
+            f" [[columns]] (there are {known})."
         )
     return column
 
@@ -117,20 +113,19 @@ def _recorded_row(
 ) -> RowSpec:
     values: dict[str, Value | Collapse] = {}
     for column in dict.fromkeys([*cells, *collapsed]):
-        paper_column(paper, column)
+        _paper_column(paper, column)
         numbers, gone = cells.get(column, {}), collapsed.get(column, {})
         for seed in seeds:
             if seed not in gone and not math.isfinite(numbers.get(seed, math.nan)):
                 raise UserError(
-                    f"Cannot record {paper.id}: row '{key}', column '{column}', seed {seed} is"
-                    f" {numbers.get(seed, 'missing')}; run it, then record again."
+                    f"Cannot record {paper.table.id}: row '{key}', column '{column}', seed {seed}"
+                    f" is {numbers.get(seed, 'missing')}; run it, then record again."
                 )
-        values[column] = (
-            Collapse(len(gone), len(seeds))
-            if gone
-            else _recorded_value([numbers[seed] for seed in seeds])
-        )
-    known = paper.row(key) or RowSpec(key, key, "extra", recipe={}, values={})
+        if gone:
+            values[column] = Collapse(len(gone), len(seeds))
+        else:
+            values[column] = _recorded_value([numbers[seed] for seed in seeds])
+    known = paper.row(key) or RowSpec(key, key, "extra", values={})
     return replace(known, values=values, recipe={})
 
 
@@ -157,11 +152,8 @@ def _recorded_column(
         f" Student's prediction interval for one run after {runs}, Bonferroni over the {count}"
         " cells. A row whose own std is above the column's has its own tolerance."
     )
-    stated = StatedSpread(
-        float(f"{spread.std:.4g}"),
-        float(spread.degrees),
-        "Pooled over the rows of this column.",
-    )
+    std, degrees = float(f"{spread.std:.4g}"), float(spread.degrees)
+    stated = StatedSpread(std, degrees, "Pooled over the rows of this column.")
     tolerance = Tolerance(_rounded_up(smallest), reason)
     return replace(column, tolerance=tolerance, spread=stated, not_run="")
 
@@ -175,7 +167,7 @@ def _rounded_up(value: float) -> float:
 
 
 def _with_tolerances(
-    row: RowSpec, own: Mapping[str, float], common: Mapping[str, float], labels: Mapping[str, str]
+    row: RowSpec, own: Mapping[str, float], common: Mapping[str, float]
 ) -> RowSpec:
     values = {
         column: replace(value, tolerance=_rounded_up(own[column]))
@@ -183,51 +175,50 @@ def _with_tolerances(
         else value
         for column, value in row.values.items()
     }
-    return replace(row, label=labels.get(row.key, row.label), values=values)
+    return replace(row, values=values)
 
 
 def write_reference(path: str | os.PathLike[str], reference: Reference) -> None:
     """Write a reference as TOML, atomically; reading it back gives an equal one."""
     text = reference_text(reference)
-    written = parse_reference(text, Path(path))
-    assert written == reference, "a reference must survive being written"
+    assert parse_reference(text, Path(path)) == reference, "a reference must survive being written"
     files.write_text(path, text)
 
 
 def reference_text(reference: Reference) -> str:
     """Return a reference as TOML."""
-    table = {
-        name: getattr(reference, name)
-        for name in ("id", "title", "paper", "source", "dataset", "notes")
-    }
-    parts = [_section("[table]", table)]
-    if reference.tolerance is not None:
-        parts.append(_section("[tolerance]", vars(reference.tolerance)))
-    if reference.provenance is not None:
-        parts.append(_section("[provenance]", vars(reference.provenance)))
-    for column in reference.columns:
-        plain = {k: v for k, v in vars(column).items() if k not in ("tolerance", "spread")}
-        unsaid = [name for name in ("not_run", "unjudged") if not plain[name]]
-        parts.append(_section("[[columns]]", {k: v for k, v in plain.items() if k not in unsaid}))
-        if column.spread is not None:
-            parts.append(_section("[columns.spread]", vars(column.spread)))
-        if column.tolerance is not None:
-            parts.append(_section("[columns.tolerance]", vars(column.tolerance)))
-    for row in reference.rows:
-        fields: dict[str, Any] = {"key": row.key, "label": row.label, "origin": row.origin}
-        fields |= {"recipe": row.recipe} if row.recipe else {}
-        fields |= {"unjudged": row.unjudged} if row.unjudged else {}
-        text = _section("[[rows]]", fields | ({} if row.values else {"values": {}}))
-        for key, value in row.values.items():
-            stated = {k: v for k, v in vars(value).items() if v not in (None, ())}
-            text += f"values.{_key(key)} = {_toml(stated)}\n"
-        parts.append(text)
-    parts += [_section("[[claims]]", vars(claim)) for claim in reference.claims]
-    return "\n".join(parts)
+    sections: list[str] = []
+    for name in ("table", "tolerance", "provenance", "columns", "rows", "claims"):
+        found = getattr(reference, name)
+        if isinstance(found, tuple):
+            sections += [text for one in found for text in _sections(name, one, "[[{}]]")]
+        elif found is not None:
+            sections += _sections(name, found)
+    return "\n".join(sections)
 
 
-def _section(head: str, fields: Mapping[str, Any]) -> str:
-    return head + "\n" + "".join(f"{_key(k)} = {_toml(v)}\n" for k, v in fields.items())
+def _sections(name: str, value: Any, head: str = "[{}]") -> list[str]:
+    """Return the section of a dataclass, then those of the dataclasses in its fields."""
+    text, others = head.format(name) + "\n", []
+    for key, part in _stated(value).items():
+        if is_dataclass(part):
+            others += _sections(f"{name}.{key}", part)
+        elif key == "values" and part:
+            text += "".join(f"{key}.{_key(k)} = {_toml(_stated(v))}\n" for k, v in part.items())
+        else:
+            text += f"{key} = {_toml(part)}\n"
+    return [text, *others]
+
+
+def _stated(value: Any) -> dict[str, Any]:
+    """Return the fields of a dataclass without empty ones that have a default."""
+    stated = {}
+    for field in fields(value):
+        part = getattr(value, field.name)
+        required = field.default is field.default_factory is MISSING
+        if required or part not in (None, "", (), {}):
+            stated[field.name] = part
+    return stated
 
 
 def _key(key: str) -> str:

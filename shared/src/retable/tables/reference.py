@@ -1,4 +1,4 @@
-"""Stored values that a table is compared with, as data.
+"""Stored values that a table is compared with.
 
 A reference file is TOML. ``[table]`` has the title and the source; ``[[columns]]``, ``[[rows]]``
 and ``[[claims]]`` follow, and ``[provenance]`` if we recorded the values ourselves::
@@ -29,7 +29,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -60,21 +60,14 @@ class Tolerance:
 
 
 @dataclass(frozen=True)
-class StatedSpread:
-    """A column's run-to-run std with its degrees of freedom and its source."""
+class StatedSpread(Spread):
+    """A column's run-to-run std with its source."""
 
-    std: float
-    degrees: float
     reason: str
 
     def __post_init__(self) -> None:
         _require(0 <= self.std < math.inf, "std", "a number of at least 0", self.std)
         _require(0 < self.degrees < math.inf, "degrees", "a number above 0", self.degrees)
-
-    @property
-    def spread(self) -> Spread:
-        """Std and degrees of freedom without the reason."""
-        return Spread(self.std, self.degrees)
 
 
 @dataclass(frozen=True)
@@ -91,9 +84,9 @@ class ColumnSpec:
     label: str
     unit: str
     higher_is_better: bool
-    decimals: int = 1
-    tolerance: Tolerance | None = None
+    decimals: int
     spread: StatedSpread | None = None
+    tolerance: Tolerance | None = None
     not_run: str = ""
     unjudged: str = ""
 
@@ -139,7 +132,7 @@ class Collapse:
 
     Attributes:
         collapsed: number of runs that collapsed; None if the paper states it without a count.
-        runs: number of runs; None likewise.
+        runs: number of runs; None without a count.
     """
 
     collapsed: int | None = None
@@ -165,9 +158,9 @@ class RowSpec:
     key: str
     label: str
     origin: Origin
-    recipe: Mapping[str, Any]
-    values: Mapping[str, Value | Collapse]
+    recipe: Mapping[str, Any] = field(default_factory=dict)
     unjudged: str = ""
+    values: Mapping[str, Value | Collapse] = field(kw_only=True)
 
     def __post_init__(self) -> None:
         expected = self.recipe.get("expected", COLLAPSE)
@@ -201,15 +194,22 @@ class Provenance:
 
 
 @dataclass(frozen=True)
-class Reference:
-    """A table of stored values."""
+class TableInfo:
+    """Title of a table, and where it is printed."""
 
     id: str
     title: str
     paper: str
     source: str
     dataset: str
-    notes: str
+    notes: str = ""
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A table of stored values, as its file has it; ``path`` is that file."""
+
+    table: TableInfo
     columns: tuple[ColumnSpec, ...]
     rows: tuple[RowSpec, ...]
     claims: tuple[Claim, ...] = ()
@@ -222,16 +222,12 @@ class Reference:
         """Whether we measured these values ourselves (proxy scale), not the paper."""
         return self.provenance is not None
 
-    def at(self, path: Path) -> Reference:
-        """Return the reference with the path of its file."""
-        return replace(self, path=path)
-
     def row(self, key: str) -> RowSpec | None:
-        """Return the row of this key; None if there is none."""
+        """Return a row by its key; None if there is none."""
         return next((row for row in self.rows if row.key == key), None)
 
     def column(self, key: str) -> ColumnSpec | None:
-        """Return the column of this key; None if there is none."""
+        """Return a column by its key; None if there is none."""
         return next((column for column in self.columns if column.key == key), None)
 
     def stored(self, row_key: str, column_key: str) -> Value | Collapse | None:
@@ -239,12 +235,10 @@ class Reference:
         row = self.row(row_key)
         if row is None:
             return None
-        if row.recipe.get("expected") == COLLAPSE and self._prints_values(column_key):
-            return row.values.get(column_key, Collapse())
-        return row.values.get(column_key)
-
-    def _prints_values(self, column_key: str) -> bool:
-        return any(isinstance(row.values.get(column_key), Value) for row in self.rows)
+        column = [other.values.get(column_key) for other in self.rows]
+        printed = any(isinstance(value, Value) for value in column)
+        expected = printed and row.recipe.get("expected") == COLLAPSE
+        return row.values.get(column_key, Collapse() if expected else None)
 
     def value(self, row_key: str, column_key: str) -> Value | None:
         """Return the value of a cell; None if it has none."""

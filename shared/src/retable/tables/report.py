@@ -9,9 +9,8 @@ import argparse
 import datetime
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import get_args
+from typing import NamedTuple, get_args
 
 from retable import files
 from retable.errors import UserError
@@ -23,11 +22,9 @@ from retable.tables.storage import COMPARISON_FILE, load_comparison
 from retable.tables.verdict import ClaimVerdict, Verdict
 
 
-@dataclass(frozen=True)
-class Result:
+class Result(NamedTuple):
     """The comparison of a table at one scale, with the plots of its folder."""
 
-    scale: str
     comparison: Comparison
     plots: list[Path]
 
@@ -42,10 +39,10 @@ def find_results(reproductions: Path, results: Path) -> dict[str, list[Result]]:
         if path.name.endswith(".proxy.toml"):
             continue
         name = f"{path.parent.name}-{path.stem}"
-        folders = {scale: results / f"{name}-{scale}" for scale in get_args(Scale)}
+        folders = [results / f"{name}-{scale}" for scale in get_args(Scale)]
         found[name] = [
-            Result(scale, load_comparison(folder / COMPARISON_FILE), _plots(folder))
-            for scale, folder in folders.items()
+            Result(load_comparison(folder / COMPARISON_FILE), _plots(folder))
+            for folder in folders
             if (folder / COMPARISON_FILE).exists()
         ]
     return found
@@ -63,7 +60,7 @@ def build_report(reproductions: Path, results: Path, out: Path) -> list[Path]:
     """Write ``report.html`` and ``report.md`` to ``out`` and return their paths.
 
     Raises:
-        UserError: if there is no table, or a stored file is damaged.
+        UserError: there is no table, or a stored file is damaged.
     """
     tables = find_results(reproductions, results)
     if not tables:
@@ -83,24 +80,24 @@ def _report(tables: Mapping[str, Sequence[Result]], title: str) -> list[Block]:
     """Return the report: an overview, then each table at each scale that was run."""
     blocks: list[Block] = [Heading(title, 1), Paragraph([_summary(tables)]), _overview(tables)]
     for name, results in tables.items():
-        for place, result in enumerate(results):
-            label = f"{name}, {result.scale} scale"
+        for place, (comparison, plots) in enumerate(results):
+            label = f"{name}, {comparison.scale} scale"
             blocks += document(
-                result.comparison,
-                title=f"{label}: {result.comparison.title}",
+                comparison,
+                title=f"{label}: {comparison.table.title}",
                 level=2,
                 anchor="" if place else name,
-                pictures=[Picture(plot, f"{label}: plot {plot.stem}") for plot in result.plots],
+                pictures=[Picture(plot, f"{label}: plot {plot.stem}") for plot in plots],
             )
     return blocks
 
 
 def _summary(tables: Mapping[str, Sequence[Result]]) -> str:
     misses = [
-        f"{name} ({result.scale}): row '{row}', column '{column}'"
+        f"{name} ({comparison.scale}): row '{row}', column '{column}'"
         for name, results in tables.items()
-        for result in results
-        for row, column in result.comparison.misses()
+        for comparison, _ in results
+        for row, column in comparison.misses()
     ]
     text = f"{sum(map(bool, tables.values()))} of {len(tables)} tables were run."
     return text + (f" Missed: {'; '.join(misses)}." if misses else " No cell missed.")
@@ -113,14 +110,13 @@ def _overview(tables: Mapping[str, Sequence[Result]]) -> Cells:
         if not results:
             empty = [""] * (len(Verdict) + 2)
             lines.append([name, "never run", *empty, f"nox -s reproduce-{name}"])
-        for result in results:
-            comparison = result.comparison
+        for comparison, _ in results:
             counts, claims = comparison.counts(), comparison.claim_counts()
             seeds = " ".join(map(str, comparison.seeds))
             tested = ", ".join(f"{claims[v]} {v}" for v in ClaimVerdict if claims[v])
             state = "MISS" if comparison.misses() else comparison.unfinished and "claims nothing"
             verdicts = [str(counts[v]) for v in Verdict]
-            lines.append([name, result.scale, seeds, *verdicts, tested, state])
+            lines.append([name, comparison.scale, seeds, *verdicts, tested, state])
     heads = ["table", "scale", "seeds", *map(str, Verdict), "claims", ""]
     return Cells(heads, lines, links=frozenset(name for name in tables if tables[name]))
 

@@ -19,9 +19,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from retable.errors import UserError
+from retable import extras
 
-CONFIDENCE = 0.95
+_CONFIDENCE = 0.95
 _UNEQUAL_SPREADS = 0.01
 
 
@@ -32,12 +32,9 @@ def student_quantile(probability: float, degrees: float) -> float:
 
 def _special() -> Any:
     """Import ``scipy.special``, which takes a second less than ``scipy.stats``."""
-    try:
-        from scipy import special
-    except ImportError:
-        raise UserError(
-            "Verdicts need SciPy, which is not installed. Run pip install 'retable[train]'."
-        ) from None
+    extras.require("scipy", "train", "A verdict")
+    from scipy import special
+
     return special
 
 
@@ -56,11 +53,6 @@ class Interval:
     centre: float
     low: float
     high: float
-
-    @property
-    def half_width(self) -> float:
-        """Half of the interval's length."""
-        return (self.high - self.low) / 2.0
 
 
 def mean(values: Sequence[float]) -> float:
@@ -81,14 +73,12 @@ def spread_of(values: Sequence[float]) -> Spread | None:
     return Spread(math.sqrt(variance), len(values) - 1)
 
 
-def pooled(spreads: Sequence[Spread]) -> Spread | None:
-    """Return the root mean square of stds weighted by degrees of freedom; None for no spread.
+def pooled(spreads: Sequence[Spread]) -> Spread:
+    """Return the root mean square of at least one std, weighted by degrees of freedom.
 
     >>> pooled([Spread(1.0, 2), Spread(2.0, 2)])
     Spread(std=1.5811388300841898, degrees=4)
     """
-    if not spreads:
-        return None
     degrees = sum(spread.degrees for spread in spreads)
     total = math.fsum(spread.degrees * spread.std**2 for spread in spreads)
     return Spread(math.sqrt(total / degrees), degrees)
@@ -102,7 +92,7 @@ def larger(own: Spread | None, column: Spread | None) -> Spread | None:
 
 
 def _around(centre: float, error: float, degrees: float) -> Interval:
-    half = student_quantile((1.0 + CONFIDENCE) / 2.0, degrees) * error
+    half = student_quantile((1.0 + _CONFIDENCE) / 2.0, degrees) * error
     return Interval(centre, centre - half, centre + half)
 
 
@@ -118,51 +108,40 @@ def _excessive(ours: Spread, theirs: Spread) -> bool:
 def difference_of_means(
     ours: Sequence[float], value: float, runs: int, reference: Spread | None
 ) -> Interval | None:
-    """Return the 95 % interval of our mean minus a reference mean.
+    """Return the 95 % interval of our mean minus a reference mean; None if no spread is known.
 
     Args:
         ours: our runs, at least one.
         value: the reference mean.
         runs: number of runs behind the reference mean, at least one.
         reference: run-to-run spread of the reference; None if it is unknown, then ours is used.
-
-    Returns None if neither side has a spread.
     """
     own = spread_of(ours)
     centre = mean(ours) - value
-    if own is None or reference is None:
-        known = own or reference
-        if known is None:
-            return None
-        error = known.std * math.sqrt(1.0 / len(ours) + 1.0 / runs)
-        return _around(centre, error, known.degrees)
-    if not _excessive(own, reference):
-        common = pooled([own, reference])
-        assert common is not None
-        error = common.std * math.sqrt(1.0 / len(ours) + 1.0 / runs)
-        return _around(centre, error, common.degrees)
-    a, b = own.std**2 / len(ours), reference.std**2 / runs
-    degrees = (a + b) ** 2 / (a**2 / own.degrees + b**2 / reference.degrees)
-    return _around(centre, math.sqrt(a + b), degrees)
+    if own and reference and _excessive(own, reference):
+        a, b = own.std**2 / len(ours), reference.std**2 / runs
+        degrees = (a + b) ** 2 / (a**2 / own.degrees + b**2 / reference.degrees)
+        return _around(centre, math.sqrt(a + b), degrees)
+    known = pooled([own, reference]) if own and reference else own or reference
+    if known is None:
+        return None
+    error = known.std * math.sqrt(1.0 / len(ours) + 1.0 / runs)
+    return _around(centre, error, known.degrees)
 
 
 def mean_of_differences(
     differences: Sequence[float], stand_in: Spread | None = None
 ) -> Interval | None:
-    """Return the 95 % interval of the mean of paired differences.
+    """Return the 95 % interval of the mean of paired differences; None if no spread is known.
 
     Args:
         differences: one for each seed, at least one.
         stand_in: spread of such a difference as the reference knows it; pooled with our own as in
             `difference_of_means`.
-
-    Returns None if there is a single difference and no stand-in.
     """
-    own = spread_of(differences)
-    if own is not None and (stand_in is None or _excessive(own, stand_in)):
-        known: Spread | None = own
-    else:
-        known = pooled([spread for spread in (own, stand_in) if spread is not None])
+    own = known = spread_of(differences)
+    if stand_in is not None and not (own and _excessive(own, stand_in)):
+        known = pooled([own, stand_in] if own else [stand_in])
     if known is None:
         return None
     return _around(mean(differences), known.std / math.sqrt(len(differences)), known.degrees)

@@ -5,13 +5,12 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
-from typing import Any
 
 from retable import files
 from retable.errors import UserError
 from retable.plots import drawing
 from retable.settings import from_plain, to_plain
-from retable.tables import plot
+from retable.tables.charts import draw_comparison
 from retable.tables.comparison import Comparison
 from retable.tables.markdown import render_markdown
 from retable.tables.phrases import summary
@@ -37,18 +36,15 @@ def parse_comparison(text: str) -> Comparison:
         ValueError: the text is no stored comparison; the message lists every problem.
     """
     content = json.loads(text)
-    # What `render_json` adds for other readers follows from the rest.
-    for part in [content, *_cells(content)]:
-        for name in ("exit_status", "summary", "mean", "std"):
-            part.pop(name, None)
-    return from_plain(Comparison, content)
-
-
-def _cells(content: Any) -> list[dict[str, Any]]:
     try:
-        return [cell for row in content["rows"] for cell in row["cells"].values()]
+        cells = [cell for row in content["rows"] for cell in row["cells"].values()]
+        # What `render_json` adds for other readers follows from the rest.
+        for part in [content, *cells]:
+            for name in ("exit_status", "summary", "mean", "std"):
+                part.pop(name, None)
     except (LookupError, TypeError, AttributeError):
         raise ValueError("it has no rows of cells") from None
+    return from_plain(Comparison, content)
 
 
 def load_comparison(path: str | os.PathLike[str]) -> Comparison:
@@ -68,7 +64,7 @@ def load_comparison(path: str | os.PathLike[str]) -> Comparison:
 def save_comparison(folder: str | os.PathLike[str], comparison: Comparison) -> list[Path]:
     """Write ``table.json``, ``table.md``, ``table.txt`` and, with matplotlib, ``table.svg``.
 
-    Returns the files written. Each replaces an earlier one atomically.
+    Each replaces an earlier one atomically. Returns their paths.
     """
     folder = Path(folder)
     contents = {
@@ -76,11 +72,10 @@ def save_comparison(folder: str | os.PathLike[str], comparison: Comparison) -> l
         "table.txt": render_terminal(comparison, width=100),
         COMPARISON_FILE: render_json(comparison),
     }
-    written = []
     for name, text in contents.items():
         files.write_text(folder / name, text)
-        written.append(folder / name)
+    written = [folder / name for name in contents]
     if drawing.available():
-        plot.plot_comparison(comparison, folder / "table.svg")
         written.append(folder / "table.svg")
+        drawing.save(draw_comparison(comparison), written[-1])
     return written

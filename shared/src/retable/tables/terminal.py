@@ -6,11 +6,11 @@ import os
 import re
 import shutil
 import textwrap
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import TextIO
 
 from retable.tables.comparison import Comparison
-from retable.tables.document import Block, Cells, Heading, Paragraph, document
+from retable.tables.document import Cells, Heading, Paragraph, document
 from retable.tables.phrases import EMPTY
 from retable.tables.verdict import ClaimVerdict, Verdict
 
@@ -34,7 +34,7 @@ def supports_colour(stream: TextIO) -> bool:
 def render_terminal(
     comparison: Comparison, *, width: int | None = None, colour: bool = False
 ) -> str:
-    """Return a comparison as aligned text.
+    """Return a comparison as aligned text, without pictures and sources.
 
     Args:
         comparison: the table.
@@ -43,15 +43,9 @@ def render_terminal(
         colour: with ANSI colours, see `supports_colour`.
     """
     width = width or shutil.get_terminal_size((100, 24)).columns
-    text = write_text(document(comparison), width)
-    return _coloured(text) if colour else text
-
-
-def write_text(blocks: Iterable[Block], width: int) -> str:
-    """Return blocks as text, without pictures and sources."""
     parts: list[str] = []
     gap = False
-    for block in blocks:
+    for block in document(comparison):
         match block:
             case Heading():
                 parts += [*([""] if parts else []), _wrapped(block.text, width)]
@@ -66,7 +60,8 @@ def write_text(blocks: Iterable[Block], width: int) -> str:
                 write = _sentences if block.sentences else _aligned
                 parts.append(write(block, width))
                 gap = True
-    return "\n".join(line.rstrip() for part in parts for line in part.split("\n")) + "\n"
+    text = "\n".join(line.rstrip() for part in parts for line in part.split("\n")) + "\n"
+    return _coloured(text) if colour else text
 
 
 def _wrapped(text: str, width: int, indent: str = "", hang: int = 2) -> str:
@@ -124,7 +119,6 @@ def _longest(column: Sequence[str]) -> int:
 
 
 def _total(columns: Sequence[Sequence[str]]) -> int:
-    """Return the width of columns with the gap before each."""
     return sum(_longest(column) + 2 for column in columns)
 
 

@@ -79,25 +79,15 @@ def claim_verdict(interval: Interval | None, smallest: float | None = None) -> C
     return ClaimVerdict.SUPPORTED if interval.low > 0.0 else ClaimVerdict.UNRESOLVED
 
 
-def _common(spreads: Sequence[Spread]) -> Spread:
-    """Pool the cells of a column that vary; a value fixed by definition has no spread."""
-    varying = [spread for spread in spreads if spread.std > 0.0]
-    common = pooled(varying or spreads)
-    assert common is not None
-    return common
-
-
 def recorded_tolerances(
     table: Mapping[str, Mapping[str, Sequence[float]]],
     decimals: Mapping[str, int] | None = None,
-    false_alarm: float = FALSE_ALARM,
 ) -> tuple[dict[str, Spread], dict[str, dict[str, float]]]:
     """Choose tolerances under which an unchanged method with one fresh seed is not a miss.
 
     Args:
         table: row -> column -> recorded runs of the cell, at least two.
-        decimals: decimals shown in a column; half of the last one is the least tolerance.
-        false_alarm: share of tables of an unchanged method that may have a fresh seed outside its
+        decimals: decimals shown in a column, default 1; half of the last one is the least
             tolerance.
 
     Returns:
@@ -106,11 +96,11 @@ def recorded_tolerances(
     The tolerance is the half width of Student's prediction interval for one fresh run after n,
     simultaneous over the m cells of the table (Bonferroni),
 
-        tolerance = t(1 - false_alarm / (2 m), f) * s * sqrt(1 + 1/n),
+        tolerance = t(1 - FALSE_ALARM / (2 m), f) * s * sqrt(1 + 1/n),
 
     where s is the larger of the cell's std and the std pooled over the column's cells that vary,
     and f the degrees of freedom of the latter. A `miss` needs the interval outside the tolerance,
-    so false alarms are rarer than ``false_alarm``, also where a seed shifts all rows alike; a
+    so false alarms are rarer than `FALSE_ALARM`, also where a seed shifts all rows alike; a
     single fresh seed of an unchanged method is usually a `match`.
     """
     columns: dict[str, list[Spread]] = {}
@@ -120,19 +110,21 @@ def recorded_tolerances(
             if spread is None:
                 raise ValueError(f"column {column}: one recorded run has no spread")
             columns.setdefault(column, []).append(spread)
-    spreads_by_column = {column: _common(spreads) for column, spreads in columns.items()}
+    # A value fixed by definition has no spread.
+    varying = {column: [s for s in found if s.std > 0.0] for column, found in columns.items()}
+    spreads = {column: pooled(varying[column] or columns[column]) for column in columns}
     count = sum(map(len, columns.values()))
     tolerances: dict[str, dict[str, float]] = {}
     for row, cells in table.items():
         tolerances[row] = {}
         for column, runs in cells.items():
-            spread = larger(spread_of(runs), spreads_by_column[column])
+            spread = larger(spread_of(runs), spreads[column])
             assert spread is not None
-            quantile = student_quantile(1.0 - false_alarm / (2 * count), spread.degrees)
+            quantile = student_quantile(1.0 - FALSE_ALARM / (2 * count), spread.degrees)
             shown = 0.5 * 10.0 ** -(decimals or {}).get(column, 1)
             prediction = quantile * spread.std * math.sqrt(1.0 + 1.0 / len(runs))
             tolerances[row][column] = max(prediction, shown)
-    return spreads_by_column, tolerances
+    return spreads, tolerances
 
 
 def seeds_to_decide(interval: Interval, tolerance: float, spread: Spread, runs: int) -> int | None:
