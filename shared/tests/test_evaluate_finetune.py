@@ -25,8 +25,7 @@ from retable.evaluate.transfer.finetune import FineTuning
 from retable.files import digest_of_tensors
 from retable.random import derive_key, initialising
 from retable.reproduce import Table, TableRow, execute
-from retable.reproduce.dry_run import render_plan
-from retable.reproduce.plan import plan_runs
+from retable.reproduce.plan import plan_runs, render_plan
 from retable.testing import run_processes
 from retable.train import checkpoint as training_checkpoint
 from retable.train.options import RunOptions

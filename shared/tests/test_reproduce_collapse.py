@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from retable.reproduce.collapse import collapse_reason
+from retable.reproduce import CollapseCriterion, FinishedRun
 
 SOUND = {
     "pretrain.loss": 7.0,
@@ -20,8 +21,15 @@ SOUND = {
 }
 
 
+def reason_of(
+    metrics: Mapping[str, float], chance: float = 1.0, probe: str = "linear.top1"
+) -> str | None:
+    criterion = CollapseCriterion(("row",), ("top1",), {"proxy": chance}, probe)
+    return criterion.reason(FinishedRun(Path(), metrics=metrics), "proxy")
+
+
 def reason(changes: Mapping[str, float], chance: float = 1.0) -> str | None:
-    return collapse_reason({**SOUND, **changes}, probe="linear.top1", chance=chance)
+    return reason_of({**SOUND, **changes}, chance)
 
 
 def test_a_sound_run_has_not_collapsed() -> None:
@@ -72,17 +80,20 @@ def test_equal_scores_without_any_spread_are_a_collapse() -> None:
 
 @pytest.mark.parametrize(("top1", "collapsed"), [(2.9, True), (3.0, False)])
 def test_a_probe_below_three_times_chance_is_a_collapse(top1: float, collapsed: bool) -> None:
-    assert (reason({"linear.top1": top1}) is not None) is collapsed
+    said = reason({"linear.top1": top1})
+    assert said == (
+        f"the probe finds {top1:.2f} %, less than 3 times the 1 % of chance" if collapsed else None
+    )
     assert (reason({"linear.top1": 10.0 * top1}, chance=10.0) is not None) is collapsed
 
 
 @pytest.mark.parametrize("missing", [*SOUND, *(("all",))])
 def test_a_test_whose_figures_are_missing_is_left_out(missing: str) -> None:
     figures = {name: value for name, value in SOUND.items() if missing not in (name, "all")}
-    assert collapse_reason(figures, probe="linear.top1", chance=1.0) is None
+    assert reason_of(figures) is None
 
 
 def test_the_probe_is_the_one_that_is_named() -> None:
     figures = {"linear.top1": 56.0, "knn.top1": 1.0}
-    assert collapse_reason(figures, probe="linear.top1", chance=1.0) is None
-    assert collapse_reason(figures, probe="knn.top1", chance=1.0) is not None
+    assert reason_of(figures) is None
+    assert reason_of(figures, probe="knn.top1") is not None

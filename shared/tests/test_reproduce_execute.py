@@ -30,8 +30,8 @@ from retable.reproduce import (
     results,
 )
 from retable.reproduce.arguments import parse
-from retable.reproduce.outcomes import gather_outcomes
 from retable.reproduce.plan import TableSelection, plan_runs, resolve_rows
+from retable.reproduce.results import gather_outcomes
 from retable.reproduce.run import read_runs
 from retable.tables import Comparison
 from retable.train.optim import OptimizerRecipe

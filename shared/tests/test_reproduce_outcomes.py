@@ -21,8 +21,8 @@ from retable.reproduce import (
     main,
     results,
 )
-from retable.reproduce.outcomes import Outcomes, failed_unexpectedly, gather_outcomes
 from retable.reproduce.plan import TableSelection, plan_runs, resolve_rows
+from retable.reproduce.results import Outcomes, failed_unexpectedly, gather_outcomes
 from retable.reproduce.run import FinishedRuns, Run, read_runs
 from retable.tables import Comparison, load_reference
 from retable.tables.reference import Collapse, Value

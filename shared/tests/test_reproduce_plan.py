@@ -11,8 +11,13 @@ from retable.evaluate.geometry import Geometry
 from retable.evaluate.knn import Knn
 from retable.evaluate.linear import LinearProbe
 from retable.reproduce import Metric, Table, TableRow
-from retable.reproduce.dry_run import render_plan
-from retable.reproduce.plan import TableSelection, plan_runs, price, resolve_rows
+from retable.reproduce.plan import (
+    TableSelection,
+    plan_runs,
+    price,
+    render_plan,
+    resolve_rows,
+)
 from retable.train.cost import forward_flops
 from retable.train.memory import training_memory
 from retable.train.recipe import PretrainRecipe

@@ -15,6 +15,7 @@ import numpy
 import pytest
 
 from retable.errors import UserError
+from retable.plots import drawing
 from retable.tables import (
     Comparison,
     Provenance,

@@ -23,8 +23,8 @@ from reproductions.mochi.table1 import TABLE
 from retable.methods import Batch, MoCoRecipe, Progress
 from retable.reproduce.command import guarded
 from retable.reproduce.execute import execute
-from retable.reproduce.outcomes import measure
 from retable.reproduce.plan import TableSelection, plan_runs, resolve_rows
+from retable.reproduce.results import measure
 from retable.reproduce.run import read_runs
 from retable.reproduce.table import TableRow
 from retable.tables import compare, load_reference

@@ -70,23 +70,19 @@ def gather_with_gradient(local: Tensor) -> Tensor:
     return gathered
 
 
-def mean(value: Tensor) -> Tensor:
-    """Average a tensor over processes, without gradient."""
-    value = value.detach().clone()
-    if process_count() > 1:
-        dist.all_reduce(value)
-        value /= process_count()
-    return value
-
-
-def own_slice(rows: Tensor) -> Tensor:
-    """Return this process's equal share of rows that are equal on all processes."""
-    return rows.chunk(process_count())[process_index()] if process_count() > 1 else rows
-
-
 def total(value: Tensor) -> Tensor:
     """Sum a tensor over processes, without gradient; the same bits on each."""
     value = value.detach().clone()
     if process_count() > 1:
         dist.all_reduce(value)
     return value
+
+
+def mean(value: Tensor) -> Tensor:
+    """Average a tensor over processes, without gradient."""
+    return total(value) / process_count()
+
+
+def own_slice(rows: Tensor) -> Tensor:
+    """Return this process's equal share of rows that are equal on all processes."""
+    return rows.chunk(process_count())[process_index()] if process_count() > 1 else rows

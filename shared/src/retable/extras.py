@@ -16,9 +16,6 @@ def require(module: str, extra: str, purpose: str) -> None:
         module: the module about to be imported, for instance "scipy".
         extra: the extra of retable that installs it: "train", "plots" or "tensorboard".
         purpose: what needs it, as the subject of a sentence in the singular.
-
-    Raises:
-        UserError: it is not installed; the sentence holds a command that installs the extra.
     """
     if importlib.util.find_spec(module) is None:
         raise UserError(
@@ -31,11 +28,8 @@ def install_command(extra: str, module: str) -> str:
     """Return a command that adds the packages of an extra to this Python's environment.
 
     It names the packages, not the extra: retable may come from a checkout, a wheel or an index.
-    Environments made by uv have no pip, so uv installs into them.
-
-    Args:
-        extra: the extra.
-        module: named alone where retable is not installed, only on the import path.
+    Where retable is only on the import path, it names the module ``module`` alone. Environments
+    made by uv have no pip, so uv installs into them.
     """
     packages = requirements(extra) or [module]
     if importlib.util.find_spec("pip") is None:
@@ -51,9 +45,6 @@ def requirements(extra: str) -> list[str]:
         declared = importlib.metadata.requires("retable") or []
     except importlib.metadata.PackageNotFoundError:
         return []
-    split = (line.partition(";") for line in declared)
-    return [name.strip() for name, _, marker in split if f'extra=="{extra}"' in _normalise(marker)]
-
-
-def _normalise(marker: str) -> str:
-    return marker.replace(" ", "").replace("'", '"')
+    split = (line.replace("'", '"').partition(";") for line in declared)
+    wanted = f'extra=="{extra}"'
+    return [name.strip() for name, _, marker in split if wanted in marker.replace(" ", "")]

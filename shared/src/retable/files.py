@@ -37,18 +37,12 @@ def write_atomically(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
-    _flush_folder(target.parent)
-
-
-def _flush_folder(folder: Path) -> None:
-    """Flush a folder, so that a rename survives a power failure."""
-    if os.name != "posix":  # elsewhere a folder cannot be opened
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    if os.name == "posix":  # elsewhere a folder cannot be opened
+        descriptor = os.open(target.parent, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)  # the rename survives a power failure
+        finally:
+            os.close(descriptor)
 
 
 def write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
@@ -65,11 +59,8 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
 def write_json(path: str | os.PathLike[str], value: Any) -> None:
     """Write ``value`` to ``path`` atomically as JSON: sorted keys, two spaces, a final newline.
 
-    Equal values give equal bytes, and floats are read back exactly.
-
-    Raises:
-        ValueError: NaN or infinity, which JSON does not have; ``path`` stays unchanged.
-        TypeError: any other value that JSON does not have.
+    Equal values give equal bytes, and floats are read back exactly. NaN or infinity, which JSON
+    does not have, is a ValueError; ``path`` stays unchanged.
     """
     text = json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False)
     write_text(path, text + "\n")
@@ -81,9 +72,6 @@ def append_line(path: str | os.PathLike[str], line: str) -> None:
     The line reaches the kernel in one write, so that it survives the death of this process, but not
     a power failure. An unfinished last line of a killed writer is removed first, so that every line
     of the log is complete. For one writer at a time.
-
-    Raises:
-        ValueError: ``line`` contains a newline.
     """
     if "\n" in line:
         raise ValueError(f"`line` must not contain a newline, got {line!r}")
@@ -113,9 +101,6 @@ def digest_of_tensors(tensors: Mapping[str, Tensor]) -> str:
     """Return the SHA-256 of tensors' names, types, shapes and values, as hexadecimal digits.
 
     It does not depend on a file, its format or the order of the names.
-
-    >>> digest_of_tensors({"a": torch.zeros(2)}) == digest_of_tensors({"a": torch.zeros(1, 2)})
-    False
     """
     digest = hashlib.sha256()
     for name in sorted(tensors):

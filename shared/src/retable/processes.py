@@ -24,19 +24,19 @@ def exit_with_parent(parent: int) -> None:
     A killed command must not keep training in the background. Nothing is cleaned up: the files of a
     run are complete at any moment.
     """
-    threading.Thread(target=_watch, args=(parent,), daemon=True).start()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(0.2)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def exit_with_launcher() -> None:
     """Call `exit_with_parent` for the launcher that started this process, if one did."""
     if PARENT in os.environ:
         exit_with_parent(int(os.environ[PARENT]))
-
-
-def _watch(parent: int) -> None:
-    while os.getppid() == parent:
-        time.sleep(0.2)
-    os._exit(1)
 
 
 def main(words: list[str]) -> int:

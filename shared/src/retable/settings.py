@@ -50,50 +50,34 @@ def to_plain(value: object) -> Any:
 
 
 def fingerprint(*parts: object) -> str:
-    """Hash recipes and plain values to 16 hexadecimal digits, the same on every machine.
-
-    >>> len(fingerprint({"a": 1}, 0))
-    16
-    """
+    """Hash recipes and plain values to 16 hexadecimal digits, the same on every machine."""
     text = json.dumps([to_plain(part) for part in parts], sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 @dataclass(frozen=True)
 class Problem:
-    """A plain value that a dataclass does not accept.
-
-    Attributes:
-        owner: Path of the dataclass.
-        message: Clause that names the field, without a full stop.
-    """
+    """A field that the dataclass at the path ``owner`` does not accept; the message is a clause."""
 
     owner: Path
     message: str
 
 
 class PlainValueError(ValueError):
-    """Plain values do not fit a type.
-
-    Attributes:
-        problems: Every problem that was found.
-    """
+    """Plain values do not fit a type; the error lists all ``problems``."""
 
     def __init__(self, problems: list[Problem]) -> None:
-        super().__init__("; ".join(_placed(problem) for problem in problems))
+        placed = (": ".join(filter(None, (_dotted(p.owner), p.message))) for p in problems)
+        super().__init__("; ".join(placed))
         self.problems = problems
 
 
 def from_plain(kind: type[T], plain: Any) -> T:
     """Build a value from what `to_plain` returns, or from a parsed TOML or JSON file.
 
-    Integers become floats and lists tuples where the type says so. Fields with a default may be
-    missing. Of several dataclasses in a union, ``kind`` selects one; without it, the one with the
-    most fields in common.
-
-    Args:
-        kind: Type of the value, usually a dataclass.
-        plain: Plain values.
+    Integers become floats and lists tuples where the type ``kind`` says so. Fields with a default
+    may be missing. Of several dataclasses in a union, the plain value's ``kind`` selects one;
+    without it, the one with the most fields in common.
 
     Raises:
         PlainValueError: values do not fit; it lists all of them. An error that a constructor raises
@@ -107,14 +91,7 @@ def from_plain(kind: type[T], plain: Any) -> T:
 
 
 def parse_setting(setting: str) -> tuple[str, Any]:
-    """Parse ``path=value``: the value as JSON, or as plain text where that fails.
-
-    Raises:
-        UserError: there is no value.
-
-    >>> parse_setting("optimizer.lr=0.3"), parse_setting("precision=bf16")
-    (('optimizer.lr', 0.3), ('precision', 'bf16'))
-    """
+    """Parse ``path=value``: the value as JSON, or as plain text where that fails."""
     path, separator, text = setting.partition("=")
     if not separator or not path:
         raise UserError(f"`--set {setting}` must have a value. Use --set {path or 'FIELD'}=VALUE.")
@@ -128,7 +105,7 @@ def with_field(recipe: T, names: list[str], value: Any, path: str) -> T:
     """Return the recipe with one field replaced.
 
     Args:
-        recipe: A dataclass; it is left as it is.
+        recipe: A dataclass.
         names: Name of the field, after those of the fields that hold it.
         value: Plain value, as `parse_setting` returns it. Integers become floats, lists tuples, and
             a single value a tuple of one, where the field is of that type.
@@ -154,21 +131,15 @@ def with_field(recipe: T, names: list[str], value: Any, path: str) -> T:
         problems: list[Problem] = []
         new = _read(hint, value, (path,), 0, problems)
         if problems and not isinstance(value, list):
-            again: list[Problem] = []
-            item = _read(hint, [value], (path,), 0, again)
-            new, problems = (new, problems) if again else (item, [])
-        if problems:
+            new = _read(hint, [value], (path,), 0, [])
+        if new is _UNREAD:
             example = json.dumps(to_plain(old), ensure_ascii=False)
             raise UserError(f"{problems[0].message}. Use a value such as {example}.")
     return dataclasses.replace(recipe, **{head: new})  # type: ignore[type-var]
 
 
 def validate_choices(recipe: Any) -> None:
-    """Check that each field whose type is a `typing.Literal` has one of its values.
-
-    Raises:
-        UserError: a field has another value.
-    """
+    """Check that each field whose type is a `typing.Literal` has one of its values."""
     for name, hint in _hints(type(recipe)).items():
         value = getattr(recipe, name)
         if typing.get_origin(hint) is typing.Literal and not _fits(hint, value):
@@ -187,25 +158,15 @@ _EXPECTED = {
 }
 
 
-def _placed(problem: Problem) -> str:
-    place = _dotted(problem.owner)
-    return f"{place}: {problem.message}" if place else problem.message
-
-
 def _dotted(path: Iterable[str | int]) -> str:
     text = "".join(f"[{name}]" if isinstance(name, int) else f".{name}" for name in path)
     return text.removeprefix(".")
 
 
 def _read(hint: Any, plain: Any, path: Path, start: int, problems: list[Problem]) -> Any:
-    """Return the value, or `_UNREAD` after adding to the problems.
+    """Return the value, or `_UNREAD` after adding to ``problems``.
 
-    Args:
-        hint: Type of the value.
-        plain: Plain value.
-        path: Path of the value.
-        start: Length of the path of the dataclass that holds it.
-        problems: List to add to.
+    ``path`` is that of the value; its first ``start`` names are those of the dataclass around it.
     """
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if hint is Any:
@@ -270,9 +231,8 @@ def _read_fields(kind: Any, plain: Mapping[str, Any], path: Path, problems: list
         if name in plain:
             values[name] = _read(hints[name], plain[name], (*path, name), len(path), problems)
         elif field.default is field.default_factory is dataclasses.MISSING:
-            problems.append(
-                Problem(path, f"`{name}` must be {_expected(hints[name])}, got nothing")
-            )
+            expected = _expected(hints[name])
+            problems.append(Problem(path, f"`{name}` must be {expected}, got nothing"))
     if len(problems) > before:
         return _UNREAD
     try:

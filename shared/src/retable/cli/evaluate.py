@@ -160,7 +160,6 @@ def _plan(
 ) -> str:
     """Describe an evaluation without running it: its settings, images, steps and operations."""
     from retable.evaluate.data import natural_train_view, open_eval_splits, open_test_split
-    from retable.reproduce.dry_run import operations
     from retable.reproduce.plan import price_evaluation
     from retable.settings import to_plain
 
@@ -177,10 +176,7 @@ def _plan(
         training = None if cost is None else vars(cost)
         plan = {"protocol": to_plain(recipe), "images": used, "training": training}
         return json.dumps(plan, sort_keys=True)
-    work = "the encoder is not trained"
-    if cost is not None:
-        flops = operations(cost.flops)
-        work = f"{cost.steps:,} steps, {cost.images:,} images, {flops} in the encoder"
+    work = "the encoder is not trained" if cost is None else str(cost)
     images = ", ".join(f"{count:,} {split} images" for split, count in used.items())
     return f"{recipe.name}: {settings}\n{images}; {work}\nNothing was run."
 

@@ -61,17 +61,21 @@ class TrainingPlan:
 
 @dataclass(frozen=True)
 class EvaluationPlan:
-    """Plans given samples (n,) int64 in their order, ``batch_size`` at a time."""
+    """Plans given samples (n,) int64 in their order, ``batch_size`` at a time.
+
+    ``keys`` are those of the views; by default there is one view with the key of the images.
+    """
 
     rows: Tensor
     batch_size: int
     rng_key: int
+    keys: tuple[int, ...] = ()
 
     def __call__(self, step: int) -> BatchSpec:
         """Return the batch number ``step``."""
         first = step * self.batch_size
         indices = self.rows[first : first + self.batch_size]
-        return BatchSpec(step, indices, (self.rng_key,), self.rng_key)
+        return BatchSpec(step, indices, self.keys or (self.rng_key,), self.rng_key)
 
     @property
     def steps(self) -> int:

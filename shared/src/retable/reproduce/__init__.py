@@ -1,9 +1,9 @@
 """The reproduction engine: trains, evaluates and compares the rows that a table script states."""
 
-from retable.reproduce.collapse import CollapseCriterion
 from retable.reproduce.command import main
 from retable.reproduce.run import FinishedRun, FinishedRuns
 from retable.reproduce.table import (
+    CollapseCriterion,
     Difference,
     Gain,
     Metric,

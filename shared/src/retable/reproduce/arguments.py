@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -27,12 +28,9 @@ class _Parser(argparse.ArgumentParser):
 
 
 def parse(table: Table, arguments: Sequence[str]) -> tuple[TableSelection, RunOptions]:
-    """Parse the arguments of a table script.
-
-    Raises:
-        UserError: wrong usage.
-    """
+    """Parse the arguments of a table script; wrong usage is a `UserError`."""
     options = _parser(table).parse_args(arguments)
+    small = options.scale != "paper"
     if options.record and options.scale != "proxy":
         raise UserError("--record stores references of the proxy scale. Leave out --scale.")
     if options.record and (options.set or options.rows or options.max_steps):
@@ -47,78 +45,38 @@ def parse(table: Table, arguments: Sequence[str]) -> tuple[TableSelection, RunOp
             f"--record needs at least {len(RECORDING_SEEDS)} seeds, got {len(seeds)}: "
             "leave out --seeds or name more."
         )
-    if options.scale == "paper" and not options.data and not options.dry_run:
-        raise UserError(
-            "--scale paper needs the paper's images: add --data DIR (DIR/train and "
-            "DIR/val with one folder for each class) or --data hf:NAME."
-        )
+    what = {"data": "the paper's images", **table.other_data}
+    given = {name: getattr(options, name) for name in what}
+    for name, address in given.items():
+        if not small and not address and not options.dry_run:
+            raise UserError(
+                f"--scale paper needs {what[name]}: add --{name} DIR (DIR/train and DIR/val with "
+                f"one folder for each class) or --{name} hf:NAME."
+            )
+    # A bare folder holds images.
+    data = {k: f"imagefolder:{v}" if Path(v).is_dir() else v for k, v in given.items() if v}
     selection = TableSelection(
         scale=options.scale,
-        data=options.data and _address(options.data),
-        other_data=_other_data(table, options),
+        data=data.pop("data", None),
+        other_data=tuple(data.items()),
         rows=tuple(options.rows or ()),
         seeds=seeds,
         overrides=tuple(options.set or ()),
         precision=options.mixed_precision,
         max_steps=options.max_steps,
     )
-    return selection, _run_options(options)
-
-
-def _other_data(table: Table, options: argparse.Namespace) -> tuple[tuple[str, str], ...]:
-    """Return the further data sets at paper scale."""
-    given = {name: getattr(options, name) for name in table.other_data}
-    for name, address in given.items():
-        if address is not None and options.scale != "paper":
-            raise UserError(
-                f"--{name} {address} belongs to --scale paper: the {options.scale} scale uses the "
-                "built-in data set."
-            )
-        if address is None and options.scale == "paper" and not options.dry_run:
-            raise UserError(
-                f"--scale paper needs {table.other_data[name]}: add --{name} DIR (DIR/train and "
-                f"DIR/val with one folder for each class) or --{name} hf:NAME."
-            )
-    return tuple((name, _address(address)) for name, address in given.items() if address)
-
-
-def _address(text: str) -> str:
-    """Return the data set's name; a bare folder holds images."""
-    return f"imagefolder:{text}" if Path(text).is_dir() else text
-
-
-def _run_options(options: argparse.Namespace) -> RunOptions:
-    small = options.scale != "paper"
-    single = (options.processes or 1) == 1 and not torch.cuda.is_available()
     cores = (
         len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     )
-    return RunOptions(
-        folder=options.runs,
-        processes=options.processes,
-        jobs=options.jobs or (cores if small and single else 1),
-        threads=1 if small else cores,
-        workers=_workers(options),
-        accumulate=options.accumulate,
-        compile=options.compile,
-        resident=options.resident,
-        skip_unreadable=options.skip_unreadable,
-        tensorboard=options.tensorboard,
-        quiet=options.quiet,
-        resume=options.resume,
-        fresh=options.fresh,
-        dry_run=options.dry_run,
-        record=options.record,
-    )
-
-
-def _workers(options: argparse.Namespace) -> int:
-    """Return the workers of each process; by default the processes share half of the cores."""
-    if options.workers is not None:
-        return int(options.workers)
-    if options.scale != "paper":
-        return 0
-    return max(1, (os.cpu_count() or 2) // max(1, torch.cuda.device_count()) - 1)
+    gpus = torch.cuda.device_count()
+    if options.workers is None:  # the processes share half of the cores
+        options.workers = 0 if small else max(1, (os.cpu_count() or 2) // max(1, gpus) - 1)
+    if options.jobs is None:
+        options.jobs = cores if small and options.processes in (None, 1) and not gpus else 1
+    options.threads = 1 if small else cores
+    names = {field.name for field in dataclasses.fields(RunOptions)}
+    how = {name: value for name, value in vars(options).items() if name in names}
+    return selection, RunOptions(**how)
 
 
 def _seeds(words: Sequence[str]) -> tuple[int, ...]:
@@ -139,34 +97,27 @@ def _seeds(words: Sequence[str]) -> tuple[int, ...]:
     return tuple(seeds)
 
 
-def _count(text: str) -> int:
-    """Parse an integer of at least 0."""
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"must be an integer of at least 0, got {text}")
+def _count(text: str, least: int = 0) -> int:
+    if not text.isdecimal() or int(text) < least:
+        raise argparse.ArgumentTypeError(f"must be an integer of at least {least}, got {text}")
     return int(text)
 
 
 def _positive(text: str) -> int:
-    """Parse an integer of at least 1."""
-    if not text.isdecimal() or int(text) == 0:
-        raise argparse.ArgumentTypeError(f"must be an integer of at least 1, got {text}")
-    return int(text)
-
-
-def _rows_help(table: Table) -> str:
-    several = any(len(table.trainings(row)) > 1 for row in table.rows)
-    variants = ", or one training as ROW/VARIANT" if several else ""
-    return f"of {', '.join(table.rows)}{variants}; all by default"
+    return _count(text, 1)
 
 
 def _parser(table: Table) -> argparse.ArgumentParser:
+    several = any(len(table.trainings(row)) > 1 for row in table.rows)
+    variants = ", or one training as ROW/VARIANT" if several else ""
+    rows = f"of {', '.join(table.rows)}{variants}; all by default"
     parser = _Parser(prog=table.script.name, description=f"Reproduce {table.name}.")
     add = parser.add_argument
     add("--scale", choices=SCALES, default="proxy", help="proxy: minutes, built-in images")
     add("--data", help="DIR, hf:NAME or arrow:DIR, for --scale paper")
     for name, what in table.other_data.items():
         add(f"--{name}", metavar="DIR", help=f"{what}, for --scale paper")
-    add("--rows", nargs="+", metavar="ROW", help=_rows_help(table))
+    add("--rows", nargs="+", metavar="ROW", help=rows)
     add("--seeds", nargs="+", metavar="SEED", help="numbers or ranges: 0 1 2 or 0-4")
     add("--set", action="append", metavar="FIELD=VALUE", help="for instance pretrain.epochs=5")
     add("--processes", type=_positive, help="one for each GPU by default; gloo processes on a CPU")
@@ -176,22 +127,16 @@ def _parser(table: Table) -> argparse.ArgumentParser:
     add("--accumulate", type=_positive, default=1, help="micro-batches, where the method allows it")
     add("--compile", action="store_true", help="torch.compile the encoders")
     add("--resident", action="store_true", help="keep the decoded images on the device")
-    add(
-        "--max-steps",
-        type=_positive,
-        help="stop each training after this many steps; nothing is compared",
-    )
+    steps = "stop each training after this many steps; nothing is compared"
+    add("--max-steps", type=_positive, help=steps)
     add("--skip-unreadable", action="store_true", help="leave out and count unreadable images")
-    start = parser.add_mutually_exclusive_group()
-    start.add_argument(
-        "--resume", action="store_true", help="require earlier runs to continue from"
-    )
-    start.add_argument(
-        "--fresh", action="store_true", help="delete earlier runs of these rows first"
-    )
+    start = parser.add_mutually_exclusive_group().add_argument
+    start("--resume", action="store_true", help="require earlier runs to continue from")
+    start("--fresh", action="store_true", help="delete earlier runs of these rows first")
     add("--dry-run", action="store_true", help="print the planned runs and their cost")
     add("--record", action="store_true", help="store the metrics as this table's proxy references")
-    add("--runs", type=Path, default=Path("runs"), help="folder of results; ./runs by default")
+    folder = "folder of results; ./runs by default"
+    add("--runs", dest="folder", metavar="RUNS", type=Path, default=Path("runs"), help=folder)
     add("--tensorboard", action="store_true", help="also write TensorBoard events")
     add("--quiet", action="store_true", help="no progress bars")
     return parser

@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import importlib
 import importlib.util
+import shutil
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -17,13 +18,13 @@ from retable.data.sources import open_source
 from retable.errors import UserError
 from retable.evaluate.data import without_validation
 from retable.processes import exit_with_launcher
-from retable.reproduce import arguments, checks, execute, launch, results
-from retable.reproduce.dry_run import render_plan
-from retable.reproduce.outcomes import failed_unexpectedly, gather_outcomes
-from retable.reproduce.plan import TableSelection, plan_runs, resolve_rows
+from retable.reproduce import arguments, execute, launch, results
+from retable.reproduce.plan import plan_runs, render_plan, resolve_rows
 from retable.reproduce.run import Run, read_runs
-from retable.reproduce.table import Table, TableRow
+from retable.reproduce.table import Table
+from retable.tables import render_terminal, supports_colour
 from retable.train.options import RunOptions
+from retable.train.recipe import PretrainRecipe
 from retable.train.runs import code_digest
 
 
@@ -43,10 +44,7 @@ def guarded(command: Callable[[], int]) -> int:
     try:
         return command()
     except UserError as error:
-        if launch.is_child():
-            launch.tell_parent(str(error))
-        elif launch.rank() == 0:
-            print(f"error: {error}", file=sys.stderr)
+        launch.report(str(error))
         return 2
     except KeyboardInterrupt:
         if not launch.is_child() and launch.rank() == 0:
@@ -62,25 +60,42 @@ def _main(table: Table, script: Path, words: Sequence[str]) -> int:
     rows = resolve_rows(table, selection)
     runs = plan_runs(rows, selection.seeds)
     processes = launch.wanted_processes(options.processes)
-    checks.check_recipes(runs, processes, options)
+    execute.check_recipes(runs, processes, options)
     if options.dry_run:
-        images = _training_images(table, runs)
+        images = _training_images(table, runs[0].recipe)
         print(render_plan(table, runs, selection.scale, images, processes * options.accumulate))
         return 0
     if processes > 1 and not launch.is_launched():
         return launch.relaunch(script, words, processes)
     exit_with_launcher()
-    checks.check_data(runs, options)
-    _prepare_folder(runs, options)
+    execute.check_data(runs, options)
+    if distributed.process_index() == 0:
+        _prepare_folder(runs, options)
     execute.execute(runs, options)
     if distributed.process_index() != 0:
         return 0
-    return _conclude(table, rows, runs, selection, options)
+    finished = read_runs(runs, options.folder, table.derive)
+    outcomes = results.gather_outcomes(table, rows, finished, selection.scale)
+    if options.record:
+        results.record(table, runs, finished, outcomes)
+    repeats = results.repeats_recording(table, finished)
+    comparison = results.compare_table(table, rows, outcomes, selection, repeats=repeats)
+    folder = options.folder / "tables" / f"{table.name}-{selection.scale}"
+    results.write_report(table, comparison, finished, folder)
+    print(render_terminal(comparison, colour=supports_colour(sys.stdout)))
+    print(f"\nWritten to {folder}.")
+    codes = [(finished[run.rows[0]][run.seed].environment.get("code"), run.recipe) for run in runs]
+    if old := sum(bool(code) and code != code_digest(r.method, r.encoder) for code, r in codes):
+        print(
+            f"{old} of {len(runs)} runs were trained by other versions of the code. "
+            "Use --fresh to train them again."
+        )
+    failed = results.failed_unexpectedly(table, finished, comparison)
+    return 1 if failed else comparison.exit_status
 
 
-def _training_images(table: Table, runs: list[Run]) -> int:
+def _training_images(table: Table, recipe: PretrainRecipe) -> int:
     """Count the data set's images; without ``--data``, take the number that the table states."""
-    recipe = runs[0].recipe
     if not recipe.data:
         return table.images
     source = open_source(recipe.data, "train", subset=recipe.subset)
@@ -88,49 +103,19 @@ def _training_images(table: Table, runs: list[Run]) -> int:
 
 
 def _prepare_folder(runs: list[Run], options: RunOptions) -> None:
-    if distributed.process_index() != 0:
-        return
-    if options.fresh:
-        execute.forget(runs, options)
-    checks.check_folder(runs, options)
-    known = any(run.directory(options.folder).path.exists() for run in runs)
-    if options.resume and not known:
+    """Apply ``--fresh`` and ``--resume``, and check that run directories hold these recipes."""
+    directories = [run.directory(options.folder) for run in runs]
+    for directory in directories if options.fresh else ():
+        if directory.path.exists():
+            with directory.locked():
+                shutil.rmtree(directory.path)
+    for run, directory in zip(runs, directories, strict=True):
+        directory.verify_recipe(run.identity)
+    if options.resume and not any(directory.path.exists() for directory in directories):
         raise UserError(
             f"--resume: {options.folder} holds no run of these rows and seeds. Leave out --resume "
             "to begin, or name the right folder with --runs."
         )
-
-
-def _conclude(
-    table: Table,
-    rows: dict[str, TableRow],
-    runs: list[Run],
-    selection: TableSelection,
-    options: RunOptions,
-) -> int:
-    """Compare, record if requested, print and store the table."""
-    finished = read_runs(runs, options.folder, table.derive)
-    outcomes = gather_outcomes(table, rows, finished, selection.scale)
-    if options.record:
-        results.record(table, runs, finished, outcomes)
-    repeats = results.repeats_recording(table, finished)
-    comparison = results.compare_table(table, rows, outcomes, selection, repeats=repeats)
-    folder = options.folder / "tables" / f"{table.name}-{selection.scale}"
-    results.write_report(table, comparison, finished, folder)
-    print(results.for_terminal(comparison))
-    print(f"\nWritten to {folder}.")
-    codes = [(finished[run.rows[0]][run.seed].environment.get("code"), run) for run in runs]
-    if old := [
-        run
-        for code, run in codes
-        if code and code != code_digest(run.recipe.method, run.recipe.encoder)
-    ]:
-        print(
-            f"{len(old)} of {len(runs)} runs were trained by other versions of the code. "
-            "Use --fresh to train them again."
-        )
-    failed = failed_unexpectedly(table, finished, comparison)
-    return 1 if failed else comparison.exit_status
 
 
 def load_table(script: Path) -> Table:

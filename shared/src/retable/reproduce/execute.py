@@ -1,91 +1,53 @@
-"""Carry out runs: one after another on all devices, or side by side on the cores of a CPU."""
+"""Checks of runs, and their execution: one by one on all devices, or side by side on CPU cores."""
 
 from __future__ import annotations
 
 import contextlib
 import functools
-import shutil
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
 from retable import files
-from retable.data.source import Source
+from retable.data.sampler import Sampler
+from retable.data.source import TRAIN, Source
 from retable.data.sources import open_source
-from retable.evaluate.data import without_validation
+from retable.encoders import ResNetRecipe
+from retable.errors import UserError
+from retable.evaluate.data import (
+    OpenSource,
+    open_eval_splits,
+    open_splits,
+    open_test_split,
+    without_validation,
+)
 from retable.evaluate.geometry import Geometry
 from retable.evaluate.knn import Knn
 from retable.evaluate.protocol import EvalContext, Evaluation
+from retable.methods import SupervisedRecipe
 from retable.methods.method import Method, Progress
+from retable.nn.queues import KeyQueue
+from retable.reproduce.launch import run_side_by_side
 from retable.reproduce.run import Run, read_run
-from retable.reproduce.side_by_side import run_side_by_side
 from retable.settings import to_plain
 from retable.train.options import RunOptions
 from retable.train.pretext_metrics import pretext_metrics
-from retable.train.pretrain import Monitor, TrainingFailedError, make_accelerator, pretrain
-from retable.train.recipe import PretrainRecipe
+from retable.train.pretrain import (
+    Monitor,
+    TrainingFailedError,
+    make_accelerator,
+    pretrain,
+)
+from retable.train.recipe import PretrainRecipe, build_method, check_fit
 from retable.train.runs import RunDirectory, code_digest, environment
+from retable.train.shape_inference import shapes_only
 from retable.views import without_draws
 from retable.weights import load_encoder
-
-if TYPE_CHECKING:
-    from retable.evaluate.data import OpenSource
-
-
-def execute(runs: Iterable[Run], options: RunOptions) -> None:
-    """Carry out all runs; those already complete cost nothing.
-
-    Raises:
-        UserError: a run cannot start. A failed training is recorded, not raised.
-    """
-    runs = [run for run in runs if not _is_complete(run, options)]
-    if options.jobs == 1 or len(runs) <= 1:
-        for run in runs:
-            execute_one(run, options)
-    else:
-        calls = [functools.partial(execute_one, run, options) for run in runs]
-        run_side_by_side(calls, options.jobs)
-
-
-def _is_complete(run: Run, options: RunOptions) -> bool:
-    finished = read_run(run, options.folder)
-    return finished is not None and finished.complete
-
-
-def execute_one(run: Run, options: RunOptions) -> None:
-    """Pretrain and evaluate one run, in this process or in all processes of a launch."""
-    accelerator = make_accelerator(run.recipe.precision)
-    if accelerator.device.type == "cpu":
-        torch.set_num_threads(options.threads)
-    directory = run.directory(options.folder)
-    lock = directory.locked() if accelerator.is_main_process else contextlib.nullcontext()
-    with lock:
-        if accelerator.is_main_process:
-            directory.write_recipe(run.identity)
-        accelerator.wait_for_everyone()
-        if not directory.result.exists():
-            _pretrain(run, directory, accelerator, options)
-        finished = read_run(run, options.folder)
-        if finished is not None and finished.failure is None:
-            for evaluation in run.evaluations:
-                _evaluate(run, evaluation, accelerator, options)
-    if accelerator.is_main_process and not options.quiet:
-        print(_summary(run, options), file=sys.stderr)
-
-
-def _summary(run: Run, options: RunOptions) -> str:
-    """Return one line with the run's failure, or the primary metric of each evaluation."""
-    finished = read_run(run, options.folder)
-    assert finished is not None
-    primary = {f"{each.name}.{next(iter(each.metrics))}" for each in run.evaluations}
-    found = [f"{name} {v:.2f}" for name, v in finished.metrics.items() if name in primary]
-    outcome = finished.failure or ", ".join(found) or "pretrained"
-    return f"{' = '.join(run.rows)} seed {run.seed}: {outcome} ({run.name})"
 
 
 @functools.lru_cache(maxsize=8)
@@ -106,6 +68,94 @@ def opener(recipe: PretrainRecipe, options: RunOptions) -> OpenSource:
         return open_cached(data, split, subset, variant, options.skip_unreadable)
 
     return open_variant
+
+
+def check_recipes(runs: Sequence[Run], processes: int, options: RunOptions) -> None:
+    """Check that every method can be built, and that batch, groups, queue and processes fit."""
+    for recipe in dict.fromkeys(run.recipe for run in runs):
+        # With the smallest encoder, which does not matter here, and without its weights.
+        small = replace(recipe, encoder=ResNetRecipe("small_resnet8"), weights=None)
+        with shapes_only():
+            method = build_method(small, seed=0)
+        check_fit(recipe, method, processes, options)
+        if recipe.weights is not None:
+            recipe.weights.state(recipe.encoder)
+        for module in method.modules():
+            if isinstance(module, KeyQueue) and module.size < recipe.batch:
+                raise UserError(
+                    f"`queue` must be at least the batch of {recipe.batch}, got {module.size}. "
+                    "Choose a larger queue or a smaller batch."
+                )
+
+
+def check_data(runs: Sequence[Run], options: RunOptions) -> None:
+    """Open the data of every run and its evaluations, and check their size and classes."""
+    for recipe in dict.fromkeys(run.recipe for run in runs):
+        splits = open_splits(opener(recipe, options))
+        images = without_validation(splits.train, recipe.validation_images)
+        Sampler(len(images), recipe.batch, seed=0)
+        method = recipe.method
+        if isinstance(method, SupervisedRecipe) and splits.classes > method.classes:
+            raise UserError(
+                f"{recipe.data} has {splits.classes} classes, the supervised row {method.classes}: "
+                "name the data set of the table, or add "
+                f"--set pretrain.method.classes={splits.classes}."
+            )
+    read = {
+        (run.recipe.data, run.recipe.subset, evaluation.data, evaluation.reads): run.recipe
+        for run in runs
+        for evaluation in run.evaluations
+    }
+    for (_, _, data, splits_read), recipe in read.items():
+        open_splits_of = open_eval_splits if TRAIN in splits_read else open_test_split
+        open_splits_of(opener(recipe, options), data)
+
+
+def execute(runs: Iterable[Run], options: RunOptions) -> None:
+    """Carry out all runs; those already complete cost nothing.
+
+    A failed training is recorded, not raised.
+
+    Raises:
+        UserError: a run cannot start.
+    """
+    found = [(run, read_run(run, options.folder)) for run in runs]
+    calls = [
+        functools.partial(execute_one, run, options)
+        for run, finished in found
+        if finished is None or not finished.complete
+    ]
+    if options.jobs > 1 and len(calls) > 1:
+        run_side_by_side(calls, options.jobs)
+        return
+    for call in calls:
+        call()
+
+
+def execute_one(run: Run, options: RunOptions) -> None:
+    """Pretrain and evaluate one run, in this process or in all processes of a launch."""
+    accelerator = make_accelerator(run.recipe.precision)
+    if accelerator.device.type == "cpu":
+        torch.set_num_threads(options.threads)
+    directory = run.directory(options.folder)
+    lock = directory.locked() if accelerator.is_main_process else contextlib.nullcontext()
+    with lock:
+        if accelerator.is_main_process:
+            directory.write_recipe(run.identity)
+        accelerator.wait_for_everyone()
+        if not directory.result.exists():
+            _pretrain(run, directory, accelerator, options)
+        finished = read_run(run, options.folder)
+        if finished is not None and finished.failure is None:
+            for evaluation in run.evaluations:
+                _evaluate(run, evaluation, accelerator, options)
+    if accelerator.is_main_process and not options.quiet:
+        finished = read_run(run, options.folder)
+        assert finished is not None
+        primary = {f"{each.name}.{next(iter(each.metrics))}" for each in run.evaluations}
+        found = [f"{name} {v:.2f}" for name, v in finished.metrics.items() if name in primary]
+        outcome = finished.failure or ", ".join(found) or "pretrained"
+        print(f"{' = '.join(run.rows)} seed {run.seed}: {outcome} ({run.name})", file=sys.stderr)
 
 
 def _pretrain(run: Run, directory: RunDirectory, accelerator: Any, options: RunOptions) -> None:
@@ -139,25 +189,15 @@ def _pretrain(run: Run, directory: RunDirectory, accelerator: Any, options: RunO
     accelerator.wait_for_everyone()
 
 
-def monitored_epochs(epochs: int) -> set[int]:
-    """Return the epochs after which the encoder is evaluated: the last and, of 10 or more, half.
-
-    In a shorter run, a second evaluation would take a twentieth of the time.
-
-    >>> monitored_epochs(7), monitored_epochs(12)
-    ({7}, {12, 6})
-    """
-    return {epochs} if epochs < 10 else {round(epochs / 2), epochs}
-
-
 def _monitor(run: Run, images: int, accelerator: Any, options: RunOptions) -> Monitor:
-    """Return a monitor for `monitored_epochs`.
+    """Return a monitor for the last epoch and, of 10 or more, the one in the middle.
 
-    It evaluates the encoder by kNN and geometry, unless the encoder gets patches instead of views,
-    and logs the method's metrics on test images as ``pretext_NAME``.
+    In a shorter run, a second evaluation would take a twentieth of the time. The monitor evaluates
+    the encoder by kNN and geometry, unless the encoder gets patches instead of views, and logs the
+    method's metrics on test images as ``pretext_NAME``.
     """
     epochs = run.recipe.epochs
-    due = monitored_epochs(epochs)
+    due = {epochs} if epochs < 10 else {round(epochs / 2), epochs}
     sizes = [view.size for view in run.recipe.views]
     view = without_draws(run.recipe.views[0])
     evaluations = (Knn(k=min(Knn.k, images), view=view), Geometry(view=view))
@@ -165,9 +205,9 @@ def _monitor(run: Run, images: int, accelerator: Any, options: RunOptions) -> Mo
     context = _context(run, None, accelerator, options)
 
     def monitor(method: Method, epoch: int) -> dict[str, float]:
-        if epoch not in due:
-            return {}
         metrics: dict[str, float] = {}
+        if epoch not in due:
+            return metrics
         sees_views = method.encoder_inputs(sizes)[0][0] == sizes[0]
         for evaluation in evaluations if sees_views else ():
             metrics |= evaluation.run(method.encoder, open_variant, context, seed=run.seed)
@@ -209,17 +249,8 @@ def _evaluate(run: Run, evaluation: Evaluation, accelerator: Any, options: RunOp
     encoder, _, _ = load_encoder(run.directory(options.folder).encoder)
     context = _context(run, folder, accelerator, options)
     open_variant = opener(run.recipe, options)
-    figures = evaluation.run(encoder.to(context.device), open_variant, context, seed=run.seed)
+    metrics = evaluation.run(encoder.to(context.device), open_variant, context, seed=run.seed)
     if accelerator.is_main_process:
         files.write_json(folder / "recipe.json", to_plain(evaluation))
-        files.write_json(folder / "result.json", to_plain(figures))
+        files.write_json(folder / "result.json", to_plain(metrics))
     accelerator.wait_for_everyone()
-
-
-def forget(runs: Iterable[Run], options: RunOptions) -> None:
-    """Delete the directories of these runs."""
-    for run in runs:
-        directory = run.directory(options.folder)
-        if directory.path.exists():
-            with directory.locked():
-                shutil.rmtree(directory.path)

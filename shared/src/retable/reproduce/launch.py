@@ -1,23 +1,29 @@
-"""Start one process for each device: accelerate on GPUs, gloo processes on a CPU.
+"""Processes of a command: one training over several devices, or runs side by side on CPU cores.
 
 A script that `accelerate launch` or torchrun has started goes on as one of theirs.
 """
 
 from __future__ import annotations
 
+import multiprocessing
 import os
+import signal
 import socket
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
+from typing import Any
 
 import torch
 
+from retable import progress
 from retable.errors import UserError
-from retable.processes import PARENT
+from retable.processes import PARENT, exit_with_parent
 
 _MISTAKES = "RETABLE_MISTAKES"
 """Environment variable of our children: the folder for their messages to the user."""
@@ -26,6 +32,11 @@ _MISTAKES = "RETABLE_MISTAKES"
 def is_launched() -> bool:
     """Return whether a launcher has started this process."""
     return "WORLD_SIZE" in os.environ or "ACCELERATE_MIXED_PRECISION" in os.environ
+
+
+def is_child() -> bool:
+    """Return whether `relaunch` has started this process."""
+    return _MISTAKES in os.environ
 
 
 def rank() -> int:
@@ -62,15 +73,17 @@ def relaunch(script: Path, arguments: Sequence[str], processes: int) -> int:
     """
     words = [str(script), *arguments]
     with tempfile.TemporaryDirectory() as mistakes:
-        variables = {**os.environ, _MISTAKES: mistakes}
-        if torch.cuda.device_count():
-            children = [_start_accelerate(words, processes, variables)]
-        else:
-            children = _start_gloo(words, processes, variables)
+        start = _start_accelerate if torch.cuda.device_count() else _start_gloo
+        children = start(words, processes, {**os.environ, _MISTAKES: mistakes})
         try:
-            status = _first_failure(children)
+            while None in (statuses := [child.poll() for child in children]) and not any(statuses):
+                time.sleep(0.05)
         finally:
-            _end(children)
+            for child in children:
+                child.terminate()  # nothing happens to a process that has ended
+            for child in children:
+                child.wait()
+        status = next((status for status in statuses if status), 0)
         if status == 2 and (messages := sorted(Path(mistakes).iterdir())):
             raise UserError(messages[0].read_text())
         return status
@@ -78,25 +91,28 @@ def relaunch(script: Path, arguments: Sequence[str], processes: int) -> int:
 
 def _start_accelerate(
     words: list[str], processes: int, variables: Mapping[str, str]
-) -> subprocess.Popen[bytes]:
+) -> list[subprocess.Popen[bytes]]:
     """Start accelerate's launcher, which starts one process for each GPU."""
     launcher = [sys.executable, "-m", "retable.processes", str(os.getpid())]
     launcher += ["accelerate.commands.launch", "--multi_gpu", "--num_machines", "1"]
     launcher += ["--mixed_precision", "no", "--dynamo_backend", "no"]
     launcher += ["--num_processes", str(processes)]
-    return subprocess.Popen([*launcher, *words], env=variables, process_group=0)
+    return [subprocess.Popen([*launcher, *words], env=variables, process_group=0)]
 
 
 def _start_gloo(
     words: list[str], processes: int, variables: Mapping[str, str]
 ) -> list[subprocess.Popen[bytes]]:
     """Start CPU processes; `accelerate launch --cpu` would silently start one."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
     shared = {
         **variables,
         PARENT: str(os.getpid()),
         "WORLD_SIZE": str(processes),
         "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(_free_port()),
+        "MASTER_PORT": str(port),
         "ACCELERATE_USE_CPU": "true",
         "OMP_NUM_THREADS": "1",
     }
@@ -111,36 +127,50 @@ def _start_gloo(
     ]
 
 
-def _first_failure(children: list[subprocess.Popen[bytes]]) -> int:
-    """Wait until all have ended or one has failed; return its status, else 0."""
-    while True:
-        statuses = [child.poll() for child in children]
-        if failed := [status for status in statuses if status]:
-            return failed[0]
-        if None not in statuses:
-            return 0
-        time.sleep(0.05)
+def report(mistake: str) -> None:
+    """Print a user's mistake once: a child of `relaunch` passes it to its parent."""
+    if is_child():
+        (Path(os.environ[_MISTAKES]) / str(rank())).write_text(mistake)
+    elif rank() == 0:
+        print(f"error: {mistake}", file=sys.stderr)
 
 
-def _end(children: list[subprocess.Popen[bytes]]) -> None:
-    for child in children:
-        if child.poll() is None:
-            child.terminate()
-    for child in children:
-        child.wait()
+def run_side_by_side(calls: Sequence[Callable[[], None]], jobs: int) -> None:
+    """Make picklable calls in ``jobs`` worker processes, each with its own line for bars.
+
+    The first exception of a call is raised here and ends the other workers; that of a killed worker
+    is a `UserError`.
+    """
+    context = multiprocessing.get_context("spawn")
+    lines = context.Queue()  # starts Python's resource tracker, which would undo the deferral
+    for line in range(jobs):
+        lines.put(line)
+    pool = ProcessPoolExecutor(
+        jobs, context, initializer=_begin_worker, initargs=(lines, os.getpid())
+    )
+    try:
+        # Ctrl-C is deferred, and the workers that start meanwhile never receive it.
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            futures = [pool.submit(call) for call in calls]
+        finally:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+        for future in as_completed(futures):
+            future.result()
+    except BrokenProcessPool:
+        raise UserError(
+            "A worker process was killed, often because it ran out of memory. Start the same "
+            "command again to continue, with --jobs 1 if it happens again."
+        ) from None
+    except BaseException:
+        # Ctrl-C does not reach workers, which would finish their run; checkpoints are on disk.
+        for worker in multiprocessing.active_children():
+            worker.terminate()
+        raise
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def is_child() -> bool:
-    """Return whether `relaunch` has started this process."""
-    return _MISTAKES in os.environ
-
-
-def tell_parent(mistake: str) -> None:
-    """Pass a message for the user to the parent process."""
-    (Path(os.environ[_MISTAKES]) / str(rank())).write_text(mistake)
+def _begin_worker(lines: Any, parent: int) -> None:
+    progress.use_line(lines.get())
+    exit_with_parent(parent)

@@ -1,21 +1,27 @@
-"""The runs that a selection of a table needs: resolved, without repetition, with their cost."""
+"""The runs that a selection of a table needs, their cost, and their description (``--dry-run``)."""
 
 from __future__ import annotations
 
-import dataclasses
 import functools
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
 
+from retable.distributed import process_count
 from retable.encoders import EncoderRecipe, ResNetRecipe
 from retable.errors import UserError
 from retable.evaluate.protocol import Evaluation
 from retable.reproduce.run import Run
 from retable.reproduce.table import Table, TableRow
-from retable.settings import parse_setting, with_field
+from retable.settings import parse_setting, to_plain, with_field
 from retable.train.cost import forward_flops
+from retable.train.memory import training_memory
 from retable.train.recipe import PretrainRecipe
 from retable.train.shape_inference import shapes_only
+
+MOST_DIFFERENCES = 8
+"""Largest number of differing fields for which a recipe is described by its differences."""
 
 
 @dataclass(frozen=True)
@@ -26,8 +32,7 @@ class TableSelection:
         scale: "proxy", "paper" or "smoke".
         data: Data set of the pretraining at paper scale.
         other_data: (name, data set) of the further data sets that the table evaluates on.
-        rows: Rows to run; empty for all.
-        seeds: Seeds to run.
+        rows: Rows, or trainings as "row/variant"; empty for all.
         overrides: Changes of the recipes, as "field=value".
         precision: Precision of the encoders, instead of the recipes'.
         max_steps: Steps after which each training stops.
@@ -53,26 +58,27 @@ def resolve_rows(table: Table, selection: TableSelection) -> dict[str, TableRow]
     Raises:
         UserError: a row is unknown or not part of the scale, or an override fits no field.
     """
-    asked = {name: _trainings(table, name) for name in selection.rows}
-    unknown = [name for name, trainings in asked.items() if not trainings]
-    if unknown:
+    named = {row: set(table.trainings(row)) for row in table.rows}
+    named |= {name: {name} for trainings in named.values() for name in trainings}
+    if unknown := [name for name in selection.rows if name not in named]:
         raise UserError(
             f"{table.name} has no row {', '.join(unknown)}. Choose from {', '.join(table.rows)}."
         )
-    if selection.data is not None and selection.scale != "paper":
-        raise UserError(
-            f"--data {selection.data} belongs to --scale paper. The {selection.scale} scale uses "
-            "the built-in data set."
-        )
+    for name, data in (("data", selection.data), *selection.other_data):
+        if data is not None and selection.scale != "paper":
+            raise UserError(
+                f"--{name} {data} belongs to --scale paper. The {selection.scale} scale uses the "
+                "built-in data set."
+            )
     rows = {
         name: resolved
         for row in table.rows
         for name, training in table.trainings(row).items()
-        if not selection.rows or row in asked or name in asked
+        if not selection.rows or not {row, name}.isdisjoint(selection.rows)
         if (resolved := _resolve(table, training, selection)) is not None
     }
-    for name, trainings in asked.items():
-        if rows.keys().isdisjoint(trainings):
+    for name in selection.rows:
+        if rows.keys().isdisjoint(named[name]):
             raise UserError(
                 f"{table.name} has no row {name} at {selection.scale} scale. Leave it out of "
                 "--rows, or choose --scale paper."
@@ -80,67 +86,32 @@ def resolve_rows(table: Table, selection: TableSelection) -> dict[str, TableRow]
     return rows
 
 
-def _trainings(table: Table, name: str) -> set[str]:
-    """Return the trainings that a value of ``--rows`` names: those of a row, or a single one."""
-    if name in table.rows:
-        return set(table.trainings(name))
-    return {name} & {each for row in table.rows for each in table.trainings(row)}
-
-
-def _resolve(table: Table, row: TableRow, selection: TableSelection) -> TableRow | None:
+def _resolve(table: Table, training: TableRow, selection: TableSelection) -> TableRow | None:
+    row = table.shrunk(training, selection.scale)
+    if row is None:
+        return None
+    pretrain, evaluations = row.pretrain, row.evaluations
     if selection.scale == "paper":
-        pretrain = dataclasses.replace(row.pretrain, data=selection.data or "", subset=table.subset)
-        known = dict(selection.other_data)
-        row = TableRow(pretrain, tuple(e.on_data(known) for e in row.evaluations))
-    else:
-        small = _shrunk(table, row, selection.scale)
-        if small is None:
-            return None
-        row = small
-    changes: dict[str, object] = {}
+        pretrain = replace(pretrain, data=selection.data or "", subset=table.subset)
+        evaluations = tuple(e.on_data(dict(selection.other_data)) for e in evaluations)
     if selection.precision is not None:
-        changes["precision"] = selection.precision
-    if selection.max_steps is not None:
-        changes["max_steps"] = selection.max_steps
-        row = dataclasses.replace(
-            row,
-            evaluations=tuple(e.limited(selection.max_steps) for e in row.evaluations),
-        )
-    row = dataclasses.replace(row, pretrain=dataclasses.replace(row.pretrain, **changes))  # type: ignore[arg-type]
-    return apply_overrides(row, selection.overrides)
-
-
-def _shrunk(table: Table, row: TableRow, scale: str) -> TableRow | None:
-    return (table.proxy if scale == "proxy" else table.smoke)(row)
-
-
-def trainings_at_scale(table: Table, row: str, scale: str) -> set[str]:
-    """Return the names of a row's trainings that a scale runs."""
-    return {
-        name
-        for name, training in table.trainings(row).items()
-        if scale == "paper" or _shrunk(table, training, scale) is not None
-    }
+        pretrain = replace(pretrain, precision=selection.precision)
+    if (steps := selection.max_steps) is not None:
+        pretrain = replace(pretrain, max_steps=steps)
+        evaluations = tuple(e.limited(steps) for e in evaluations)
+    return apply_overrides(TableRow(pretrain, evaluations), selection.overrides)
 
 
 def plan_runs(rows: Mapping[str, TableRow], seeds: Iterable[int]) -> list[Run]:
-    """Return the runs of all rows, seed by seed; rows with the same pretraining share a run.
-
-    Args:
-        rows: The trainings, as `resolve_rows` returns them.
-        seeds: The seeds, in the order of the runs.
-    """
+    """Return the runs of the trainings ``rows``, seed by seed; equal pretrainings share a run."""
     runs: dict[tuple[PretrainRecipe, int], Run] = {}
     for seed in seeds:
         for name, row in rows.items():
-            known = runs.get((row.pretrain, seed))
-            if known is None:
-                runs[row.pretrain, seed] = Run(row.pretrain, seed, row.evaluations, (name,))
-            else:
-                new = tuple(e for e in row.evaluations if e not in known.evaluations)
-                runs[row.pretrain, seed] = dataclasses.replace(
-                    known, evaluations=known.evaluations + new, rows=(*known.rows, name)
-                )
+            run = runs.get((row.pretrain, seed), Run(row.pretrain, seed, (), ()))
+            new = tuple(e for e in row.evaluations if e not in run.evaluations)
+            runs[row.pretrain, seed] = replace(
+                run, evaluations=run.evaluations + new, rows=(*run.rows, name)
+            )
     return list(runs.values())
 
 
@@ -155,29 +126,38 @@ def apply_overrides(row: TableRow, overrides: Iterable[str]) -> TableRow:
     """
     for override in overrides:
         path, value = parse_setting(override)
-        row = _with_override(row, path, value)
+        head, *names = path.split(".")
+        evaluations = {evaluation.name: evaluation for evaluation in row.evaluations}
+        if head == "pretrain" and names:
+            row = replace(row, pretrain=with_field(row.pretrain, names, value, path))
+        elif head in evaluations and names:
+            evaluations[head] = with_field(evaluations[head], names, value, path)
+            row = replace(row, evaluations=tuple(evaluations.values()))
+        else:
+            choices = ", ".join(f"{name}.FIELD" for name in ("pretrain", *evaluations))
+            raise UserError(f"`--set {path}` must name a field of a row, one of {choices}.")
     return row
 
 
-def _with_override(row: TableRow, path: str, value: object) -> TableRow:
-    head, *names = path.split(".")
-    evaluations = {evaluation.name: evaluation for evaluation in row.evaluations}
-    if head == "pretrain" and names:
-        return dataclasses.replace(row, pretrain=with_field(row.pretrain, names, value, path))
-    if head in evaluations and names:
-        evaluations[head] = with_field(evaluations[head], names, value, path)
-        return dataclasses.replace(row, evaluations=tuple(evaluations.values()))
-    choices = ", ".join(f"{name}.FIELD" for name in ("pretrain", *evaluations))
-    raise UserError(f"`--set {path}` must name a field of a row, one of {choices}.")
+def operations(flops: float) -> str:
+    """Write floating-point operations with a unit."""
+    for unit, size in (("EFLOP", 1e18), ("PFLOP", 1e15), ("TFLOP", 1e12)):
+        if flops >= size:
+            return f"{flops / size:,.1f} {unit}"
+    return f"{flops / 1e9:,.1f} GFLOP"
 
 
 @dataclass(frozen=True)
 class Price:
-    """Cost of a pretraining: images seen, optimizer steps, floating-point operations."""
+    """Cost of a training: images seen, optimizer steps, floating-point operations."""
 
     images: int
     steps: int
     flops: float
+
+    def __str__(self) -> str:
+        done = f"{self.steps:,} steps, {self.images:,} images"
+        return f"{done}, {operations(self.flops)} in the encoder"
 
 
 def price(recipe: PretrainRecipe, images: int) -> Price:
@@ -193,13 +173,13 @@ def price(recipe: PretrainRecipe, images: int) -> Price:
 def price_evaluation(
     evaluation: Evaluation, encoder: EncoderRecipe, images: int, size: int = 224
 ) -> Price | None:
-    """Estimate the encoder's training in an evaluation, None where there is none.
+    """Estimate the training of ``encoder`` in an evaluation, None where there is none.
 
     Args:
         evaluation: the evaluation.
-        encoder: the evaluated encoder.
+        encoder: the encoder.
         images: training images that keep their labels.
-        size: side of its training view in pixels, where it has none of its own.
+        size: side of the training view in pixels, where the evaluation states none.
     """
     budget = evaluation.budget(images, size)
     if budget is None:
@@ -216,8 +196,89 @@ def _forward_flops(recipe: EncoderRecipe, side: int) -> float:
 
 @functools.lru_cache(maxsize=256)
 def _encoder_inputs(recipe: PretrainRecipe) -> tuple[tuple[int, float], ...]:
-    """Ask the method itself, built around the smallest encoder: its inputs depend on none."""
-    with shapes_only():
-        encoder = ResNetRecipe("small_resnet8").build(0)
-        method = recipe.method.build(encoder, 0)
+    with shapes_only():  # around the smallest encoder: a method's inputs depend on none
+        method = recipe.method.build(ResNetRecipe("small_resnet8").build(0), 0)
     return method.encoder_inputs([view.size for view in recipe.views])
+
+
+def render_plan(table: Table, runs: list[Run], scale: str, images: int, parts: int = 1) -> str:
+    """Describe every run: its resolved recipe, its evaluations, images, operations and memory.
+
+    A recipe that differs from an earlier one in a few fields is described by these, as ``--set``
+    takes them. Other recipes are printed in full, as JSON (`retable.settings.to_plain`).
+
+    Args:
+        table: The table.
+        runs: The planned runs.
+        scale: Name of the scale, for the first line.
+        images: Training images of the data set.
+        parts: Parts that a batch is split into, over processes and micro-batches.
+    """
+    lines = [f"{table.name} at {scale} scale: {len(runs)} runs on {images:,} training images"]
+    total = 0.0
+    earlier: dict[Run, dict[str, str]] = {}
+    for run in runs:
+        cost = price(run.recipe, images)
+        total += cost.flops
+        lines += [
+            "",
+            f"{', '.join(run.rows)}  seed {run.seed}  {run.name}",
+            f"  {run.recipe.epochs} epochs, {cost.steps:,} steps of {run.recipe.batch} images: "
+            f"{cost.images:,} images, {operations(cost.flops)} in the encoder",
+            f"  memory about {_gibibytes(run.recipe, parts)} GiB for {run.recipe.batch // parts:,} "
+            "images a process",
+        ]
+        for evaluation in run.evaluations:
+            labelled = evaluation.data.training_images(images)
+            extra = price_evaluation(evaluation, run.recipe.encoder, labelled)
+            if extra is not None:
+                total += extra.flops
+                lines.append(f"  {evaluation.name}: {extra}")
+        lines += _recipes(run, earlier)
+    lines += [
+        "",
+        f"Pretraining in all: {operations(total)} in the encoders.",
+        "Processes share a batch and what it takes of the memory.",
+    ]
+    if process_count() == 1:
+        lines.append("Nothing was run.")
+    return "\n".join(lines)
+
+
+def _recipes(run: Run, earlier: dict[Run, dict[str, str]]) -> list[str]:
+    """Return the run's recipes in full, or their differences from the most similar earlier run."""
+    recipes = {"pretrain": run.recipe, **{each.name: each for each in run.evaluations}}
+    own = dict(_flat("", {name: to_plain(recipe) for name, recipe in recipes.items()}))
+    changes = [
+        (other, [f"{path}={value}" for path, value in own.items() if fields[path] != value])
+        for other, fields in earlier.items()
+        if fields.keys() == own.keys()
+    ]
+    earlier[run] = own
+    if changes:
+        other, changed = min(changes, key=lambda change: len(change[1]))
+        if len(changed) <= MOST_DIFFERENCES:
+            but = f", but {' '.join(changed)}" if changed else ""
+            return [f"  as {other.rows[0]} with seed {other.seed}{but}"]
+    parts = [("pretrain", run.recipe), *(("evaluate", each) for each in run.evaluations)]
+    return [f"  {word}  {json.dumps(to_plain(r), ensure_ascii=False)}" for word, r in parts]
+
+
+def _flat(path: str, value: Any) -> Iterator[tuple[str, str]]:
+    """Yield every field's path and its value as the JSON that ``--set`` takes.
+
+    Views are items of a list, which ``--set`` does not reach; their paths contain their numbers.
+    """
+    if isinstance(value, list) and any(isinstance(item, dict) for item in value):
+        value = dict(enumerate(value))
+    if isinstance(value, dict):
+        for name, inner in value.items():
+            yield from _flat(f"{path}.{name}" if path else name, inner)
+    else:
+        yield path, json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+
+
+@functools.cache  # seeds differ in nothing that takes memory
+def _gibibytes(recipe: PretrainRecipe, parts: int) -> str:
+    needed = training_memory(recipe, recipe.batch // parts) / 2**30
+    return f"{needed:,.1f}" if needed >= 1 else f"{needed:.2g}"

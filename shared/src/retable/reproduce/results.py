@@ -1,19 +1,19 @@
-"""From finished runs to a table: comparison, report files, recorded references."""
+"""Outcomes of a table's cells, their comparison, its report files and recorded references."""
 
 from __future__ import annotations
 
 import datetime
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from retable import files
 from retable.errors import UserError
 from retable.extras import install_command
 from retable.plots import drawing
-from retable.reproduce.outcomes import Outcomes
-from retable.reproduce.plan import TableSelection, trainings_at_scale
-from retable.reproduce.run import FinishedRun, FinishedRuns, Run
+from retable.reproduce.plan import TableSelection
+from retable.reproduce.run import FinishedRuns, Run
 from retable.reproduce.table import Table, TableRow
 from retable.settings import to_plain
 from retable.tables import (
@@ -24,11 +24,85 @@ from retable.tables import (
     compare,
     load_reference,
     record_reference,
-    render_terminal,
     save_comparison,
-    supports_colour,
     write_reference,
 )
+from retable.tables.reference import Collapse
+
+
+@dataclass(frozen=True)
+class Outcomes:
+    """Outcomes of the requested rows, each as row -> column -> outcome.
+
+    Attributes:
+        measured: Numbers by seed.
+        collapsed: Reasons by seed why the cell says ``collapse`` instead of a number.
+        failed: Failures of trainings that the cell is read from, unless it counts as collapsed.
+    """
+
+    measured: dict[str, dict[str, dict[int, float]]] = field(default_factory=dict)
+    collapsed: dict[str, dict[str, dict[int, str]]] = field(default_factory=dict)
+    failed: dict[str, dict[str, str]] = field(default_factory=dict)
+
+
+def measure(table: Table, runs: FinishedRuns) -> dict[str, dict[str, dict[int, float]]]:
+    """Return row -> column -> seed -> value, as the table's columns read the metrics."""
+    measured: dict[str, dict[str, dict[int, float]]] = {}
+    for row in table.rows:
+        seeds = {seed for name in table.trainings(row) for seed in runs.get(name, {})}
+        for key, column in table.columns.items():
+            values = {seed: column.value(row, seed, runs) for seed in sorted(seeds)}
+            present = {seed: value for seed, value in values.items() if value is not None}
+            if present:
+                measured.setdefault(row, {})[key] = present
+    return measured
+
+
+def gather_outcomes(
+    table: Table, rows: Mapping[str, TableRow], runs: FinishedRuns, scale: str
+) -> Outcomes:
+    """Return the outcome of every cell of the requested trainings ``rows``."""
+    outcomes = Outcomes(measured=measure(table, runs))
+    for row in table.rows:
+        if rows.keys().isdisjoint(table.trainings(row)):
+            continue
+        for key, column in table.columns.items():
+            labels = {name: "" if name == row else f"{name}, " for name in column.reads(row)}
+            read = [(name, run) for name in labels for run in runs.get(name, {}).values()]
+            collapses: dict[int, str] = {}
+            if table.collapse and row in table.collapse.rows and key in table.collapse.columns:
+                for name, run in read:
+                    if reason := table.collapse_reason(name, run, scale):
+                        collapses.setdefault(run.seed, labels[name] + reason)
+            failures = [
+                f"{labels[name]}seed {run.seed}: training stopped, {run.failure}"
+                for name, run in read
+                if run.failure and run.seed not in collapses
+            ]
+            if collapses:
+                outcomes.collapsed.setdefault(row, {})[key] = collapses
+                numbers = outcomes.measured.get(row, {}).get(key, {})
+                for seed in collapses:
+                    numbers.pop(seed, None)
+            if failures:
+                outcomes.failed.setdefault(row, {})[key] = "; ".join(failures)
+    return outcomes
+
+
+def failed_unexpectedly(table: Table, runs: FinishedRuns, comparison: Comparison) -> bool:
+    """Say whether a training failed that no table expects to collapse."""
+    expected = {
+        (name, seed)
+        for compared in comparison.rows
+        for key, cell in compared.cells.items()
+        if isinstance(cell.paper, Collapse) or isinstance(cell.reference, Collapse)
+        for seed in cell.collapsed
+        for name in table.columns[key].reads(compared.row.key)
+    }
+    failed = {
+        (name, seed) for name, seeds in runs.items() for seed, run in seeds.items() if run.failure
+    }
+    return bool(failed - expected)
 
 
 def load_references(table: Table, scale: str) -> tuple[Reference, Reference]:
@@ -57,23 +131,25 @@ def compare_table(
     *,
     repeats: bool = False,
 ) -> Comparison:
-    """Compare with the paper at paper scale, with what we recorded at proxy scale.
+    """Compare the outcomes of the selected trainings ``rows``.
 
-    Args:
-        table: The table.
-        rows: The selected trainings.
-        outcomes: The outcomes of their cells.
-        selection: The selection: its scale, and whether it changes recipes.
-        repeats: Whether the runs repeat the recording, see `repeats_recording`.
+    They are compared with the paper at paper scale and with what we recorded at proxy scale;
+    ``repeats`` says whether the runs repeat the recording (`repeats_recording`).
     """
     scale = selection.scale
     reference, paper = load_references(table, scale)
+    not_run = dict(table.not_run)
+    for row in table.rows:
+        if table.trainings_at(row, scale) - rows.keys():
+            not_run[row] = "left out by --rows"
+        elif table.trainings(row).keys() - rows.keys():
+            not_run[row] = f"left out at {scale} scale"
     return compare(
         reference,
         outcomes.measured,
         paper,
         scale,  # type: ignore[arg-type]
-        not_run=_reasons(table, paper, rows, scale),
+        not_run=not_run,
         failed=outcomes.failed,
         collapsed=outcomes.collapsed,
         unfinished=_unfinished(selection),
@@ -101,22 +177,8 @@ _DECISIVE = ("torch", "torchvision")
 """Packages whose version decides the digits of a run."""
 
 
-def _reasons(
-    table: Table, paper: Reference, rows: Mapping[str, TableRow], scale: str
-) -> dict[str, str]:
-    """Say of every row that was not run, wholly or in part, why."""
-    reasons = dict(table.not_run)
-    for row in paper.rows:
-        if row.key not in table.rows:
-            continue
-        if trainings_at_scale(table, row.key, scale) - rows.keys():
-            reasons[row.key] = "left out by --rows"
-        elif table.trainings(row.key).keys() - rows.keys():
-            reasons[row.key] = f"left out at {scale} scale"
-    return reasons
-
-
 def _unfinished(selection: TableSelection) -> str:
+    """Return why the values of a selection claim nothing, empty if they do."""
     if selection.max_steps is not None:
         return f"stopped after {selection.max_steps} steps by --max-steps"
     if selection.overrides:
@@ -141,16 +203,10 @@ def write_report(table: Table, comparison: Comparison, runs: FinishedRuns, folde
         draw(comparison, runs, folder)
 
 
-def for_terminal(comparison: Comparison) -> str:
-    """Return the table as it is printed."""
-    return render_terminal(comparison, colour=supports_colour(sys.stdout))
-
-
 def recorded_rows(table: Table) -> tuple[str, ...]:
     """Return the rows that are recorded: those with a proxy, except those that we added."""
     extra = {row.key for row in load_reference(table.reference).rows if row.origin == "extra"}
-    proxies = (row for row in table.rows if trainings_at_scale(table, row, "proxy"))
-    return tuple(row for row in proxies if row not in extra)
+    return tuple(row for row in table.rows if row not in extra and table.trainings_at(row, "proxy"))
 
 
 def record(table: Table, runs: list[Run], finished: FinishedRuns, outcomes: Outcomes) -> None:
@@ -160,22 +216,23 @@ def record(table: Table, runs: list[Run], finished: FinishedRuns, outcomes: Outc
         UserError: a row or seed has no metrics.
     """
     seeds = tuple(dict.fromkeys(run.seed for run in runs))
-    missing = [
-        f"{name} (seed {seed})"
-        for name in dict.fromkeys(name for run in runs for name in run.rows)
-        for seed in seeds
-        if not _is_recordable(table, name, finished.get(name, {}).get(seed))
-    ]
+    missing = []
+    for name, seed in ((name, run.seed) for run in runs for name in run.rows):
+        found = finished.get(name, {}).get(seed)
+        if not (found and (found.metrics or table.collapse_reason(name, found, "proxy"))):
+            missing.append(f"{name} (seed {seed})")
     if missing:
         raise UserError(f"Nothing was recorded: {', '.join(missing)} has no metrics.")
     facts = [finished[run.rows[0]][run.seed].environment for run in runs]
     versions = {k: v for found in facts for k, v in found["versions"].items() if v is not None}
+    commits = dict.fromkeys(str(found["commit"]) for found in facts)
+    hardware = dict.fromkeys(f"{found['processor']}, {found['cores']} cores" for found in facts)
     provenance = Provenance(
         command=f"nox -s reproduce-{table.name} -- --record --seeds {' '.join(map(str, seeds))}",
         seeds=seeds,
-        commit=_distinct(str(found["commit"]) for found in facts),
+        commit=", ".join(commits),
         date=datetime.datetime.now(datetime.UTC).date().isoformat(),
-        hardware=_distinct(f"{found['processor']}, {found['cores']} cores" for found in facts),
+        hardware=", ".join(hardware),
         versions=versions,
     )
     paper = load_reference(table.reference)
@@ -186,12 +243,8 @@ def record(table: Table, runs: list[Run], finished: FinishedRuns, outcomes: Outc
     )
 
 
-def _is_recordable(table: Table, name: str, run: FinishedRun | None) -> bool:
-    return run is not None and bool(run.metrics or table.collapse_reason(name, run, "proxy"))
-
-
 def _recordable(table: Table, runs: FinishedRuns, outcomes: Outcomes) -> Measured:
-    """Leave out the numbers of cells where a collapse has stopped the run of another seed."""
+    """Return the numbers of the cells of which no run of any seed has stopped."""
     return {
         row: {
             key: numbers
@@ -204,8 +257,3 @@ def _recordable(table: Table, runs: FinishedRuns, outcomes: Outcomes) -> Measure
         }
         for row, cells in outcomes.measured.items()
     }
-
-
-def _distinct(words: Iterable[str]) -> str:
-    """Join the distinct values in order of first appearance."""
-    return ", ".join(dict.fromkeys(words))

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 from retable.evaluate.protocol import Evaluation
@@ -24,9 +23,6 @@ class Run:
     """One pretraining with one seed, and the evaluations of its encoder that the rows need.
 
     Attributes:
-        recipe: Recipe of the pretraining.
-        seed: Key of every draw.
-        evaluations: Evaluations of the trained encoder.
         rows: Names of the table's trainings that this run serves (`training_name`).
     """
 
@@ -47,7 +43,7 @@ class Run:
         return {"pretrain": self.recipe, "seed": self.seed}
 
     def directory(self, folder: Path) -> RunDirectory:
-        """Return the run's directory in a folder of runs."""
+        """Return the run's directory in the folder of all runs."""
         return RunDirectory(folder / self.name)
 
     def evaluation_folder(self, evaluation: Evaluation, folder: Path) -> Path:
@@ -93,44 +89,39 @@ Derive = Callable[[PretrainRecipe, FinishedRun], Mapping[str, float]]
 
 
 def read_run(run: Run, folder: Path) -> FinishedRun | None:
-    """Read a run's folder; None if the training has not ended.
+    """Read a run from the folder of all runs; None if the training has not ended.
 
     A run that ``max_steps`` stopped inside its first epoch has only its evaluations' metrics.
-
-    Args:
-        run: The run.
-        folder: Folder of all runs.
     """
     directory = run.directory(folder)
     if not directory.result.exists():
         return None
     result = read_json(directory.result)
-    facts = read_json(directory.environment) if directory.environment.exists() else {}
-    found = FinishedRun(directory.path, run.rows, run.seed, environment=facts)
-    if "failed" in result:
-        lines = MetricsLog(directory.metrics).read("epoch")
-        failure, kind = result["failed"], result.get("kind")
-        return dataclasses.replace(found, epochs=_epochs(lines), failure=failure, kind=kind)
-    metrics = _training_metrics(result["epochs"], result["monitor"])
+    failure = result.get("failed")
+    lines = result["epochs"] if failure is None else MetricsLog(directory.metrics).read("epoch")
+    metrics = {} if failure else _training_metrics(lines, result["monitor"])
     complete = True
-    for evaluation in run.evaluations:
+    for evaluation in () if failure else run.evaluations:
         path = run.evaluation_folder(evaluation, folder) / "result.json"
         if path.exists():
-            metrics |= {f"{evaluation.name}.{n}": value for n, value in _scalars(read_json(path))}
+            metrics |= _scalars(read_json(path), f"{evaluation.name}.")
         else:
             complete = False
-    epochs = _epochs(result["epochs"])
-    return dataclasses.replace(found, epochs=epochs, metrics=metrics, complete=complete)
+    return FinishedRun(
+        directory.path,
+        run.rows,
+        run.seed,
+        epochs=[_scalars(line) for line in lines],
+        metrics=metrics,
+        failure=failure,
+        kind=result.get("kind"),
+        complete=complete,
+        environment=read_json(directory.environment) if directory.environment.exists() else {},
+    )
 
 
 def read_runs(runs: Iterable[Run], folder: Path, derive: Derive | None = None) -> FinishedRuns:
-    """Read all runs whose training has ended.
-
-    Args:
-        runs: The runs.
-        folder: Folder of all runs.
-        derive: Returns further metrics of a run.
-    """
+    """Read all runs whose training has ended, with the metrics that ``derive`` adds."""
     found: dict[str, dict[int, FinishedRun]] = {}
     for run in runs:
         finished = read_run(run, folder)
@@ -145,28 +136,25 @@ def read_runs(runs: Iterable[Run], folder: Path, derive: Derive | None = None) -
 
 
 def _training_metrics(
-    epochs: list[dict[str, Any]], monitor: list[dict[str, Any]]
+    epochs: Sequence[Mapping[str, Any]], monitor: Sequence[Mapping[str, Any]]
 ) -> dict[str, float]:
     # The monitor's first line from the middle of the run on.
-    halfway = [line for line in monitor if 2 * line["epoch"] >= monitor[-1]["epoch"]][:1]
-    lines = {
-        "pretrain": epochs[-1:],
-        "halfway": epochs[(len(epochs) - 1) // 2 :][:1],
-        "monitor": monitor[-1:],
-        "monitor_halfway": halfway,
-    }
+    halfway = [line for line in monitor if 2 * line["epoch"] >= monitor[-1]["epoch"]]
+    metrics: dict[str, float] = {}
+    for prefix, lines in (
+        ("pretrain", epochs[-1:]),
+        ("halfway", epochs[(len(epochs) - 1) // 2 :][:1]),
+        ("monitor", monitor[-1:]),
+        ("monitor_halfway", halfway[:1]),
+    ):
+        for line in lines:
+            metrics |= _scalars(line, f"{prefix}.")
+    return metrics
+
+
+def _scalars(line: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
     return {
-        f"{prefix}.{name}": value
-        for prefix, line in lines.items()
-        for name, value in _scalars(*line)
+        f"{prefix}{name}": float(value)
+        for name, value in line.items()
+        if isinstance(value, int | float) or value in _NOT_FINITE
     }
-
-
-def _epochs(lines: list[dict[str, Any]]) -> list[dict[str, float]]:
-    return [dict(_scalars(line)) for line in lines]
-
-
-def _scalars(line: Mapping[str, Any] = MappingProxyType({})) -> Iterator[tuple[str, float]]:
-    return (
-        (k, float(v)) for k, v in line.items() if isinstance(v, int | float) or v in _NOT_FINITE
-    )

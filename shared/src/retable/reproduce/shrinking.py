@@ -17,15 +17,7 @@ from retable.views import ViewRecipe
 
 @dataclass(frozen=True)
 class SmallScale:
-    """The size that recipes are shrunk to.
-
-    Attributes:
-        data: Name of the data set.
-        classes: Number of classes of the data set.
-        batch: Images in a step.
-        probe_epochs: Epochs of a linear probe.
-        encoder: Recipe of the encoder.
-    """
+    """The data set, its number of classes, and the size that recipes are shrunk to."""
 
     data: str
     classes: int
@@ -54,16 +46,10 @@ SMOKE = SmallScale(
 def shrink_pretraining(
     recipe: PretrainRecipe, method: MethodRecipe, epochs: int, scale: SmallScale
 ) -> PretrainRecipe:
-    """Return the recipe on small images.
+    """Return the recipe on small images, for ``epochs`` and with the given, shrunk ``method``.
 
     Milestones and warm-up keep their share of the run, and batch-norm groups theirs of the batch,
     but for at most four groups: a group of fewer than 16 images would measure noise.
-
-    Args:
-        recipe: at the paper's scale.
-        method: the method, already shrunk.
-        epochs: length of the small run.
-        scale: data, batch and encoder.
     """
     groups = 1 if recipe.bn_group is None else min(4, recipe.batch // recipe.bn_group)
     return replace(
@@ -81,12 +67,10 @@ def shrink_pretraining(
 
 def shrink_optimizer(optimizer: OptimizerRecipe, share: float) -> OptimizerRecipe:
     """Return the optimizer with its schedule at ``share`` of its length."""
-    schedule = optimizer.schedule
-    milestones = tuple(sorted({max(1, round(m * share)) for m in schedule.milestones}))
-    warmup = schedule.warmup_epochs * share
-    return replace(
-        optimizer, schedule=replace(schedule, milestones=milestones, warmup_epochs=warmup)
-    )
+    full = optimizer.schedule
+    milestones = tuple(sorted({max(1, round(m * share)) for m in full.milestones}))
+    warmup = full.warmup_epochs * share
+    return replace(optimizer, schedule=replace(full, milestones=milestones, warmup_epochs=warmup))
 
 
 def shrink_view(view: ViewRecipe) -> ViewRecipe:
@@ -95,13 +79,8 @@ def shrink_view(view: ViewRecipe) -> ViewRecipe:
     Six colours would tell the built-in images apart: grey with probability 0.5, crops of at least
     half of the image and half the blur leave the outline as the easier way.
     """
+    view = replace(view, size=32)
     if view.gray_probability == 0:
-        return replace(view, size=32)
-    return replace(
-        view,
-        size=32,
-        crop_scale=(0.5, 1.0),
-        gray_probability=0.5,
-        blur_sigma=(0.1, 1.0),
-        blur_kernel=None,
-    )
+        return view
+    view = replace(view, crop_scale=(0.5, 1.0), gray_probability=0.5)
+    return replace(view, blur_sigma=(0.1, 1.0), blur_kernel=None)

@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import Protocol
 
 from retable.evaluate.protocol import Evaluation
-from retable.reproduce.collapse import CollapseCriterion
 from retable.reproduce.run import Derive, FinishedRun, FinishedRuns
 from retable.tables import Comparison
+from retable.train import health
 from retable.train.recipe import PretrainRecipe
 
 SCALES = ("proxy", "paper", "smoke")
+TIMES_CHANCE = 3.0
+"""Multiple of chance below which a probe finds next to nothing in the features."""
 
 
 @dataclass(frozen=True)
@@ -26,11 +28,7 @@ class TableRow:
 
 
 def training_name(row: str, variant: str = "") -> str:
-    """Return the name of a training: its row, with its variant if the row has several.
-
-    >>> training_name("start_2"), training_name("start_2", "res18")
-    ('start_2', 'start_2/res18')
-    """
+    """Return the name of a training: ``row``, or ``row/variant`` if the row has several."""
     return f"{row}/{variant}" if variant else row
 
 
@@ -69,64 +67,98 @@ class Metric:
         return None if found is None else found * self.factor
 
     def reads(self, row: str) -> tuple[str, ...]:
-        """Return the one training."""
+        """Return the name of the one training."""
         return (training_name(row, self.variant),)
 
 
 @dataclass(frozen=True)
-class Gain:
-    """A row's value of another column minus that of the row ``over``, for the same seed."""
+class _Pair:
+    """A value computed from those of two columns, for the same seed.
 
-    column: TableColumn
-    over: str
+    Attributes:
+        first: The column of the row itself.
+        second: The other column.
+        over: Row that the other column is read in; the row itself by default.
+    """
 
-    def value(self, row: str, seed: int, runs: FinishedRuns) -> float | None:
-        """Return the difference, None where either row has not run."""
-        own = self.column.value(row, seed, runs)
-        other = self.column.value(self.over, seed, runs)
-        return None if own is None or other is None else own - other
-
-    def reads(self, row: str) -> tuple[str, ...]:
-        """Return the trainings that the column reads of both rows."""
-        return self.column.reads(row) + self.column.reads(self.over)
-
-
-@dataclass(frozen=True)
-class Difference:
-    """One column's value minus another's, of the same row and seed."""
-
-    minuend: TableColumn
-    subtrahend: TableColumn
+    first: TableColumn
+    second: TableColumn
+    over: str = ""
 
     def value(self, row: str, seed: int, runs: FinishedRuns) -> float | None:
-        """Return the difference, None where either is missing."""
-        first = self.minuend.value(row, seed, runs)
-        second = self.subtrahend.value(row, seed, runs)
-        return None if first is None or second is None else first - second
+        """Return the computed value, None where either is missing."""
+        first = self.first.value(row, seed, runs)
+        second = self.second.value(self.over or row, seed, runs)
+        return None if first is None or second is None else self._combine(first, second)
 
     def reads(self, row: str) -> tuple[str, ...]:
         """Return the trainings that both columns read."""
-        return self.minuend.reads(row) + self.subtrahend.reads(row)
+        return self.first.reads(row) + self.second.reads(self.over or row)
+
+    def _combine(self, first: float, second: float) -> float:
+        raise NotImplementedError
+
+
+class Difference(_Pair):
+    """The first column's value minus the second's."""
+
+    def _combine(self, first: float, second: float) -> float:
+        return first - second
+
+
+class Gain(Difference):
+    """A row's value of a column minus that of the row ``over``."""
+
+    def __init__(self, column: TableColumn, over: str) -> None:
+        super().__init__(column, column, over)
+
+
+class Ratio(_Pair):
+    """The first column's value over the second's, NaN over zero."""
+
+    def _combine(self, first: float, second: float) -> float:
+        return first / second if second else math.nan
 
 
 @dataclass(frozen=True)
-class Ratio:
-    """One column's value over another's, of the same row and seed."""
+class CollapseCriterion:
+    """The cells of a table that say ``collapse`` instead of a number, and the criterion.
 
-    numerator: TableColumn
-    denominator: TableColumn
+    A paper that prints the word (Zhu et al., ICCV 2021, supplement, table 5) does not define it.
+    The criterion is ours. A run has collapsed if one of these holds; a test whose metrics are
+    missing is left out:
 
-    def value(self, row: str, seed: int, runs: FinishedRuns) -> float | None:
-        """Return the ratio: None where either is missing, NaN over zero."""
-        above = self.numerator.value(row, seed, runs)
-        below = self.denominator.value(row, seed, runs)
-        if above is None or below is None:
-            return None
-        return above / below if below else math.nan
+    - the loss became NaN or infinite, or the training was stopped because the embedding collapsed;
+    - positives do not stand out: over the last epoch their mean score lies within 5 % of the
+      negatives' std of the negatives' mean score (`retable.train.health.ALIKE`);
+    - the linear probe is below three times chance.
 
-    def reads(self, row: str) -> tuple[str, ...]:
-        """Return the trainings that both columns read."""
-        return self.numerator.reads(row) + self.denominator.reads(row)
+    Attributes:
+        rows: Rows whose runs may count as collapsed.
+        columns: Columns whose cells say it; others keep the numbers of a collapsed run.
+        chance: Accuracy of guessing, in percent, by scale, since data sets differ in their classes.
+        probe: Name of the accuracy to compare with chance, as `Metric` uses it.
+    """
+
+    rows: tuple[str, ...]
+    columns: tuple[str, ...]
+    chance: Mapping[str, float]
+    probe: str = "linear.top1"
+
+    def reason(self, run: FinishedRun, scale: str) -> str | None:
+        """Return why a run counts as collapsed, None if it does not."""
+        if run.failure is not None:
+            return run.failure if run.kind in (health.COLLAPSE, health.DIVERGED) else None
+        own = {name.removeprefix("pretrain."): value for name, value in run.metrics.items()}
+        if failure := health.failure_reason(own):
+            return failure.reason
+        if health.scores_alike(own):
+            return health.mean_scores(own)
+        chance = self.chance[scale]
+        if (accuracy := run.metrics.get(self.probe, math.inf)) < TIMES_CHANCE * chance:
+            limit = f"less than {TIMES_CHANCE:g} times the {chance:g} % of chance"
+            return f"the probe finds {accuracy:.2f} %, {limit}"
+        return None
 
 
 @dataclass(frozen=True)
@@ -135,11 +167,10 @@ class Table:
 
     Attributes:
         script: the script's path; ``<table>.toml`` and ``<table>.proxy.toml`` stand beside it.
-        rows: the rows that are run, at the paper's scale; ``data`` is filled in from ``--data``. A
-            row that prints several trainings side by side maps each variant's name to a `TableRow`.
+        rows: the rows at the paper's scale; ``data`` is filled in from ``--data``. A row that
+            prints several trainings side by side maps each variant's name to a `TableRow`.
         columns: how to read each column of the reference from the runs' metrics.
-        proxy: shrinks a training to the built-in data set and minutes; None: this scale leaves it
-            out, its cells are not run.
+        proxy: shrinks a training to the built-in data set and minutes; None leaves it out.
         smoke: shrinks a training to seconds, or leaves it out.
         images: training images of the paper's data set, for estimates without it.
         subset: the subset of ``--data`` that the table uses, for instance "imagenet100".
@@ -179,14 +210,12 @@ class Table:
                 raise ValueError(f"the column {key} reads none of the trainings {sorted(known)}")
         if unknown := set(self.check_rows) - {*self.rows, *known}:
             raise ValueError(f"`check_rows` must be rows of the table, got {sorted(unknown)}.")
-        if self.collapse is not None:
-            named = {*self.collapse.rows, *self.collapse.columns}
-            if unknown := named - {*self.rows, *self.columns}:
-                raise ValueError(
-                    f"the collapse criterion names {sorted(unknown)}, not in the table"
-                )
-            if unknown := set(SCALES) - self.collapse.chance.keys():
-                raise ValueError(f"the collapse criterion lacks the chance at {sorted(unknown)}")
+        if (collapse := self.collapse) is None:
+            return
+        if unknown := {*collapse.rows, *collapse.columns} - {*self.rows, *self.columns}:
+            raise ValueError(f"the collapse criterion names {sorted(unknown)}, not in the table")
+        if unknown := set(SCALES) - collapse.chance.keys():
+            raise ValueError(f"the collapse criterion lacks the chance at {sorted(unknown)}")
 
     def trainings(self, row: str) -> dict[str, TableRow]:
         """Return what a row trains, by the names of `training_name`."""
@@ -195,11 +224,19 @@ class Table:
             return {row: found}
         return {training_name(row, variant): each for variant, each in found.items()}
 
+    def shrunk(self, row: TableRow, scale: str) -> TableRow | None:
+        """Return a training at a scale, None if the scale leaves it out."""
+        return row if scale == "paper" else (self.proxy if scale == "proxy" else self.smoke)(row)
+
+    def trainings_at(self, row: str, scale: str) -> set[str]:
+        """Return the names of a row's trainings that a scale runs."""
+        trainings = self.trainings(row).items()
+        return {name for name, training in trainings if self.shrunk(training, scale) is not None}
+
     def collapse_reason(self, training: str, run: FinishedRun, scale: str) -> str | None:
         """Return why a training counts as collapsed; None if it does not, or no row says so."""
-        if self.collapse is None:
-            return None
-        if not any(training in self.trainings(row) for row in self.collapse.rows):
+        rows = self.collapse.rows if self.collapse else ()
+        if self.collapse is None or not any(training in self.trainings(row) for row in rows):
             return None
         return self.collapse.reason(run, scale)
 
@@ -210,10 +247,10 @@ class Table:
 
     @property
     def reference(self) -> Path:
-        """The paper's numbers."""
+        """File of the paper's numbers."""
         return self.script.with_suffix(".toml")
 
     @property
     def proxy_reference(self) -> Path:
-        """The numbers that we recorded at proxy scale."""
+        """File of the numbers recorded at proxy scale."""
         return self.script.with_suffix(".proxy.toml")

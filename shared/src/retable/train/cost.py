@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +12,18 @@ from torch import Tensor, nn
 from retable.distributed import process_count
 from retable.methods.method import Method
 from retable.precision import autocast_dtype
+
+
+@contextlib.contextmanager
+def evaluation_mode(module: nn.Module) -> Iterator[None]:
+    """Put all modules in evaluation mode, and each back into its own mode afterwards."""
+    modes = [(each, each.training) for each in module.modules()]
+    module.eval()
+    try:
+        yield
+    finally:
+        for each, mode in modes:
+            each.training = mode
 
 
 @torch.no_grad()
@@ -24,61 +37,36 @@ def forward_flops(encoder: nn.Module, size: int) -> float:
     >>> forward_flops(nn.Sequential(nn.Conv2d(3, 8, 1)), 4)
     768.0
     """
-    total = 0
+    counts = []
 
     def count(layer: nn.Module, _: object, output: Tensor) -> None:
-        nonlocal total
         weight = layer.get_parameter("weight")  # (outputs, what each is a sum of)
-        total += 2 * output.numel() * weight[0].numel()
+        counts.append(2 * output.numel() * weight[0].numel())
 
-    layers = [m for m in encoder.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
-    hooks = [layer.register_forward_hook(count) for layer in layers]
-    modes = [(module, module.training) for module in encoder.modules()]
-    try:
-        encoder.eval()
+    with contextlib.ExitStack() as hooks, evaluation_mode(encoder):
+        for layer in encoder.modules():
+            if isinstance(layer, nn.Conv2d | nn.Linear):
+                hooks.enter_context(layer.register_forward_hook(count))
         encoder.forward(torch.zeros(1, 3, size, size, device=next(encoder.parameters()).device))
-    finally:
-        for module, mode in modes:
-            module.training = mode
-        for hook in hooks:
-            hook.remove()
-    return float(total)
-
-
-def encoder_flops(encoder: nn.Module, inputs: Iterable[tuple[int, float]]) -> float:
-    """Count the encoder's operations in a training step, for one image.
-
-    Args:
-        encoder: the network.
-        inputs: sides in pixels and numbers of forward passes, as `Method.encoder_inputs` returns.
-
-    >>> encoder_flops(nn.Sequential(nn.Conv2d(3, 8, 1)), [(4, 3.0), (2, 1.0), (4, 1.0)])
-    3264.0
-    """
-    passes: dict[int, float] = {}
-    for side, count in inputs:
-        passes[side] = passes.get(side, 0.0) + count
-    return sum(count * forward_flops(encoder, side) for side, count in passes.items())
+    return float(sum(counts))
 
 
 def matmul_rate(device: torch.device, dtype: torch.dtype) -> float:
     """Measure the device's matrix-product rate in FLOP/s, in about a tenth of a second."""
-    side = 8192 if device.type == "cuda" else 1024
+    on_gpu = device.type == "cuda"
+    side = 8192 if on_gpu else 1024
     a = torch.ones(side, side, device=device, dtype=dtype) * 0.01
     best = 0.0
     for _ in range(4):
-        _wait(device)
+        if on_gpu:
+            torch.cuda.synchronize(device)
         start = time.perf_counter()
         product = a @ a
-        _wait(device)
+        if on_gpu:
+            torch.cuda.synchronize(device)
         best = max(best, 2 * side**3 / (time.perf_counter() - start))
         del product
     return best
-
-
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
 
 
 class Throughput:
@@ -90,7 +78,7 @@ class Throughput:
     Args:
         method: the method in training.
         batch: images of a step, over all processes.
-        precision: precision of the recipe.
+        precision: "float32", "bf16" or "fp16".
         sizes: side of each view in pixels.
         step: the step before the first one that is timed.
     """
@@ -101,7 +89,9 @@ class Throughput:
         self._batch = batch
         device = next(method.parameters()).device
         dtype = autocast_dtype(precision) or torch.float32
-        flops = encoder_flops(method.encoder, method.encoder_inputs(sizes))
+        inputs = method.encoder_inputs(sizes)
+        of_side = {side: forward_flops(method.encoder, side) for side in {s for s, _ in inputs}}
+        flops = sum(passes * of_side[side] for side, passes in inputs)
         self._share_per_rate = flops / matmul_rate(device, dtype)
         self.restart(step)
 

@@ -33,7 +33,6 @@ class InitialWeights:
     digest: str
 
     def __post_init__(self) -> None:
-        """Validate the fields."""
         if not self.checkpoint:
             raise UserError(
                 "`checkpoint` must name the file of the encoder that training starts from, got ''. "
@@ -42,18 +41,11 @@ class InitialWeights:
 
     @classmethod
     def of(cls, checkpoint: str) -> InitialWeights:
-        """Return the weights that a checkpoint holds now.
-
-        Raises:
-            UserError: it cannot be loaded.
-        """
+        """Return the weights that a checkpoint holds now."""
         return cls(checkpoint, digest_of_tensors(load_encoder(checkpoint).encoder.state_dict()))
 
     def state(self, encoder: EncoderRecipe) -> dict[str, Tensor]:
-        """Load the encoder's state.
-
-        Args:
-            encoder: the encoder that it must fit.
+        """Load the state of ``encoder``.
 
         Raises:
             UserError: the checkpoint cannot be loaded, or holds another encoder or other weights.
@@ -78,11 +70,8 @@ class PretrainRecipe:
     """Everything that decides the numbers of a pretraining, and nothing else.
 
     Attributes:
-        method: recipe of the method.
         data: name of a source, see `retable.data.sources.open_source`; its "train" split is used.
         views: one recipe for each view of an image.
-        encoder: recipe of the network that is trained.
-        optimizer: recipe of the optimizer and its schedule.
         epochs: length of the schedule.
         batch: images in a global batch, over all processes.
         bn_group: images that share batch-norm statistics: the papers' "batch per GPU". None: all
@@ -111,11 +100,7 @@ class PretrainRecipe:
 
 
 def build_method(recipe: PretrainRecipe, seed: int) -> Method:
-    """Return the method in its initial state, on the CPU: a function of recipe and seed.
-
-    Raises:
-        UserError: the initial weights cannot be loaded or do not fit.
-    """
+    """Return the method in its initial state, on the CPU: a function of recipe and seed."""
     encoder_kind(recipe.encoder)  # a class that files cannot name is refused before training
     encoder = recipe.encoder.build(derive_key(seed, "encoder"))
     if recipe.weights is not None:

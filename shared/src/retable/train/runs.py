@@ -6,7 +6,6 @@ a run may be interrupted and finished on another number of processes.
 
 from __future__ import annotations
 
-import dataclasses
 import fcntl
 import functools
 import hashlib
@@ -18,9 +17,9 @@ import platform
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import torch
 
@@ -29,51 +28,31 @@ from retable.errors import UserError
 from retable.settings import to_plain
 
 
-@dataclasses.dataclass(frozen=True)
 class RunDirectory:
     """The files of one run.
 
-    ``result.json`` is written last: it exists exactly when the training has ended.
+    Attributes:
+        path: The directory.
+        recipe: The recipe that the run was started with.
+        metrics: The log, one JSON object a line.
+        checkpoints: The folder of training checkpoints.
+        encoder: The trained encoder.
+        result: The result of the training. It is written last: it exists exactly when the training
+            has ended.
+        environment: Versions, hardware and commit.
     """
 
-    path: Path
-
-    @property
-    def recipe(self) -> Path:
-        """The recipe that the run was started with."""
-        return self.path / "recipe.json"
-
-    @property
-    def metrics(self) -> Path:
-        """The log, one JSON object a line."""
-        return self.path / "metrics.jsonl"
-
-    @property
-    def checkpoints(self) -> Path:
-        """The folder of training checkpoints."""
-        return self.path / "checkpoints"
-
-    @property
-    def encoder(self) -> Path:
-        """The trained encoder."""
-        return self.path / "encoder.safetensors"
-
-    @property
-    def result(self) -> Path:
-        """The result of the training, written when it has ended."""
-        return self.path / "result.json"
-
-    @property
-    def environment(self) -> Path:
-        """Versions, hardware and commit."""
-        return self.path / "environment.json"
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.recipe = path / "recipe.json"
+        self.metrics = path / "metrics.jsonl"
+        self.checkpoints = path / "checkpoints"
+        self.encoder = path / "encoder.safetensors"
+        self.result = path / "result.json"
+        self.environment = path / "environment.json"
 
     def write_recipe(self, recipe: object) -> None:
-        """Write the recipe into a new directory, or verify the one of an existing directory.
-
-        Raises:
-            UserError: the directory was made for another recipe.
-        """
+        """Write the recipe into a new directory, or verify the one of an existing directory."""
         self.verify_recipe(recipe)
         if not self.recipe.exists():
             files.write_json(self.recipe, to_plain(recipe))
@@ -107,36 +86,28 @@ class RunDirectory:
         self.path.mkdir(parents=True, exist_ok=True)
         with (self.path / "lock").open("w") as lock:
             deadline = time.monotonic() + patience
-            while not _try_lock(lock):
-                if time.monotonic() > deadline:
-                    raise UserError(
-                        f"{self.path} is being trained by another process. Wait for it to end, "
-                        "or give another --runs folder."
-                    )
+            while True:
+                try:
+                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError:
+                    if time.monotonic() > deadline:
+                        raise UserError(
+                            f"{self.path} is being trained by another process. Wait for it to end, "
+                            "or give another --runs folder."
+                        ) from None
                 time.sleep(0.1)
             yield
 
 
 def read_json(path: Path) -> Any:
-    """Read a file that `files.write_json` wrote.
-
-    Raises:
-        UserError: the file is not JSON.
-    """
+    """Read a file that `files.write_json` wrote; another content is a `UserError`."""
     try:
         return json.loads(path.read_text())
     except ValueError as error:
         raise UserError(
             f"{path} is not readable JSON ({error}). Remove it and start again."
         ) from None
-
-
-def _try_lock(file: TextIO) -> bool:
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
 
 
 def _differences(found: Any, wanted: Any, prefix: str = "") -> Iterator[str]:
@@ -153,21 +124,21 @@ def environment() -> dict[str, Any]:
 
     Evaluated at the first call of a process, because files may change during a long run.
     """
-    packages = ["torch", "torchvision", "accelerate", "datasets", "safetensors", "retable"]
-    versions: dict[str, str | None] = {}
+    packages = ("torch", "torchvision", "accelerate", "datasets", "safetensors", "retable")
+    versions: dict[str, str | None] = dict.fromkeys(packages)
     for package in packages:
-        try:
+        with suppress(importlib.metadata.PackageNotFoundError):
             versions[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            versions[package] = None
-    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    # Of the commit of the working directory, "+changes" says that files differ from it.
+    commit = _git("rev-parse", "--short=12", "HEAD")
+    changed = commit and _git("status", "--porcelain", "--untracked-files=no")
     return {
         "python": platform.python_version(),
         "versions": versions,
         "processor": _processor_name(),
         "cores": os.cpu_count(),
-        "gpus": gpus,
-        "commit": _commit(),
+        "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
+        "commit": commit and commit + ("+changes" if changed else ""),
     }
 
 
@@ -189,27 +160,16 @@ def code_digest(*objects: object) -> str:
 
 
 def _processor_name() -> str:
-    try:
+    with suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text().splitlines():
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
-    except OSError:
-        pass
     return platform.processor() or platform.machine()
 
 
-def _commit() -> str | None:
-    """Return the commit of the working directory, with ``+changes`` if files differ from it."""
+def _git(*words: str) -> str | None:
     try:
-        commit = subprocess.run(
-            ["git", "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True, check=True
-        ).stdout.strip()
-        changed = subprocess.run(
-            ["git", "status", "--porcelain", "--untracked-files=no"],
-            capture_output=True,
-            text=True,
-            check=True,
-        ).stdout.strip()
+        found = subprocess.run(["git", *words], capture_output=True, text=True, check=True)
     except (OSError, subprocess.CalledProcessError):
         return None
-    return commit + ("+changes" if changed else "")
+    return found.stdout.strip()
