@@ -69,7 +69,13 @@ def _program(crops: Tensor, plan: PhotometricPlan, basis: Tensor, recipe: ViewRe
         _apply(grayscale, planes, plan.gray)
     if plan.jittered:
         _jitter(planes, plan, with_hue=recipe.jitter[3] > 0)
-    _brighten_and_saturate(planes, plan, recipe)
+    # TensorFlow adds the brightness, scales the saturation, then cuts to [0, 1].
+    if recipe.brightness_shift > 0:
+        planes.add_(plan.brightness[:, None, None])
+    if recipe.saturation is not None:
+        _saturate(planes, plan.saturation)
+    if recipe.brightness_shift > 0 or recipe.saturation is not None:
+        planes.clamp_(0, 1)
     gray_follows = recipe.jitter_position == "before_gray"
     if gray_follows and not plan.layers:
         _apply(grayscale, planes, plan.gray)
@@ -163,16 +169,6 @@ def _shift_hue(planes: Tensor, shift: Tensor) -> None:
         # |d| is at most 5; beyond 3 the way round the other side is the shorter one.
         weight = (angle - center).abs_().sub_(3).abs_().clamp_(1, 2)
         torch.addcmul(floor, spread, weight, out=plane)
-
-
-def _brighten_and_saturate(planes: Tensor, plan: PhotometricPlan, recipe: ViewRecipe) -> None:
-    """Add the brightness, scale the saturation, then cut to [0, 1]: TensorFlow's order."""
-    if recipe.brightness_shift > 0:
-        planes.add_(plan.brightness[:, None, None])
-    if recipe.saturation is not None:
-        _saturate(planes, plan.saturation)
-    if recipe.brightness_shift > 0 or recipe.saturation is not None:
-        planes.clamp_(0, 1)
 
 
 def _saturate(planes: Tensor, factor: Tensor) -> None:

@@ -47,8 +47,10 @@ def crop_resize(
         which colours are computed fastest.
     """
     height, width = images.shape[2:]
-    if (height, width) == (size, size) and _whole(parameters, size):
-        return _planes(images).div_(255).transpose(0, 1)
+    if (height, width) == (size, size):
+        whole = (parameters.crops == torch.tensor([0, 0, size, size])).all()
+        if whole and (parameters.resized == size).all() and not parameters.flip.any():
+            return _planes(images).div_(255).transpose(0, 1)
     if images.device.type == "cpu" and size * height * (size + width) > _DENSE_LIMIT:
         return _one_by_one(images, parameters, size, interpolation)
     with torch.autocast(images.device.type, enabled=False):
@@ -80,11 +82,6 @@ def cut(image: Tensor, parameters: ViewParameters, recipe: ViewRecipe) -> Tensor
 def _planes(images: Tensor) -> Tensor:
     """(B, 3, H, W) uint8 -> (3, B, H, W) float32, contiguous."""
     return images.transpose(0, 1).to(torch.float32, memory_format=torch.contiguous_format)
-
-
-def _whole(parameters: ViewParameters, size: int) -> bool:
-    whole = parameters.crops == torch.tensor([0, 0, size, size])
-    return bool(whole.all() and (parameters.resized == size).all() and not parameters.flip.any())
 
 
 def _matrices(

@@ -102,10 +102,6 @@ class ViewRecipe:
 
     def __post_init__(self) -> None:
         validate_choices(self)
-        self._check_geometry()
-        self._check_photometry()
-
-    def _check_geometry(self) -> None:
         self._require("size", self.size >= 1, "a positive number of pixels")
         scale = self.crop_scale
         if scale is not None:
@@ -113,15 +109,14 @@ class ViewRecipe:
             for name, without in (("resize", None), ("keep_aspect", True), ("window", "center")):
                 holds = getattr(self, name) == without
                 self._require(name, holds, f"{without} with a crop_scale")
-        self._require("resize", (self.resize or self.size) >= self.size, "at least the size")
+        holds = self.resize is None or self.resize >= self.size
+        self._require("resize", holds, "at least the size")
         self._require("crop_ratio", _increasing(self.crop_ratio), _BOUNDS)
         if self.crop_sampling == "tensorflow":
             holds = scale is not None and scale[1] >= LEAST_COVERED
             expected = f"two shares, the second at least {LEAST_COVERED}, for TensorFlow's sampling"
             self._require("crop_scale", holds, expected)
-
-    def _check_photometry(self) -> None:
-        for step in ("flip", "jitter", "gray", "blur", "solarize"):
+        for step in _STEPS:
             name = f"{step}_probability"
             self._require(name, 0 <= getattr(self, name) <= 1, "a probability")
         holds = len(self.jitter) == 4 and min(self.jitter) >= 0 and self.jitter[3] <= 0.5
@@ -150,11 +145,10 @@ class ViewRecipe:
     @property
     def is_random(self) -> bool:
         """Whether views of an image differ from key to key: an evaluation's then are not kept."""
-        steps = ("flip", "jitter", "gray", "blur", "solarize")
         return (
             self.crop_scale is not None
             or self.window == "random"
-            or any(getattr(self, f"{step}_probability") > 0 for step in steps)
+            or any(getattr(self, f"{step}_probability") > 0 for step in _STEPS)
             or self.rand_augment is not None
             or self.brightness_shift > 0
             or self.saturation is not None
@@ -178,6 +172,7 @@ class ViewRecipe:
         return 2 * min(math.ceil(3 * self.blur_sigma[1]), self.size - 1) + 1
 
 
+_STEPS = ("flip", "jitter", "gray", "blur", "solarize")
 _BOUNDS = "0 < low <= high"
 
 
