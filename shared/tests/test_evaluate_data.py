@@ -145,7 +145,7 @@ def test_what_a_copy_of_the_files_changes_is_no_fact_of_a_training() -> None:
     [
         ({"labels": 0.0}, r"`labels` must be in \(0, 1\], got 0.0"),
         ({"labels": 1.5}, r"`labels` must be in \(0, 1\], got 1.5"),
-        ({"split": "held_out"}, "`split` must be 'test' or 'validation', got 'held_out'"),
+        ({"split": "held_out"}, "`split` must be one of 'test', 'validation', got 'held_out'"),
         ({"validation_images": 0}, "`validation_images` must be at least 1, got 0"),
     ],
 )

@@ -17,6 +17,7 @@ from retable.encoders import ResNetRecipe
 from retable.errors import UserError
 from retable.evaluate import cache as cache_module
 from retable.evaluate import features as features_module
+from retable.evaluate import representation as representation_module
 from retable.evaluate.cache import Chunk, FeatureCache, checksum, code_of, read_chunk
 from retable.evaluate.data import EvalData, open_eval_splits
 from retable.evaluate.features import Features, represent
@@ -41,7 +42,7 @@ def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
 def make_chunks_small(set_attribute: Callable[..., None] = setattr) -> None:
     """Let 90 images be six chunks of 16 rows, each of two calls of the encoder."""
     set_attribute(cache_module, "ROWS", 16)
-    set_attribute(cache_module, "images_per_call", lambda *_: 8)
+    set_attribute(representation_module, "images_per_call", lambda *_: 8)
 
 
 def encoder(**settings: Any) -> nn.Module:

@@ -5,18 +5,21 @@ import torch
 from torch import Tensor, nn
 
 from retable import random
+from retable.data.source import Source
 from retable.data.sources import open_source
 from retable.distributed import process_index
 from retable.encoders import ResNetRecipe
 from retable.errors import UserError
-from retable.evaluate.features import extract, gather_uneven
+from retable.evaluate import representation as representation_module
+from retable.evaluate.features import Features, gather_uneven, represent
 from retable.evaluate.frozen import freeze
 from retable.evaluate.knn import Knn
 from retable.evaluate.linear import LinearProbe
 from retable.evaluate.protocol import EvalContext
+from retable.evaluate.representation import Representation
 from retable.precision import autocast_dtype
 from retable.testing import run_processes
-from retable.views import center, crop_and_flip, make_view
+from retable.views import ViewRecipe, center, crop_and_flip, make_view
 
 Results = list[dict[str, Any]]
 DATA = "shapes?count=90&test_count=45&classes=5"
@@ -52,12 +55,24 @@ def test_frozen_features_are_those_of_the_encoder_in_eval_mode(settings: dict[st
     torch.testing.assert_close(freeze(encoder, "cpu")(images), expected, rtol=0, atol=1e-5 * scale)
 
 
+def extract(
+    encoder: nn.Module,
+    source: Source,
+    view: ViewRecipe,
+    precision: str = "float32",
+    rng_key: int | None = None,
+) -> Features:
+    frozen, context = freeze(encoder, "cpu", precision), EvalContext("cpu")
+    found = represent(frozen, source, view, Representation(), context, rng_key=rng_key)
+    return found["pre_logits"]
+
+
 def test_extraction_leaves_the_encoder_as_it_was() -> None:
     encoder = trained().train()
     encoder.get_submodule("blocks.0").eval()
     before = {name: value.clone() for name, value in encoder.state_dict().items()}
     modes = [module.training for module in encoder.modules()]
-    extract(encoder, open_source(DATA, "test"), center(32), device="cpu")
+    extract(encoder, open_source(DATA, "test"), center(32))
     assert [module.training for module in encoder.modules()] == modes
     assert all(parameter.requires_grad for parameter in encoder.parameters())
     after = encoder.state_dict()
@@ -66,10 +81,14 @@ def test_extraction_leaves_the_encoder_as_it_was() -> None:
 
 
 @pytest.mark.parametrize("view", [center(32), crop_and_flip(24)])
-def test_features_come_in_the_order_of_the_source_in_batches_of_any_size(view: Any) -> None:
+def test_features_come_in_the_order_of_the_source_in_batches_of_any_size(
+    view: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     encoder, source = trained(), open_source(DATA, "test")
-    one = extract(encoder, source, view, device="cpu", batch_size=1, rng_key=5)
-    many = extract(encoder, source, view, device="cpu", batch_size=32, rng_key=5)
+    monkeypatch.setattr(representation_module, "images_per_call", lambda *_: 1)
+    one = extract(encoder, source, view, rng_key=5)
+    monkeypatch.setattr(representation_module, "images_per_call", lambda *_: 32)
+    many = extract(encoder, source, view, rng_key=5)
     assert torch.equal(one.labels, source.labels)
     torch.testing.assert_close(one.features, many.features, rtol=1e-4, atol=1e-5)
     pool = source.resident()
@@ -81,8 +100,8 @@ def test_features_come_in_the_order_of_the_source_in_batches_of_any_size(view: A
 
 def test_half_precision_is_near_and_float32_is_returned() -> None:
     encoder, source = trained(), open_source(DATA, "test")
-    full = extract(encoder, source, center(32), device="cpu").features
-    half = extract(encoder, source, center(32), device="cpu", precision="bf16").features
+    full = extract(encoder, source, center(32)).features
+    half = extract(encoder, source, center(32), precision="bf16").features
     assert half.dtype == torch.float32
     assert float((half - full).norm() / full.norm()) < 0.02
 
@@ -110,7 +129,7 @@ def _evaluate() -> tuple[Tensor, dict[str, float], dict[str, float]]:
 
     encoder = trained()
     probe = LinearProbe(lr=0.3, batch=16, epochs=2, milestones=(1,))
-    found = extract(encoder, open_source(DATA, "test"), crop_and_flip(32), device="cpu", rng_key=1)
+    found = extract(encoder, open_source(DATA, "test"), crop_and_flip(32), rng_key=1)
     linear = probe.run(encoder, open_split, EvalContext("cpu"), seed=1)
     return found.features, linear, Knn(k=7).run(encoder, open_split, EvalContext("cpu"))
 
@@ -128,7 +147,7 @@ def test_two_processes_measure_what_one_measures(two_processes: Results) -> None
 def _evaluate_one_image() -> str:
     source = open_source("shapes?test_count=1&classes=2", "test")
     with pytest.raises(UserError) as caught:
-        extract(trained(), source, center(32), device="cpu")
+        extract(trained(), source, center(32))
     return str(caught.value)
 
 

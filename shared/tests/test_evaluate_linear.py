@@ -15,8 +15,7 @@ from retable.errors import UserError
 from retable.evaluate import features, head_training
 from retable.evaluate.classifier import LinearClassifier, accuracy
 from retable.evaluate.data import EvalData, EvalSubset, Splits, open_eval_splits
-from retable.evaluate.linear import LinearProbe
-from retable.evaluate.linear_steps import ProbeState, sgd_step
+from retable.evaluate.linear import LinearProbe, ProbeState
 from retable.evaluate.protocol import EvalContext
 from retable.evaluate.representation import Representation
 from retable.train.optim import LARS
@@ -102,6 +101,7 @@ def test_a_step_equals_torch_sgd_on_a_linear_layer() -> None:
     y = random.integers(1, torch.arange(5 * 24), 4).view(5, 24)
     state = ProbeState.initial(1, 4, 7, rng_key=2)
     state = ProbeState(**{name: value.double() for name, value in state.tensors().items()})
+    recipe = LinearProbe(lr=0.7, momentum=0.9, weight_decay=0.01)
     layer = nn.Linear(7, 4).double()
     layer.load_state_dict({"weight": state.weight[0].clone(), "bias": state.bias[0].clone()})
     optimizer = torch.optim.SGD(layer.parameters(), lr=0.7, momentum=0.9, weight_decay=0.01)
@@ -110,8 +110,7 @@ def test_a_step_equals_torch_sgd_on_a_linear_layer() -> None:
         optimizer.zero_grad()
         torch.autograd.backward(loss)
         optimizer.step()
-        rates = torch.tensor([0.7], dtype=torch.float64)
-        ours = sgd_step(state, inputs, labels, rates, momentum=0.9, weight_decay=0.01)
+        ours = recipe.step(state, inputs, labels, 0, epoch=0, seed=0)
         torch.testing.assert_close(ours[0], loss.detach(), rtol=1e-12, atol=0)
     torch.testing.assert_close(state.weight[0], layer.weight.detach(), rtol=1e-12, atol=1e-14)
     torch.testing.assert_close(state.bias[0], layer.bias.detach(), rtol=1e-12, atol=1e-14)
@@ -124,6 +123,7 @@ def test_lars_steps_equal_retables_lars_on_linear_layers() -> None:
     x = random.normal(0, torch.arange(5 * 24 * 7)).view(5, 24, 7).double()
     y = random.integers(1, torch.arange(5 * 24), 4).view(5, 24)
     rates = (0.7, 3.0, 40.0)
+    recipe = LinearProbe(lr=0.7, other_lrs=(3.0, 40.0), weight_decay=0.01, optimizer="lars")
     state = ProbeState.initial(3, 4, 7, rng_key=2)
     state = ProbeState(**{name: value.double() for name, value in state.tensors().items()})
     layers = [nn.Linear(7, 4).double() for _ in rates]
@@ -134,15 +134,7 @@ def test_lars_steps_equal_retables_lars_on_linear_layers() -> None:
         for layer, rate in zip(layers, rates, strict=True)
     ]
     for inputs, labels in zip(x, y, strict=True):
-        ours = sgd_step(
-            state,
-            inputs,
-            labels,
-            torch.tensor(rates, dtype=torch.float64),
-            momentum=0.9,
-            weight_decay=0.01,
-            trust_coefficient=1e-3,
-        )
+        ours = recipe.step(state, inputs, labels, 0, epoch=0, seed=0)
         for number, (layer, optimizer) in enumerate(zip(layers, optimizers, strict=True)):
             loss = F.cross_entropy(layer(inputs), labels)
             optimizer.zero_grad()
@@ -209,7 +201,7 @@ def test_the_probe_equals_the_official_protocol_step_by_step(
             torch.autograd.backward(F.cross_entropy(layer(embedded), train.labels[rows]))
             optimizer.step()
     ours, results = recipe.fit(encoder, Splits(train, test, 6), EvalContext("cpu"), seed=3)
-    torch.testing.assert_close(ours.weight, layer.weight.detach(), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(ours.weight[0], layer.weight.detach(), rtol=1e-4, atol=1e-5)
     with torch.no_grad():
         views = make_view(test.resident(), torch.arange(96), center(8), 0)
         expected = accuracy(layer(encoder(views)), test.labels)
@@ -346,8 +338,8 @@ def test_settings_that_mean_nothing_end_with_a_sentence(setting: str) -> None:
 @pytest.mark.parametrize(
     ("settings", "sentence"),
     [
-        ({"optimizer": "adam"}, "`optimizer` must be 'sgd' or 'lars', got 'adam'"),
-        ({"schedule": "linear"}, "`schedule` must be 'step' or 'cosine', got 'linear'"),
+        ({"optimizer": "adam"}, "`optimizer` must be one of 'sgd', 'lars', got 'adam'"),
+        ({"schedule": "linear"}, "`schedule` must be one of 'step', 'cosine', got 'linear'"),
         ({"schedule": "cosine"}, r"must be empty with the cosine schedule, got \(2, 3\)"),
     ],
 )
@@ -503,7 +495,7 @@ def test_labels_that_are_left_out_teach_nothing(encoder: nn.Sequential) -> None:
 def test_a_probe_stopped_by_max_steps_sees_only_the_images_of_its_steps() -> None:
     probe = LinearProbe(batch=8, epochs=5, max_steps=2)
     splits = Splits(Blobs("train", count=64), Blobs("test", count=16), 6)
-    shortened, epochs = probe._shortened(splits, seed=0)
+    shortened, epochs = probe.shortened(splits, seed=0)
     assert (len(shortened.train), epochs) == (16, 1)
-    whole, epochs = replace(probe, max_steps=20)._shortened(splits, seed=0)
+    whole, epochs = replace(probe, max_steps=20).shortened(splits, seed=0)
     assert (len(whole.train), epochs) == (64, 3)

@@ -181,7 +181,7 @@ def test_accuracy_in_pieces_is_accuracy(classes: int) -> None:
         ({"l2": ()}, r"`l2` must hold one or more positive penalties, got \(\)"),
         ({"l2": (0.0,)}, r"`l2` must hold .*, got \(0.0,\)"),
         ({"penalty_validation_share": 1.0}, "must be between 0 and 1, got 1.0"),
-        ({"penalty": "lasso"}, "`penalty` must be 'sweep' or 'rule', got 'lasso'"),
+        ({"penalty": "lasso"}, "`penalty` must be one of 'sweep', 'rule', got 'lasso'"),
         (
             {"penalty": "rule", "l2": (0.1,)},
             "with penalty 'rule', got .*Leave one",

@@ -11,8 +11,7 @@ from torch import Tensor
 
 from retable import random
 from retable.evaluate.classifier import LinearClassifier
-from retable.evaluate.logistic.objective import Objective, penalty_rule
-from retable.evaluate.logistic.preconditioner import InverseHessian
+from retable.evaluate.logistic.objective import InverseHessian, Objective, penalty_rule
 
 
 def problem(n: int = 60, dim: int = 7, classes: int = 4) -> tuple[Tensor, Tensor]:

@@ -11,8 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from retable import random
-from retable.evaluate.logistic.objective import Objective, penalty_rule
-from retable.evaluate.logistic.preconditioner import InverseHessian
+from retable.evaluate.logistic.objective import InverseHessian, Objective, penalty_rule
 from retable.evaluate.logistic.solvers import (
     Minimum,
     Stopping,

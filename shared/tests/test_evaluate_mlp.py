@@ -15,10 +15,10 @@ from retable.encoders import ResNetRecipe
 from retable.errors import UserError
 from retable.evaluate import features, head_training, named_protocol
 from retable.evaluate.data import EvalData, open_eval_splits
-from retable.evaluate.features import extract
+from retable.evaluate.features import represent
+from retable.evaluate.frozen import freeze
 from retable.evaluate.linear import LinearProbe
-from retable.evaluate.mlp import MlpProbe
-from retable.evaluate.mlp_steps import MlpState, layer_penalty, mlp_step
+from retable.evaluate.mlp import MlpProbe, MlpState, layer_penalty
 from retable.evaluate.protocol import EvalContext
 from retable.evaluate.representation import Representation
 from retable.testing import run_processes
@@ -73,10 +73,12 @@ def test_a_step_equals_torch_sgd_on_torch_layers(rate: float) -> None:
     y = random.integers(1, torch.arange(5 * 24), 4).view(5, 24)
     state = doubled(MlpState.initial(4, 11, 7, rng_key=2))
     layers = network(state)
+    recipe = MlpProbe(lr=0.3, momentum=0.9, penalty=10.0, dropout=rate)
+    rng_key = random.derive_key(5, "MLP probe", "dropout", 1)
     optimizer = torch.optim.SGD(layers.parameters(), lr=0.3, momentum=0.9)
     for step, (inputs, labels) in enumerate(zip(x, y, strict=True)):
         numbers = torch.arange(24 * step, 24 * (step + 1))
-        hidden = dropped(layers[:2](inputs), rate, 5, numbers)
+        hidden = dropped(layers[:2](inputs), rate, rng_key, numbers)
         loss = F.cross_entropy(layers[2](hidden), labels)
         penalty = sum(
             10.0 / (layer.in_features * layer.out_features) * layer.weight.square().sum()
@@ -86,8 +88,7 @@ def test_a_step_equals_torch_sgd_on_torch_layers(rate: float) -> None:
         optimizer.zero_grad()
         torch.autograd.backward(loss + penalty)
         optimizer.step()
-        settings: dict[str, Any] = {"lr": 0.3, "momentum": 0.9, "penalty": 10.0, "rate": rate}
-        ours = mlp_step(state, inputs, labels, rng_key=5, numbers=numbers, **settings)
+        ours = recipe.step(state, inputs, labels, 24 * step, epoch=1, seed=5)
         torch.testing.assert_close(ours[0], loss.detach(), rtol=1e-12, atol=0)
     for found, expected in zip(state.parameters(), layers.parameters(), strict=True):
         torch.testing.assert_close(found, expected.detach(), rtol=1e-12, atol=1e-14)
@@ -117,8 +118,10 @@ def test_the_probe_equals_its_loop_written_out(encoder: nn.Module) -> None:
     # Reference: torch modules and optimizer on the features, in the probe's order; learning rate
     # by epoch, no dropout when tested.
     splits = open_eval_splits(open_shapes, EvalData())
+    frozen, context = freeze(encoder, "cpu"), EvalContext("cpu")
     train, test = (
-        extract(encoder, s, center(16), device="cpu") for s in (splits.train, splits.test)
+        represent(frozen, source, center(16), Representation(), context)["pre_logits"]
+        for source in (splits.train, splits.test)
     )
     purpose = "MLP probe"
     dim = train.features.shape[1]
@@ -150,7 +153,7 @@ def test_an_mlp_learns_what_no_linear_classifier_can() -> None:
     x = random.normal(0, torch.arange(400)).view(200, 2)
     y = (x[:, 0] * x[:, 1] > 0).long()
     recipe = MlpProbe(hidden=32, dropout=0.1, penalty=0.0)
-    state = recipe.init(2, 2, seed=0)
+    state = recipe.init(2, 2, rng_key=0)
     for epoch in range(600):
         recipe.step(state, x, y, 0, min(epoch, 59), seed=0)
     assert float((state.scores(x)[0].argmax(1) == y).float().mean()) > 0.93
@@ -159,7 +162,7 @@ def test_an_mlp_learns_what_no_linear_classifier_can() -> None:
 def test_what_is_dropped_changes_from_step_to_step_and_epoch_to_epoch() -> None:
     recipe, x = probe(lr=1e-12), torch.ones(20, 7)
     y = torch.zeros(20, dtype=torch.int64)
-    state = recipe.init(4, 7, seed=0)
+    state = recipe.init(4, 7, rng_key=0)
     losses = [
         float(recipe.step(state, x, y, first, epoch, seed))
         for first, epoch, seed in ((0, 0, 0), (20, 0, 0), (0, 1, 0), (0, 0, 1), (0, 0, 0))
@@ -251,7 +254,7 @@ def test_a_step_reads_nothing_from_the_device(recipe: MlpProbe | LinearProbe) ->
     # Tensors on the meta device have no values to wait for.
     device = torch.device("meta")
     labels = torch.empty(5, dtype=torch.int64, device=device)
-    head: Any = recipe.init(4, 7, seed=0).to(device)
+    head: Any = recipe.init(4, 7, rng_key=0).to(device)
     for first in (0, 5):
         losses = recipe.step(head, torch.empty(5, 7, device=device), labels, first, 0, 0)
         assert losses.device == device

@@ -12,7 +12,7 @@ from retable.encoders import ResNetRecipe
 from retable.errors import UserError
 from retable.evaluate.classifier import accuracy
 from retable.evaluate.data import EvalData, open_eval_splits, open_splits
-from retable.evaluate.features import extract, represent
+from retable.evaluate.features import represent
 from retable.evaluate.frozen import freeze
 from retable.evaluate.linear import LinearProbe
 from retable.evaluate.logistic.probe import LogisticProbe
@@ -58,7 +58,8 @@ def test_variants_are_judged_by_the_probe_of_clean_images(
     results = evaluation.run(encoder, open_shapes, EvalContext("cpu"), seed=0)
     classifier, clean = probe.fit(encoder, open_splits(open_shapes), EvalContext("cpu"), seed=0)
     source = open_shapes("test", "silhouette")
-    found = extract(encoder, source, probe.test_view_of(source), device="cpu")
+    view, context = probe.test_view_of(source), EvalContext("cpu")
+    found = represent(freeze(encoder, "cpu"), source, view, Representation(), context)["pre_logits"]
     expected = accuracy(classifier(found.features), found.labels)["top1"]
     assert results == {"clean": clean["top1"], "silhouette": expected}
 

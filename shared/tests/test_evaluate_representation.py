@@ -11,7 +11,7 @@ from retable.data.source import Source
 from retable.data.sources import open_source
 from retable.encoders import EncoderRecipe, ResNetRecipe
 from retable.errors import UserError
-from retable.evaluate.features import extract, represent
+from retable.evaluate.features import represent
 from retable.evaluate.frozen import freeze
 from retable.evaluate.linear import LinearProbe
 from retable.evaluate.mlp import MlpProbe
@@ -141,7 +141,8 @@ def test_all_taps_come_of_one_pass_in_the_sources_order() -> None:
         torch.testing.assert_close(features.features, expected, rtol=1e-4, atol=1e-5)
         assert torch.equal(features.labels, source.labels)
         assert features.features.shape[1] <= 300
-    pre_logits = extract(frozen, source, center(36), device="cpu").features
+    alone = represent(frozen, source, center(36), Representation(), EvalContext("cpu"))
+    pre_logits = alone["pre_logits"].features
     torch.testing.assert_close(found["pre_logits"].features, pre_logits, rtol=1e-4, atol=1e-5)
 
 
@@ -232,7 +233,7 @@ class Watched(nn.Module):
 def test_nothing_of_the_encoder_changes_while_classifiers_train(
     probe: LinearProbe | MlpProbe,
 ) -> None:
-    encoder = Watched(small(RECIPES["resnet18"])).train()
+    encoder = Watched(small(RECIPES["small"])).train()
     before = {name: value.clone() for name, value in encoder.state_dict().items()}
     probe.run(encoder, open_shapes, EvalContext("cpu"), seed=0)
     after = encoder.state_dict()

@@ -25,19 +25,6 @@ _EXAMPLES = """examples:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; return 0, 2 after a user error (one sentence), 130 after Ctrl-C."""
-    options = _parser().parse_args(arguments)
-    try:
-        status: int = options.run(options)
-    except UserError as error:
-        print(f"retable: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("retable: interrupted.", file=sys.stderr)
-        return 130
-    return status
-
-
-def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="retable",
         description="Evaluate self-supervised encoders, export their weights, draw their training.",
@@ -53,4 +40,13 @@ def _parser() -> argparse.ArgumentParser:
         command = commands.add_parser(name, help=summary)
         module.add_arguments(command)
         command.set_defaults(run=module.run)
-    return parser
+    options = parser.parse_args(arguments)
+    try:
+        status: int = options.run(options)
+    except UserError as error:
+        print(f"retable: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("retable: interrupted.", file=sys.stderr)
+        return 130
+    return status

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import importlib
 import json
 import os
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -101,8 +101,17 @@ def run(options: argparse.Namespace) -> int:
     from retable.settings import to_plain
     from retable.weights import load_encoder
 
-    _import(options.modules)
-    recipe = _with_settings(named_protocol(options.protocol, options.size), options.settings)
+    for module in options.modules:
+        try:
+            importlib.import_module(module)
+        except ImportError as error:
+            raise UserError(
+                f"--import {module}: {error}. Install the module, or add its folder to PYTHONPATH."
+            ) from error
+    recipe = named_protocol(options.protocol, options.size)
+    for setting in options.settings:
+        path, value = parse_setting(setting)
+        recipe = with_field(recipe, path.split("."), value, path)
     device = _join(options.device)
     open_variant = _opener(options.data, options.subset, options.skip_unreadable)
     encoder, encoder_recipe, metadata = load_encoder(options.checkpoint)
@@ -145,16 +154,6 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def _import(modules: Sequence[str]) -> None:
-    for name in modules:
-        try:
-            importlib.import_module(name)
-        except ImportError as error:
-            raise UserError(
-                f"--import {name}: {error}. Install the module, or add its folder to PYTHONPATH."
-            ) from error
-
-
 def _plan(
     recipe: Evaluation, encoder: EncoderRecipe, open_variant: OpenSource, as_json: bool
 ) -> str:
@@ -163,7 +162,6 @@ def _plan(
     from retable.reproduce.plan import price_evaluation
     from retable.settings import to_plain
 
-    settings = json.dumps(to_plain(recipe), sort_keys=True)
     cost = None
     if "train" in recipe.reads:
         splits = open_eval_splits(open_variant, recipe.data)
@@ -178,6 +176,7 @@ def _plan(
         return json.dumps(plan, sort_keys=True)
     work = "the encoder is not trained" if cost is None else str(cost)
     images = ", ".join(f"{count:,} {split} images" for split, count in used.items())
+    settings = json.dumps(to_plain(recipe), sort_keys=True)
     return f"{recipe.name}: {settings}\n{images}; {work}\nNothing was run."
 
 
@@ -198,23 +197,19 @@ def _opener(data: str, subset: str | None, skip_unreadable: bool) -> OpenSource:
     """Return a function that opens a split, a variant of it or other data, each once."""
     from retable.data.sources import open_source, with_parameter
 
-    opened: dict[tuple[str, str | None, str | None], Source] = {}
-    own, own_subset = data, subset
+    cached = functools.cache(functools.partial(open_source, skip_unreadable=skip_unreadable))
+    own = data, subset
 
     def open_variant(split: str, variant: str | None = None, data: str | None = None) -> Source:
-        address, subset = (own, own_subset) if data is None else (data, None)
-        if variant is not None and address.partition("?")[0] != "shapes":
-            raise UserError(
-                f"the data set {address!r} has no variant {variant!r}: expected shapes for the ood "
-                "protocol, so use --data shapes or another --protocol."
-            )
-        if (split, variant, data) not in opened:
-            if variant is not None:
-                address = with_parameter(address, "variant", variant)
-            opened[split, variant, data] = open_source(
-                address, split, subset=subset, skip_unreadable=skip_unreadable
-            )
-        return opened[split, variant, data]
+        address, subset = own if data is None else (data, None)
+        if variant is not None:
+            if address.partition("?")[0] != "shapes":
+                raise UserError(
+                    f"the data set {address!r} has no variant {variant!r}: expected shapes for the "
+                    "ood protocol, so use --data shapes or another --protocol."
+                )
+            address = with_parameter(address, "variant", variant)
+        return cached(address, split, subset=subset)
 
     return open_variant
 
@@ -236,11 +231,3 @@ def _join(wanted: str | None) -> str:
 
         return str(PartialState(cpu=kind == "cpu" or not available).device)
     return wanted or ("cuda" if available else "cpu")
-
-
-def _with_settings(recipe: Evaluation, settings: Sequence[str]) -> Evaluation:
-    """Return the recipe with every FIELD=VALUE applied; a dot enters a field's own fields."""
-    for setting in settings:
-        path, value = parse_setting(setting)
-        recipe = with_field(recipe, path.split("."), value, path)
-    return recipe

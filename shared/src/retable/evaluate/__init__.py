@@ -18,12 +18,7 @@ _PROTOCOLS: dict[str, Build] = {}
 
 
 def register_protocol(name: str, build: Build) -> None:
-    """Make an evaluation known by a name, for instance to ``retable evaluate --protocol NAME``.
-
-    Args:
-        name: a new name, or one whose evaluation is replaced.
-        build: returns the evaluation with its default settings for views of a side in pixels.
-    """
+    """Register an evaluation, or replace one, for instance for ``retable evaluate --protocol``."""
     _PROTOCOLS[name] = build
 
 
@@ -40,9 +35,6 @@ def named_protocol(name: str, size: int | None = None) -> Evaluation:
         size: side of the views in pixels. Images are resized to 8/7 of it and their centre is cut
             out, ImageNet's 256 for 224; below 96 px, where ImageNet's convention is not in use,
             they are resized to it. None: `retable.evaluate.data.natural_test_view`.
-
-    Raises:
-        UserError: the name is none of these.
     """
     if name not in _PROTOCOLS:
         raise UserError(
@@ -51,15 +43,14 @@ def named_protocol(name: str, size: int | None = None) -> Evaluation:
     return _PROTOCOLS[name](size)
 
 
-def centered(size: int | None) -> ViewRecipe | None:
+def _centered(size: int | None) -> ViewRecipe | None:
     """Return the test view of a size that `named_protocol` describes."""
     from retable.views import center
 
     return None if size is None else center(size, round(size * 8 / 7) if size >= 96 else size)
 
 
-def cropped(size: int | None) -> ViewRecipe | None:
-    """Return the random crop and flip of a size."""
+def _cropped(size: int | None) -> ViewRecipe | None:
     from retable.views import crop_and_flip
 
     return None if size is None else crop_and_flip(size)
@@ -69,53 +60,52 @@ def cropped(size: int | None) -> ViewRecipe | None:
 def _linear(size: int | None) -> Evaluation:
     from retable.evaluate.linear import LinearProbe
 
-    return LinearProbe(train_view=cropped(size), test_view=centered(size))
+    return LinearProbe(train_view=_cropped(size), test_view=_centered(size))
 
 
 def _logistic(size: int | None) -> Evaluation:
     from retable.evaluate.logistic.probe import LogisticProbe
 
-    return LogisticProbe(view=centered(size))
+    return LogisticProbe(view=_centered(size))
 
 
 def _mlp(size: int | None) -> Evaluation:
     from retable.evaluate.mlp import MlpProbe
 
-    return MlpProbe(test_view=centered(size))
+    return MlpProbe(test_view=_centered(size))
 
 
 def _knn(size: int | None) -> Evaluation:
     from retable.evaluate.knn import Knn
 
-    return Knn(view=centered(size))
+    return Knn(view=_centered(size))
 
 
 def _geometry(size: int | None) -> Evaluation:
     from retable.evaluate.geometry import Geometry
 
-    return Geometry(view=centered(size))
+    return Geometry(view=_centered(size))
 
 
 def _ood(size: int | None) -> Evaluation:
     from retable.evaluate.logistic.probe import LogisticProbe
     from retable.evaluate.ood import OutOfDistribution
 
-    return OutOfDistribution(probe=LogisticProbe(view=centered(size)))
+    return OutOfDistribution(probe=LogisticProbe(view=_centered(size)))
 
 
 def _finetune(size: int | None) -> Evaluation:
     from retable.evaluate.transfer.finetune import FineTuning
 
-    return FineTuning(train_view=cropped(size), test_view=centered(size))
+    return FineTuning(train_view=_cropped(size), test_view=_centered(size))
 
 
-for _name, _build in (
-    ("linear", _linear),
-    ("logistic", _logistic),
-    ("mlp", _mlp),
-    ("knn", _knn),
-    ("geometry", _geometry),
-    ("ood", _ood),
-    ("finetune", _finetune),
-):
-    register_protocol(_name, _build)
+_PROTOCOLS.update(
+    linear=_linear,
+    logistic=_logistic,
+    mlp=_mlp,
+    knn=_knn,
+    geometry=_geometry,
+    ood=_ood,
+    finetune=_finetune,
+)

@@ -22,26 +22,16 @@ import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from retable.distributed import gather, process_count, process_index
 from retable.evaluate.data import split_permutation
-from retable.evaluate.representation import (
-    Representation,
-    forward_passes,
-    images_per_call,
-    not_finite,
-)
+from retable.evaluate.representation import EncoderPasses, not_finite
 from retable.files import write_bytes, write_json
 from retable.settings import fingerprint, to_plain
-
-if TYPE_CHECKING:
-    from retable.data.source import Source
-    from retable.evaluate.frozen import FrozenEncoder
-    from retable.views import ViewRecipe
 
 ROWS = 2048
 """Images in a chunk: 16 MiB of a ResNet-50's features, 64 calls at most to lose by a kill."""
@@ -64,12 +54,7 @@ class Chunk(NamedTuple):
 
 
 def checksum(content: Chunk) -> str:
-    """Return a checksum of a chunk's content.
-
-    >>> import torch
-    >>> checksum(Chunk(torch.ones(2, 3), torch.arange(2)))
-    '86fad647'
-    """
+    """Return a checksum of a chunk's content."""
     value = 0
     for tensor in content:
         array: Any = tensor.numpy()  # a buffer, which its type does not say
@@ -77,26 +62,8 @@ def checksum(content: Chunk) -> str:
     return f"{value:08x}"
 
 
-def write_chunk(path: Path, content: Chunk, what: str) -> None:
-    """Write a chunk under a temporary name and rename it.
-
-    Args:
-        path: of the file.
-        content: contiguous tensors on the CPU.
-        what: what the chunk is of, asked for when it is read.
-    """
-    from safetensors.torch import save
-
-    write_bytes(path, save(content._asdict(), {"of": what, "checksum": checksum(content)}))
-
-
 def read_chunk(path: Path, what: str) -> Chunk:
-    """Map a chunk into memory and check it.
-
-    Raises:
-        ValueError: it is damaged, or not what is wanted.
-        FileNotFoundError: there is none.
-    """
+    """Map a chunk into memory; ValueError if it is damaged or does not hold ``what``."""
     from safetensors import SafetensorError, safe_open
 
     try:
@@ -117,41 +84,28 @@ class FeatureCache:
 
     Args:
         folder: holds such folders.
-        frozen: the encoder.
-        source: the images; its description must name its pixels.
-        view: how an image is cut and normalised; without random draws.
-        representation: what is kept; each tap in files of its own.
-        workers: decoding processes.
+        passes: the encoder and the images, whose description must name their pixels; the view must
+            be without random draws. Each tap of the representation has files of its own.
     """
 
-    def __init__(
-        self,
-        folder: Path,
-        frozen: FrozenEncoder,
-        source: Source,
-        view: ViewRecipe,
-        representation: Representation,
-        workers: int = 0,
-    ) -> None:
-        self.frozen = frozen
-        self.source = source
-        self.view = view
-        self.representation = representation
-        self.workers = workers
+    def __init__(self, folder: Path, passes: EncoderPasses) -> None:
+        self.passes = passes
+        self.frozen = passes.frozen
+        self.taps = passes.representation.taps
         self.identity = {
-            "encoder": frozen.digest,
-            "structure": frozen.structure,
-            "code": code_of(frozen.encoder),
-            "precision": frozen.precision,
-            "pixels": source.description["pixels"],
-            "images": len(source),
-            "view": to_plain(view),
-            "limit": representation.max_features,
-            "patches": to_plain(representation.patches),
+            "encoder": self.frozen.digest,
+            "structure": self.frozen.structure,
+            "code": code_of(self.frozen.encoder),
+            "precision": self.frozen.precision,
+            "pixels": passes.source.description["pixels"],
+            "images": len(passes.source),
+            "view": to_plain(passes.view),
+            "limit": passes.representation.max_features,
+            "patches": to_plain(passes.representation.patches),
         }
         self.name = fingerprint(self.identity)
-        self.folder = Path(folder) / self.name
-        self.order = split_permutation(len(source))
+        self.folder = folder / self.name
+        self.order = split_permutation(len(passes.source))
 
     def vectors(
         self,
@@ -160,7 +114,7 @@ class FeatureCache:
         gathered: bool = True,
         on_progress: Callable[[int], None] | None = None,
     ) -> tuple[dict[str, Tensor], Tensor]:
-        """Return the vectors of some images, made where they are not kept yet.
+        """Return the vectors of some images, computed where they are not kept yet.
 
         All processes must ask for the same rows.
 
@@ -172,9 +126,6 @@ class FeatureCache:
         Returns:
             (n, F) float32 by tap, and the samples (n,) that were read for them, which are the rows
             but for unreadable images; on the encoder's device.
-
-        Raises:
-            UserError: vectors are not finite.
         """
         place = torch.argsort(self.order)[rows]
         by_place = place.argsort()
@@ -201,13 +152,11 @@ class FeatureCache:
     ) -> int:
         """Make the chunks that are not there, each process its own, and wait for the others.
 
-        Returns:
-            How many of ``images`` were reported to ``on_progress``.
+        Returns how many of ``images`` were reported to ``on_progress``.
         """
         absent: dict[tuple[str, ...], list[int]] = {}
         for chunk in needed[process_index() :: process_count()]:
-            taps = self.representation.taps
-            if missing := tuple(tap for tap in taps if not self._path(tap, chunk).exists()):
+            if missing := tuple(tap for tap in self.taps if not self._path(tap, chunk).exists()):
                 absent.setdefault(missing, []).append(chunk)
         done = odd = read = 0
         for taps, chunks in absent.items():
@@ -227,16 +176,9 @@ class FeatureCache:
 
         A chunk with vectors that are not finite is not kept.
         """
-        representation = replace(self.representation, taps=taps)
-        batches = forward_passes(
-            self.frozen,
-            self.source,
-            self.view,
-            representation,
-            torch.cat([self._rows(chunk) for chunk in chunks]),
-            batch_size=images_per_call(self.frozen.device, representation),
-            workers=self.workers,
-            rng_key=None,
+        representation = replace(self.passes.representation, taps=taps)
+        batches = replace(self.passes, representation=representation).batches(
+            torch.cat([self._rows(chunk) for chunk in chunks])
         )
         coming = iter(chunks)
         parts: list[tuple[dict[str, Tensor], Tensor]] = []
@@ -261,9 +203,12 @@ class FeatureCache:
             yield len(samples), int((~finite).sum())
 
     def _write(self, tap: str, chunk: int, content: Chunk) -> None:
+        from safetensors.torch import save
+
         if not (self.folder / "features.json").exists():
             write_json(self.folder / "features.json", self.identity)  # for people
-        write_chunk(self._path(tap, chunk), content, self._what(tap, chunk))
+        metadata = {"of": self._what(tap, chunk), "checksum": checksum(content)}
+        write_bytes(self._path(tap, chunk), save(content._asdict(), metadata))
 
     def _read(self, place: Tensor, into: Tensor) -> tuple[dict[str, Tensor], Tensor]:
         """Copy the vectors at ascending places (n,) of the order to the rows ``into`` (n,)."""
@@ -274,7 +219,7 @@ class FeatureCache:
         sizes = counts.tolist()
         places, targets = torch.split(place, sizes), torch.split(into.to(device), sizes)
         for chunk, inside, target in zip(chunks.tolist(), places, targets, strict=True):
-            for tap in self.representation.taps:
+            for tap in self.taps:
                 kept = self._chunk(tap, chunk)
                 if tap not in found:
                     found[tap] = torch.empty(len(place), kept.vectors.shape[1], device=device)
@@ -298,11 +243,7 @@ class FeatureCache:
 
 
 def code_of(encoder: nn.Module) -> str:
-    """Hash the source of what turns images into vectors: the core's, and the encoder's modules'.
-
-    Returns:
-        16 hexadecimal digits.
-    """
+    """Hash the source of what turns images into vectors: the core's, and the encoder's modules'."""
     own = {type(module).__module__ for module in encoder.modules()}
     own = {name for name in own if not name.startswith("torch.")}
     # Functions that an encoder calls stand in modules of the same package.

@@ -19,11 +19,7 @@ class LinearClassifier:
     bias: Tensor
 
     def __call__(self, features: Tensor) -> Tensor:
-        """Return logits (n, C) of features (n, F).
-
-        >>> LinearClassifier(torch.zeros(4, 8), torch.zeros(4))(torch.zeros(2, 8)).shape
-        torch.Size([2, 4])
-        """
+        """Return logits (n, C) of features (n, F)."""
         return torch.addmm(self.bias, features, self.weight.T)
 
 
@@ -46,18 +42,10 @@ def accuracy_of(
     images: int | None = None,
     rows: int = 16384,
 ) -> dict[str, float]:
-    """Return `accuracy` of a classifier without all scores in memory at once.
+    """Return `accuracy` on features (n, F), ``rows`` at a time instead of all scores at once.
 
-    Args:
-        classifier: scores the classes.
-        features: (n, F).
-        labels: (n,) int64.
-        images: where every process passes other rows, how many they are together; None: these rows
-            are all there are.
-        rows: scored at once.
-
-    >>> accuracy_of(LinearClassifier(torch.eye(6), torch.zeros(6)), torch.eye(6), torch.arange(6))
-    {'top1': 100.0, 'top5': 100.0}
+    Where every process passes other rows, ``images`` is how many they are together; None: these
+    rows are all there are.
     """
     hits = torch.zeros(2, dtype=torch.int64, device=features.device)
     for x, y in zip(torch.split(features, rows), torch.split(labels, rows), strict=True):
@@ -80,11 +68,7 @@ def _percent(hits: Tensor, images: int) -> dict[str, float]:
 
 
 def check_labels(labels: Tensor, classes: int, split: str) -> None:
-    """Check that a classifier of ``classes`` classes can learn the labels or be tested on them.
-
-    Raises:
-        UserError: no samples, or a label outside [0, classes), such as the -1 of "unknown".
-    """
+    """Check that there are labels and all are in [0, classes), unlike the -1 of "unknown"."""
     if len(labels) == 0:
         raise UserError(f"the {split} split is empty: expected labelled images to evaluate on.")
     low, high = int(labels.min()), int(labels.max())

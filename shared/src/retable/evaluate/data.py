@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,8 @@ from retable import random
 from retable.data.source import TEST, TRAIN
 from retable.data.subsets import Subset, share_of_classes
 from retable.errors import UserError
+from retable.evaluate.classifier import check_labels
+from retable.settings import validate_choices
 from retable.views import ViewRecipe, center, crop_and_flip
 
 if TYPE_CHECKING:
@@ -52,6 +55,11 @@ class Splits:
     test: Source
     classes: int
 
+    def check_labels(self) -> None:
+        """Check that a classifier can learn the labels and be tested on them."""
+        check_labels(self.train.labels, self.classes, "train")
+        check_labels(self.test.labels, self.classes, "test")
+
 
 @dataclass(frozen=True)
 class EvalData:
@@ -82,10 +90,9 @@ class EvalData:
 
     def __post_init__(self) -> None:
         """Validate the fields."""
+        validate_choices(self)
         if not 0 < self.labels <= 1:
             raise UserError(f"`labels` must be in (0, 1], got {self.labels}.")
-        if self.split not in ("test", "validation"):
-            raise UserError(f"`split` must be 'test' or 'validation', got {self.split!r}.")
         if self.validation_images < 1:
             raise UserError(
                 f"`validation_images` must be at least 1, got {self.validation_images}. Raise it "
@@ -125,17 +132,9 @@ def split_facts(splits: Splits) -> dict[str, dict[str, Any]]:
     }
 
 
-def open_splits(open_source: OpenSource, data: str | None = None) -> Splits:
-    """Open train and test split and check that they have the same classes.
-
-    Args:
-        open_source: opens them.
-        data: see `OpenSource`.
-
-    Raises:
-        UserError: the classes differ.
-    """
-    train, test = (_open(open_source, split, data or "") for split in (TRAIN, TEST))
+def open_splits(open_source: OpenSource, data: str = "") -> Splits:
+    """Open train and test split of a data set and check that they have the same classes."""
+    train, test = (_open(open_source, split, data) for split in (TRAIN, TEST))
     if list(train.class_names) != list(test.class_names):
         odd = sorted(set(train.class_names) ^ set(test.class_names))[:5]
         raise UserError(
@@ -154,9 +153,6 @@ def split_permutation(n: int) -> Tensor:
 
     Its end is held out for validation. Uniformly random and independent of the seed, so that all
     encoders are evaluated on the same images.
-
-    >>> split_permutation(5).sort().values
-    tensor([0, 1, 2, 3, 4])
     """
     return random.permutation(random.derive_key(0, "images of an evaluation"), n)
 
@@ -175,9 +171,7 @@ def validation_count(n: int, images: int) -> int:
 def without_validation(source: Source, images: int) -> Source:
     """Return a train split without the images that `EvalData` holds out of it.
 
-    Args:
-        source: a train split.
-        images: ``validation_images`` of `EvalData`; 0 leaves the source as it is.
+    ``images`` is its ``validation_images``; 0 leaves the source as it is.
     """
     if images == 0:
         return source
@@ -187,14 +181,9 @@ def without_validation(source: Source, images: int) -> Source:
 
 
 def open_eval_splits(open_source: OpenSource, data: EvalData) -> Splits:
-    """Open the images that ``data`` selects; a split that is not used in full is an `EvalSubset`.
-
-    Raises:
-        UserError: the classes of the splits differ, there is nothing to hold out, or the list of
-            files does not fit the data set.
-    """
+    """Open the images that ``data`` selects; a part of a split is an `EvalSubset`."""
     if data.split == "test":
-        splits = open_splits(open_source, data.source or None)
+        splits = open_splits(open_source, data.source)
     else:
         both = _open(open_source, TRAIN, data.source)
         splits = Splits(both, both, len(both.class_names))
@@ -215,11 +204,7 @@ def open_eval_splits(open_source: OpenSource, data: EvalData) -> Splits:
 
 
 def open_test_split(open_source: OpenSource, data: EvalData) -> Source:
-    """Open the test images of ``data`` alone: a data set without a train split will do.
-
-    Raises:
-        UserError: they cannot be opened, or there is nothing to hold out.
-    """
+    """Open the test images of ``data`` alone: a data set without a train split will do."""
     if data.split == "validation":
         return open_eval_splits(open_source, data).test
     return _open(open_source, TEST, data.source)
@@ -243,9 +228,9 @@ def _listed_names(path: str) -> list[str]:
             f"the list of files {path} cannot be read ({error}): expected one file name a line."
         ) from error
     names = [line.strip() for line in lines if line.strip()]
-    if len(names) != len(set(names)) or not names:
-        twice = sorted({name for name in names if names.count(name) > 1} if names else ())
-        fault = f"names {twice[0]} twice" if twice else "is empty"
+    twice = [name for name, count in Counter(names).items() if count > 1]
+    if twice or not names:
+        fault = f"names {min(twice)} twice" if twice else "is empty"
         raise UserError(f"the list of files {path} {fault}: expected each training image once.")
     return names
 
@@ -258,11 +243,7 @@ def _names_of(source: Source) -> Sequence[str] | None:
 
 
 def listed_rows(source: Source, path: str) -> Tensor:
-    """Return the images of a source (n,) int64, ascending, that a list of file names selects.
-
-    Args:
-        source: images with file names.
-        path: of a text file with one CLASS/FILE or FILE a line.
+    """Return the images (n,) int64, ascending, that a list selects: a CLASS/FILE or FILE a line.
 
     Raises:
         UserError: the source has no file names, a listed file is unknown, ambiguous or listed
@@ -301,23 +282,16 @@ def listed_rows(source: Source, path: str) -> Tensor:
     return rows
 
 
-def _side(source: Source) -> int | None:
-    """Return the short side of images in memory, all of one size; None for files."""
-    pool = source.resident()
-    return None if pool is None else min(pool.shape[-2:])
-
-
 def natural_test_view(source: Source) -> ViewRecipe:
     """Return the test view where a recipe names none.
 
     Images in memory, all of one size, are taken as they are; images in files get ImageNet's usual
     view, short side to 256 and a centre crop of 224.
     """
-    side = _side(source)
-    return center(224, 256) if side is None else center(side)
+    pool = source.resident()
+    return center(224, 256) if pool is None else center(min(pool.shape[-2:]))
 
 
 def natural_train_view(source: Source) -> ViewRecipe:
     """Return the random crop and flip, scale (0.08, 1), of the size of `natural_test_view`."""
-    side = _side(source)
-    return crop_and_flip(224 if side is None else side)
+    return crop_and_flip(natural_test_view(source).size)

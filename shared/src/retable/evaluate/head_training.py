@@ -12,29 +12,30 @@ from __future__ import annotations
 
 import functools
 import math
+from abc import abstractmethod
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Self, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from retable import random
 from retable.distributed import process_index
 from retable.errors import UserError
-from retable.evaluate.classifier import accuracy, check_labels
-from retable.evaluate.data import Splits, split_facts
+from retable.evaluate.classifier import accuracy
+from retable.evaluate.data import OpenSource, Splits, natural_test_view, open_eval_splits
 from retable.evaluate.features import Features, represent
-from retable.evaluate.frozen import FrozenEncoder
-from retable.evaluate.protocol import TOP1, TOP5, EvalContext, MetricSpec
+from retable.evaluate.frozen import FrozenEncoder, freeze
+from retable.evaluate.protocol import TOP1, TOP5, EvalContext, Evaluation, MetricSpec
 from retable.evaluate.representation import Representation
 from retable.files import write_json
 from retable.progress import bar
-from retable.settings import to_plain
-from retable.train.checkpoint import Checkpoints
+from retable.views import ViewRecipe
 
 if TYPE_CHECKING:
-    from retable.views import ViewRecipe
+    from retable.data.source import Source
 
 EpochMetrics = dict[str, dict[str, list[float]]]
 """Metrics of an epoch, "top1", "top5" and "train_loss": by tap, for each of its classifiers."""
@@ -54,62 +55,125 @@ def shrunk_milestones(milestones: Sequence[int], share: float) -> tuple[int, ...
     return tuple(max(1, round(milestone * share)) for milestone in milestones)
 
 
-class Head(Protocol):
-    """One tap's classifiers in training, of which several may differ in their learning rates."""
+@dataclass
+class Head:
+    """One tap's classifiers in training, which differ in their learning rates; only tensors."""
 
     def tensors(self) -> dict[str, Tensor]:
         """Return the state by name."""
+        return dict(vars(self))
 
     def to(self, device: torch.device) -> Self:
         """Return the state on a device."""
+        return type(self)(**{name: value.to(device) for name, value in vars(self).items()})
 
+    @abstractmethod
     def scores(self, features: Tensor) -> list[Tensor]:
         """Return each classifier's logits (n, C) of features (n, F)."""
+
+    def __call__(self, features: Tensor) -> Tensor:
+        """Return the first classifier's logits (n, C) of features (n, F)."""
+        return self.scores(features)[0]
 
 
 AnyHead = TypeVar("AnyHead", bound=Head)
 
 
-class HeadRecipe(Protocol[AnyHead]):
-    """Settings of classifiers, their initial state and their step."""
+@dataclass(frozen=True)
+class HeadProbe(Evaluation, Generic[AnyHead]):
+    """Base class of probes that train classifiers by SGD.
 
-    @property
-    def name(self) -> str:
-        """Name of the results."""
+    Attributes:
+        purpose: name of the probe, in messages and in the random keys.
+        head: class of the classifiers.
+        lr: learning rate of the optimizer, after any scaling by the batch.
+        momentum: momentum of the optimizer.
+        batch: images in a step, over all processes.
+        epochs: passes over the training images.
+        milestones: zero-based epochs from which the learning rate is multiplied by ``gamma``.
+        gamma: factor of the learning rate at a milestone.
+        train_view: view of training images, drawn in every epoch if it is random.
+        test_view: view of test images; None: `natural_test_view`.
+        representation: features, with a classifier for each of the taps, all trained on the same
+            images.
+    """
 
-    @property
-    def purpose(self) -> str:
-        """Name of the probe, in messages and in the random keys."""
+    purpose: ClassVar[str]
+    head: ClassVar[type[Any]]
 
-    @property
-    def lr(self) -> float:
-        """The learning rate at the start."""
+    lr: float
+    momentum: float
+    batch: int
+    epochs: int
+    milestones: tuple[int, ...]
+    gamma: float
+    train_view: ViewRecipe | None
+    test_view: ViewRecipe | None
+    representation: Representation
 
-    @property
-    def batch(self) -> int:
-        """Images in a step."""
-
-    @property
-    def representation(self) -> Representation:
-        """Features that the classifiers see."""
-
-    def init(self, classes: int, dim: int, seed: int) -> AnyHead:
+    @abstractmethod
+    def init(self, classes: int, dim: int, rng_key: int) -> AnyHead:
         """Return the initial classifiers of a tap with ``dim`` features."""
 
-    def restored(self, tensors: dict[str, Tensor]) -> AnyHead:
-        """Return the classifiers whose `Head.tensors` these are."""
-
+    @abstractmethod
     def step(
         self, head: AnyHead, features: Tensor, labels: Tensor, first: int, epoch: int, seed: int
     ) -> Tensor:
         """Make one step on a batch, the rows from ``first`` on of the epoch; return its losses."""
 
+    @abstractmethod
+    def train_view_of(self, splits: Splits) -> ViewRecipe:
+        """Return the view of training images."""
+
+    def test_view_of(self, source: Source) -> ViewRecipe:
+        """Return the view of test images."""
+        return self.test_view or natural_test_view(source)
+
     def suffixes(self) -> tuple[str, ...]:
-        """Return the suffix of each classifier of a tap; that of the first is ""."""
+        """Return the suffixes of the metrics of a tap's classifiers; that of the first is ""."""
+        return ("",)
+
+    def shortened(self, splits: Splits, seed: int) -> tuple[Splits, int]:
+        """Return the images to train on and the epochs."""
+        return splits, self.epochs
+
+    @property
+    def metrics(self) -> dict[str, MetricSpec]:
+        """Those of `HEAD_METRICS` and of other learning rates, see `Representation.joined`."""
+        specs = HEAD_METRICS | {f"top1{suffix}": TOP1 for suffix in self.suffixes()[1:]}
+        return self.representation.joined(dict.fromkeys(self.representation.taps, specs))
+
+    def run(
+        self, encoder: nn.Module, open_source: OpenSource, context: EvalContext, *, seed: int
+    ) -> dict[str, float]:
+        """Train the classifiers and return `metrics`, see `Evaluation.run`.
+
+        The state is written to ``context.directory`` after every epoch, with the metrics of every
+        epoch in ``curve.json``; an interrupted training continues from it and ends with the same
+        bits.
+        """
+        _, results = self.fit(encoder, open_eval_splits(open_source, self.data), context, seed=seed)
+        return results
+
+    def fit(
+        self, encoder: nn.Module, splits: Splits, context: EvalContext, *, seed: int
+    ) -> tuple[AnyHead, dict[str, float]]:
+        """Train as `run` does; return the classifiers of the last tap and epoch too."""
+        views = self.train_view_of(splits), self.test_view_of(splits.test)
+        shortened, epochs = self.shortened(splits, seed)
+        frozen = freeze(encoder, context.device, context.precision)
+        heads, curve = _train_heads(
+            self, frozen, shortened, context, seed=seed, views=views, epochs=epochs
+        )
+        metrics = {}
+        for tap in heads:
+            other_lrs = zip(self.suffixes()[1:], curve[-1]["top1"][tap][1:], strict=True)
+            metrics[tap] = last_and_best(curve, tap) | {f"top1{lr}": top1 for lr, top1 in other_lrs}
+        return heads[self.representation.taps[-1]], self.representation.joined(metrics)
 
 
-def train_heads(
-    recipe: HeadRecipe[AnyHead],
+def _train_heads(
+    recipe: HeadProbe[AnyHead],
     frozen: FrozenEncoder,
     splits: Splits,
     context: EvalContext,
@@ -118,38 +182,8 @@ def train_heads(
     views: tuple[ViewRecipe, ViewRecipe],
     epochs: int,
 ) -> tuple[dict[str, AnyHead], list[EpochMetrics]]:
-    """Train classifiers on all taps side by side and measure them after every epoch.
-
-    The state is written to ``context.directory`` after every epoch, with ``curve.json``; an
-    interrupted training continues from it and ends with the same bits.
-
-    Args:
-        recipe: settings of the classifiers.
-        frozen: the encoder.
-        splits: the training images, and the test images that measure.
-        context: where to compute and to keep the state.
-        seed: key of the weights, the order of the images, their views and the steps' draws.
-        views: views of training and of test images.
-        epochs: passes over the training images.
-
-    Returns:
-        The classifiers by tap, and the metrics of each epoch.
-
-    Raises:
-        UserError: labels are unknown, features or weights are not finite, or the state belongs to
-            another training.
-    """
-    check_labels(splits.train.labels, splits.classes, "train")
-    check_labels(splits.test.labels, splits.classes, "test")
-    checkpoints = Checkpoints(
-        context.directory,
-        recipe.name,
-        encoder=frozen.digest,
-        recipe=to_plain(recipe),
-        seed=seed,
-        precision=frozen.precision,
-        **split_facts(splits),
-    )
+    """Train classifiers of all taps; return them by tap, and the metrics of each epoch."""
+    checkpoints = recipe.checkpoints(frozen, splits, context, seed)
     saved = checkpoints.load(frozen.device)
     curve: list[EpochMetrics] = saved.facts["curve"] if saved else []
     heads = _restored(recipe, saved.tensors, frozen.device) if saved else {}
@@ -167,9 +201,10 @@ def train_heads(
             on_progress=shown.update,
         )
         test = compute(splits.test, test_view)
+        rng_key = random.derive_key(seed, recipe.purpose, "weights")
         for tap, found in test.items():
             if tap not in heads:
-                fresh = recipe.init(splits.classes, found.features.shape[1], seed)
+                fresh = recipe.init(splits.classes, found.features.shape[1], rng_key)
                 heads[tap] = fresh.to(frozen.device)
         train: dict[str, Features] | None = None
         for epoch in range(len(curve), epochs):
@@ -181,33 +216,27 @@ def train_heads(
                 tap: _epoch(recipe, heads[tap], found, epoch, seed) for tap, found in train.items()
             }
             curve.append(_measure(recipe, heads, test, losses, epoch))
-            checkpoints.save(epoch + 1, _tensors(heads), {"curve": curve})
+            states = {tap: head.tensors().items() for tap, head in heads.items()}
+            tensors = {f"{tap}/{name}": v for tap, state in states.items() for name, v in state}
+            checkpoints.save(epoch + 1, tensors, {"curve": curve})
             _write_curve(context.directory, recipe, curve)
             top1 = curve[-1]["top1"][recipe.representation.taps[-1]][0]
             shown.set_postfix({"epoch": epoch + 1, "top1": f"{top1:.2f}"})
     return heads, curve
 
 
-def _tensors(heads: dict[str, AnyHead]) -> dict[str, Tensor]:
-    return {
-        f"{tap}/{name}": value
-        for tap, head in heads.items()
-        for name, value in head.tensors().items()
-    }
-
-
 def _restored(
-    recipe: HeadRecipe[AnyHead], tensors: dict[str, Tensor], device: torch.device
+    recipe: HeadProbe[AnyHead], tensors: dict[str, Tensor], device: torch.device
 ) -> dict[str, AnyHead]:
     by_tap: dict[str, dict[str, Tensor]] = {tap: {} for tap in recipe.representation.taps}
     for path, value in tensors.items():
         tap, _, name = path.rpartition("/")
         by_tap[tap][name] = value
-    return {tap: recipe.restored(state).to(device) for tap, state in by_tap.items()}
+    return {tap: recipe.head(**state).to(device) for tap, state in by_tap.items()}
 
 
 def _epoch(
-    recipe: HeadRecipe[AnyHead], head: AnyHead, train: Features, epoch: int, seed: int
+    recipe: HeadProbe[AnyHead], head: AnyHead, train: Features, epoch: int, seed: int
 ) -> Tensor:
     """Make one epoch's steps; return the mean losses (L,)."""
     rng_key = random.derive_key(seed, recipe.purpose, "order", epoch)
@@ -223,7 +252,7 @@ def _epoch(
 
 
 def _measure(
-    recipe: HeadRecipe[AnyHead],
+    recipe: HeadProbe[AnyHead],
     heads: dict[str, AnyHead],
     test: dict[str, Features],
     losses: dict[str, Tensor],
@@ -245,37 +274,30 @@ def _measure(
 
 
 def _write_curve(
-    directory: Path | None, recipe: HeadRecipe[AnyHead], curve: Sequence[EpochMetrics]
+    directory: Path | None, recipe: HeadProbe[AnyHead], curve: Sequence[EpochMetrics]
 ) -> None:
     """Write the metrics of every epoch, by tap and suffix."""
     if directory is None or process_index() != 0:
         return
-    named = [
-        (f"{tap}{suffix}", tap, place)
-        for tap in recipe.representation.taps
-        for place, suffix in enumerate(recipe.suffixes())
-    ]
-    curves: dict[str, Any] = {
-        figure: {
-            name: [_plain(epoch[figure][tap][place]) for epoch in curve]
-            for name, tap, place in named
+    curves: dict[str, Any] = {"epoch": list(range(1, len(curve) + 1))}
+    for figure in curve[-1]:
+        curves[figure] = {
+            # JSON has only finite values; one of ``other_lrs`` may have diverged.
+            f"{tap}{suffix}": [
+                value if math.isfinite(value := epoch[figure][tap][place]) else None
+                for epoch in curve
+            ]
+            for tap in recipe.representation.taps
+            for place, suffix in enumerate(recipe.suffixes())
         }
-        for figure in ("top1", "top5", "train_loss")
-    }
-    write_json(directory / "curve.json", {"epoch": list(range(1, len(curve) + 1)), **curves})
-
-
-def _plain(value: float) -> float | None:
-    """Return a value that JSON has: one of ``other_lrs`` may have diverged."""
-    return value if math.isfinite(value) else None
+    write_json(directory / "curve.json", curves)
 
 
 def last_and_best(curve: Sequence[EpochMetrics], tap: str) -> dict[str, float]:
-    """Return the metrics of a tap's first classifier.
+    """Return `HEAD_METRICS` of a tap's first classifier.
 
-    Returns:
-        "top1", "top5" and "train_loss" of the last epoch, and "best_top1" with its one-based
-        "best_epoch", the first of equals.
+    "top1", "top5" and "train_loss" are of the last epoch; "best_epoch" is one-based and the first
+    of equals.
     """
     top1 = [epoch["top1"][tap][0] for epoch in curve]
     last = curve[-1]

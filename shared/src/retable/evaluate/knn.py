@@ -10,10 +10,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from retable.errors import UserError
-from retable.evaluate.classifier import accuracy, check_labels
+from retable.evaluate.classifier import accuracy
 from retable.evaluate.data import EvalData, natural_test_view, open_eval_splits
 from retable.evaluate.features import represent
-from retable.evaluate.frozen import FrozenEncoder, freeze
+from retable.evaluate.frozen import freeze
 from retable.evaluate.protocol import TOP1, TOP5, EvalContext, Evaluation, MetricSpec
 from retable.evaluate.representation import PRE_LOGITS, Representation
 from retable.progress import bar
@@ -26,22 +26,12 @@ if TYPE_CHECKING:
 def nearest(
     queries: Tensor, bank: Tensor, k: int, *, rows: int = 1024, columns: int = 65536
 ) -> tuple[Tensor, Tensor]:
-    """Find the k rows of the bank with the largest dot products with each query.
+    """Find the k rows of a bank (m, F) with the largest dot products with each query (n, F).
 
     The similarities exist for ``rows`` queries and ``columns`` bank rows at a time only.
 
-    Args:
-        queries: (n, F).
-        bank: (m, F), m >= k.
-        k: neighbours.
-        rows: queries in a block.
-        columns: bank rows in a block.
-
     Returns:
         Similarities (n, k), falling, and positions in the bank (n, k) int64.
-
-    >>> [x.shape for x in nearest(torch.ones(5, 8), torch.ones(9, 8), 3)]
-    [torch.Size([5, 3]), torch.Size([5, 3])]
     """
     values, positions = [], []
     for block in torch.split(queries, rows):
@@ -75,16 +65,10 @@ def knn_scores(
         bank_labels: (m,) int64 in [0, classes).
         classes: C.
         k: neighbours that vote (Wu et al. 2018: 200).
-        temperature: of the votes' weights (Wu et al. 2018: 0.07).
+        temperature: temperature of the votes' weights (Wu et al. 2018: 0.07).
 
     Returns:
         Scores (n, C), relative to each query's strongest vote.
-
-    Raises:
-        UserError: k is not in [1, m].
-
-    >>> knn_scores(torch.ones(5, 8), torch.ones(9, 8), torch.arange(9), classes=9, k=3).shape
-    torch.Size([5, 9])
     """
     if not 1 <= k <= len(bank):
         raise UserError(
@@ -106,8 +90,6 @@ class Knn(Evaluation):
         k: neighbours that vote, default of Wu et al. 2018.
         temperature: temperature of the votes' weights, default of Wu et al. 2018.
         view: view of training and test images; None: `natural_test_view`.
-        data: images of the bank and of the test.
-        name: name of the results.
     """
 
     k: int = 200
@@ -126,17 +108,11 @@ class Knn(Evaluation):
         return replace(self, view=None)
 
     def run(
-        self,
-        encoder: nn.Module | FrozenEncoder,
-        open_source: OpenSource,
-        context: EvalContext,
-        *,
-        seed: int = 0,
+        self, encoder: nn.Module, open_source: OpenSource, context: EvalContext, *, seed: int = 0
     ) -> dict[str, float]:
         """Return the accuracies, see `Evaluation.run`; nothing is drawn or kept."""
         splits = open_eval_splits(open_source, self.data)
-        check_labels(splits.train.labels, splits.classes, "train")
-        check_labels(splits.test.labels, splits.classes, "test")
+        splits.check_labels()
         frozen = freeze(encoder, context.device, context.precision)
         images = len(splits.train) + len(splits.test)
         view = self.view or natural_test_view(splits.test)

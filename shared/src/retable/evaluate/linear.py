@@ -1,58 +1,72 @@
-"""The linear probe by SGD or LARS: a classifier on frozen features, images augmented every epoch.
-
-`retable.evaluate.head_training` trains it; `retable.evaluate.linear_steps` has the step.
-"""
+"""The linear probe: a classifier by SGD or LARS, on frozen features of augmented images."""
 
 from __future__ import annotations
 
 import functools
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Literal, Self
+from typing import ClassVar, Literal, Self
 
 import torch
-from torch import Tensor, nn
+import torch.nn.functional as F
+from torch import Tensor
 
 from retable import random
 from retable.data.subsets import Subset
 from retable.errors import UserError
 from retable.evaluate.classifier import LinearClassifier
-from retable.evaluate.data import (
-    EvalData,
-    Splits,
-    natural_test_view,
-    natural_train_view,
-    open_eval_splits,
-)
-from retable.evaluate.frozen import FrozenEncoder, freeze
-from retable.evaluate.head_training import (
-    HEAD_METRICS,
-    EpochMetrics,
-    last_and_best,
-    shrunk_milestones,
-    train_heads,
-)
-from retable.evaluate.linear_steps import ProbeState, sgd_step
-from retable.evaluate.protocol import TOP1, EvalContext, Evaluation, MetricSpec, validate
+from retable.evaluate.data import EvalData, Splits, natural_train_view
+from retable.evaluate.head_training import Head, HeadProbe, shrunk_milestones
+from retable.evaluate.protocol import validate
 from retable.evaluate.representation import Representation
+from retable.train.optim import trust_ratios
 from retable.train.schedules import ScheduleRecipe, learning_rate
 from retable.views import ViewRecipe, center, crop_and_flip
-
-if TYPE_CHECKING:
-    from retable.data.source import Source
-    from retable.evaluate.data import OpenSource
 
 TRUST_COEFFICIENT = 1e-3
 """LARS's eta, in You et al. (2017) and in SimSiam's code."""
 
 
+@dataclass
+class ProbeState(Head):
+    """L linear classifiers in training, one for each learning rate.
+
+    Attributes:
+        weight: (L, C, F).
+        bias: (L, C).
+        weight_momentum: like ``weight``, SGD's momentum buffer.
+        bias_momentum: like ``bias``.
+    """
+
+    weight: Tensor
+    bias: Tensor
+    weight_momentum: Tensor
+    bias_momentum: Tensor
+
+    @classmethod
+    def initial(cls, rates: int, classes: int, dim: int, rng_key: int) -> ProbeState:
+        """Draw weights from N(0, 0.01^2), the same for every learning rate; biases are 0."""
+        weight = 0.01 * random.normal(rng_key, torch.arange(classes * dim)).view(1, classes, dim)
+        weight = weight.repeat(rates, 1, 1)
+        bias = torch.zeros(rates, classes)
+        return cls(weight, bias, torch.zeros_like(weight), torch.zeros_like(bias))
+
+    def classifier(self, rate: int) -> LinearClassifier:
+        """Return the classifier of the rate-th learning rate."""
+        return LinearClassifier(self.weight[rate], self.bias[rate])
+
+    def scores(self, features: Tensor) -> list[Tensor]:
+        """Return the logits (n, C) for each learning rate."""
+        return [self.classifier(rate)(features) for rate in range(len(self.weight))]
+
+
 @functools.lru_cache(maxsize=8)
-def _on_device(rates: tuple[float, ...], device: torch.device) -> Tensor:
+def _on_device(rates: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
     """Return an epoch's learning rates, copied once and not at every step."""
-    return torch.tensor(rates, device=device)
+    return torch.tensor(rates, dtype=dtype, device=device)
 
 
 @dataclass(frozen=True)
-class LinearProbe(Evaluation):
+class LinearProbe(HeadProbe[ProbeState]):
     """The linear protocol of MoCo and MoCHi; defaults: ImageNet-100.
 
     The defaults are MoCHi's (arXiv:2010.01028; rate, batch and epochs are unverified).
@@ -67,31 +81,22 @@ class LinearProbe(Evaluation):
     500); for the tasks on patches batch 1024.
 
     Attributes:
-        lr: learning rate of the optimizer, after any scaling by the batch.
-        momentum: momentum of the optimizer.
         weight_decay: weight decay of the optimizer.
-        batch: images in a step, over all processes.
-        epochs: passes over the training images.
-        milestones: zero-based epochs from which the learning rate is multiplied by ``gamma``;
-            only for the step schedule.
-        gamma: factor of the learning rate at a milestone.
+        milestones: see `HeadProbe`; only for the step schedule.
         optimizer: "sgd", or "lars": SGD whose steps are scaled by |w| / |g|
             (`retable.train.optim.LARS`).
         schedule: "step", or "cosine": from ``lr`` down towards 0, set at the start of each epoch.
-        train_view: view of training images, drawn in every epoch if it is random (MoCHi: random
-            crop of scale (0.08, 1) and flip); None: `natural_train_view`.
-        test_view: view of test images (MoCHi: short side to 256, centre crop of 224); None:
-            `natural_test_view`.
+        train_view: default: `natural_train_view` (MoCHi: random crop of scale (0.08, 1) and flip).
+        test_view: default: `natural_test_view` (MoCHi: short side to 256, centre crop of 224).
         max_steps: stop after so many steps, rounded up to complete epochs beyond the first; in the
             first epoch the classifier sees only the images of these steps. For checks that the
             code runs: such a probe measures nothing.
         other_lrs: further learning rates, trained on the same features; their accuracies are
             reported as ``top1@lr=<value>`` and choose nothing.
-        representation: features, with a classifier for each of the taps, all trained on the same
-            images.
-        data: images and labels.
-        name: name of the results.
     """
+
+    purpose: ClassVar[str] = "linear probe"
+    head: ClassVar[type[ProbeState]] = ProbeState
 
     lr: float = 10.0
     momentum: float = 0.9
@@ -119,12 +124,6 @@ class LinearProbe(Evaluation):
                 "`milestones` to [] first."
             )
 
-    @property
-    def metrics(self) -> dict[str, MetricSpec]:
-        """Those of `HEAD_METRICS` and of ``other_lrs``, see `Representation.joined`."""
-        specs = HEAD_METRICS | {f"top1{suffix}": TOP1 for suffix in self.suffixes()[1:]}
-        return self.representation.joined(dict.fromkeys(self.representation.taps, specs))
-
     def limited(self, max_steps: int) -> Self:
         """Return the probe with ``max_steps``."""
         return replace(self, max_steps=max_steps)
@@ -147,104 +146,62 @@ class LinearProbe(Evaluation):
         )
 
     def learning_rate(self, epoch: int, base: float) -> float:
-        """Return the learning rate of a zero-based epoch.
-
-        >>> [LinearProbe().learning_rate(epoch, 10.0) for epoch in (0, 29, 30, 49)]
-        [10.0, 10.0, 1.0, 0.1]
-        """
+        """Return the learning rate of a zero-based epoch."""
         if self.schedule == "cosine":
             return learning_rate(ScheduleRecipe("cosine"), base, epoch, 1, self.epochs)
         for milestone in self.milestones:
             base *= self.gamma if epoch >= milestone else 1.0
         return base
 
-    def test_view_of(self, source: Source) -> ViewRecipe:
-        """Return the view of test images."""
-        return self.test_view or natural_test_view(source)
+    def train_view_of(self, splits: Splits) -> ViewRecipe:
+        """Return the view of training images."""
+        return self.train_view or natural_train_view(splits.train)
 
-    @property
-    def purpose(self) -> str:
-        """See `retable.evaluate.head_training.HeadRecipe`, as for the methods after `fit`."""
-        return "linear probe"
-
-    def run(
-        self,
-        encoder: nn.Module | FrozenEncoder,
-        open_source: OpenSource,
-        context: EvalContext,
-        *,
-        seed: int,
-    ) -> dict[str, float]:
-        """Train the classifiers and return `metrics`, see `Evaluation.run`.
-
-        ``curve.json`` in ``context.directory`` has the metrics of every epoch.
-        """
-        _, results = self.fit(encoder, open_eval_splits(open_source, self.data), context, seed=seed)
-        return results
-
-    def fit(
-        self,
-        encoder: nn.Module | FrozenEncoder,
-        splits: Splits,
-        context: EvalContext,
-        *,
-        seed: int,
-    ) -> tuple[LinearClassifier, dict[str, float]]:
-        """Train as `run` does; return the classifier of the last tap and epoch too."""
-        shortened, epochs = self._shortened(splits, seed)
-        heads, curve = train_heads(
-            self,
-            freeze(encoder, context.device, context.precision),
-            shortened,
-            context,
-            seed=seed,
-            views=(
-                self.train_view or natural_train_view(splits.train),
-                self.test_view_of(splits.test),
-            ),
-            epochs=epochs,
-        )
-        metrics = {tap: self._metrics(curve, tap) for tap in heads}
-        last = heads[self.representation.taps[-1]]
-        return last.classifier(0), self.representation.joined(metrics)
-
-    def _metrics(self, curve: list[EpochMetrics], tap: str) -> dict[str, float]:
-        metrics = last_and_best(curve, tap)
-        for name, top1 in zip(self.suffixes(), curve[-1]["top1"][tap], strict=True):
-            if name:
-                metrics[f"top1{name}"] = top1
-        return metrics
-
-    def init(self, classes: int, dim: int, seed: int) -> ProbeState:
+    def init(self, classes: int, dim: int, rng_key: int) -> ProbeState:
         """Return classifiers for all learning rates, of equal weights."""
-        rng_key = random.derive_key(seed, self.purpose, "weights")
         return ProbeState.initial(1 + len(self.other_lrs), classes, dim, rng_key)
 
-    def restored(self, tensors: dict[str, Tensor]) -> ProbeState:
-        """Return the classifiers whose tensors these are."""
-        return ProbeState(**tensors)
-
     def suffixes(self) -> tuple[str, ...]:
-        """Return the suffixes of the learning rates' metrics."""
+        """Return the suffix of each learning rate."""
         return ("", *(f"@lr={lr:g}" for lr in self.other_lrs))
 
+    @torch.no_grad()
     def step(
         self, head: ProbeState, features: Tensor, labels: Tensor, first: int, epoch: int, seed: int
     ) -> Tensor:
-        """Make one step of all learning rates; nothing is drawn."""
-        rates = (self.learning_rate(epoch, lr) for lr in (self.lr, *self.other_lrs))
-        return sgd_step(
-            head,
-            features,
-            labels,
-            _on_device(tuple(rates), features.device),
-            momentum=self.momentum,
-            weight_decay=self.weight_decay,
-            trust_coefficient=TRUST_COEFFICIENT if self.optimizer == "lars" else None,
-        )
+        """Make one step on the mean cross-entropy of a batch for all L learning rates, in place.
 
-    def _shortened(self, splits: Splits, seed: int) -> tuple[Splits, int]:
-        """Return the training images and the epochs within ``max_steps``."""
+        Without autograd, in two matrix products. The step equals that of `torch.optim.SGD` on a
+        linear layer, with momentum without dampening and weight decay on weight and bias, or of
+        `retable.train.optim.LARS`, which adapts weight and bias of each classifier.
+        """
+        lrs = tuple(self.learning_rate(epoch, lr) for lr in (self.lr, *self.other_lrs))
+        rates = _on_device(lrs, features.dtype, features.device)
+        count, classes, dim = head.weight.shape
+        logits = torch.addmm(head.bias.view(-1), features, head.weight.view(-1, dim).T)
+        log_probabilities = F.log_softmax(logits.view(-1, count, classes), dim=-1)
+        target = labels[:, None, None].expand(-1, count, 1)
+        losses = -log_probabilities.gather(2, target).mean((0, 2))
+        gradient = log_probabilities.exp_()
+        gradient.scatter_add_(2, target, gradient.new_full((), -1.0).expand(target.shape))
+        gradient = gradient.view(-1, count * classes).div_(len(features))
+        weight_gradient = (gradient.T @ features).view_as(head.weight)
+        bias_gradient = gradient.sum(0).view_as(head.bias)
+        if self.weight_decay:
+            weight_gradient.add_(head.weight, alpha=self.weight_decay)
+            bias_gradient.add_(head.bias, alpha=self.weight_decay)
+        if self.optimizer == "lars":
+            for value, slope in ((head.weight, weight_gradient), (head.bias, bias_gradient)):
+                ratios = trust_ratios(list(value), list(slope), TRUST_COEFFICIENT)
+                slope.mul_(ratios.view(-1, *[1] * (slope.ndim - 1)))
+        head.weight_momentum.mul_(self.momentum).add_(weight_gradient)
+        head.bias_momentum.mul_(self.momentum).add_(bias_gradient)
+        head.weight.addcmul_(head.weight_momentum, rates[:, None, None], value=-1)
+        head.bias.addcmul_(head.bias_momentum, rates[:, None], value=-1)
+        return losses
+
+    def shortened(self, splits: Splits, seed: int) -> tuple[Splits, int]:
+        """Return the images and the epochs within ``max_steps``."""
         images = len(splits.train)
         if self.max_steps is None:
             return splits, self.epochs
@@ -254,11 +211,6 @@ class LinearProbe(Evaluation):
             return splits, epochs
         rng_key = random.derive_key(seed, self.purpose, "order", 0)
         kept = random.permutation(rng_key, images)[:seen].sort().values
-        train = Subset(
-            splits.train,
-            kept,
-            splits.train.labels[kept],
-            splits.train.class_names,
-            f"the images of {self.max_steps} steps",
-        )
-        return Splits(train, splits.test, splits.classes), epochs
+        full, name = splits.train, f"the images of {self.max_steps} steps"
+        train = Subset(full, kept, full.labels[kept], full.class_names, name)
+        return replace(splits, train=train), epochs

@@ -1,38 +1,81 @@
 """The MLP probe: a classifier with one hidden layer on frozen features, by SGD.
 
-It shows how much information a linear probe misses. `retable.evaluate.head_training` trains it;
-`retable.evaluate.mlp_steps` has the step.
+It shows how much information a linear probe misses.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Self
+from typing import ClassVar, Self
 
 import torch
-from torch import Tensor, nn
+import torch.nn.functional as F
+from torch import Tensor
 
 from retable import random
 from retable.errors import UserError
-from retable.evaluate.data import EvalData, natural_test_view, open_eval_splits
-from retable.evaluate.frozen import FrozenEncoder, freeze
-from retable.evaluate.head_training import (
-    HEAD_METRICS,
-    last_and_best,
-    shrunk_milestones,
-    train_heads,
-)
-from retable.evaluate.mlp_steps import MlpState, mlp_step
-from retable.evaluate.protocol import EvalContext, Evaluation, MetricSpec, validate
+from retable.evaluate.data import EvalData, Splits
+from retable.evaluate.head_training import Head, HeadProbe, shrunk_milestones
+from retable.evaluate.protocol import validate
 from retable.evaluate.representation import Representation
+from retable.random import dropout
 from retable.views import ViewRecipe, center
 
-if TYPE_CHECKING:
-    from retable.evaluate.data import OpenSource
+
+@dataclass
+class MlpState(Head):
+    """A classifier in training: features (n, F) -> ReLU of H hidden units -> logits (n, C).
+
+    Attributes:
+        hidden_weight: (H, F).
+        hidden_bias: (H,).
+        weight: (C, H).
+        bias: (C,).
+        momenta: SGD's momentum buffers of these four, one after the other in one vector.
+    """
+
+    hidden_weight: Tensor
+    hidden_bias: Tensor
+    weight: Tensor
+    bias: Tensor
+    momenta: Tensor
+
+    @classmethod
+    def initial(cls, classes: int, hidden: int, dim: int, rng_key: int) -> MlpState:
+        """Draw both weights as Glorot and Bengio (2010) do, TensorFlow's default; biases are 0."""
+        hidden_weight = _glorot(hidden, dim, random.derive_key(rng_key, "hidden"))
+        weight = _glorot(classes, hidden, random.derive_key(rng_key, "output"))
+        count = hidden_weight.numel() + hidden + weight.numel() + classes
+        return cls(
+            hidden_weight, torch.zeros(hidden), weight, torch.zeros(classes), torch.zeros(count)
+        )
+
+    def parameters(self) -> list[Tensor]:
+        """Return weight and bias of the hidden layer, then of the output."""
+        return [self.hidden_weight, self.hidden_bias, self.weight, self.bias]
+
+    def hidden(self, features: Tensor) -> Tensor:
+        """Return the hidden units (n, H) of features (n, F)."""
+        return torch.addmm(self.hidden_bias, features, self.hidden_weight.T).relu_()
+
+    def scores(self, features: Tensor) -> list[Tensor]:
+        """Return the logits (n, C), without dropout, in a list of one."""
+        return [torch.addmm(self.bias, self.hidden(features), self.weight.T)]
+
+
+def _glorot(outputs: int, inputs: int, rng_key: int) -> Tensor:
+    draws = random.uniform(rng_key, torch.arange(outputs * inputs)).view(outputs, inputs)
+    return math.sqrt(6 / (outputs + inputs)) * (2 * draws - 1)
+
+
+def layer_penalty(penalty: float, weight: Tensor) -> float:
+    """Return lambda of a layer (M inputs, C outputs): ``penalty`` / (M C)."""
+    return penalty / weight.numel()
 
 
 @dataclass(frozen=True)
-class MlpProbe(Evaluation):
+class MlpProbe(HeadProbe[MlpState]):
     """Test accuracy of an MLP on frozen features; defaults: Kolesnikov et al. (2019), supplement.
 
     Attributes:
@@ -41,19 +84,11 @@ class MlpProbe(Evaluation):
         penalty: each layer of M inputs and C outputs has the penalty lambda |W|^2 with lambda =
             ``penalty`` / (M C); the supplement states the rule for the linear classifier, by layers
             is our reading.
-        lr: learning rate of SGD.
-        momentum: momentum of SGD.
-        batch: images in a step, over all processes.
-        epochs: passes over the training images.
-        milestones: zero-based epochs from which the learning rate is multiplied by ``gamma``.
-        gamma: factor of the learning rate at a milestone.
-        train_view: view of training images, drawn in every epoch if it is random; None: the test
-            view, since the supplement names no augmentation.
-        test_view: view of test images; None: `natural_test_view`.
-        representation: features, with a classifier for each of the taps.
-        data: images and labels.
-        name: name of the results.
+        train_view: default: the test view, since the supplement names no augmentation.
     """
+
+    purpose: ClassVar[str] = "MLP probe"
+    head: ClassVar[type[MlpState]] = MlpState
 
     hidden: int = 1000
     dropout: float = 0.5
@@ -76,11 +111,6 @@ class MlpProbe(Evaluation):
         if self.penalty < 0:
             raise UserError(f"`penalty` must be at least 0, got {self.penalty}.")
 
-    @property
-    def metrics(self) -> dict[str, MetricSpec]:
-        """Those of `HEAD_METRICS`, see `Representation.joined`."""
-        return self.representation.joined(dict.fromkeys(self.representation.taps, HEAD_METRICS))
-
     def shrunk(self, epochs: int, size: int = 32) -> Self:
         """Return the probe at ``size`` pixels for ``epochs`` epochs, milestones in proportion."""
         return replace(
@@ -91,70 +121,48 @@ class MlpProbe(Evaluation):
             test_view=center(size, size),
         )
 
-    @property
-    def purpose(self) -> str:
-        """See `retable.evaluate.head_training.HeadRecipe`, as for the methods after `run`."""
-        return "MLP probe"
+    def train_view_of(self, splits: Splits) -> ViewRecipe:
+        """Return the view of training images."""
+        return self.train_view or self.test_view_of(splits.test)
 
-    def run(
-        self,
-        encoder: nn.Module | FrozenEncoder,
-        open_source: OpenSource,
-        context: EvalContext,
-        *,
-        seed: int,
-    ) -> dict[str, float]:
-        """Train the classifiers and return `metrics`, see `Evaluation.run`.
-
-        ``curve.json`` in ``context.directory`` has the metrics of every epoch.
-        """
-        splits = open_eval_splits(open_source, self.data)
-        test_view = self.test_view or natural_test_view(splits.test)
-        heads, curve = train_heads(
-            self,
-            freeze(encoder, context.device, context.precision),
-            splits,
-            context,
-            seed=seed,
-            views=(self.train_view or test_view, test_view),
-            epochs=self.epochs,
-        )
-        return self.representation.joined({tap: last_and_best(curve, tap) for tap in heads})
-
-    def init(self, classes: int, dim: int, seed: int) -> MlpState:
+    def init(self, classes: int, dim: int, rng_key: int) -> MlpState:
         """Return a classifier before its first step."""
-        rng_key = random.derive_key(seed, self.purpose, "weights")
         return MlpState.initial(classes, self.hidden, dim, rng_key)
 
-    def restored(self, tensors: dict[str, Tensor]) -> MlpState:
-        """Return the classifier whose tensors these are."""
-        return MlpState(**tensors)
-
-    def suffixes(self) -> tuple[str, ...]:
-        """Return the suffix of a tap's only classifier."""
-        return ("",)
-
     def learning_rate(self, epoch: int) -> float:
-        """Return the learning rate of a zero-based epoch.
-
-        >>> [round(MlpProbe().learning_rate(epoch), 6) for epoch in (0, 59, 60, 120)]
-        [0.01, 0.01, 0.001, 0.0001]
-        """
+        """Return the learning rate of a zero-based epoch."""
         passed = sum(epoch >= milestone for milestone in self.milestones)
         return self.lr * self.gamma**passed
 
+    @torch.no_grad()
     def step(
         self, head: MlpState, features: Tensor, labels: Tensor, first: int, epoch: int, seed: int
     ) -> Tensor:
-        """Make one step; dropout of a row is keyed by its number in the epoch."""
-        return mlp_step(
-            head,
-            features,
-            labels,
-            lr=self.learning_rate(epoch),
-            momentum=self.momentum,
-            penalty=self.penalty,
-            rate=self.dropout,
-            rng_key=random.derive_key(seed, self.purpose, "dropout", epoch),
-            numbers=torch.arange(first, first + len(labels), device=features.device),
-        )
+        """Make one step on cross-entropy plus sum_l lambda_l |W_l|^2, in place, without autograd.
+
+        Biases are free of the penalty. Dropout of a row is keyed by its number in the epoch.
+        """
+        rng_key = random.derive_key(seed, self.purpose, "dropout", epoch)
+        numbers = torch.arange(first, first + len(labels), device=features.device)
+        kept = dropout(head.hidden(features), self.dropout, rng_key, numbers)
+        log_probabilities = F.log_softmax(torch.addmm(head.bias, kept, head.weight.T), dim=1)
+        loss = -log_probabilities.gather(1, labels[:, None]).mean(0)
+        error = log_probabilities.exp_()
+        error.scatter_add_(1, labels[:, None], error.new_full((), -1.0).expand(len(labels), 1))
+        error /= len(labels)
+        # What dropout or the ReLU set to 0 passes no gradient; what passes was scaled by dropout.
+        hidden_error = (error @ head.weight).mul_(kept > 0).mul_(1 / (1 - self.dropout))
+        inner, outer = (layer_penalty(self.penalty, w) for w in (head.hidden_weight, head.weight))
+        gradients = [
+            torch.addmm(head.hidden_weight, hidden_error.T, features, beta=2 * inner),
+            hidden_error.sum(0),
+            torch.addmm(head.weight, error.T, kept, beta=2 * outer),
+            error.sum(0),
+        ]
+        head.momenta.mul_(self.momentum)
+        parameters = head.parameters()
+        buffers = torch.split(head.momenta, [parameter.numel() for parameter in parameters])
+        for parameter, gradient, buffer in zip(parameters, gradients, buffers, strict=True):
+            buffer.add_(gradient.flatten())
+            parameter.sub_(buffer.view_as(parameter), alpha=self.learning_rate(epoch))
+        return loss

@@ -12,7 +12,7 @@ from retable.errors import UserError
 from retable.evaluate.classifier import accuracy
 from retable.evaluate.data import EvalData, open_eval_splits
 from retable.evaluate.features import represent
-from retable.evaluate.frozen import FrozenEncoder, freeze
+from retable.evaluate.frozen import freeze
 from retable.evaluate.linear import LinearProbe
 from retable.evaluate.logistic.probe import LogisticProbe
 from retable.evaluate.protocol import EvalContext, Evaluation, MetricSpec
@@ -25,10 +25,8 @@ if TYPE_CHECKING:
 def summary(by_variant: dict[str, float]) -> dict[str, float]:
     """Add the means over corruptions to accuracies by variant.
 
-    Returns:
-        ``by_variant`` and, where there are variants ``corrupted:<kind>:<severity>``, the mean of
-        each kind over its severities as ``corrupted:<kind>`` and that of all kinds as
-        ``corrupted``.
+    Of variants ``corrupted:<kind>:<severity>``, the mean of each kind over its severities is
+    ``corrupted:<kind>``, and that of all kinds ``corrupted``.
 
     >>> summary({"corrupted:fog:1": 10.0, "corrupted:fog:2": 20.0, "sketch": 5.0})["corrupted"]
     15.0
@@ -52,7 +50,6 @@ class OutOfDistribution(Evaluation):
     Attributes:
         probe: probe that is trained on the clean training images; of several taps, the last counts.
         variants: names that the data set knows; empty: all of the shapes data set.
-        name: name of the results.
     """
 
     probe: LinearProbe | LogisticProbe = field(default_factory=LogisticProbe)
@@ -94,18 +91,9 @@ class OutOfDistribution(Evaluation):
         return replace(self, probe=self.probe.shrunk(epochs, size))
 
     def run(
-        self,
-        encoder: nn.Module | FrozenEncoder,
-        open_source: OpenSource,
-        context: EvalContext,
-        *,
-        seed: int,
+        self, encoder: nn.Module, open_source: OpenSource, context: EvalContext, *, seed: int
     ) -> dict[str, float]:
-        """Return `metrics`, see `Evaluation.run`.
-
-        Raises:
-            UserError: a variant has other classes than the clean test split.
-        """
+        """Return `metrics`, see `Evaluation.run`."""
         frozen = freeze(encoder, context.device, context.precision)
         data, taps = self.probe.data, self.probe.representation.taps
         last = replace(self.probe.representation, taps=taps[-1:])

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-import typing
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import torch
 from torch import nn
 
 from retable.data.source import TEST, TRAIN
 from retable.errors import UserError
-from retable.evaluate.data import EvalData, OpenSource
+from retable.evaluate.data import EvalData, OpenSource, Splits, split_facts
+from retable.settings import to_plain, validate_choices
 
 if TYPE_CHECKING:
     from retable.evaluate.frozen import FrozenEncoder
+    from retable.train.checkpoint import Checkpoints
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ class Budget:
 
     Attributes:
         steps: optimizer steps.
-        images: images over all steps.
+        images: images of all steps together.
         size: side of an encoder input in pixels.
         passes: forward passes an image takes; 3 for forward and backward.
     """
@@ -97,8 +98,6 @@ class Evaluation(ABC):
 
     Attributes:
         reads: splits that the evaluation opens.
-        name: name of the results.
-        data: images that the evaluation uses.
     """
 
     reads: ClassVar[tuple[str, ...]] = (TRAIN, TEST)
@@ -120,24 +119,33 @@ class Evaluation(ABC):
 
     @abstractmethod
     def run(
-        self,
-        encoder: nn.Module | FrozenEncoder,
-        open_source: OpenSource,
-        context: EvalContext,
-        *,
-        seed: int,
+        self, encoder: nn.Module, open_source: OpenSource, context: EvalContext, *, seed: int
     ) -> dict[str, float]:
-        """Evaluate the encoder, which keeps its weights and its mode.
+        """Evaluate the encoder, which keeps its weights and its mode, and return `metrics`.
 
         Args:
-            encoder: images (B, 3, H, W) -> (B, F).
+            encoder: images (B, 3, H, W) -> (B, F); a `FrozenEncoder` is used as it is.
             open_source: opens the source of a split.
             context: where and how to compute.
             seed: key of every draw, by purpose, epoch and image, whatever the number of processes.
-
-        Returns:
-            Values of `metrics`.
         """
+
+    def checkpoints(
+        self, frozen: FrozenEncoder, splits: Splits, context: EvalContext, seed: int
+    ) -> Checkpoints:
+        """Check the labels and return the states of a training, which depend on all of these."""
+        from retable.train.checkpoint import Checkpoints
+
+        splits.check_labels()
+        return Checkpoints(
+            context.directory,
+            self.name,
+            encoder=frozen.digest,
+            recipe=to_plain(self),
+            seed=seed,
+            precision=[frozen.precision, context.precision],
+            **split_facts(splits),
+        )
 
     def with_data(self, data: EvalData) -> Self:
         """Return the evaluation on other images."""
@@ -154,12 +162,7 @@ class Evaluation(ABC):
         return self
 
     def shrunk(self, epochs: int, size: int = 32) -> Self:
-        """Return the evaluation for small images.
-
-        Args:
-            epochs: length of its training, if it trains.
-            size: side of the images in pixels.
-        """
+        """Return the evaluation for images of ``size`` pixels, with ``epochs`` of any training."""
         return self
 
     def budget(self, images: int, size: int) -> Budget | None:
@@ -173,20 +176,12 @@ class Evaluation(ABC):
 
 
 def validate(recipe: object, *, positive: Iterable[str] = (), shares: Iterable[str] = ()) -> None:
-    """Validate fields of settings: choices by their ``Literal`` hints, numbers by name.
+    """Validate fields of a dataclass.
 
-    Args:
-        recipe: a dataclass.
-        positive: fields that must be above 0; None is allowed.
-        shares: fields that must be in [0, 1).
-
-    Raises:
-        UserError: a field has another value.
+    ``Literal`` fields must hold one of their values, the ``positive`` be above 0 or None, the
+    ``shares`` in [0, 1).
     """
-    for name, hint in typing.get_type_hints(type(recipe)).items():
-        choices = typing.get_args(hint) if typing.get_origin(hint) is Literal else ()
-        if choices and (value := getattr(recipe, name)) not in choices:
-            raise UserError(f"`{name}` must be {' or '.join(map(repr, choices))}, got {value!r}.")
+    validate_choices(recipe)
     for name in positive:
         value = getattr(recipe, name)
         if value is not None and not value > 0:

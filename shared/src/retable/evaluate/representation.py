@@ -29,20 +29,13 @@ def pooled(maps: Tensor, max_features: int = 9000) -> Tensor:
     """Flatten maps, first max-pooled if they hold more than ``max_features`` numbers an image.
 
     Windows of s = ceil(sqrt(C h w / max_features)) pixels, at most the shorter side, at a stride of
-    s,
-    without padding: rows and columns beyond the last complete window are left out (Kolesnikov et
+    s, without padding: rows and columns beyond the last complete window are left out (Kolesnikov et
     al. 2019, official code ``utils.py``, `adaptive_pool`, mode ``max``; 9000 in both its evaluation
-    scripts). The result exceeds it only where the channels alone do.
+    scripts). The result (B, F) exceeds it only where the channels alone do.
 
     Args:
         maps: (B, C, h, w), or (B, F), which is returned as it is.
-        max_features: numbers an image.
-
-    Returns:
-        (B, F).
-
-    >>> pooled(torch.zeros(2, 256, 56, 56)).shape, pooled(torch.zeros(2, 512, 4, 4)).shape
-    (torch.Size([2, 6400]), torch.Size([2, 8192]))
+        max_features: largest number of features an image.
     """
     if maps.ndim == 2:
         return maps
@@ -70,7 +63,6 @@ class Representation:
 
     def __post_init__(self) -> None:
         """Validate the fields."""
-        object.__setattr__(self, "taps", tuple(self.taps))  # JSON brings lists
         if not self.taps or len(set(self.taps)) < len(self.taps):
             raise UserError(f"`taps` must name one or more layers, each once, got {self.taps}.")
         if self.max_features < 1:
@@ -91,11 +83,7 @@ class Representation:
         return result
 
     def of(self, frozen: FrozenEncoder, views: Tensor) -> dict[str, Tensor]:
-        """Return the vectors (B, F) of views (B, 3, S, S) by tap, float32 on the encoder's device.
-
-        Raises:
-            UserError: the encoder has no such tap.
-        """
+        """Return the vectors (B, F) of views (B, 3, S, S) by tap, float32, on the device."""
         images = views
         if self.patches is not None:
             images = cut_patches(views, self.patches, None, None).flatten(0, 1)
@@ -123,44 +111,44 @@ def images_per_call(device: torch.device | str, representation: Representation) 
     return max(1, images >> (patches - 1).bit_length())
 
 
-def forward_passes(
-    frozen: FrozenEncoder,
-    source: Source,
-    view: ViewRecipe,
-    representation: Representation,
-    rows: Tensor,
-    *,
-    batch_size: int,
-    workers: int,
-    rng_key: int | None,
-) -> Iterator[tuple[dict[str, Tensor], Tensor, Tensor]]:
-    """Send images of a source through a frozen encoder, in this process.
+@dataclass(frozen=True)
+class EncoderPasses:
+    """Passes of a source's views through a frozen encoder; ``workers`` processes decode images."""
 
-    Args:
-        frozen: the encoder.
-        source: the images.
-        view: how an image is cut and normalised.
-        representation: the features.
-        rows: (n,) int64, which images, in which order.
-        batch_size: images in one call.
-        workers: decoding processes.
-        rng_key: key of the view's draws; None for a view without any.
+    frozen: FrozenEncoder
+    source: Source
+    view: ViewRecipe
+    representation: Representation
+    workers: int = 0
 
-    Yields:
-        Vectors (B, F) by tap, labels (B,), and the samples that were read (B,), all on the device;
-        an unreadable sample has those of its replacement (`retable.data.loader.iterate`).
-    """
-    from retable.data.loader import iterate
+    def batches(
+        self, rows: Tensor, rng_key: int | None = None
+    ) -> Iterator[tuple[dict[str, Tensor], Tensor, Tensor]]:
+        """Send the images of rows (n,) through the encoder, in their order, in this process.
 
-    batches = iterate(
-        source, view, batch_size, rng_key=rng_key, workers=workers, device=frozen.device, rows=rows
-    )
-    for views, labels, indices in batches:
-        yield representation.of(frozen, views), labels, indices
+        Yields:
+            Vectors (B, F) by tap, labels (B,), and the samples that were read (B,), all on the
+            device; an unreadable sample has those of its replacement
+            (`retable.data.loader.iterate`).
+        """
+        from retable.data.loader import iterate
+
+        device = self.frozen.device
+        size = images_per_call(device, self.representation)
+        for views, labels, samples in iterate(
+            self.source,
+            self.view,
+            size,
+            rng_key=rng_key,
+            workers=self.workers,
+            device=device,
+            rows=rows,
+        ):
+            yield self.representation.of(self.frozen, views), labels, samples
 
 
 def not_finite(odd: int, images: int) -> UserError:
-    """Return the sentence about features that no classifier can learn from."""
+    """Return the error about features that no classifier can learn from."""
     return UserError(
         f"the encoder's features of {odd} of {images} images are not finite: expected finite "
         "numbers, so check the checkpoint or evaluate in float32."

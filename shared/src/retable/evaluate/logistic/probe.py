@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field, replace
+import functools
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal, Self
 
 from torch import Tensor, nn
@@ -10,8 +11,8 @@ from torch import Tensor, nn
 from retable import random
 from retable.distributed import process_count, process_index
 from retable.errors import UserError
-from retable.evaluate.classifier import LinearClassifier, accuracy_of, check_labels
-from retable.evaluate.data import EvalData, Splits, natural_test_view, open_eval_splits, split_facts
+from retable.evaluate.classifier import LinearClassifier, accuracy_of
+from retable.evaluate.data import EvalData, Splits, natural_test_view, open_eval_splits
 from retable.evaluate.features import Features, represent
 from retable.evaluate.frozen import FrozenEncoder, freeze
 from retable.evaluate.logistic.objective import PENALTY_TIMES_WEIGHTS, penalty_rule
@@ -20,7 +21,6 @@ from retable.evaluate.logistic.solvers import SCIPY_DECREASE
 from retable.evaluate.protocol import TOP1, TOP5, EvalContext, Evaluation, MetricSpec, validate
 from retable.evaluate.representation import Representation
 from retable.progress import bar
-from retable.train.checkpoint import Checkpoints
 from retable.views import ViewRecipe, center
 
 if TYPE_CHECKING:
@@ -56,8 +56,6 @@ class LogisticProbe(Evaluation):
         decrease: see `fit_logistic`; default: SciPy's.
         view: view of training and test images; None: `natural_test_view`.
         representation: features, with a classifier for each of the taps.
-        data: images and labels.
-        name: name of the results.
     """
 
     l2: tuple[float, ...] = SWEEP
@@ -116,24 +114,14 @@ class LogisticProbe(Evaluation):
         return self.view or natural_test_view(source)
 
     def run(
-        self,
-        encoder: nn.Module | FrozenEncoder,
-        open_source: OpenSource,
-        context: EvalContext,
-        *,
-        seed: int,
+        self, encoder: nn.Module, open_source: OpenSource, context: EvalContext, *, seed: int
     ) -> dict[str, float]:
         """Fit the classifiers and return `metrics`, see `Evaluation.run`."""
         _, results = self.fit(encoder, open_eval_splits(open_source, self.data), context, seed=seed)
         return results
 
     def fit(
-        self,
-        encoder: nn.Module | FrozenEncoder,
-        splits: Splits,
-        context: EvalContext,
-        *,
-        seed: int,
+        self, encoder: nn.Module, splits: Splits, context: EvalContext, *, seed: int
     ) -> tuple[LinearClassifier, dict[str, float]]:
         """Train as `run` does; return the classifier of the last tap too.
 
@@ -141,17 +129,7 @@ class LogisticProbe(Evaluation):
         about as long as one pass over the images.
         """
         frozen = freeze(encoder, context.device, context.precision)
-        check_labels(splits.train.labels, splits.classes, "train")
-        check_labels(splits.test.labels, splits.classes, "test")
-        checkpoints = Checkpoints(
-            context.directory,
-            self.name,
-            encoder=frozen.digest,
-            recipe=asdict(self),
-            seed=seed,
-            precision=frozen.precision,
-            **split_facts(splits),
-        )
+        checkpoints = self.checkpoints(frozen, splits, context, seed)
         saved = checkpoints.load(frozen.device)
         if saved:
             on_device = {name: value.to(frozen.device) for name, value in saved.tensors.items()}
@@ -161,8 +139,7 @@ class LogisticProbe(Evaluation):
         for tap in self.representation.taps:
             classifier, metrics[tap] = self._fit_and_test(train[tap], test[tap], splits, seed)
         results = self.representation.joined(metrics)
-        kept = {"weight": classifier.weight, "bias": classifier.bias}
-        checkpoints.save(1, kept, results)
+        checkpoints.save(1, {"weight": classifier.weight, "bias": classifier.bias}, results)
         return classifier, results
 
     def _represented(
@@ -173,24 +150,18 @@ class LogisticProbe(Evaluation):
         Of all training images where some of them choose the penalty.
         """
         images = len(splits.train) + len(splits.test)
-        view = self.test_view_of(splits.test)
         alone = process_count() == 1
         with bar(images, "images", self.name, shown=context.progress) as shown:
-            train, test = (
-                represent(
-                    frozen,
-                    source,
-                    view,
-                    self.representation,
-                    context,
-                    on_progress=shown.update,
-                    gathered=gathered,
-                )
-                for source, gathered in (
-                    (splits.train, alone or self._chooses),
-                    (splits.test, alone),
-                )
+            compute = functools.partial(
+                represent,
+                frozen,
+                view=self.test_view_of(splits.test),
+                representation=self.representation,
+                context=context,
+                on_progress=shown.update,
             )
+            train = compute(splits.train, gathered=alone or self._chooses)
+            test = compute(splits.test, gathered=alone)
         return train, test
 
     @property
@@ -208,19 +179,14 @@ class LogisticProbe(Evaluation):
         else:
             l2 = penalty_rule(train.features.shape[1], splits.classes, self.strength)
         images = len(splits.train)
-        classifier = self._fit(train, images, splits.classes, l2)
+        classifier = self._fit(train, images, splits.classes, l2, None)
         fitted = accuracy_of(classifier, train.features, train.labels, images=images)
         results = accuracy_of(classifier, test.features, test.labels, images=len(splits.test))
         results |= {"train_top1": fitted["top1"], "l2": l2, "objective": classifier.objective}
         return classifier, results | {"iterations": float(classifier.iterations)}
 
     def _fit(
-        self,
-        part: Features,
-        images: int,
-        classes: int,
-        l2: float,
-        start: LinearClassifier | None = None,
+        self, part: Features, images: int, classes: int, l2: float, start: LinearClassifier | None
     ) -> LogisticRegression:
         standardise = self.penalty == "sweep" if self.standardise is None else self.standardise
         return fit_logistic(
@@ -248,11 +214,9 @@ class LogisticProbe(Evaluation):
         classifier, best, chosen = None, -1.0, self.l2[0]
         for l2 in sorted(self.l2, reverse=True):
             classifier = self._fit(part, n - cut, classes, l2, classifier)
-            score = accuracy_of(classifier, chosen_by.features, chosen_by.labels, images=cut)[
-                "top1"
-            ]
-            if score > best:
-                best, chosen = score, l2
+            found = accuracy_of(classifier, chosen_by.features, chosen_by.labels, images=cut)
+            if found["top1"] > best:
+                best, chosen = found["top1"], l2
         return chosen
 
 
@@ -262,6 +226,5 @@ def _own(rows: Tensor) -> Tensor:
 
 
 def _own_part(features: Features, rows: Tensor) -> Features:
-    """Return this process's part of some of the images."""
     own = _own(rows).to(features.labels.device)
     return Features(features.features[own], features.labels[own])

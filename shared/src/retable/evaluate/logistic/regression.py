@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -10,8 +9,7 @@ from torch import Tensor
 
 from retable.distributed import gather, total
 from retable.evaluate.classifier import LinearClassifier
-from retable.evaluate.logistic.objective import Objective
-from retable.evaluate.logistic.preconditioner import InverseHessian
+from retable.evaluate.logistic.objective import InverseHessian, Objective
 from retable.evaluate.logistic.solvers import Stopping, minimise
 
 
@@ -23,7 +21,7 @@ class LogisticRegression(LinearClassifier):
         objective: what was minimised, mean cross-entropy + l2 / 2 |weight|^2, at the end; of the
             weight of standardised features, if they were.
         iterations: updates of L-BFGS.
-        evaluations: of the objective and its gradient.
+        evaluations: evaluations of the objective and its gradient.
     """
 
     objective: float
@@ -31,9 +29,9 @@ class LogisticRegression(LinearClassifier):
     evaluations: int
 
 
-def _blocks(features: Tensor) -> Iterator[Tensor]:
+def _blocks(features: Tensor) -> tuple[Tensor, ...]:
     """Divide rows into pieces that a CPU keeps in its cache."""
-    return iter(torch.split(features, max(64, 2**20 // features.shape[1])))
+    return torch.split(features, max(64, 2**20 // features.shape[1]))
 
 
 def _mean_and_scale(features: Tensor, images: int | None) -> tuple[Tensor, Tensor]:
@@ -60,13 +58,6 @@ def _mean_and_scale(features: Tensor, images: int | None) -> tuple[Tensor, Tenso
     return mean, scale
 
 
-def _standardised(features: Tensor, mean: Tensor, scale: Tensor) -> Tensor:
-    result = torch.empty_like(features)
-    for x, out in zip(_blocks(features), _blocks(result), strict=True):
-        torch.sub(x, mean, out=out).div_(scale)
-    return result
-
-
 def fit_logistic(
     features: Tensor,
     labels: Tensor,
@@ -82,7 +73,8 @@ def fit_logistic(
 ) -> LogisticRegression:
     """Fit multinomial logistic regression: minimise mean cross-entropy + l2 / 2 |weight|^2.
 
-    The same as scikit-learn's `LogisticRegression(C=1 / (n * l2))`. L-BFGS runs where the features
+    It equals scikit-learn's `LogisticRegression(C=1 / (n * l2))`, in the features' type. L-BFGS
+    runs where the features
     are and starts from an estimate of the curvature, so that it reaches the optimum of SciPy's
     L-BFGS-B, which papers use, after a fraction of the evaluations.
 
@@ -100,19 +92,15 @@ def fit_logistic(
         images: where every process passes other rows, how many they are together: all processes
             then compute their part of every step and return the same bits. None: these rows are
             all there are.
-
-    Returns:
-        A classifier in the features' type.
-
-    >>> x, y = torch.eye(4), torch.tensor([0, 1, 2, 0])
-    >>> fit_logistic(x, y, classes=3, l2=0.1).weight.shape
-    torch.Size([3, 4])
     """
     dim = features.shape[1]
     mean, scale = torch.zeros(dim).to(features), torch.ones(dim).to(features)
     if standardise:
         mean, scale = (fact.to(features) for fact in _mean_and_scale(features, images))
-        features = _standardised(features, mean, scale)
+        standardised = torch.empty_like(features)
+        for x, out in zip(_blocks(features), _blocks(standardised), strict=True):
+            torch.sub(x, mean, out=out).div_(scale)
+        features = standardised
     objective = Objective(features, labels, classes=classes, l2=l2, images=images)
     begin = objective.origin
     if start is not None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -17,11 +16,8 @@ Precondition = Callable[[Tensor], Tensor]
 """Multiplies a gradient (P,) by an estimate of the inverse Hessian; linear and positive."""
 
 
-class Differentiable(Protocol):
-    """A function of a float64 vector (P,): value () and gradient (P,), float64."""
-
-    def __call__(self, point: Tensor, /) -> tuple[Tensor, Tensor]:
-        """Return value and gradient."""
+Differentiable = Callable[[Tensor], tuple[Tensor, Tensor]]
+"""A function of a float64 vector (P,): value () and gradient (P,), float64."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +59,7 @@ class Minimum:
 
     @property
     def updates(self) -> int:
-        """The number of accepted steps."""
+        """Number of accepted steps."""
         return len(self.values) - 1
 
 
@@ -173,16 +169,11 @@ def minimise(
     Where the objective returns the same bits on all processes, so does this.
 
     Args:
-        objective: see `Differentiable`.
+        objective: value () and gradient (P,) of a point, float64.
         start: (P,) float64.
         stopping: when to end.
         pairs: number of steps and gradient differences that are remembered (SciPy's default: 10).
         precondition: a first estimate of the inverse Hessian; None: a multiple of the identity.
-
-    >>> minimise(
-    ...     lambda x: ((x - 3).square().sum(), 2 * (x - 3)), torch.zeros(2).double(), Stopping()
-    ... ).point
-    tensor([3., 3.], dtype=torch.float64)
     """
     evaluations = 0
 

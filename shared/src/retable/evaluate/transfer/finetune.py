@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from torch import nn
 
-from retable.evaluate.classifier import LinearClassifier, accuracy_of, check_labels
+from retable.evaluate.classifier import LinearClassifier, accuracy_of
 from retable.evaluate.data import (
     EvalData,
     EvalSubset,
@@ -19,10 +17,9 @@ from retable.evaluate.data import (
     natural_test_view,
     natural_train_view,
     open_eval_splits,
-    split_facts,
 )
 from retable.evaluate.features import represent
-from retable.evaluate.frozen import FrozenEncoder, freeze
+from retable.evaluate.frozen import freeze
 from retable.evaluate.protocol import (
     TOP1,
     TOP5,
@@ -34,8 +31,6 @@ from retable.evaluate.protocol import (
 )
 from retable.evaluate.representation import PRE_LOGITS, Representation
 from retable.methods.supervised import Supervised, SupervisedRecipe
-from retable.settings import to_plain
-from retable.train.checkpoint import Checkpoints
 from retable.train.optim import OptimizerRecipe
 from retable.train.options import RunOptions
 from retable.train.pretrain import train
@@ -80,8 +75,7 @@ class FineTuning(Evaluation):
         train_view: random view of training images; None: `natural_train_view`.
         test_view: view of test images; None: `natural_test_view`.
         max_steps: stop after so many steps; such a training measures nothing.
-        data: images and labels. Default: 10 % of each class.
-        name: name of the results.
+        data: default: 10 % of each class.
     """
 
     lr: float | None = None
@@ -144,48 +138,29 @@ class FineTuning(Evaluation):
         return Budget(steps, steps * batch, self.train_view.size if self.train_view else size)
 
     def run(
-        self,
-        encoder: nn.Module | FrozenEncoder,
-        open_source: OpenSource,
-        context: EvalContext,
-        *,
-        seed: int,
+        self, encoder: nn.Module, open_source: OpenSource, context: EvalContext, *, seed: int
     ) -> dict[str, float]:
         """Train a copy of the encoder and return `metrics`, see `Evaluation.run`.
 
         States are written to ``context.directory``; an interrupted training continues from the last
         one and ends with the same bits (one process, CPU).
-
-        Raises:
-            UserError: ``context.checkpoint`` does not hold the encoder, the state belongs to
-                another training, or the training failed.
         """
         splits = open_eval_splits(open_source, self.data)
-        check_labels(splits.train.labels, splits.classes, "train")
-        check_labels(splits.test.labels, splits.classes, "test")
         frozen = freeze(encoder, context.device, context.precision)
+        kept = self.checkpoints(frozen, splits, context, seed)
         recipe = self.training(splits, InitialWeights(context.checkpoint, frozen.digest))
         recipe = replace(recipe, precision=context.precision)
-        kept = Checkpoints(
-            context.directory,
-            self.name,
-            encoder=frozen.digest,
-            recipe=to_plain(self),
-            seed=seed,
-            precision=context.precision,
-            **split_facts(splits),
-        )
         saved = kept.load(frozen.device)
         if saved is not None and saved.facts:
             return saved.facts
         if saved is None:
             kept.save(0, {}, {})  # without results: what the training's states belong to
-        with _folder(context.directory) as folder:
+        with tempfile.TemporaryDirectory() as temporary:  # where nothing is to be kept
             training = train(
                 recipe,
                 seed,
                 splits.train,
-                RunDirectory(folder),
+                RunDirectory((context.directory or Path(temporary)) / "training"),
                 context.accelerator(),
                 RunOptions(workers=context.workers, quiet=not context.progress, label=self.name),
             )
@@ -196,15 +171,7 @@ class FineTuning(Evaluation):
         return results
 
     def training(self, splits: Splits, weights: InitialWeights) -> PretrainRecipe:
-        """Return the training as a recipe, in float32.
-
-        Args:
-            splits: the images.
-            weights: the evaluated encoder.
-
-        Raises:
-            UserError: the weights cannot be loaded.
-        """
+        """Return the training as a recipe, in float32, that starts from the evaluated encoder."""
         images = len(splits.train)
         base = splits.train.base if isinstance(splits.train, EvalSubset) else splits.train
         few = images < FEW * len(base)
@@ -254,13 +221,3 @@ class FineTuning(Evaluation):
         layer = method.classifier
         classifier = LinearClassifier(layer.weight.detach().float(), layer.bias.detach().float())
         return accuracy_of(classifier, found.features, found.labels, images=len(splits.test))
-
-
-@contextmanager
-def _folder(directory: Path | None) -> Iterator[Path]:
-    """Yield the folder of the training's states, a temporary one where nothing is to be kept."""
-    if directory is not None:
-        yield directory / "training"
-        return
-    with tempfile.TemporaryDirectory() as folder:
-        yield Path(folder)
