@@ -43,14 +43,14 @@ def draw_comparison(comparison: Comparison) -> Figure:
     rows = tuple(
         row
         for row in rows
-        if any(row.cells[c.key].measured or _target(comparison, row.cells[c.key]) for c in columns)
+        if any(row.cells[c.key].measured or row.cells[c.key].reference for c in columns)
     )
     per_line = min(len(columns), _PANELS_IN_A_LINE)
     lines = math.ceil(len(columns) / per_line)
     figure = new_figure(2.8 + 4.2 * per_line, 1.1 + lines * (0.8 + 0.36 * len(rows)))
     grid = figure.subplots(lines, per_line, sharey=True, squeeze=False)
     for axes, column in zip(grid.flat, columns, strict=False):
-        _draw_column(axes, comparison, rows, column)
+        _draw_column(axes, rows, column)
     for axes in grid.flat[len(columns) :]:
         axes.set_visible(False)
     for line in grid:
@@ -61,29 +61,19 @@ def draw_comparison(comparison: Comparison) -> Figure:
     return figure
 
 
-def _target(comparison: Comparison, cell: ComparedCell) -> Value | Collapse | None:
-    """Return the stored value to draw: the reference's, or the paper's at its own scale."""
-    if cell.reference is None and comparison.scale == "paper":
-        return cell.paper
-    return cell.reference
-
-
-def _draw_column(
-    axes: Axes, comparison: Comparison, rows: Sequence[ComparedRow], column: ColumnSpec
-) -> None:
+def _draw_column(axes: Axes, rows: Sequence[ComparedRow], column: ColumnSpec) -> None:
     for y, row in enumerate(rows):
         cell = row.cells[column.key]
-        target, (ink, _) = _target(comparison, cell), _style(cell)
-        if isinstance(target, Collapse):
-            _write(axes, y - 0.2, stored(target, column.decimals), GREY)
-        value = target if isinstance(target, Value) else None
+        if isinstance(cell.reference, Collapse):
+            _write(axes, y - 0.2, stored(cell.reference, column.decimals), GREY)
+        value = cell.reference if isinstance(cell.reference, Value) else None
         if value is not None:
             _draw_reference(axes, y, value, cell.tolerance)
         if cell.mean is not None and math.isfinite(cell.mean):
             _draw_ours(axes, y, cell, value)
         if cell.collapsed:
             below = 0.34 if cell.ours else 0.2  # values may lie at the edge as well
-            _write(axes, y + below, f"{COLLAPSE} ({len(cell.collapsed)})", ink)
+            _write(axes, y + below, f"{COLLAPSE} ({len(cell.collapsed)})", _style(cell)[0])
     axes.use_sticky_edges = False  # keeps a band that is the widest mark off the frame
     axes.margins(x=0.06)
     style_axes(axes, x=textwrap.fill(heading(column), 52), grid="x", spines=["bottom"])
