@@ -152,14 +152,8 @@ def draw_grid(
 ) -> Figure:
     """Draw one column of a table whose rows form a grid, as heat maps: reference and ours.
 
-    Args:
-        comparison: the table.
-        column: key of the column to draw.
-        grid: row keys by line of the grid.
-        row_labels: label of each line of the grid.
-        column_labels: label of each place in a line.
-        row_title: title of the lines.
-        column_title: title of the places.
+    ``grid`` has the keys of the table's rows, line by line; labels and titles name the lines
+    (``row_...``) and the places in a line (``column_...``).
     """
     cells = {row.row.key: row.cells[column] for row in comparison.rows}
     spec = next(c for c in comparison.columns if c.key == column)
@@ -223,11 +217,7 @@ def _draw_heat_map(axes: Axes, lines: list[list[_Entry]], column: ColumnSpec, li
 def draw_scatter(comparison: Comparison, x: str, y: str, colour: str | None = None) -> Figure:
     """Draw our mean of column ``y`` against that of ``x``, one point for each row, with stds.
 
-    Args:
-        comparison: the table.
-        x: key of the horizontal column.
-        y: key of the vertical column.
-        colour: key of a column that colours the points, for instance an accuracy.
+    The mean of column ``colour``, for instance an accuracy, colours the points.
     """
     import numpy
     from matplotlib.cm import ScalarMappable
@@ -268,11 +258,7 @@ def draw_curves(
 ) -> Figure:
     """Draw one line for each name: the mean over seeds, with the range of the seeds as a band.
 
-    Args:
-        curves: name -> seed -> points (x, y); each x uses the seeds that have it.
-        title: title of the figure.
-        x_label: label of the x axis.
-        y_label: label of the y axis, with its unit.
+    ``curves`` are name -> seed -> points (x, y); each x uses the seeds that have it.
     """
     figure = new_figure(5.8, 3.8)
     axes = figure.subplots()
