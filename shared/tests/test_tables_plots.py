@@ -182,6 +182,8 @@ def test_equal_figures_give_equal_bytes(tmp_path: Path) -> None:
 def test_a_number_that_is_not_finite_is_left_out_of_the_plot() -> None:
     made = compare(paper(), {"a": {"gain": {0: math.nan}}}, scale="paper")
     charts.draw_comparison(made).canvas.draw()
+    grid = charts.draw_grid(made, "gain", [["a", "b"]], row_labels=["0"], column_labels=["0", "1"])
+    assert "not finite" in texts(grid)
 
 
 def test_without_matplotlib_a_plot_says_what_to_install(

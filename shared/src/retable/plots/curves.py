@@ -22,9 +22,6 @@ def running_mean(values: Values, window: int) -> Values:
 
     Returns:
         (N,); NaN where a window holds no finite value.
-
-    >>> running_mean(numpy.array([1.0, 2.0, 6.0, numpy.nan]), 3)
-    array([1.5, 3. , 4. , 6. ])
     """
     finite = numpy.isfinite(values)
     if window == 1:

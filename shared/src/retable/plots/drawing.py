@@ -71,13 +71,7 @@ def style_axes(
 ) -> None:
     """Give axes the common style: sizes of text, a light grid below the data, few spines.
 
-    Args:
-        axes: the axes.
-        title: title; empty: none is set.
-        x: label of the x axis; empty: none is set.
-        y: label of the y axis; empty: none is set.
-        grid: directions of the grid lines; None for no grid.
-        spines: sides that have a line and tick marks.
+    An empty title or label is not set; only sides in ``spines`` have a line and tick marks.
     """
     if title:
         axes.set_title(title, fontsize=10)

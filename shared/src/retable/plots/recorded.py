@@ -139,13 +139,6 @@ def label_runs(recipes: Sequence[Any], names: Sequence[str]) -> list[str]:
     Args:
         recipes: content of each run's ``recipe.json``, None for a run without one.
         names: name of each run, for instance its folder; the label of a run without a recipe.
-
-    >>> recipe = {"pretrain": {"method": {"kind": "MoCoRecipe", "momentum": 0.99}}}
-    >>> other = {"pretrain": {"method": {"kind": "MoCoRecipe", "momentum": 0.5}}}
-    >>> label_runs([recipe, other, None], ["a", "b", "logs"])
-    ['MoCo, momentum=0.99', 'MoCo, momentum=0.5', 'logs']
-    >>> label_runs([recipe, recipe], ["a", "b"])
-    ['MoCo (a)', 'MoCo (b)']
     """
     fields = [dict(flatten(recipe)) if recipe is not None else {} for recipe in recipes]
     methods = [str(_field(own, "method.kind") or "").removesuffix("Recipe") for own in fields]

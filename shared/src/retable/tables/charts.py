@@ -43,14 +43,14 @@ def draw_comparison(comparison: Comparison) -> Figure:
     rows = tuple(
         row
         for row in rows
-        if any(row.cells[c.key].measured or _target(comparison, row.cells[c.key]) for c in columns)
+        if any(row.cells[c.key].measured or row.cells[c.key].reference for c in columns)
     )
     per_line = min(len(columns), _PANELS_IN_A_LINE)
     lines = math.ceil(len(columns) / per_line)
     figure = new_figure(2.8 + 4.2 * per_line, 1.1 + lines * (0.8 + 0.36 * len(rows)))
     grid = figure.subplots(lines, per_line, sharey=True, squeeze=False)
     for axes, column in zip(grid.flat, columns, strict=False):
-        _draw_column(axes, comparison, rows, column)
+        _draw_column(axes, rows, column)
     for axes in grid.flat[len(columns) :]:
         axes.set_visible(False)
     for line in grid:
@@ -61,29 +61,19 @@ def draw_comparison(comparison: Comparison) -> Figure:
     return figure
 
 
-def _target(comparison: Comparison, cell: ComparedCell) -> Value | Collapse | None:
-    """Return the stored value to draw: the reference's, or the paper's at its own scale."""
-    if cell.reference is None and comparison.scale == "paper":
-        return cell.paper
-    return cell.reference
-
-
-def _draw_column(
-    axes: Axes, comparison: Comparison, rows: Sequence[ComparedRow], column: ColumnSpec
-) -> None:
+def _draw_column(axes: Axes, rows: Sequence[ComparedRow], column: ColumnSpec) -> None:
     for y, row in enumerate(rows):
         cell = row.cells[column.key]
-        target, (ink, _) = _target(comparison, cell), _style(cell)
-        if isinstance(target, Collapse):
-            _write(axes, y - 0.2, stored(target, column.decimals), GREY)
-        value = target if isinstance(target, Value) else None
+        if isinstance(cell.reference, Collapse):
+            _write(axes, y - 0.2, stored(cell.reference, column.decimals), GREY)
+        value = cell.reference if isinstance(cell.reference, Value) else None
         if value is not None:
             _draw_reference(axes, y, value, cell.tolerance)
         if cell.mean is not None and math.isfinite(cell.mean):
             _draw_ours(axes, y, cell, value)
         if cell.collapsed:
             below = 0.34 if cell.ours else 0.2  # values may lie at the edge as well
-            _write(axes, y + below, f"{COLLAPSE} ({len(cell.collapsed)})", ink)
+            _write(axes, y + below, f"{COLLAPSE} ({len(cell.collapsed)})", _style(cell)[0])
     axes.use_sticky_edges = False  # keeps a band that is the widest mark off the frame
     axes.margins(x=0.06)
     style_axes(axes, x=textwrap.fill(heading(column), 52), grid="x", spines=["bottom"])
@@ -162,14 +152,8 @@ def draw_grid(
 ) -> Figure:
     """Draw one column of a table whose rows form a grid, as heat maps: reference and ours.
 
-    Args:
-        comparison: the table.
-        column: key of the column to draw.
-        grid: row keys by line of the grid.
-        row_labels: label of each line of the grid.
-        column_labels: label of each place in a line.
-        row_title: title of the lines.
-        column_title: title of the places.
+    ``grid`` has the keys of the table's rows, line by line; labels and titles name the lines
+    (``row_...``) and the places in a line (``column_...``).
     """
     cells = {row.row.key: row.cells[column] for row in comparison.rows}
     spec = next(c for c in comparison.columns if c.key == column)
@@ -233,11 +217,7 @@ def _draw_heat_map(axes: Axes, lines: list[list[_Entry]], column: ColumnSpec, li
 def draw_scatter(comparison: Comparison, x: str, y: str, colour: str | None = None) -> Figure:
     """Draw our mean of column ``y`` against that of ``x``, one point for each row, with stds.
 
-    Args:
-        comparison: the table.
-        x: key of the horizontal column.
-        y: key of the vertical column.
-        colour: key of a column that colours the points, for instance an accuracy.
+    The mean of column ``colour``, for instance an accuracy, colours the points.
     """
     import numpy
     from matplotlib.cm import ScalarMappable
@@ -278,11 +258,7 @@ def draw_curves(
 ) -> Figure:
     """Draw one line for each name: the mean over seeds, with the range of the seeds as a band.
 
-    Args:
-        curves: name -> seed -> points (x, y); each x uses the seeds that have it.
-        title: title of the figure.
-        x_label: label of the x axis.
-        y_label: label of the y axis, with its unit.
+    ``curves`` are name -> seed -> points (x, y); each x uses the seeds that have it.
     """
     figure = new_figure(5.8, 3.8)
     axes = figure.subplots()

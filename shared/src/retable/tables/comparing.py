@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from retable.errors import UserError
@@ -75,7 +75,11 @@ def compare(
     known = {column.key for column in shown.columns}
     columns = shown.columns + tuple(c for c in reference.columns if c.key not in known)
     _check_columns(measured, columns, shown)
-    rows = _joined_rows(shown, reference, [*measured, *(collapsed or {})])
+    rows = {row.key: row for row in shown.rows}
+    for row in reference.rows:
+        rows.setdefault(row.key, row)
+    for key in (*measured, *(collapsed or {})):
+        rows.setdefault(key, RowSpec(key, key, "extra", values={}))
     both = _Sides(
         shown,
         target,
@@ -92,19 +96,14 @@ def compare(
         scale,
         columns,
         tuple(
-            ComparedRow(row, {c.key: _compare_cell(both, row, c) for c in columns}) for row in rows
+            ComparedRow(row, {c.key: _compare_cell(both, row, c) for c in columns})
+            for row in rows.values()
         ),
         tuple(_compare_claim(both, claim) for claim in shown.claims),
         target.provenance if target else None,
         _reasons(target) if target else {},
         unfinished,
     )
-
-
-def _joined_rows(shown: Reference, reference: Reference, measured: Iterable[str]) -> list[RowSpec]:
-    rows = {row.key: row for row in (*reference.rows, *shown.rows)}
-    order = dict.fromkeys([*(row.key for row in (*shown.rows, *reference.rows)), *measured])
-    return [rows.get(key) or RowSpec(key, key, "extra", values={}) for key in order]
 
 
 def _reasons(reference: Reference) -> dict[str, str]:

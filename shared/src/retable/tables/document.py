@@ -69,12 +69,8 @@ def document(
 ) -> list[Block]:
     """Return the blocks of a comparison.
 
-    Args:
-        comparison: the table.
-        title: text of the first heading; by default the table's id and title.
-        level: level of the first heading.
-        anchor: anchor of the first heading.
-        pictures: shown after the text.
+    ``title``, by default the table's id and title, ``level`` and ``anchor`` are those of the first
+    heading; the pictures are shown after the text.
     """
     blocks: list[Block] = [
         Heading(title or f"{comparison.table.id}: {comparison.table.title}", level, anchor),

@@ -23,11 +23,7 @@ def number(value: float, decimals: int, *, signed: bool = False) -> str:
 
 
 def stored(value: Value | Collapse | None, decimals: int) -> str:
-    """Format a stored value with its std and, if known, its runs, or a collapse.
-
-    >>> stored(Collapse(), 1), stored(Collapse(3, 5), 1)
-    ('collapse', 'collapse (3 of 5)')
-    """
+    """Format a stored value with its std and, if known, its runs, or a collapse."""
     if value is None:
         return EMPTY
     if isinstance(value, Collapse):

@@ -60,9 +60,11 @@ def record_reference(
             f" {len(set(seeds))}: name them with --seeds."
         )
     collapsed = collapsed or {}
+    keys = dict.fromkeys([*measured, *collapsed])
+    printed = [row.key for row in paper.rows if row.key in keys]
     rows = {
         key: _recorded_row(paper, key, measured.get(key, {}), collapsed.get(key, {}), seeds)
-        for key in dict.fromkeys([*measured, *collapsed])
+        for key in dict.fromkeys([*printed, *keys])
     }
     compared = {
         key: {
@@ -81,15 +83,13 @@ def record_reference(
         if any(column.key in row.values for row in rows.values())
     )
     common = {c.key: c.tolerance.value for c in columns if c.tolerance is not None}
-    order = [row.key for row in paper.rows if row.key in rows]
-    order += [key for key in rows if key not in order]
     table = replace(
         paper.table,
         source="recorded by the command below, on the built-in data set",
         dataset="built-in data set, proxy scale",
         notes=_NOTES,
     )
-    stored = tuple(_with_tolerances(rows[key], tolerances[key], common) for key in order)
+    stored = tuple(_with_tolerances(row, tolerances[key], common) for key, row in rows.items())
     return Reference(table, columns, stored, provenance=provenance)
 
 

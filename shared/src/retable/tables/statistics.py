@@ -61,11 +61,7 @@ def mean(values: Sequence[float]) -> float:
 
 
 def spread_of(values: Sequence[float]) -> Spread | None:
-    """Return the sample std (divisor n - 1) of n values, None for fewer than two.
-
-    >>> spread_of([1.0, 3.0])
-    Spread(std=1.4142135623730951, degrees=1)
-    """
+    """Return the sample std (divisor n - 1) of n values, None for fewer than two."""
     if len(values) < 2:
         return None
     centre = mean(values)
@@ -74,11 +70,7 @@ def spread_of(values: Sequence[float]) -> Spread | None:
 
 
 def pooled(spreads: Sequence[Spread]) -> Spread:
-    """Return the root mean square of at least one std, weighted by degrees of freedom.
-
-    >>> pooled([Spread(1.0, 2), Spread(2.0, 2)])
-    Spread(std=1.5811388300841898, degrees=4)
-    """
+    """Return the root mean square of at least one std, weighted by degrees of freedom."""
     degrees = sum(spread.degrees for spread in spreads)
     total = math.fsum(spread.degrees * spread.std**2 for spread in spreads)
     return Spread(math.sqrt(total / degrees), degrees)

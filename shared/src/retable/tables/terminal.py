@@ -37,10 +37,10 @@ def render_terminal(
     """Return a comparison as aligned text, without pictures and sources.
 
     Args:
-        comparison: the table.
-        width: columns of the terminal; by default its own, 100 if it is unknown. Labels are wrapped
-            to it; below about 60 the lines may be wider.
-        colour: with ANSI colours, see `supports_colour`.
+        comparison: The comparison.
+        width: Columns to wrap to; by default the terminal's, 100 if they are unknown. Below about
+            60 the lines may be wider.
+        colour: Whether to use ANSI colours, see `supports_colour`.
     """
     width = width or shutil.get_terminal_size((100, 24)).columns
     parts: list[str] = []

@@ -46,13 +46,7 @@ class ClaimVerdict(StrEnum):
 
 
 def cell_verdict(interval: Interval | None, tolerance: float) -> Verdict:
-    """Return the verdict on a difference from its 95 % interval, None where it is unknown.
-
-    >>> cell_verdict(Interval(0.1, -0.2, 0.4), tolerance=0.5)
-    <Verdict.MATCH: 'match'>
-    >>> cell_verdict(Interval(0.9, 0.6, 1.2), tolerance=0.5)
-    <Verdict.MISS: 'miss'>
-    """
+    """Return the verdict on a difference from its 95 % interval, None where it is unknown."""
     if interval is None:
         return Verdict.INCONCLUSIVE
     if max(-interval.low, interval.high) <= tolerance + _ROUNDING:
