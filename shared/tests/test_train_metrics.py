@@ -95,7 +95,7 @@ def test_events_without_tensorboard_are_refused_with_the_remedy(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "tensorboard", None)
-    with pytest.raises(UserError, match="needs tensorboard, which is not installed"):
+    with pytest.raises(UserError, match="--tensorboard needs tensorboard, which is not inst"):
         MetricsLog(tmp_path / "metrics.jsonl", tmp_path / "events")
 
 

@@ -313,7 +313,7 @@ def test_fields_can_be_set_from_a_command_line() -> None:
         ("exemplar", {"mining_group_images": 1}, "`mining_group_images` must be at least 2, got 1"),
         ("exemplar", {"dim": 0}, "`dim` must be at least 1, got 0"),
         ("exemplar", {"margin": 0.0}, "`margin` must be positive, got 0.0"),
-        ("exemplar", {"normalize_axis": "rows"}, "or 'batch', got 'rows'"),
+        ("exemplar", {"normalize_axis": "rows"}, "must be one of 'feature', 'batch', got 'rows'"),
         ("jigsaw", {"permutations_per_image": 11}, r"must be in \[1, 10\], got 11"),
         ("jigsaw", {"permutations_per_image": 0}, r"must be in \[1, 10\], got 0"),
         ("jigsaw", {"selection": "median"}, "'median'"),
@@ -359,5 +359,5 @@ def test_two_views_are_one_too_many_for_tasks_with_one(name: str) -> None:
 @pytest.mark.parametrize("name", ["jigsaw", "relative_patch_location"])
 def test_a_view_of_another_size_than_the_grids_is_refused(name: str) -> None:
     batch = make_batch(name)
-    with pytest.raises(UserError, match="must be 18 x 18"):
+    with pytest.raises(UserError, match="must be 18 x 18 pixels, got 16 x 16"):
         build(name)(replace(batch, views=(batch.views[0][..., :16, :16],)))

@@ -85,7 +85,7 @@ def test_neighbours_stand_above_the_centre_under_their_class() -> None:
         ({"--data": "shapez"}, "'shapez' is unknown"),
         ({"--images": "0"}, "must be at least 1, got 0"),
         ({"--images": "9"}, "exceeds the 8 samples"),
-        ({"--size": "2"}, "`patch` must be"),
+        ({"--size": "2"}, "`patch` must be between 1 pixel and `cell`"),
     ],
 )
 def test_a_wrong_command_line_ends_with_a_sentence(

@@ -181,15 +181,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--size", type=int, default=96, help="side of the views in pixels; default: %(default)s"
     )
     parser.add_argument("--seed", type=int, default=0, help="default: %(default)s")
-    options = parser.parse_args(arguments)
+    options = vars(parser.parse_args(arguments))
+    out = options.pop("out")
     try:
-        drawing.kind_of(options.out)
-        out = vars(options).pop("out")
-        drawing.save(draw(**vars(options)), out)
+        drawing.kind_of(out)
+        drawing.save(draw(**options), out)
     except UserError as error:
         print(error, file=sys.stderr)
         return 2
-    print(options.out)
+    print(out)
     return 0
 
 
