@@ -260,7 +260,7 @@ def test_paper_scale_without_data(refused: Refused) -> None:
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        ([*smoke("moco_v2"), "--accumulate", "2"], "its gradient cannot be accumulated"),
+        ([*smoke("moco_v2"), "--accumulate", "2"], "`--accumulate` must be 1 for MoCo"),
         (smoke("moco_v2", "pretrain.epochs=many"), "must be an integer, got 'many'"),
         (smoke("moco_v2", "pretrain.method.n_hard=8"), "a field of MoCoRecipe, got 'n_hard'"),
         (smoke("moco_v2", "speed=8"), "must name a field of a row, one of pretrain.FIELD"),
