@@ -1,4 +1,4 @@
-"""What the benchmarks share: options, a timer that interleaves, a table and JSON lines."""
+"""Shared parts of the benchmarks: options, a timer that interleaves, a table and JSON lines."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ DISTRIBUTIONS.append(ROOT / "shared")
 MODULES = {"pillow": "PIL", "scikit-learn": "sklearn", "pytest-xdist": "xdist"}
 """Import names of distributions that have another name there."""
 LIGHT = {"numpy", "PIL", "safetensors", "torch", "torchvision"}
-"""What the core itself may need: one method alone is installed with it."""
+"""Requirements of the core itself, which every method package installs."""
 
 
 def modules_of(requirements: list[str]) -> set[str]:

@@ -1,4 +1,4 @@
-"""What changes how a recipe is carried out: half precision is marked, compiling changes nothing."""
+"""Options of how a recipe is run: half precision is marked, compiling changes nothing."""
 
 import json
 import math

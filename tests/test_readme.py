@@ -1,4 +1,4 @@
-"""What the README shows is run."""
+"""The README's examples run."""
 
 import os
 import re

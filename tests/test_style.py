@@ -1,4 +1,4 @@
-"""What no committed file may hold."""
+"""Content that no committed file may have."""
 
 import re
 import subprocess

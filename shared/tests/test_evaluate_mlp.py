@@ -95,7 +95,7 @@ def test_a_step_equals_torch_sgd_on_torch_layers(rate: float) -> None:
 
 
 def test_each_layers_penalty_is_that_of_the_paper() -> None:
-    # Reference: the sheet's 100 / (M C) for 2048 features and 1000 outputs.
+    # Reference: 100 / (M C) by hand for 2048 features and 1000 outputs.
     assert layer_penalty(100.0, torch.zeros(1000, 2048)) == 4.8828125e-05
 
 

@@ -65,7 +65,7 @@ def small(recipe: EncoderRecipe | None = None) -> nn.Module:
 def test_layers_are_pooled_to_the_sizes_of_the_official_code(
     channels: int, side: int, window: int, left: int, features: int
 ) -> None:
-    # Reference: the sheet's table; the maxima of whole windows, found in a loop.
+    # Reference: sizes computed by hand; the maxima of whole windows, found in a loop.
     maps = torch.zeros(2, channels, side, side)
     assert pooled(maps).shape == (2, features)
     assert features == channels * left**2 <= 9000

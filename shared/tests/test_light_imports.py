@@ -1,4 +1,4 @@
-"""What a command must not import: each costs seconds at every start."""
+"""Modules that commands must not import, because each costs seconds at every start."""
 
 from __future__ import annotations
 

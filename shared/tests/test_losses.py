@@ -54,7 +54,7 @@ def test_info_nce_is_the_formula(rows: int, negatives: int, temperature: float, 
 
 @pytest.mark.parametrize("width", [16385, 65537])
 def test_equal_logits_give_the_chance_level(width: int) -> None:
-    # Source: the sheet's values 9.7041 and 11.0904 for K = 16384 and 65536.
+    # Source: log(1 + K) by hand, 9.7041 and 11.0904 for K = 16384 and 65536.
     loss = info_nce(torch.full((3, width), 0.7), 0.2)
     assert loss.item() == pytest.approx(math.log(width), rel=1e-6)
 

@@ -1,4 +1,4 @@
-"""What methods log of a step's scores."""
+"""Metrics that methods log of a step's scores."""
 
 from __future__ import annotations
 

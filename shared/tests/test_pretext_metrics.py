@@ -1,4 +1,4 @@
-"""What a method measures on held-out images: means over images, and nothing is left behind."""
+"""Pretext metrics are means over held-out images and leave the method unchanged."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What came of runs, read from the files that they left: numbers, collapses, failures."""
+"""Outcomes of runs, read from their files: numbers, collapses, failures."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def judged_table(table: Table, contrastive: Changed, supervised: Changed) -> Tab
 
 
 Left = float | dict[str, str]
-"""What a run left: an accuracy, or the reason and kind of its early end."""
+"""Result of a run: an accuracy, or the reason and kind of its failure."""
 
 
 def leave(run: Run, folder: Path, found: Left) -> None:

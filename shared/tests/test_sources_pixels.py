@@ -1,4 +1,4 @@
-"""What a source says its pixels depend on: the names of what is kept of them."""
+"""The checksum of a source's pixels, which names the features kept of them."""
 
 import io
 import os

@@ -125,7 +125,7 @@ def test_aspect_height_and_place_of_tensorflows_crops_are_uniform() -> None:
 
 
 def test_rejected_crops_leave_the_others_distribution_as_it_is() -> None:
-    # Source: heights between those of a tenth and of all of the image, at the aspect at hand. One
+    # Source: heights between those of a tenth and of all of the image, at the drawn aspect. One
     # attempt in seven is below a tenth, which favours an aspect only where that share depends on
     # it.
     side = 40_000

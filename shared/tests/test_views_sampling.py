@@ -1,4 +1,4 @@
-"""What is drawn follows torchvision's random transforms and depends on key and index only."""
+"""Draws follow torchvision's random transforms and depend on key and index only."""
 
 from __future__ import annotations
 

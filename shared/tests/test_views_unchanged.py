@@ -1,4 +1,4 @@
-"""What older recipes draw stays as it was when others get new steps."""
+"""Draws of older recipes stay unchanged when recipes get new steps."""
 
 from __future__ import annotations
 

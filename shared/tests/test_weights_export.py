@@ -1,4 +1,4 @@
-"""What is exported works in the other program: it loads strictly and gives equal features."""
+"""Exported weights load strictly in the other program and give equal features."""
 
 from __future__ import annotations
 

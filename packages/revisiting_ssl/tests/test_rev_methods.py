@@ -1,4 +1,4 @@
-"""What the four methods have in common: batches, parts of batches, processes, evaluation mode."""
+"""Properties common to the four methods: batches, parts of batches, processes, evaluation mode."""
 
 from __future__ import annotations
 
