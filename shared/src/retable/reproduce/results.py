@@ -166,7 +166,7 @@ def repeats_recording(table: Table, finished: FinishedRuns) -> bool:
     environments = [run.environment for by_seed in finished.values() for run in by_seed.values()]
     return all(
         facts
-        and not facts["gpus"]
+        and not facts.get("gpus")
         and recorded.hardware == f"{facts['processor']}, {facts['cores']} cores"
         and all(facts["versions"].get(p) == recorded.versions.get(p) for p in _DECISIVE)
         for facts in environments
