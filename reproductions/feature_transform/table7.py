@@ -54,6 +54,7 @@ TABLE = Table(
     images=IMAGENET100_IMAGES,
     subset="imagenet100",
     check_rows=("moco_v1", "neg_in", "hard_5_2"),
+    repeats=False,  # recorded before the sums of mixed scores were reordered
 )
 
 if __name__ == "__main__":

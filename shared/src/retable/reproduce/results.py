@@ -158,8 +158,8 @@ def compare_table(
 
 
 def repeats_recording(table: Table, finished: FinishedRuns) -> bool:
-    """Say whether all runs have the versions and the processor of the table's proxy references."""
-    if not table.proxy_reference.exists():
+    """Say whether all runs must repeat the table's recorded ones: by versions and processor."""
+    if not table.repeats or not table.proxy_reference.exists():
         return False
     recorded = load_reference(table.proxy_reference).provenance
     assert recorded is not None

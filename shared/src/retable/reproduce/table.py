@@ -184,6 +184,9 @@ class Table:
         plots: draw more than the comparison, into the report's folder.
         check_rows: rows that ``nox -s check-tables`` trains and compares with the recorded numbers,
             as ``--rows`` takes them: both rows of the main claim and a baseline.
+        repeats: Whether runs of today's code repeat the recorded runs of the same seed, versions
+            and processor. False after a change of the order of float operations, until the table is
+            recorded again.
     """
 
     script: Path
@@ -202,6 +205,7 @@ class Table:
     collapse: CollapseCriterion | None = None
     plots: tuple[Callable[[Comparison, FinishedRuns, Path], None], ...] = ()
     check_rows: tuple[str, ...] = ()
+    repeats: bool = True
 
     def __post_init__(self) -> None:
         known = {name for row in self.rows for name in self.trainings(row)}
