@@ -160,10 +160,7 @@ def editable(*packages: str, extras: str = "") -> list[str]:
 
 def with_scripts(*packages: str, extras: str = "[train,plots]") -> list[str]:
     """Return the same with the table scripts, which import each other from the root."""
-    scripts = ROOT / "reproductions" / "pyproject.toml"
-    return editable(*packages, extras=extras) + (
-        ["-e", "./reproductions"] if scripts.exists() else []
-    )
+    return [*editable(*packages, extras=extras), "-e", "./reproductions"]
 
 
 def _package_folders(packages: Iterable[str]) -> list[str]:
@@ -183,8 +180,7 @@ def types(session: nox.Session) -> None:
     """Check types, strictly."""
     wanted = with_scripts(*PACKAGES, extras="[train,plots,tensorboard]")
     sources = [f"{folder}/src" for folder in (CORE, *_package_folders(PACKAGES))]
-    checked = [CORE, "packages", "tests", "noxfile.py", "benchmarks"]
-    checked += [folder for folder in SCRIPTS if (ROOT / folder).exists()]
+    checked = [CORE, "packages", "tests", "noxfile.py", "benchmarks", *SCRIPTS]
     variables = {"MYPYPATH": os.pathsep.join(sources)}
     with environment(session, *wanted, groups=("types", "test")) as place:
         run(session, place, "mypy", *session.posargs, *checked, env=variables)

@@ -78,8 +78,7 @@ def _main(table: Table, script: Path, words: Sequence[str]) -> int:
     outcomes = results.gather_outcomes(table, rows, finished, selection.scale)
     if options.record:
         results.record(table, runs, finished, outcomes)
-    repeats = results.repeats_recording(table, finished)
-    comparison = results.compare_table(table, rows, outcomes, selection, repeats=repeats)
+    comparison = results.compare_table(table, rows, outcomes, selection, finished)
     folder = options.folder / "tables" / f"{table.name}-{selection.scale}"
     results.write_report(table, comparison, finished, folder)
     print(render_terminal(comparison, colour=supports_colour(sys.stdout)))

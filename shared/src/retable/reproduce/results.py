@@ -128,13 +128,12 @@ def compare_table(
     rows: Mapping[str, TableRow],
     outcomes: Outcomes,
     selection: TableSelection,
-    *,
-    repeats: bool = False,
+    runs: FinishedRuns | None = None,
 ) -> Comparison:
     """Compare the outcomes of the selected trainings ``rows``.
 
-    They are compared with the paper at paper scale and with what we recorded at proxy scale;
-    ``repeats`` says whether the runs repeat the recording (`repeats_recording`).
+    They are compared with the paper at paper scale and with what we recorded at proxy scale. If
+    ``runs`` are given and repeat recorded ones, each is compared with the one of its seed.
     """
     scale = selection.scale
     reference, paper = load_references(table, scale)
@@ -153,18 +152,14 @@ def compare_table(
         failed=outcomes.failed,
         collapsed=outcomes.collapsed,
         unfinished=_unfinished(selection),
-        repeats=repeats,
+        repeats=table.repeats and runs is not None and _repeat(reference.provenance, runs),
     )
 
 
-def repeats_recording(table: Table, finished: FinishedRuns) -> bool:
-    """Say whether all runs must repeat the table's recorded ones: by versions and processor."""
-    if not table.repeats or not table.proxy_reference.exists():
-        return False
-    recorded = load_reference(table.proxy_reference).provenance
-    assert recorded is not None
-    environments = [run.environment for by_seed in finished.values() for run in by_seed.values()]
-    return all(
+def _repeat(recorded: Provenance | None, runs: FinishedRuns) -> bool:
+    """Say whether the runs have the versions and the processor of the recorded ones."""
+    environments = [run.environment for by_seed in runs.values() for run in by_seed.values()]
+    return recorded is not None and all(
         facts
         and not facts.get("gpus")
         and recorded.hardware == f"{facts['processor']}, {facts['cores']} cores"
