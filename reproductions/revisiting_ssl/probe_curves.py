@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from reproductions.revisiting_ssl.grid_readings import TASKS
+from retable.files import read_record
 from retable.plots.drawing import CYCLE, GREY, INK, add_legend, new_figure, save, style_axes
 from retable.reproduce import FinishedRun, FinishedRuns
+from retable.reproduce.run import evaluation_owner, read_evaluation
 from retable.tables import Comparison
 from retable.tables.phrases import scale_title
-from retable.train.runs import read_json
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -50,12 +51,13 @@ def read_curve(history: FinishedRun, evaluation: str) -> ProbeCurve | None:
     the run's metrics.
     """
     for folder in sorted((history.folder / "evaluations").glob(f"{evaluation}-*")):
-        result, curve = folder / "result.json", folder / "curve.json"
-        if not (result.exists() and curve.exists()):
+        curve = folder / "curve.json"
+        result = read_evaluation(folder)
+        if result is None or not curve.exists():
             continue
-        if read_json(result)["top1"] != history.metrics.get(f"{evaluation}.top1"):
+        if result["metrics"]["top1"] != history.metrics.get(f"{evaluation}.top1"):
             continue
-        recipe, measured = read_json(folder / "recipe.json"), read_json(curve)
+        recipe, measured = result["recipe"], read_record(curve, evaluation_owner(folder))
         tap = recipe["representation"]["taps"][-1]
         values = {
             figure: [math.nan if value is None else value for value in measured[figure][tap]]

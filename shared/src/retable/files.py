@@ -1,4 +1,8 @@
-"""Atomic writes: after an interruption a file holds its old content or its new one."""
+"""Atomic writes: after an interruption a file holds its old content or its new one.
+
+Records are JSON files that results are read from: they carry a checksum and the name of the run or
+evaluation that they belong to.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +17,8 @@ from typing import Any, BinaryIO
 
 import torch
 from torch import Tensor
+
+from retable.errors import UserError
 
 
 @contextmanager
@@ -66,12 +72,51 @@ def write_json(path: str | os.PathLike[str], value: Any) -> None:
     write_text(path, text + "\n")
 
 
+class DamagedFileError(UserError):
+    """A file is not what was written, or was written for another owner."""
+
+
+def write_record(path: str | os.PathLike[str], owner: str, content: Any) -> None:
+    """Write JSON values atomically, with their checksum and their owner, such as a run's name."""
+    record = {"owner": owner, "checksum": _checksum_of(owner, content), "content": content}
+    write_json(path, record)
+
+
+def read_record(path: str | os.PathLike[str], owner: str | None = None) -> Any:
+    """Return the content of a file of `write_record`; None as owner accepts any.
+
+    Raises:
+        DamagedFileError: the file is missing, truncated or altered, or belongs to another owner.
+    """
+    try:
+        record = json.loads(Path(path).read_bytes())
+        found, content = record["owner"], record["content"]
+        intact = record["checksum"] == _checksum_of(found, content)
+    except FileNotFoundError:
+        raise DamagedFileError(f"{path} does not exist.") from None
+    except (ValueError, KeyError, TypeError, RecursionError):
+        intact, found = False, owner
+    if not intact:
+        raise DamagedFileError(f"{path} is damaged: its content does not have its checksum.")
+    if owner is not None and found != owner:
+        raise DamagedFileError(f"{path} must belong to {owner}, got a file of {found}.")
+    return content
+
+
+def _checksum_of(owner: str, content: Any) -> str:
+    text = json.dumps([owner, content], sort_keys=True, allow_nan=False)
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
 def append_line(path: str | os.PathLike[str], line: str) -> None:
     """Append one line to a log such as ``metrics.jsonl``; missing file and folders are created.
 
     The line reaches the kernel in one write, so that it survives the death of this process, but not
     a power failure. An unfinished last line of a killed writer is removed first, so that every line
     of the log is complete. For one writer at a time.
+
+    Raises:
+        OSError: the line could not be written whole, as on a full disk.
     """
     if "\n" in line:
         raise ValueError(f"`line` must not contain a newline, got {line!r}")
@@ -79,7 +124,10 @@ def append_line(path: str | os.PathLike[str], line: str) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     with target.open("ab+", buffering=0) as file:
         _remove_unfinished_line(file)
-        file.write(f"{line}\n".encode())
+        content = f"{line}\n".encode()
+        # A nearly full disk takes a part of the line; writing the rest raises the reason.
+        while content:
+            content = content[file.write(content) :]
 
 
 def _remove_unfinished_line(file: Any, block: int = 4096) -> None:

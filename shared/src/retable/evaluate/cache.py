@@ -13,10 +13,6 @@ nothing in it can be out of date.
 
 from __future__ import annotations
 
-import functools
-import hashlib
-import importlib
-import sys
 import warnings
 import zlib
 from collections.abc import Callable, Iterator
@@ -27,6 +23,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from retable.code import code_digest
 from retable.distributed import gather, process_count, process_index
 from retable.evaluate.data import split_permutation
 from retable.evaluate.representation import EncoderPasses, not_finite
@@ -244,23 +241,4 @@ class FeatureCache:
 
 def code_of(encoder: nn.Module) -> str:
     """Hash the source of what turns images into vectors: the core's, and the encoder's modules'."""
-    own = {type(module).__module__ for module in encoder.modules()}
-    own = {name for name in own if not name.startswith("torch.")}
-    # Functions that an encoder calls stand in modules of the same package.
-    packages = {name.rpartition(".")[0] for name in own} & sys.modules.keys()
-    return _code_digest(*_CODE, *sorted(own | packages))
-
-
-@functools.cache
-def _code_digest(*names: str) -> str:
-    """Hash modules, and all that is in packages; once in a process, for files may change."""
-    digest = hashlib.sha256()
-    for name in names:
-        module = importlib.import_module(name)
-        source = getattr(module, "__file__", None)
-        if source is None:  # typed in by hand
-            continue
-        path = Path(source)
-        for file in sorted(path.parent.rglob("*.py")) if path.name == "__init__.py" else [path]:
-            digest.update(f"{name} {file.name}".encode() + b"\0" + file.read_bytes())
-    return digest.hexdigest()[:16]
+    return code_digest({type(module) for module in encoder.modules()}, _CODE)

@@ -15,7 +15,6 @@ import math
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Self, TypeVar
 
 import torch
@@ -30,7 +29,7 @@ from retable.evaluate.features import Features, represent
 from retable.evaluate.frozen import FrozenEncoder, freeze
 from retable.evaluate.protocol import TOP1, TOP5, EvalContext, Evaluation, MetricSpec
 from retable.evaluate.representation import Representation
-from retable.files import write_json
+from retable.files import write_record
 from retable.progress import bar
 from retable.views import ViewRecipe
 
@@ -219,7 +218,7 @@ def _train_heads(
             states = {tap: head.tensors().items() for tap, head in heads.items()}
             tensors = {f"{tap}/{name}": v for tap, state in states.items() for name, v in state}
             checkpoints.save(epoch + 1, tensors, {"curve": curve})
-            _write_curve(context.directory, recipe, curve)
+            _write_curve(context, recipe, curve)
             top1 = curve[-1]["top1"][recipe.representation.taps[-1]][0]
             shown.set_postfix({"epoch": epoch + 1, "top1": f"{top1:.2f}"})
     return heads, curve
@@ -274,10 +273,10 @@ def _measure(
 
 
 def _write_curve(
-    directory: Path | None, recipe: HeadProbe[AnyHead], curve: Sequence[EpochMetrics]
+    context: EvalContext, recipe: HeadProbe[AnyHead], curve: Sequence[EpochMetrics]
 ) -> None:
     """Write the metrics of every epoch, by tap and suffix."""
-    if directory is None or process_index() != 0:
+    if context.directory is None or process_index() != 0:
         return
     curves: dict[str, Any] = {"epoch": list(range(1, len(curve) + 1))}
     for figure in curve[-1]:
@@ -290,7 +289,7 @@ def _write_curve(
             for tap in recipe.representation.taps
             for place, suffix in enumerate(recipe.suffixes())
         }
-    write_json(directory / "curve.json", curves)
+    write_record(context.directory / "curve.json", context.owner, curves)
 
 
 def last_and_best(curve: Sequence[EpochMetrics], tap: str) -> dict[str, float]:

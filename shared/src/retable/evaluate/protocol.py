@@ -72,6 +72,7 @@ class EvalContext:
             same encoder read (`retable.evaluate.cache`); None keeps nothing.
         checkpoint: where the encoder was loaded from (`retable.weights.load_encoder`); evaluations
             that train the encoder start from it. "": unknown.
+        owner: name of this evaluation of this encoder, which its files carry.
     """
 
     device: torch.device | str
@@ -81,6 +82,7 @@ class EvalContext:
     progress: bool = False
     features: Path | None = None
     checkpoint: str = ""
+    owner: str = ""
 
     def accelerator(self) -> Any:
         """Return a new ``accelerate.Accelerator`` of this device and precision, for training."""

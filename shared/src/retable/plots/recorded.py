@@ -17,10 +17,11 @@ from typing import Any
 import numpy
 
 from retable.errors import UserError
+from retable.files import read_record
 from retable.plots.scores import ScoreCurves
 from retable.train.gradients import Landscape, read_landscape
 from retable.train.metrics import MetricsLog
-from retable.train.runs import RunDirectory, read_json
+from retable.train.runs import RunDirectory
 from retable.train.traces import read_traces
 
 Run = str | os.PathLike[str]
@@ -122,7 +123,7 @@ def _no_damage(path: Path) -> Iterator[None]:
 
 def _recipe(run: Run) -> Any:
     path = RunDirectory(_log(run).path.parent).recipe
-    return read_json(path) if path.is_file() else None
+    return read_record(path)["recipe"] if path.is_file() else None
 
 
 def _field(fields: Fields, suffix: str) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import os
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -74,6 +75,8 @@ def parse(table: Table, arguments: Sequence[str]) -> tuple[TableSelection, RunOp
     if options.jobs is None:
         options.jobs = cores if small and options.processes in (None, 1) and not gpus else 1
     options.threads = 1 if small else cores
+    options.fresh = time.time() if options.fresh else 0.0
+    options.accepted = tuple(options.accept_other)
     names = {field.name for field in dataclasses.fields(RunOptions)}
     how = {name: value for name, value in vars(options).items() if name in names}
     return selection, RunOptions(**how)
@@ -133,6 +136,8 @@ def _parser(table: Table) -> argparse.ArgumentParser:
     start = parser.add_mutually_exclusive_group().add_argument
     start("--resume", action="store_true", help="require earlier runs to continue from")
     start("--fresh", action="store_true", help="delete earlier runs of these rows first")
+    other = "keep runs that were made by other code or of other data; the table says so"
+    add("--accept-other", nargs="+", choices=("code", "data"), default=[], help=other)
     add("--dry-run", action="store_true", help="print the planned runs and their cost")
     add("--record", action="store_true", help="store the metrics as this table's proxy references")
     folder = "folder of results; ./runs by default"

@@ -3,29 +3,28 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import importlib
 import importlib.util
-import shutil
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
 from retable import distributed
+from retable.code import dotted_name, script_name
 from retable.data.sources import open_source
 from retable.errors import UserError
 from retable.evaluate.data import without_validation
 from retable.processes import exit_with_launcher
 from retable.reproduce import arguments, execute, launch, results
-from retable.reproduce.plan import plan_runs, render_plan, resolve_rows
-from retable.reproduce.run import Run, read_runs
-from retable.reproduce.table import Table
+from retable.reproduce.plan import TableSelection, plan_runs, render_plan, resolve_rows
+from retable.reproduce.run import Run, kept_seeds, read_runs
+from retable.reproduce.table import Table, TableRow
+from retable.settings import fingerprint
 from retable.tables import render_terminal, supports_colour
 from retable.train.options import RunOptions
 from retable.train.recipe import PretrainRecipe
-from retable.train.runs import code_digest
 
 
 def main(table: Table, words: Sequence[str] | None = None) -> int:
@@ -69,24 +68,30 @@ def _main(table: Table, script: Path, words: Sequence[str]) -> int:
         return launch.relaunch(script, words, processes)
     exit_with_launcher()
     execute.check_data(runs, options)
-    if distributed.process_index() == 0:
-        _prepare_folder(runs, options)
+    execute.check_claims(runs, options)
+    if options.resume and not any(run.directory(options.folder).path.exists() for run in runs):
+        raise UserError(
+            f"--resume: {options.folder} holds no run of these rows and seeds. Leave out --resume "
+            "to begin, or name the right folder with --runs."
+        )
     execute.execute(runs, options)
     if distributed.process_index() != 0:
         return 0
+    variant = variant_of(table, script, selection)
+    if not variant and not options.record:
+        rows, runs = complete_runs(table, selection, rows, runs, options)
     finished = read_runs(runs, options.folder, table.derive)
     outcomes = results.gather_outcomes(table, rows, finished, selection.scale)
     if options.record:
         results.record(table, runs, finished, outcomes)
     comparison = results.compare_table(table, rows, outcomes, selection, finished)
-    folder = options.folder / "tables" / f"{table.name}-{selection.scale}"
+    folder = options.folder / "tables" / f"{table.name}-{selection.scale}{variant}"
     results.write_report(table, comparison, finished, folder)
     print(render_terminal(comparison, colour=supports_colour(sys.stdout)))
     print(f"\nWritten to {folder}.")
-    codes = [(finished[run.rows[0]][run.seed].environment.get("code"), run.recipe) for run in runs]
-    if old := sum(bool(code) and code != code_digest(r.method, r.encoder) for code, r in codes):
+    if other := [run.name for run in runs if execute.is_of_other_code(run, options)]:
         print(
-            f"{old} of {len(runs)} runs were trained by other versions of the code. "
+            f"{len(other)} of {len(runs)} runs were trained by other versions of the code. "
             "Use --fresh to train them again."
         )
     failed = results.failed_unexpectedly(table, finished, comparison)
@@ -101,20 +106,35 @@ def _training_images(table: Table, recipe: PretrainRecipe) -> int:
     return len(without_validation(source, recipe.validation_images))
 
 
-def _prepare_folder(runs: list[Run], options: RunOptions) -> None:
-    """Apply ``--fresh`` and ``--resume``, and check that run directories hold these recipes."""
-    directories = [run.directory(options.folder) for run in runs]
-    for directory in directories if options.fresh else ():
-        if directory.path.exists():
-            with directory.locked():
-                shutil.rmtree(directory.path)
-    for run, directory in zip(runs, directories, strict=True):
-        directory.verify_recipe(run.identity)
-    if options.resume and not any(directory.path.exists() for directory in directories):
-        raise UserError(
-            f"--resume: {options.folder} holds no run of these rows and seeds. Leave out --resume "
-            "to begin, or name the right folder with --runs."
-        )
+def variant_of(table: Table, script: Path, selection: TableSelection) -> str:
+    """Return what a report's name needs beside the table's, so that no other table is overwritten.
+
+    It is empty for the table as its script states it, whichever rows and seeds are selected.
+    """
+    other = "" if script.resolve() == table.script.resolve() else f"-{script.stem}"
+    changes = (selection.overrides, selection.precision, selection.max_steps)
+    return other + (f"-{fingerprint(changes)[:8]}" if any(changes) else "")
+
+
+def complete_runs(
+    table: Table,
+    selection: TableSelection,
+    rows: Mapping[str, TableRow],
+    runs: Sequence[Run],
+    options: RunOptions,
+) -> tuple[Mapping[str, TableRow], list[Run]]:
+    """Return selected rows and runs together with all others of the table that are complete."""
+    every = resolve_rows(table, replace(selection, rows=()))
+    seeds = sorted({*selection.seeds, *kept_seeds(options.folder)})
+    chosen = {run.name for run in runs}
+    others = [
+        run
+        for run in plan_runs(every, seeds)
+        if run.name not in chosen and execute.is_complete(run, options)
+    ]
+    names = {name for run in others for name in run.rows}
+    shown = {name: row for name, row in every.items() if name in rows or name in names}
+    return shown, [*runs, *others]
 
 
 def load_table(script: Path) -> Table:
@@ -130,7 +150,7 @@ def load_table(script: Path) -> Table:
     script = script.resolve()
     if not script.is_file():
         raise UserError(f"{script} does not exist: name a script under reproductions/.")
-    name = _dotted_name(script)
+    name = dotted_name(script)
     module = _execute_file(script) if name is None else importlib.import_module(name)
     table = getattr(module, "TABLE", None)
     if not isinstance(table, Table):
@@ -140,23 +160,9 @@ def load_table(script: Path) -> Table:
     return table
 
 
-def _dotted_name(script: Path) -> str | None:
-    """Return the name under which ``import`` finds a file of a package, None for other files."""
-    top = script.parent
-    while (top.parent / "__init__.py").exists():
-        top = top.parent
-    if not (top / "__init__.py").exists():
-        return None
-    found = importlib.util.find_spec(top.name)
-    if found is None or found.origin is None or Path(found.origin).resolve().parent != top:
-        return None  # a copy of the package, or one that is not importable
-    return ".".join((top.name, *script.relative_to(top).with_suffix("").parts))
-
-
 def _execute_file(script: Path) -> ModuleType:
     """Execute a file as a module whose name is unique to its path."""
-    digest = hashlib.sha256(str(script).encode()).hexdigest()[:16]
-    name = f"{script.stem}_{digest}"
+    name = script_name(script)
     spec = importlib.util.spec_from_file_location(name, script)
     if spec is None or spec.loader is None:
         raise UserError(f"{script} is not a Python file: name a table script.")
@@ -171,7 +177,8 @@ def _execute_file(script: Path) -> ModuleType:
 def _neighbours_importable(folder: Path) -> Iterator[None]:
     """Let bare names mean the modules of a folder; restore what they meant before.
 
-    Another folder's module of the same name, left by an earlier import, is not reused.
+    Another folder's module of the same name, left by an earlier import, is not reused. The modules
+    of this folder are kept under names unique to their paths.
     """
     names = {path.stem for path in folder.glob("*.py")}
     names |= {path.parent.name for path in folder.glob("*/__init__.py")}
@@ -182,8 +189,21 @@ def _neighbours_importable(folder: Path) -> Iterator[None]:
         yield
     finally:
         sys.path.remove(str(folder))
-        _pop_modules(names)
+        for name, module in _pop_modules(names).items():
+            _rename(module, name, folder)
         sys.modules.update(hidden)
+
+
+def _rename(module: ModuleType, name: str, folder: Path) -> None:
+    """Keep a module of a folder, and its classes, under a name that is unique to its path."""
+    top, dot, rest = name.partition(".")
+    file = folder / f"{top}.py"
+    new = script_name(file if file.exists() else folder / top) + dot + rest
+    sys.modules[new] = module
+    module.__name__ = new
+    for value in vars(module).values():
+        if isinstance(value, type) and value.__module__ == name:
+            value.__module__ = new
 
 
 def _pop_modules(names: set[str]) -> dict[str, ModuleType]:

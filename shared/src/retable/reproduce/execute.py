@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import json
 import sys
 import time
 from collections.abc import Iterable, Sequence
@@ -13,7 +14,8 @@ from typing import Any
 
 import torch
 
-from retable import files
+from retable import distributed, files
+from retable.code import classes_of, code_digest
 from retable.data.sampler import Sampler
 from retable.data.source import TRAIN, Source
 from retable.data.sources import open_source
@@ -33,8 +35,9 @@ from retable.methods import SupervisedRecipe
 from retable.methods.method import Method, Progress
 from retable.nn.queues import KeyQueue
 from retable.reproduce.launch import run_side_by_side
-from retable.reproduce.run import Run, read_run
+from retable.reproduce.run import FinishedRun, Run, evaluation_owner, read_evaluation, read_run
 from retable.settings import to_plain
+from retable.train.metrics import MetricsLog
 from retable.train.options import RunOptions
 from retable.train.pretext_metrics import pretext_metrics
 from retable.train.pretrain import (
@@ -44,7 +47,7 @@ from retable.train.pretrain import (
     pretrain,
 )
 from retable.train.recipe import PretrainRecipe, build_method, check_fit
-from retable.train.runs import RunDirectory, code_digest, environment
+from retable.train.runs import Claim, RunDirectory, environment
 from retable.train.shape_inference import shapes_only
 from retable.views import without_draws
 from retable.weights import load_encoder
@@ -111,6 +114,46 @@ def check_data(runs: Sequence[Run], options: RunOptions) -> None:
         open_splits_of(opener(recipe, options), data)
 
 
+def check_claims(runs: Sequence[Run], options: RunOptions) -> None:
+    """Check that the runs that exist are of these recipes, of this data and made by this code.
+
+    Raises:
+        UserError: one is not, and ``options`` neither replace nor accept it.
+    """
+    for run in () if options.fresh else runs:
+        run.directory(options.folder).verify_claim(_claim(run, options), options.accepted)
+
+
+def is_of_other_code(run: Run, options: RunOptions) -> bool:
+    """Say whether a run was made by other code than the present."""
+    try:
+        claim = _claim(run, options)
+        run.directory(options.folder).verify_claim(claim, {"recipe", "data"})
+    except UserError:
+        return True
+    return False
+
+
+def is_complete(run: Run, options: RunOptions) -> bool:
+    """Say whether a run and its evaluations are there, of this data and made by this code."""
+    if not run.directory(options.folder).result.exists():
+        return False
+    try:
+        check_claims([run], replace(options, fresh=0.0))
+    except UserError as error:
+        print(f"{error} It is not shown.", file=sys.stderr)
+        return False
+    return is_current(run, replace(options, fresh=0.0))
+
+
+def _claim(run: Run, options: RunOptions) -> Claim:
+    return run.claim(_train_source(run.recipe, options).description)
+
+
+def _train_source(recipe: PretrainRecipe, options: RunOptions) -> Source:
+    return without_validation(opener(recipe, options)(TRAIN), recipe.validation_images)
+
+
 def execute(runs: Iterable[Run], options: RunOptions) -> None:
     """Carry out all runs; those already complete cost nothing.
 
@@ -119,11 +162,8 @@ def execute(runs: Iterable[Run], options: RunOptions) -> None:
     Raises:
         UserError: a run cannot start.
     """
-    found = [(run, read_run(run, options.folder)) for run in runs]
     calls = [
-        functools.partial(execute_one, run, options)
-        for run, finished in found
-        if finished is None or not finished.complete
+        functools.partial(execute_one, run, options) for run in runs if not is_current(run, options)
     ]
     if options.jobs > 1 and len(calls) > 1:
         run_side_by_side(calls, options.jobs)
@@ -141,9 +181,12 @@ def execute_one(run: Run, options: RunOptions) -> None:
     lock = directory.locked() if accelerator.is_main_process else contextlib.nullcontext()
     with lock:
         if accelerator.is_main_process:
-            directory.write_recipe(run.identity)
+            if directory.is_older(options.fresh):
+                directory.remove()
+            directory.write_claim(_claim(run, options), options.accepted)
         accelerator.wait_for_everyone()
-        if not directory.result.exists():
+        finished = read_run(run, options.folder)
+        if finished is None or not _has_own_encoder(run, finished):
             _pretrain(run, directory, accelerator, options)
         finished = read_run(run, options.folder)
         if finished is not None and finished.failure is None:
@@ -160,9 +203,8 @@ def execute_one(run: Run, options: RunOptions) -> None:
 
 def _pretrain(run: Run, directory: RunDirectory, accelerator: Any, options: RunOptions) -> None:
     recipe = run.recipe
-    source = without_validation(opener(recipe, options)("train", None), recipe.validation_images)
-    # Read now: files may change while the run trains.
-    facts = {**environment(), "code": code_digest(recipe.method, recipe.encoder)}
+    source = _train_source(recipe, options)
+    facts = environment()  # read now: files may change while the run trains
     start = time.perf_counter()
     try:
         result: dict[str, Any] = pretrain(
@@ -175,17 +217,20 @@ def _pretrain(run: Run, directory: RunDirectory, accelerator: Any, options: RunO
             _monitor(run, len(source), accelerator, options),
         )
     except TrainingFailedError as failure:
-        result = {"failed": failure.reason, "kind": failure.kind}
+        log = MetricsLog(directory.metrics)
+        result = {"failed": failure.reason, "kind": failure.kind, "epochs": log.read("epoch")}
         if accelerator.is_main_process:
             print(failure, file=sys.stderr)
     if accelerator.is_main_process:
-        facts |= {
+        facts = facts | {
             "data": source.description,
             "processes": accelerator.num_processes,
             "seconds_of_last_start": round(time.perf_counter() - start, 1),
         }
-        files.write_json(directory.environment, facts)
-        files.write_json(directory.result, to_plain(result))
+        result["log"] = MetricsLog(directory.metrics).checksum()
+        directory.verify_present()
+        files.write_record(directory.environment, directory.name, facts)
+        files.write_record(directory.result, directory.name, to_plain(result))
     accelerator.wait_for_everyone()
 
 
@@ -239,18 +284,68 @@ def _context(
         precision=run.recipe.precision,
         progress=directory is not None and not options.quiet,
         checkpoint=str(run.directory(options.folder).encoder),
+        owner="" if directory is None else evaluation_owner(directory),
     )
 
 
 def _evaluate(run: Run, evaluation: Evaluation, accelerator: Any, options: RunOptions) -> None:
-    folder = run.evaluation_folder(evaluation, options.folder)
-    if (folder / "result.json").exists():
+    if _is_evaluated(run, evaluation, options):
         return
-    encoder, _, _ = load_encoder(run.directory(options.folder).encoder)
+    directory = run.directory(options.folder)
+    folder = run.evaluation_folder(evaluation, options.folder)
+    encoder, _, _ = load_encoder(directory.encoder)
     context = _context(run, folder, accelerator, options)
     open_variant = opener(run.recipe, options)
     metrics = evaluation.run(encoder.to(context.device), open_variant, context, seed=run.seed)
     if accelerator.is_main_process:
-        files.write_json(folder / "recipe.json", to_plain(evaluation))
-        files.write_json(folder / "result.json", to_plain(metrics))
+        directory.verify_present()
+        facts = {"metrics": metrics, "recipe": evaluation, **_eval_facts(run, evaluation, options)}
+        files.write_record(folder / "result.json", evaluation_owner(folder), to_plain(facts))
     accelerator.wait_for_everyone()
+
+
+def _is_evaluated(run: Run, evaluation: Evaluation, options: RunOptions) -> bool:
+    """Say whether a result exists that was made of this data and by this code, or is accepted."""
+    found = read_evaluation(run.evaluation_folder(evaluation, options.folder))
+    if found is None:
+        return False
+    facts = to_plain(_eval_facts(run, evaluation, options))
+    return all(found[part] == facts[part] for part in facts if part not in options.accepted)
+
+
+def _eval_facts(run: Run, evaluation: Evaluation, options: RunOptions) -> dict[str, Any]:
+    """Return the data and the code that an evaluation depends on beside its encoder."""
+    open_variant, data = opener(run.recipe, options), evaluation.data.source or None
+    descriptions = {split: open_variant(split, data=data).description for split in evaluation.reads}
+    code = code_digest(classes_of(evaluation))
+    return {"data": json.loads(json.dumps(descriptions)), "code": code}
+
+
+def is_current(run: Run, options: RunOptions) -> bool:
+    """Say whether nothing is left to do: training and evaluations are intact and of this data."""
+    if run.directory(options.folder).is_older(options.fresh):
+        return False
+    finished = read_run(run, options.folder)
+    if finished is None or not _has_own_encoder(run, finished):
+        return False
+    return finished.failure is not None or all(
+        _is_evaluated(run, evaluation, options) for evaluation in run.evaluations
+    )
+
+
+def _has_own_encoder(run: Run, finished: FinishedRun) -> bool:
+    """Say whether a training that has ended left an intact encoder of its own, or failed."""
+    if finished.failure is not None:
+        return True
+    path = finished.folder / "encoder.safetensors"
+    try:
+        found = load_encoder(path).metadata
+    except UserError as error:
+        reason = str(error)
+    else:
+        if (found.get("recipe"), found.get("seed")) == (run.name, run.seed):
+            return True
+        reason = f"{path} is of another run."
+    if distributed.process_index() == 0:
+        print(f"{reason} It is written again from the last checkpoint.", file=sys.stderr)
+    return False

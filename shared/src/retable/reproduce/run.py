@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import functools
+import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from retable import distributed, files
+from retable.code import class_names, classes_of, code_digest
 from retable.evaluate.protocol import Evaluation
-from retable.settings import fingerprint
-from retable.train.metrics import MetricsLog
-from retable.train.recipe import PretrainRecipe
-from retable.train.runs import RunDirectory, read_json
+from retable.settings import fingerprint, to_plain
+from retable.train.recipe import PretrainRecipe, build_method
+from retable.train.runs import Claim, RunDirectory
+from retable.train.shape_inference import shapes_only
 
 _NOT_FINITE = ("nan", "inf", "-inf")
 """The words that `to_plain` writes for numbers that are not finite."""
@@ -35,12 +40,17 @@ class Run:
     def name(self) -> str:
         """The run's folder name: the method and a hash of everything that decides the numbers."""
         method = type(self.recipe.method).__name__.removesuffix("Recipe").lower()
-        return f"{method}-{fingerprint(self.recipe, self.seed)}"
+        return f"{method}-{fingerprint(self.identity)}"
 
     @property
-    def identity(self) -> dict[str, object]:
-        """Content of the run's ``recipe.json``."""
-        return {"pretrain": self.recipe, "seed": self.seed}
+    def identity(self) -> dict[str, Any]:
+        """The recipe and the seed; the classes tell recipes of different scripts apart."""
+        classes = class_names(self.recipe)
+        return {"pretrain": to_plain(self.recipe), "seed": self.seed, "classes": classes}
+
+    def claim(self, data: Mapping[str, Any]) -> Claim:
+        """Return what the run is made of, with ``data`` the description of its images."""
+        return Claim(self.identity, data, _code_of(self.recipe))
 
     def directory(self, folder: Path) -> RunDirectory:
         """Return the run's directory in the folder of all runs."""
@@ -48,7 +58,7 @@ class Run:
 
     def evaluation_folder(self, evaluation: Evaluation, folder: Path) -> Path:
         """Return the folder that holds an evaluation of the run's encoder."""
-        name = f"{evaluation.name}-{fingerprint(evaluation, self.seed)}"
+        name = f"{evaluation.name}-{fingerprint(evaluation, self.seed, class_names(evaluation))}"
         return self.directory(folder).path / "evaluations" / name
 
 
@@ -88,36 +98,80 @@ Derive = Callable[[PretrainRecipe, FinishedRun], Mapping[str, float]]
 """Returns further metrics of a complete run; their names get the prefix ``history.``."""
 
 
+@functools.cache
+def _code_of(recipe: PretrainRecipe) -> str:
+    """Return the digest of the code that trains a recipe: the core, its classes and its modules."""
+    with shapes_only():
+        method = build_method(dataclasses.replace(recipe, weights=None), seed=0)
+    return code_digest(classes_of(recipe) | set(map(type, method.modules())))
+
+
+def evaluation_owner(folder: Path) -> str:
+    """Return the name that the files of an evaluation carry: its run's and its own."""
+    return f"{folder.parent.parent.name}/{folder.name}"
+
+
+def read_evaluation(folder: Path) -> dict[str, Any] | None:
+    """Return the result of an evaluation, None if there is none that is intact.
+
+    It has "metrics", "recipe", and "code" and "data" that it was made of.
+    """
+    path = folder / "result.json"
+    return _intact(path, evaluation_owner(folder)) if path.exists() else None
+
+
+def _intact(path: Path, owner: str) -> Any:
+    """Read a record; None if it is damaged, which is reported on standard error."""
+    try:
+        return files.read_record(path, owner)
+    except files.DamagedFileError as error:
+        if distributed.process_index() == 0:
+            print(f"{error} It is not used.", file=sys.stderr)
+        return None
+
+
 def read_run(run: Run, folder: Path) -> FinishedRun | None:
     """Read a run from the folder of all runs; None if the training has not ended.
 
-    A run that ``max_steps`` stopped inside its first epoch has only its evaluations' metrics.
+    A damaged file is reported on standard error and counts as missing. A run that ``max_steps``
+    stopped inside its first epoch has only its evaluations' metrics.
     """
     directory = run.directory(folder)
     if not directory.result.exists():
         return None
-    result = read_json(directory.result)
+    result = _intact(directory.result, directory.name)
+    if result is None:
+        return None
     failure = result.get("failed")
-    lines = result["epochs"] if failure is None else MetricsLog(directory.metrics).read("epoch")
-    metrics = {} if failure else _training_metrics(lines, result["monitor"])
+    metrics = {} if failure else _training_metrics(result["epochs"], result["monitor"])
     complete = True
     for evaluation in () if failure else run.evaluations:
-        path = run.evaluation_folder(evaluation, folder) / "result.json"
-        if path.exists():
-            metrics |= _scalars(read_json(path), f"{evaluation.name}.")
-        else:
+        found = read_evaluation(run.evaluation_folder(evaluation, folder))
+        if found is None:
             complete = False
+        else:
+            metrics |= _scalars(found["metrics"], f"{evaluation.name}.")
+    environment = directory.environment
     return FinishedRun(
         directory.path,
         run.rows,
         run.seed,
-        epochs=[_scalars(line) for line in lines],
+        epochs=[_scalars(line) for line in result["epochs"]],
         metrics=metrics,
         failure=failure,
         kind=result.get("kind"),
         complete=complete,
-        environment=read_json(directory.environment) if directory.environment.exists() else {},
+        environment=(environment.exists() and _intact(environment, directory.name)) or {},
     )
+
+
+def kept_seeds(folder: Path) -> set[int]:
+    """Return the seeds of all runs in the folder of all runs."""
+    seeds = set()
+    for path in folder.glob("*/recipe.json"):
+        with contextlib.suppress(files.DamagedFileError, LookupError, TypeError):
+            seeds.add(int(files.read_record(path)["recipe"]["seed"]))
+    return seeds
 
 
 def read_runs(runs: Iterable[Run], folder: Path, derive: Derive | None = None) -> FinishedRuns:

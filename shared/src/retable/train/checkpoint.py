@@ -12,6 +12,7 @@ import io
 import json
 import re
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,15 +27,21 @@ _DIGEST_BYTES = 32
 
 
 def save(
-    folder: Path, number: int, state: dict[str, Any], *, name: str = "step", keep: int = 2
+    folder: Path,
+    number: int,
+    state: dict[str, Any],
+    *,
+    name: str = "step",
+    owner: str = "",
+    keep: int = 2,
 ) -> Path:
     """Write the state after ``number`` steps or epochs; remove all but the ``keep`` newest.
 
-    The file, ``NAME-NUMBER.pt``, ends with the digest of its content, so that a truncated or
-    altered file is detected.
+    The file, ``NAME-NUMBER.pt``, names its ``owner`` and ends with the digest of its content, so
+    that a truncated, altered, renamed or foreign file is detected.
     """
     buffer = io.BytesIO()
-    torch.save(state, buffer)
+    torch.save({"owner": owner, "number": number, "state": state}, buffer)
     content = buffer.getvalue()
     path = folder / f"{name}-{number:09d}.pt"
     files.write_bytes(path, content + hashlib.blake2b(content, digest_size=_DIGEST_BYTES).digest())
@@ -43,21 +50,41 @@ def save(
     return path
 
 
-def load_newest(folder: Path, *, name: str = "step") -> tuple[int, dict[str, Any]] | None:
-    """Return (number, state) of the newest undamaged checkpoint, None if there is none.
+def load_newest(
+    folder: Path,
+    *,
+    name: str = "step",
+    owner: str = "",
+    fault_of: Callable[[dict[str, Any]], str] = lambda state: "",
+) -> tuple[int, dict[str, Any]] | None:
+    """Return (number, state) of the newest usable checkpoint, None if there is none.
 
-    A damaged file is reported on standard error and the one before it is used.
+    A damaged or foreign file, and one in whose state ``fault_of`` finds a fault, is reported on
+    standard error and the one before it is used.
     """
     for number, path in _files(folder, name):
-        content = path.read_bytes()
-        content, digest = content[:-_DIGEST_BYTES], content[-_DIGEST_BYTES:]
-        if hashlib.blake2b(content, digest_size=_DIGEST_BYTES).digest() == digest:
-            state: dict[str, Any] = torch.load(
-                io.BytesIO(content), map_location="cpu", weights_only=True
-            )
+        fault, state = _read(path, number, owner)
+        fault = fault or fault_of(state)
+        if not fault:
             return number, state
-        print(f"{path} is damaged. Using the checkpoint before it, if any.", file=sys.stderr)
+        print(f"{path} {fault}. Using the checkpoint before it, if any.", file=sys.stderr)
     return None
+
+
+def _read(path: Path, number: int, owner: str) -> tuple[str, dict[str, Any]]:
+    """Return the fault of a file, empty if it has none, and its state."""
+    content = path.read_bytes()
+    content, digest = content[:-_DIGEST_BYTES], content[-_DIGEST_BYTES:]
+    if hashlib.blake2b(content, digest_size=_DIGEST_BYTES).digest() != digest:
+        return "is damaged", {}
+    found = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    if not isinstance(found, dict) or found.keys() != {"owner", "number", "state"}:
+        return "was written by another version", {}
+    if found["owner"] != owner:
+        return "belongs to another training", {}
+    if found["number"] != number:
+        return f"was written after {found['number']}, not {number}", {}
+    return "", found["state"]
 
 
 def _files(folder: Path, name: str) -> list[tuple[int, Path]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import zlib
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,6 @@ import torch
 from torch import Tensor
 
 from retable import distributed, files
-from retable.errors import UserError
 from retable.extras import require
 
 
@@ -77,8 +77,15 @@ def _to_host(totals: dict[str, Tensor | float]) -> dict[str, float]:
     return host
 
 
+EMPTY = "00000000"
+"""`MetricsLog.checksum` of a log without lines."""
+
+
 class MetricsLog:
     """``metrics.jsonl``: one JSON object a line, each with the step after which it was written.
+
+    Each line carries a checksum of itself and of all lines before it (``crc``), so that a line that
+    was altered, removed, moved or taken from another log is noticed.
 
     Args:
         path: the file.
@@ -87,6 +94,7 @@ class MetricsLog:
 
     def __init__(self, path: Path, events: Path | None = None) -> None:
         self.path = path
+        self._crc: int | None = None  # of the last line; None: not read yet
         self._writer: Any = None
         if events is not None:
             require("tensorboard", "tensorboard", "The option --tensorboard")
@@ -119,7 +127,9 @@ class MetricsLog:
             values: numbers or plain JSON values.
             events: (name, step, number) of each event, where ``values`` are not plain numbers.
         """
-        files.append_line(self.path, json.dumps({"kind": kind, "step": step, **values}))
+        before = int(self.checksum(), 16)
+        text, self._crc = _sealed({"kind": kind, "step": step, **values}, before)
+        files.append_line(self.path, text)
         if self._writer is not None:
             if events is None:
                 events = ((name, step, value) for name, value in values.items())
@@ -128,31 +138,85 @@ class MetricsLog:
             self._writer.flush()
 
     def read(self, kind: str | None = None) -> list[dict[str, Any]]:
-        """Return the lines, of one kind if given, without an unfinished last line."""
+        """Return the lines, of one kind if given, without an unfinished last line.
+
+        Raises:
+            DamagedFileError: a line is not what was written, or lines before it are missing.
+        """
+        return [line for line in self._checked()[0] if kind is None or line["kind"] == kind]
+
+    def checksum(self) -> str:
+        """Return the checksum of all lines, 8 hexadecimal digits."""
+        if self._crc is None:
+            self._crc = self._checked()[1]
+        return f"{self._crc:08x}"
+
+    def _checked(self) -> tuple[list[dict[str, Any]], int]:
+        """Return the lines, without their checksums, and the last checksum."""
+        lines, crc = [], 0
+        for number, text in enumerate(self._texts(), start=1):
+            line, crc = _unsealed(text, crc)
+            if line is None:
+                raise files.DamagedFileError(
+                    f"Line {number} of {self.path} is damaged, or lines before it are missing."
+                )
+            lines.append(line)
+        return lines, crc
+
+    def _texts(self) -> list[str]:
         if not self.path.exists():
             return []
         text = self.path.read_text(encoding="utf-8", errors="replace")
-        complete = text[: text.rfind("\n") + 1].splitlines()
-        lines = [self._parse(line, number) for number, line in enumerate(complete, start=1)]
-        return [line for line in lines if kind is None or line["kind"] == kind]
-
-    def _parse(self, text: str, number: int) -> dict[str, Any]:
-        try:
-            line = json.loads(text)
-        except ValueError:
-            line = None
-        if not isinstance(line, dict) or "kind" not in line:
-            raise UserError(
-                f"Line {number} of {self.path} is damaged: expected a JSON object with a kind. "
-                "Remove it or use another run."
-            )
-        return line
+        return text[: text.rfind("\n") + 1].splitlines()
 
     def rewind(self, step: int) -> None:
         """Remove the lines after ``step``, whose work will be repeated."""
+        lines, _ = self._checked()
+        self._keep(sum(line["step"] <= step for line in lines))
+
+    def reaches(self, checksum: str) -> bool:
+        """Say whether the intact lines at the beginning include one with this `checksum`."""
+        return self._lines_to(checksum) is not None
+
+    def rewind_to(self, checksum: str) -> None:
+        """Remove the lines after the one at which `checksum` was this, which it `reaches`."""
+        lines = self._lines_to(checksum)
+        assert lines is not None
+        self._keep(lines)
+
+    def _lines_to(self, checksum: str) -> int | None:
+        crc, wanted = 0, int(checksum, 16)
+        texts = self._texts()
+        for number in range(len(texts) + 1):
+            if crc == wanted:
+                return number
+            line, crc = _unsealed(texts[number], crc) if number < len(texts) else (None, crc)
+            if line is None:
+                break
+        return None
+
+    def _keep(self, lines: int) -> None:
+        self._crc = None
         if self.path.exists():
-            kept = [json.dumps(line) for line in self.read() if line["step"] <= step]
-            files.write_text(self.path, "".join(f"{line}\n" for line in kept))
+            kept = self._texts()[:lines]
+            files.write_text(self.path, "".join(f"{text}\n" for text in kept))
+
+
+def _sealed(line: dict[str, Any], before: int) -> tuple[str, int]:
+    """Return a line as text with its checksum, which continues the one ``before``."""
+    crc = zlib.crc32(json.dumps(line).encode(), before)
+    return json.dumps({**line, "crc": f"{crc:08x}"}), crc
+
+
+def _unsealed(text: str, before: int) -> tuple[dict[str, Any] | None, int]:
+    """Return the line of a text of `_sealed`, None if it does not follow ``before``."""
+    try:
+        line = json.loads(text)
+        crc = line.pop("crc")
+        intact = bool(_sealed(line, before)[0] == text and "kind" in line and "step" in line)
+        return (line, int(crc, 16)) if intact else (None, before)
+    except (ValueError, KeyError, AttributeError, TypeError, RecursionError):
+        return None, before
 
 
 def rounded(value: float) -> float:

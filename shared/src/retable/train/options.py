@@ -28,7 +28,8 @@ class RunOptions:
         label: Name of the run on the terminal.
         quiet: Print no progress bar and no remarks.
         resume: Require earlier runs to continue from.
-        fresh: Delete earlier runs first.
+        fresh: Delete runs that began before this ``time.time()``; 0 deletes none.
+        accepted: "code" or "data": keep runs that were made of other code or data.
         dry_run: Print the plan and its cost instead of training.
         record: Store the metrics as the table's proxy references.
     """
@@ -49,6 +50,7 @@ class RunOptions:
     label: str = ""
     quiet: bool = False
     resume: bool = False
-    fresh: bool = False
+    fresh: float = 0.0
+    accepted: tuple[str, ...] = ()
     dry_run: bool = False
     record: bool = False

@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 from retable import distributed, progress
+from retable.code import class_names
 from retable.data.loader import Loader
 from retable.data.sampler import Sampler
 from retable.data.source import Source
@@ -25,6 +26,7 @@ from retable.extras import require
 from retable.methods.method import Batch, Method, Metrics
 from retable.nn import batch_norm
 from retable.precision import accelerate_mode
+from retable.settings import fingerprint
 from retable.train import checkpoint, health
 from retable.train.cost import Throughput
 from retable.train.metrics import MetricsLog
@@ -145,6 +147,7 @@ class Training:
     loader: Loader
     directory: RunDirectory
     recorder: Recorder
+    owner: str
     step: int = 0
 
     @classmethod
@@ -189,7 +192,15 @@ class Training:
         log = MetricsLog(directory.metrics, events)
         recorder = Recorder(log, method.encoder, throughput, main=main)
         return cls(
-            recipe, method, wrapped.train(), optimizer, accelerator, loader, directory, recorder
+            recipe,
+            method,
+            wrapped.train(),
+            optimizer,
+            accelerator,
+            loader,
+            directory,
+            recorder,
+            owner=fingerprint(recipe, seed, class_names(recipe)),
         )
 
     @property
@@ -234,6 +245,7 @@ class Training:
     def save(self) -> None:
         """Write a checkpoint."""
         batch_norm.average_statistics(self.method)
+        self.directory.verify_present()
         if self.recorder.main:
             scaler = self.accelerator.scaler
             state = {
@@ -242,18 +254,21 @@ class Training:
                 "scaler": scaler.state_dict() if scaler is not None else None,
                 **self.recorder.state(),
             }
-            checkpoint.save(self.directory.checkpoints, self.step, state)
+            checkpoint.save(self.directory.checkpoints, self.step, state, owner=self.owner)
         self.accelerator.wait_for_everyone()
 
     def restore(self) -> None:
-        """Continue from the newest undamaged checkpoint, if there is one."""
-        self.step, state = checkpoint.load_newest(self.directory.checkpoints) or (0, {})
+        """Continue from the newest usable checkpoint, if there is one."""
+        found = checkpoint.load_newest(
+            self.directory.checkpoints, owner=self.owner, fault_of=self.recorder.fault_of
+        )
+        self.step, state = found or (0, {})
         if state:
             self.method.load_state_dict(state["method"])
             self.optimizer.load_state_dict(state["optimizer"])
             if state["scaler"] is not None:
                 self.accelerator.scaler.load_state_dict(state["scaler"])
-        self.recorder.restore(state, self.step)
+        self.recorder.restore(state)
 
     def summary(self) -> dict[str, Any]:
         """Return the results of the run, without anything that depends on the clock."""

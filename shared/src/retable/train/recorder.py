@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from retable.train import health
 from retable.train.cost import Throughput
 from retable.train.gradients import GradientLandscape
-from retable.train.metrics import Averages, MetricsLog
+from retable.train.metrics import EMPTY, Averages, MetricsLog
 from retable.train.traces import TraceLog
 
 
@@ -64,13 +64,19 @@ class Recorder:
             "epoch_means": self.averages.state(),
             "gradients": self.gradients.state(),
             "epochs_alike": self.collapse.epochs,
+            "log": self.log.checksum() if self.main else "",
         }
 
-    def restore(self, state: dict[str, Any], step: int) -> None:
-        """Continue from a checkpoint's `state`; drop later lines of the log."""
+    def fault_of(self, state: dict[str, Any]) -> str:
+        """Return why the log cannot continue a checkpoint's `state`, empty if it can."""
+        fits = self.log.reaches(state["log"])
+        return "" if fits else f"continues a log that is damaged ({self.log.path})"
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Continue from a checkpoint's `state`, empty at the start; drop later lines of the log."""
         if state:
             self.averages.restore(state["epoch_means"])
             self.gradients.restore(state["gradients"])
             self.collapse.epochs = state["epochs_alike"]
         if self.main:
-            self.log.rewind(step)
+            self.log.rewind_to(state.get("log", EMPTY))

@@ -8,18 +8,18 @@ from __future__ import annotations
 
 import fcntl
 import functools
-import hashlib
-import importlib
 import importlib.metadata
 import json
 import os
 import platform
+import shutil
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import torch
 
@@ -28,12 +28,31 @@ from retable.errors import UserError
 from retable.settings import to_plain
 
 
+@dataclass(frozen=True)
+class Claim:
+    """What decides the numbers of a run, kept beside them.
+
+    Attributes:
+        recipe: The recipe, the seed and the names of the recipe's classes.
+        data: `Source.description` of the training images.
+        code: `retable.code.code_digest` of the core and of the recipe's classes.
+    """
+
+    recipe: Mapping[str, Any]
+    data: Mapping[str, Any]
+    code: str
+
+
+_OTHER = {"recipe": "of another recipe", "data": "of other data", "code": "made by other code"}
+"""Parts of a claim, and a run whose part differs, in words."""
+
+
 class RunDirectory:
     """The files of one run.
 
     Attributes:
         path: The directory.
-        recipe: The recipe that the run was started with.
+        recipe: The claim that the run was started with.
         metrics: The log, one JSON object a line.
         checkpoints: The folder of training checkpoints.
         encoder: The trained encoder.
@@ -50,28 +69,44 @@ class RunDirectory:
         self.encoder = path / "encoder.safetensors"
         self.result = path / "result.json"
         self.environment = path / "environment.json"
+        self._lock: TextIO | None = None
 
-    def write_recipe(self, recipe: object) -> None:
-        """Write the recipe into a new directory, or verify the one of an existing directory."""
-        self.verify_recipe(recipe)
+    @property
+    def name(self) -> str:
+        """Name of the run, which its files carry as their owner."""
+        return self.path.name
+
+    def write_claim(self, claim: Claim, accepted: Collection[str] = ()) -> None:
+        """Write what the run is made of into a new directory, or verify an existing one's."""
+        self.verify_claim(claim, accepted)
         if not self.recipe.exists():
-            files.write_json(self.recipe, to_plain(recipe))
+            files.write_record(self.recipe, self.name, to_plain(claim))
 
-    def verify_recipe(self, recipe: object) -> None:
-        """Check that the directory, if it exists, was made for this recipe.
+    def verify_claim(self, claim: Claim, accepted: Collection[str] = ()) -> None:
+        """Check that the directory, if it exists, was made of the same.
+
+        Args:
+            claim: what the run would be made of now.
+            accepted: "data" or "code", if they may differ.
 
         Raises:
-            UserError: it was made for another recipe.
+            UserError: it was made of another recipe, of other data or by other code.
         """
         if not self.recipe.exists():
             return
-        found, wanted = read_json(self.recipe), to_plain(recipe)
-        if found != json.loads(json.dumps(wanted)):
-            changed = ", ".join(_differences(found, wanted)) or "its fields"
-            raise UserError(
-                f"{self.path} holds a run of another recipe ({changed} differ). "
-                "Use --fresh to train it again, or give another --runs folder."
-            )
+        remedy = "Use --fresh to train it again, or give another --runs folder."
+        try:
+            found = files.read_record(self.recipe, self.name)
+        except files.DamagedFileError as error:
+            raise UserError(f"{error} {remedy}") from None
+        wanted = json.loads(json.dumps(to_plain(claim)))
+        for part, other in _OTHER.items():
+            if part in accepted or found.get(part) == wanted[part]:
+                continue
+            names = ", ".join(filter(None, _differences(found.get(part), wanted[part])))
+            changed = f" ({names} differ)" if names else ""
+            accept = "" if part == "recipe" else f" --accept-other {part} keeps it."
+            raise UserError(f"{self.path} holds a run {other}{changed}. {remedy}{accept}")
 
     @contextmanager
     def locked(self, patience: float = 3.0) -> Iterator[None]:
@@ -83,31 +118,64 @@ class RunDirectory:
         Raises:
             UserError: another process trains this run.
         """
-        self.path.mkdir(parents=True, exist_ok=True)
-        with (self.path / "lock").open("w") as lock:
-            deadline = time.monotonic() + patience
-            while True:
-                try:
-                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    break
-                except BlockingIOError:
-                    if time.monotonic() > deadline:
-                        raise UserError(
-                            f"{self.path} is being trained by another process. Wait for it to end, "
-                            "or give another --runs folder."
-                        ) from None
-                time.sleep(0.1)
-            yield
+        deadline = time.monotonic() + patience
+        while True:
+            self.path.mkdir(parents=True, exist_ok=True)
+            with self._lock_file.open("w") as lock:
+                if _try_lock(lock) and self._is_present(lock):
+                    self._lock = lock
+                    try:
+                        yield
+                    finally:
+                        self._lock = None
+                    return
+            if time.monotonic() > deadline:
+                raise UserError(
+                    f"{self.path} is being trained by another process. Wait for it to end, or give "
+                    "another --runs folder."
+                )
+            time.sleep(0.1)
+
+    def verify_present(self) -> None:
+        """Check that the directory that this process has locked was not removed or replaced."""
+        if self._lock is not None and not self._is_present(self._lock):
+            raise UserError(
+                f"{self.path} was removed while its run was trained. Start the same command again."
+            )
+
+    def is_older(self, moment: float) -> bool:
+        """Say whether the directory holds a run that began before a ``time.time()``."""
+        try:
+            return self.recipe.stat().st_mtime < moment
+        except FileNotFoundError:
+            return False
+
+    def remove(self) -> None:
+        """Remove the files of a locked directory but for its lock."""
+        for path in self.path.iterdir():
+            if path.is_dir():
+                shutil.rmtree(path)
+            elif path != self._lock_file:
+                path.unlink()
+
+    @property
+    def _lock_file(self) -> Path:
+        return self.path / "lock"
+
+    def _is_present(self, lock: TextIO) -> bool:
+        """Say whether an open lock is still the one in the directory."""
+        try:
+            return os.path.samestat(os.fstat(lock.fileno()), os.stat(self._lock_file))
+        except FileNotFoundError:
+            return False
 
 
-def read_json(path: Path) -> Any:
-    """Read a file that `files.write_json` wrote; another content is a `UserError`."""
+def _try_lock(lock: TextIO) -> bool:
     try:
-        return json.loads(path.read_text())
-    except ValueError as error:
-        raise UserError(
-            f"{path} is not readable JSON ({error}). Remove it and start again."
-        ) from None
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _differences(found: Any, wanted: Any, prefix: str = "") -> Iterator[str]:
@@ -140,23 +208,6 @@ def environment() -> dict[str, Any]:
         "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
         "commit": commit and commit + ("+changes" if changed else ""),
     }
-
-
-def code_digest(*objects: object) -> str:
-    """Hash the source of the core and of the packages that the objects' classes come from.
-
-    A run is named by its recipe alone; the digest shows whether the present code trained it.
-
-    Returns:
-        16 hexadecimal digits.
-    """
-    modules = {"retable", *(type(thing).__module__.partition(".")[0] for thing in objects)}
-    digest = hashlib.sha256()
-    for name in sorted(modules - {"__main__", "__mp_main__"}):
-        for folder in getattr(importlib.import_module(name), "__path__", ()):  # none: a script
-            for path in sorted(Path(folder).rglob("*.py")):
-                digest.update(str(path.relative_to(folder)).encode() + b"\0" + path.read_bytes())
-    return digest.hexdigest()[:16]
 
 
 def _processor_name() -> str:
