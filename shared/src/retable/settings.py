@@ -57,7 +57,10 @@ def fingerprint(*parts: object) -> str:
 
 @dataclass(frozen=True)
 class Problem:
-    """A field that the dataclass at the path ``owner`` does not accept; the message is a clause."""
+    """A field that the dataclass at the path ``owner`` does not accept.
+
+    The message has no full stop at its end.
+    """
 
     owner: Path
     message: str
@@ -221,18 +224,17 @@ def _read_union(hint: Any, plain: Any, path: Path, start: int, problems: list[Pr
 def _read_fields(kind: Any, plain: Mapping[str, Any], path: Path, problems: list[Problem]) -> Any:
     before = len(problems)
     hints = _hints(kind)
-    fields = {field.name: field for field in dataclasses.fields(kind)}
+    fields = [field.name for field in dataclasses.fields(kind)]
     for name in plain:
         if name not in fields and name != "kind":
             known = ", ".join(fields)
             problems.append(Problem(path, f"`{name}` must be one of the fields {known}"))
     values = {}
-    for name, field in fields.items():
+    for name in fields:
         if name in plain:
             values[name] = _read(hints[name], plain[name], (*path, name), len(path), problems)
-        elif field.default is field.default_factory is dataclasses.MISSING:
-            expected = _expected(hints[name])
-            problems.append(Problem(path, f"`{name}` must be {expected}, got nothing"))
+        elif name in _required(kind):
+            problems.append(_missing(name, hints[name], path))
     if len(problems) > before:
         return _UNREAD
     try:
@@ -240,6 +242,24 @@ def _read_fields(kind: Any, plain: Mapping[str, Any], path: Path, problems: list
     except (ValueError, UserError) as error:
         problems.append(Problem(path, str(error).removesuffix(".")))
         return _UNREAD
+
+
+def _missing(name: str, hint: Any, path: Path) -> Problem:
+    """Describe a missing field, and how to add it if it is a section of a file."""
+    several = typing.get_origin(hint) is tuple
+    section = typing.get_args(hint)[0] if several else hint
+    if not dataclasses.is_dataclass(section):
+        return Problem(path, f"`{name}` must be {_expected(hint)}, got nothing")
+    place = ".".join([*(part for part in path if isinstance(part, str)), name])
+    header = f"sections [[{place}]], each" if several else f"a section [{place}]"
+    fields = ", ".join(_required(section))
+    return Problem(path, f"`{name}` is missing. Add {header} with {fields}")
+
+
+def _required(kind: Any) -> list[str]:
+    """Return the fields of a dataclass that have no default."""
+    fields = dataclasses.fields(kind)
+    return [f.name for f in fields if f.default is f.default_factory is dataclasses.MISSING]
 
 
 def _fits(hint: Any, plain: Any) -> bool:
@@ -263,6 +283,8 @@ def _expected(hint: Any) -> str:
     if origin is tuple:
         count = "" if arguments[-1:] == (...,) else f" of {len(arguments)}"
         return f"a list{count}, each item {_expected(arguments[0])}"
-    if origin is not None:
+    if dataclasses.is_dataclass(hint) and (required := ", ".join(_required(hint))):
+        return f"a table with {required}"
+    if origin is not None or dataclasses.is_dataclass(hint):
         return "a table"
     return _EXPECTED.get(hint, f"a {getattr(hint, '__name__', hint)}")
