@@ -9,7 +9,7 @@ import json
 import math
 import types
 import typing
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, TypeVar
@@ -18,6 +18,9 @@ from retable.errors import UserError
 
 T = TypeVar("T")
 
+NOT_FINITE = ("nan", "inf", "-inf")
+"""Words for numbers that are not finite, which JSON does not have."""
+
 Path = tuple[str | int, ...]
 """Names of fields, keys of mappings and indices of lists, from the outermost value inwards."""
 
@@ -25,8 +28,8 @@ Path = tuple[str | int, ...]
 def to_plain(value: object) -> Any:
     """Turn a dataclass or a container into JSON values.
 
-    A dataclass becomes a dictionary with its class under ``kind``. Numbers that are not finite,
-    which JSON does not have, become the words "nan", "inf" and "-inf".
+    A dataclass becomes a dictionary with its class under ``kind``, a number that is not finite one
+    of the words `NOT_FINITE`.
 
     >>> @dataclass(frozen=True)
     ... class Example:
@@ -47,6 +50,21 @@ def to_plain(value: object) -> Any:
     if value is None or isinstance(value, bool | int | float | str):
         return value
     raise TypeError(f"only plain values can be stored, not {type(value).__name__}")
+
+
+def flatten(plain: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield every value of `to_plain` with its path; a list without dictionaries is one value.
+
+    >>> dict(flatten({"sizes": [1, 2], "views": [{"size": 3}]}))
+    {'sizes': [1, 2], 'views.0.size': 3}
+    """
+    if isinstance(plain, list) and any(isinstance(item, dict) for item in plain):
+        plain = dict(enumerate(plain))
+    if isinstance(plain, dict):
+        for name, inner in plain.items():
+            yield from flatten(inner, f"{path}.{name}" if path else str(name))
+    else:
+        yield path, plain
 
 
 def fingerprint(*parts: object) -> str:
@@ -107,12 +125,9 @@ def parse_setting(setting: str) -> tuple[str, Any]:
 def with_field(recipe: T, names: list[str], value: Any, path: str) -> T:
     """Return the recipe with one field replaced.
 
-    Args:
-        recipe: A dataclass.
-        names: Name of the field, after those of the fields that hold it.
-        value: Plain value, as `parse_setting` returns it. Integers become floats, lists tuples, and
-            a single value a tuple of one, where the field is of that type.
-        path: Path that the user wrote, for the message.
+    ``names`` end with the field's, after those of the fields that hold it. Integers become floats,
+    lists tuples, and a single value a tuple of one, where the field is of that type. ``path`` is
+    what the user wrote, for the message.
 
     Raises:
         UserError: no such field, or a value that its type does not allow.
@@ -151,7 +166,6 @@ def validate_choices(recipe: Any) -> None:
 
 _UNREAD: Any = object()
 _hints: Callable[[Any], dict[str, Any]] = functools.cache(typing.get_type_hints)
-_NOT_FINITE = ("nan", "inf", "-inf")
 _EXPECTED = {
     bool: "true or false",
     int: "an integer",
@@ -267,7 +281,7 @@ def _fits(hint: Any, plain: Any) -> bool:
     if typing.get_origin(hint) is typing.Literal:
         return any(plain == one and type(plain) is type(one) for one in typing.get_args(hint))
     if hint is float:
-        return type(plain) in (int, float) or plain in _NOT_FINITE
+        return type(plain) in (int, float) or plain in NOT_FINITE
     if isinstance(hint, type) and issubclass(hint, StrEnum):
         return plain in list(hint)
     return plain is None if hint is types.NoneType else type(plain) is hint

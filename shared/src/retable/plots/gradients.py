@@ -53,10 +53,8 @@ def draw_gradients(
     Convolutions are above normalisation layers, both in the order of the network; the scale is
     logarithmic. Norms of zero, which have no logarithm, and epochs without a record are grey.
 
-    Args:
-        runs: label -> recorded norms; the networks may differ.
-        kind: "heat" map, "surface" in three dimensions, or "both".
-        statistic: statistic of the steps of an epoch.
+    ``runs`` are label -> recorded norms; the networks may differ. ``statistic`` is that of the
+    steps of an epoch.
 
     Raises:
         UserError: there is nothing to draw, or matplotlib is missing.

@@ -18,6 +18,7 @@ import numpy
 
 from retable.errors import UserError
 from retable.plots.scores import ScoreCurves
+from retable.settings import flatten
 from retable.train.gradients import Landscape, read_landscape
 from retable.train.metrics import MetricsLog
 from retable.train.runs import RunDirectory, read_json
@@ -126,7 +127,11 @@ def _recipe(run: Run) -> Any:
 
 
 def _field(fields: Fields, suffix: str) -> Any:
-    return next((value for path, value in fields.items() if path.endswith(f".{suffix}")), None)
+    return next((value for path, value in fields.items() if _ends(path, suffix)), None)
+
+
+def _ends(path: str, suffix: str) -> bool:
+    return f".{path}".endswith(f".{suffix}")
 
 
 def label_runs(recipes: Sequence[Any], names: Sequence[str]) -> list[str]:
@@ -144,7 +149,7 @@ def label_runs(recipes: Sequence[Any], names: Sequence[str]) -> list[str]:
     methods = [str(_field(own, "method.kind") or "").removesuffix("Recipe") for own in fields]
     labels = [method or name for method, name in zip(methods, names, strict=True)]
     for path in sorted(set().union(*fields), key=_rank):
-        if path.endswith(".method.kind"):
+        if _ends(path, "method.kind"):
             continue
         texts = [_assignment(own, path, fields) for own in fields]
         values = {text for text in texts if text}
@@ -157,20 +162,8 @@ def label_runs(recipes: Sequence[Any], names: Sequence[str]) -> list[str]:
     ]
 
 
-def flatten(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield every field with its path, such as ".seed"; a list of plain values is one field."""
-    if isinstance(value, dict):
-        for name, inner in value.items():
-            yield from flatten(inner, f"{path}.{name}")
-    elif isinstance(value, list) and any(isinstance(inner, dict | list) for inner in value):
-        for number, inner in enumerate(value):
-            yield from flatten(inner, f"{path}.{number}")
-    else:
-        yield path, value
-
-
 def _rank(path: str) -> tuple[int, str]:
-    if ".method." in path:
+    if ".method." in f".{path}":
         return 0, path
     return (2, path) if path.rpartition(".")[2] == "seed" else (1, path)
 
@@ -180,10 +173,10 @@ def _assignment(own: Fields, path: str, fields: Sequence[Fields]) -> str:
     if path not in own:
         return ""
     others = {other for one in fields for other in one if other != path}
-    parts = path.removeprefix(".").split(".")
+    parts = path.split(".")
     for length in range(2 if parts[-1] in _VAGUE else 1, len(parts) + 1):
         name = ".".join(parts[-length:])
-        same = [other for other in others if other.endswith(f".{name}")]
+        same = [other for other in others if _ends(other, name)]
         if not any(_differs(other, fields) for other in same):
             break
     value = own[path]

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from retable.evaluate.protocol import Evaluation
-from retable.settings import fingerprint
+from retable.settings import NOT_FINITE, fingerprint
 from retable.train.metrics import MetricsLog
 from retable.train.recipe import PretrainRecipe
 from retable.train.runs import RunDirectory, read_json
-
-_NOT_FINITE = ("nan", "inf", "-inf")
-"""The words that `to_plain` writes for numbers that are not finite."""
 
 
 @dataclass(frozen=True)
@@ -129,7 +125,7 @@ def read_runs(runs: Iterable[Run], folder: Path, derive: Derive | None = None) -
             continue
         if finished.metrics and derive is not None:
             derived = {f"history.{n}": v for n, v in derive(run.recipe, finished).items()}
-            finished = dataclasses.replace(finished, metrics={**finished.metrics, **derived})
+            finished = replace(finished, metrics={**finished.metrics, **derived})
         for name in run.rows:
             found.setdefault(name, {})[run.seed] = finished
     return found
@@ -138,17 +134,14 @@ def read_runs(runs: Iterable[Run], folder: Path, derive: Derive | None = None) -
 def _training_metrics(
     epochs: Sequence[Mapping[str, Any]], monitor: Sequence[Mapping[str, Any]]
 ) -> dict[str, float]:
-    # The monitor's first line from the middle of the run on.
-    halfway = [line for line in monitor if 2 * line["epoch"] >= monitor[-1]["epoch"]]
     metrics: dict[str, float] = {}
-    for prefix, lines in (
-        ("pretrain", epochs[-1:]),
-        ("halfway", epochs[(len(epochs) - 1) // 2 :][:1]),
-        ("monitor", monitor[-1:]),
-        ("monitor_halfway", halfway[:1]),
-    ):
-        for line in lines:
-            metrics |= _scalars(line, f"{prefix}.")
+    if epochs:
+        metrics |= _scalars(epochs[-1], "pretrain.")
+        metrics |= _scalars(epochs[(len(epochs) - 1) // 2], "halfway.")
+    if monitor:
+        last = monitor[-1]
+        halfway = next(line for line in monitor if 2 * line["epoch"] >= last["epoch"])
+        metrics |= _scalars(last, "monitor.") | _scalars(halfway, "monitor_halfway.")
     return metrics
 
 
@@ -156,5 +149,5 @@ def _scalars(line: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
     return {
         f"{prefix}{name}": float(value)
         for name, value in line.items()
-        if isinstance(value, int | float) or value in _NOT_FINITE
+        if isinstance(value, int | float) or value in NOT_FINITE
     }

@@ -117,15 +117,14 @@ def _add_legend(figure: Figure, comparison: Comparison) -> None:
     from matplotlib.lines import Line2D
     from matplotlib.patches import Patch
 
-    cells = [cell for row in comparison.rows for cell in row.cells.values()]
     handles: list[Any] = []
     if comparison.scale == "paper" or comparison.provenance is not None:
         name = "paper" if comparison.scale == "paper" else "proxy reference"
         handles.append(Line2D([], [], color=GREY, label=f"{name} ± std", **_DIAMOND))
-    if any(cell.tolerance for cell in cells):
+    if any(cell.tolerance for cell in comparison.cells):
         handles.append(Patch(color=_BAND, label="tolerance"))
     for verdict, (ink, marker) in _STYLES.items():
-        if any(cell.measured and cell.verdict is verdict for cell in cells):
+        if any(cell.measured and cell.verdict is verdict for cell in comparison.cells):
             label = f"ours, 95 %: {verdict}" if verdict else "ours, no verdict"
             handles.append(Line2D([], [], color=ink, marker=marker, label=label))
     add_legend(figure, handles, "outside lower center")

@@ -59,12 +59,10 @@ def cell_verdict(interval: Interval | None, tolerance: float) -> Verdict:
 def claim_verdict(interval: Interval | None, smallest: float | None = None) -> ClaimVerdict:
     """Return the verdict on a claimed order, and on its size where ``smallest`` is given.
 
-    Args:
-        interval: of the better row minus the other, signed so that positive favours the claim.
-        smallest: least difference that counts as the claimed size; None tests the order only.
-
-    An interval below ``smallest`` contradicts the claim even if the order holds: a tenth of a point
-    does not support "about two points". A larger difference than claimed is no contradiction.
+    The interval is that of the better row minus the other, signed so that positive favours the
+    claim. One below ``smallest``, the least difference that counts as the claimed size, contradicts
+    the claim even if the order holds: a tenth of a point does not support "about two points". A
+    larger difference than claimed is no contradiction.
     """
     if interval is None:
         return ClaimVerdict.UNRESOLVED
