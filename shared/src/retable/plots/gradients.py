@@ -9,9 +9,8 @@ import math
 import re
 import textwrap
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from itertools import groupby
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy
 
@@ -242,8 +241,7 @@ def _block_of(module: str) -> str:
     return ".".join(parts[:2]) if parts[0] == "blocks" else parts[0]
 
 
-@dataclass(frozen=True)
-class Rows:
+class Rows(NamedTuple):
     """Rows of the modules: convolutions, an empty row, normalisation layers.
 
     Attributes:
@@ -253,22 +251,19 @@ class Rows:
         parts: first row, end and name of the convolutions and of the normalisation layers.
     """
 
-    order: tuple[int | None, ...]
-    ticks: tuple[tuple[float, str], ...]
-    borders: tuple[int, ...]
-    parts: tuple[tuple[int, int, str], ...]
+    order: list[int | None]
+    ticks: list[tuple[float, str]]
+    borders: list[int]
+    parts: list[tuple[int, int, str]]
 
     @classmethod
     def of(cls, modules: Sequence[str]) -> Rows:
         """Lay the modules out."""
+        order, ticks, borders, parts = rows = cls([], [], [], [])
         names = _without_common_prefix(modules)
         norms = [i for i, name in enumerate(names) if _NORM.search(name)]
         others = [i for i, name in enumerate(names) if not _NORM.search(name)]
         convolutions = all(_CONVOLUTION.search(names[i]) for i in others)
-        order: list[int | None] = []
-        ticks: list[tuple[float, str]] = []
-        borders: list[int] = []
-        parts: list[tuple[int, int, str]] = []
         for members, title in (
             (others, "convolutions" if convolutions else "other modules"),
             (norms, "normalisation"),
@@ -284,8 +279,8 @@ class Rows:
                 order += own
             parts += [(first, len(order), title)]
         if len(names) <= _ALL_NAMED:
-            ticks = [(row, names[i]) for row, i in enumerate(order) if i is not None]
-        return cls(tuple(order), tuple(ticks), tuple(borders), tuple(parts))
+            ticks[:] = [(row, names[i]) for row, i in enumerate(order) if i is not None]
+        return rows
 
     def lay_out(self, norms: Values) -> Values:
         """Rearrange (E, M) to (R, E), the drawn rows; a norm that is not positive becomes NaN."""
