@@ -161,17 +161,9 @@ def _name_rows(axes: Axes, rows: Rows, named: bool) -> None:
     axes.set_yticks([row for row, _ in rows.ticks], labels, fontsize=7)
     left = -(12 + 4.0 * max(map(len, labels)))  # points; beyond the labels
     for start, end, title in rows.parts:
-        axes.annotate(
-            title,
-            (0, (start + end - 1) / 2),
-            (left, 0),
-            xycoords=("axes fraction", "data"),
-            textcoords="offset points",
-            rotation=90,
-            ha="right",
-            va="center",
-            fontsize=8,
-        )
+        place, units = (0, (start + end - 1) / 2), ("axes fraction", "data")
+        text = axes.annotate(title, place, (left, 0), units, "offset points", fontsize=8)
+        text.set(rotation=90, ha="right", va="center")
 
 
 def _draw_surface(axes: Any, epochs: Places, shown: Values, rows: Rows, scale: LogNorm) -> None:

@@ -37,12 +37,7 @@ from retable.reproduce.run import Run, read_run
 from retable.settings import to_plain
 from retable.train.options import RunOptions
 from retable.train.pretext_metrics import pretext_metrics
-from retable.train.pretrain import (
-    Monitor,
-    TrainingFailedError,
-    make_accelerator,
-    pretrain,
-)
+from retable.train.pretrain import Monitor, TrainingFailedError, make_accelerator, pretrain
 from retable.train.recipe import PretrainRecipe, build_method, check_fit
 from retable.train.runs import RunDirectory, code_digest, environment
 from retable.train.shape_inference import shapes_only

@@ -6,14 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
 
-from retable.tables.statistics import (
-    Interval,
-    Spread,
-    larger,
-    pooled,
-    spread_of,
-    student_quantile,
-)
+from retable.tables.statistics import Interval, Spread, larger, pooled, spread_of, student_quantile
 
 FALSE_ALARM = 0.01
 """Share of tables that may have a miss although nothing changed."""
@@ -72,18 +65,13 @@ def claim_verdict(interval: Interval | None, smallest: float | None = None) -> C
 
 
 def recorded_tolerances(
-    table: Mapping[str, Mapping[str, Sequence[float]]],
-    decimals: Mapping[str, int] | None = None,
+    table: Mapping[str, Mapping[str, Sequence[float]]], decimals: Mapping[str, int] | None = None
 ) -> tuple[dict[str, Spread], dict[str, dict[str, float]]]:
     """Choose tolerances under which an unchanged method with one fresh seed is not a miss.
 
-    Args:
-        table: row -> column -> recorded runs of the cell, at least two.
-        decimals: decimals shown in a column, default 1; half of the last one is the least
-            tolerance.
-
-    Returns:
-        column -> pooled spread, and row -> column -> tolerance.
+    ``table`` is row -> column -> recorded runs of the cell, at least two; ``decimals`` are those
+    shown in a column, default 1: half of the last one is the least tolerance. Returns column ->
+    pooled spread, and row -> column -> tolerance.
 
     The tolerance is the half width of Student's prediction interval for one fresh run after n,
     simultaneous over the m cells of the table (Bonferroni),
