@@ -14,8 +14,10 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+from reproductions.mochi.pictures import draw_curves
 from reproductions.mochi.recipes import IMAGENET100_IMAGES, imagenet100, mochi
 from reproductions.mochi.scales import proxy, smoke
+from retable.plots import drawing
 from retable.reproduce import Difference, FinishedRuns, Metric, Table, TableRow, main
 from retable.tables import Comparison
 
@@ -42,9 +44,6 @@ CURVES = {
 
 def draw(comparison: Comparison, histories: FinishedRuns, folder: Path) -> None:
     """Draw each curve over epochs, one line for each row."""
-    from retable.plots import drawing
-    from retable.tables.charts import draw_curves
-
     labels = {compared.row.key: compared.row.label for compared in comparison.rows}
     for name, meaning in CURVES.items():
         curves = {
@@ -57,7 +56,7 @@ def draw(comparison: Comparison, histories: FinishedRuns, folder: Path) -> None:
         curves = {label: seeds for label, seeds in curves.items() if any(seeds.values())}
         if curves:
             title = f"figure 2, {comparison.scale} scale"
-            figure = draw_curves(curves, title=title, x_label="epoch", y_label=meaning)
+            figure = draw_curves(curves, title=title, y_label=meaning)
             drawing.save(figure, folder / f"{name}.svg")
 
 

@@ -13,9 +13,11 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+from reproductions.mochi.pictures import draw_gains
 from reproductions.mochi.recipes import IMAGENET100_IMAGES, LINEAR_100, imagenet100, mochi
 from reproductions.mochi.scales import proxy, smoke
 from retable.methods import moco_v2
+from retable.plots import drawing
 from retable.reproduce import FinishedRuns, Gain, Metric, Table, TableRow, main
 from retable.tables import Comparison
 
@@ -32,17 +34,12 @@ def method(s: int, s_prime: int) -> TableRow:
 
 def draw(comparison: Comparison, histories: FinishedRuns, folder: Path) -> None:
     """Draw the paper's grid and ours as heat maps."""
-    from retable.plots import drawing
-    from retable.tables.charts import draw_grid
-
-    figure = draw_grid(
+    figure = draw_gains(
         comparison,
         "gain",
         GRID,
         row_labels=[str(s) for s in S],
         column_labels=[str(s_prime) for s_prime in S_PRIME],
-        row_title="s",
-        column_title="s'",
     )
     drawing.save(figure, folder / "grid.svg")
 

@@ -5,8 +5,8 @@
 
 The features are those of the pooled backbone, L2-normalised, because a supervised network has no
 projection head (the paper's choice is unknown). Runs are those of Table 1. Proxy scale: 5
-trainings,
-11 TFLOP. Expected: the orderings that the claims state; the slides print no coordinates.
+trainings, 11 TFLOP. Expected: the orderings that the claims state; the slides print no
+coordinates.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+from reproductions.mochi.pictures import draw_scatter
 from reproductions.mochi.recipes import (
     IMAGENET100_IMAGES,
     LINEAR_100,
@@ -25,6 +26,7 @@ from reproductions.mochi.scales import proxy, smoke
 from retable import views
 from retable.evaluate.geometry import Geometry
 from retable.methods import moco_v2
+from retable.plots import drawing
 from retable.reproduce import FinishedRuns, Metric, Table, TableRow, main
 from retable.tables import Comparison
 
@@ -40,9 +42,6 @@ GEOMETRY = Geometry(view=views.center(224, 256))
 
 def draw(comparison: Comparison, histories: FinishedRuns, folder: Path) -> None:
     """Draw alignment against uniformity, coloured by top-1."""
-    from retable.plots import drawing
-    from retable.tables.charts import draw_scatter
-
     figure = draw_scatter(comparison, "neg_align", "neg_uniform", "top1")
     drawing.save(figure, folder / "scatter.svg")
 

@@ -73,6 +73,17 @@ class Deep:
     word: Literal["a", "b"] = "a"
 
 
+@dataclasses.dataclass(frozen=True)
+class Part:
+    deep: Deep
+    several: tuple[Deep, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Nested:
+    part: Part
+
+
 @pytest.mark.parametrize(
     "value",
     [
@@ -104,6 +115,17 @@ def test_all_values_that_do_not_fit_are_reported_with_their_paths() -> None:
         ((), "`word` must be one of 'a', 'b', got 'c'"),
     ]
     assert "outer.inner: `rate` must be a number, got True; " in str(error.value)
+
+
+def test_a_missing_or_wrong_dataclass_is_named_with_its_fields() -> None:
+    with pytest.raises(PlainValueError) as error:
+        from_plain(Nested, {"part": {}})
+    assert str(error.value) == (
+        "part: `deep` is missing. Add a section [part.deep] with outer, by_name; "
+        "part: `several` is missing. Add sections [[part.several]], each with outer, by_name"
+    )
+    with pytest.raises(PlainValueError, match="`part` must be a table with deep, several, got 3"):
+        from_plain(Nested, {"part": 3})
 
 
 def test_a_choice_is_checked_against_its_literal() -> None:

@@ -320,21 +320,16 @@ def drawn(comparison: Comparison) -> list[str]:
     pytest.importorskip("matplotlib")
     from retable.tables import charts
 
-    grid = charts.draw_grid(
-        comparison, "top1", [["base", "off"]], row_labels=[""], column_labels=["base", "off"]
-    )
-    words = []
-    for figure in (charts.draw_comparison(comparison), grid):
-        figure.canvas.draw()
-        words += [part.get_text() for part in figure.findobj() if hasattr(part, "get_text")]
-    return words
+    figure = charts.draw_comparison(comparison)
+    figure.canvas.draw()
+    return [part.get_text() for part in figure.findobj() if hasattr(part, "get_text")]
 
 
-def test_a_collapse_is_written_into_the_pictures(
+def test_a_collapse_is_written_into_the_picture(
     comparison: Comparison, paper: Reference, provenance: Provenance
 ) -> None:
     words = drawn(comparison)
-    assert words.count("collapse") == 3  # the paper's twice, ours once as a place of the grid
+    assert words.count("collapse") == 1  # the paper's
     assert {"collapse (3)", "collapse (1)"} <= set(words)
     reference = recording(paper, provenance, 1, 3)
     assert "collapse (2 of 5)" in drawn(compare(reference, {"off": left(9)}, paper, "proxy"))

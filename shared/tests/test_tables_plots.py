@@ -84,12 +84,6 @@ def comparison(scale: Scale = "paper") -> Comparison:
     return compare(paper(), measured, scale=scale)
 
 
-def points(data: ArrayLike) -> list[tuple[float, ...]]:
-    """The rows of what a drawn line holds, which matplotlib types as anything like an array."""
-    array = numpy.asarray(data, dtype=float)
-    return [tuple(map(float, row)) for row in array]
-
-
 def numbers(data: ArrayLike) -> list[float]:
     return [float(x) for x in numpy.asarray(data, dtype=float)]
 
@@ -132,44 +126,6 @@ def test_a_table_without_any_measurement_still_draws_the_paper() -> None:
     assert {"A", "B"} <= set(texts(figure))
 
 
-def test_a_grid_shows_every_value_and_what_is_missing() -> None:
-    made = compare(paper(), {"a": {"gain": {0: 0.4, 1: 0.6}}}, scale="paper")
-    figure = charts.draw_grid(
-        made, "gain", [["a", "b"]], row_labels=["0"], column_labels=["0", "128"]
-    )
-    shown = texts(figure)
-    assert "+0.5\n± 0.3" in shown  # the paper's
-    assert "+0.7" in shown
-    assert "+0.5\n± 0.1" in shown  # ours
-    assert shown.count("not run") == 1
-    maps = [axes.images[0] for axes in figure.axes]
-    assert maps[0].get_clim() == maps[1].get_clim()  # one colour means one gain in both
-
-
-@pytest.mark.parametrize("colour", [None, "top1"])
-def test_a_scatter_has_a_point_for_each_row(colour: str | None) -> None:
-    figure = charts.draw_scatter(comparison(), "gain", "top1", colour)
-    lines = [points(line.get_xydata()) for line in figure.axes[0].lines]
-    assert [line[0] for line in lines if len(line) == 1] == [
-        pytest.approx((0.6, 50.5)),
-        pytest.approx((5.1, 60.5)),
-    ]
-
-
-def test_rows_that_were_not_measured_are_left_out_of_a_scatter() -> None:
-    made = compare(paper(), {"a": {"gain": {0: 1.0}, "top1": {0: 2.0}}}, scale="paper")
-    assert len(charts.draw_scatter(made, "gain", "top1").axes[0].lines) == 1
-    empty = compare(paper(), {}, scale="paper")
-    assert not charts.draw_scatter(empty, "gain", "top1", "top1").axes[0].lines
-
-
-def test_curves_are_means_over_the_seeds_that_have_the_point() -> None:
-    curves = {"run": {0: [(0.0, 1.0), (1.0, 3.0)], 1: [(0.0, 3.0)]}}
-    figure = charts.draw_curves(curves, title="t", x_label="epoch", y_label="%")
-    assert numbers(figure.axes[0].lines[0].get_ydata()) == [2.0, 3.0]
-    assert "run (2)" in texts(figure)
-
-
 def test_equal_figures_give_equal_bytes(tmp_path: Path) -> None:
     for kind in ("svg", "png"):
         for name in ("a", "b"):
@@ -182,8 +138,6 @@ def test_equal_figures_give_equal_bytes(tmp_path: Path) -> None:
 def test_a_number_that_is_not_finite_is_left_out_of_the_plot() -> None:
     made = compare(paper(), {"a": {"gain": {0: math.nan}}}, scale="paper")
     charts.draw_comparison(made).canvas.draw()
-    grid = charts.draw_grid(made, "gain", [["a", "b"]], row_labels=["0"], column_labels=["0", "1"])
-    assert "not finite" in texts(grid)
 
 
 def test_without_matplotlib_a_plot_says_what_to_install(

@@ -95,6 +95,13 @@ def test_strings_with_every_kind_of_character_survive(tmp_path: Path, paper: Ref
     assert load_reference(tmp_path / "r.toml").rows[0].label == text
 
 
+SECTION = (
+    r"^table9\.toml: `table` is missing\. "
+    r"Add a section \[table\] with id, title, paper, source, dataset\.$"
+)
+"""Whole line about a file without the section."""
+
+
 @pytest.mark.parametrize(
     ("old", "new", "sentence"),
     [
@@ -115,7 +122,9 @@ def test_strings_with_every_kind_of_character_survive(tmp_path: Path, paper: Ref
         ('than = "base"', 'than = "c"', "claim 1: `than` must be a key of the rows, got 'c'"),
         ("value = 1.25", "value = -1", "column 'top1', tolerance: `value` must be a number of at"),
         ("degrees = 4", "degrees = 0", "column 'top1', spread: `degrees` must be a number above 0"),
-        ("[table]", "[tabel]", "`table` must be a TableInfo, got nothing"),
+        ("[table]", "[tabel]", SECTION),
+        ("[table]", "table = 3\n[tabel]", "`table` must be a table with id, title, .*, got 3"),
+        ("[table]", "[provenance]\n[table]", r"\[provenance\]: `seeds` must be a list, each item"),
         ("[table]", "[table", "not valid TOML"),
         ("[[claims]]", "[[claim]]", "`claim` must be one of the fields table, columns, rows"),
         ("better = false", "better = 0", "`higher_is_better` must be true or false, got 0"),
@@ -124,7 +133,7 @@ def test_strings_with_every_kind_of_character_survive(tmp_path: Path, paper: Ref
 def test_a_malformed_file_is_refused_by_file_place_and_field(
     old: str, new: str, sentence: str, printed: Printed
 ) -> None:
-    with pytest.raises(UserError, match=sentence) as error:
+    with pytest.raises(UserError, match=f"(?m){sentence}") as error:
         printed({old: new})
     for line in str(error.value).splitlines():
         assert line.startswith("table9.toml: ")

@@ -9,7 +9,7 @@ import json
 import math
 import types
 import typing
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, TypeVar
@@ -18,6 +18,9 @@ from retable.errors import UserError
 
 T = TypeVar("T")
 
+NOT_FINITE = ("nan", "inf", "-inf")
+"""Words for numbers that are not finite, which JSON does not have."""
+
 Path = tuple[str | int, ...]
 """Names of fields, keys of mappings and indices of lists, from the outermost value inwards."""
 
@@ -25,8 +28,8 @@ Path = tuple[str | int, ...]
 def to_plain(value: object) -> Any:
     """Turn a dataclass or a container into JSON values.
 
-    A dataclass becomes a dictionary with its class under ``kind``. Numbers that are not finite,
-    which JSON does not have, become the words "nan", "inf" and "-inf".
+    A dataclass becomes a dictionary with its class under ``kind``, a number that is not finite one
+    of the words `NOT_FINITE`.
 
     >>> @dataclass(frozen=True)
     ... class Example:
@@ -49,6 +52,21 @@ def to_plain(value: object) -> Any:
     raise TypeError(f"only plain values can be stored, not {type(value).__name__}")
 
 
+def flatten(plain: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield every value of `to_plain` with its path; a list without dictionaries is one value.
+
+    >>> dict(flatten({"sizes": [1, 2], "views": [{"size": 3}]}))
+    {'sizes': [1, 2], 'views.0.size': 3}
+    """
+    if isinstance(plain, list) and any(isinstance(item, dict) for item in plain):
+        plain = dict(enumerate(plain))
+    if isinstance(plain, dict):
+        for name, inner in plain.items():
+            yield from flatten(inner, f"{path}.{name}" if path else str(name))
+    else:
+        yield path, plain
+
+
 def fingerprint(*parts: object) -> str:
     """Hash recipes and plain values to 16 hexadecimal digits, the same on every machine."""
     text = json.dumps([to_plain(part) for part in parts], sort_keys=True, separators=(",", ":"))
@@ -57,7 +75,10 @@ def fingerprint(*parts: object) -> str:
 
 @dataclass(frozen=True)
 class Problem:
-    """A field that the dataclass at the path ``owner`` does not accept; the message is a clause."""
+    """A field that the dataclass at the path ``owner`` does not accept.
+
+    The message has no full stop at its end.
+    """
 
     owner: Path
     message: str
@@ -104,12 +125,9 @@ def parse_setting(setting: str) -> tuple[str, Any]:
 def with_field(recipe: T, names: list[str], value: Any, path: str) -> T:
     """Return the recipe with one field replaced.
 
-    Args:
-        recipe: A dataclass.
-        names: Name of the field, after those of the fields that hold it.
-        value: Plain value, as `parse_setting` returns it. Integers become floats, lists tuples, and
-            a single value a tuple of one, where the field is of that type.
-        path: Path that the user wrote, for the message.
+    ``names`` end with the field's, after those of the fields that hold it. Integers become floats,
+    lists tuples, and a single value a tuple of one, where the field is of that type. ``path`` is
+    what the user wrote, for the message.
 
     Raises:
         UserError: no such field, or a value that its type does not allow.
@@ -148,7 +166,6 @@ def validate_choices(recipe: Any) -> None:
 
 _UNREAD: Any = object()
 _hints: Callable[[Any], dict[str, Any]] = functools.cache(typing.get_type_hints)
-_NOT_FINITE = ("nan", "inf", "-inf")
 _EXPECTED = {
     bool: "true or false",
     int: "an integer",
@@ -221,18 +238,17 @@ def _read_union(hint: Any, plain: Any, path: Path, start: int, problems: list[Pr
 def _read_fields(kind: Any, plain: Mapping[str, Any], path: Path, problems: list[Problem]) -> Any:
     before = len(problems)
     hints = _hints(kind)
-    fields = {field.name: field for field in dataclasses.fields(kind)}
+    fields = [field.name for field in dataclasses.fields(kind)]
     for name in plain:
         if name not in fields and name != "kind":
             known = ", ".join(fields)
             problems.append(Problem(path, f"`{name}` must be one of the fields {known}"))
     values = {}
-    for name, field in fields.items():
+    for name in fields:
         if name in plain:
             values[name] = _read(hints[name], plain[name], (*path, name), len(path), problems)
-        elif field.default is field.default_factory is dataclasses.MISSING:
-            expected = _expected(hints[name])
-            problems.append(Problem(path, f"`{name}` must be {expected}, got nothing"))
+        elif name in _required(kind):
+            problems.append(_missing(name, hints[name], path))
     if len(problems) > before:
         return _UNREAD
     try:
@@ -242,12 +258,30 @@ def _read_fields(kind: Any, plain: Mapping[str, Any], path: Path, problems: list
         return _UNREAD
 
 
+def _missing(name: str, hint: Any, path: Path) -> Problem:
+    """Describe a missing field, and how to add it if it is a section of a file."""
+    several = typing.get_origin(hint) is tuple
+    section = typing.get_args(hint)[0] if several else hint
+    if not dataclasses.is_dataclass(section):
+        return Problem(path, f"`{name}` must be {_expected(hint)}, got nothing")
+    place = ".".join([*(part for part in path if isinstance(part, str)), name])
+    header = f"sections [[{place}]], each" if several else f"a section [{place}]"
+    fields = ", ".join(_required(section))
+    return Problem(path, f"`{name}` is missing. Add {header} with {fields}")
+
+
+def _required(kind: Any) -> list[str]:
+    """Return the fields of a dataclass that have no default."""
+    fields = dataclasses.fields(kind)
+    return [f.name for f in fields if f.default is f.default_factory is dataclasses.MISSING]
+
+
 def _fits(hint: Any, plain: Any) -> bool:
     """Return whether a plain value is one of a type without parts."""
     if typing.get_origin(hint) is typing.Literal:
         return any(plain == one and type(plain) is type(one) for one in typing.get_args(hint))
     if hint is float:
-        return type(plain) in (int, float) or plain in _NOT_FINITE
+        return type(plain) in (int, float) or plain in NOT_FINITE
     if isinstance(hint, type) and issubclass(hint, StrEnum):
         return plain in list(hint)
     return plain is None if hint is types.NoneType else type(plain) is hint
@@ -263,6 +297,8 @@ def _expected(hint: Any) -> str:
     if origin is tuple:
         count = "" if arguments[-1:] == (...,) else f" of {len(arguments)}"
         return f"a list{count}, each item {_expected(arguments[0])}"
-    if origin is not None:
+    if dataclasses.is_dataclass(hint) and (required := ", ".join(_required(hint))):
+        return f"a table with {required}"
+    if origin is not None or dataclasses.is_dataclass(hint):
         return "a table"
     return _EXPECTED.get(hint, f"a {getattr(hint, '__name__', hint)}")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import functools
 import importlib
 import json
 import os
@@ -31,66 +30,31 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     from retable.evaluate import protocol_names
     from retable.precision import PRECISIONS
 
-    parser.add_argument("checkpoint", metavar="CHECKPOINT", help=CHECKPOINT)
-    parser.add_argument(
-        "--protocol",
-        default="linear",
-        help=f"{', '.join(protocol_names())}, or one that --import registers; default: %(default)s",
-    )
-    parser.add_argument(
-        "--data", default="shapes", help="shapes, imagefolder:DIR, hf:NAME or arrow:DIR"
-    )
-    parser.add_argument("--subset", help="imagenet100, or a share of the images such as 10%%")
-    parser.add_argument(
-        "--size",
-        type=int,
-        help="side of the views in pixels; default: 224, or as "
-        "the images are where all have one small size",
-    )
-    parser.add_argument(
-        "--set",
-        dest="settings",
-        metavar="FIELD=VALUE",
-        action="append",
-        default=[],
-        help="change a setting of the protocol, for instance lr=30 (JSON values)",
-    )
-    parser.add_argument("--seed", type=int, default=0, help="default: %(default)s")
-    parser.add_argument("--device", help="cpu, cuda or cuda:N; default: a GPU if there is one")
-    parser.add_argument(
-        "--precision",
-        choices=PRECISIONS,
-        default="float32",
-        help="of the encoder; default: %(default)s",
-    )
-    parser.add_argument("--workers", type=int, default=0, help="decoding processes; default: 0")
-    parser.add_argument(
-        "--skip-unreadable",
-        action="store_true",
-        help="leave out and count unreadable images instead of refusing",
-    )
-    parser.add_argument(
-        "--directory", type=Path, help="keep the state here, to go on after an interruption"
-    )
-    parser.add_argument(
-        "--features",
-        type=Path,
-        help="keep features here, for other protocols and settings to read instead of computing",
-    )
-    parser.add_argument(
-        "--import",
-        dest="modules",
-        metavar="MODULE",
-        action="append",
-        default=[],
-        help="import a module first, which registers protocols or data sets of its own",
-    )
-    parser.add_argument(
-        "--dry-run",
-        action="store_true",
-        help="print the protocol and what training the encoder takes, and run nothing",
-    )
-    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    add = parser.add_argument
+    add("checkpoint", metavar="CHECKPOINT", help=CHECKPOINT)
+    protocols = f"{', '.join(protocol_names())}, or one that --import registers"
+    add("--protocol", default="linear", help=f"{protocols}; default: %(default)s")
+    add("--data", default="shapes", help="shapes, imagefolder:DIR, hf:NAME or arrow:DIR")
+    add("--subset", help="imagenet100, or a share of the images such as 10%%")
+    default = "default: 224, or as the images are where all have one small size"
+    add("--size", type=int, help=f"side of the views in pixels; {default}")
+    change = "change a setting of the protocol, for instance lr=30 (JSON values)"
+    add("--set", dest="settings", metavar="FIELD=VALUE", action="append", default=[], help=change)
+    add("--seed", type=int, default=0, help="default: %(default)s")
+    add("--device", help="cpu, cuda or cuda:N; default: a GPU if there is one")
+    precision = "of the encoder; default: %(default)s"
+    add("--precision", choices=PRECISIONS, default="float32", help=precision)
+    add("--workers", type=int, default=0, help="decoding processes; default: 0")
+    skip = "leave out and count unreadable images instead of refusing"
+    add("--skip-unreadable", action="store_true", help=skip)
+    add("--directory", type=Path, help="keep the state here, to go on after an interruption")
+    keep = "keep features here, for other protocols and settings to read instead of computing"
+    add("--features", type=Path, help=keep)
+    first = "import a module first, which registers protocols or data sets of its own"
+    add("--import", dest="modules", metavar="MODULE", action="append", default=[], help=first)
+    dry = "print the protocol and what training the encoder takes, and run nothing"
+    add("--dry-run", action="store_true", help=dry)
+    add("--json", action="store_true", help="print one JSON object")
 
 
 def run(options: argparse.Namespace) -> int:
@@ -194,22 +158,19 @@ def _readable(report: dict[str, Any]) -> str:
 
 
 def _opener(data: str, subset: str | None, skip_unreadable: bool) -> OpenSource:
-    """Return a function that opens a split, a variant of it or other data, each once."""
-    from retable.data.sources import open_source, with_parameter
+    """Return a function that opens the data, and variants of the built-in data set."""
+    from retable.evaluate.data import source_opener
 
-    cached = functools.cache(functools.partial(open_source, skip_unreadable=skip_unreadable))
-    own = data, subset
+    opened, own = source_opener(data, subset, skip_unreadable=skip_unreadable), data
 
     def open_variant(split: str, variant: str | None = None, data: str | None = None) -> Source:
-        address, subset = own if data is None else (data, None)
-        if variant is not None:
-            if address.partition("?")[0] != "shapes":
-                raise UserError(
-                    f"the data set {address!r} has no variant {variant!r}: expected shapes for the "
-                    "ood protocol, so use --data shapes or another --protocol."
-                )
-            address = with_parameter(address, "variant", variant)
-        return cached(address, split, subset=subset)
+        address = data or own
+        if variant is not None and address.partition("?")[0] != "shapes":
+            raise UserError(
+                f"the data set {address!r} has no variant {variant!r}: expected shapes for the "
+                "ood protocol, so use --data shapes or another --protocol."
+            )
+        return opened(split, variant, data)
 
     return open_variant
 

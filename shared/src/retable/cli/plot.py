@@ -16,50 +16,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     scores = pictures.add_parser("scores", help="Mean(pos), Mean(neg) and Var(neg) over steps")
     gradients = pictures.add_parser("gradients", help="gradient norm of each module and epoch")
     for picture in (scores, gradients):
-        picture.add_argument("runs", metavar="RUN", nargs="+", type=Path, help=_RUN)
-        picture.add_argument(
-            "--out",
-            metavar="FILE",
-            type=Path,
-            help="a .png, .svg or .pdf file; default: PICTURE.png in the current folder",
-        )
-        picture.add_argument(
-            "--labels",
-            metavar="LABEL",
-            nargs="+",
-            help="names of the runs; default: their methods and the settings in which they differ",
-        )
-    scores.add_argument(
-        "--smooth",
-        metavar="STEPS",
-        type=int,
-        help="length of the running mean, 1 for none; default: a hundredth of the steps drawn",
-    )
-    part = scores.add_mutually_exclusive_group()
-    part.add_argument(
-        "--epochs",
-        metavar="FIRST:LAST",
-        help="epochs to draw; 0:10 is the first ten epochs, 30: all after the thirtieth",
-    )
-    part.add_argument("--steps", metavar="FIRST:LAST", help="steps to draw, on an axis of steps")
-    scores.add_argument(
-        "--scores",
-        choices=("both", "raw", "transformed"),
-        default="both",
-        help="raw scores, those that the loss used, or both; default: %(default)s",
-    )
-    gradients.add_argument(
-        "--kind",
-        choices=("heat", "surface", "both"),
-        default="both",
-        help="heat map, surface in three dimensions, or both; default: %(default)s",
-    )
-    gradients.add_argument(
-        "--statistic",
-        choices=("mean", "std", "max"),
-        default="mean",
-        help="statistic of the steps of an epoch; default: %(default)s",
-    )
+        add = picture.add_argument
+        add("runs", metavar="RUN", nargs="+", type=Path, help=_RUN)
+        out = "a .png, .svg or .pdf file; default: PICTURE.png in the current folder"
+        add("--out", metavar="FILE", type=Path, help=out)
+        names = "names of the runs; default: their methods and the settings in which they differ"
+        add("--labels", metavar="LABEL", nargs="+", help=names)
+    smooth = "length of the running mean, 1 for none; default: a hundredth of the steps drawn"
+    scores.add_argument("--smooth", metavar="STEPS", type=int, help=smooth)
+    part = scores.add_mutually_exclusive_group().add_argument
+    epochs = "epochs to draw; 0:10 is the first ten epochs, 30: all after the thirtieth"
+    part("--epochs", metavar="FIRST:LAST", help=epochs)
+    part("--steps", metavar="FIRST:LAST", help="steps to draw, on an axis of steps")
+    raw = "raw scores, those that the loss used, or both; default: %(default)s"
+    kinds = ("both", "raw", "transformed")
+    scores.add_argument("--scores", choices=kinds, default="both", help=raw)
+    heat = "heat map, surface in three dimensions, or both; default: %(default)s"
+    gradients.add_argument("--kind", choices=("heat", "surface", "both"), default="both", help=heat)
+    statistic = "statistic of the steps of an epoch; default: %(default)s"
+    options = ("mean", "std", "max")
+    gradients.add_argument("--statistic", choices=options, default="mean", help=statistic)
 
 
 def run(options: argparse.Namespace) -> int:

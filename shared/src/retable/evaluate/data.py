@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections import Counter
 from collections.abc import Sequence
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from retable import random
 from retable.data.source import TEST, TRAIN
+from retable.data.sources import open_source, with_parameter
 from retable.data.subsets import Subset, share_of_classes
 from retable.errors import UserError
 from retable.evaluate.classifier import check_labels
@@ -36,6 +38,29 @@ class OpenSource(Protocol):
             data: name of a data set (`retable.data.sources.open_source`); None: that of the
                 pretraining, with its subset.
         """
+
+
+def source_opener(
+    data: str, subset: str | None = None, *, skip_unreadable: bool = False
+) -> OpenSource:
+    """Return a function that opens ``subset`` of ``data``, a variant of it, or other data.
+
+    Equal calls return the same source, also those of another opener in this process.
+    """
+    own = data, subset
+
+    def open_variant(split: str, variant: str | None = None, data: str | None = None) -> Source:
+        address, subset = own if data is None else (data, None)
+        if variant is not None:
+            address = with_parameter(address, "variant", variant)
+        return _open_once(address, split, subset, skip_unreadable)
+
+    return open_variant
+
+
+@functools.lru_cache(maxsize=8)
+def _open_once(data: str, split: str, subset: str | None, skip_unreadable: bool) -> Source:
+    return open_source(data, split, subset=subset, skip_unreadable=skip_unreadable)
 
 
 @runtime_checkable

@@ -12,16 +12,10 @@ Places = NDArray[numpy.int64]
 
 
 def running_mean(values: Values, window: int) -> Values:
-    """Return the mean around each value, over ``window`` values, fewer at both ends.
+    """Return the mean (N,) around each of (N,) values, over ``window`` values, fewer at both ends.
 
-    Values that are not finite are left out of the means they would enter.
-
-    Args:
-        values: (N,).
-        window: values in a mean, at least 1; an even one takes one more after than before.
-
-    Returns:
-        (N,); NaN where a window holds no finite value.
+    An even window takes one more value after than before. Values that are not finite are left out;
+    the mean is NaN where a window holds no finite value.
     """
     finite = numpy.isfinite(values)
     if window == 1:
@@ -36,16 +30,11 @@ def running_mean(values: Values, window: int) -> Values:
 
 
 def running_range(values: Values, window: int, places: Places) -> tuple[Values, Values]:
-    """Return the least and the largest value around some places; together they cover all values.
+    """Return the least and the largest of (N,) values around each of (P,) ascending places.
 
-    Args:
-        values: (N,).
-        window: values around a place, as for `running_mean`; if the places are further apart than
-            that, each takes all values up to halfway to its neighbours.
-        places: (P,) ascending indices of values.
-
-    Returns:
-        lows and highs, (P,) each; NaN where no value is finite.
+    The window is that of `running_mean`; if the places are further apart, each takes all values up
+    to halfway to its neighbours, so that no value is left out. Lows and highs, (P,) each, are NaN
+    where no value is finite.
     """
     first, end = _window(places, window, len(values))
     halfway = (places[1:] + places[:-1] + 1) // 2
@@ -63,15 +52,9 @@ def running_range(values: Values, window: int, places: Places) -> tuple[Values, 
 def thin(values: Values, bins: int) -> Places:
     """Choose the points of a curve that are visible when it is ``bins`` pixels wide.
 
-    Each of ``bins`` equal pieces keeps its first, least, largest and last value, and one that is
-    not finite, which interrupts the line.
-
-    Args:
-        values: (N,).
-        bins: number of pieces; a curve of at most four values per piece is returned complete.
-
-    Returns:
-        ascending indices of the values to draw, at most 5 for each piece.
+    Each of ``bins`` equal pieces of (N,) values keeps its first, least, largest and last one, and
+    one that is not finite, which interrupts the line. A curve of at most four values per piece is
+    kept complete. Returns ascending indices.
     """
     count = len(values)
     if count <= 4 * bins:

@@ -9,9 +9,8 @@ import math
 import re
 import textwrap
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from itertools import groupby
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy
 
@@ -53,10 +52,8 @@ def draw_gradients(
     Convolutions are above normalisation layers, both in the order of the network; the scale is
     logarithmic. Norms of zero, which have no logarithm, and epochs without a record are grey.
 
-    Args:
-        runs: label -> recorded norms; the networks may differ.
-        kind: "heat" map, "surface" in three dimensions, or "both".
-        statistic: statistic of the steps of an epoch.
+    ``runs`` are label -> recorded norms; the networks may differ. ``statistic`` is that of the
+    steps of an epoch.
 
     Raises:
         UserError: there is nothing to draw, or matplotlib is missing.
@@ -164,17 +161,9 @@ def _name_rows(axes: Axes, rows: Rows, named: bool) -> None:
     axes.set_yticks([row for row, _ in rows.ticks], labels, fontsize=7)
     left = -(12 + 4.0 * max(map(len, labels)))  # points; beyond the labels
     for start, end, title in rows.parts:
-        axes.annotate(
-            title,
-            (0, (start + end - 1) / 2),
-            (left, 0),
-            xycoords=("axes fraction", "data"),
-            textcoords="offset points",
-            rotation=90,
-            ha="right",
-            va="center",
-            fontsize=8,
-        )
+        place, units = (0, (start + end - 1) / 2), ("axes fraction", "data")
+        text = axes.annotate(title, place, (left, 0), units, "offset points", fontsize=8)
+        text.set(rotation=90, ha="right", va="center")
 
 
 def _draw_surface(axes: Any, epochs: Places, shown: Values, rows: Rows, scale: LogNorm) -> None:
@@ -244,8 +233,7 @@ def _block_of(module: str) -> str:
     return ".".join(parts[:2]) if parts[0] == "blocks" else parts[0]
 
 
-@dataclass(frozen=True)
-class Rows:
+class Rows(NamedTuple):
     """Rows of the modules: convolutions, an empty row, normalisation layers.
 
     Attributes:
@@ -255,22 +243,19 @@ class Rows:
         parts: first row, end and name of the convolutions and of the normalisation layers.
     """
 
-    order: tuple[int | None, ...]
-    ticks: tuple[tuple[float, str], ...]
-    borders: tuple[int, ...]
-    parts: tuple[tuple[int, int, str], ...]
+    order: list[int | None]
+    ticks: list[tuple[float, str]]
+    borders: list[int]
+    parts: list[tuple[int, int, str]]
 
     @classmethod
     def of(cls, modules: Sequence[str]) -> Rows:
         """Lay the modules out."""
+        order, ticks, borders, parts = rows = cls([], [], [], [])
         names = _without_common_prefix(modules)
         norms = [i for i, name in enumerate(names) if _NORM.search(name)]
         others = [i for i, name in enumerate(names) if not _NORM.search(name)]
         convolutions = all(_CONVOLUTION.search(names[i]) for i in others)
-        order: list[int | None] = []
-        ticks: list[tuple[float, str]] = []
-        borders: list[int] = []
-        parts: list[tuple[int, int, str]] = []
         for members, title in (
             (others, "convolutions" if convolutions else "other modules"),
             (norms, "normalisation"),
@@ -286,8 +271,8 @@ class Rows:
                 order += own
             parts += [(first, len(order), title)]
         if len(names) <= _ALL_NAMED:
-            ticks = [(row, names[i]) for row, i in enumerate(order) if i is not None]
-        return cls(tuple(order), tuple(ticks), tuple(borders), tuple(parts))
+            ticks[:] = [(row, names[i]) for row, i in enumerate(order) if i is not None]
+        return rows
 
     def lay_out(self, norms: Values) -> Values:
         """Rearrange (E, M) to (R, E), the drawn rows; a norm that is not positive becomes NaN."""

@@ -19,6 +19,7 @@ import numpy
 from retable.errors import UserError
 from retable.files import read_record
 from retable.plots.scores import ScoreCurves
+from retable.settings import flatten
 from retable.train.gradients import Landscape, read_landscape
 from retable.train.metrics import MetricsLog
 from retable.train.runs import RunDirectory
@@ -127,7 +128,11 @@ def _recipe(run: Run) -> Any:
 
 
 def _field(fields: Fields, suffix: str) -> Any:
-    return next((value for path, value in fields.items() if path.endswith(f".{suffix}")), None)
+    return next((value for path, value in fields.items() if _ends(path, suffix)), None)
+
+
+def _ends(path: str, suffix: str) -> bool:
+    return f".{path}".endswith(f".{suffix}")
 
 
 def label_runs(recipes: Sequence[Any], names: Sequence[str]) -> list[str]:
@@ -144,13 +149,14 @@ def label_runs(recipes: Sequence[Any], names: Sequence[str]) -> list[str]:
     fields = [dict(flatten(recipe)) if recipe is not None else {} for recipe in recipes]
     methods = [str(_field(own, "method.kind") or "").removesuffix("Recipe") for own in fields]
     labels = [method or name for method, name in zip(methods, names, strict=True)]
-    for path in sorted(set().union(*fields), key=_rank):
-        if path.endswith(".method.kind"):
+    varying = {path for path in set().union(*fields) if _varies(path, fields)}
+    for path in sorted(varying, key=_rank):
+        if _ends(path, "method.kind"):
             continue
-        texts = [_assignment(own, path, fields) for own in fields]
-        values = {text for text in texts if text}
+        name = _short_name(path, varying)
+        texts = [f"{name}={_text(own[path])}" if path in own else "" for own in fields]
         distinguishes = len(set(zip(labels, texts, strict=True))) > len(set(labels))
-        if len(values) > 1 and distinguishes:
+        if len(set(filter(None, texts))) > 1 and distinguishes:
             labels = [", ".join(filter(None, both)) for both in zip(labels, texts, strict=True)]
     return [
         f"{label} ({name})" if labels.count(label) > 1 and name != label else label
@@ -158,41 +164,28 @@ def label_runs(recipes: Sequence[Any], names: Sequence[str]) -> list[str]:
     ]
 
 
-def flatten(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield every field with its path, such as ".seed"; a list of plain values is one field."""
-    if isinstance(value, dict):
-        for name, inner in value.items():
-            yield from flatten(inner, f"{path}.{name}")
-    elif isinstance(value, list) and any(isinstance(inner, dict | list) for inner in value):
-        for number, inner in enumerate(value):
-            yield from flatten(inner, f"{path}.{number}")
-    else:
-        yield path, value
-
-
 def _rank(path: str) -> tuple[int, str]:
-    if ".method." in path:
+    if ".method." in f".{path}":
         return 0, path
     return (2, path) if path.rpartition(".")[2] == "seed" else (1, path)
 
 
-def _assignment(own: Fields, path: str, fields: Sequence[Fields]) -> str:
-    """Return ``name=value``, with the shortest end of the path that no other such field has."""
-    if path not in own:
-        return ""
-    others = {other for one in fields for other in one if other != path}
-    parts = path.removeprefix(".").split(".")
-    for length in range(2 if parts[-1] in _VAGUE else 1, len(parts) + 1):
-        name = ".".join(parts[-length:])
-        same = [other for other in others if other.endswith(f".{name}")]
-        if not any(_differs(other, fields) for other in same):
-            break
-    value = own[path]
-    number = isinstance(value, float) and math.isfinite(value)
-    text = f"{value:g}" if number else json.dumps(value, ensure_ascii=False)
-    return f"{name}={text}".replace('"', "")
-
-
-def _differs(path: str, fields: Sequence[Fields]) -> bool:
+def _varies(path: str, fields: Sequence[Fields]) -> bool:
     """Whether runs that have the field have different values in it."""
     return len({json.dumps(own[path]) for own in fields if path in own}) > 1
+
+
+def _short_name(path: str, varying: set[str]) -> str:
+    """Return the shortest end of the path that no other varying field has."""
+    parts = path.split(".")
+    for length in range(2 if parts[-1] in _VAGUE else 1, len(parts) + 1):
+        name = ".".join(parts[-length:])
+        if not any(_ends(other, name) for other in varying - {path}):
+            break
+    return name
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, float) and math.isfinite(value):
+        return f"{value:g}"
+    return json.dumps(value, ensure_ascii=False).replace('"', "")

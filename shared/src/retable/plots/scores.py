@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy
@@ -126,12 +126,12 @@ def draw_scores(
         )
     window = epochs or steps or (-math.inf, math.inf)
     view = View(in_epochs, window, smooth or 1, scores, alone=len(curves) == 1)
-    names = [n for n in STATISTICS if any(any(True for _ in view.kinds(r, n)) for r in curves)]
+    names = [name for name in STATISTICS if any(list(view.kinds(run, name)) for run in curves)]
     longest = max((int(view.part(run).sum()) for run in curves), default=0)
     if not names or not longest:
         raise UserError(_nothing(curves, view, names))
     if smooth is None:
-        view = View(in_epochs, window, max(1, longest // 100), scores, view.alone)
+        view = replace(view, smooth=max(1, longest // 100))
     figure = new_figure(1.2 + 3.3 * len(names), 4.0)
     figure.get_layout_engine().set(wspace=0.04)  # type: ignore[union-attr,call-arg]
     panels = figure.subplots(1, len(names), squeeze=False)[0]
@@ -203,11 +203,10 @@ def _choose_scale(axes: Axes, name: str) -> None:
 def _draw_marks(axes: Axes, curves: Sequence[ScoreCurves], name: str, view: View) -> None:
     """Mark the start of transformations and, for the variance, the value of the uniform sphere."""
     seen: Counter[float] = Counter()
+    across = axes.get_xaxis_transform()
     for place, run in enumerate(curves):
-        x = _start(run, view)
-        if x is None:
+        if (x := _start(run, view)) is None:
             continue
-        across = axes.get_xaxis_transform()
         axes.axvline(x, color=colour_of(place), linewidth=0.8, linestyle=":", alpha=0.8, zorder=1)
         y = 0.975 - 0.05 * seen[x]
         axes.plot(x, y, "v", color=colour_of(place), markersize=5, transform=across, zorder=5)
@@ -242,14 +241,8 @@ def _describe(axes: Axes, curves: Sequence[ScoreCurves], name: str, view: View) 
     if len(per_epoch) > 1 or not (each := per_epoch.pop()):
         return
     factor = each if view.in_epochs else 1 / each
-
-    def there(x: Any) -> Any:
-        return x * factor
-
-    def back(x: Any) -> Any:
-        return x / factor
-
-    other = axes.secondary_xaxis("top", functions=(there, back))
+    functions = (lambda x: numpy.multiply(x, factor), lambda x: numpy.divide(x, factor))
+    other = axes.secondary_xaxis("top", functions=functions)
     other.set_xlabel("step" if view.in_epochs else "epoch", fontsize=8)
     _set_ticks(other.xaxis)
     other.tick_params(labelsize=7)
@@ -278,20 +271,22 @@ def _draw_legends(
     shown = {kind for run in curves for name in names for kind, _ in view.kinds(run, name)}
     mean = "" if view.smooth == 1 else f", mean over {view.smooth:,} steps"
     signs: list[Artist] = []
+
+    def sign(label: str, **style: Any) -> None:
+        signs.append(Line2D([], [], color=INK, label=label, **style))
+
     if "raw" in shown:
-        signs += [Line2D([], [], color=INK, label=f"raw scores{mean}")]
+        sign(f"raw scores{mean}")
     if "transformed" in shown:
-        label = f"as used in the loss{mean if 'raw' not in shown else ''}"
-        signs += [Line2D([], [], color=INK, linestyle="--", label=label)]
+        sign(f"as used in the loss{mean if 'raw' not in shown else ''}", linestyle="--")
     if view.smooth > 1 and ("raw" in shown or view.alone):
         only = "" if view.alone or "transformed" not in shown else " (raw)"
         label = f"range of single steps{only}"
-        signs += [Patch(color=INK, alpha=_BAND, linewidth=0, label=label)]
+        signs.append(Patch(color=INK, alpha=_BAND, linewidth=0, label=label))
     if any(_start(run, view) is not None for run in curves):
-        label = "transformation starts"
-        signs += [Line2D([], [], color=INK, linestyle="", marker="v", label=label)]
+        sign("transformation starts", linestyle="", marker="v")
     if "negative_variance" in names and (dims := sorted({run.dim for run in curves if run.dim})):
-        label = f"uniform on the sphere, 1/{', 1/'.join(map(str, dims))}"
-        signs += [Line2D([], [], color=INK, linestyle=":", linewidth=0.9, label=label)]
+        spheres = ", 1/".join(map(str, dims))
+        sign(f"uniform on the sphere, 1/{spheres}", linestyle=":", linewidth=0.9)
     add_legend(figure, lines, "outside lower center")
     add_legend(figure, signs, "outside upper center")

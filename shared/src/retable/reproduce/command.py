@@ -122,7 +122,7 @@ def complete_runs(
     rows: Mapping[str, TableRow],
     runs: Sequence[Run],
     options: RunOptions,
-) -> tuple[Mapping[str, TableRow], list[Run]]:
+) -> tuple[dict[str, TableRow], list[Run]]:
     """Return selected rows and runs together with all others of the table that are complete."""
     every = resolve_rows(table, replace(selection, rows=()))
     seeds = sorted({*selection.seeds, *kept_seeds(options.folder)})

@@ -17,8 +17,7 @@ import torch
 from retable import distributed, files
 from retable.code import classes_of, code_digest
 from retable.data.sampler import Sampler
-from retable.data.source import TRAIN, Source
-from retable.data.sources import open_source
+from retable.data.source import TRAIN
 from retable.encoders import ResNetRecipe
 from retable.errors import UserError
 from retable.evaluate.data import (
@@ -26,6 +25,7 @@ from retable.evaluate.data import (
     open_eval_splits,
     open_splits,
     open_test_split,
+    source_opener,
     without_validation,
 )
 from retable.evaluate.geometry import Geometry
@@ -40,12 +40,7 @@ from retable.settings import to_plain
 from retable.train.metrics import MetricsLog
 from retable.train.options import RunOptions
 from retable.train.pretext_metrics import pretext_metrics
-from retable.train.pretrain import (
-    Monitor,
-    TrainingFailedError,
-    make_accelerator,
-    pretrain,
-)
+from retable.train.pretrain import Monitor, TrainingFailedError, make_accelerator, pretrain
 from retable.train.recipe import PretrainRecipe, build_method, check_fit
 from retable.train.runs import Claim, RunDirectory, environment
 from retable.train.shape_inference import shapes_only
@@ -53,24 +48,9 @@ from retable.views import without_draws
 from retable.weights import load_encoder
 
 
-@functools.lru_cache(maxsize=8)
-def open_cached(
-    data: str, split: str, subset: str | None, variant: str | None, skip_unreadable: bool
-) -> Source:
-    """Open a source once in a process: rows of a table share it."""
-    if variant is not None:
-        data += ("&" if "?" in data else "?") + f"variant={variant}"
-    return open_source(data, split, subset=subset, skip_unreadable=skip_unreadable)
-
-
 def opener(recipe: PretrainRecipe, options: RunOptions) -> OpenSource:
-    """Return a function that opens a split of a recipe's data, of other data, or a variant."""
-
-    def open_variant(split: str, variant: str | None = None, data: str | None = None) -> Source:
-        data, subset = (recipe.data, recipe.subset) if data is None else (data, None)
-        return open_cached(data, split, subset, variant, options.skip_unreadable)
-
-    return open_variant
+    """Return a function that opens the data of a recipe and of its evaluations."""
+    return source_opener(recipe.data, recipe.subset, skip_unreadable=options.skip_unreadable)
 
 
 def check_recipes(runs: Sequence[Run], processes: int, options: RunOptions) -> None:

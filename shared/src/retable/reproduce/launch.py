@@ -45,9 +45,7 @@ def rank() -> int:
 
 
 def wanted_processes(requested: int | None) -> int:
-    """Return the number of processes to start: as requested, or one for each GPU.
-
-    If a launcher has started the processes already, return their number.
+    """Return the number of processes: a launcher's, else as requested, else one for each GPU.
 
     Raises:
         UserError: more processes than GPUs.

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
 
 from retable.distributed import process_count
 from retable.encoders import EncoderRecipe, ResNetRecipe
@@ -14,7 +13,7 @@ from retable.errors import UserError
 from retable.evaluate.protocol import Evaluation
 from retable.reproduce.run import Run
 from retable.reproduce.table import Table, TableRow
-from retable.settings import parse_setting, to_plain, with_field
+from retable.settings import flatten, parse_setting, to_plain, with_field
 from retable.train.cost import forward_flops
 from retable.train.memory import training_memory
 from retable.train.recipe import PretrainRecipe
@@ -49,11 +48,9 @@ class TableSelection:
 
 
 def resolve_rows(table: Table, selection: TableSelection) -> dict[str, TableRow]:
-    """Return the selected rows at their scale, with data and overrides filled in.
+    """Return the trainings of the selected rows at their scale, with data and overrides filled in.
 
-    Returns:
-        One `TableRow` for each training, by the names of `training_name`: all trainings of a
-        selected row that the scale runs, or the one variant that is selected as "row/variant".
+    They are named by `training_name`; a scale may leave some of them out.
 
     Raises:
         UserError: a row is unknown or not part of the scale, or an override fits no field.
@@ -175,11 +172,8 @@ def price_evaluation(
 ) -> Price | None:
     """Estimate the training of ``encoder`` in an evaluation, None where there is none.
 
-    Args:
-        evaluation: the evaluation.
-        encoder: the encoder.
-        images: training images that keep their labels.
-        size: side of the training view in pixels, where the evaluation states none.
+    ``images`` is the number of training images that keep their labels, ``size`` the side of the
+    training view in pixels, where the evaluation states none.
     """
     budget = evaluation.budget(images, size)
     if budget is None:
@@ -207,12 +201,8 @@ def render_plan(table: Table, runs: list[Run], scale: str, images: int, parts: i
     A recipe that differs from an earlier one in a few fields is described by these, as ``--set``
     takes them. Other recipes are printed in full, as JSON (`retable.settings.to_plain`).
 
-    Args:
-        table: The table.
-        runs: The planned runs.
-        scale: Name of the scale, for the first line.
-        images: Training images of the data set.
-        parts: Parts that a batch is split into, over processes and micro-batches.
+    ``images`` is the number of training images of the data set; ``parts`` are those that a batch is
+    split into, over processes and micro-batches.
     """
     lines = [f"{table.name} at {scale} scale: {len(runs)} runs on {images:,} training images"]
     total = 0.0
@@ -247,12 +237,14 @@ def render_plan(table: Table, runs: list[Run], scale: str, images: int, parts: i
 
 def _recipes(run: Run, earlier: dict[Run, dict[str, str]]) -> list[str]:
     """Return the run's recipes in full, or their differences from the most similar earlier run."""
+    # Paths as `--set` takes them; it does not reach views, whose paths have their numbers.
     recipes = {"pretrain": run.recipe, **{each.name: each for each in run.evaluations}}
-    own = dict(_flat("", {name: to_plain(recipe) for name, recipe in recipes.items()}))
+    fields = flatten({name: to_plain(recipe) for name, recipe in recipes.items()})
+    own = {path: json.dumps(v, ensure_ascii=False, separators=(",", ":")) for path, v in fields}
     changes = [
-        (other, [f"{path}={value}" for path, value in own.items() if fields[path] != value])
-        for other, fields in earlier.items()
-        if fields.keys() == own.keys()
+        (other, [f"{path}={value}" for path, value in own.items() if its[path] != value])
+        for other, its in earlier.items()
+        if its.keys() == own.keys()
     ]
     earlier[run] = own
     if changes:
@@ -262,20 +254,6 @@ def _recipes(run: Run, earlier: dict[Run, dict[str, str]]) -> list[str]:
             return [f"  as {other.rows[0]} with seed {other.seed}{but}"]
     parts = [("pretrain", run.recipe), *(("evaluate", each) for each in run.evaluations)]
     return [f"  {word}  {json.dumps(to_plain(r), ensure_ascii=False)}" for word, r in parts]
-
-
-def _flat(path: str, value: Any) -> Iterator[tuple[str, str]]:
-    """Yield every field's path and its value as the JSON that ``--set`` takes.
-
-    Views are items of a list, which ``--set`` does not reach; their paths contain their numbers.
-    """
-    if isinstance(value, list) and any(isinstance(item, dict) for item in value):
-        value = dict(enumerate(value))
-    if isinstance(value, dict):
-        for name, inner in value.items():
-            yield from _flat(f"{path}.{name}" if path else name, inner)
-    else:
-        yield path, json.dumps(value, ensure_ascii=False, separators=(",", ":"))
 
 
 @functools.cache  # seeds differ in nothing that takes memory

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from retable import files
 from retable.errors import UserError
@@ -162,10 +163,14 @@ def _repeat(recorded: Provenance | None, runs: FinishedRuns) -> bool:
     return recorded is not None and all(
         facts
         and not facts.get("gpus")
-        and recorded.hardware == f"{facts['processor']}, {facts['cores']} cores"
+        and recorded.hardware == _hardware(facts)
         and all(facts["versions"].get(p) == recorded.versions.get(p) for p in _DECISIVE)
         for facts in environments
     )
+
+
+def _hardware(facts: Mapping[str, Any]) -> str:
+    return f"{facts['processor']}, {facts['cores']} cores"
 
 
 _DECISIVE = ("torch", "torchvision")
@@ -220,14 +225,12 @@ def record(table: Table, runs: list[Run], finished: FinishedRuns, outcomes: Outc
         raise UserError(f"Nothing was recorded: {', '.join(missing)} has no metrics.")
     facts = [finished[run.rows[0]][run.seed].environment for run in runs]
     versions = {k: v for found in facts for k, v in found["versions"].items() if v is not None}
-    commits = dict.fromkeys(str(found["commit"]) for found in facts)
-    hardware = dict.fromkeys(f"{found['processor']}, {found['cores']} cores" for found in facts)
     provenance = Provenance(
         command=f"nox -s reproduce-{table.name} -- --record --seeds {' '.join(map(str, seeds))}",
         seeds=seeds,
-        commit=", ".join(commits),
+        commit=", ".join(dict.fromkeys(str(found["commit"]) for found in facts)),
         date=datetime.datetime.now(datetime.UTC).date().isoformat(),
-        hardware=", ".join(hardware),
+        hardware=", ".join(dict.fromkeys(map(_hardware, facts))),
         versions=versions,
     )
     paper = load_reference(table.reference)

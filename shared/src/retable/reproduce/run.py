@@ -3,24 +3,20 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import functools
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from retable import distributed, files
 from retable.code import class_names, classes_of, code_digest
 from retable.evaluate.protocol import Evaluation
-from retable.settings import fingerprint, to_plain
+from retable.settings import NOT_FINITE, fingerprint, to_plain
 from retable.train.recipe import PretrainRecipe, build_method
 from retable.train.runs import Claim, RunDirectory
 from retable.train.shape_inference import shapes_only
-
-_NOT_FINITE = ("nan", "inf", "-inf")
-"""The words that `to_plain` writes for numbers that are not finite."""
 
 
 @dataclass(frozen=True)
@@ -102,7 +98,7 @@ Derive = Callable[[PretrainRecipe, FinishedRun], Mapping[str, float]]
 def _code_of(recipe: PretrainRecipe) -> str:
     """Return the digest of the code that trains a recipe: the core, its classes and its modules."""
     with shapes_only():
-        method = build_method(dataclasses.replace(recipe, weights=None), seed=0)
+        method = build_method(replace(recipe, weights=None), seed=0)
     return code_digest(classes_of(recipe) | set(map(type, method.modules())))
 
 
@@ -183,7 +179,7 @@ def read_runs(runs: Iterable[Run], folder: Path, derive: Derive | None = None) -
             continue
         if finished.metrics and derive is not None:
             derived = {f"history.{n}": v for n, v in derive(run.recipe, finished).items()}
-            finished = dataclasses.replace(finished, metrics={**finished.metrics, **derived})
+            finished = replace(finished, metrics={**finished.metrics, **derived})
         for name in run.rows:
             found.setdefault(name, {})[run.seed] = finished
     return found
@@ -192,17 +188,14 @@ def read_runs(runs: Iterable[Run], folder: Path, derive: Derive | None = None) -
 def _training_metrics(
     epochs: Sequence[Mapping[str, Any]], monitor: Sequence[Mapping[str, Any]]
 ) -> dict[str, float]:
-    # The monitor's first line from the middle of the run on.
-    halfway = [line for line in monitor if 2 * line["epoch"] >= monitor[-1]["epoch"]]
     metrics: dict[str, float] = {}
-    for prefix, lines in (
-        ("pretrain", epochs[-1:]),
-        ("halfway", epochs[(len(epochs) - 1) // 2 :][:1]),
-        ("monitor", monitor[-1:]),
-        ("monitor_halfway", halfway[:1]),
-    ):
-        for line in lines:
-            metrics |= _scalars(line, f"{prefix}.")
+    if epochs:
+        metrics |= _scalars(epochs[-1], "pretrain.")
+        metrics |= _scalars(epochs[(len(epochs) - 1) // 2], "halfway.")
+    if monitor:
+        last = monitor[-1]
+        halfway = next(line for line in monitor if 2 * line["epoch"] >= last["epoch"])
+        metrics |= _scalars(last, "monitor.") | _scalars(halfway, "monitor_halfway.")
     return metrics
 
 
@@ -210,5 +203,5 @@ def _scalars(line: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
     return {
         f"{prefix}{name}": float(value)
         for name, value in line.items()
-        if isinstance(value, int | float) or value in _NOT_FINITE
+        if isinstance(value, int | float) or value in NOT_FINITE
     }

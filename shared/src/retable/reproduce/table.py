@@ -73,13 +73,7 @@ class Metric:
 
 @dataclass(frozen=True)
 class _Pair:
-    """A value computed from those of two columns, for the same seed.
-
-    Attributes:
-        first: The column of the row itself.
-        second: The other column.
-        over: Row that the other column is read in; the row itself by default.
-    """
+    """A value computed from two columns; the second is read in the row ``over``, if named."""
 
     first: TableColumn
     second: TableColumn

@@ -80,25 +80,17 @@ def compare(
         rows.setdefault(row.key, row)
     for key in (*measured, *(collapsed or {})):
         rows.setdefault(key, RowSpec(key, key, "extra", values={}))
-    both = _Sides(
-        shown,
-        target,
-        measured,
-        scale,
-        unfinished,
-        not_run or {},
-        failed or {},
-        collapsed or {},
-        repeats,
+    reported = not_run or {}, failed or {}, collapsed or {}
+    both = _Sides(shown, target, measured, *reported, scale, unfinished, repeats)
+    compared = (
+        ComparedRow(row, {column.key: _compare_cell(both, row, column) for column in columns})
+        for row in rows.values()
     )
     return Comparison(
         shown.table,
         scale,
         columns,
-        tuple(
-            ComparedRow(row, {c.key: _compare_cell(both, row, c) for c in columns})
-            for row in rows.values()
-        ),
+        tuple(compared),
         tuple(_compare_claim(both, claim) for claim in shown.claims),
         target.provenance if target else None,
         _reasons(target) if target else {},
@@ -141,11 +133,11 @@ class _Sides:
     shown: Reference
     target: Reference | None
     measured: Measured
-    scale: Scale
-    unfinished: str
     not_run: Mapping[str, str]
     failed: Mapping[str, Mapping[str, str]]
     collapsed: Collapsed
+    scale: Scale
+    unfinished: str
     repeats: bool
 
     def ours(self, row: str, column: str) -> Mapping[int, float]:

@@ -126,10 +126,14 @@ class Comparison:
     reasons: Mapping[str, str] = field(default_factory=dict)
     unfinished: str = ""
 
+    @property
+    def cells(self) -> list[ComparedCell]:
+        """All cells, row by row."""
+        return [cell for row in self.rows for cell in row.cells.values()]
+
     def counts(self) -> Counter[Verdict]:
         """Return how many cells have each verdict."""
-        cells = (cell for row in self.rows for cell in row.cells.values())
-        return Counter(cell.verdict for cell in cells if cell.verdict is not None)
+        return Counter(cell.verdict for cell in self.cells if cell.verdict is not None)
 
     def claim_counts(self) -> Counter[ClaimVerdict]:
         """Return how many claims have each verdict."""
@@ -152,5 +156,4 @@ class Comparison:
     @property
     def seeds(self) -> list[int]:
         """All seeds that any cell was measured with."""
-        cells = (cell for row in self.rows for cell in row.cells.values())
-        return sorted({seed for cell in cells for seed in (*cell.ours, *cell.collapsed)})
+        return sorted({seed for cell in self.cells for seed in (*cell.ours, *cell.collapsed)})

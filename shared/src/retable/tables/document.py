@@ -67,10 +67,10 @@ def document(
     anchor: str = "",
     pictures: Iterable[Picture] = (),
 ) -> list[Block]:
-    """Return the blocks of a comparison.
+    """Return the blocks of a comparison, with the pictures after the text.
 
     ``title``, by default the table's id and title, ``level`` and ``anchor`` are those of the first
-    heading; the pictures are shown after the text.
+    heading.
     """
     blocks: list[Block] = [
         Heading(title or f"{comparison.table.id}: {comparison.table.title}", level, anchor),

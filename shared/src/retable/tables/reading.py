@@ -15,7 +15,7 @@ from retable.tables.reference import Reference
 
 
 def load_reference(path: str | Path) -> Reference:
-    """Read and check a reference file.
+    """Read and check a reference file, which `retable.tables.reference` describes.
 
     Raises:
         UserError: the file is missing or malformed; the message has one line for each mistake.
@@ -29,15 +29,7 @@ def load_reference(path: str | Path) -> Reference:
 
 
 def parse_reference(text: str, path: Path) -> Reference:
-    """Parse the text of a reference file, which `retable.tables.reference` describes.
-
-    Args:
-        text: TOML.
-        path: Path of the file, for the messages.
-
-    Raises:
-        UserError: the text is malformed; the message has one line for each mistake.
-    """
+    """Parse the text of the reference file ``path``; errors are those of `load_reference`."""
     try:
         content = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
@@ -58,7 +50,6 @@ def parse_reference(text: str, path: Path) -> Reference:
 
 
 def _table(content: dict[str, Any], name: str) -> dict[str, Any]:
-    """Return a nested table; an empty one if there is none."""
     found = content.get(name)
     return found if isinstance(found, dict) else {}
 
@@ -80,8 +71,7 @@ def _shown_decimals(column: Any, rows: list[dict[str, Any]]) -> int:
 def _contradictions(content: dict[str, Any]) -> Iterator[Problem]:
     """Yield the problems between parts of the file."""
     known = {
-        section: [part.get("key") for part in _tables(content, section)]
-        for section in ("columns", "rows")
+        name: [part.get("key") for part in _tables(content, name)] for name in ("columns", "rows")
     }
     for section, keys in known.items():
         for number, key in enumerate(keys):

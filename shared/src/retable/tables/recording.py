@@ -66,12 +66,12 @@ def record_reference(
         key: _recorded_row(paper, key, measured.get(key, {}), collapsed.get(key, {}), seeds)
         for key in dict.fromkeys([*printed, *keys])
     }
+    unjudged = {column.key for column in paper.columns if column.unjudged}
     compared = {
         key: {
             column: value.per_seed
             for column, value in row.values.items()
-            if isinstance(value, Value)
-            and not (row.unjudged or _paper_column(paper, column).unjudged)
+            if isinstance(value, Value) and not row.unjudged and column not in unjudged
         }
         for key, row in rows.items()
     }
@@ -93,17 +93,6 @@ def record_reference(
     return Reference(table, columns, stored, provenance=provenance)
 
 
-def _paper_column(paper: Reference, key: str) -> ColumnSpec:
-    column = paper.column(key)
-    if column is None:
-        known = ", ".join(column.key for column in paper.columns)
-        raise UserError(
-            f"{paper.path or paper.table.id} has no column '{key}' to record: add it under"
-            f" [[columns]] (there are {known})."
-        )
-    return column
-
-
 def _recorded_row(
     paper: Reference,
     key: str,
@@ -111,9 +100,14 @@ def _recorded_row(
     collapsed: Mapping[str, Mapping[int, str]],
     seeds: tuple[int, ...],
 ) -> RowSpec:
+    known = [column.key for column in paper.columns]
     values: dict[str, Value | Collapse] = {}
     for column in dict.fromkeys([*cells, *collapsed]):
-        _paper_column(paper, column)
+        if column not in known:
+            raise UserError(
+                f"{paper.path or paper.table.id} has no column '{column}' to record: add it under"
+                f" [[columns]] (there are {', '.join(known)})."
+            )
         numbers, gone = cells.get(column, {}), collapsed.get(column, {})
         for seed in seeds:
             if seed not in gone and not math.isfinite(numbers.get(seed, math.nan)):
@@ -125,8 +119,8 @@ def _recorded_row(
             values[column] = Collapse(len(gone), len(seeds))
         else:
             values[column] = _recorded_value([numbers[seed] for seed in seeds])
-    known = paper.row(key) or RowSpec(key, key, "extra", values={})
-    return replace(known, values=values, recipe={})
+    row = paper.row(key) or RowSpec(key, key, "extra", values={})
+    return replace(row, values=values, recipe={})
 
 
 def _recorded_value(numbers: Sequence[float]) -> Value:
@@ -226,13 +220,9 @@ def _key(key: str) -> str:
 
 
 def _toml(value: Any) -> str:
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, str):
-        # A JSON string is a TOML string but for this one character.
+    if isinstance(value, str | bool | int | float):
+        # JSON is TOML but for this one character in strings.
         return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
-    if isinstance(value, int | float):
-        return repr(value)
     if isinstance(value, Mapping):
         return "{ " + ", ".join(f"{_key(k)} = {_toml(v)}" for k, v in value.items()) + " }"
     if isinstance(value, list | tuple):

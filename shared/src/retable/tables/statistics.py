@@ -102,11 +102,8 @@ def difference_of_means(
 ) -> Interval | None:
     """Return the 95 % interval of our mean minus a reference mean; None if no spread is known.
 
-    Args:
-        ours: our runs, at least one.
-        value: the reference mean.
-        runs: number of runs behind the reference mean, at least one.
-        reference: run-to-run spread of the reference; None if it is unknown, then ours is used.
+    ``value`` is the mean of ``runs`` runs with the run-to-run spread ``reference``; both sides have
+    at least one run.
     """
     own = spread_of(ours)
     centre = mean(ours) - value
@@ -126,10 +123,8 @@ def mean_of_differences(
 ) -> Interval | None:
     """Return the 95 % interval of the mean of paired differences; None if no spread is known.
 
-    Args:
-        differences: one for each seed, at least one.
-        stand_in: spread of such a difference as the reference knows it; pooled with our own as in
-            `difference_of_means`.
+    ``stand_in`` is the spread of such a difference as the reference knows it; it is pooled with our
+    own as in `difference_of_means`.
     """
     own = known = spread_of(differences)
     if stand_in is not None and not (own and _excessive(own, stand_in)):

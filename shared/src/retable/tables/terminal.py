@@ -36,11 +36,8 @@ def render_terminal(
 ) -> str:
     """Return a comparison as aligned text, without pictures and sources.
 
-    Args:
-        comparison: The comparison.
-        width: Columns to wrap to; by default the terminal's, 100 if they are unknown. Below about
-            60 the lines may be wider.
-        colour: Whether to use ANSI colours, see `supports_colour`.
+    It is wrapped to ``width`` columns, by default the terminal's, or 100 if they are unknown; below
+    about 60, lines may be wider. ``colour`` adds ANSI colours, see `supports_colour`.
     """
     width = width or shutil.get_terminal_size((100, 24)).columns
     parts: list[str] = []

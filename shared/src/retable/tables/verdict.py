@@ -6,14 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
 
-from retable.tables.statistics import (
-    Interval,
-    Spread,
-    larger,
-    pooled,
-    spread_of,
-    student_quantile,
-)
+from retable.tables.statistics import Interval, Spread, larger, pooled, spread_of, student_quantile
 
 FALSE_ALARM = 0.01
 """Share of tables that may have a miss although nothing changed."""
@@ -59,12 +52,10 @@ def cell_verdict(interval: Interval | None, tolerance: float) -> Verdict:
 def claim_verdict(interval: Interval | None, smallest: float | None = None) -> ClaimVerdict:
     """Return the verdict on a claimed order, and on its size where ``smallest`` is given.
 
-    Args:
-        interval: of the better row minus the other, signed so that positive favours the claim.
-        smallest: least difference that counts as the claimed size; None tests the order only.
-
-    An interval below ``smallest`` contradicts the claim even if the order holds: a tenth of a point
-    does not support "about two points". A larger difference than claimed is no contradiction.
+    The interval is that of the better row minus the other, signed so that positive favours the
+    claim. One below ``smallest``, the least difference that counts as the claimed size, contradicts
+    the claim even if the order holds: a tenth of a point does not support "about two points". A
+    larger difference than claimed is no contradiction.
     """
     if interval is None:
         return ClaimVerdict.UNRESOLVED
@@ -74,18 +65,13 @@ def claim_verdict(interval: Interval | None, smallest: float | None = None) -> C
 
 
 def recorded_tolerances(
-    table: Mapping[str, Mapping[str, Sequence[float]]],
-    decimals: Mapping[str, int] | None = None,
+    table: Mapping[str, Mapping[str, Sequence[float]]], decimals: Mapping[str, int] | None = None
 ) -> tuple[dict[str, Spread], dict[str, dict[str, float]]]:
     """Choose tolerances under which an unchanged method with one fresh seed is not a miss.
 
-    Args:
-        table: row -> column -> recorded runs of the cell, at least two.
-        decimals: decimals shown in a column, default 1; half of the last one is the least
-            tolerance.
-
-    Returns:
-        column -> pooled spread, and row -> column -> tolerance.
+    ``table`` is row -> column -> recorded runs of the cell, at least two; ``decimals`` are those
+    shown in a column, default 1: half of the last one is the least tolerance. Returns column ->
+    pooled spread, and row -> column -> tolerance.
 
     The tolerance is the half width of Student's prediction interval for one fresh run after n,
     simultaneous over the m cells of the table (Bonferroni),
