@@ -175,7 +175,8 @@ def change_recipe(table: Table, runs: Path, row: str, temperature: float) -> Pat
     directory = RunDirectory(runs / run.name)
     method = dataclasses.replace(run.recipe.method, temperature=temperature)  # type: ignore[type-var]
     recipe = dataclasses.replace(run.recipe, method=method)
-    directory.write_recipe({"pretrain": recipe, "seed": 0})
+    claim = dataclasses.replace(run, recipe=recipe).claim({})
+    directory.write_claim(claim)
     return directory.path
 
 
@@ -195,15 +196,13 @@ def test_a_changed_recipe_of_a_finished_run_is_noticed_too(
     assert "holds a run of another recipe" in refused(*smoke("moco_v2"))
 
 
-@pytest.mark.parametrize("name", ["recipe.json", "result.json"])
-def test_a_damaged_file_of_a_run(name: str, refused: Refused, table: Table, tmp_path: Path) -> None:
+def test_a_damaged_claim_of_a_run(refused: Refused, table: Table, tmp_path: Path) -> None:
     (run,) = plan_runs(resolve_rows(table, TableSelection(scale="smoke", rows=("moco_v2",))), [0])
     directory = RunDirectory(tmp_path / "runs" / run.name)
-    directory.write_recipe(run.identity)
-    (directory.path / name).write_text('{"half": ')
+    directory.write_claim(run.claim({}))
+    directory.recipe.write_text('{"half": ')
     said = refused(*smoke("moco_v2"))
-    assert f"{name} is not readable JSON" in said
-    assert "Remove it and start again" in said
+    assert "recipe.json is damaged: its content does not have its checksum. Use --fresh" in said
 
 
 def test_more_hard_negatives_than_the_queue_has_rows(refused: Refused) -> None:

@@ -243,7 +243,7 @@ def test_a_change_of_the_code_is_a_change_of_the_features(tmp_path: Path) -> Non
             "from torch import nn\n\n\nclass Pixels(nn.Module):\n    def forward(self, x):\n"
             f"        return {factor} * x.flatten(1)\n"
         )
-        cache_module._code_digest.cache_clear()
+        code._digest_of_file.cache_clear()
         with pytest.MonkeyPatch.context() as patch:
             patch.syspath_prepend(str(tmp_path))
             import importlib

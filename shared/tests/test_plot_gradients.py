@@ -235,7 +235,11 @@ def test_what_was_measured_is_what_is_drawn(tmp_path: Path) -> None:
 def test_mistakes_end_with_one_sentence_and_status_2(
     line: Any, sentence: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (tmp_path / "metrics.jsonl").write_text(json.dumps(line) + "\n")
+    if isinstance(line, dict):
+        kind, step, values = line.pop("kind"), line.pop("step"), line
+        MetricsLog(tmp_path / "metrics.jsonl").write(kind, step, values)
+    else:
+        (tmp_path / "metrics.jsonl").write_text(json.dumps(line) + "\n")
     out = tmp_path / "x.png"
     assert cli.main(["plot", "gradients", str(tmp_path), "--out", str(out)]) == 2
     said = capsys.readouterr().err

@@ -282,17 +282,15 @@ def write_run(
             if step % every == 0:
                 trace.write()
             if run.steps_per_epoch and step % run.steps_per_epoch == 0:
-                line = {"kind": "epoch", "step": step, "epoch": step // run.steps_per_epoch}
                 trace.write()
-                append(folder, json.dumps(line))
+                MetricsLog.of(folder).write("epoch", step, {"epoch": step // run.steps_per_epoch})
     if recipe is not None:
-        (folder / "recipe.json").write_text(json.dumps(recipe))
+        write_recipe(folder, recipe)
     return folder
 
 
-def append(folder: Path, line: str) -> None:
-    with (folder / "metrics.jsonl").open("a") as file:
-        file.write(line + "\n")
+def write_recipe(folder: Path, recipe: Mapping[str, Any]) -> None:
+    write_record(folder / "recipe.json", folder.name, {"recipe": recipe})
 
 
 @pytest.fixture
@@ -325,7 +323,7 @@ def test_facts_of_a_recipe_are_read_whatever_its_class(
     fields: dict[str, Any], dim: int | None, start: float | None, folder: Path
 ) -> None:
     recipe = {"pretrain": {"method": {"kind": "AnyoneRecipe", **fields}}}
-    (folder / "recipe.json").write_text(json.dumps(recipe))
+    write_recipe(folder, recipe)
     found = read_scores(folder)
     assert (found.dim, found.start_epoch) == (dim, start)
 
@@ -411,10 +409,10 @@ def test_folders_of_one_name_are_named_by_their_paths(folder: Path, tmp_path: Pa
         ),
         (["SILENT"], "has no line of kind trace. Use the log of a method that records"),
         (["STRANGE"], "The trace has none of positive_mean, negative_mean, negative_variance"),
-        (["BROKEN"], "metrics.jsonl is damaged: expected a JSON object"),
+        (["BROKEN"], "metrics.jsonl is damaged, or lines before it are missing"),
         (["LACKING"], "metrics.jsonl is damaged"),
-        (["BINARY"], "metrics.jsonl is damaged: expected a JSON object"),
-        (["RECIPE"], "recipe.json is not readable JSON"),
+        (["BINARY"], "metrics.jsonl is damaged, or lines before it are missing"),
+        (["RECIPE"], "recipe.json is damaged"),
     ],
 )
 def test_mistakes_end_with_one_sentence_and_status_2(
@@ -424,18 +422,21 @@ def test_mistakes_end_with_one_sentence_and_status_2(
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    contents: dict[str, bytes] = {
-        "SILENT": b'{"kind": "steps", "step": 8, "loss": 1.0}\n',
-        "STRANGE": b'{"kind": "trace", "step": 1, "first": 1, "margin": [0.5]}\n',
+    contents: dict[str, bytes | tuple[str, int, dict[str, Any]]] = {
+        "SILENT": ("steps", 8, {"loss": 1.0}),
+        "STRANGE": ("trace", 1, {"first": 1, "margin": [0.5]}),
         "BROKEN": b'{"kind": "trace", "st\n{"kind": "steps", "step": 8}\n',
-        "LACKING": b'{"kind": "trace", "step": 1, "positive_mean": 3}\n',
+        "LACKING": ("trace", 1, {"positive_mean": 3}),
         "BINARY": b"\x89PNG\r\n\xff\xfe\n",
     }
     places = {"RUN": folder, "EMPTY": tmp_path, "RUN.png/x.png": folder / "metrics.jsonl" / "x.png"}
     for name, content in contents.items():
         places[name] = tmp_path / name
         places[name].mkdir()
-        (places[name] / "metrics.jsonl").write_bytes(content)
+        if isinstance(content, bytes):
+            (places[name] / "metrics.jsonl").write_bytes(content)
+        else:
+            MetricsLog(places[name] / "metrics.jsonl").write(*content)
     places["RECIPE"] = write_run(tmp_path / "RECIPE", curves())
     (places["RECIPE"] / "recipe.json").write_text('{"half": ')
     words = [str(places.get(word, word)) for word in words]

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -47,7 +46,7 @@ def train(recipe: PretrainRecipe, folder: Path, execution: RunOptions = OFTEN) -
 
 
 def log_without_clock(folder: Path) -> list[dict[str, Any]]:
-    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    lines = MetricsLog.of(folder).read()
     clock = {"images_per_second", "utilisation"}
     return [{k: v for k, v in line.items() if k not in clock} for line in lines]
 

@@ -56,7 +56,7 @@ def contents(folder: Path) -> dict[str, Any]:
         if path.name in ("result.json", "recipe.json", "encoder.safetensors"):
             found[str(path.relative_to(folder))] = path.read_bytes()
         elif path.name == "metrics.jsonl":
-            lines = [json.loads(line) for line in path.read_text().splitlines()]
+            lines = MetricsLog(path).read()
             for line in lines:
                 line.pop("images_per_second", None)
                 line.pop("utilisation", None)

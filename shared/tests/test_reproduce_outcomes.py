@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -73,15 +72,19 @@ Left = float | dict[str, str]
 
 def leave(run: Run, folder: Path, found: Left) -> None:
     directory = run.directory(folder)
-    directory.write_recipe(run.identity)
+    directory.write_claim(run.claim({}))
     ended = {"epochs": [{"epoch": 1, "loss": 2.0}], "monitor": []}
-    directory.result.write_text(json.dumps(found if isinstance(found, dict) else ended))
+    write_record(directory.result, run.name, ended | (found if isinstance(found, dict) else {}))
     facts = {"versions": {}, "commit": "c", "processor": "p", "cores": 2}
-    directory.environment.write_text(json.dumps(facts))
+    write_record(directory.environment, run.name, facts)
     if not isinstance(found, dict):
         evaluation = run.evaluation_folder(run.evaluations[0], folder)
         evaluation.mkdir(parents=True)
-        (evaluation / "result.json").write_text(json.dumps({"top1": found}))
+        write_record(
+            evaluation / "result.json",
+            evaluation_owner(evaluation),
+            {"metrics": {"top1": found}, "recipe": {}, "data": {}, "code": ""},
+        )
 
 
 DIVERGED = {"failed": "the loss is not finite (nan)", "kind": "diverged"}

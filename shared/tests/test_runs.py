@@ -1,13 +1,13 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import pytest
 
@@ -19,7 +19,7 @@ from retable.settings import (
     to_plain,
     validate_choices,
 )
-from retable.train.runs import RunDirectory, code_digest, environment, read_json
+from retable.train.runs import Claim, RunDirectory, environment
 
 
 @dataclasses.dataclass(frozen=True)
@@ -135,18 +135,68 @@ def test_a_choice_is_checked_against_its_literal() -> None:
 
 
 def test_a_directory_refuses_another_recipe_and_names_what_differs(tmp_path: Path) -> None:
-    directory = RunDirectory(tmp_path)
-    directory.write_recipe(Outer())
-    directory.write_recipe(Outer())
-    with pytest.raises(UserError, match=r"another recipe \(inner\.rate differ\).*--fresh"):
-        directory.write_recipe(Outer(Inner(0.2)))
+    directory, claim = RunDirectory(tmp_path), Claim(to_plain(Outer()), {"images": 3}, "digest")
+    directory.write_claim(claim)
+    directory.write_claim(claim)
+    other = dataclasses.replace(claim, recipe=to_plain(Outer(Inner(0.2))))
+    with pytest.raises(UserError, match=r"of another recipe \(inner\.rate differ\).*--fresh"):
+        directory.write_claim(other)
+    with pytest.raises(UserError, match="of another recipe"):
+        directory.verify_claim(other, accepted=("code", "data"))
 
 
-def test_a_result_that_is_no_json_is_named(tmp_path: Path) -> None:
-    result = RunDirectory(tmp_path).result
-    result.write_text("{")
-    with pytest.raises(UserError, match=r"result\.json is not readable"):
-        read_json(result)
+@pytest.mark.parametrize(
+    ("part", "value", "sentence"),
+    [
+        ("data", {"images": 4}, r"a run of other data \(images differ\)"),
+        ("data", {"images": 3, "pixels": "x"}, r"a run of other data \(pixels differ\)"),
+        ("code", "another", r"a run made by other code\. Use --fresh"),
+    ],
+)
+def test_a_directory_refuses_other_data_and_other_code_unless_they_are_accepted(
+    part: str, value: Any, sentence: str, tmp_path: Path
+) -> None:
+    directory, claim = RunDirectory(tmp_path), Claim({}, {"images": 3}, "digest")
+    directory.write_claim(claim)
+    other = dataclasses.replace(claim, **{part: value})
+    with pytest.raises(UserError, match=sentence):
+        directory.verify_claim(other)
+    with pytest.raises(UserError, match=f"--accept-other {part} keeps it"):
+        directory.write_claim(other)
+    directory.write_claim(other, accepted=(part,))
+    directory.verify_claim(claim)
+
+
+def test_a_claim_of_another_directory_is_refused(tmp_path: Path) -> None:
+    claim = Claim({}, {}, "digest")
+    RunDirectory(tmp_path / "one").write_claim(claim)
+    (tmp_path / "one").rename(tmp_path / "two")
+    with pytest.raises(UserError, match=r"must belong to two, got a file of one\. Use --fresh"):
+        RunDirectory(tmp_path / "two").verify_claim(claim)
+
+
+def test_a_directory_that_was_removed_or_replaced_under_its_lock_is_noticed(
+    tmp_path: Path,
+) -> None:
+    directory = RunDirectory(tmp_path / "run")
+    with directory.locked():
+        directory.verify_present()
+        shutil.rmtree(directory.path)
+        with pytest.raises(UserError, match="was removed while its run was trained"):
+            directory.verify_present()
+        with RunDirectory(tmp_path / "run").locked(patience=0.1):  # by another command
+            with pytest.raises(UserError, match="was removed while its run was trained"):
+                directory.verify_present()
+
+
+def test_removing_a_locked_directory_keeps_its_lock(tmp_path: Path) -> None:
+    directory = RunDirectory(tmp_path / "run")
+    with directory.locked():
+        directory.write_claim(Claim({}, {}, ""))
+        (directory.path / "evaluations" / "knn").mkdir(parents=True)
+        directory.remove()
+        assert [path.name for path in directory.path.iterdir()] == ["lock"]
+        directory.verify_present()
 
 
 def test_a_run_has_one_owner_and_a_killed_owner_leaves_no_lock(tmp_path: Path) -> None:
@@ -172,17 +222,3 @@ def test_the_environment_names_versions_and_hardware() -> None:
     facts = environment()
     assert facts["versions"]["torch"]
     assert facts["processor"]
-
-
-def test_the_code_digest_covers_the_core_and_the_package_of_the_method(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    package = tmp_path / "some_paper"
-    package.mkdir()
-    (package / "__init__.py").write_text("class Recipe: ...\n")
-    monkeypatch.syspath_prepend(tmp_path)
-    recipe = importlib.import_module("some_paper").Recipe()
-    before = code_digest(recipe)
-    assert before != code_digest()
-    (package / "__init__.py").write_text("class Recipe: ...  # changed\n")
-    assert code_digest(recipe) != before

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import json
 import math
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from retable.train.traces import TraceLog, read_traces
 
 
 def lines(folder: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return MetricsLog.of(folder).read()
 
 
 def test_a_line_has_one_number_for_each_step_and_name(tmp_path: Path) -> None:

@@ -206,8 +206,8 @@ def _pretrain(run: Run, directory: RunDirectory, accelerator: Any, options: RunO
             "data": source.description,
             "processes": accelerator.num_processes,
             "seconds_of_last_start": round(time.perf_counter() - start, 1),
+            "log": MetricsLog(directory.metrics).checksum(),
         }
-        result["log"] = MetricsLog(directory.metrics).checksum()
         directory.verify_present()
         files.write_record(directory.environment, directory.name, facts)
         files.write_record(directory.result, directory.name, to_plain(result))

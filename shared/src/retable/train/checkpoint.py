@@ -54,13 +54,13 @@ def load_newest(
     folder: Path,
     *,
     name: str = "step",
-    owner: str = "",
+    owner: str | None = None,
     fault_of: Callable[[dict[str, Any]], str] = lambda state: "",
 ) -> tuple[int, dict[str, Any]] | None:
     """Return (number, state) of the newest usable checkpoint, None if there is none.
 
     A damaged or foreign file, and one in whose state ``fault_of`` finds a fault, is reported on
-    standard error and the one before it is used.
+    standard error and the one before it is used. None as ``owner`` accepts any.
     """
     for number, path in _files(folder, name):
         fault, state = _read(path, number, owner)
@@ -71,7 +71,7 @@ def load_newest(
     return None
 
 
-def _read(path: Path, number: int, owner: str) -> tuple[str, dict[str, Any]]:
+def _read(path: Path, number: int, owner: str | None) -> tuple[str, dict[str, Any]]:
     """Return the fault of a file, empty if it has none, and its state."""
     content = path.read_bytes()
     content, digest = content[:-_DIGEST_BYTES], content[-_DIGEST_BYTES:]
@@ -80,7 +80,7 @@ def _read(path: Path, number: int, owner: str) -> tuple[str, dict[str, Any]]:
     found = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     if not isinstance(found, dict) or found.keys() != {"owner", "number", "state"}:
         return "was written by another version", {}
-    if found["owner"] != owner:
+    if owner is not None and found["owner"] != owner:
         return "belongs to another training", {}
     if found["number"] != number:
         return f"was written after {found['number']}, not {number}", {}

@@ -94,7 +94,7 @@ class MetricsLog:
 
     def __init__(self, path: Path, events: Path | None = None) -> None:
         self.path = path
-        self._crc: int | None = None  # of the last line; None: not read yet
+        self._end = (0, 0)  # size of the file and checksum of its last line, when last looked at
         self._writer: Any = None
         if events is not None:
             require("tensorboard", "tensorboard", "The option --tensorboard")
@@ -127,9 +127,9 @@ class MetricsLog:
             values: numbers or plain JSON values.
             events: (name, step, number) of each event, where ``values`` are not plain numbers.
         """
-        before = int(self.checksum(), 16)
-        text, self._crc = _sealed({"kind": kind, "step": step, **values}, before)
+        text, crc = _sealed({"kind": kind, "step": step, **values}, int(self.checksum(), 16))
         files.append_line(self.path, text)
+        self._end = self._size(), crc
         if self._writer is not None:
             if events is None:
                 events = ((name, step, value) for name, value in values.items())
@@ -147,9 +147,12 @@ class MetricsLog:
 
     def checksum(self) -> str:
         """Return the checksum of all lines, 8 hexadecimal digits."""
-        if self._crc is None:
-            self._crc = self._checked()[1]
-        return f"{self._crc:08x}"
+        if self._end[0] != self._size():  # others may write to the file too
+            self._end = self._size(), self._checked()[1]
+        return f"{self._end[1]:08x}"
+
+    def _size(self) -> int:
+        return self.path.stat().st_size if self.path.exists() else 0
 
     def _checked(self) -> tuple[list[dict[str, Any]], int]:
         """Return the lines, without their checksums, and the last checksum."""
@@ -158,7 +161,8 @@ class MetricsLog:
             line, crc = _unsealed(text, crc)
             if line is None:
                 raise files.DamagedFileError(
-                    f"Line {number} of {self.path} is damaged, or lines before it are missing."
+                    f"Line {number} of {self.path} is damaged, or lines before it are missing. "
+                    "Train the run again with --fresh, or use another run."
                 )
             lines.append(line)
         return lines, crc
@@ -196,10 +200,10 @@ class MetricsLog:
         return None
 
     def _keep(self, lines: int) -> None:
-        self._crc = None
         if self.path.exists():
             kept = self._texts()[:lines]
             files.write_text(self.path, "".join(f"{text}\n" for text in kept))
+            self._end = (0, 0) if not kept else (-1, 0)
 
 
 def _sealed(line: dict[str, Any], before: int) -> tuple[str, int]:
