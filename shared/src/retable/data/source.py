@@ -229,9 +229,12 @@ def find_split(
     for name in names if split != VAL or TEST in present else ():
         if name in present:
             return name
-    what = "validation split beside a test split" if split == VAL else f"{split} split"
+    what, instead = f"{split} split", ""
+    if split == VAL:
+        what, instead = "validation split beside a test split", "use its test split, or "
     raise UserError(
-        f"The data set {data!r} has no {what} (it has {has}): choose one with '?split=NAME'."
+        f"The data set {data!r} has no {what} (it has {has}): {instead}choose one with "
+        "'?split=NAME'."
     )
 
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from retable import random
-from retable.data.source import TEST, TRAIN
+from retable.data.source import TEST, TRAIN, VAL
 from retable.data.subsets import Subset, share_of_classes
 from retable.errors import UserError
 from retable.evaluate.classifier import check_labels
@@ -31,7 +31,7 @@ class OpenSource(Protocol):
         """Return a source.
 
         Args:
-            split: "train" or "test".
+            split: "train", "val" or "test".
             variant: a variant of the split that the data set knows; None: the split itself.
             data: name of a data set (`retable.data.sources.open_source`); None: that of the
                 pretraining, with its subset.
@@ -70,10 +70,14 @@ class EvalData:
             the pretraining's.
         labels: share of the training images that keep their labels. A smaller share is contained in
             a larger one.
-        split: "test" tests on the test split; "validation" on images that are held out of the train
-            split and excluded from training.
-        validation_images: number of images held out, at most a tenth of the train split. Default:
-            what the official code of Kolesnikov et al. (2019) holds out of ImageNet.
+        split: "test" tests on the test split; "val" on the validation split of a data set that has
+            a test split too; "validation" on images that are held out of the train split and
+            excluded from training. Only "validation" changes what is trained on. Where a data set
+            has a folder or table "val" beside "test", "test" means it too
+            (`retable.data.sources.open_source`).
+        validation_images: number of images held out for "validation", at most a tenth of the train
+            split. Default: what the official code of Kolesnikov et al. (2019) holds out of
+            ImageNet.
         balanced: whether ``labels`` is a share of each class, as in semi-supervised evaluation
             (`retable.data.subsets.share_of_classes`), and not of all images (Kolesnikov et al.
             2019, tables 2 and 4: "10%", "random 5%").
@@ -83,7 +87,7 @@ class EvalData:
 
     source: str = ""
     labels: float = 1.0
-    split: Literal["test", "validation"] = "test"
+    split: Literal["test", "val", "validation"] = "test"
     validation_images: int = 50_046
     balanced: bool = False
     files: str = ""
@@ -98,11 +102,21 @@ class EvalData:
                 f"`validation_images` must be at least 1, got {self.validation_images}. Raise it "
                 "or set `split` to 'test'."
             )
+        if self.split == "val" and self.validation_images != EvalData.validation_images:
+            raise UserError(
+                "`validation_images` must be the default with split 'val', got "
+                f"{self.validation_images}. Leave it out or set `split` to 'validation'."
+            )
         if self.files and (self.labels < 1 or self.balanced):
             raise UserError(
                 f"`labels` must be 1 and `balanced` false where `files` names a list, got "
                 f"{self.labels} and {self.balanced}. Use either the list or the share."
             )
+
+    @property
+    def tested_split(self) -> str:
+        """Split of the data set that the test images are from."""
+        return {"test": TEST, "val": VAL, "validation": TRAIN}[self.split]
 
     def training_images(self, images: int) -> int:
         """Return about how many of a train split's images keep their labels.
@@ -132,16 +146,36 @@ def split_facts(splits: Splits) -> dict[str, dict[str, Any]]:
     }
 
 
-def open_splits(open_source: OpenSource, data: str = "") -> Splits:
-    """Open train and test split of a data set and check that they have the same classes."""
-    train, test = (_open(open_source, split, data) for split in (TRAIN, TEST))
+def open_splits(open_source: OpenSource, data: str = "", tested: str = TEST) -> Splits:
+    """Open the train split of a data set and the one to test on, "test" or "val".
+
+    Raises:
+        UserError: they are the same images or have different classes.
+    """
+    train, test = (_open(open_source, split, data) for split in (TRAIN, tested))
+    if _same_images(train, test):
+        raise UserError(
+            f"`data` must have other images in its {tested} split than in its train split, got "
+            f"{train.description.get('data', data)!r}. Leave out '?split=NAME', or name a data set "
+            "whose splits differ."
+        )
     if list(train.class_names) != list(test.class_names):
         odd = sorted(set(train.class_names) ^ set(test.class_names))[:5]
         raise UserError(
-            f"train and test split have different classes (for instance {', '.join(odd)}): expected"
-            " the same list in both, so check the data set's folders."
+            f"train and {tested} split have different classes (for instance {', '.join(odd)}): "
+            "expected the same list in both, so check the data set's folders."
         )
     return Splits(train, test, len(train.class_names))
+
+
+def _same_images(first: Source, second: Source) -> bool:
+    """Return whether sources read the same images, as far as their descriptions tell."""
+    while isinstance(first, Subset):
+        first = first.base
+    while isinstance(second, Subset):
+        second = second.base
+    pixels = first.description.get("pixels")
+    return first is second or (pixels is not None and pixels == second.description.get("pixels"))
 
 
 def _open(open_source: OpenSource, split: str, data: str) -> Source:
@@ -182,8 +216,8 @@ def without_validation(source: Source, images: int) -> Source:
 
 def open_eval_splits(open_source: OpenSource, data: EvalData) -> Splits:
     """Open the images that ``data`` selects; a part of a split is an `EvalSubset`."""
-    if data.split == "test":
-        splits = open_splits(open_source, data.source)
+    if data.split != "validation":
+        splits = open_splits(open_source, data.source, data.tested_split)
     else:
         both = _open(open_source, TRAIN, data.source)
         splits = Splits(both, both, len(both.class_names))
@@ -207,7 +241,7 @@ def open_test_split(open_source: OpenSource, data: EvalData) -> Source:
     """Open the test images of ``data`` alone: a data set without a train split will do."""
     if data.split == "validation":
         return open_eval_splits(open_source, data).test
-    return _open(open_source, TEST, data.source)
+    return _open(open_source, data.tested_split, data.source)
 
 
 def _selected(source: Source, rows: Tensor, data: EvalData) -> Tensor:
