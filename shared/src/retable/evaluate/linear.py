@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import ClassVar, Literal, Self
 
 import torch
@@ -14,10 +14,9 @@ from retable import random
 from retable.data.subsets import Subset
 from retable.errors import UserError
 from retable.evaluate.classifier import LinearClassifier
-from retable.evaluate.data import EvalData, Splits, natural_train_view
+from retable.evaluate.data import Splits, natural_train_view
 from retable.evaluate.head_training import Head, HeadProbe, shrunk_milestones
 from retable.evaluate.protocol import validate
-from retable.evaluate.representation import Representation
 from retable.train.optim import trust_ratios
 from retable.train.schedules import ScheduleRecipe, learning_rate
 from retable.views import ViewRecipe, center, crop_and_flip
@@ -107,12 +106,8 @@ class LinearProbe(HeadProbe[ProbeState]):
     gamma: float = 0.1
     optimizer: Literal["sgd", "lars"] = "sgd"
     schedule: Literal["step", "cosine"] = "step"
-    train_view: ViewRecipe | None = None
-    test_view: ViewRecipe | None = None
     max_steps: int | None = None
     other_lrs: tuple[float, ...] = ()
-    representation: Representation = field(default_factory=Representation)
-    data: EvalData = field(default_factory=EvalData)
     name: str = "linear"
 
     def __post_init__(self) -> None:
