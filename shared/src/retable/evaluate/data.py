@@ -28,13 +28,10 @@ class OpenSource(Protocol):
     """Opens the images of an evaluation."""
 
     def __call__(self, split: str, variant: str | None = None, data: str | None = None) -> Source:
-        """Return a source.
+        """Open a split, "train", "val" or "test", or a variant of it that the data set knows.
 
-        Args:
-            split: "train", "val" or "test".
-            variant: a variant of the split that the data set knows; None: the split itself.
-            data: name of a data set (`retable.data.sources.open_source`); None: that of the
-                pretraining, with its subset.
+        ``data`` names a data set (`retable.data.sources.open_source`); None: that of the
+        pretraining, with its subset.
         """
 
 
@@ -119,11 +116,7 @@ class EvalData:
         return {"test": TEST, "val": VAL, "validation": TRAIN}[self.split]
 
     def training_images(self, images: int) -> int:
-        """Return about how many of a train split's images keep their labels.
-
-        >>> EvalData(labels=0.1).training_images(8000)
-        800
-        """
+        """Return about how many of a train split's images keep their labels."""
         if self.files:
             return len(_listed_names(self.files))
         if self.split == "validation":
@@ -203,10 +196,7 @@ def validation_count(n: int, images: int) -> int:
 
 
 def without_validation(source: Source, images: int) -> Source:
-    """Return a train split without the images that `EvalData` holds out of it.
-
-    ``images`` is its ``validation_images``; 0 leaves the source as it is.
-    """
+    """Return a train split without the ``validation_images`` of an `EvalData`; 0: as it is."""
     if images == 0:
         return source
     n = len(source)

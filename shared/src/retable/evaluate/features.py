@@ -106,12 +106,11 @@ def pooled_features(
     """Return the pooled features of each source, with a progress bar of this name."""
     frozen = freeze(encoder, context.device, context.precision)
     with bar(sum(map(len, sources)), "images", name, shown=context.progress) as shown:
-        return [
-            represent(frozen, source, view, Representation(), context, on_progress=shown.update)[
-                PRE_LOGITS
-            ]
+        found = [
+            represent(frozen, source, view, Representation(), context, on_progress=shown.update)
             for source in sources
         ]
+    return [by_tap[PRE_LOGITS] for by_tap in found]
 
 
 def _share(

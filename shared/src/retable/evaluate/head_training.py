@@ -93,9 +93,7 @@ class HeadProbe(Evaluation, Generic[AnyHead]):
         purpose: name of the probe, in messages and in the random keys.
         head: class of the classifiers.
         lr: learning rate of the optimizer, after any scaling by the batch.
-        momentum: momentum of the optimizer.
         batch: images in a step, over all processes.
-        epochs: passes over the training images.
         milestones: zero-based epochs from which the learning rate is multiplied by ``gamma``.
         gamma: factor of the learning rate at a milestone.
         train_view: view of training images, drawn in every epoch if it is random.

@@ -27,17 +27,10 @@ TRUST_COEFFICIENT = 1e-3
 
 @dataclass
 class ProbeState(Head):
-    """L linear classifiers in training, one for each learning rate.
+    """L linear classifiers in training, one for each learning rate, with SGD's momentum buffers."""
 
-    Attributes:
-        weight: (L, C, F).
-        bias: (L, C).
-        weight_momentum: like ``weight``, SGD's momentum buffer.
-        bias_momentum: like ``bias``.
-    """
-
-    weight: Tensor
-    bias: Tensor
+    weight: Tensor  # (L, C, F)
+    bias: Tensor  # (L, C)
     weight_momentum: Tensor
     bias_momentum: Tensor
 
@@ -80,7 +73,6 @@ class LinearProbe(HeadProbe[ProbeState]):
     500); for the tasks on patches batch 1024.
 
     Attributes:
-        weight_decay: weight decay of the optimizer.
         milestones: see `HeadProbe`; only for the step schedule.
         optimizer: "sgd", or "lars": SGD whose steps are scaled by |w| / |g|
             (`retable.train.optim.LARS`).

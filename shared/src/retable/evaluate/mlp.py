@@ -26,18 +26,13 @@ from retable.views import ViewRecipe, center
 class MlpState(Head):
     """A classifier in training: features (n, F) -> ReLU of H hidden units -> logits (n, C).
 
-    Attributes:
-        hidden_weight: (H, F).
-        hidden_bias: (H,).
-        weight: (C, H).
-        bias: (C,).
-        momenta: SGD's momentum buffers of these four, one after the other in one vector.
+    ``momenta`` are SGD's momentum buffers of the others, one after the other in one vector.
     """
 
-    hidden_weight: Tensor
-    hidden_bias: Tensor
-    weight: Tensor
-    bias: Tensor
+    hidden_weight: Tensor  # (H, F)
+    hidden_bias: Tensor  # (H,)
+    weight: Tensor  # (C, H)
+    bias: Tensor  # (C,)
     momenta: Tensor
 
     @classmethod

@@ -15,13 +15,10 @@ from retable.evaluate.logistic.solvers import Stopping, minimise
 
 @dataclass(frozen=True)
 class LogisticRegression(LinearClassifier):
-    """A fitted classifier.
+    """A fitted classifier, with the numbers of L-BFGS's updates and of evaluations.
 
-    Attributes:
-        objective: what was minimised, mean cross-entropy + l2 / 2 |weight|^2, at the end; of the
-            weight of standardised features, if they were.
-        iterations: updates of L-BFGS.
-        evaluations: evaluations of the objective and its gradient.
+    ``objective`` is what was minimised, mean cross-entropy + l2 / 2 |weight|^2, at the end; of the
+    weight of standardised features, if they were.
     """
 
     objective: float

@@ -40,13 +40,7 @@ class Stopping:
 
 @dataclass(frozen=True)
 class Minimum:
-    """Result of L-BFGS.
-
-    Attributes:
-        point: (P,) float64.
-        values: the objective at the start and after every update.
-        evaluations: number of evaluations of the objective.
-    """
+    """Result of L-BFGS: (P,) float64, and the objective at the start and after every update."""
 
     point: Tensor
     values: tuple[float, ...]
