@@ -6,12 +6,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from retable.data.source import Source
-from retable.data.sources import open_source
 from retable.errors import UserError
 from retable.evaluate.data import (
     EvalData,
     EvalSubset,
     open_eval_splits,
+    opener,
     split_facts,
     split_permutation,
     without_validation,
@@ -20,8 +20,7 @@ from retable.evaluate.data import (
 DATA = "shapes?count=100&test_count=30&size=16&classes=4"
 
 
-def open_shapes(split: str, variant: str | None = None, data: str | None = None) -> Source:
-    return open_source(DATA if data is None else data, split)
+open_shapes = opener(DATA)
 
 
 def rows_of(source: Source) -> set[int]:

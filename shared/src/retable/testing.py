@@ -38,6 +38,10 @@ from retable.random import derive_key, initialising, normal
 Result = TypeVar("Result")
 
 
+class StoppedError(Exception):
+    """The end of a process, where a test raises it."""
+
+
 class TinyEncoder(nn.Module):
     """One convolution, averaged over pixels: images (B, 3, H, W) of any size to (B, 12).
 
@@ -69,14 +73,8 @@ def make_batch(
 ) -> Batch:
     """Return the global batch of a step, in which views of an image differ by noise.
 
-    Args:
-        step: number of the step; different steps have different images.
-        size: number of images.
-        sides: side of each view in pixels.
-        noise: standard deviation of the noise; images have a deviation of 1.
-        labels: classes of the images; 0, 1, 2, 0, ... if None.
-        steps_per_epoch: steps in an epoch.
-        epochs: epochs of the training.
+    Different steps have different images, of deviation 1; ``noise`` is the deviation of the noise.
+    ``sides`` are those of the views in pixels, the labels 0, 1, 2, 0, ... unless given.
     """
     images = normal(derive_key(step, "images"), torch.arange(size * 3)).view(size, 3, 1, 1)
     views = []
@@ -136,18 +134,10 @@ def run_processes(
 ) -> list[Result]:
     """Call ``function(*args)`` in ``count`` processes of one gloo group, each with one thread.
 
-    Args:
-        function: a function at the top level of a module, also of a test module that only pytest
-            can import. Inside it, `retable.distributed` knows rank and number of processes.
-        count: number of processes.
-        args: picklable arguments, the same for all processes.
-        timeout: seconds until all processes are killed, including their imports.
-
-    Returns:
-        The results of the processes, in rank order.
-
-    Raises:
-        RuntimeError: a process raised (its traceback is in the message), died or timed out.
+    Return the results in rank order. The function is at the top level of a module, also of a test
+    module that only pytest can import; inside it, `retable.distributed` knows rank and number of
+    processes. A RuntimeError is raised if a process raised (its traceback is in the message), died
+    or did not end, imports included, within ``timeout`` seconds.
     """
     start = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
     context = multiprocessing.get_context(start)

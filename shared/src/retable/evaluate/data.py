@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections import Counter
 from collections.abc import Sequence
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from retable import random
 from retable.data.source import TEST, TRAIN
+from retable.data.sources import open_source, with_parameter
 from retable.data.subsets import Subset, share_of_classes
 from retable.errors import UserError
 from retable.evaluate.classifier import check_labels
@@ -36,6 +38,19 @@ class OpenSource(Protocol):
             data: name of a data set (`retable.data.sources.open_source`); None: that of the
                 pretraining, with its subset.
         """
+
+
+def opener(default: str) -> OpenSource:
+    """Return a function that opens splits and variants of a data set, or of another, each once."""
+
+    @functools.cache
+    def cached(split: str, variant: str | None, data: str) -> Source:
+        return open_source(with_parameter(data, "variant", variant) if variant else data, split)
+
+    def open_variant(split: str, variant: str | None = None, data: str | None = None) -> Source:
+        return cached(split, variant, data or default)
+
+    return open_variant
 
 
 @runtime_checkable
