@@ -11,6 +11,7 @@ import copy
 import importlib.util
 import inspect
 import multiprocessing
+import operator
 import os
 import pickle
 import socket
@@ -175,24 +176,22 @@ def run_processes(
 
 def _collect(pipes: list[Connection], deadline: float) -> list[Any]:
     """Wait for every process; stop at the first failure, since the others wait for that process."""
-    results: dict[int, Any] = {}
-    while len(results) < len(pipes):
-        waiting = [pipe for rank, pipe in enumerate(pipes) if rank not in results]
-        ready = wait(waiting, max(0.0, deadline - time.monotonic()))
+    pending: dict[Any, int] = {pipe: rank for rank, pipe in enumerate(pipes)}
+    results: list[Any] = [None] * len(pipes)
+    while pending:
+        ready = wait(pending, max(0.0, deadline - time.monotonic()))
         if not ready:
-            late = [rank for rank in range(len(pipes)) if rank not in results]
+            late = list(pending.values())
             raise RuntimeError(f"processes {late} did not finish within the timeout")
         for pipe in ready:
-            assert isinstance(pipe, Connection)
-            rank = pipes.index(pipe)
+            rank = pending.pop(pipe)
             try:
-                failure, value = pickle.loads(pipe.recv_bytes())
+                failure, results[rank] = pickle.loads(pipes[rank].recv_bytes())
             except EOFError:
                 raise RuntimeError(f"process {rank} died without a result") from None
             if failure:
                 raise RuntimeError(f"process {rank} failed:\n{failure}")
-            results[rank] = value
-    return [results[rank] for rank in range(len(pipes))]
+    return results
 
 
 def _work(
@@ -204,9 +203,7 @@ def _work(
         torch.set_num_threads(1)
         _import(*module)
         name, args = pickle.loads(call)
-        function = sys.modules[module[0]]
-        for part in name.split("."):
-            function = getattr(function, part)
+        function = operator.attrgetter(name)(sys.modules[module[0]])
         # Otherwise gloo resolves the host's name to an address that may not be reachable.
         loopback = [name for _, name in socket.if_nameindex() if name.startswith("lo")]
         if loopback:
@@ -218,7 +215,7 @@ def _work(
             world_size=count,
             timeout=timedelta(seconds=timeout),
         )
-        result = function(*args)  # type: ignore[operator]
+        result = function(*args)
         dist.barrier()
         dist.destroy_process_group()
         answer = pickle.dumps(("", result))
