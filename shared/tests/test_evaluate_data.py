@@ -21,6 +21,7 @@ from retable.evaluate.data import (
     open_eval_splits,
     open_splits,
     open_test_split,
+    source_opener,
     split_facts,
     split_permutation,
     without_validation,
@@ -29,8 +30,7 @@ from retable.evaluate.data import (
 DATA = "shapes?count=100&test_count=30&size=16&classes=4"
 
 
-def open_shapes(split: str, variant: str | None = None, data: str | None = None) -> Source:
-    return open_source(DATA if data is None else data, split)
+open_shapes = source_opener(DATA)
 
 
 def open_named(name: str, split: str, *_: Any) -> Source:

@@ -55,7 +55,7 @@ def source_opener(
     return open_variant
 
 
-@functools.lru_cache(maxsize=8)
+@functools.lru_cache(maxsize=32)
 def _open_once(data: str, split: str, subset: str | None, skip_unreadable: bool) -> Source:
     return open_source(data, split, subset=subset, skip_unreadable=skip_unreadable)
 

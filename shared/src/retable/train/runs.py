@@ -31,15 +31,8 @@ from retable.settings import to_plain
 class RunDirectory:
     """The files of one run.
 
-    Attributes:
-        path: The directory.
-        recipe: The recipe that the run was started with.
-        metrics: The log, one JSON object a line.
-        checkpoints: The folder of training checkpoints.
-        encoder: The trained encoder.
-        result: The result of the training. It is written last: it exists exactly when the training
-            has ended.
-        environment: Versions, hardware and commit.
+    ``result`` is written last: it exists exactly when the training has ended. ``environment`` holds
+    versions, hardware and commit.
     """
 
     def __init__(self, path: Path) -> None:
@@ -58,11 +51,7 @@ class RunDirectory:
             files.write_json(self.recipe, to_plain(recipe))
 
     def verify_recipe(self, recipe: object) -> None:
-        """Check that the directory, if it exists, was made for this recipe.
-
-        Raises:
-            UserError: it was made for another recipe.
-        """
+        """Raise a UserError if the directory was made for another recipe."""
         if not self.recipe.exists():
             return
         found, wanted = read_json(self.recipe), to_plain(recipe)
@@ -77,11 +66,7 @@ class RunDirectory:
     def locked(self, patience: float = 3.0) -> Iterator[None]:
         """Lock the directory against other processes; the lock of a killed process is released.
 
-        Args:
-            patience: Seconds to wait for a process that is about to end.
-
-        Raises:
-            UserError: another process trains this run.
+        A UserError is raised if another process still trains this run after ``patience`` seconds.
         """
         self.path.mkdir(parents=True, exist_ok=True)
         with (self.path / "lock").open("w") as lock:
@@ -143,12 +128,9 @@ def environment() -> dict[str, Any]:
 
 
 def code_digest(*objects: object) -> str:
-    """Hash the source of the core and of the packages that the objects' classes come from.
+    """Hash the source of the core and of the objects' packages to 16 hexadecimal digits.
 
     A run is named by its recipe alone; the digest shows whether the present code trained it.
-
-    Returns:
-        16 hexadecimal digits.
     """
     modules = {"retable", *(type(thing).__module__.partition(".")[0] for thing in objects)}
     digest = hashlib.sha256()
@@ -168,8 +150,10 @@ def _processor_name() -> str:
 
 
 def _git(*words: str) -> str | None:
+    # Without a lock, which would stay in the repository if Ctrl-C killed git.
+    command = ["git", "--no-optional-locks", *words]
     try:
-        found = subprocess.run(["git", *words], capture_output=True, text=True, check=True)
+        found = subprocess.run(command, capture_output=True, text=True, check=True)
     except (OSError, subprocess.CalledProcessError):
         return None
     return found.stdout.strip()
