@@ -46,18 +46,10 @@ class MemorySource(Source):
     """Images in memory, as a `retable.data.source.Source`."""
 
     def __init__(self, pool: Tensor) -> None:
+        labels = torch.zeros(len(pool), dtype=torch.int64)
+        description = {"source": "memory", "checksum": checksum([], labels)}
+        super().__init__(labels, ["none"], description)
         self.pool = pool
-        self.labels = torch.zeros(len(pool), dtype=torch.int64)
-        self.class_names = ["none"]
-        self.description: dict[str, Any] = {
-            "source": "memory",
-            "checksum": checksum([], self.labels),
-        }
-        self.skip_unreadable = False
-        self.unreadable: set[int] = set()
-
-    def __len__(self) -> int:
-        return len(self.pool)
 
     def image(self, index: int) -> Tensor:
         """Return one image."""

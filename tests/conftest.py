@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -23,18 +25,36 @@ class TableCommand:
     """Runs table scripts in processes of their own, with results in a folder of the test."""
 
     def start(
-        self, table: str, runs: Path, *options: str, mark: str = "", package: str = "mochi"
+        self,
+        table: str,
+        runs: Path,
+        *options: str,
+        mark: str = "",
+        package: str = "mochi",
+        **how: Any,
     ) -> subprocess.Popen[str]:
-        """Begin a command; ``mark`` is found in the environment of all its processes."""
+        """Begin a command; ``mark`` is found in the environment of all its processes.
+
+        ``how`` are further arguments of `subprocess.Popen`.
+        """
         script = SCRIPTS / package / f"{table}.py"
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "RETABLE_TEST_MARK": mark}
         return subprocess.Popen(
             [sys.executable, script, "--runs", runs, "--quiet", *options],
             env=environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
             text=True,
+            **{"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **how},
         )
+
+    def processes(self, mark: str) -> list[int]:
+        """Find the live processes that were started with a mark, however they are related."""
+        wanted = f"RETABLE_TEST_MARK={mark}".encode()
+        found = []
+        for folder in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError):  # it has ended, or is not ours
+                if wanted in (folder / "environ").read_bytes().split(b"\0"):
+                    found.append(int(folder.name))
+        return found
 
     def run(
         self, table: str, runs: Path, *options: str, package: str = "mochi"

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from retable import views
 from retable.data.sources import with_parameter
 from retable.errors import UserError
+from retable.evaluate.data import source_opener
 from retable.evaluate.features import represent
 from retable.evaluate.frozen import freeze
 from retable.evaluate.logistic.probe import LogisticProbe
@@ -49,7 +50,7 @@ def probe_layers(encoder: nn.Module) -> dict[str, float]:
     layers = study.probed_layers(
         freeze(encoder, "cpu"),
         LogisticProbe(view=PLAIN),
-        study.opener(DATA),
+        source_opener(DATA),
         EvalContext("cpu"),
         seed=0,
     )
@@ -59,7 +60,7 @@ def probe_layers(encoder: nn.Module) -> dict[str, float]:
 
 def pixels_and_outlines(data: str) -> tuple[Tensor, Tensor]:
     """Return all images of a data set as an encoder sees them, (n, 3072), and their outlines."""
-    opened = study.opener(data)
+    opened = source_opener(data)
     probe = LogisticProbe(view=PLAIN)
     seen = [
         represent(
@@ -94,7 +95,7 @@ def test_variants_are_tested_with_the_probe_of_clean_images() -> None:
     changed = study.probed_variants(
         freeze(OutlineLookup(*pixels_and_outlines(DATA)), "cpu"),
         LogisticProbe(view=PLAIN),
-        study.opener(DATA),
+        source_opener(DATA),
         EvalContext("cpu"),
         seed=0,
     )

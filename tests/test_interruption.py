@@ -33,17 +33,6 @@ OPTIONS = [
 PATIENCE = 300.0
 
 
-def processes(mark: str) -> list[int]:
-    """Find the live processes that were started with a mark, however they are related."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            with contextlib.suppress(OSError):  # it has ended, or is not ours
-                if f"RETABLE_TEST_MARK={mark}".encode() in (entry / "environ").read_bytes():
-                    found.append(int(entry.name))
-    return found
-
-
 def wait_until(condition: Callable[[], object], what: str, patience: float = PATIENCE) -> None:
     deadline = time.monotonic() + patience
     while not condition():
@@ -51,9 +40,9 @@ def wait_until(condition: Callable[[], object], what: str, patience: float = PAT
         time.sleep(0.005)
 
 
-def kill(command: Any, mark: str, *, alone: bool) -> None:
+def kill(reproduce: Any, command: Any, mark: str, *, alone: bool) -> None:
     """Kill the process that the user started, alone or with all others of the command."""
-    for process in [command.pid] if alone else processes(mark):
+    for process in [command.pid] if alone else reproduce.processes(mark):
         with contextlib.suppress(ProcessLookupError):
             os.kill(process, signal.SIGKILL)
     command.communicate()
@@ -115,7 +104,7 @@ def test_three_kills_in_pretraining_and_three_in_the_probe_change_no_bit(
         await_state(command, tmp_path, known, part)
         time.sleep(draw.uniform(0.0, 1.2) * seconds)
         # Started again at once: orphans hold their runs' locks until they notice, a moment later.
-        kill(command, marks[-1], alone=draw.random() < 0.5)
+        kill(reproduce, command, marks[-1], alone=draw.random() < 0.5)
         pretrained = (the_run(tmp_path) / "result.json").exists()
         assert pretrained == (part == "probe"), f"the kill was meant for the {part}"
         assert not list(tmp_path.glob("mochi-*/evaluations/linear-*/result.json"))
@@ -123,7 +112,7 @@ def test_three_kills_in_pretraining_and_three_in_the_probe_change_no_bit(
     assert outcome(tmp_path).keys() == outcome(uninterrupted).keys()
     for name, content in outcome(uninterrupted).items():
         assert outcome(tmp_path)[name] == content, name
-    assert [processes(mark) for mark in marks] == [[]] * 6
+    assert [reproduce.processes(mark) for mark in marks] == [[]] * 6
 
 
 @pytest.mark.slow
@@ -152,9 +141,9 @@ def test_the_processes_of_a_killed_command_end_and_free_its_run(
         "table1", tmp_path, *OPTIONS[:3], "moco_v2", "--processes", "2", mark=mark
     )
     wait_until(lambda: list(tmp_path.glob("*/checkpoints/*.pt")), "a state")
-    assert len(processes(mark)) >= 3
-    kill(command, mark, alone=True)
-    wait_until(lambda: not processes(mark), "the end of the others", patience=60.0)
+    assert len(reproduce.processes(mark)) >= 3
+    kill(reproduce, command, mark, alone=True)
+    wait_until(lambda: not reproduce.processes(mark), "the end of the others", patience=60.0)
     (directory,) = tmp_path.glob("moco-*")
     assert not (directory / "result.json").exists()
     with RunDirectory(directory).locked(patience=0.0):

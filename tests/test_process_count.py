@@ -34,7 +34,7 @@ from retable.methods import BYOLRecipe, SimCLRRecipe, SimSiamRecipe, SupervisedR
 from retable.methods.method import Method, MethodRecipe
 from retable.nn.momentum import MomentumRecipe
 from retable.nn.patches import PatchGrid
-from retable.testing import run_processes
+from retable.testing import StoppedError, run_processes
 from retable.train import pretrain
 from retable.train.gradients import read_landscape
 from retable.train.optim import OptimizerRecipe
@@ -165,10 +165,6 @@ def accelerator() -> Any:
     made = make_accelerator("float32")
     assert made.num_processes == distributed.process_count()
     return made
-
-
-class StoppedError(Exception):
-    """Ends a training early."""
 
 
 def train(folder: Path, name: str, stop: bool = False) -> dict[str, Any]:

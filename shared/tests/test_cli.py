@@ -106,6 +106,16 @@ def test_settings_reach_the_protocol(checkpoint: str, capsys: pytest.CaptureFixt
     assert report["seed"] == 7
 
 
+@pytest.mark.parametrize(("split", "read"), [("val", "val"), ("validation", "train")])
+def test_the_report_describes_the_split_that_is_tested_on(
+    split: str, read: str, checkpoint: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ["--set", "k=5", "--set", f"data.split={split}"]
+    report = evaluate(capsys, checkpoint, "--protocol", "knn", *options)
+    assert report["data"]["test"]["split"] == read
+    assert report["data"]["train"]["split"] == "train"
+
+
 def test_other_data_a_share_of_its_labels_and_several_layers_can_be_judged(
     checkpoint: str, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -1,9 +1,16 @@
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from datasets.arrow_dataset import Dataset
+from datasets.dataset_dict import DatasetDict
+from datasets.features import ClassLabel, Features
+from datasets.features import Image as ImageColumn
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
 from retable.data.source import Source
 from retable.data.sources import open_source
@@ -12,6 +19,9 @@ from retable.evaluate.data import (
     EvalData,
     EvalSubset,
     open_eval_splits,
+    open_splits,
+    open_test_split,
+    source_opener,
     split_facts,
     split_permutation,
     without_validation,
@@ -20,8 +30,11 @@ from retable.evaluate.data import (
 DATA = "shapes?count=100&test_count=30&size=16&classes=4"
 
 
-def open_shapes(split: str, variant: str | None = None, data: str | None = None) -> Source:
-    return open_source(DATA if data is None else data, split)
+open_shapes = source_opener(DATA)
+
+
+def open_named(name: str, split: str, *_: Any) -> Source:
+    return open_source(name, split)
 
 
 def rows_of(source: Source) -> set[int]:
@@ -145,7 +158,14 @@ def test_what_a_copy_of_the_files_changes_is_no_fact_of_a_training() -> None:
     [
         ({"labels": 0.0}, r"`labels` must be in \(0, 1\], got 0.0"),
         ({"labels": 1.5}, r"`labels` must be in \(0, 1\], got 1.5"),
-        ({"split": "held_out"}, "`split` must be one of 'test', 'validation', got 'held_out'"),
+        (
+            {"split": "held_out"},
+            "`split` must be one of 'test', 'val', 'validation', got 'held_out'",
+        ),
+        (
+            {"split": "val", "validation_images": 7},
+            "`validation_images` must be the default with split 'val', got 7",
+        ),
         ({"validation_images": 0}, "`validation_images` must be at least 1, got 0"),
     ],
 )
@@ -161,3 +181,99 @@ def test_a_split_of_one_image_has_nothing_to_hold_out() -> None:
         open_eval_splits(
             open_shapes, EvalData("shapes?count=1&size=16&classes=2", split="validation")
         )
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    """Write the folders train, val and test of two classes, and a saved table of the same."""
+    tables = {}
+    for value, split in enumerate(("train", "val", "test")):
+        files = [tmp_path / split / name / "0.png" for name in ("ant", "bee")]
+        for file in files:
+            file.parent.mkdir(parents=True)
+            Image.new("RGB", (8, 8), (value, 0, 0)).save(file)
+        features: Any = {"image": ImageColumn(), "label": ClassLabel(names=["ant", "bee"])}
+        columns = {"image": list(map(str, files)), "label": [0, 1]}
+        tables[split] = Dataset.from_dict(columns, features=Features(features))  # type: ignore[no-untyped-call]
+    DatasetDict(tables).save_to_disk(tmp_path / "saved")
+    return tmp_path
+
+
+def names_of(pictures: Path) -> tuple[str, ...]:
+    return (
+        f"imagefolder:{pictures}",
+        f"arrow:{pictures / 'saved'}",
+        f"torchvision:ImageFolder?root={pictures / 'val'}",
+    )
+
+
+def test_one_split_cannot_be_trained_and_tested_on(pictures: Path) -> None:
+    folder, saved, reader = names_of(pictures)
+    for name in (f"{folder}?split=test", f"{saved}?split=test", f"{reader}&split=train"):
+        opened = partial(open_named, name)
+        sentence = (
+            r"^`data` must have other images in its test split than in its train split, got "
+            r"'.*split=.*'\. Leave out '\?split=NAME'"
+        )
+        with pytest.raises(UserError, match=sentence):
+            open_splits(opened)
+        with pytest.raises(UserError, match=sentence):
+            open_eval_splits(open_shapes, EvalData(name, labels=0.5))
+        # Only one of the two is read.
+        assert len(open_test_split(opened, EvalData())) == 2
+        assert len(open_eval_splits(opened, EvalData(split="validation")).train) == 1
+    for name in (folder, saved):
+        assert open_splits(partial(open_named, name)).classes == 2
+
+
+def test_a_part_of_the_test_images_cannot_be_trained_on(pictures: Path) -> None:
+    name = f"imagefolder:{pictures}?split=test"
+    with pytest.raises(UserError, match="must have other images in its test split"):
+        open_splits(lambda split, *_: open_source(name, split, subset="50%"))
+
+
+def test_a_linked_split_is_the_same_images(pictures: Path) -> None:
+    linked = pictures / "linked"
+    linked.mkdir()
+    for split in ("train", "val"):
+        (linked / split).symlink_to(pictures / "train")
+    with pytest.raises(UserError, match="must have other images in its test split"):
+        open_splits(partial(open_named, f"imagefolder:{linked}"))
+
+
+def test_sources_that_do_not_name_their_pixels_are_compared_as_objects() -> None:
+    first, second = (Source(torch.arange(4) % 2, ["a", "b"]) for _ in range(2))
+    assert open_splits(lambda split, *_: first if split == "train" else second).classes == 2
+    with pytest.raises(UserError, match="must have other images in its test split"):
+        open_splits(lambda *_: first)
+
+
+def test_the_data_sets_own_validation_split_is_tested_on(pictures: Path) -> None:
+    data = EvalData(split="val", labels=0.5)
+    splits = open_eval_splits(open_shapes, data)
+    assert splits.test.description == open_shapes("val").description
+    assert open_test_split(open_shapes, data).description == splits.test.description
+    official = open_eval_splits(open_shapes, EvalData(labels=0.5))
+    assert splits.train.description == official.train.description
+    assert data.training_images(100) == 50
+    for name in names_of(pictures)[:2]:
+        tested = open_eval_splits(partial(open_named, name), EvalData(split="val")).test
+        assert tested.description["part"] == "val"
+
+
+@pytest.mark.parametrize("without", ["val", "test"])
+def test_a_data_set_without_a_validation_split_is_refused(pictures: Path, without: str) -> None:
+    (pictures / without).rename(pictures / ".gone")
+    opened = partial(open_named, f"imagefolder:{pictures}")
+    for opener in (open_eval_splits, open_test_split):
+        with pytest.raises(
+            UserError,
+            match=r"no validation split beside a test split \(it has .*\): use its test split",
+        ):
+            opener(opened, EvalData(split="val"))
+
+
+def test_train_and_validation_split_must_differ(pictures: Path) -> None:
+    opened = partial(open_named, f"imagefolder:{pictures}?split=val")
+    with pytest.raises(UserError, match="other images in its val split than in its train split"):
+        open_eval_splits(opened, EvalData(split="val"))

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from retable import distributed, random
+from retable import code, distributed, random
 from retable.data.decoding import UnreadableImageError
 from retable.data.source import Source
 from retable.data.sources import open_source
@@ -19,7 +19,7 @@ from retable.evaluate import cache as cache_module
 from retable.evaluate import features as features_module
 from retable.evaluate import representation as representation_module
 from retable.evaluate.cache import Chunk, FeatureCache, checksum, code_of, read_chunk
-from retable.evaluate.data import EvalData, open_eval_splits
+from retable.evaluate.data import EvalData, open_eval_splits, source_opener
 from retable.evaluate.features import Features, represent
 from retable.evaluate.frozen import FrozenEncoder, freeze, structure
 from retable.evaluate.knn import Knn
@@ -27,7 +27,7 @@ from retable.evaluate.mlp import MlpProbe
 from retable.evaluate.protocol import EvalContext
 from retable.evaluate.representation import Representation
 from retable.nn.patches import PatchGrid
-from retable.testing import run_processes
+from retable.testing import StoppedError, run_processes
 from retable.views import ViewRecipe, center, crop_and_flip
 
 DATA = "shapes?count=90&test_count=40&size=16&classes=4"
@@ -59,7 +59,7 @@ class Counting:
 
         def counted(frozen: FrozenEncoder, images: Tensor, names: Any) -> dict[str, Tensor]:
             if self.images >= self.last:
-                raise KilledError
+                raise StoppedError
             self.images += len(images)
             return taps(frozen, images, names)
 
@@ -69,10 +69,6 @@ class Counting:
         """Return the images since the last time asked."""
         count, self.images = self.images, 0
         return count
-
-
-class KilledError(Exception):
-    """Stands for the end of the process."""
 
 
 @pytest.fixture
@@ -284,10 +280,7 @@ def test_a_source_that_does_not_tell_its_pixels_is_not_kept(
 
 
 def judged(data: EvalData, folder: Path | None) -> tuple[dict[str, Features], dict[str, Features]]:
-    def opened(split: str, variant: str | None = None, data: str | None = None) -> Source:
-        return open_source(DATA, split)
-
-    splits = open_eval_splits(opened, data)
+    splits = open_eval_splits(source_opener(DATA), data)
     return features(folder, source=splits.train), features(folder, source=splits.test)
 
 
@@ -326,7 +319,7 @@ def test_a_killed_extraction_goes_on_with_the_chunks_that_exist(
     whole = features(tmp_path / "whole")
     counting.since()
     counting.last = killed_at
-    with pytest.raises(KilledError):
+    with pytest.raises(StoppedError):
         features(tmp_path / "killed")
     counting.last = float("inf")
     assert counting.since() == killed_at
@@ -403,22 +396,14 @@ class Pictures(Source):
     """A source of which one image turns out unreadable when it is read."""
 
     def __init__(self) -> None:
-        self.labels = torch.arange(20)
-        self.class_names = [str(label) for label in range(20)]
-        self.description: dict[str, Any] = {"checksum": "", "pixels": "twenty"}
-        self.skip_unreadable = True
-        self.unreadable: set[int] = set()
-
-    def __len__(self) -> int:
-        return 20
+        names = [str(label) for label in range(20)]
+        description = {"checksum": "", "pixels": "twenty"}
+        super().__init__(torch.arange(20), names, description, skip_unreadable=True)
 
     def image(self, index: int) -> Tensor:
         if index == 7:
             raise UnreadableImageError("number 7", "broken")
         return torch.full((3, 16, 16), index, dtype=torch.uint8)
-
-    def resident(self, *, decode: bool = False) -> Tensor | None:
-        return None
 
 
 def test_the_replacement_of_an_unreadable_image_keeps_its_own_label(tmp_path: Path) -> None:
@@ -486,9 +471,7 @@ def _name_in(path: Path) -> str:
 
 
 def test_protocols_share_a_pass(tmp_path: Path, counting: Counting) -> None:
-    def opened(split: str, variant: str | None = None, data: str | None = None) -> Source:
-        return open_source(DATA, split)
-
+    opened = source_opener(DATA)
     context = EvalContext("cpu", features=tmp_path)
     built = encoder()
     MlpProbe(hidden=8, epochs=2, milestones=()).run(built, opened, context, seed=0)

@@ -14,12 +14,11 @@ from torch import nn
 from retable import cli
 from retable.data.loader import Loader
 from retable.data.sampler import Sampler
-from retable.data.source import Source
 from retable.data.sources import open_source
 from retable.distributed import process_count, process_index
 from retable.encoders import ResNetRecipe
 from retable.errors import UserError
-from retable.evaluate.data import EvalData, listed_rows, open_eval_splits
+from retable.evaluate.data import EvalData, listed_rows, open_eval_splits, source_opener
 from retable.evaluate.protocol import EvalContext
 from retable.evaluate.transfer.finetune import FineTuning
 from retable.files import digest_of_tensors
@@ -50,9 +49,7 @@ SMALL = FineTuning(
 )
 
 
-def open_shapes(split: str, variant: str | None = None, data: str | None = None) -> Source:
-    assert variant is None
-    return open_source(data or DATA, split)
+open_shapes = source_opener(DATA)
 
 
 def write_encoder(folder: Path) -> str:

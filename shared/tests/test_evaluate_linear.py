@@ -18,6 +18,7 @@ from retable.evaluate.data import EvalData, EvalSubset, Splits, open_eval_splits
 from retable.evaluate.linear import LinearProbe, ProbeState
 from retable.evaluate.protocol import EvalContext
 from retable.evaluate.representation import Representation
+from retable.testing import StoppedError
 from retable.train.optim import LARS
 from retable.views import ViewRecipe, center, crop_and_flip, make_view
 
@@ -226,10 +227,6 @@ def test_the_probe_learns_what_is_linear_in_the_features(encoder: nn.Sequential)
     assert 1 <= results["best_epoch"] <= 8
 
 
-class KilledError(Exception):
-    """Stands for the end of the process."""
-
-
 @pytest.mark.parametrize(
     "recipe",
     [probe(), probe(lr=60.0, optimizer="lars", schedule="cosine", milestones=())],
@@ -244,12 +241,12 @@ def test_a_killed_probe_goes_on_and_ends_with_the_same_bits(
     def dying(*args: Any, **kwargs: Any) -> Any:
         calls.append(0)
         if len(calls) in (3, 6):
-            raise KilledError
+            raise StoppedError
         return features.represent(*args, **kwargs)
 
     monkeypatch.setattr(head_training, "represent", dying)
     for _ in range(2):
-        with pytest.raises(KilledError):
+        with pytest.raises(StoppedError):
             run(recipe, encoder, directory=tmp_path)
     resumed = run(recipe, encoder, directory=tmp_path)
     assert resumed == whole
@@ -459,11 +456,11 @@ def test_the_curve_of_a_killed_probe_is_that_of_a_whole_one(
     def dying(*args: Any) -> Any:
         calls.append(0)
         if len(calls) == 3:
-            raise KilledError
+            raise StoppedError
         return measure(*args)
 
     monkeypatch.setattr(head_training, "_measure", dying)
-    with pytest.raises(KilledError):
+    with pytest.raises(StoppedError):
         run(recipe, encoder, tmp_path / "killed")
     run(recipe, encoder, tmp_path / "killed")
     curves = [(tmp_path / name / "curve.json").read_bytes() for name in ("whole", "killed")]

@@ -9,13 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from retable import random
-from retable.data.source import Source
-from retable.data.sources import open_source
 from retable.distributed import process_count, process_index
 from retable.encoders import ResNetRecipe
 from retable.errors import UserError
 from retable.evaluate.classifier import LinearClassifier, accuracy, accuracy_of
-from retable.evaluate.data import EvalData, open_eval_splits
+from retable.evaluate.data import EvalData, open_eval_splits, source_opener
 from retable.evaluate.features import Features, represent
 from retable.evaluate.frozen import freeze
 from retable.evaluate.logistic.objective import Objective, penalty_rule
@@ -200,8 +198,7 @@ def test_settings_that_mean_nothing_end_with_a_sentence(
         LogisticProbe(**settings)
 
 
-def open_shapes(split: str, variant: str | None = None, data: str | None = None) -> Source:
-    return open_source(DATA if data is None else data, split)
+open_shapes = source_opener(DATA)
 
 
 @pytest.fixture(scope="module")

@@ -10,25 +10,23 @@ from torch import Tensor, nn
 
 from retable import random
 from retable.data.source import Source
-from retable.data.sources import open_source
 from retable.encoders import ResNetRecipe
 from retable.errors import UserError
 from retable.evaluate import features, head_training, named_protocol
-from retable.evaluate.data import EvalData, open_eval_splits
+from retable.evaluate.data import EvalData, open_eval_splits, source_opener
 from retable.evaluate.features import represent
 from retable.evaluate.frozen import freeze
 from retable.evaluate.linear import LinearProbe
 from retable.evaluate.mlp import MlpProbe, MlpState, layer_penalty
 from retable.evaluate.protocol import EvalContext
 from retable.evaluate.representation import Representation
-from retable.testing import run_processes
+from retable.testing import StoppedError, run_processes
 from retable.views import center, crop_and_flip
 
 DATA = "shapes?count=96&test_count=48&size=16&classes=4"
 
 
-def open_shapes(split: str, variant: str | None = None, data: str | None = None) -> Source:
-    return open_source(DATA if data is None else data, split)
+open_shapes = source_opener(DATA)
 
 
 @pytest.fixture(scope="module")
@@ -171,10 +169,6 @@ def test_what_is_dropped_changes_from_step_to_step_and_epoch_to_epoch() -> None:
     assert losses[4] == pytest.approx(losses[0], rel=1e-6)
 
 
-class KilledError(Exception):
-    """Stands for the end of the process."""
-
-
 @pytest.mark.parametrize("view", [None, crop_and_flip(16)], ids=["fixed", "random"])
 def test_a_killed_probe_goes_on_and_ends_with_the_same_bits(
     view: Any, encoder: nn.Module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -188,12 +182,12 @@ def test_a_killed_probe_goes_on_and_ends_with_the_same_bits(
         nonlocal calls
         calls += 1
         if calls in (2, 4):
-            raise KilledError
+            raise StoppedError
         return measure(*args)
 
     monkeypatch.setattr(head_training, "_measure", dying)
     for _ in range(2):
-        with pytest.raises(KilledError):
+        with pytest.raises(StoppedError):
             run(recipe, encoder, tmp_path)
     assert run(recipe, encoder, tmp_path) == whole
     curve = json.loads((tmp_path / "curve.json").read_text())

@@ -11,7 +11,7 @@ from retable.data.sources import open_source
 from retable.encoders import ResNetRecipe
 from retable.errors import UserError
 from retable.evaluate.classifier import accuracy
-from retable.evaluate.data import EvalData, open_eval_splits, open_splits
+from retable.evaluate.data import EvalData, open_eval_splits, open_splits, source_opener
 from retable.evaluate.features import represent
 from retable.evaluate.frozen import freeze
 from retable.evaluate.linear import LinearProbe
@@ -27,9 +27,7 @@ PROBES = (
 )
 
 
-def open_shapes(split: str, variant: str | None = None, data: str | None = None) -> Source:
-    more = "" if variant is None else f"&variant={variant}"
-    return open_source(f"shapes?count=160&test_count=80&classes=4{more}", split)
+open_shapes = source_opener("shapes?count=160&test_count=80&classes=4")
 
 
 @given(

@@ -8,7 +8,7 @@ from retable.data.sources import open_source
 from retable.encoders import ResNetRecipe
 from retable.errors import UserError
 from retable.evaluate import named_protocol, protocol_names
-from retable.evaluate.data import EvalData
+from retable.evaluate.data import EvalData, source_opener
 from retable.evaluate.geometry import Geometry
 from retable.evaluate.knn import Knn
 from retable.evaluate.linear import LinearProbe
@@ -39,9 +39,7 @@ QUICK: list[Evaluation] = [
 each = pytest.mark.parametrize("evaluation", QUICK, ids=lambda evaluation: evaluation.name)
 
 
-def open_shapes(split: str, variant: str | None = None, data: str | None = None) -> Source:
-    assert data is None
-    return open_source(DATA + (f"&variant={variant}" if variant else ""), split)
+open_shapes = source_opener(DATA)
 
 
 def test_every_protocol_is_tested_here() -> None:

@@ -11,6 +11,7 @@ from retable.data.source import Source
 from retable.data.sources import open_source
 from retable.encoders import EncoderRecipe, ResNetRecipe
 from retable.errors import UserError
+from retable.evaluate.data import source_opener
 from retable.evaluate.features import represent
 from retable.evaluate.frozen import freeze
 from retable.evaluate.linear import LinearProbe
@@ -24,8 +25,7 @@ DATA = "shapes?count=60&test_count=40&size=36&classes=4"
 GRID = PatchGrid(grid=3, cell=12, patch=12)
 
 
-def open_shapes(split: str, variant: str | None = None, data: str | None = None) -> Source:
-    return open_source(DATA, split)
+open_shapes = source_opener(DATA)
 
 
 def stirred(encoder: nn.Module) -> nn.Module:

@@ -49,22 +49,16 @@ class Pictures(Source):
         broken: Collection[int] = (),
         skip_unreadable: bool = False,
     ) -> None:
+        labels = torch.arange(len(sizes)) % 3
+        super().__init__(labels, ["a", "b", "c"], {"checksum": ""}, skip_unreadable=skip_unreadable)
         rng_key = random.derive_key(0, "pictures")
         self.images = [
             random.integers(rng_key + i, torch.arange(3 * h * w), 256).view(3, h, w).to(torch.uint8)
             for i, (h, w) in enumerate(sizes)
         ]
-        self.labels = torch.arange(len(sizes)) % 3
-        self.class_names = ["a", "b", "c"]
-        self.description: dict[str, Any] = {"checksum": ""}
         self.in_memory = resident
         self.broken = broken
-        self.skip_unreadable = skip_unreadable
-        self.unreadable: set[int] = set()
         self.reads = 0
-
-    def __len__(self) -> int:
-        return len(self.images)
 
     def image(self, index: int) -> Tensor:
         self.reads += 1

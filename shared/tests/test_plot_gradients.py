@@ -18,6 +18,7 @@ from retable.errors import UserError
 from retable.plots import drawing
 from retable.plots.gradients import draw_gradients
 from retable.train.gradients import GradientLandscape, Landscape
+from retable.train.metrics import MetricsLog
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

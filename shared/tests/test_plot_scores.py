@@ -16,9 +16,11 @@ import torch
 
 from retable import cli
 from retable.errors import UserError
+from retable.files import write_record
 from retable.plots import drawing
 from retable.plots.recorded import name_runs, read_scores
 from retable.plots.scores import STATISTICS, TRANSFORMED, ScoreCurves, draw_scores
+from retable.train.metrics import MetricsLog
 from retable.train.traces import TraceLog
 
 if TYPE_CHECKING:

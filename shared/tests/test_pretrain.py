@@ -13,6 +13,7 @@ from retable.data.sources import open_source
 from retable.encoders import ResNetRecipe
 from retable.errors import UserError
 from retable.methods import Batch, Method, Metrics, StepOutput, SupervisedRecipe
+from retable.testing import StoppedError
 from retable.train import checkpoint
 from retable.train.health import COLLAPSE, DIVERGED
 from retable.train.metrics import MetricsLog
@@ -51,10 +52,6 @@ def log_without_clock(folder: Path) -> list[dict[str, Any]]:
     return [{k: v for k, v in line.items() if k not in clock} for line in lines]
 
 
-class Stopped(Exception):  # noqa: N818
-    """A run is cut off here."""
-
-
 def train_in_pieces(
     recipe: PretrainRecipe, folder: Path, stops: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> dict[str, Any]:
@@ -63,11 +60,11 @@ def train_in_pieces(
 
         def step(self: Any, *arguments: Any, stop: int = stop) -> Any:
             if self.step == stop:
-                raise Stopped
+                raise StoppedError
             return make_step(self, *arguments)
 
         monkeypatch.setattr(Training, "make_step", step)
-        with pytest.raises(Stopped):
+        with pytest.raises(StoppedError):
             train(recipe, folder)
     monkeypatch.setattr(Training, "make_step", make_step)
     return train(recipe, folder)
@@ -132,7 +129,7 @@ def test_a_damaged_state_costs_the_steps_since_the_one_before_not_the_result(
     whole = train(contrastive(), tmp_path / "whole")
     folder = tmp_path / "pieces"
     monkeypatch.setattr(Training, "save", stop_after_save_at(6))
-    with pytest.raises(Stopped):
+    with pytest.raises(StoppedError):
         train(contrastive(), folder)
     monkeypatch.undo()
     newest = max((folder / "checkpoints").iterdir())
@@ -147,7 +144,7 @@ def stop_after_save_at(step: int) -> Callable[[Any], None]:
     def save_and_stop(self: Any) -> None:
         save(self)
         if self.step == step:
-            raise Stopped
+            raise StoppedError
 
     return save_and_stop
 

@@ -34,6 +34,7 @@ from retable.reproduce.plan import TableSelection, plan_runs, resolve_rows
 from retable.reproduce.results import gather_outcomes
 from retable.reproduce.run import read_runs
 from retable.tables import Comparison
+from retable.train.metrics import MetricsLog
 from retable.train.optim import OptimizerRecipe
 from retable.train.options import RunOptions
 from retable.train.recipe import PretrainRecipe

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from retable.evaluate.knn import Knn
+from retable.files import write_record
 from retable.reproduce import (
     CollapseCriterion,
     Gain,
@@ -22,7 +23,7 @@ from retable.reproduce import (
 )
 from retable.reproduce.plan import TableSelection, plan_runs, resolve_rows
 from retable.reproduce.results import Outcomes, failed_unexpectedly, gather_outcomes
-from retable.reproduce.run import FinishedRuns, Run, read_runs
+from retable.reproduce.run import FinishedRuns, Run, evaluation_owner, read_runs
 from retable.tables import Comparison, load_reference
 from retable.tables.reference import Collapse, Value
 from retable.train.options import RunOptions

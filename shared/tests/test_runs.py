@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -222,3 +223,18 @@ def test_the_environment_names_versions_and_hardware() -> None:
     facts = environment()
     assert facts["versions"]["torch"]
     assert facts["processor"]
+
+
+def test_the_environment_writes_nothing_into_the_repository(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Source: git-status(1), "Background refresh": otherwise it locks the index and rewrites it.
+    monkeypatch.chdir(tmp_path)
+    for words in ("init", "add .", "-c user.name=a -c user.email=a commit -m a --allow-empty"):
+        (tmp_path / "file").write_text("a")
+        subprocess.run(["git", *words.split()], check=True, capture_output=True)
+    os.utime(tmp_path / "file", (1, 1))
+    index = (tmp_path / ".git" / "index").read_bytes()
+    commit = environment.__wrapped__()["commit"]
+    assert len(commit) == 12
+    assert (tmp_path / ".git" / "index").read_bytes() == index

@@ -21,7 +21,7 @@ from retable.methods import (
     Siamese,
     SimSiamRecipe,
 )
-from retable.testing import TinyEncoder, make_batch
+from retable.testing import StoppedError, TinyEncoder, make_batch
 from retable.train import checkpoint, health
 from retable.train.optim import OptimizerRecipe
 from retable.train.options import RunOptions
@@ -147,10 +147,6 @@ def test_a_collapse_has_the_best_loss_and_is_detected(name: str, method: Siamese
     failure = health.failure_reason({"loss": output.loss.item(), **metrics})
     assert failure is not None
     assert failure.kind == health.COLLAPSE
-
-
-class StoppedError(Exception):
-    """Ends a training early."""
 
 
 def train(recipe: PretrainRecipe, folder: Path) -> dict[str, Tensor]:

@@ -16,7 +16,6 @@ features, which is arbitrary for an untrained encoder.
 
 from __future__ import annotations
 
-import functools
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -28,9 +27,8 @@ from torch import nn
 from reproductions.revisiting_ssl.grid_readings import TASKS
 from retable import files
 from retable.data.shapes.corruptions import CORRUPTIONS
-from retable.data.source import Source
-from retable.data.sources import open_source, with_parameter
-from retable.evaluate.data import EvalData, OpenSource
+from retable.data.sources import with_parameter
+from retable.evaluate.data import EvalData, OpenSource, source_opener
 from retable.evaluate.features import represent
 from retable.evaluate.frozen import FrozenEncoder, freeze
 from retable.evaluate.geometry import effective_rank, mean_cosine
@@ -99,7 +97,7 @@ def main() -> int:
     run_options = RunOptions(options.runs, jobs=options.jobs)
     found: dict[str, list[Found]] = {}
     for seed in options.seeds:
-        opened = opener(next(iter(rows.values())).pretrain.data)
+        opened = source_opener(next(iter(rows.values())).pretrain.data)
         for subject in subjects(rows, seed, run_options):
             found.setdefault(subject.name, []).append(probed(subject, opened, seed))
             print(f"\n{subject.name}, seed {seed}\n{as_table(found[subject.name][-1])}", flush=True)
@@ -112,20 +110,6 @@ def main() -> int:
         drawing.save(draw_factors(layers, changed, title=title), folder / "factors.svg")
     print(f"\n{folder}")
     return 0
-
-
-def opener(data: str) -> OpenSource:
-    """Return a function that opens a split, a variant or another data set, each once."""
-
-    @functools.cache
-    def opened(split: str, variant: str | None = None, other: str | None = None) -> Source:
-        spec = data if other is None else other
-        return open_source(with_parameter(spec, "variant", variant) if variant else spec, split)
-
-    def open_variant(split: str, variant: str | None = None, data: str | None = None) -> Source:
-        return opened(split, variant, data)
-
-    return open_variant
 
 
 def subjects(rows: Mapping[str, TableRow], seed: int, run_options: RunOptions) -> Iterator[Subject]:

@@ -24,7 +24,14 @@ from retable.methods.method import Batch
 from retable.nn.batch_norm import average_statistics, group_batch_norm
 from retable.random import derive_key, normal
 from retable.reproduce.plan import price
-from retable.testing import TinyEncoder, make_batch, own_share, run_processes, train_steps
+from retable.testing import (
+    StoppedError,
+    TinyEncoder,
+    make_batch,
+    own_share,
+    run_processes,
+    train_steps,
+)
 from retable.train.cost import forward_flops
 from retable.train.optim import OptimizerRecipe, build_optimizer
 from retable.train.options import RunOptions
@@ -495,9 +502,6 @@ def test_a_run_stopped_and_continued_ends_with_the_bits_of_an_uninterrupted_one(
     often = RunOptions(log_every=1, checkpoint_every=1, quiet=True)
     whole = run(tmp_path / "whole", often)
     make_step = Training.make_step
-
-    class StoppedError(Exception):
-        pass
 
     def stop(self: Training, *arguments: Any) -> Any:
         if self.step == 6:  # in the second epoch, the queue full, the prototypes free

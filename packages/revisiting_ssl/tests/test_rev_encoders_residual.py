@@ -214,7 +214,7 @@ def test_a_unit_with_a_zero_branch_is_its_shortcut_or_zero(bottleneck: bool) -> 
     x = randn(2, 8, 6, 6)
     for skip, expected in ((True, x), (False, torch.zeros_like(x))):
         unit = PreActivationUnit(8, 8, 1, bottleneck, skip)
-        nn.init.zeros_(unit.branch.last_convolution.weight)
+        nn.init.zeros_((unit.branch.conv3 if bottleneck else unit.branch.conv2).weight)
         assert torch.equal(unit(x), expected)
     assert torch.equal(x, randn(2, 8, 6, 6)), "the input stays as it is"
 

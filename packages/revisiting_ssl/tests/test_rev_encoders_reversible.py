@@ -112,7 +112,7 @@ def test_the_inverse_in_double_precision_is_exact_to_its_rounding() -> None:
 @pytest.mark.parametrize("bottleneck", [True, False])
 def test_a_unit_with_a_zero_branch_swaps_and_two_do_nothing(bottleneck: bool) -> None:
     unit = unit_of(16, bottleneck)
-    nn.init.zeros_(unit.branch.last_convolution.weight)
+    nn.init.zeros_((unit.branch.conv3 if bottleneck else unit.branch.conv2).weight)
     x = randn(2, 16, 5, 5)
     assert torch.equal(unit(x), torch.cat((x[:, 8:], x[:, :8]), dim=1))
     assert torch.equal(unit(unit(x)), x)

@@ -7,10 +7,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor, nn
+from torch import nn
 
-from retable.methods.method import Batch, Progress
 from retable.nn.patches import PatchGrid
+from retable.testing import TinyEncoder, make_batch
 from revisiting_ssl import Jigsaw, JigsawRecipe, draw_permutations, join, permutation_set
 
 GRID = PatchGrid(cell=5, patch=3)
@@ -19,23 +19,8 @@ RECIPE = JigsawRecipe(
 )
 
 
-class Mean(nn.Module):
-    """The mean of each channel."""
-
-    feature_dim = 3
-
-    def forward(self, images: Tensor) -> Tensor:
-        return images.mean((2, 3))
-
-
-def make_batch(images: int = 4) -> Batch:
-    rows = torch.arange(images)
-    view = torch.rand(images, 3, 15, 15, generator=torch.Generator().manual_seed(0))
-    return Batch((view,), rows, rows, rows, Progress(0, 1, 1), 7)
-
-
 def build(recipe: JigsawRecipe = RECIPE) -> Jigsaw:
-    return recipe.build(Mean(), 3)
+    return recipe.build(TinyEncoder(), 3)
 
 
 # Which permutations
@@ -96,7 +81,7 @@ def test_the_identity_joins_patches_row_by_row() -> None:
 
 
 def test_rows_are_images_times_permutations_and_classes_are_the_drawn_ones() -> None:
-    method, batch = build(), make_batch()
+    method, batch = build(), make_batch(size=4, sides=(15,))
     vectors = torch.randn(4, 9, 2)
     rows, labels = method.rows(vectors, batch)
     assert rows.shape == (4, 5, 18)
@@ -107,8 +92,8 @@ def test_rows_are_images_times_permutations_and_classes_are_the_drawn_ones() -> 
 
 
 def test_the_papers_numbers_of_rows_and_classes() -> None:
-    method = JigsawRecipe(GRID, embed_dim=2, hidden_dim=8).build(Mean(), 3)
-    rows, labels = method.rows(torch.randn(3, 9, 2), make_batch(3))
+    method = JigsawRecipe(GRID, embed_dim=2, hidden_dim=8).build(TinyEncoder(), 3)
+    rows, labels = method.rows(torch.randn(3, 9, 2), make_batch(size=3, sides=(15,)))
     assert rows.shape == (3, 16, 18)
     assert method.head.scores.out_features == 100
     assert int(labels.max()) < 100
@@ -116,7 +101,7 @@ def test_the_papers_numbers_of_rows_and_classes() -> None:
 
 def test_the_loss_is_that_of_patches_joined_one_by_one() -> None:
     """Every row by itself, in evaluation mode: patch, embedding, order, scores, logarithm."""
-    method, batch = build().eval(), make_batch()
+    method, batch = build().eval(), make_batch(size=4, sides=(15,))
     patches, drawn = method.cut(batch), method.draw(batch)
     losses = []
     for image, row in itertools.product(range(4), range(5)):
@@ -129,7 +114,7 @@ def test_the_loss_is_that_of_patches_joined_one_by_one() -> None:
 
 
 def test_patches_are_standardised_and_lie_elsewhere_in_each_step() -> None:
-    method, batch = build(), make_batch()
+    method, batch = build(), make_batch(size=4, sides=(15,))
     patches = method.cut(batch)
     assert patches.shape == (4, 9, 3, 3, 3)
     torch.testing.assert_close(patches.mean((2, 3, 4)), torch.zeros(4, 9), rtol=0, atol=1e-5)
@@ -143,14 +128,14 @@ def test_the_set_belongs_to_the_recipe_and_is_stored_with_the_weights(selection:
     recipe = replace(RECIPE, selection=selection)  # type: ignore[arg-type]
     expected = permutation_set(9, 12, recipe.selection)
     for key in (3, 4):
-        method = recipe.build(Mean(), key)
+        method = recipe.build(TinyEncoder(), key)
         assert torch.equal(method.permutations, expected)
         assert torch.equal(method.state_dict()["permutations"], expected)
 
 
 def test_a_grid_of_another_size_has_permutations_of_its_own() -> None:
     recipe = replace(RECIPE, patches=PatchGrid(2, 5, 3))
-    method = recipe.build(Mean(), 3)
-    batch = replace(make_batch(), views=(torch.rand(4, 3, 10, 10),))
+    method = recipe.build(TinyEncoder(), 3)
+    batch = replace(make_batch(size=4, sides=(15,)), views=(torch.rand(4, 3, 10, 10),))
     assert method.permutations.shape == (12, 4)
     assert method(batch).loss.isfinite()

@@ -5,11 +5,11 @@ from dataclasses import replace
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from retable.errors import UserError
-from retable.methods.method import Batch, Progress
 from retable.nn.patches import PatchGrid
+from retable.testing import TinyEncoder, make_batch
 from revisiting_ssl import (
     RelativePatchLocation,
     RelativePatchLocationRecipe,
@@ -22,23 +22,8 @@ RECIPE = RelativePatchLocationRecipe(
 )
 
 
-class Mean(nn.Module):
-    """The mean of each channel."""
-
-    feature_dim = 3
-
-    def forward(self, images: Tensor) -> Tensor:
-        return images.mean((2, 3))
-
-
-def make_batch() -> Batch:
-    rows = torch.arange(4)
-    view = torch.rand(4, 3, 15, 15, generator=torch.Generator().manual_seed(0))
-    return Batch((view,), rows, rows, rows, Progress(0, 1, 1), 7)
-
-
 def build() -> RelativePatchLocation:
-    return RECIPE.build(Mean(), 3)
+    return RECIPE.build(TinyEncoder(), 3)
 
 
 def test_pairs_are_the_neighbours_row_by_row_each_with_the_centre() -> None:
@@ -65,14 +50,14 @@ def test_grids_without_a_centre_and_a_neighbour_are_refused(grid: int) -> None:
 
 
 def test_every_image_gives_all_eight_rows_with_the_classes_tiled() -> None:
-    rows, labels = build().rows(torch.randn(4, 9, 2), make_batch())
+    rows, labels = build().rows(torch.randn(4, 9, 2), make_batch(size=4, sides=(15,)))
     assert rows.shape == (4, 8, 4)
     assert labels.tolist() == [list(range(8))] * 4
 
 
 def test_the_loss_is_that_of_pairs_one_by_one() -> None:
     """Every pair by itself, in evaluation mode: patch, embedding, scores, logarithm."""
-    method, batch = build().eval(), make_batch()
+    method, batch = build().eval(), make_batch(size=4, sides=(15,))
     patches, losses = method.cut(batch), []
     for image, (label, pair) in itertools.product(range(4), enumerate(location_pairs())):
         vectors = [method.embed(method.encoder(patches[image, i][None]))[0] for i in pair]
@@ -86,14 +71,14 @@ def test_the_metric_is_the_share_of_pairs_that_were_found() -> None:
     nn.init.zeros_(method.head.scores.weight)
     with torch.no_grad():
         method.head.scores.bias.copy_(torch.arange(8))  # the last class, whatever the pair
-    assert method(make_batch()).metrics["accuracy"] == 1 / 8
+    assert method(make_batch(size=4, sides=(15,))).metrics["accuracy"] == 1 / 8
 
 
 @pytest.mark.parametrize("rate", [0.0, 0.5])
 def test_each_step_drops_other_units_if_any(rate: float) -> None:
     fixed = PatchGrid(cell=5, patch=5)  # patches have no choice of place: only dropout is drawn
     recipe = replace(RECIPE, patches=fixed, hidden_dim=64, dropout=rate)
-    method, batch = recipe.build(Mean(), 3), make_batch()
+    method, batch = recipe.build(TinyEncoder(), 3), make_batch(size=4, sides=(15,))
     losses = [method(replace(batch, rng_key=key)).loss.item() for key in (7, 8, 7)]
     assert losses[0] == losses[2]
     assert (losses[0] != losses[1]) == (rate > 0)
@@ -101,6 +86,6 @@ def test_each_step_drops_other_units_if_any(rate: float) -> None:
 
 def test_the_head_is_what_the_recipe_says() -> None:
     recipe = replace(RECIPE, hidden_dim=24, dropout=0.25, norm_momentum=0.2)
-    head = recipe.build(Mean(), 3).head
+    head = recipe.build(TinyEncoder(), 3).head
     assert (head.dropout_rate, head.norm.momentum) == (0.25, 0.2)
     assert head.hidden.weight.shape == (24, 4)

@@ -10,12 +10,9 @@ from retable.errors import UserError
 
 
 def require(module: str, extra: str, purpose: str) -> None:
-    """Check that an optional dependency can be imported.
+    """Raise a UserError unless ``module``, which an extra of retable installs, can be imported.
 
-    Args:
-        module: the module about to be imported, for instance "scipy".
-        extra: the extra of retable that installs it: "train", "plots" or "tensorboard".
-        purpose: what needs it, as the subject of a sentence in the singular.
+    ``purpose`` is what needs it, as the subject of a sentence in the singular.
     """
     if importlib.util.find_spec(module) is None:
         raise UserError(

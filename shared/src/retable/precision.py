@@ -24,8 +24,3 @@ def autocast_dtype(precision: str) -> torch.dtype | None:
             "Choose one of them."
         )
     return dtypes[precision]
-
-
-def accelerate_mode(precision: str) -> str:
-    """Return accelerate's name of a precision: "no", "bf16" or "fp16"."""
-    return "no" if autocast_dtype(precision) is None else precision

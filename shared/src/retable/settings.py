@@ -100,9 +100,8 @@ def from_plain(kind: type[T], plain: Any) -> T:
     may be missing. Of several dataclasses in a union, the plain value's ``kind`` selects one;
     without it, the one with the most fields in common.
 
-    Raises:
-        PlainValueError: values do not fit; it lists all of them. An error that a constructor raises
-            counts as one problem.
+    A `PlainValueError` lists all values that do not fit. An error that a constructor raises counts
+    as one problem.
     """
     problems: list[Problem] = []
     value = _read(kind, plain, (), 0, problems)
@@ -123,14 +122,11 @@ def parse_setting(setting: str) -> tuple[str, Any]:
 
 
 def with_field(recipe: T, names: list[str], value: Any, path: str) -> T:
-    """Return the recipe with one field replaced.
+    """Return the recipe, a dataclass, with the field at the end of ``names`` replaced.
 
-    ``names`` end with the field's, after those of the fields that hold it. Integers become floats,
-    lists tuples, and a single value a tuple of one, where the field is of that type. ``path`` is
-    what the user wrote, for the message.
-
-    Raises:
-        UserError: no such field, or a value that its type does not allow.
+    Of a plain ``value``, as `parse_setting` returns it, integers become floats, lists tuples, and a
+    single value a tuple of one, where the field is of that type. If there is no such field, or its
+    type does not allow the value, the UserError names the ``path`` that the user wrote.
     """
     head, *rest = names
     fields = [field.name for field in dataclasses.fields(recipe)]  # type: ignore[arg-type]

@@ -11,6 +11,7 @@ import copy
 import importlib.util
 import inspect
 import multiprocessing
+import operator
 import os
 import pickle
 import socket
@@ -36,6 +37,10 @@ from retable.methods.method import Batch, Method, Progress
 from retable.random import derive_key, initialising, normal
 
 Result = TypeVar("Result")
+
+
+class StoppedError(Exception):
+    """The end of a process, where a test raises it."""
 
 
 class TinyEncoder(nn.Module):
@@ -69,14 +74,8 @@ def make_batch(
 ) -> Batch:
     """Return the global batch of a step, in which views of an image differ by noise.
 
-    Args:
-        step: number of the step; different steps have different images.
-        size: number of images.
-        sides: side of each view in pixels.
-        noise: standard deviation of the noise; images have a deviation of 1.
-        labels: classes of the images; 0, 1, 2, 0, ... if None.
-        steps_per_epoch: steps in an epoch.
-        epochs: epochs of the training.
+    Different steps have different images, of deviation 1; ``noise`` is the deviation of the noise.
+    ``sides`` are those of the views in pixels, the labels 0, 1, 2, 0, ... unless given.
     """
     images = normal(derive_key(step, "images"), torch.arange(size * 3)).view(size, 3, 1, 1)
     views = []
@@ -136,18 +135,10 @@ def run_processes(
 ) -> list[Result]:
     """Call ``function(*args)`` in ``count`` processes of one gloo group, each with one thread.
 
-    Args:
-        function: a function at the top level of a module, also of a test module that only pytest
-            can import. Inside it, `retable.distributed` knows rank and number of processes.
-        count: number of processes.
-        args: picklable arguments, the same for all processes.
-        timeout: seconds until all processes are killed, including their imports.
-
-    Returns:
-        The results of the processes, in rank order.
-
-    Raises:
-        RuntimeError: a process raised (its traceback is in the message), died or timed out.
+    Return the results in rank order. The function is at the top level of a module, also of a test
+    module that only pytest can import; inside it, `retable.distributed` knows rank and number of
+    processes. A RuntimeError is raised if a process raised (its traceback is in the message), died
+    or did not end, imports included, within ``timeout`` seconds.
     """
     start = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
     context = multiprocessing.get_context(start)
@@ -185,24 +176,22 @@ def run_processes(
 
 def _collect(pipes: list[Connection], deadline: float) -> list[Any]:
     """Wait for every process; stop at the first failure, since the others wait for that process."""
-    results: dict[int, Any] = {}
-    while len(results) < len(pipes):
-        waiting = [pipe for rank, pipe in enumerate(pipes) if rank not in results]
-        ready = wait(waiting, max(0.0, deadline - time.monotonic()))
+    pending: dict[Any, int] = {pipe: rank for rank, pipe in enumerate(pipes)}
+    results: list[Any] = [None] * len(pipes)
+    while pending:
+        ready = wait(pending, max(0.0, deadline - time.monotonic()))
         if not ready:
-            late = [rank for rank in range(len(pipes)) if rank not in results]
+            late = list(pending.values())
             raise RuntimeError(f"processes {late} did not finish within the timeout")
         for pipe in ready:
-            assert isinstance(pipe, Connection)
-            rank = pipes.index(pipe)
+            rank = pending.pop(pipe)
             try:
-                failure, value = pickle.loads(pipe.recv_bytes())
+                failure, results[rank] = pickle.loads(pipes[rank].recv_bytes())
             except EOFError:
                 raise RuntimeError(f"process {rank} died without a result") from None
             if failure:
                 raise RuntimeError(f"process {rank} failed:\n{failure}")
-            results[rank] = value
-    return [results[rank] for rank in range(len(pipes))]
+    return results
 
 
 def _work(
@@ -214,9 +203,7 @@ def _work(
         torch.set_num_threads(1)
         _import(*module)
         name, args = pickle.loads(call)
-        function = sys.modules[module[0]]
-        for part in name.split("."):
-            function = getattr(function, part)
+        function = operator.attrgetter(name)(sys.modules[module[0]])
         # Otherwise gloo resolves the host's name to an address that may not be reachable.
         loopback = [name for _, name in socket.if_nameindex() if name.startswith("lo")]
         if loopback:
@@ -228,7 +215,7 @@ def _work(
             world_size=count,
             timeout=timedelta(seconds=timeout),
         )
-        result = function(*args)  # type: ignore[operator]
+        result = function(*args)
         dist.barrier()
         dist.destroy_process_group()
         answer = pickle.dumps(("", result))

@@ -106,10 +106,7 @@ def run(options: argparse.Namespace) -> int:
                 "metadata": metadata,
             },
             "protocol": to_plain(recipe),
-            "data": {
-                split: open_variant(split, data=recipe.data.source or None).description
-                for split in recipe.reads
-            },
+            "data": _data_facts(recipe, open_variant),
             "seed": options.seed,
             "precision": options.precision,
             "results": results,
@@ -142,6 +139,16 @@ def _plan(
     images = ", ".join(f"{count:,} {split} images" for split, count in used.items())
     settings = json.dumps(to_plain(recipe), sort_keys=True)
     return f"{recipe.name}: {settings}\n{images}; {work}\nNothing was run."
+
+
+def _data_facts(recipe: Evaluation, open_variant: OpenSource) -> dict[str, dict[str, Any]]:
+    """Describe the splits that the images are from, under "train" and "test"."""
+    data = recipe.data
+    splits = {use: data.tested_split if use == "test" else use for use in recipe.reads}
+    return {
+        use: open_variant(split, data=data.source or None).description
+        for use, split in splits.items()
+    }
 
 
 def _readable(report: dict[str, Any]) -> str:

@@ -52,18 +52,14 @@ class FolderSource(Source):
     """Images as DIR/SPLIT/CLASS/.../IMAGE, classes numbered in sorted order.
 
     The classes are those of the train folder for all splits, so that labels mean the same.
-    ``names`` holds each image's CLASS/.../IMAGE.
+    ``names`` holds each image's CLASS/.../IMAGE. ``split`` is the folder that serves as ``role``,
+    whichever that is; None: see `find_split`. ``wanted_classes`` are the class folders to read
+    (ImageNet has ten times as many as ImageNet-100); None: all. ``skip_unreadable`` leaves out and
+    counts files that are no images instead of refusing them.
 
-    Args:
-        directory: holds "train" and "val" (or "validation" or "test").
-        role: "train", "val" or "test".
-        split: folder of ``directory`` that serves as ``role``, whichever that is.
-        mask: folder with a file MASKS/SPLIT/CLASS/.../STEM.* for each image: the layer "mask",
-            uint8 (1, H, W), the first channel of the file's values.
-        companion: likewise, the layer "companion", an RGB image of any size.
-        wanted_classes: read these class folders only (ImageNet has ten times as many as
-            ImageNet-100); None reads all.
-        skip_unreadable: leave out and count files that are no images instead of refusing them.
+    ``mask`` is a folder with a file MASKS/SPLIT/CLASS/.../STEM.* for each image: the layer "mask",
+    uint8 (1, H, W), the first channel of the file's values; ``companion`` likewise, the layer
+    "companion", an RGB image of any size.
 
     Raises:
         UserError: a folder is missing or laid out otherwise, has an empty or unknown class, or

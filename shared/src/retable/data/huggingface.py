@@ -23,15 +23,10 @@ from retable.extras import require
 
 
 class TableSource(Source):
-    """Images and labels in two columns of an HF data set, their bytes decoded by torchvision.
+    """Images and labels in two columns of a ``datasets.Dataset``, decoded by torchvision.
 
-    Args:
-        dataset: a ``datasets.Dataset``.
-        data: the data set, for errors.
-        split: "train", "val" or "test".
-        label: the label column; None finds it.
-        facts: further entries of the description.
-        skip_unreadable: leave out and count rows that are no images instead of refusing them.
+    ``label`` is the label column, None finds it; ``facts`` are further entries of the description.
+    ``skip_unreadable`` leaves out and counts rows that are no images instead of refusing them.
 
     Raises:
         UserError: the image or the label column is missing or ambiguous, or a row is no image.
@@ -213,16 +208,11 @@ def open_hub(
 ) -> TableSource:
     """Open a data set of the HF hub, from the local cache where it is there.
 
-    Args:
-        name: of the data set's repository, or a local folder of the same layout.
-        role: "train", "val" or "test".
-        config: one of the data set's configurations.
-        label: the label column; None finds it.
-        split: split of the data set that serves as ``role``, whichever that is.
-        revision: branch, tag or commit; all steps of opening use the commit that it names, which
-            the description states.
-        data_dir: folder of the repository to read.
-        skip_unreadable: leave out and count rows that are no images instead of refusing them.
+    ``name`` is that of the data set's repository, or a local folder of the same layout, ``config``
+    one of its configurations, ``data_dir`` a folder of the repository, ``split`` the split that
+    serves as ``role``, whichever that is. ``revision`` is a branch, tag or commit; all steps of
+    opening use the commit that it names, which the description states. For the others see
+    `TableSource`.
 
     Raises:
         UserError: the hub or the data set cannot be reached, the data set needs a loading script,

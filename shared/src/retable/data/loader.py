@@ -20,17 +20,14 @@ from retable.views.sampling import to_device
 class Loader:
     """Training batches by step: to resume is to ask for a later first step.
 
-    Args:
-        source: data set.
-        sampler: order of the samples; its seed is also that of the views and of the batches' keys.
-        recipes: one recipe for each view of an image.
-        epochs: length of the training, for `Batch.progress`.
-        workers: processes that decode and crop; 0 does it in this one. Unused when resident.
-        device: where views are finished.
-        resident: keep all images on the device. None does so if the source has them in memory; True
-            also reads a source of files into memory, if all images are of one size; False never.
-        compiled: run the photometric half through `torch.compile`; meant for GPUs.
-        channels_last: memory format of the views.
+    There is a recipe for each view of an image. The sampler's seed is also that of the views and of
+    the batches' keys; ``epochs`` is for `Batch.progress`. ``workers`` processes decode and crop, 0:
+    this one; views are finished on ``device``.
+
+    ``resident`` keeps all images on the device, which needs no workers. None does so if the source
+    has them in memory; True also reads a source of files into memory, if all images are of one
+    size; False never. ``compiled`` runs the photometric half through `torch.compile`; it is meant
+    for GPUs. ``channels_last`` is the memory format of the views.
 
     Raises:
         UserError: the processes cannot share the batch equally, a view asks for a layer that the
@@ -108,17 +105,9 @@ def iterate(
     share, `retable.data.plans.share_of`; shares differ by at most one sample.
 
     Where an unreadable sample was replaced (`Source.skip_unreadable`), label and index are those of
-    the replacement.
-
-    Args:
-        source: data set.
-        recipe: recipe of the view, usually `retable.views.center`.
-        batch_size: samples of one process's batch.
-        rng_key: key of random crops, for instance of the epoch; other recipes need none.
-        workers: as in `Loader`.
-        device: where views are finished.
-        resident: as in `Loader`.
-        rows: (n,) int64 samples that this process yields, in this order; None: its share.
+    the replacement. Random crops need an ``rng_key``, for instance of the epoch. ``workers`` and
+    ``resident`` are as in `Loader`. With ``rows`` (n,) int64 a process yields these samples, in
+    this order, and not its share.
     """
     if rows is None:
         own = share_of(len(source), distributed.process_index(), distributed.process_count())

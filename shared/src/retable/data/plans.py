@@ -13,12 +13,9 @@ from retable.data.sampler import Sampler
 
 @dataclass(frozen=True)
 class BatchSpec:
-    """One batch to make.
+    """One batch to make: the samples (B,) int64 of a step, and the random key of each view.
 
-    Attributes:
-        indices: (B,) int64, the samples of step ``step``.
-        keys: the random key of each view.
-        image_key: the random key of the draws that an image's views share.
+    ``image_key`` is the key of the draws that an image's views share.
     """
 
     step: int

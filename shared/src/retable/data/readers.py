@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import inspect
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -79,16 +80,11 @@ def open_reader(
     skip_unreadable: bool = False,
     **options: str,
 ) -> ReaderSource:
-    """Open a data set by the name of its class in torchvision.datasets.
+    """Open a data set by the name of its class in torchvision.datasets, such as "FashionMNIST".
 
-    Args:
-        name: the class, for instance "FashionMNIST".
-        role: "train", "val" or "test". Readers without a ``split`` or ``train`` parameter have a
-            train split only.
-        root: folder that holds the files, as torchvision lays them out.
-        split: split of the reader that serves as ``role``, whichever that is.
-        skip_unreadable: replace images that cannot be read by the next one.
-        options: further parameters of the reader.
+    Readers without a ``split`` or ``train`` parameter have a train split only. ``root`` holds the
+    files, as torchvision lays them out; ``split`` is the reader's split that serves as ``role``,
+    whichever that is; ``options`` are further parameters of the reader.
 
     Raises:
         UserError: the reader, one of its parameters, its files or the split are missing, or its
@@ -129,11 +125,11 @@ def open_reader(
         own = find_split(data, role, (TRAIN, TEST), split)
         reader = _open(make, data, {**values, "train": own == TRAIN})
     elif "split" in parameters:
-        splits = _Splits(make, data, values)
-        if split is None and role == TRAIN and TRAIN not in splits:
+        readers = _open_splits(make, data, values, split)
+        if split is None and role == TRAIN and TRAIN not in readers:
             split = "trainval"
-        own = find_split(data, role, splits, split, test_first=True)
-        reader = splits.opened[own]
+        own = find_split(data, role, list(readers), split, test_first=True)
+        reader = readers[own]
     else:
         own = find_split(data, role, (TRAIN,), split)
         reader = _open(make, data, values)
@@ -142,26 +138,15 @@ def open_reader(
     return ReaderSource(reader, data, role, facts, root, skip_unreadable=skip_unreadable)
 
 
-class _Splits(Sequence[str]):
-    """The splits of a reader, each opened when it is asked for."""
-
-    def __init__(self, make: Any, data: str, values: dict[str, Any]) -> None:
-        self.make, self.data, self.values = make, data, values
-        self.opened: dict[str, Any] = {}
-
-    def __contains__(self, name: object) -> bool:
-        if name not in self.opened:
-            try:
-                self.opened[str(name)] = _open(self.make, self.data, {**self.values, "split": name})
-            except ValueError:  # no such split
-                return False
-        return True
-
-    def __getitem__(self, index: Any) -> Any:
-        return [name for name in _SPLITS if name in self][index]
-
-    def __len__(self) -> int:
-        return len(self[:])
+def _open_splits(
+    make: Any, data: str, values: dict[str, Any], chosen: str | None
+) -> dict[str, Any]:
+    """Open the splits that a reader has among the usual ones and the chosen one."""
+    readers = {}
+    for name in dict.fromkeys((*_SPLITS, chosen or TRAIN)):
+        with suppress(ValueError):  # no such split
+            readers[name] = _open(make, data, {**values, "split": name})
+    return readers
 
 
 def _open(make: Any, data: str, values: dict[str, Any]) -> Any:

@@ -14,13 +14,10 @@ from retable.errors import UserError
 
 
 class Sampler:
-    """Random order without replacement, a new permutation in every epoch.
+    """Random order of ``length`` samples without replacement, a new permutation in every epoch.
 
-    Args:
-        length: samples in the data set.
-        batch_size: samples in a global batch, over all processes.
-        drop_last: leave out the epoch's incomplete batch, as self-supervised recipes do. Otherwise
-            the last batch of an epoch is shorter.
+    ``batch_size`` is that of the global batch, over all processes. ``drop_last`` leaves out the
+    epoch's incomplete batch, as self-supervised recipes do; otherwise it is shorter.
 
     Raises:
         UserError: the batch is larger than the data set.

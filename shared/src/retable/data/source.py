@@ -205,15 +205,10 @@ def _check_memory(what: str, count: int, first: Tensor) -> None:
 def find_split(
     data: str, split: str, present: Sequence[str], chosen: str | None, *, test_first: bool = False
 ) -> str:
-    """Return which of a data set's own splits serves as ``split``.
+    """Return which of the splits that are ``present`` serves as ``split``: ``chosen``, if given.
 
-    Args:
-        data: the data set, for errors.
-        split: "train"; "val", the validation split of a data set that has a test split too; or
-            "test", the validation split, and the test split of a data set without one.
-        present: the splits that the data set has.
-        chosen: one of them that serves as ``split``, whichever that is.
-        test_first: "test" is the data set's test split, and its validation split without one.
+    Otherwise "val" is the validation split of a data set that has a test split too, and "test" the
+    validation split, or the test split of a data set without one; the reverse with ``test_first``.
 
     Raises:
         UserError: there is no such split.
@@ -229,9 +224,12 @@ def find_split(
     for name in names if split != VAL or TEST in present else ():
         if name in present:
             return name
-    what = "validation split beside a test split" if split == VAL else f"{split} split"
+    what, instead = f"{split} split", ""
+    if split == VAL:
+        what, instead = "validation split beside a test split", "use its test split, or "
     raise UserError(
-        f"The data set {data!r} has no {what} (it has {has}): choose one with '?split=NAME'."
+        f"The data set {data!r} has no {what} (it has {has}): {instead}choose one with "
+        "'?split=NAME'."
     )
 
 

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 from retable.errors import UserError
 
 if TYPE_CHECKING:
     from retable.evaluate.protocol import Evaluation
-    from retable.views import ViewRecipe
 
 Build = Callable[[int | None], "Evaluation"]
 """Returns an evaluation with its defaults for a side of the views in pixels, None: natural."""
-
-_PROTOCOLS: dict[str, Build] = {}
 
 
 def register_protocol(name: str, build: Build) -> None:
@@ -28,13 +26,10 @@ def protocol_names() -> tuple[str, ...]:
 
 
 def named_protocol(name: str, size: int | None = None) -> Evaluation:
-    """Return a protocol with its default settings.
+    """Return one of `protocol_names` with its default settings.
 
-    Args:
-        name: one of `protocol_names`.
-        size: side of the views in pixels. Images are resized to 8/7 of it and their centre is cut
-            out, ImageNet's 256 for 224; below 96 px, where ImageNet's convention is not in use,
-            they are resized to it. None: `retable.evaluate.data.natural_test_view`.
+    ``size`` is the side of the views in pixels (`retable.views.augmentations.tested_center`); None:
+    `retable.evaluate.data.natural_test_view`.
     """
     if name not in _PROTOCOLS:
         raise UserError(
@@ -43,69 +38,40 @@ def named_protocol(name: str, size: int | None = None) -> Evaluation:
     return _PROTOCOLS[name](size)
 
 
-def _centered(size: int | None) -> ViewRecipe | None:
-    """Return the test view of a size that `named_protocol` describes."""
-    from retable.views import center
+def _built_in(module: str, name: str, *, center: str, crop: str = "") -> Callable[..., Any]:
+    """Return a builder that imports the module, and torch with it, when it is called.
 
-    return None if size is None else center(size, round(size * 8 / 7) if size >= 96 else size)
+    ``center`` and ``crop`` are the fields that hold the test view and the training view.
+    """
 
+    def build(size: int | None) -> Any:
+        from retable.views.augmentations import crop_and_flip, tested_center
 
-def _cropped(size: int | None) -> ViewRecipe | None:
-    from retable.views import crop_and_flip
+        views = {}
+        if size is not None:
+            views[center] = tested_center(size)
+        if size is not None and crop:
+            views[crop] = crop_and_flip(size)
+        return getattr(import_module(f"retable.evaluate.{module}"), name)(**views)
 
-    return None if size is None else crop_and_flip(size)
-
-
-# The built-in protocols; each imports its module, and torch with it, when it is built.
-def _linear(size: int | None) -> Evaluation:
-    from retable.evaluate.linear import LinearProbe
-
-    return LinearProbe(train_view=_cropped(size), test_view=_centered(size))
-
-
-def _logistic(size: int | None) -> Evaluation:
-    from retable.evaluate.logistic.probe import LogisticProbe
-
-    return LogisticProbe(view=_centered(size))
+    return build
 
 
-def _mlp(size: int | None) -> Evaluation:
-    from retable.evaluate.mlp import MlpProbe
-
-    return MlpProbe(test_view=_centered(size))
-
-
-def _knn(size: int | None) -> Evaluation:
-    from retable.evaluate.knn import Knn
-
-    return Knn(view=_centered(size))
-
-
-def _geometry(size: int | None) -> Evaluation:
-    from retable.evaluate.geometry import Geometry
-
-    return Geometry(view=_centered(size))
+_logistic = _built_in("logistic.probe", "LogisticProbe", center="view")
 
 
 def _ood(size: int | None) -> Evaluation:
-    from retable.evaluate.logistic.probe import LogisticProbe
     from retable.evaluate.ood import OutOfDistribution
 
-    return OutOfDistribution(probe=LogisticProbe(view=_centered(size)))
+    return OutOfDistribution(probe=_logistic(size))
 
 
-def _finetune(size: int | None) -> Evaluation:
-    from retable.evaluate.transfer.finetune import FineTuning
-
-    return FineTuning(train_view=_cropped(size), test_view=_centered(size))
-
-
-_PROTOCOLS.update(
-    linear=_linear,
-    logistic=_logistic,
-    mlp=_mlp,
-    knn=_knn,
-    geometry=_geometry,
-    ood=_ood,
-    finetune=_finetune,
-)
+_PROTOCOLS: dict[str, Build] = {
+    "linear": _built_in("linear", "LinearProbe", center="test_view", crop="train_view"),
+    "logistic": _logistic,
+    "mlp": _built_in("mlp", "MlpProbe", center="test_view"),
+    "knn": _built_in("knn", "Knn", center="view"),
+    "geometry": _built_in("geometry", "Geometry", center="view"),
+    "ood": _ood,
+    "finetune": _built_in("transfer.finetune", "FineTuning", center="test_view", crop="train_view"),
+}

@@ -77,12 +77,10 @@ def read_chunk(path: Path, what: str) -> Chunk:
 
 
 class FeatureCache:
-    """One encoder's vectors of one source, seen through one view, in a folder of their own.
+    """One encoder's vectors of one source and one view in a folder below ``folder``.
 
-    Args:
-        folder: holds such folders.
-        passes: the encoder and the images, whose description must name their pixels; the view must
-            be without random draws. Each tap of the representation has files of its own.
+    The source's description must name its pixels; the view must be without random draws. Each tap
+    of the representation has files of its own.
     """
 
     def __init__(self, folder: Path, passes: EncoderPasses) -> None:
@@ -113,16 +111,11 @@ class FeatureCache:
     ) -> tuple[dict[str, Tensor], Tensor]:
         """Return the vectors of some images, computed where they are not kept yet.
 
-        All processes must ask for the same rows.
-
-        Args:
-            rows: (n,) int64, of the source.
-            gathered: whether every process gets all rows, in their order, or each a part, in none.
-            on_progress: called with how many images (over all processes) are done.
-
-        Returns:
-            (n, F) float32 by tap, and the samples (n,) that were read for them, which are the rows
-            but for unreadable images; on the encoder's device.
+        All processes must ask for the same rows (n,) int64 of the source. Returns (n, F) float32 by
+        tap, and the samples (n,) that were read for them, which are the rows but for unreadable
+        images; on the encoder's device. Every process gets all rows, in their order, or, if not
+        ``gathered``, each a part, in none. ``on_progress`` is called with how many images (over all
+        processes) are done.
         """
         place = torch.argsort(self.order)[rows]
         by_place = place.argsort()
@@ -149,7 +142,7 @@ class FeatureCache:
     ) -> int:
         """Make the chunks that are not there, each process its own, and wait for the others.
 
-        Returns how many of ``images`` were reported to ``on_progress``.
+        Return how many of ``images`` were reported to ``on_progress``.
         """
         absent: dict[tuple[str, ...], list[int]] = {}
         for chunk in needed[process_index() :: process_count()]:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from retable import random
-from retable.data.source import TEST, TRAIN
+from retable.data.source import TEST, TRAIN, VAL
 from retable.data.sources import open_source, with_parameter
 from retable.data.subsets import Subset, share_of_classes
 from retable.errors import UserError
@@ -30,13 +30,10 @@ class OpenSource(Protocol):
     """Opens the images of an evaluation."""
 
     def __call__(self, split: str, variant: str | None = None, data: str | None = None) -> Source:
-        """Return a source.
+        """Open a split, "train", "val" or "test", or a variant of it that the data set knows.
 
-        Args:
-            split: "train" or "test".
-            variant: a variant of the split that the data set knows; None: the split itself.
-            data: name of a data set (`retable.data.sources.open_source`); None: that of the
-                pretraining, with its subset.
+        ``data`` names a data set (`retable.data.sources.open_source`); None: that of the
+        pretraining, with its subset.
         """
 
 
@@ -58,7 +55,7 @@ def source_opener(
     return open_variant
 
 
-@functools.lru_cache(maxsize=8)
+@functools.lru_cache(maxsize=32)
 def _open_once(data: str, split: str, subset: str | None, skip_unreadable: bool) -> Source:
     return open_source(data, split, subset=subset, skip_unreadable=skip_unreadable)
 
@@ -95,10 +92,14 @@ class EvalData:
             the pretraining's.
         labels: share of the training images that keep their labels. A smaller share is contained in
             a larger one.
-        split: "test" tests on the test split; "validation" on images that are held out of the train
-            split and excluded from training.
-        validation_images: number of images held out, at most a tenth of the train split. Default:
-            what the official code of Kolesnikov et al. (2019) holds out of ImageNet.
+        split: "test" tests on the test split; "val" on the validation split of a data set that has
+            a test split too; "validation" on images that are held out of the train split and
+            excluded from training. Only "validation" changes what is trained on. Where a data set
+            has a folder or table "val" beside "test", "test" means it too
+            (`retable.data.sources.open_source`).
+        validation_images: number of images held out for "validation", at most a tenth of the train
+            split. Default: what the official code of Kolesnikov et al. (2019) holds out of
+            ImageNet.
         balanced: whether ``labels`` is a share of each class, as in semi-supervised evaluation
             (`retable.data.subsets.share_of_classes`), and not of all images (Kolesnikov et al.
             2019, tables 2 and 4: "10%", "random 5%").
@@ -108,7 +109,7 @@ class EvalData:
 
     source: str = ""
     labels: float = 1.0
-    split: Literal["test", "validation"] = "test"
+    split: Literal["test", "val", "validation"] = "test"
     validation_images: int = 50_046
     balanced: bool = False
     files: str = ""
@@ -123,18 +124,24 @@ class EvalData:
                 f"`validation_images` must be at least 1, got {self.validation_images}. Raise it "
                 "or set `split` to 'test'."
             )
+        if self.split == "val" and self.validation_images != EvalData.validation_images:
+            raise UserError(
+                "`validation_images` must be the default with split 'val', got "
+                f"{self.validation_images}. Leave it out or set `split` to 'validation'."
+            )
         if self.files and (self.labels < 1 or self.balanced):
             raise UserError(
                 f"`labels` must be 1 and `balanced` false where `files` names a list, got "
                 f"{self.labels} and {self.balanced}. Use either the list or the share."
             )
 
-    def training_images(self, images: int) -> int:
-        """Return about how many of a train split's images keep their labels.
+    @property
+    def tested_split(self) -> str:
+        """Split of the data set that the test images are from."""
+        return {"test": TEST, "val": VAL, "validation": TRAIN}[self.split]
 
-        >>> EvalData(labels=0.1).training_images(8000)
-        800
-        """
+    def training_images(self, images: int) -> int:
+        """Return about how many of a train split's images keep their labels."""
         if self.files:
             return len(_listed_names(self.files))
         if self.split == "validation":
@@ -157,16 +164,36 @@ def split_facts(splits: Splits) -> dict[str, dict[str, Any]]:
     }
 
 
-def open_splits(open_source: OpenSource, data: str = "") -> Splits:
-    """Open train and test split of a data set and check that they have the same classes."""
-    train, test = (_open(open_source, split, data) for split in (TRAIN, TEST))
+def open_splits(open_source: OpenSource, data: str = "", tested: str = TEST) -> Splits:
+    """Open the train split of a data set and the one to test on, "test" or "val".
+
+    Raises:
+        UserError: they are the same images or have different classes.
+    """
+    train, test = (_open(open_source, split, data) for split in (TRAIN, tested))
+    if _same_images(train, test):
+        raise UserError(
+            f"`data` must have other images in its {tested} split than in its train split, got "
+            f"{train.description.get('data', data)!r}. Leave out '?split=NAME', or name a data set "
+            "whose splits differ."
+        )
     if list(train.class_names) != list(test.class_names):
         odd = sorted(set(train.class_names) ^ set(test.class_names))[:5]
         raise UserError(
-            f"train and test split have different classes (for instance {', '.join(odd)}): expected"
-            " the same list in both, so check the data set's folders."
+            f"train and {tested} split have different classes (for instance {', '.join(odd)}): "
+            "expected the same list in both, so check the data set's folders."
         )
     return Splits(train, test, len(train.class_names))
+
+
+def _same_images(first: Source, second: Source) -> bool:
+    """Return whether sources read the same images, as far as their descriptions tell."""
+    while isinstance(first, Subset):
+        first = first.base
+    while isinstance(second, Subset):
+        second = second.base
+    pixels = first.description.get("pixels")
+    return first is second or (pixels is not None and pixels == second.description.get("pixels"))
 
 
 def _open(open_source: OpenSource, split: str, data: str) -> Source:
@@ -194,10 +221,7 @@ def validation_count(n: int, images: int) -> int:
 
 
 def without_validation(source: Source, images: int) -> Source:
-    """Return a train split without the images that `EvalData` holds out of it.
-
-    ``images`` is its ``validation_images``; 0 leaves the source as it is.
-    """
+    """Return a train split without the ``validation_images`` of an `EvalData`; 0: as it is."""
     if images == 0:
         return source
     n = len(source)
@@ -207,8 +231,8 @@ def without_validation(source: Source, images: int) -> Source:
 
 def open_eval_splits(open_source: OpenSource, data: EvalData) -> Splits:
     """Open the images that ``data`` selects; a part of a split is an `EvalSubset`."""
-    if data.split == "test":
-        splits = open_splits(open_source, data.source)
+    if data.split != "validation":
+        splits = open_splits(open_source, data.source, data.tested_split)
     else:
         both = _open(open_source, TRAIN, data.source)
         splits = Splits(both, both, len(both.class_names))
@@ -232,7 +256,7 @@ def open_test_split(open_source: OpenSource, data: EvalData) -> Source:
     """Open the test images of ``data`` alone: a data set without a train split will do."""
     if data.split == "validation":
         return open_eval_splits(open_source, data).test
-    return _open(open_source, TEST, data.source)
+    return _open(open_source, data.tested_split, data.source)
 
 
 def _selected(source: Source, rows: Tensor, data: EvalData) -> Tensor:

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from retable.data.plans import share_of
 from retable.distributed import broadcast, gather, process_count, process_index
 from retable.errors import UserError
 from retable.evaluate.cache import FeatureCache
 from retable.evaluate.data import EvalSubset
-from retable.evaluate.frozen import FrozenEncoder
-from retable.evaluate.representation import EncoderPasses, Representation, not_finite
+from retable.evaluate.frozen import FrozenEncoder, freeze
+from retable.evaluate.representation import (
+    PRE_LOGITS,
+    EncoderPasses,
+    Representation,
+    not_finite,
+)
+from retable.progress import bar
 
 if TYPE_CHECKING:
     from retable.data.source import Source
@@ -60,16 +66,10 @@ def represent(
 ) -> dict[str, Features]:
     """Compute what a classifier gets of every image of a source by tap, all in one pass.
 
-    Args:
-        frozen: the encoder.
-        source: the images.
-        view: how an image is cut and normalised.
-        representation: which layers, of the view or of its patches.
-        context: how to compute; its device must be the encoder's, whose precision counts.
-        rng_key: key of the view's draws; None for a view without any.
-        on_progress: called with how many images (over all processes) a batch has finished.
-        gathered: whether every process receives all images, in the source's order. False: each
-            receives a part of its own, in no order, and all have received every image once.
+    The encoder's device, which must be that of ``context``, and its precision count. A view with
+    random draws needs an ``rng_key``. ``on_progress`` is called with how many images (over all
+    processes) a batch has finished. Every process receives all images, in the source's order, or,
+    if not ``gathered``, each a part of its own in no order, together every image once.
 
     Raises:
         UserError: the encoder has no such tap, its features are not finite, or there are fewer
@@ -94,6 +94,23 @@ def represent(
         return share
     labels = gather_uneven(next(iter(share.values())).labels)
     return {tap: Features(gather_uneven(own.features), labels) for tap, own in share.items()}
+
+
+def pooled_features(
+    encoder: nn.Module,
+    sources: Sequence[Source],
+    view: ViewRecipe,
+    context: EvalContext,
+    name: str,
+) -> list[Features]:
+    """Return the pooled features of each source, with a progress bar of this name."""
+    frozen = freeze(encoder, context.device, context.precision)
+    with bar(sum(map(len, sources)), "images", name, shown=context.progress) as shown:
+        found = [
+            represent(frozen, source, view, Representation(), context, on_progress=shown.update)
+            for source in sources
+        ]
+    return [by_tap[PRE_LOGITS] for by_tap in found]
 
 
 def _share(

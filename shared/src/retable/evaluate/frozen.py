@@ -85,11 +85,8 @@ class FrozenEncoder(nn.Module):
     MoCo's `main_lincls.py` keep the encoder in eval mode while the classifier is trained). Hence
     batch norms are folded into convolutions where the encoder declares `folds_batch_norms`.
 
-    Attributes:
-        device: where it computes.
-        precision: of the forward passes.
-        digest: hash of the original's weights and buffers.
-        structure: hash of its modules, see `structure`.
+    ``digest`` is a hash of the original's weights and buffers, ``structure`` one of its modules,
+    see `structure`; ``precision`` is that of the forward passes.
     """
 
     def __init__(self, encoder: nn.Module, device: torch.device | str, precision: str) -> None:

@@ -13,11 +13,8 @@ from retable.data.source import TEST
 from retable.errors import UserError
 from retable.evaluate.classifier import check_labels
 from retable.evaluate.data import EvalData, natural_test_view, open_test_split
-from retable.evaluate.features import represent
-from retable.evaluate.frozen import freeze
+from retable.evaluate.features import pooled_features
 from retable.evaluate.protocol import EvalContext, Evaluation, MetricSpec
-from retable.evaluate.representation import PRE_LOGITS, Representation
-from retable.progress import bar
 from retable.views import ViewRecipe, center
 
 if TYPE_CHECKING:
@@ -29,14 +26,8 @@ def alignment(features: Tensor, labels: Tensor) -> Tensor:
 
     Wang and Isola's loss with alpha = 2, "positive" meaning "of the same class" as in figure 3c of
     MoCHi; lower is more aligned. For n unit vectors of sum S the pairs' squared distances sum to
-    n^2 - |S|^2, so nothing of the pairs' size exists.
-
-    Args:
-        features: (n, F), any length; normalised here.
-        labels: (n,) int64, non-negative.
-
-    Returns:
-        A float64 scalar in [0, 4].
+    n^2 - |S|^2, so nothing of the pairs' size exists. Features are (n, F), labels (n,) int64 from 0
+    on; the result is a float64 scalar in [0, 4].
     """
     unit = F.normalize(features.double(), dim=1)
     count = torch.bincount(labels)
@@ -54,16 +45,9 @@ def alignment(features: Tensor, labels: Tensor) -> Tensor:
 def uniformity(features: Tensor, *, t: float = 2.0, rows: int = 1024) -> Tensor:
     """Take the log of the mean of exp(-t |x - y|^2) over all unordered pairs, features normalised.
 
-    Wang and Isola 2020 with t = 2; lower is more uniform. Products are formed in the features' type
-    for ``rows`` images at a time, exponentials are summed in float64.
-
-    Args:
-        features: (n, F), n at least 2, any length; normalised here.
-        t: sharpness of the Gaussian kernel.
-        rows: images in a block.
-
-    Returns:
-        A float64 scalar in [-4 t, 0].
+    Wang and Isola 2020 with t = 2; lower is more uniform. Features are (n, F), n at least 2; the
+    result is a float64 scalar in [-4 t, 0]. Products are formed in the features' type for ``rows``
+    images at a time, exponentials are summed in float64.
     """
     n = len(features)
     if n < 2:
@@ -82,14 +66,9 @@ def uniformity(features: Tensor, *, t: float = 2.0, rows: int = 1024) -> Tensor:
 def mean_cosine(features: Tensor) -> Tensor:
     """Return the mean cosine over all unordered pairs: 1 if all features point the same way.
 
-    For n unit vectors of sum S the pairs' cosines sum to (|S|^2 - n) / 2, so nothing of the pairs'
-    size exists. A zero vector has cosine 0 with all others.
-
-    Args:
-        features: (n, F), n at least 2, neither centred nor normalised here.
-
-    Returns:
-        A float64 scalar in [-1 / (n - 1), 1].
+    Features are (n, F), n at least 2, and are not centred here; the result is a float64 scalar in
+    [-1 / (n - 1), 1]. For n unit vectors of sum S the pairs' cosines sum to (|S|^2 - n) / 2, so
+    nothing of the pairs' size exists. A zero vector has cosine 0 with all others.
     """
     n = len(features)
     if n < 2:
@@ -102,13 +81,8 @@ def mean_cosine(features: Tensor) -> Tensor:
 def effective_rank(features: Tensor) -> Tensor:
     """Return exp of the entropy of the normalised singular values (Roy and Vetterli 2007; RankMe).
 
-    Between 1 (all features on one line) and min(n, F). From the smaller Gram matrix in float64.
-
-    Args:
-        features: (n, F), neither centred nor normalised here.
-
-    Returns:
-        A float64 scalar; 0 if all features are zero.
+    Features are (n, F), neither centred nor normalised here. The result, computed in float64 from
+    the smaller Gram matrix, is between 1 (all on one line) and min(n, F), or 0 if all are zero.
     """
     x = features.double()
     gram = x.T @ x if x.shape[0] >= x.shape[1] else x @ x.T
@@ -164,15 +138,8 @@ class Geometry(Evaluation):
         """Return `metrics`, see `Evaluation.run`; nothing is drawn or kept."""
         source = open_test_split(open_source, self.data)
         check_labels(source.labels, len(source.class_names), "test")
-        with bar(len(source), "images", self.name, shown=context.progress) as shown:
-            found = represent(
-                freeze(encoder, context.device, context.precision),
-                source,
-                self.view or natural_test_view(source),
-                Representation(),
-                context,
-                on_progress=shown.update,
-            )[PRE_LOGITS]
+        view = self.view or natural_test_view(source)
+        (found,) = pooled_features(encoder, [source], view, context, self.name)
         return {
             "alignment": alignment(found.features, found.labels).item(),
             "uniformity": uniformity(found.features, t=self.t).item(),

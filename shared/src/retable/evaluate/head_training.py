@@ -14,7 +14,7 @@ import functools
 import math
 from abc import abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Self, TypeVar
 
 import torch
@@ -24,7 +24,13 @@ from retable import random
 from retable.distributed import process_index
 from retable.errors import UserError
 from retable.evaluate.classifier import accuracy
-from retable.evaluate.data import OpenSource, Splits, natural_test_view, open_eval_splits
+from retable.evaluate.data import (
+    EvalData,
+    OpenSource,
+    Splits,
+    natural_test_view,
+    open_eval_splits,
+)
 from retable.evaluate.features import Features, represent
 from retable.evaluate.frozen import FrozenEncoder, freeze
 from retable.evaluate.protocol import TOP1, TOP5, EvalContext, Evaluation, MetricSpec
@@ -86,9 +92,7 @@ class HeadProbe(Evaluation, Generic[AnyHead]):
         purpose: name of the probe, in messages and in the random keys.
         head: class of the classifiers.
         lr: learning rate of the optimizer, after any scaling by the batch.
-        momentum: momentum of the optimizer.
         batch: images in a step, over all processes.
-        epochs: passes over the training images.
         milestones: zero-based epochs from which the learning rate is multiplied by ``gamma``.
         gamma: factor of the learning rate at a milestone.
         train_view: view of training images, drawn in every epoch if it is random.
@@ -106,9 +110,10 @@ class HeadProbe(Evaluation, Generic[AnyHead]):
     epochs: int
     milestones: tuple[int, ...]
     gamma: float
-    train_view: ViewRecipe | None
-    test_view: ViewRecipe | None
-    representation: Representation
+    train_view: ViewRecipe | None = None
+    test_view: ViewRecipe | None = None
+    representation: Representation = field(default_factory=Representation)
+    data: EvalData = field(default_factory=EvalData)
 
     @abstractmethod
     def init(self, classes: int, dim: int, rng_key: int) -> AnyHead:

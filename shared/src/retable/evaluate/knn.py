@@ -12,11 +12,8 @@ from torch import Tensor, nn
 from retable.errors import UserError
 from retable.evaluate.classifier import accuracy
 from retable.evaluate.data import EvalData, natural_test_view, open_eval_splits
-from retable.evaluate.features import represent
-from retable.evaluate.frozen import freeze
+from retable.evaluate.features import pooled_features
 from retable.evaluate.protocol import TOP1, TOP5, EvalContext, Evaluation, MetricSpec
-from retable.evaluate.representation import PRE_LOGITS, Representation
-from retable.progress import bar
 from retable.views import ViewRecipe
 
 if TYPE_CHECKING:
@@ -28,10 +25,8 @@ def nearest(
 ) -> tuple[Tensor, Tensor]:
     """Find the k rows of a bank (m, F) with the largest dot products with each query (n, F).
 
-    The similarities exist for ``rows`` queries and ``columns`` bank rows at a time only.
-
-    Returns:
-        Similarities (n, k), falling, and positions in the bank (n, k) int64.
+    Returns similarities (n, k), falling, and positions in the bank (n, k) int64. The similarities
+    exist for ``rows`` queries and ``columns`` bank rows at a time only.
     """
     values, positions = [], []
     for block in torch.split(queries, rows):
@@ -59,16 +54,9 @@ def knn_scores(
 ) -> Tensor:
     """Sum, for every class, exp(cosine / temperature) over a query's k nearest bank rows of it.
 
-    Args:
-        queries: (n, F), any length; normalised here.
-        bank: (m, F), m >= k.
-        bank_labels: (m,) int64 in [0, classes).
-        classes: C.
-        k: neighbours that vote (Wu et al. 2018: 200).
-        temperature: temperature of the votes' weights (Wu et al. 2018: 0.07).
-
-    Returns:
-        Scores (n, C), relative to each query's strongest vote.
+    Queries (n, F) and bank (m, F), m >= k, may have any length; ``bank_labels`` (m,) int64 are in
+    [0, classes). Returns scores (n, C), relative to each query's strongest vote. Defaults: Wu et
+    al. 2018.
     """
     if not 1 <= k <= len(bank):
         raise UserError(
@@ -113,16 +101,9 @@ class Knn(Evaluation):
         """Return the accuracies, see `Evaluation.run`; nothing is drawn or kept."""
         splits = open_eval_splits(open_source, self.data)
         splits.check_labels()
-        frozen = freeze(encoder, context.device, context.precision)
-        images = len(splits.train) + len(splits.test)
         view = self.view or natural_test_view(splits.test)
-        with bar(images, "images", self.name, shown=context.progress) as shown:
-            train, test = (
-                represent(
-                    frozen, source, view, Representation(), context, on_progress=shown.update
-                )[PRE_LOGITS]
-                for source in (splits.train, splits.test)
-            )
+        sources = splits.train, splits.test
+        train, test = pooled_features(encoder, sources, view, context, self.name)
         scores = knn_scores(
             test.features,
             train.features,

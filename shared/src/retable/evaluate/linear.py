@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import ClassVar, Literal, Self
 
 import torch
@@ -14,10 +14,9 @@ from retable import random
 from retable.data.subsets import Subset
 from retable.errors import UserError
 from retable.evaluate.classifier import LinearClassifier
-from retable.evaluate.data import EvalData, Splits, natural_train_view
+from retable.evaluate.data import Splits, natural_train_view
 from retable.evaluate.head_training import Head, HeadProbe, shrunk_milestones
 from retable.evaluate.protocol import validate
-from retable.evaluate.representation import Representation
 from retable.train.optim import trust_ratios
 from retable.train.schedules import ScheduleRecipe, learning_rate
 from retable.views import ViewRecipe, center, crop_and_flip
@@ -28,17 +27,10 @@ TRUST_COEFFICIENT = 1e-3
 
 @dataclass
 class ProbeState(Head):
-    """L linear classifiers in training, one for each learning rate.
+    """L linear classifiers in training, one for each learning rate, with SGD's momentum buffers."""
 
-    Attributes:
-        weight: (L, C, F).
-        bias: (L, C).
-        weight_momentum: like ``weight``, SGD's momentum buffer.
-        bias_momentum: like ``bias``.
-    """
-
-    weight: Tensor
-    bias: Tensor
+    weight: Tensor  # (L, C, F)
+    bias: Tensor  # (L, C)
     weight_momentum: Tensor
     bias_momentum: Tensor
 
@@ -81,7 +73,6 @@ class LinearProbe(HeadProbe[ProbeState]):
     500); for the tasks on patches batch 1024.
 
     Attributes:
-        weight_decay: weight decay of the optimizer.
         milestones: see `HeadProbe`; only for the step schedule.
         optimizer: "sgd", or "lars": SGD whose steps are scaled by |w| / |g|
             (`retable.train.optim.LARS`).
@@ -107,12 +98,8 @@ class LinearProbe(HeadProbe[ProbeState]):
     gamma: float = 0.1
     optimizer: Literal["sgd", "lars"] = "sgd"
     schedule: Literal["step", "cosine"] = "step"
-    train_view: ViewRecipe | None = None
-    test_view: ViewRecipe | None = None
     max_steps: int | None = None
     other_lrs: tuple[float, ...] = ()
-    representation: Representation = field(default_factory=Representation)
-    data: EvalData = field(default_factory=EvalData)
     name: str = "linear"
 
     def __post_init__(self) -> None:

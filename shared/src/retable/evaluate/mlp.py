@@ -6,7 +6,7 @@ It shows how much information a linear probe misses.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import ClassVar, Self
 
 import torch
@@ -15,10 +15,9 @@ from torch import Tensor
 
 from retable import random
 from retable.errors import UserError
-from retable.evaluate.data import EvalData, Splits
+from retable.evaluate.data import Splits
 from retable.evaluate.head_training import Head, HeadProbe, shrunk_milestones
 from retable.evaluate.protocol import validate
-from retable.evaluate.representation import Representation
 from retable.random import dropout
 from retable.views import ViewRecipe, center
 
@@ -27,18 +26,13 @@ from retable.views import ViewRecipe, center
 class MlpState(Head):
     """A classifier in training: features (n, F) -> ReLU of H hidden units -> logits (n, C).
 
-    Attributes:
-        hidden_weight: (H, F).
-        hidden_bias: (H,).
-        weight: (C, H).
-        bias: (C,).
-        momenta: SGD's momentum buffers of these four, one after the other in one vector.
+    ``momenta`` are SGD's momentum buffers of the others, one after the other in one vector.
     """
 
-    hidden_weight: Tensor
-    hidden_bias: Tensor
-    weight: Tensor
-    bias: Tensor
+    hidden_weight: Tensor  # (H, F)
+    hidden_bias: Tensor  # (H,)
+    weight: Tensor  # (C, H)
+    bias: Tensor  # (C,)
     momenta: Tensor
 
     @classmethod
@@ -99,10 +93,6 @@ class MlpProbe(HeadProbe[MlpState]):
     epochs: int = 180
     milestones: tuple[int, ...] = (60, 120)
     gamma: float = 0.1
-    train_view: ViewRecipe | None = None
-    test_view: ViewRecipe | None = None
-    representation: Representation = field(default_factory=Representation)
-    data: EvalData = field(default_factory=EvalData)
     name: str = "mlp"
 
     def __post_init__(self) -> None:

@@ -27,9 +27,6 @@ def summary(by_variant: dict[str, float]) -> dict[str, float]:
 
     Of variants ``corrupted:<kind>:<severity>``, the mean of each kind over its severities is
     ``corrupted:<kind>``, and that of all kinds ``corrupted``.
-
-    >>> summary({"corrupted:fog:1": 10.0, "corrupted:fog:2": 20.0, "sketch": 5.0})["corrupted"]
-    15.0
     """
     kinds: dict[str, list[float]] = defaultdict(list)
     for variant, value in by_variant.items():

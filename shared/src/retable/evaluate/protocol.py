@@ -23,12 +23,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class MetricSpec:
-    """Label, unit and direction of a metric.
+    """A metric's name in a table's head, its unit ("" for plain numbers) and its direction.
 
-    Attributes:
-        label: name in a table's head.
-        unit: "%", or "" for plain numbers.
-        higher_is_better: None for facts that are neither good nor bad.
+    ``higher_is_better`` is None for facts that are neither good nor bad.
     """
 
     label: str
@@ -44,11 +41,8 @@ TOP5 = MetricSpec("Top-5", "%", higher_is_better=True)
 class Budget:
     """Encoder work of an evaluation that trains the encoder.
 
-    Attributes:
-        steps: optimizer steps.
-        images: images of all steps together.
-        size: side of an encoder input in pixels.
-        passes: forward passes an image takes; 3 for forward and backward.
+    ``images`` are those of all optimizer steps together, ``size`` is the side of an encoder input
+    in pixels. An image takes as long as so many forward ``passes``: 3 for forward and backward.
     """
 
     steps: int
@@ -62,10 +56,8 @@ class EvalContext:
     """Where and how an evaluation runs; nothing here changes its metrics beyond rounding.
 
     Attributes:
-        device: where to compute.
         directory: folder of the state that makes an interrupted evaluation resumable; None keeps
             nothing.
-        workers: decoding processes.
         precision: "float32", "bf16" or "fp16" for the encoder's passes.
         progress: whether process 0 shows a progress bar, if there is a terminal.
         features: folder of features of views without random draws, which other evaluations of the
@@ -125,11 +117,9 @@ class Evaluation(ABC):
     ) -> dict[str, float]:
         """Evaluate the encoder, which keeps its weights and its mode, and return `metrics`.
 
-        Args:
-            encoder: images (B, 3, H, W) -> (B, F); a `FrozenEncoder` is used as it is.
-            open_source: opens the source of a split.
-            context: where and how to compute.
-            seed: key of every draw, by purpose, epoch and image, whatever the number of processes.
+        The encoder maps images (B, 3, H, W) to (B, F); a `FrozenEncoder` is used as it is.
+        ``seed`` is the key of every draw, by purpose, epoch and image, whatever the number of
+        processes.
         """
 
     def checkpoints(
@@ -168,11 +158,9 @@ class Evaluation(ABC):
         return self
 
     def budget(self, images: int, size: int) -> Budget | None:
-        """Return the encoder's training budget, None where the encoder is not trained.
+        """Return the budget of a training on labelled images, None if the encoder is not trained.
 
-        Args:
-            images: training images that keep their labels (`EvalData.training_images`).
-            size: side of the training view in pixels where the recipe has none.
+        ``size`` is the side of the training view in pixels where the recipe has no view.
         """
         return None
 

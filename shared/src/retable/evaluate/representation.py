@@ -31,11 +31,8 @@ def pooled(maps: Tensor, max_features: int = 9000) -> Tensor:
     Windows of s = ceil(sqrt(C h w / max_features)) pixels, at most the shorter side, at a stride of
     s, without padding: rows and columns beyond the last complete window are left out (Kolesnikov et
     al. 2019, official code ``utils.py``, `adaptive_pool`, mode ``max``; 9000 in both its evaluation
-    scripts). The result (B, F) exceeds it only where the channels alone do.
-
-    Args:
-        maps: (B, C, h, w), or (B, F), which is returned as it is.
-        max_features: largest number of features an image.
+    scripts). The result (B, F) exceeds it only where the channels alone do. Maps are (B, C, h, w),
+    or (B, F), which are returned as they are.
     """
     if maps.ndim == 2:
         return maps
@@ -69,13 +66,7 @@ class Representation:
             raise UserError(f"`max_features` must be at least 1, got {self.max_features}.")
 
     def joined(self, metrics: Mapping[str, Mapping[str, Value]]) -> dict[str, Value]:
-        """Join the taps' metrics: the last tap's by name and, of several taps, each as name@tap.
-
-        >>> Representation(("block1", "block2")).joined(
-        ...     {"block1": {"top1": 1.0}, "block2": {"top1": 2.0}}
-        ... )
-        {'top1': 2.0, 'top1@block1': 1.0, 'top1@block2': 2.0}
-        """
+        """Join the taps' metrics: the last tap's by name and, of several taps, each as name@tap."""
         result = dict(metrics[self.taps[-1]])
         if len(self.taps) > 1:
             for tap in self.taps:
@@ -126,10 +117,8 @@ class EncoderPasses:
     ) -> Iterator[tuple[dict[str, Tensor], Tensor, Tensor]]:
         """Send the images of rows (n,) through the encoder, in their order, in this process.
 
-        Yields:
-            Vectors (B, F) by tap, labels (B,), and the samples that were read (B,), all on the
-            device; an unreadable sample has those of its replacement
-            (`retable.data.loader.iterate`).
+        Yields vectors (B, F) by tap, labels (B,), and the samples that were read (B,), all on the
+        device; an unreadable sample has those of its replacement (`retable.data.loader.iterate`).
         """
         from retable.data.loader import iterate
 

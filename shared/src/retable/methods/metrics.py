@@ -16,10 +16,8 @@ def ranking(logits: Tensor) -> Metrics:
     """Return how positives rank among negatives, as scalars.
 
     ``proxy_accuracy`` is the share of rows whose positive exceeds every negative. The quantiles of
-    the negatives come from at most 16 rows and 512 columns, which costs little.
-
-    Args:
-        logits: (B, 1 + K) cosines, the positive first; -inf masks a negative.
+    the negatives come from at most 16 rows and 512 columns, which costs little. ``logits`` are
+    cosines (B, 1 + K), the positive first; -inf masks a negative.
     """
     positives = logits[:, 0]
     negatives = logits[:16, 1:513].float().flatten()

@@ -119,11 +119,10 @@ class _GroupBatchNorm(_BatchNorm):
 def group_batch_norm(module: nn.Module, group_size: int) -> nn.Module:
     """Make every batch-norm layer normalise consecutive groups of ``group_size`` rows.
 
-    Args:
-        module: any network; changed in place and returned.
-        group_size: images of a group, the papers' "per-GPU batch" (MoCo: 32), or the global batch
-            for batch norm synchronised over all devices (SimCLR, BYOL). It must divide a process's
-            batch, or be a multiple of it: then a group spans consecutive processes.
+    The network is changed in place and returned. A group has the images of the papers' "per-GPU
+    batch" (MoCo: 32), or of the global batch for batch norm synchronised over all devices (SimCLR,
+    BYOL). Its size must divide a process's batch, or be a multiple of it: then a group spans
+    consecutive processes.
     """
     if group_size < 1:
         raise UserError(
@@ -163,13 +162,9 @@ def average_statistics(module: nn.Module) -> None:
     """
     if distributed.process_count() == 1:
         return
-    buffers = [
-        buffer
-        for layer in module.modules()
-        if isinstance(layer, _BatchNorm)
-        for buffer in (layer.running_mean, layer.running_var)
-        if buffer is not None
-    ]
+    layers = [layer for layer in module.modules() if isinstance(layer, _BatchNorm)]
+    statistics = [x for layer in layers for x in (layer.running_mean, layer.running_var)]
+    buffers = [buffer for buffer in statistics if buffer is not None]
     if not buffers:
         return
     averaged = distributed.mean(torch.cat(buffers))
@@ -186,11 +181,9 @@ def shuffled(function: Callable[[Tensor], Tensor], images: Tensor, rng_key: int)
     its key do not share statistics (He et al., 2020, section 3.3). With `group_batch_norm` the
     result does not depend on the number of processes.
 
-    Args:
-        function: maps images (B_r, ...) to embeddings (B_r, D), returned without gradient; called
-            once on this process's share.
-        images: (B_r, ...), this process's part of the global batch.
-        rng_key: random key of the permutation, equal on all processes.
+    ``function`` maps images (B_r, ...) to embeddings (B_r, D), returned without gradient; it is
+    called once, on this process's share of the permutation that ``rng_key`` draws, equal on all
+    processes.
     """
     everything = distributed.gather(images)
     order = permutation(rng_key, everything.shape[0])

@@ -104,12 +104,9 @@ def nt_xent(first: Tensor, second: Tensor, temperature: float) -> Tensor:
 
     Each of the 2 B embeddings of the global batch is contrasted with its other view against the
     2 (B - 1) embeddings of other samples. A process computes the rows of its own samples; the mean
-    over processes of losses and of parameters' gradients (DDP) is that of the global batch.
-
-    Args:
-        first: (B_r, D) embeddings of one view of this process's samples, normalised here.
-        second: (B_r, D) embeddings of the other view.
-        temperature: tau; 0.1 in SimCLR at batch 4096 (table 5), 0.5 at CIFAR size (appendix B.9).
+    over processes of losses and of parameters' gradients (DDP) is that of the global batch. The
+    embeddings (B_r, D) of this process's two views are normalised here. The temperature is 0.1 in
+    SimCLR at batch 4096 (table 5), 0.5 at CIFAR size (appendix B.9).
     """
     with torch.autocast(first.device.type, enabled=False):
         views = [F.normalize(view.float(), dim=1) for view in (first, second)]

@@ -124,13 +124,8 @@ def standardise(images: Tensor) -> Tensor:
     is that of TensorFlow's ``per_image_standardization``, 1 / sqrt(n), which Kolesnikov et al. 2019
     apply to patches of 255 grey levels, scaled to values in [0, 1]. Constant images become exact
     zeros. Images whose deviation is above the floor (at 12 pixels a twentieth of a grey level) are
-    invariant to a shift and to a positive factor.
-
-    Args:
-        images: (..., C, H, W), at least one value each, of any real dtype.
-
-    Returns:
-        (..., C, H, W) float32, contiguous.
+    invariant to a shift and to a positive factor. ``images`` are (..., C, H, W) of any real dtype,
+    the result is float32 and contiguous.
 
     >>> standardise(torch.tensor([[[0.0, 3.0], [3.0, 6.0]]]))
     tensor([[[-1.4142,  0.0000],

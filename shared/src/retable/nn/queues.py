@@ -12,13 +12,7 @@ from retable.random import normal
 
 
 class Moments(NamedTuple):
-    """First and second moments of a queue's rows, from which statistics of scores follow.
-
-    Attributes:
-        size: number K of rows.
-        mean: (D,) float64, the mean row.
-        products: (D, D) float64, the mean outer product of a row with itself.
-    """
+    """Moments of a queue's K rows: the mean row (D,) and outer product (D, D), float64."""
 
     size: int
     mean: Tensor
@@ -88,14 +82,15 @@ class KeyQueue(nn.Module):
                 f"`keys` must have at most the queue's {self.size} rows, got {count}. Use a larger "
                 "queue or a smaller batch."
             )
+        oldest = self.rows[self.pointer : self.pointer + count]
         wraps = self.pointer + count >= self.size
         if not wraps:
-            self._add_to_sums(self.rows[self.pointer : self.pointer + count], -1.0)
+            self._add_to_sums(oldest, -1.0)
         self._write(self.rows, keys.detach())
         if wraps:
             self._recompute_sums()
         else:
-            self._add_to_sums(self.rows[self.pointer : self.pointer + count], 1.0)
+            self._add_to_sums(oldest, 1.0)
         if self.labels is not None:
             if labels is None:
                 raise UserError("`labels` must be given to a queue that keeps labels, got None.")

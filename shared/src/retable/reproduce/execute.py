@@ -17,7 +17,7 @@ import torch
 from retable import distributed, files
 from retable.code import classes_of, code_digest
 from retable.data.sampler import Sampler
-from retable.data.source import TRAIN
+from retable.data.source import TRAIN, Source
 from retable.encoders import ResNetRecipe
 from retable.errors import UserError
 from retable.evaluate.data import (

@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
@@ -71,9 +71,13 @@ def relaunch(script: Path, arguments: Sequence[str], processes: int) -> int:
     """
     words = [str(script), *arguments]
     with tempfile.TemporaryDirectory() as mistakes:
-        start = _start_accelerate if torch.cuda.device_count() else _start_gloo
-        children = start(words, processes, {**os.environ, _MISTAKES: mistakes})
+        commands = _accelerate_commands if torch.cuda.device_count() else _gloo_commands
+        children: list[subprocess.Popen[bytes]] = []
         try:
+            for command, variables in commands(words, processes):
+                # In another process group: Ctrl-C reaches only this process, which ends them.
+                environment = {**os.environ, _MISTAKES: mistakes, **variables}
+                children.append(subprocess.Popen(command, env=environment, process_group=0))
             while None in (statuses := [child.poll() for child in children]) and not any(statuses):
                 time.sleep(0.05)
         finally:
@@ -87,26 +91,25 @@ def relaunch(script: Path, arguments: Sequence[str], processes: int) -> int:
         return status
 
 
-def _start_accelerate(
-    words: list[str], processes: int, variables: Mapping[str, str]
-) -> list[subprocess.Popen[bytes]]:
-    """Start accelerate's launcher, which starts one process for each GPU."""
+Command = tuple[list[str], dict[str, str]]
+"""Words, and environment variables besides those of this process."""
+
+
+def _accelerate_commands(words: list[str], processes: int) -> list[Command]:
+    """Return the command of accelerate's launcher, which starts one process for each GPU."""
     launcher = [sys.executable, "-m", "retable.processes", str(os.getpid())]
     launcher += ["accelerate.commands.launch", "--multi_gpu", "--num_machines", "1"]
     launcher += ["--mixed_precision", "no", "--dynamo_backend", "no"]
     launcher += ["--num_processes", str(processes)]
-    return [subprocess.Popen([*launcher, *words], env=variables, process_group=0)]
+    return [([*launcher, *words], {})]
 
 
-def _start_gloo(
-    words: list[str], processes: int, variables: Mapping[str, str]
-) -> list[subprocess.Popen[bytes]]:
-    """Start CPU processes; `accelerate launch --cpu` would silently start one."""
+def _gloo_commands(words: list[str], processes: int) -> list[Command]:
+    """Return commands of CPU processes; `accelerate launch --cpu` would silently start one."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     shared = {
-        **variables,
         PARENT: str(os.getpid()),
         "WORLD_SIZE": str(processes),
         "MASTER_ADDR": "127.0.0.1",
@@ -114,14 +117,9 @@ def _start_gloo(
         "ACCELERATE_USE_CPU": "true",
         "OMP_NUM_THREADS": "1",
     }
+    ranks = map(str, range(processes))
     return [
-        # In another process group: Ctrl-C reaches only this process, which ends them.
-        subprocess.Popen(
-            [sys.executable, *words],
-            env={**shared, "RANK": str(number), "LOCAL_RANK": str(number)},
-            process_group=0,
-        )
-        for number in range(processes)
+        ([sys.executable, *words], {**shared, "RANK": rank, "LOCAL_RANK": rank}) for rank in ranks
     ]
 
 

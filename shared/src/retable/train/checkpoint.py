@@ -126,12 +126,8 @@ class Checkpoints:
     def load(self, device: torch.device | str = "cpu") -> Saved | None:
         """Return the newest undamaged state, None where there is none.
 
-        Args:
-            device: where the processes' backend can exchange a number.
-
-        Raises:
-            UserError: the state belongs to another encoder, recipe, seed or data set, or the
-                processes see different files.
+        The processes exchange a number on ``device``. A UserError is raised if the state belongs to
+        another encoder, recipe, seed or data set, or if the processes see different files.
         """
         found = load_newest(self.directory, name=self.name) if self.directory else None
         saved = None if found is None else self._checked(*found)

@@ -73,14 +73,9 @@ class Throughput:
     """Images per second since the last restart, and utilisation of the device.
 
     Utilisation is the rate of the encoder's operations (``Method.encoder_inputs``) as a share of
-    the measured matrix-product rate; heads and losses do not count.
-
-    Args:
-        method: the method in training.
-        batch: images of a step, over all processes.
-        precision: "float32", "bf16" or "fp16".
-        sizes: side of each view in pixels.
-        step: the step before the first one that is timed.
+    the measured matrix-product rate; heads and losses do not count. ``batch`` is the number of
+    images of a step over all processes, ``sizes`` are the sides of the views in pixels, and
+    ``step`` is the step before the first one that is timed.
     """
 
     def __init__(

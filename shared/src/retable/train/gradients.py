@@ -38,9 +38,6 @@ class GradientLandscape:
     Under fp16, call ``scaler.unscale_(optimizer)`` before `measure`. A step with a non-finite
     gradient, which the scaler skips, is left out.
 
-    Args:
-        network: the encoder.
-
     Attributes:
         modules: names of the M modules, in the order of registration.
     """

@@ -25,11 +25,8 @@ def training_memory(recipe: PretrainRecipe, images: int) -> float:
     backward pass. Not counted are the activations of heads and losses, activations that a backward
     pass recomputes, and the workspaces of libraries. Compared with measured peaks (float32 and bf16
     on a CPU), the estimate was 0.8 to 1.1 of the peak for small ResNets, VGGs and RevNets under
-    five methods, and 0.45 for a RevNet that recomputes its activations.
-
-    Args:
-        recipe: the pretraining.
-        images: images of the process in one forward pass: its share of the batch or micro-batch.
+    five methods, and 0.45 for a RevNet that recomputes its activations. ``images`` is the number
+    of images of the process in one forward pass: its share of the batch or micro-batch.
     """
     with shapes_only():
         method = build_method(recipe, seed=0)

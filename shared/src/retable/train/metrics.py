@@ -38,7 +38,7 @@ class Averages:
         # A step may lack a metric (an analysis every n steps); its mean is over the other steps.
         names = sorted(set().union(*self._steps))
         columns = {n: [step[n] for step in self._steps if n in step] for n in names}
-        sums = _to_host({name: _total(values) for name, values in columns.items()})
+        sums = dict(zip(names, read_scalars(map(_total, columns.values())), strict=True))
         for name, total in sums.items():
             before, steps = self._sums.get(name, (0.0, 0))
             self._sums[name] = before + total, steps + len(columns[name])
@@ -67,14 +67,12 @@ def _total(values: list[Tensor | float]) -> Tensor | float:
     return torch.stack([value.detach().double() for value in tensors]).sum() + numbers
 
 
-def _to_host(totals: dict[str, Tensor | float]) -> dict[str, float]:
-    """Read all device sums in one transfer, averaged over processes."""
-    names = [name for name, total in totals.items() if isinstance(total, Tensor)]
-    host = {name: total for name, total in totals.items() if not isinstance(total, Tensor)}
-    if names:
-        stacked = torch.stack([totals[name] for name in names])  # type: ignore[misc]
-        host |= dict(zip(names, distributed.mean(stacked).tolist(), strict=True))
-    return host
+def read_scalars(values: Iterable[Tensor | float]) -> list[float]:
+    """Read scalars in one transfer from the device, tensors averaged over processes."""
+    values = list(values)
+    tensors = [value.double() for value in values if isinstance(value, Tensor)]
+    read = iter(distributed.mean(torch.stack(tensors)).tolist() if tensors else ())
+    return [next(read) if isinstance(value, Tensor) else value for value in values]
 
 
 EMPTY = "00000000"
@@ -85,11 +83,8 @@ class MetricsLog:
     """``metrics.jsonl``: one JSON object a line, each with the step after which it was written.
 
     Each line carries a checksum of itself and of all lines before it (``crc``), so that a line that
-    was altered, removed, moved or taken from another log is noticed.
-
-    Args:
-        path: the file.
-        events: folder for a copy as TensorBoard events (extra ``tensorboard``); None: no copy.
+    was altered, removed, moved or taken from another log is noticed. ``events`` is a folder for a
+    copy as TensorBoard events (extra ``tensorboard``).
     """
 
     def __init__(self, path: Path, events: Path | None = None) -> None:
@@ -118,14 +113,11 @@ class MetricsLog:
         values: dict[str, Any],
         events: Iterable[tuple[str, int, float]] | None = None,
     ) -> None:
-        """Append one line.
+        """Append one line about ``values``, numbers or other JSON values, after ``step`` steps.
 
-        Args:
-            kind: "steps", "epoch", "monitor", "trace" (`retable.train.traces`) or "gradients"
-                (`retable.train.gradients`).
-            step: number of steps made.
-            values: numbers or plain JSON values.
-            events: (name, step, number) of each event, where ``values`` are not plain numbers.
+        ``kind`` is "steps", "epoch", "monitor", "trace" (`retable.train.traces`) or "gradients"
+        (`retable.train.gradients`); ``events`` are (name, step, number) of each TensorBoard event,
+        where ``values`` are not plain numbers.
         """
         text, crc = _sealed({"kind": kind, "step": step, **values}, int(self.checksum(), 16))
         files.append_line(self.path, text)

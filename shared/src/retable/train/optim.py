@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Any, Literal, overload
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -20,15 +20,11 @@ class OptimizerRecipe:
     """An optimizer and its schedule; the defaults are MoCo's (He et al., 2020, section 4).
 
     Attributes:
-        name: ``sgd`` or ``lars``.
         lr: base learning rate of the global batch, after any scaling by its size.
-        momentum: momentum of SGD.
         weight_decay: factor of the L2 penalty's gradient. 1e-4 in MoCo, 1.5e-6 in BYOL.
-        nesterov: whether to use Nesterov momentum.
         exclude_bias_and_norm: whether biases and normalisation parameters get neither weight decay
             nor LARS's adaptation, as in SimCLR and BYOL; MoCo decays everything.
         trust_coefficient: LARS's eta, 1e-3 (You et al., 2017; SimCLR, BYOL); ``sgd`` ignores it.
-        schedule: schedule of the learning rate, see `retable.train.schedules`.
         constant_rate: names of modules or parameters whose learning rate stays ``lr``:
             ("predictor",) in SimSiam (Chen & He, 2021, table 1 and official code).
         decays: pairs (name of modules or parameters, weight decay) that replace ``weight_decay``:
@@ -36,7 +32,6 @@ class OptimizerRecipe:
             longest matching name applies.
         rate_factors: pairs (name of modules or parameters, factor of the learning rate there), for
             example a fresh classifier on a trained encoder. The longest matching name applies.
-
     """
 
     name: Literal["sgd", "lars"] = "sgd"
@@ -81,10 +76,7 @@ def parameter_groups(recipe: OptimizerRecipe, model: nn.Module) -> list[dict[str
 
     With ``exclude_bias_and_norm``, which takes precedence over ``decays``, parameters of at most
     one dimension (biases, and scales and shifts of normalisation layers) form a group without decay
-    and, in `LARS`, without adaptation.
-
-    Raises:
-        UserError: a name of the recipe matches no trained parameter.
+    and, in `LARS`, without adaptation. A name that matches no trained parameter is a UserError.
     """
     trained = {name: value for name, value in model.named_parameters() if value.requires_grad}
     _check_names("constant_rate", recipe.constant_rate, trained)
@@ -163,8 +155,6 @@ class LARS(Optimizer):
     Args:
         params: parameters or groups; a group may set ``adapt`` and the arguments below.
         lr: learning rate, not included in the momentum, as in PyTorch's SGD.
-        momentum: momentum of SGD.
-        weight_decay: factor of the L2 penalty's gradient.
         nesterov: step along r g' + momentum * m instead of m.
         trust_coefficient: eta.
         denominator: the norm to divide by. ``decayed_gradient`` is |g + decay * w| (SimCLR's and
@@ -194,14 +184,8 @@ class LARS(Optimizer):
         }
         super().__init__(params, defaults)
 
-    @overload
-    def step(self, closure: None = None) -> None: ...
-
-    @overload
-    def step(self, closure: Callable[[], float]) -> float: ...
-
     @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
         """Make one step; the gradients stay unchanged."""
         loss = None
         if closure is not None:
@@ -227,11 +211,10 @@ class LARS(Optimizer):
             else:
                 update = torch._foreach_mul(update, ratios)
         if momentum:
-            states = [self.state[weight] for weight in weights]
-            for state, weight in zip(states, weights, strict=True):
-                if "momentum_buffer" not in state:
-                    state["momentum_buffer"] = torch.zeros_like(weight)
-            sums = [state["momentum_buffer"] for state in states]
+            for weight in weights:
+                if "momentum_buffer" not in self.state[weight]:
+                    self.state[weight]["momentum_buffer"] = torch.zeros_like(weight)
+            sums = [self.state[weight]["momentum_buffer"] for weight in weights]
             torch._foreach_mul_(sums, momentum)
             torch._foreach_add_(sums, update)
             nesterov = group["nesterov"]

@@ -18,13 +18,10 @@ class RunOptions:
             machine.
         workers: Processes that decode images, for sources that are not resident.
         accumulate: Micro-batches of each step, where the method allows them.
-        channels_last: Use the channels-last memory format for images and convolutions.
         compile: Compile the encoders and, on a GPU, the views with ``torch.compile``.
         resident: Decode a source of files once and keep it on the device; needs equal image sizes.
         skip_unreadable: Leave out and count unreadable images.
-        log_every: Steps between lines of the log.
         checkpoint_every: Steps between checkpoints; one more is written after each epoch.
-        tensorboard: Also write TensorBoard events (extra ``tensorboard``).
         label: Name of the run on the terminal.
         quiet: Print no progress bar and no remarks.
         resume: Require earlier runs to continue from.

@@ -6,8 +6,6 @@ good for.
 
 from __future__ import annotations
 
-from contextlib import nullcontext
-
 import torch
 from torch import Tensor
 
@@ -41,22 +39,10 @@ def pretext_metrics(
     the method's own draws are those of an image's place in the data set: the same at every call, on
     any number of processes. The method stays as it was, its modes and buffers too.
 
-    Args:
-        method: one whose ``has_pretext_metrics`` is true: its metrics are means over images, and in
-            evaluation mode its forward pass depends on no other image and waits for no other
-            process.
-        source: the images.
-        views: views that the method is trained on.
-        progress: progress of the training.
-        workers: decoding processes.
-        precision: "float32", "bf16" or "fp16" for the forward passes.
-        batch_size: images of a process at a time; no number depends on it.
-
-    Returns:
-        "loss" and the names of `StepOutput.metrics`.
-
-    Raises:
-        UserError: there are fewer images than processes.
+    The method's ``has_pretext_metrics`` must be true: its metrics are means over images, and in
+    evaluation mode its forward pass depends on no other image and waits for no other process. There
+    must be an image for each process, or a UserError is raised. No number depends on
+    ``batch_size``, the images of a process at a time.
     """
     processes = distributed.process_count()
     if len(source) < processes:
@@ -65,7 +51,7 @@ def pretext_metrics(
             "image for each, so start fewer processes."
         )
     device = next(method.parameters()).device
-    kind = autocast_dtype(precision)
+    dtype = autocast_dtype(precision)
     sums: dict[str, Tensor] = {}
     rng_key = derive_key(0, "held-out images")
     keys = tuple(derive_key(rng_key, "view", view) for view in range(len(views)))
@@ -78,7 +64,7 @@ def pretext_metrics(
             places = to_device(indices, device)
             labels = to_device(source.labels[indices], device)
             batch = Batch(made, labels, places, places, progress, draws, layers)
-            with nullcontext() if kind is None else torch.autocast(device.type, dtype=kind):
+            with torch.autocast(device.type, dtype, enabled=dtype is not None):
                 output = method(batch)
             for name, value in {"loss": output.loss, **output.metrics}.items():
                 scalar = torch.as_tensor(value, dtype=torch.float64, device=device)

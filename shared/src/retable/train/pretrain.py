@@ -10,11 +10,9 @@ import sys
 import warnings
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
 
 from retable import distributed, progress
 from retable.code import class_names
@@ -25,7 +23,7 @@ from retable.errors import UserError
 from retable.extras import require
 from retable.methods.method import Batch, Method, Metrics
 from retable.nn import batch_norm
-from retable.precision import accelerate_mode
+from retable.precision import autocast_dtype
 from retable.settings import fingerprint
 from retable.train import checkpoint, health
 from retable.train.cost import Throughput
@@ -39,7 +37,7 @@ from retable.train.schedules import learning_rate
 from retable.weights import save_encoder
 
 Monitor = Callable[[Method, int], dict[str, float]]
-"""Called with the method and the number of finished epochs; its metrics are logged."""
+"""Returns metrics to log, given the method and the number of finished epochs."""
 
 
 class TrainingFailedError(UserError):
@@ -64,15 +62,10 @@ def pretrain(
 ) -> dict[str, Any]:
     """Train, or continue training, and write ``encoder.safetensors`` to the directory.
 
-    Args:
-        recipe: everything that decides the numbers.
-        seed: key of every draw: weights, order, views, and the method's own draws.
-        source: training images.
-        directory: folder of checkpoints, log and encoder; the newest checkpoint is continued.
-        accelerator: an ``accelerate.Accelerator`` for the recipe's precision.
-        options: how to carry the recipe out; None: the defaults of `RunOptions`.
-        monitor: called as ``monitor(method, finished epochs)`` after each epoch on all processes.
-            It must leave the method as it was.
+    The newest checkpoint of the directory is continued. ``seed`` is the key of every draw: weights,
+    order, views, and the method's own draws. ``accelerator`` is an ``accelerate.Accelerator`` for
+    the recipe's precision. ``monitor`` is called as ``monitor(method, finished epochs)`` after each
+    epoch on all processes; it must leave the method as it was.
 
     Returns:
         ``steps``, ``epochs`` (the means of each epoch's metrics) and ``monitor`` (its lines),
@@ -101,7 +94,7 @@ def train(
 ) -> Training:
     """Train as `pretrain` does, but write no encoder; the result holds the trained method."""
     options = options or RunOptions()
-    training = Training.prepare(recipe, seed, source, directory, accelerator, options)
+    training = Training(recipe, seed, source, directory, accelerator, options)
     training.restore()
     recorder, per_epoch = training.recorder, training.loader.steps_per_epoch
     recorder.throughput.restart(training.step)
@@ -135,35 +128,23 @@ def train(
     return training
 
 
-@dataclass
 class Training:
     """A run in progress: what the loop carries from step to step."""
 
-    recipe: PretrainRecipe
-    method: Method
-    wrapped: nn.Module
-    optimizer: Any
-    accelerator: Any
-    loader: Loader
-    directory: RunDirectory
-    recorder: Recorder
-    owner: str
-    step: int = 0
-
-    @classmethod
-    def prepare(
-        cls,
+    def __init__(
+        self,
         recipe: PretrainRecipe,
         seed: int,
         source: Source,
         directory: RunDirectory,
         accelerator: Any,
         options: RunOptions,
-    ) -> Training:
-        """Build the method, its loader, its optimizer and its log."""
+    ) -> None:
         method = build_method(recipe, seed)
         check_fit(recipe, method, accelerator.num_processes, options)
-        loader = Loader(
+        self.recipe, self.directory, self.accelerator = recipe, directory, accelerator
+        self.step = 0
+        self.loader = Loader(
             source,
             Sampler(len(source), recipe.batch, seed),
             recipe.views,
@@ -180,28 +161,20 @@ class Training:
         with warnings.catch_warnings():
             # accelerate has no other name for it yet; all buffers are equal at the start
             warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
-            wrapped, optimizer = accelerator.prepare(method, optimizer)
+            self.wrapped, self.optimizer = accelerator.prepare(method, optimizer)
+        self.wrapped.train()
         if options.compile:
             for name, module in method.named_children():
                 if name.endswith("encoder"):
                     module.compile()  # in place, so that names in the training state do not change
+        self.method = method
         main = accelerator.is_main_process
         events = directory.path / "events" if options.tensorboard and main else None
         sizes = [view.size for view in recipe.views]
         throughput = Throughput(method, recipe.batch, recipe.precision, sizes, 0)
         log = MetricsLog(directory.metrics, events)
-        recorder = Recorder(log, method.encoder, throughput, main=main)
-        return cls(
-            recipe,
-            method,
-            wrapped.train(),
-            optimizer,
-            accelerator,
-            loader,
-            directory,
-            recorder,
-            owner=fingerprint(recipe, seed, class_names(recipe)),
-        )
+        self.recorder = Recorder(log, method.encoder, throughput, main=main)
+        self.owner = fingerprint(recipe, seed, class_names(recipe))
 
     @property
     def total(self) -> int:
@@ -292,7 +265,8 @@ def make_accelerator(precision: str, *, cpu: bool = False) -> Any:
     # The queue is equal on all processes by construction and batch-norm statistics are averaged
     # when they are read: broadcasting buffers would send both at every step for nothing.
     ddp = DistributedDataParallelKwargs(broadcast_buffers=False)
-    made = Accelerator(mixed_precision=accelerate_mode(precision), kwargs_handlers=[ddp], cpu=cpu)
+    mode = "no" if autocast_dtype(precision) is None else precision
+    made = Accelerator(mixed_precision=mode, kwargs_handlers=[ddp], cpu=cpu)
     if made.num_processes != distributed.process_count():
         raise UserError(
             f"accelerate knows {made.num_processes} of {distributed.process_count()} processes. "

@@ -50,15 +50,8 @@ _OTHER = {"recipe": "of another recipe", "data": "of other data", "code": "made 
 class RunDirectory:
     """The files of one run.
 
-    Attributes:
-        path: The directory.
-        recipe: The claim that the run was started with.
-        metrics: The log, one JSON object a line.
-        checkpoints: The folder of training checkpoints.
-        encoder: The trained encoder.
-        result: The result of the training. It is written last: it exists exactly when the training
-            has ended.
-        environment: Versions, hardware and commit.
+    ``recipe`` holds the `Claim` that the run was started with. ``result`` is written last: it
+    exists exactly when the training has ended. ``environment`` holds versions, hardware and commit.
     """
 
     def __init__(self, path: Path) -> None:
@@ -83,14 +76,9 @@ class RunDirectory:
             files.write_record(self.recipe, self.name, to_plain(claim))
 
     def verify_claim(self, claim: Claim, accepted: Collection[str] = ()) -> None:
-        """Check that the directory, if it exists, was made of the same.
+        """Raise a UserError if the directory holds a run of another claim.
 
-        Args:
-            claim: what the run would be made of now.
-            accepted: "data" or "code", if they may differ.
-
-        Raises:
-            UserError: it was made of another recipe, of other data or by other code.
+        Its "data" or "code" may differ where they are ``accepted``.
         """
         if not self.recipe.exists():
             return
@@ -112,11 +100,7 @@ class RunDirectory:
     def locked(self, patience: float = 3.0) -> Iterator[None]:
         """Lock the directory against other processes; the lock of a killed process is released.
 
-        Args:
-            patience: Seconds to wait for a process that is about to end.
-
-        Raises:
-            UserError: another process trains this run.
+        A UserError is raised if another process still trains this run after ``patience`` seconds.
         """
         deadline = time.monotonic() + patience
         while True:
@@ -219,8 +203,10 @@ def _processor_name() -> str:
 
 
 def _git(*words: str) -> str | None:
+    # Without a lock, which would stay in the repository if Ctrl-C killed git.
+    command = ["git", "--no-optional-locks", *words]
     try:
-        found = subprocess.run(["git", *words], capture_output=True, text=True, check=True)
+        found = subprocess.run(command, capture_output=True, text=True, check=True)
     except (OSError, subprocess.CalledProcessError):
         return None
     return found.stdout.strip()

@@ -8,15 +8,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from types import TracebackType
 from typing import NamedTuple
 
-import torch
 from torch import Tensor
 
 from retable import distributed
 from retable.errors import UserError
-from retable.train.metrics import MetricsLog, rounded
+from retable.train.metrics import MetricsLog, read_scalars, rounded
 
 
 class TraceLog:
@@ -36,9 +34,7 @@ class TraceLog:
 
     All processes add and write the same names and steps: tensors are averaged over processes, in
     one transfer, and the first process writes the file.
-
-    Args:
-        log: a log, a path of a ``metrics.jsonl``, or the folder that contains it.
+    ``log`` is a log, a path of a ``metrics.jsonl``, or the folder that contains it.
     """
 
     def __init__(self, log: MetricsLog | str | os.PathLike[str]) -> None:
@@ -61,7 +57,10 @@ class TraceLog:
 
     def write(self) -> None:
         """Write the steps added since the last call as one line, if they have scalars."""
-        curves = self._read_device()
+        cells = [(name, step, v) for step, kept in self._steps.items() for name, v in kept.items()]
+        curves: dict[str, dict[int, float]] = {}
+        for (name, step, _), value in zip(cells, read_scalars(v for *_, v in cells), strict=True):
+            curves.setdefault(name, {})[step] = rounded(value)
         steps = range(min(self._steps, default=0), max(self._steps, default=-1) + 1)
         self._steps = {}
         if not curves or distributed.process_index() > 0:
@@ -69,17 +68,6 @@ class TraceLog:
         columns = {name: [curve.get(step) for step in steps] for name, curve in curves.items()}
         points = ((name, step, y) for name, curve in curves.items() for step, y in curve.items())
         self._log.write("trace", steps[-1], {"first": steps[0], **columns}, points)
-
-    def _read_device(self) -> dict[str, dict[int, float]]:
-        """Return name -> step -> number of the pending steps, tensors averaged over processes."""
-        cells = [(name, step, v) for step, kept in self._steps.items() for name, v in kept.items()]
-        tensors = [value.double() for _, _, value in cells if isinstance(value, Tensor)]
-        read = iter(distributed.mean(torch.stack(tensors)).tolist() if tensors else ())
-        curves: dict[str, dict[int, float]] = {}
-        for name, step, value in cells:
-            number = next(read) if isinstance(value, Tensor) else value
-            curves.setdefault(name, {})[step] = rounded(number)
-        return curves
 
     def rewind(self, step: int) -> None:
         """Remove everything after ``step``, when training continues from a checkpoint of that step.
@@ -93,12 +81,7 @@ class TraceLog:
     def __enter__(self) -> TraceLog:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         # After an error another process may never reach the average that this would wait for.
         if kind is None or distributed.process_count() == 1:
             self.write()

@@ -224,14 +224,20 @@ def center(size: int, resize: int | None = None) -> ViewRecipe:
     return ViewRecipe(size, resize=resize)
 
 
+def tested_center(size: int) -> ViewRecipe:
+    """Return `center` of an image resized to 8/7 of the size, ImageNet's 256 for 224.
+
+    Below 96 pixels, where ImageNet's convention is not in use, the image is resized to the size.
+    """
+    return center(size, round(size * 8 / 7) if size >= 96 else size)
+
+
 def without_draws(view: ViewRecipe) -> ViewRecipe:
     """Return the view to test on where encoders are trained on ``view``: nothing is random.
 
-    The centre of the image at the same size and with the same normalisation; from 96 pixels on, as
-    is usual for ImageNet, of an image whose short side is 8/7 of it.
+    It is the `tested_center` of the same size and with the same normalisation.
     """
-    size = view.size
-    tested = center(size, round(size * 8 / 7) if size >= 96 else size)
+    tested = tested_center(view.size)
     return replace(tested, mean=view.mean, std=view.std, standardise=view.standardise)
 
 

@@ -35,15 +35,9 @@ def photometric(
     TensorFlow's ``adjust_brightness`` and ``adjust_saturation`` where a recipe has these.
     RandAugment takes the nearest 8-bit levels and does with them what Pillow does.
 
-    Args:
-        crops: (B, 3, S, S) float32 in [0, 1], or uint8; left unchanged.
-        parameters: B rows, drawn from the recipe.
-        recipe: distributions of the draws.
-        compiled: run the tensor program through `torch.compile`, with shapes that do not depend
-            on the draws. Costs a compilation once; meant for GPUs.
-
-    Returns:
-        (B, 3, S, S) float32, contiguous, normalised or standardised.
+    Crops are (B, 3, S, S) float32 in [0, 1], or uint8, and left unchanged; the result is float32,
+    contiguous, normalised or standardised. ``compiled`` runs the tensor program through
+    `torch.compile`, with shapes that do not depend on the draws; it is meant for GPUs.
     """
     piece = max(1, _CPU_PIECE // crops[:1].numel()) if len(crops) else 1
     if crops.device.type == "cpu" and not compiled and len(crops) > piece:

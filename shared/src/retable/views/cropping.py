@@ -36,15 +36,9 @@ def crop_resize(
     or to ``resize`` and ``center_crop`` where a recipe has no random crop; bicubic results, which
     overshoot, are clamped to [0, 1].
 
-    Args:
-        images: (B, 3, H, W) uint8, on any device.
-        parameters: B rows.
-        size: S, side of the views in pixels.
-        interpolation: filter of the resize.
-
-    Returns:
-        (B, 3, S, S) float32 in [0, 1]; in memory the channels lie apart, (3, B, S, S), the order in
-        which colours are computed fastest.
+    Images are (B, 3, H, W) uint8 on any device, the result is (B, 3, S, S) float32 in [0, 1] for a
+    ``size`` of S pixels; in memory the channels lie apart, (3, B, S, S), the order in which colours
+    are computed fastest.
     """
     height, width = images.shape[2:]
     if (height, width) == (size, size):

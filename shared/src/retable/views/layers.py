@@ -13,12 +13,8 @@ from retable.views.sampling import ViewParameters, to_device
 def cut_maps(maps: Tensor, parameters: ViewParameters, size: int) -> Tensor:
     """Cut, resize by nearest neighbour and flip maps of the images' own height and width.
 
-    A view's pixel takes the value of the pixel that its centre falls on.
-
-    Args:
-        maps: (B, C, H, W) of any type, on any device; (B, C, S, S) is returned.
-        parameters: B rows, those of the images' views.
-        size: S, side of the views in pixels.
+    A view's pixel takes the value of the pixel that its centre falls on. Maps are (B, C, H, W) of
+    any type, on any device; the result is (B, C, S, S) for views of ``size`` S.
     """
     count, channels, _, width = maps.shape
     forward = torch.arange(size)
@@ -56,15 +52,10 @@ def companion_parameters(
 def cut_boxes(boxes: Tensor, parameters: ViewParameters, size: int) -> Tensor:
     """Move boxes into their images' views and clip them.
 
-    Args:
-        boxes: (B, N, 4 + K) float32: left, top, right, bottom in pixels of the image, and K further
-            columns. Rows of zeros pad.
-        parameters: B rows, those of the images' views.
-        size: S, side of the views in pixels.
-
-    Returns:
-        (B, N, 5 + K) float32 in the same order: left, top, right, bottom in pixels of the view, the
-        share of the box's area that the view shows (0 for padding), the further columns.
+    Boxes are (B, N, 4 + K) float32: left, top, right, bottom in pixels of the image, and K further
+    columns. Rows of zeros pad. The result is (B, N, 5 + K) float32 in the same order: left, top,
+    right, bottom in pixels of the view, the share of the box's area that the view shows (0 for
+    padding), the further columns.
     """
     ratio = parameters.resized / parameters.crops[:, 2:]
     offset = parameters.crops[:, :2] * ratio + parameters.window

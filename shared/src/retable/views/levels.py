@@ -90,13 +90,8 @@ def affine(levels: Tensor, matrices: Tensor, fill: Sequence[float], *, bicubic: 
 
     Not ``grid_sample``: Pillow's border is the fill colour outside the image and repeated pixels
     inside (no blend of the two), and its bicubic filter is Keys' with a = -1 where torch's has
-    -0.75. Levels are rounded down.
-
-    Args:
-        levels: (3, B, S, S).
-        matrices: (B, 6) float64, (a, b, c, d, e, f).
-        fill: three levels, one for each channel, for what lies outside the image.
-        bicubic: interpolate over 4 x 4 pixels rather than 2 x 2.
+    -0.75. Levels (3, B, S, S) are rounded down. Matrices (B, 6) float64 are (a, b, c, d, e, f);
+    ``fill`` has a level for each channel, for what lies outside the image.
     """
     size = levels.shape[-1]
     # In double precision like Pillow, because many results are whole numbers but for rounding (at

@@ -21,13 +21,8 @@ def make_view(
 ) -> Tensor:
     """Make one view of each of B images: (B, 3, S, S) float32, normalised, on their device.
 
-    Args:
-        images: (B, 3, H, W) uint8, on any device; nothing waits for that device.
-        indices: (B,) int64 on the CPU, as all that follows see `retable.views.sample_parameters`.
-        recipe: distributions of the draws.
-        rng_key: key of one view number and one epoch.
-        image_key: key of the draws that all views of an image share.
-        compiled: see `retable.views.photometric`.
+    Images are (B, 3, H, W) uint8 on any device, and nothing waits for that device; indices are
+    (B,) int64 on the CPU. For the keys see `sample_parameters`, for ``compiled`` `photometric`.
     """
     parameters = sample_parameters(recipe, rng_key, indices, *images.shape[2:], image_key=image_key)
     crops = crop_resize(images, parameters, recipe.size, recipe.interpolation)

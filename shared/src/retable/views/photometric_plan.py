@@ -57,8 +57,7 @@ class PhotometricPlan:
         shift: (B,) float32, hue shift in sixths of a turn.
         brightness: (B,) float32, added as TensorFlow does.
         saturation: (B,) float32, TensorFlow's factor.
-        gray: strength 1 (or 0), like ``solarize``.
-        blur: strength sigma.
+        gray: strength 1 (or 0), like ``solarize``; of ``blur`` it is sigma.
         layers: steps of each layer of RandAugment by name.
     """
 

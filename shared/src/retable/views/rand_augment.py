@@ -65,14 +65,9 @@ def draw_operations(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Draw the operations of B images: a function of key and index, whatever the batch.
 
-    Args:
-        setting: layers n, magnitude in [0, 10] and its standard deviation; None for no layers.
-        rng_key: of one view number and one epoch.
-        indices: (B,) int64 on the CPU, the images' places in their data set.
-
-    Returns:
-        Operations (B, n) int64, positions in `OPERATIONS` or `SKIPPED`; their arguments (B, n)
-        float32; bicubic (B, n) bool, the filter of geometric operations, else bilinear.
+    ``setting`` is `ViewRecipe.rand_augment` with n layers; None: n is 0. Returns operations (B, n)
+    int64, positions in `OPERATIONS` or `SKIPPED`; their arguments (B, n) float32; and bicubic
+    (B, n) bool, the filter of geometric operations, else bilinear.
     """
     layers, mean, deviation = setting or (0, 0.0, 0.0)
     places = (indices[:, None] * layers + torch.arange(layers)) * _SLOTS
@@ -106,14 +101,11 @@ def layer_strengths(operations: Tensor, arguments: Tensor, bicubic: Tensor, size
     """Translate one layer into the few steps by which pixels are changed.
 
     ``operations``, ``arguments`` and ``bicubic`` (B,) are a column of what `draw_operations`
-    returns; ``size`` is the side of the views in pixels.
-
-    Returns:
-        By the step's name: which samples take part, (B,) bool, and the strength for all B, which
-        changes nothing where a sample does not take part. Strengths are ``look_up``: tables
-        (B, 256); ``autocontrast``, ``equalize``: 1 or 0, (B,); ``contrast``, ``color``,
-        ``sharpness``: factors (B,); ``bilinear``, ``bicubic``: affine matrices (B, 6) in
-        float64.
+    returns; ``size`` is the side of the views in pixels. Returns by the step's name which samples
+    take part, (B,) bool, and the strength for all B, which changes nothing where a sample does not
+    take part. Strengths are ``look_up``: tables (B, 256); ``autocontrast``, ``equalize``: 1 or 0,
+    (B,); ``contrast``, ``color``, ``sharpness``: factors (B,); ``bilinear``, ``bicubic``: affine
+    matrices (B, 6) in float64.
     """
     tables = _tables(operations, arguments)
     strengths = {"look_up": ((tables != _LEVELS).any(dim=1), tables)}

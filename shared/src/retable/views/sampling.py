@@ -83,15 +83,11 @@ def sample_parameters(
 
     Many batches, or an epoch, can be drawn in one call and indexed afterwards: it costs less.
 
-    Args:
-        recipe: distributions of the draws.
-        rng_key: key of one view number and one epoch, for instance
-            ``derive_key(seed, "views", epoch, 0)``.
-        indices: (B,) int64, the images' places in their data set; on any device.
-        heights: heights of the images in pixels, (B,) or one number.
-        widths: widths, likewise.
-        image_key: key of the draws that all views of an image share in an epoch, for instance
-            ``derive_key(seed, "images", epoch)``; only recipes with ``gray_shared`` need one.
+    ``rng_key`` is that of one view number and one epoch, for instance ``derive_key(seed, "views",
+    epoch, 0)``; ``image_key`` that of the draws that all views of an image share in an epoch, for
+    instance ``derive_key(seed, "images", epoch)``, which only recipes with ``gray_shared`` need.
+    Indices (B,) int64 are the images' places in their data set; heights and widths, (B,) or one
+    number, are in pixels.
     """
     indices = indices.cpu()
     count = len(indices)

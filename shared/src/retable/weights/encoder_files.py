@@ -47,11 +47,8 @@ def save_encoder(
 
     The tensors have the encoder's names (torchvision's for a `ResNetRecipe`), so that other
     programs can read the file without Retable. Equal weights, recipe and metadata give equal bytes.
-    Call it on one process only.
-
-    Raises:
-        UserError: the encoder is not what ``recipe`` builds, or the recipe's class is not
-            registered, see `retable.encoders.register_encoder`.
+    Call it on one process only. A UserError is raised if the encoder is not what ``recipe`` builds,
+    or the recipe's class is not registered, see `retable.encoders.register_encoder`.
     """
     from safetensors.torch import save
 

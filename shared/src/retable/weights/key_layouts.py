@@ -28,13 +28,10 @@ _COPY = re.compile(r"(^|_)(k|key|momentum|target|ema|student)(_|$)")
 
 
 class FoundEncoder(NamedTuple):
-    """A ResNet inside a file.
+    """A ResNet inside a file, its ``state`` under torchvision's names.
 
-    Attributes:
-        prefix: start of its names in the file, such as ``state_dict.module.encoder_q.``.
-        layout: ``torchvision``, ``sequential`` or ``detectron2``.
-        state: its tensors under torchvision's names.
-        dropped: the file's other modules, each by its shortest unambiguous name.
+    ``prefix`` is the start of its names in the file, such as ``state_dict.module.encoder_q.``, and
+    ``dropped`` are the file's other modules, each by its shortest unambiguous name.
     """
 
     prefix: str

@@ -33,11 +33,6 @@ class Branch(nn.Module):
         self.bottleneck = bottleneck
         self.relu = nn.ReLU(inplace=True)
 
-    @property
-    def last_convolution(self) -> nn.Conv2d:
-        """The convolution that computes the branch's output."""
-        return self.conv3 if self.bottleneck else self.conv2
-
     def activated(self, x: Tensor) -> Tensor:
         """Return the first norm and ReLU of the input."""
         return cast(Tensor, self.relu(self.bn1(x)))

@@ -33,16 +33,11 @@ class Objective:
     again: a block is read for logits and gradient while it is in the cache. Losses and gradients of
     blocks are summed in float64, so that L-BFGS sees a smooth function.
 
-    Args:
-        features: (n, F), the rows that this process holds.
-        labels: (n,) int64 in [0, classes).
-        classes: C.
-        l2: strength; L2's gradient is l2 * weight, as with SGD's weight decay.
-        images: number of rows that all processes hold together, each its own; every call then adds
-            over processes and returns the same bits on all. None: these rows are all there are, and
-            nothing is exchanged.
-        rows: rows in a block; None: 8 MB of features on a CPU, 65,536 rows elsewhere.
-        device: where to compute, block by block if it is not where the features are; None: there.
+    The features (n, F) and labels (n,) int64 in [0, classes) are the rows that this process holds,
+    ``images`` is the number of rows of all processes, each its own: every call then adds over
+    processes and returns the same bits on all. None: these rows are all there are, and nothing is
+    exchanged. A block has ``rows`` rows; None: 8 MB of features on a CPU, 65,536 rows elsewhere.
+    ``device`` is where to compute, block by block if the features are elsewhere; None: there.
     """
 
     def __init__(
@@ -143,9 +138,6 @@ class InverseHessian:
     An estimate will do: float32, and the covariance of some 2 F images, whatever their order.
     Where it would take longer than it spares (few images, few classes), features count as
     uncorrelated and of one variance, and only their mean is taken out.
-
-    Args:
-        objective: its features and l2, and those of the other processes that it adds up.
     """
 
     def __init__(self, objective: Objective) -> None:

@@ -15,13 +15,10 @@ from retable.evaluate.logistic.solvers import Stopping, minimise
 
 @dataclass(frozen=True)
 class LogisticRegression(LinearClassifier):
-    """A fitted classifier.
+    """A fitted classifier, with the numbers of L-BFGS's updates and of evaluations.
 
-    Attributes:
-        objective: what was minimised, mean cross-entropy + l2 / 2 |weight|^2, at the end; of the
-            weight of standardised features, if they were.
-        iterations: updates of L-BFGS.
-        evaluations: evaluations of the objective and its gradient.
+    ``objective`` is what was minimised, mean cross-entropy + l2 / 2 |weight|^2, at the end; of the
+    weight of standardised features, if they were.
     """
 
     objective: float
@@ -73,25 +70,17 @@ def fit_logistic(
 ) -> LogisticRegression:
     """Fit multinomial logistic regression: minimise mean cross-entropy + l2 / 2 |weight|^2.
 
-    It equals scikit-learn's `LogisticRegression(C=1 / (n * l2))`, in the features' type. L-BFGS
-    runs where the features
-    are and starts from an estimate of the curvature, so that it reaches the optimum of SciPy's
-    L-BFGS-B, which papers use, after a fraction of the evaluations.
+    It equals scikit-learn's `LogisticRegression(C=1 / (n * l2))`, in the type of the features
+    (n, F). L-BFGS runs where they are and starts from an estimate of the curvature, so that it
+    reaches the optimum of SciPy's L-BFGS-B, which papers use, after a fraction of the evaluations.
+    ``iterations``, ``tolerance`` and ``decrease`` are those of `Stopping`.
 
-    Args:
-        features: (n, F); products are formed in their type.
-        labels: (n,) int64 in [0, classes).
-        classes: C.
-        l2: strength of the penalty, on standardised features if ``standardise``.
-        standardise: shift and scale every feature to mean 0 and variance 1 over the n images first;
-            the classifier returned undoes it and takes features as they are.
-        iterations: updates of L-BFGS at most.
-        tolerance: ends when no entry of the gradient is larger.
-        decrease: ends when an update lowers the objective by a smaller part, see `Stopping`.
-        start: where to begin, a classifier of features as they are; None: at zero.
-        images: where every process passes other rows, how many they are together: all processes
-            then compute their part of every step and return the same bits. None: these rows are
-            all there are.
+    With ``standardise`` every feature is shifted and scaled to mean 0 and variance 1 over the n
+    images first, and the penalty is on these; the classifier returned undoes it and takes features
+    as they are, and so does ``start``, where the fit begins (None: at zero).
+
+    Where every process passes other rows, ``images`` is how many they are together: all processes
+    then compute their part of every step and return the same bits. None: these rows are all.
     """
     dim = features.shape[1]
     mean, scale = torch.zeros(dim).to(features), torch.ones(dim).to(features)

@@ -40,13 +40,7 @@ class Stopping:
 
 @dataclass(frozen=True)
 class Minimum:
-    """Result of L-BFGS.
-
-    Attributes:
-        point: (P,) float64.
-        values: the objective at the start and after every update.
-        evaluations: number of evaluations of the objective.
-    """
+    """Result of L-BFGS: (P,) float64, and the objective at the start and after every update."""
 
     point: Tensor
     values: tuple[float, ...]
@@ -166,14 +160,9 @@ def minimise(
 ) -> Minimum:
     """Minimise a smooth function by L-BFGS on the device of ``start``.
 
-    Where the objective returns the same bits on all processes, so does this.
-
-    Args:
-        objective: value () and gradient (P,) of a point, float64.
-        start: (P,) float64.
-        stopping: when to end.
-        pairs: number of steps and gradient differences that are remembered (SciPy's default: 10).
-        precondition: a first estimate of the inverse Hessian; None: a multiple of the identity.
+    Where the objective returns the same bits on all processes, so does this. It starts at (P,)
+    float64 and remembers ``pairs`` steps and gradient differences (SciPy's default: 10).
+    ``precondition`` is a first estimate of the inverse Hessian; None: a multiple of the identity.
     """
     evaluations = 0
 

@@ -62,14 +62,10 @@ class FineTuning(Evaluation):
     Attributes:
         lr: learning rate of the encoder; None: 0.02 below `FEW` of the labels, otherwise 0.01.
         head_lr: learning rate of the classifier; None: 5 below `FEW` of the labels, otherwise 0.2.
-        momentum: momentum of SGD.
-        nesterov: Nesterov's momentum.
-        weight_decay: weight decay of encoder and classifier.
         batch: images in a step, over all processes. Where there are fewer images, a step takes all,
             rounded down to complete groups.
         bn_group: images that share batch-norm statistics (SwAV: 256 on 8 GPUs; that statistics are
             not synchronised there is unverified); None: all that a process holds.
-        epochs: passes over the training images.
         milestones: zero-based epochs from which the learning rates are multiplied by ``gamma``.
         gamma: factor of the learning rates at a milestone.
         train_view: random view of training images; None: `natural_train_view`.
