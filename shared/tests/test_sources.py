@@ -351,6 +351,17 @@ def test_rows_that_are_no_images_are_refused_or_left_out_and_counted(tmp_path: P
     assert source.description["unreadable"] == 1
 
 
+def test_rows_that_are_no_images_are_numbered_from_the_tables_beginning() -> None:
+    # More rows than are checked at once.
+    sound = {"bytes": encoded(picture(0)), "path": None}
+    cells = [{"bytes": b"nonsense", "path": None} if i == 1500 else sound for i in range(1502)]
+    with pytest.raises(UserError, match=r"number 1500 of here \(train\) is unreadable"):
+        TableSource(table(0, cells), "here", "train")
+    source = TableSource(table(0, cells), "here", "train", skip_unreadable=True)
+    assert source.description["unreadable_first"] == ["1500"]
+    assert source.labels[-2:].tolist() == [2, 1]  # of the rows 1499 and 1501
+
+
 def test_the_label_column_is_found_or_asked_for(tmp_path: Path) -> None:
     rows = table(2, label="fine").add_column("coarse", [0, 1] * 3)
     rows = rows.cast_column("coarse", ClassLabel(names=["x", "y"]))
