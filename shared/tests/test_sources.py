@@ -20,7 +20,7 @@ from torchvision.io import decode_image
 from torchvision.transforms.functional import pil_to_tensor
 
 from retable.data.decoding import decode, first_faults
-from retable.data.folders import PackedNames
+from retable.data.folders import FolderSource, PackedNames
 from retable.data.huggingface import TableSource
 from retable.data.loader import iterate
 from retable.data.source import Source
@@ -220,6 +220,15 @@ def test_a_class_that_only_one_split_has_is_refused_whichever_it_is(folder: Path
     shutil.rmtree(folder / "train" / "bee")
     with pytest.raises(UserError, match=r"class dog is missing in .*train"):
         open_source(f"imagefolder:{folder}", "test")
+
+
+@pytest.mark.parametrize("gone", ["train", "val"])
+def test_of_chosen_classes_those_count_that_the_train_split_has_too(
+    gone: str, folder: Path
+) -> None:
+    shutil.rmtree(folder / gone / "bee")
+    source = FolderSource(str(folder), "val", split="val", wanted_classes=["bee", "cat", "elk"])
+    assert source.class_names == ["cat"]
 
 
 def test_an_empty_class_is_refused(folder: Path) -> None:
