@@ -4,6 +4,7 @@ import dataclasses
 import importlib
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -202,3 +203,38 @@ def test_the_code_digest_covers_the_core_and_the_package_of_the_method(
     assert before != code_digest()
     (package / "__init__.py").write_text("class Recipe: ...  # changed\n")
     assert code_digest(recipe) != before
+
+
+def test_the_code_digest_covers_the_names_of_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    package = tmp_path / "named_paper"
+    package.mkdir()
+    (package / "__init__.py").write_text("class Recipe: ...\n")
+    (package / "one.py").write_text("LR = 0.1\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    recipe = importlib.import_module("named_paper").Recipe()
+    before = code_digest(recipe)
+    (package / "one.py").rename(package / "two.py")
+    assert code_digest(recipe) != before
+
+
+def test_the_environment_says_whether_files_differ_from_the_commit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def commit() -> str:
+        return str(environment.__wrapped__()["commit"])
+
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.py").write_text("A = 1\n")
+    (tmp_path / ".gitignore").write_text("*.log\n")
+    for words in (["init", "-q"], ["add", "."], ["commit", "-q", "-m", "all"]):
+        who = ["-c", "user.name=A", "-c", "user.email=a@b.c", "-c", "commit.gpgsign=false"]
+        subprocess.run(["git", *who, *words], check=True)
+    clean = commit()
+    assert re.fullmatch("[0-9a-f]{12}", clean)
+    for name in ("new.py", "run.log"):
+        (tmp_path / name).write_text("B = 1\n")
+    assert commit() == clean, "what git does not track is no change"
+    (tmp_path / "a.py").write_text("A = 2\n")
+    assert commit() == f"{clean}+changes"
