@@ -14,7 +14,9 @@ from typing import Any
 import pytest
 
 from retable.data.subsets import imagenet100_ids
+from retable.files import read_record
 from retable.reproduce.command import load_table, main
+from retable.train.metrics import MetricsLog
 
 SCRIPTS = sorted(
     script
@@ -56,25 +58,25 @@ def test_a_step_of_the_paper_s_recipe(reproduce: Any, images: Path, tmp_path: Pa
     )
 
     (directory,) = tmp_path.glob("moco-*")
-    recipe = json.loads((directory / "recipe.json").read_text())["pretrain"]
+    recipe = read_record(directory / "recipe.json")["recipe"]["pretrain"]
     assert [view["size"] for view in recipe["views"]] == [224, 224]
     assert recipe["encoder"]["name"] == "resnet50"
     assert recipe["method"]["queue"] == 16384
     assert (recipe["batch"], recipe["bn_group"], recipe["epochs"]) == (128, 32, 200)
     assert recipe["subset"] == "imagenet100"
 
-    facts = json.loads((directory / "environment.json").read_text())["data"]
+    facts = read_record(directory / "environment.json")["data"]
     assert (facts["images"], facts["classes"]) == (300, 100)
-    lines = [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
+    lines = MetricsLog.of(directory).read()
     assert {line["step"] for line in lines} == {1}
     assert math.isfinite(lines[0]["loss"])
     assert lines[0]["chance_loss"] == pytest.approx(math.log(1 + 16384))
 
     (probe,) = directory.glob("evaluations/linear-*")
-    protocol = json.loads((probe / "recipe.json").read_text())
+    protocol = read_record(probe / "result.json")["recipe"]
     assert (protocol["lr"], protocol["epochs"], protocol["batch"]) == (10.0, 60, 128)
     assert (protocol["train_view"]["size"], protocol["test_view"]["size"]) == (224, 224)
-    figures = json.loads((probe / "result.json").read_text())
+    figures = read_record(probe / "result.json")["metrics"]
     assert math.isfinite(figures["train_loss"])
 
     said = " ".join(ended.stdout.split())
@@ -124,12 +126,12 @@ def test_a_step_of_transformed_moco_as_the_paper_trains_it(
     reproduce.run("figure3", tmp_path, *options, package="feature_transform")
 
     (directory,) = tmp_path.glob("mocoft-*")
-    recipe = json.loads((directory / "recipe.json").read_text())["pretrain"]
+    recipe = read_record(directory / "recipe.json")["recipe"]["pretrain"]
     assert [view["size"] for view in recipe["views"]] == [224, 224]
     assert recipe["encoder"]["name"] == "resnet18"
     assert (recipe["method"]["queue"], recipe["method"]["momentum"]) == (65536, 0.99)
     assert (recipe["batch"], recipe["bn_group"], recipe["epochs"]) == (256, 64, 100)
-    lines = [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
+    lines = MetricsLog.of(directory).read()
     (trace,) = (line for line in lines if line["kind"] == "trace")
     (raw,), (transformed,) = trace["negative_mean"], trace["transformed_negative_mean"]
     assert math.isfinite(raw)
@@ -149,19 +151,15 @@ def test_a_step_of_simsiam_as_its_paper_trains_it_but_for_the_batch(
     reproduce.run("table4", tmp_path, *options, package="feature_transform")
 
     (directory,) = tmp_path.glob("simsiamft-*")
-    recipe = json.loads((directory / "recipe.json").read_text())["pretrain"]
+    recipe = read_record(directory / "recipe.json")["recipe"]["pretrain"]
     encoder = recipe["encoder"]
     assert (encoder["name"], encoder["zero_init_residual"]) == ("resnet50", True)
     assert recipe["optimizer"]["constant_rate"] == ["predictor"]
     assert (recipe["method"]["dim"], recipe["method"]["predictor_hidden_dim"]) == (2048, 512)
-    (line,) = (
-        line
-        for line in map(json.loads, (directory / "metrics.jsonl").read_text().splitlines())
-        if line["kind"] == "steps"
-    )
+    (line,) = (line for line in MetricsLog.of(directory).read() if line["kind"] == "steps")
     assert math.isfinite(line["loss"])
     (probe,) = directory.glob("evaluations/linear-*")
-    assert math.isfinite(json.loads((probe / "result.json").read_text())["train_loss"])
+    assert math.isfinite(read_record(probe / "result.json")["metrics"]["train_loss"])
 
 
 @pytest.fixture
@@ -192,26 +190,22 @@ def test_a_step_of_a_pretext_task_as_the_paper_trains_it_but_for_the_batch(
     reproduce.run("table2", runs, *options, package="revisiting_ssl")
 
     (directory,) = runs.glob(f"{task}-*")
-    recipe = json.loads((directory / "recipe.json").read_text())["pretrain"]
+    recipe = read_record(directory / "recipe.json")["recipe"]["pretrain"]
     encoder, (view,) = recipe["encoder"], recipe["views"]
     assert (encoder["version"], encoder["widening"], encoder["units"]) == ("v1", 4, [3, 4, 6, 3])
     assert encoder["strides"] == ([1, 2, 2, 2] if task == "rotation" else [1, 2, 2, 1])
     assert (view["size"], recipe["epochs"], recipe["validation_images"]) == (side, 35, 50046)
     assert recipe["method"].get("hidden_dim") == head
-    (line,) = (
-        line
-        for line in map(json.loads, (directory / "metrics.jsonl").read_text().splitlines())
-        if line["kind"] == "steps"
-    )
+    (line,) = (line for line in MetricsLog.of(directory).read() if line["kind"] == "steps")
     assert math.isfinite(line["loss"])
     assert line["accuracy"] * 8 * rows == pytest.approx(round(line["accuracy"] * 8 * rows))
-    facts = json.loads((directory / "environment.json").read_text())["data"]
+    facts = read_record(directory / "environment.json")["data"]
     assert facts["images"] == 20 - 2  # of a set so small a tenth is held out
     for name in ("imagenet", "imagenet_10"):
         (probe,) = directory.glob(f"evaluations/{name}-*")
-        protocol = json.loads((probe / "recipe.json").read_text())
+        protocol = read_record(probe / "result.json")["recipe"]
         assert (protocol["penalty"], protocol["strength"]) == ("rule", 100.0)
-        assert math.isfinite(json.loads((probe / "result.json").read_text())["objective"])
+        assert math.isfinite(read_record(probe / "result.json")["metrics"]["objective"])
 
 
 @pytest.mark.parametrize(

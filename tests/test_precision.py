@@ -1,6 +1,5 @@
 """Options of how a recipe is run: half precision is marked, compiling changes nothing."""
 
-import json
 import math
 from pathlib import Path
 from typing import Any
@@ -8,6 +7,8 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+
+from retable.files import read_record
 
 
 @pytest.mark.slow
@@ -19,8 +20,8 @@ def test_bf16_is_another_recipe_and_events_are_written(reproduce: Any, tmp_path:
     assert "the recipe was changed by --mixed-precision bf16" in " ".join(ended.stdout.split())
 
     (directory,) = tmp_path.glob("mochi-*")
-    assert json.loads((directory / "recipe.json").read_text())["pretrain"]["precision"] == "bf16"
-    result = json.loads((directory / "result.json").read_text())
+    assert read_record(directory / "recipe.json")["recipe"]["pretrain"]["precision"] == "bf16"
+    result = read_record(directory / "result.json")
     assert all(math.isfinite(epoch["loss"]) for epoch in result["epochs"])
     weights = load_file(directory / "encoder.safetensors")
     assert {value.dtype for value in weights.values() if value.is_floating_point()} == {

@@ -21,7 +21,9 @@ from reproductions.revisiting_ssl import (
     probe_curves,
     tap_curves,
 )
+from retable.files import write_record
 from retable.reproduce import FinishedRun
+from retable.reproduce.run import evaluation_owner
 from retable.tables import Comparison, Reference, compare, load_reference
 from revisiting_ssl.analysis.agreement import mean_agreement, task_agreement
 from revisiting_ssl.analysis.correlations import kendall_tau, ranks, spearman
@@ -415,9 +417,10 @@ def probe(folder: Path, name: str, top1: list[float], first_decay: int = 30) -> 
         for figure in ("top1", "top5", "train_loss")
     }
     recipe = {"milestones": [first_decay, 40], "representation": {"taps": ["pre_logits"]}}
-    (folder / "curve.json").write_text(json.dumps({"epoch": [1, 2], **curve}))
-    (folder / "recipe.json").write_text(json.dumps(recipe))
-    (folder / "result.json").write_text(json.dumps({"top1": top1[-1]}))
+    owner = evaluation_owner(folder)
+    write_record(folder / "curve.json", owner, {"epoch": [1, 2], **curve})
+    result = {"metrics": {"top1": top1[-1]}, "recipe": recipe, "data": {}, "code": ""}
+    write_record(folder / "result.json", owner, result)
     return top1[-1]
 
 

@@ -64,6 +64,20 @@ def test_the_code_digest_covers_the_package_of_a_class(
     assert digest(recipe) != before
 
 
+def test_the_code_digest_covers_the_names_of_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, digest: Digest
+) -> None:
+    package = tmp_path / "named_paper"
+    package.mkdir()
+    (package / "__init__.py").write_text("class Recipe: ...\n")
+    (package / "one.py").write_text("LR = 0.1\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    recipe = importlib.import_module("named_paper").Recipe()
+    before = digest(recipe)
+    (package / "one.py").rename(package / "two.py")
+    assert digest(recipe) != before
+
+
 def test_the_code_digest_covers_inherited_classes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, digest: Digest
 ) -> None:

@@ -20,6 +20,7 @@ from retable.encoders import ResNetRecipe
 from retable.errors import UserError
 from retable.evaluate.data import EvalData, listed_rows, open_eval_splits, source_opener
 from retable.evaluate.protocol import EvalContext
+from retable.evaluate.transfer import finetune
 from retable.evaluate.transfer.finetune import FineTuning
 from retable.files import digest_of_tensors
 from retable.random import derive_key, initialising
@@ -320,3 +321,26 @@ def test_the_budget_is_what_the_training_takes(
     printed = capsys.readouterr().out
     assert "100 train images, 60 test images; 120 steps, 1,920 images" in printed
     assert "FLOP in the encoder" in printed
+
+
+def test_the_training_has_the_precision_of_the_evaluation(
+    checkpoint: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Asked(Exception):  # noqa: N818
+        """The training would begin."""
+
+    def asked(recipe: PretrainRecipe, *_: object) -> None:
+        raise Asked(recipe.precision)
+
+    monkeypatch.setattr(finetune, "train", asked)
+    monkeypatch.setattr(EvalContext, "accelerator", lambda _: None)  # a process has one precision
+    context = EvalContext("cpu", precision="bf16", checkpoint=checkpoint)
+    with pytest.raises(Asked, match="bf16"):
+        SMALL.run(load_encoder(checkpoint).encoder, open_shapes, context, seed=3)
+
+
+def test_features_of_the_trained_encoder_are_not_kept(checkpoint: str, tmp_path: Path) -> None:
+    kept = tmp_path / "features"
+    context = EvalContext("cpu", checkpoint=checkpoint, features=kept)
+    SMALL.limited(1).run(load_encoder(checkpoint).encoder, open_shapes, context, seed=3)
+    assert not kept.exists()

@@ -496,3 +496,14 @@ def test_a_probe_stopped_by_max_steps_sees_only_the_images_of_its_steps() -> Non
     assert (len(shortened.train), epochs) == (16, 1)
     whole, epochs = replace(probe, max_steps=20).shortened(splits, seed=0)
     assert (len(whole.train), epochs) == (64, 3)
+
+
+def test_the_training_loss_is_the_mean_over_images_also_of_a_shorter_batch(
+    encoder: nn.Sequential,
+) -> None:
+    # At a rate of nearly 0 the classifier stays, and batches of 40, 40 and 16 are one of 96.
+    losses = [
+        run(probe(lr=1e-9, epochs=1, milestones=(), batch=batch), encoder)["train_loss"]
+        for batch in (40, 96)
+    ]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)

@@ -387,3 +387,18 @@ def test_rows_spread_over_two_processes_are_fitted_as_in_one(tmp_path: Path) -> 
         assert our_results["l2"] == results["l2"]
         assert our_results["top1"] == pytest.approx(results["top1"], abs=100 / 90 + 1e-6)
         torch.testing.assert_close(ours.weight, expected.weight, rtol=0, atol=2e-2)
+
+
+def test_a_feature_that_varies_by_rounding_alone_is_not_blown_up() -> None:
+    features, labels = problem()
+    noise = random.normal(7, torch.arange(len(features))).to(features)[:, None]
+    beside = torch.cat([features, 0.1 + 1e-9 * noise], 1)
+    fitted = fit_logistic(beside, labels, classes=4, l2=1e-2, tolerance=1e-10)
+    assert float(fitted.weight[:, -1].abs().max()) < 1e-5
+
+
+def test_of_penalties_that_are_equally_good_the_larger_is_chosen() -> None:
+    labels = torch.arange(80) % 4
+    features = Features(torch.eye(4)[labels], labels)  # each class has a feature of its own
+    probe = LogisticProbe(l2=(0.001, 0.1, 0.01))
+    assert probe._choose(features, 4, seed=0) == 0.1

@@ -4,6 +4,8 @@ from collections.abc import Collection, Sequence
 from dataclasses import replace
 from fractions import Fraction
 from math import floor
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -20,6 +22,7 @@ from retable.data.sampler import Sampler
 from retable.data.source import Source
 from retable.data.sources import open_source
 from retable.data.subsets import Subset
+from retable.data.workers import _check_shared_memory
 from retable.errors import UserError
 from retable.views import ViewRecipe, center, moco_v2, resized_crop, sample_parameters
 from retable.views.layers import companion_parameters, cut_boxes, cut_maps
@@ -329,3 +332,26 @@ def test_shapes_offer_the_mask_of_their_object(resident: bool | None) -> None:
         assert (mask.dtype, mask.shape) == (torch.uint8, (6, 1, 32, 32))
         assert set(mask.flatten().tolist()) == {0, 1}
         assert ((batch.views[0][:, :1] < 0.5) == mask).double().mean() > 0.95
+
+
+def test_a_layer_needs_as_much_shared_memory_as_its_image(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    # Two workers have two batches ahead each, and two more are on their way.
+    needed = 6 * (2 * 2 + 2) * 3 * 16**2 * 2
+    for free in (needed - 1, needed):
+        usage = SimpleNamespace(free=free)
+        monkeypatch.setattr("shutil.disk_usage", lambda folder, usage=usage: usage)
+        _check_shared_memory(6, (PLAIN,), 2, str(tmp_path))
+        if free < needed:
+            with pytest.raises(UserError, match=r"need .* of shared memory"):
+                _check_shared_memory(6, (asking("place"),), 2, str(tmp_path))
+        else:
+            _check_shared_memory(6, (asking("place"),), 2, str(tmp_path))
+
+
+def test_a_companion_of_few_pixels_is_never_cut_beyond_its_edge() -> None:
+    drawn = sample_parameters(PLAIN, 0, torch.arange(2), 60, 80)
+    corners = replace(drawn, crops=torch.tensor([[59, 79, 1, 1], [0, 0, 1, 1]]))
+    other = companion_parameters(corners, torch.tensor([60, 80]), torch.tensor([7, 9]))
+    assert other.crops.tolist() == [[6, 8, 1, 1], [0, 0, 1, 1]]

@@ -342,6 +342,19 @@ def test_a_skipped_image_is_replaced_by_the_next_readable_one_and_counted(worker
     assert source.unreadable == {4, 5, 23}
 
 
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_replacement_is_seen_as_its_own_draws_show_it(workers: int) -> None:
+    # Number 5 is asked for once itself and once in the place of number 4.
+    source = Pictures(VARIED, broken=(4,), skip_unreadable=True)
+    itself, replacing = (
+        [view[row] for view in batch.views]
+        for batch in batches(source, 0, 4, workers=workers)
+        for row in (batch.indices == 5).nonzero()[:, 0].tolist()
+    )
+    for one, other in zip(itself, replacing, strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=2e-6)
+
+
 def test_a_source_without_any_readable_image_is_refused_although_skipping() -> None:
     with pytest.raises(UserError, match="unreadable"):
         batches(Pictures(VARIED, broken=range(24), skip_unreadable=True), 0, 1)

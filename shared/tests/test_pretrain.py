@@ -15,6 +15,7 @@ from retable.errors import UserError
 from retable.methods import Batch, Method, Metrics, StepOutput, SupervisedRecipe
 from retable.testing import StoppedError
 from retable.train import checkpoint
+from retable.train.cost import Throughput
 from retable.train.health import COLLAPSE, DIVERGED
 from retable.train.metrics import MetricsLog
 from retable.train.options import RunOptions
@@ -25,6 +26,7 @@ from retable.train.pretrain import (
     pretrain,
 )
 from retable.train.recipe import PretrainRecipe, build_method, check_fit
+from retable.train.recorder import Recorder
 from retable.train.runs import RunDirectory
 from retable.train.traces import read_traces
 from retable.weights import load_encoder
@@ -302,3 +304,34 @@ def test_positives_like_negatives_stop_a_run_after_some_epochs_interrupted_or_no
         train_in_pieces(recipe, tmp_path, stops, monkeypatch)
     assert failure.value.kind == COLLAPSE
     assert len(MetricsLog.of(tmp_path).read("epoch")) == 14
+
+
+def test_the_rate_of_a_line_is_that_of_the_steps_since_the_line_before(
+    supervised: Changed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    restart, restarts = Throughput.restart, []
+
+    def counted(self: Throughput, step: int) -> None:
+        restarts.append(step)
+        restart(self, step)
+
+    monkeypatch.setattr(Throughput, "restart", counted)
+    train(supervised(), tmp_path)
+    lines = [line["step"] for line in MetricsLog.of(tmp_path).read("steps")]
+    assert lines == [2, 3, 4, 6, 8]
+    assert list(dict.fromkeys(restarts)) == [0, *lines]
+
+
+def test_what_is_recorded_of_a_step_holds_no_graph(
+    supervised: Changed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add, graphs = Recorder.add, []
+
+    def watched(self: Recorder, step: int, metrics: dict[str, Any], traced: dict[str, Any]) -> None:
+        graphs.extend(v.requires_grad for v in metrics.values() if isinstance(v, Tensor))
+        add(self, step, metrics, traced)
+
+    monkeypatch.setattr(Recorder, "add", watched)
+    train(supervised(max_steps=2), tmp_path)
+    assert graphs
+    assert not any(graphs)

@@ -17,6 +17,7 @@ import torch
 from retable.evaluate.geometry import Geometry
 from retable.evaluate.knn import Knn
 from retable.evaluate.linear import LinearProbe
+from retable.files import read_record, write_record
 from retable.reproduce import (
     CollapseCriterion,
     FinishedRun,
@@ -63,6 +64,11 @@ def contents(folder: Path) -> dict[str, Any]:
                 line.pop("utilisation", None)
             found[str(path.relative_to(folder))] = lines
     return found
+
+
+def end_badly(run: Path, reason: str) -> None:
+    """Turn a finished run into one that failed before its first epoch ended."""
+    write_record(run / "result.json", run.name, {"failed": reason, "epochs": []})
 
 
 def cells(folder: Path) -> dict[str, Any]:
@@ -172,8 +178,8 @@ def test_a_training_that_fails_misses_keeps_its_reason_and_ends_with_status_1(
     assert "Traceback" not in said.err
     assert "training stopped, the loss is not finite" in " ".join(said.out.split())
     (run,) = folder.glob("supervised-*")
-    result = json.loads((run / "result.json").read_text())
-    assert (result.keys(), result["kind"]) == ({"failed", "kind"}, "diverged")
+    result = read_record(run / "result.json", run.name)
+    assert (result.keys(), result["kind"]) == ({"failed", "kind", "epochs"}, "diverged")
     assert not (run / "encoder.safetensors").exists()
     assert reproduce(table, folder, *words) == 1  # nor does asking again mend it
 
@@ -203,8 +209,7 @@ def test_one_failed_seed_makes_the_cell_a_miss_however_well_the_others_did(
     trained(table, folder, ["supervised"], range(3))
     sound = judged(table, folder, rows=("supervised",), seeds=(0, 1, 2))
     assert sound.counts() == {"match": 1, "not run": 1}
-    broken = next(folder.glob("supervised-*")) / "result.json"
-    broken.write_text('{"failed": "the embedding has collapsed"}')
+    end_badly(next(folder.glob("supervised-*")), "the embedding has collapsed")
     comparison = judged(table, folder, rows=("supervised",), seeds=(0, 1, 2))
     assert comparison.misses() == [("supervised", "top1")]
     assert comparison.exit_status == 1
@@ -260,8 +265,7 @@ def test_a_failed_training_misses_only_the_cells_that_are_read_from_it(
 ) -> None:
     folder = tmp_path / "runs"
     trained(side_by_side, folder, ["a"])
-    broken = next(folder.glob("supervised-*")) / "result.json"
-    broken.write_text('{"failed": "the embedding has collapsed"}')
+    end_badly(next(folder.glob("supervised-*")), "the embedding has collapsed")
     comparison = judged(side_by_side, folder, rows=("a",), seeds=(0,))
     assert comparison.misses() == [("a", "y")]
     assert comparison.counts() == {"match": 1, "miss": 1, "not run": 2}
@@ -278,7 +282,7 @@ def test_a_gain_over_a_row_that_failed_misses_where_it_was_asked_for(
     gain = Gain(Metric("knn.top1"), over="contrastive")
     table = dataclasses.replace(table, columns={"top1": gain})
     trained(table, folder)
-    (next(folder.glob("moco-*")) / "result.json").write_text('{"failed": "for a reason"}')
+    end_badly(next(folder.glob("moco-*")), "for a reason")
     assert judged(table, folder, seeds=(0,)).misses() == [
         ("contrastive", "top1"),
         ("supervised", "top1"),

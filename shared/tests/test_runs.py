@@ -3,6 +3,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -238,3 +239,24 @@ def test_the_environment_writes_nothing_into_the_repository(
     commit = environment.__wrapped__()["commit"]
     assert len(commit) == 12
     assert (tmp_path / ".git" / "index").read_bytes() == index
+
+
+def test_the_environment_says_whether_files_differ_from_the_commit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def commit() -> str:
+        return str(environment.__wrapped__()["commit"])
+
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.py").write_text("A = 1\n")
+    (tmp_path / ".gitignore").write_text("*.log\n")
+    for words in (["init", "-q"], ["add", "."], ["commit", "-q", "-m", "all"]):
+        who = ["-c", "user.name=A", "-c", "user.email=a@b.c", "-c", "commit.gpgsign=false"]
+        subprocess.run(["git", *who, *words], check=True)
+    clean = commit()
+    assert re.fullmatch("[0-9a-f]{12}", clean)
+    for name in ("new.py", "run.log"):
+        (tmp_path / name).write_text("B = 1\n")
+    assert commit() == clean, "what git does not track is no change"
+    (tmp_path / "a.py").write_text("A = 2\n")
+    assert commit() == f"{clean}+changes"

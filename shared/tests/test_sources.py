@@ -20,7 +20,7 @@ from torchvision.io import decode_image
 from torchvision.transforms.functional import pil_to_tensor
 
 from retable.data.decoding import decode, first_faults
-from retable.data.folders import PackedNames
+from retable.data.folders import FolderSource, PackedNames
 from retable.data.huggingface import TableSource
 from retable.data.loader import iterate
 from retable.data.source import Source
@@ -222,6 +222,15 @@ def test_a_class_that_only_one_split_has_is_refused_whichever_it_is(folder: Path
         open_source(f"imagefolder:{folder}", "test")
 
 
+@pytest.mark.parametrize("gone", ["train", "val"])
+def test_of_chosen_classes_those_count_that_the_train_split_has_too(
+    gone: str, folder: Path
+) -> None:
+    shutil.rmtree(folder / gone / "bee")
+    source = FolderSource(str(folder), "val", split="val", wanted_classes=["bee", "cat", "elk"])
+    assert source.class_names == ["cat"]
+
+
 def test_an_empty_class_is_refused(folder: Path) -> None:
     for file in (folder / "train" / "bee").iterdir():
         file.unlink()
@@ -349,6 +358,17 @@ def test_rows_that_are_no_images_are_refused_or_left_out_and_counted(tmp_path: P
     source = open_source(f"arrow:{tmp_path / 'saved'}", "train", skip_unreadable=True)
     assert source.labels.tolist() == [0, 1, 0, 1]
     assert source.description["unreadable"] == 1
+
+
+def test_rows_that_are_no_images_are_numbered_from_the_tables_beginning() -> None:
+    # More rows than are checked at once.
+    sound = {"bytes": encoded(picture(0)), "path": None}
+    cells = [{"bytes": b"nonsense", "path": None} if i == 1500 else sound for i in range(1502)]
+    with pytest.raises(UserError, match=r"number 1500 of here \(train\) is unreadable"):
+        TableSource(table(0, cells), "here", "train")
+    source = TableSource(table(0, cells), "here", "train", skip_unreadable=True)
+    assert source.description["unreadable_first"] == ["1500"]
+    assert source.labels[-2:].tolist() == [2, 1]  # of the rows 1499 and 1501
 
 
 def test_the_label_column_is_found_or_asked_for(tmp_path: Path) -> None:

@@ -326,3 +326,33 @@ def test_an_attribute_that_disagrees_with_what_is_read_is_not_believed() -> None
 
     source = ReaderSource(Shifted(), "x", "train", {}, None)
     assert source.labels.tolist() == [1, 2, 0]
+
+
+@pytest.mark.parametrize("believed", [(0, 1, 1), (2, 1, 2)])
+def test_an_attribute_must_agree_at_both_of_its_ends(believed: tuple[int, ...]) -> None:
+    class Listed:
+        targets = believed
+
+        def __len__(self) -> int:
+            return 3
+
+        def __getitem__(self, index: int) -> tuple[Image.Image, Any]:
+            return Image.new("L", (4, 4), index), index
+
+    assert ReaderSource(Listed(), "x", "train", {}, None).labels.tolist() == [0, 1, 2]
+
+
+def test_classes_are_numbered_where_a_reader_names_too_few() -> None:
+    class Named:
+        classes = ("cat", "dog")
+        targets = (0, 1, 2)
+
+        def __len__(self) -> int:
+            return len(self.targets)
+
+        def __getitem__(self, index: int) -> tuple[Image.Image, Any]:
+            return Image.new("L", (4, 4), index), self.targets[index]
+
+    assert ReaderSource(Named(), "x", "train", {}, None).class_names == ["0", "1", "2"]
+    Named.targets = (0, 1, 1)
+    assert ReaderSource(Named(), "x", "train", {}, None).class_names == ["cat", "dog"]

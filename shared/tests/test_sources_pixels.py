@@ -15,7 +15,7 @@ from datasets.features import Image as ImageColumn
 from PIL import Image
 
 from retable.data.huggingface import TableSource
-from retable.data.source import Source
+from retable.data.source import Source, checksum
 from retable.data.sources import open_source
 from retable.data.subsets import Subset
 
@@ -196,3 +196,7 @@ def test_a_subset_tells_its_pixels_and_not_its_labels() -> None:
     assert first != whole.description["pixels"]
     del whole.description["pixels"]
     assert "pixels" not in Subset(whole, rows, rows, whole.class_names, "some").description
+
+
+def test_a_checksum_tells_where_a_name_ends() -> None:
+    assert len({checksum(names) for names in (["ab", "c"], ["a", "bc"], ["abc"])}) == 3

@@ -186,3 +186,10 @@ def test_a_share_of_images_at_hand_stays_at_hand() -> None:
 def test_an_unknown_subset_is_refused(text: str) -> None:
     with pytest.raises(UserError, match=r"subset '.*' is unknown: expected 'imagenet100'"):
         parse_subset(text)
+
+
+def test_the_samples_chosen_of_one_class_say_nothing_of_anothers() -> None:
+    labels = torch.arange(200) % 4
+    chosen = share_of_classes(labels, 0.5)
+    places = [tuple((chosen[labels[chosen] == label] // 4).tolist()) for label in range(4)]
+    assert len(set(places)) == 4

@@ -12,7 +12,8 @@ from retable.tables import Comparison, Provenance, Reference, compare, record_re
 from retable.tables.comparison import ComparedCell, Scale
 from retable.tables.reading import parse_reference
 from retable.tables.reference import Value
-from retable.tables.verdict import ClaimVerdict, Verdict
+from retable.tables.statistics import Spread
+from retable.tables.verdict import ClaimVerdict, Verdict, seeds_to_decide
 
 Printed = Callable[..., Reference]
 
@@ -318,3 +319,50 @@ def test_a_run_that_repeats_a_recorded_one_is_compared_with_its_seed(
     assert other.reason == "seed 1 repeats a recorded run, which gave 29.75"
     assert compared(1, 29.75 + 0.11 * tolerance, repeats=False).verdict is not Verdict.MISS
     assert compared(7, 29.75 + 0.11 * tolerance).verdict is not Verdict.MISS
+
+
+def test_one_seed_without_recorded_pairs_is_tested_as_two_independent_runs(
+    paper: Reference,
+) -> None:
+    # By hand: the column's std of 0.4 (4 degrees) on both sides, t(0.975, 4) = 2.776445.
+    measured = {"base": {"top1": {7: 78.0}}, "ours": {"top1": {7: 79.0}}}
+    claim = compare(paper, measured, scale="paper").claims[0]
+    assert claim.interval is not None
+    half = (claim.interval.high - claim.interval.low) / 2
+    assert half == pytest.approx(2.776445 * 0.4 * math.sqrt(2), rel=1e-6)
+
+
+def test_fewer_errors_than_a_printed_value_count_in_favour(printed: Printed) -> None:
+    base = 'fewer errors."\nbetter = "ours"\nthan = "base"'
+    stated = printed(
+        {"top1 = { value = 73.0 }": "error = { value = 27.0 }", base: base.replace("base", "cited")}
+    )
+    claim = compare(stated, {"ours": {"error": runs(15.0)}}, scale="paper").claims[2]
+    assert claim.interval is not None
+    assert claim.interval.centre == pytest.approx(12.0, abs=1e-3)
+    assert claim.verdict is ClaimVerdict.SUPPORTED
+
+
+def test_of_several_repeated_runs_the_one_that_is_furthest_off_decides(
+    paper: Reference, proxy: Reference
+) -> None:
+    # Recorded: 29.75 and 30.0 for the seeds 1 and 2.
+    tolerance = proxy.tolerance_of("base", "top1")
+    assert tolerance is not None
+    for off in (-0.11 * tolerance, 0.11 * tolerance):
+        measured = {"base": {"top1": {1: 29.75 + off, 2: 30.0}}}
+        found = cells(compare(proxy, measured, paper, repeats=True))["base"]
+        assert found.verdict is Verdict.MISS
+        assert found.reason.startswith("seed 1 ")
+
+
+def test_the_seeds_that_are_needed_follow_from_the_references_spread(paper: Reference) -> None:
+    # The column's std is 0.4 with 4 degrees, that of our two runs 0.28 with one.
+    measured = {"base": {"top1": {0: 78.2, 1: 78.6}}}
+    found = cells(compare(paper, measured, scale="paper"))["base"]
+    assert found.verdict is Verdict.INCONCLUSIVE
+    assert found.interval is not None
+    needed = seeds_to_decide(found.interval, 1.25, Spread(0.4, 4), 3)
+    assert needed is not None
+    assert needed != seeds_to_decide(found.interval, 1.25, Spread(0.2828, 1), 3)
+    assert found.seeds_needed == needed

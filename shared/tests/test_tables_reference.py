@@ -20,6 +20,7 @@ from retable.tables import (
 from retable.tables.reading import parse_reference
 from retable.tables.recording import reference_text
 from retable.tables.reference import ColumnSpec, Value
+from retable.tables.verdict import recorded_tolerances
 
 STORED = sorted((Path(__file__).parents[2] / "reproductions").glob("*/*.toml"))
 
@@ -215,3 +216,25 @@ def test_a_recorded_file_whose_seeds_do_not_fit_is_refused(
         UserError, match="column 'top1': `per_seed` must hold the 4 recorded seeds, got 5"
     ):
         parse_reference(text, Path("t.toml"))
+
+
+@pytest.mark.parametrize("spread", range(1, 11))
+def test_recorded_tolerances_are_rounded_up_and_a_columns_is_its_smallest(
+    spread: int, paper: Reference, provenance: Provenance
+) -> None:
+    numbers = {
+        row: {"top1": {seed: spread * value for seed, value in cells["top1"].items()}}
+        for row, cells in measured().items()
+    }
+    reference = record_reference(paper, numbers, provenance)
+    runs = {row: {"top1": stored(reference, row, "top1").per_seed} for row in numbers}
+    _, exact = recorded_tolerances(runs)
+    assert exact["base"]["top1"] != exact["extra"]["top1"]
+    for row, cells in exact.items():
+        stated = reference.tolerance_of(row, "top1")
+        assert stated is not None
+        assert cells["top1"] <= stated <= 1.01 * cells["top1"]
+    common = column_of(reference, "top1").tolerance
+    assert common is not None
+    smallest = min(cells["top1"] for cells in exact.values())
+    assert smallest <= common.value <= 1.01 * smallest

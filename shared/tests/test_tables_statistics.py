@@ -210,3 +210,12 @@ def test_intervals_cover_no_difference_in_95_of_100_experiments(n: int, m: int) 
         covered += interval.low <= 0.0 <= interval.high
     # Four binomial standard errors, and what the F test's 1 % may take or give.
     assert covered / trials == pytest.approx(0.95, abs=4 * math.sqrt(0.05 * 0.95 / trials) + 0.005)
+
+
+def test_welchs_degrees_of_freedom_rest_on_those_of_both_sides() -> None:
+    # By hand: the means' variances are 9 / 3 = 3 with 2 degrees and 1 / 1 with 20, so that
+    # 16 / (9 / 2 + 1 / 20) degrees belong to an error of 2.
+    interval = difference_of_means([-3.0, 0.0, 3.0], 0.0, 1, Spread(1.0, 20))
+    assert interval is not None
+    half = 2 * student_quantile(0.975, 16 / (9 / 2 + 1 / 20))
+    assert half_width(interval) == pytest.approx(half, rel=1e-9)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import sys
+import tempfile
 from itertools import pairwise
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from retable.errors import UserError
-from retable.train.metrics import Averages, MetricsLog
+from retable.train.metrics import EMPTY, Averages, MetricsLog
 
 VALUES = st.lists(st.floats(-1e3, 1e3, width=32), min_size=1, max_size=12)
 
@@ -105,6 +106,64 @@ def test_a_damaged_line_is_named(damage: bytes, tmp_path: Path) -> None:
     log.write("steps", 1, {"loss": 1.0})
     with log.path.open("ab") as file:
         file.write(damage)
-    log.write("steps", 2, {"loss": 1.0})
     with pytest.raises(UserError, match=r"Line 2 of .*metrics.jsonl is damaged"):
         log.read("steps")
+    with pytest.raises(UserError, match=r"Line 2 of .*metrics.jsonl is damaged"):
+        log.write("steps", 2, {"loss": 1.0})
+
+
+LINES = [("steps", 2, {"loss": 0.5}), ("trace", 2, {"first": 1, "a": [1.5, None]})] * 3
+
+
+@given(st.data())
+def test_a_log_that_was_altered_is_never_read_as_another(data: st.DataObject) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        log = MetricsLog(Path(folder) / "metrics.jsonl")
+        for line in LINES:
+            log.write(*line)
+        before, texts = log.read(), log.path.read_text().splitlines(keepends=True)
+        first, second = sorted(data.draw(st.permutations(range(6)))[:2])
+        change = data.draw(st.sampled_from(["swap", "remove", "twice", "flip"]))
+        if change == "swap":
+            texts[first], texts[second] = texts[second], texts[first]
+        elif change == "remove":
+            del texts[first]
+        elif change == "twice":
+            texts.insert(first, texts[first])
+        else:
+            place = data.draw(st.integers(0, len(texts[first]) - 2))
+            flipped = chr(ord(texts[first][place]) ^ 1)
+            texts[first] = texts[first][:place] + flipped + texts[first][place + 1 :]
+        log.path.write_text("".join(texts))
+        try:
+            found = MetricsLog(log.path).read()
+        except UserError:
+            return
+        assert found == before[: len(found)]
+
+
+def test_two_writers_may_share_a_log(tmp_path: Path) -> None:
+    one, other = (MetricsLog(tmp_path / "metrics.jsonl") for _ in range(2))
+    for step in (1, 2):
+        one.write("steps", step, {})
+        other.write("gradients", step, {})
+    assert [line["kind"] for line in one.read()] == ["steps", "gradients"] * 2
+
+
+def test_a_log_is_rewound_to_the_line_with_a_checksum(tmp_path: Path) -> None:
+    log = MetricsLog(tmp_path / "metrics.jsonl")
+    assert log.checksum() == EMPTY
+    checksums = []
+    for line in LINES:
+        log.write(*line)
+        checksums.append(log.checksum())
+    before = log.read()
+    assert not log.reaches("12345678")
+    assert log.reaches(checksums[3])
+    log.rewind_to(checksums[3])
+    assert (log.read(), log.checksum()) == (before[:4], checksums[3])
+    assert not log.reaches(checksums[4])
+    log.write(*LINES[4])
+    assert log.checksum() == checksums[4]
+    log.rewind_to(EMPTY)
+    assert log.read() == []

@@ -231,3 +231,15 @@ def test_skip_gains_are_means_over_common_seeds() -> None:
         {"block1": {0: 29.0, 1: 31.0}, "block2": {0: 1.0}, "block3": {1: 1.0}},
     )
     assert found == {"block1": 2.0}
+
+
+def test_widths_are_compared_in_their_order_and_not_in_that_of_the_columns() -> None:
+    found = width_steps(grid(rotation_16x={"a": 3.0}, rotation_4x={"a": 1.0}, rotation_8x=UP))
+    assert found == [("a", "rotation", 4, 8, 0.0), ("a", "rotation", 8, 16, 2.0)]
+
+
+def test_a_width_step_that_leaves_an_accuracy_as_it_is_tells_nothing_of_a_task() -> None:
+    pretext = grid(rotation_4x={"a": 50.0, "b": 50.0}, rotation_8x={"a": 50.0, "b": 51.0})
+    accuracies = grid(rotation_4x={"a": 30.0, "b": 30.0}, rotation_8x={"a": 31.0, "b": 30.0})
+    one = predictions(pretext, accuracies)["rotation"]
+    assert (one.agreeing, one.steps) == (0, 0)

@@ -8,7 +8,8 @@ import torch
 from torch import nn
 
 from retable.errors import UserError
-from retable.nn.patches import PatchGrid
+from retable.nn.patches import PatchGrid, cut_patches
+from retable.random import derive_key
 from retable.testing import TinyEncoder, make_batch
 from revisiting_ssl import (
     RelativePatchLocation,
@@ -89,3 +90,10 @@ def test_the_head_is_what_the_recipe_says() -> None:
     head = recipe.build(TinyEncoder(), 3).head
     assert (head.dropout_rate, head.norm.momentum) == (0.25, 0.2)
     assert head.hidden.weight.shape == (24, 4)
+
+
+def test_patches_are_cut_with_a_key_of_their_own_at_the_images_places() -> None:
+    batch = make_batch(size=4, sides=(15,))
+    rng_key = derive_key(batch.rng_key, "patches")
+    expected = cut_patches(batch.views[0], RECIPE.patches, rng_key, batch.positions)
+    assert torch.equal(build().cut(batch), expected)
