@@ -325,7 +325,8 @@ def test_the_rate_of_a_line_is_that_of_the_steps_since_the_line_before(
 def test_what_is_recorded_of_a_step_holds_no_graph(
     supervised: Changed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    add, graphs = Recorder.add, []
+    add = Recorder.add
+    graphs: list[bool] = []
 
     def watched(self: Recorder, step: int, metrics: dict[str, Any], traced: dict[str, Any]) -> None:
         graphs.extend(v.requires_grad for v in metrics.values() if isinstance(v, Tensor))
