@@ -186,9 +186,10 @@ def test_a_directory_that_was_removed_or_replaced_under_its_lock_is_noticed(
         shutil.rmtree(directory.path)
         with pytest.raises(UserError, match="was removed while its run was trained"):
             directory.verify_present()
-        with RunDirectory(tmp_path / "run").locked(patience=0.1):  # by another command
-            with pytest.raises(UserError, match="was removed while its run was trained"):
-                directory.verify_present()
+        by_another_command = RunDirectory(tmp_path / "run").locked(patience=0.1)
+        removed = pytest.raises(UserError, match="was removed while its run was trained")
+        with by_another_command, removed:
+            directory.verify_present()
 
 
 def test_removing_a_locked_directory_keeps_its_lock(tmp_path: Path) -> None:

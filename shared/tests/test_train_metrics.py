@@ -113,7 +113,10 @@ def test_a_damaged_line_is_named(damage: bytes, tmp_path: Path) -> None:
         log.write("steps", 2, {"loss": 1.0})
 
 
-LINES: list[tuple[str, int, dict[str, Any]]] = [("steps", 2, {"loss": 0.5}), ("trace", 2, {"first": 1, "a": [1.5, None]})] * 3
+LINES: list[tuple[str, int, dict[str, Any]]] = [
+    ("steps", 2, {"loss": 0.5}),
+    ("trace", 2, {"first": 1, "a": [1.5, None]}),
+] * 3
 
 
 @given(st.data())
