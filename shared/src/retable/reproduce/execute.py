@@ -276,6 +276,8 @@ def _evaluate(run: Run, evaluation: Evaluation, accelerator: Any, options: RunOp
     encoder, _, _ = load_encoder(directory.encoder)
     context = _context(run, folder, accelerator, options)
     open_variant = opener(run.recipe, options)
+    if (folder / "result.json").exists() and accelerator.is_main_process:
+        print(f"{folder} is damaged, or of other data or code. It is made again.", file=sys.stderr)
     metrics = evaluation.run(encoder.to(context.device), open_variant, context, seed=run.seed)
     if accelerator.is_main_process:
         directory.verify_present()

@@ -159,6 +159,7 @@ class Landscape(NamedTuple):
 def read_landscape(run: str | os.PathLike[str]) -> Landscape:
     """Read the gradient landscape of a run, from its folder or its ``metrics.jsonl``."""
     log = MetricsLog.of(run)
+    log.verify_complete()
     by_epoch = {line["epoch"]: line["modules"] for line in log.read("gradients")}
     if not by_epoch:
         raise UserError(

@@ -137,6 +137,19 @@ class MetricsLog:
         """
         return [line for line in self._checked()[0] if kind is None or line["kind"] == kind]
 
+    def verify_complete(self) -> None:
+        """Check that the log of a run that has ended has all its lines.
+
+        Raises:
+            DamagedFileError: it ends elsewhere than when the training ended.
+        """
+        facts = self.path.parent / "environment.json"
+        if facts.exists() and files.read_record(facts).get("log") not in (None, self.checksum()):
+            raise files.DamagedFileError(
+                f"{self.path} is damaged: its last lines are missing. Train the run again with "
+                "--fresh, or use another run."
+            )
+
     def checksum(self) -> str:
         """Return the checksum of all lines, 8 hexadecimal digits."""
         if self._end[0] != self._size():  # others may write to the file too

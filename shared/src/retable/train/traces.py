@@ -105,6 +105,7 @@ def read_traces(run: str | os.PathLike[str]) -> dict[str, Trace]:
         raise UserError(
             f"{log.path} does not exist. Pass the folder of a run or its metrics.jsonl."
         )
+    log.verify_complete()
     curves: dict[str, dict[int, float]] = {}
     for line in log.read("trace"):
         first = line["first"]
