@@ -39,7 +39,7 @@ def reproduce(table: Table, folder: Path, *words: str) -> int:
 
 def numbers(folder: Path, variant: str = "") -> dict[str, Any]:
     """Return what the table shows: row -> seed -> metric -> value."""
-    path = folder / "tables" / f"unit-proxy{variant}" / "metrics.json"
+    path = folder / "tables" / f"paper-unit-proxy{variant}" / "metrics.json"
     found: dict[str, Any] = json.loads(path.read_text())
     return found
 
@@ -303,7 +303,7 @@ def test_a_part_of_a_table_is_shown_beside_the_rows_that_ran_before(
     }
     assert reproduce(table, folder, "--rows", "supervised", "--set", "pretrain.epochs=1") == 0
     assert numbers(folder) == found
-    (changed,) = (folder / "tables").glob("unit-proxy-*")
+    (changed,) = (folder / "tables").glob("paper-unit-proxy-*")
     assert json.loads((changed / "metrics.json").read_text()).keys() == {"supervised"}
 
 
