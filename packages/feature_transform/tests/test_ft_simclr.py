@@ -149,7 +149,7 @@ def test_weights_of_one_give_nt_xent_where_each_column_is_its_own_partner(
     monkeypatch.setattr(logits_module, "positive_weights", lambda *_: torch.ones(4, 1))
     monkeypatch.setattr(simclr, "mixture", lambda *_: itself)
     raw = unit_views()
-    pairs = view_pairs(*(normalize(view.float(), dim=1) for view in raw))
+    pairs = view_pairs(*(normalize(view, dim=1) for view in raw))
     scores = score(pairs, TransformRecipe())
     assert torch.equal(scores, pairs.logits())
     loss, expected = info_nce(scores, TEMPERATURE), nt_xent(*raw, TEMPERATURE)

@@ -43,8 +43,10 @@ def main() -> list[float]:
             key = F.normalize(key_encoder(key_view), dim=1)
         cosines = query @ queue.T
         logits = [(query * key).sum(dim=1, keepdim=True), cosines]
-        if step >= MIX_FROM:  # MoCHi
-            logits += [mixed_logits(query, queue, cosines=cosines, n_hard=64, s=64, s_prime=8)]
+        if step >= MIX_FROM:  # MoCHi; draws depend on the step
+            logits += [
+                mixed_logits(query, queue, step, cosines=cosines, n_hard=64, s=64, s_prime=8)
+            ]
         scores = torch.cat(logits, dim=1) / TEMPERATURE
         loss = F.cross_entropy(scores, torch.zeros(BATCH, dtype=torch.int64))
         optimizer.zero_grad()

@@ -64,6 +64,8 @@ class ReaderSource(Source):
         """Read one image: uint8 (3, H, W)."""
         try:
             image = self.reader[index][0].convert("RGB")
+        except UserError:
+            raise
         except (OSError, SyntaxError, ValueError) as error:
             message = str(error).partition("\n")[0]
             raise UnreadableImageError(f"number {index} of {self.name}", message) from error
@@ -153,6 +155,8 @@ class _Splits(Sequence[str]):
         if name not in self.opened:
             try:
                 self.opened[str(name)] = _open(self.make, self.data, {**self.values, "split": name})
+            except UserError:
+                raise
             except ValueError:  # no such split
                 return False
         return True
