@@ -94,7 +94,8 @@ def loss_by_loops(
         positive = (anchor * partner).sum()
         scored = anchor if transform.score_against == "extrapolated" else rows[row]
         terms = [positive]
-        mixed = mixture(transform, KEY, group_of(transform, start + image), 2 * count, dim)
+        drawn = TransformRecipe() if transform.negatives == "none" else transform
+        mixed = mixture(drawn, KEY, group_of(transform, start + image), 2 * count, dim)
         for column in range(2 * count):
             z, other = rows[column], int(mixed.partners[column])
             if images[column] == image:

@@ -45,7 +45,7 @@ def row_weights(
         (n, 1), or (n, D) for level "dimension".
     """
     check_rng_key(rng_key)
-    check_shapes(Shaped("positions", positions, "n", kind="whole"))
+    check_shapes(Shaped("positions", positions, "N", kind="whole"))
     check_least(1, dim=dim, group=group)
     if level not in ("batch", "sample", "dimension"):
         raise UserError(

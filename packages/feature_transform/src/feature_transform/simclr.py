@@ -40,13 +40,8 @@ def transformed_pairs_logits(
         rng_key: random key of the step, equal on all processes.
         positions: (B_r,) int64 positions of the images in the global batch.
     """
-    check_shapes(
-        Shaped("pairs.anchors", pairs.anchors, "A D"),
-        Shaped("pairs.columns", pairs.columns, "C D"),
-        Shaped("pairs.masked", pairs.masked, "A C", kind="mask"),
-        Shaped("positions", positions, "B", kind="whole"),
-        A=2 * len(positions),
-    )
+    check_shapes(Shaped("positions", positions, "B", kind="whole"))
+    pairs.check(A=2 * len(positions))
     first, second = pairs.anchors.chunk(2)
     moved = torch.cat(transformed_pair(first, second, transform, rng_key, positions))
     positives = (moved * moved.roll(len(first), 0)).sum(dim=1, keepdim=True)

@@ -33,7 +33,7 @@ from mochi.mixing import (
     pair_rows_and_shares,
 )
 from mochi.pool import HardPool, hardest
-from retable.nn.checks import Rows, Shaped, check_rng_key, check_shapes, row_positions
+from retable.nn.checks import Rows, check_rng_key, row_positions
 from retable.random import derive_key
 
 # Combinations in memory at a time. On a CPU, 2048 of 128 floats (1 MiB) fit into the cache.
@@ -97,8 +97,7 @@ def logits_from_draws(
     ``query`` (B, D) and ``queue`` (K, D) must be unit rows, which is not checked here, and
     ``cosines`` (B, K) their products.
     """
-    check_draws(query, queue, pool, draws)
-    check_shapes(Shaped("cosines", cosines, "B K"), B=len(query), K=len(queue))
+    check_draws(query, queue, pool, draws, cosines)
     s, s_prime = draws.alpha.shape[1], draws.beta.shape[1]
     no_pool = (pool.sizes == 0)[:, None]
     rows = pool.rows.gather(1, torch.cat([draws.first, draws.second, draws.parent], dim=1))

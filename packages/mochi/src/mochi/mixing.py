@@ -148,21 +148,28 @@ def check_mixing(
     )
 
 
-def check_draws(query: Tensor, queue: Tensor, pool: HardPool, draws: MixingDraws) -> None:
-    """Raise a UserError unless pools and draws are those of the queries."""
+def check_draws(
+    query: Tensor,
+    queue: Tensor,
+    pool: HardPool,
+    draws: MixingDraws,
+    cosines: Tensor | None = None,
+) -> None:
+    """Raise a UserError unless pools, draws and cosines are those of the queries."""
     check_shapes(
         Shaped("query", query, "B D"),
         Shaped("queue", queue, "K D"),
+        Shaped("cosines", cosines, "B K"),
         Shaped("pool.rows", pool.rows, "B N", kind="whole"),
-        Shaped("pool.sizes", pool.sizes, "B", kind="whole"),
     )
     check_shapes(
+        Shaped("pool.rows", pool.rows, "B N", kind="whole"),
+        Shaped("pool.sizes", pool.sizes, "B", kind="whole"),
         Shaped("draws.first", draws.first, "B s", kind="whole"),
         Shaped("draws.second", draws.second, "B s", kind="whole"),
         Shaped("draws.alpha", draws.alpha, "B s"),
         Shaped("draws.parent", draws.parent, "B p", kind="whole"),
         Shaped("draws.beta", draws.beta, "B p"),
-        B=len(query),
     )
 
 

@@ -88,13 +88,9 @@ def triplet_loss(distances: Tensor, triplets: Triplets, margin: float) -> Tensor
     Pairs whose term is zero count; a group without pairs has the loss 0. The gradient flows through
     both distances.
     """
-    check_shapes(Shaped("distances", distances, "... N N"))
-    if triplets.pairs.shape != distances.shape:
-        raise UserError(
-            f"`triplets` must be those of the distances {tuple(distances.shape)}, got "
-            f"{tuple(triplets.pairs.shape)}. Mine them from these distances."
-        )
-    _check_margin(margin)
+    check_triplets(distances, triplets)
+    if not margin > 0:
+        raise UserError(f"`margin` must be positive, got {margin}. Use 0.5, the paper's value.")
     terms = (margin + distances - distances.gather(-1, triplets.negatives)).clamp(min=0.0)
     pairs = triplets.pairs
     # Selected, not multiplied: where there is no pair, a term may be anything.
@@ -102,9 +98,15 @@ def triplet_loss(distances: Tensor, triplets: Triplets, margin: float) -> Tensor
     return sums / pairs.sum(dim=(-2, -1)).clamp(min=1)
 
 
-def _check_margin(margin: float) -> None:
-    if not margin > 0:
-        raise UserError(f"`margin` must be positive, got {margin}. Use 0.5, the paper's value.")
+def check_triplets(distances: Tensor, triplets: Triplets) -> None:
+    """Raise a UserError unless triplets are those of distances (..., n, n)."""
+    check_shapes(Shaped("distances", distances, "... N N"))
+    if triplets.pairs.shape != distances.shape or triplets.pairs.device != distances.device:
+        raise UserError(
+            f"`triplets` must be those of the distances {tuple(distances.shape)} on "
+            f"{distances.device}, got {tuple(triplets.pairs.shape)} on {triplets.pairs.device}. "
+            "Mine them from these distances."
+        )
 
 
 def semi_hard_triplet_loss(

@@ -83,8 +83,19 @@ class Pairs(NamedTuple):
     columns: Tensor
     masked: Tensor
 
+    def check(self, **sizes: int) -> None:
+        """Raise a UserError unless the embeddings fit together, and A, D or C have given sizes."""
+        check_shapes(
+            Shaped("pairs.anchors", self.anchors, "A D"),
+            Shaped("pairs.partners", self.partners, "A D"),
+            Shaped("pairs.columns", self.columns, "C D"),
+            Shaped("pairs.masked", self.masked, "A C", kind="mask"),
+            **sizes,
+        )
+
     def logits(self) -> Tensor:
         """Return the scores (A, 1 + C) for `info_nce`: the positive first, -inf where masked."""
+        self.check()
         positives = (self.anchors * self.partners).sum(dim=1, keepdim=True)
         negatives = (self.anchors @ self.columns.T).masked_fill(self.masked, -torch.inf)
         return torch.cat([positives, negatives], dim=1)
