@@ -1,10 +1,12 @@
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from mochi.draws import MixingDraws, draw_mixing
 
 
-def draw(sizes: Tensor, rng_key: int = 5, **counts: int) -> MixingDraws:
+def draw(sizes: Tensor, rng_key: int = 5, **counts: Any) -> MixingDraws:
     return draw_mixing(rng_key, torch.arange(len(sizes)), sizes, **counts)
 
 
