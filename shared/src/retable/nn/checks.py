@@ -59,7 +59,9 @@ def check_shapes(*arguments: Shaped, **sizes: int) -> None:
     for argument in arguments:
         if argument.tensor is None:
             continue
-        _check_type(argument, seen)
+        _check_type(argument)
+        if seen:
+            _check_together(argument, seen)
         if not _fits(argument, sizes):
             raise UserError(_shape_message(argument, sizes, seen))
         seen.append(argument)
@@ -86,27 +88,39 @@ def _fits(argument: Shaped, sizes: dict[str, int]) -> bool:
     return True
 
 
-def _check_type(argument: Shaped, seen: list[Shaped]) -> None:
-    name, tensor, kind = argument.name, argument.tensor, argument.kind
+def _check_type(argument: Shaped) -> None:
+    name, tensor, _, kind, _ = argument
     if not isinstance(tensor, Tensor):
         raise UserError(f"`{name}` must be a tensor, got {type(tensor).__name__}. Convert it.")
-    wanted = {"whole": torch.int64, "mask": torch.bool}.get(kind)
-    if wanted is not None and tensor.dtype != wanted:
-        raise UserError(f"`{name}` must be {wanted}, got {tensor.dtype}. Convert it.")
-    if kind == "real" and not tensor.is_floating_point():
-        raise UserError(f"`{name}` must be floating-point, got {tensor.dtype}. Convert it.")
-    for other in seen:
-        assert other.tensor is not None
-        if tensor.device != other.tensor.device:
-            raise UserError(
-                f"`{name}` must be on {other.tensor.device}, as `{other.name}` is, got "
-                f"{tensor.device}. Move one of them."
-            )
-        if kind == other.kind == "real" and _precision(tensor) != _precision(other.tensor):
-            raise UserError(
-                f"`{name}` must be {other.tensor.dtype}, as `{other.name}` is, got "
-                f"{tensor.dtype}. Convert one of them."
-            )
+    if kind == "real":
+        if not tensor.is_floating_point():
+            raise UserError(f"`{name}` must be floating-point, got {tensor.dtype}. Convert it.")
+    elif kind != "any" and tensor.dtype != _DTYPES[kind]:
+        raise UserError(f"`{name}` must be {_DTYPES[kind]}, got {tensor.dtype}. Convert it.")
+
+
+_DTYPES = {"whole": torch.int64, "mask": torch.bool}
+
+
+def _check_together(argument: Shaped, seen: list[Shaped]) -> None:
+    """Compare device and precision with those of the arguments before."""
+    name, tensor, _, kind, _ = argument
+    first, real = seen[0], next((one for one in seen if one.kind == "real"), None)
+    assert tensor is not None
+    assert first.tensor is not None
+    if tensor.device != first.tensor.device:
+        raise UserError(
+            f"`{name}` must be on {first.tensor.device}, as `{first.name}` is, got "
+            f"{tensor.device}. Move one of them."
+        )
+    if kind != "real" or real is None:
+        return
+    assert real.tensor is not None
+    if _precision(tensor) != _precision(real.tensor):
+        raise UserError(
+            f"`{name}` must be {real.tensor.dtype}, as `{real.name}` is, got {tensor.dtype}. "
+            "Convert one of them."
+        )
 
 
 def _precision(tensor: Tensor) -> torch.dtype:
