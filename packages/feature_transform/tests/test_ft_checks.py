@@ -27,6 +27,7 @@ from feature_transform.infomin import branch_logits
 from feature_transform.jigsaw import shuffled_orders
 from feature_transform.logits import mixed_scores, transformed_pair, transformed_scores
 from feature_transform.negatives import MixedGroup, scores_of_groups
+from feature_transform.siamese import mean_loss_weight
 from feature_transform.simclr import transformed_pairs_logits
 from feature_transform.sinkhorn import sinkhorn
 from feature_transform.swav import prediction_losses
@@ -299,6 +300,7 @@ def test_a_random_key_is_an_integer(draw: Callable[[Any], object], rng_key: Any)
             QUERY, QUEUE, [MixedGroup(slice(1, 5), PARTNERS, torch.tensor(0.5))]
         ),
         lambda: JigsawHead(3, 0, rng_key=0),
+        lambda: mean_loss_weight(-0.5),
     ],
 )
 def test_values_outside_their_range_are_refused(call: Callable[[], object]) -> None:
