@@ -58,6 +58,7 @@ def points(contrast: Contrast[MixingShape]) -> Tensor:
     mixed = mix_hard_negatives(
         query,
         contrast.queue,
+        rng_key=0,
         n_hard=shape.n_hard,
         s=shape.s,
         s_prime=shape.s_prime,
@@ -74,6 +75,7 @@ def closed(contrast: Contrast[MixingShape]) -> Tensor:
     mixed = mixed_logits(
         contrast.query,
         contrast.queue,
+        rng_key=0,
         n_hard=shape.n_hard,
         s=shape.s,
         s_prime=shape.s_prime,

@@ -41,7 +41,7 @@ def nt_xent_by_loops(first: Tensor, second: Tensor, temperature: float) -> Tenso
 @settings(max_examples=50, deadline=None)
 @given(
     rows=st.integers(1, 5),
-    negatives=st.integers(0, 8),
+    negatives=st.integers(1, 8),
     temperature=st.sampled_from([0.07, 0.2, 1.0]),
     seed=st.integers(0, 1000),
 )
@@ -156,3 +156,27 @@ def test_a_second_backward_pass_is_an_error() -> None:
     loss.backward(retain_graph=True)  # type: ignore[no-untyped-call]
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
         loss.backward()  # type: ignore[no-untyped-call]
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_info_nce_keeps_float64_and_its_gradient_passes_gradcheck(masked: bool) -> None:
+    logits = randn(3, 5).double()
+    if masked:
+        logits[1, 2:4] = -math.inf
+    assert info_nce(logits, 0.2).dtype == torch.float64
+    assert info_nce(logits, 0.2).item() == pytest.approx(info_nce_by_loops(logits, 0.2), rel=1e-14)
+    seen = (randn(3, 5, seed=1).double() * 0.1).requires_grad_()
+    assert torch.autograd.gradcheck(lambda x: info_nce(logits + x, 0.2), (seen,))
+
+
+def test_nt_xent_keeps_float64_and_its_gradient_passes_gradcheck() -> None:
+    views = [randn(3, 4, seed=seed).double().requires_grad_() for seed in (1, 2)]
+    assert nt_xent(views[0], views[1], 0.2).dtype == torch.float64
+    assert torch.autograd.gradcheck(lambda a, b: nt_xent(a, b, 0.2), views)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_losses_of_half_precision_are_computed_in_float32(dtype: torch.dtype) -> None:
+    logits = randn(4, 9).to(dtype)
+    assert info_nce(logits, 0.2).dtype == torch.float32
+    assert torch.equal(info_nce(logits, 0.2), info_nce(logits.float(), 0.2))

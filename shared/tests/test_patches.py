@@ -271,7 +271,6 @@ def test_images_of_another_size_are_refused(height: int, width: int) -> None:
         cut_patches(torch.zeros(2, 3, height, width), grid)
 
 
-def test_a_key_requires_positions() -> None:
-    # Source: the function's own documentation.
-    with pytest.raises(ValueError, match="`positions` must be given"):
-        cut_patches(torch.zeros(2, 3, 33, 33), PatchGrid(cell=11, patch=8), 0)
+def test_positions_count_from_0_if_none_are_given() -> None:
+    images, grid = torch.rand(4, 3, 33, 33), PatchGrid(cell=11, patch=8)
+    assert torch.equal(cut_patches(images, grid, 5), cut_patches(images, grid, 5, torch.arange(4)))

@@ -144,6 +144,6 @@ def test_misuse_is_refused() -> None:
     with pytest.raises(UserError, match="`labels` must be given"):
         KeyQueue(4, 2, rng_key=0, labels=True).enqueue(torch.ones(1, 2))
     with pytest.raises(UserError, match="Build it with labels=True"):
-        KeyQueue(4, 2, rng_key=0).enqueue(torch.ones(1, 2), torch.zeros(1))
+        KeyQueue(4, 2, rng_key=0).enqueue(torch.ones(1, 2), torch.zeros(1, dtype=torch.int64))
     with pytest.raises(UserError, match="at least 1 row"):
         KeyQueue(0, 2, rng_key=0)

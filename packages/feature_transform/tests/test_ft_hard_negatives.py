@@ -1,3 +1,5 @@
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -68,10 +70,14 @@ def test_scores_without_points_equal_scores_of_points_in_value_and_gradient(
     drawn = shares(*shapes[level], seed=seed)
     weight = float(drawn) if level == "number" else drawn
     scored = 1.5 * query - 0.5 * unit(batch, dim, seed=seed + 3) if other_scored else query
-    points = mix_with_query(query, queue, weight, renormalise=renormalise)
+    options: dict[str, Any] = {
+        "renormalise": renormalise,
+        "rows": "unit" if unit_queue else "unchecked",
+    }
+    points = mix_with_query(query, queue, weight, **options)
     forms = (
         torch.einsum("bd,bkd->bk", scored, points),
-        hard_negative_scores(scored, query, queue, weight, renormalise=renormalise),
+        hard_negative_scores(scored, query, queue, weight, **options),
     )
     torch.testing.assert_close(*forms, rtol=1e-7, atol=1e-7)
     pull = unit(batch, size, seed=seed + 2)

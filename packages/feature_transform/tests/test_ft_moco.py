@@ -114,7 +114,9 @@ def test_the_trace_holds_raw_and_transformed_scores_of_the_step(
     raw = torch.cat([(queries * keys).sum(1, keepdim=True), queries @ queue.T], dim=1)
     assert traced(output) == pytest.approx(numbers_of(raw), rel=1e-4, abs=1e-5)
     rng_key = derive_key(make_batch(3).rng_key, "transform")
-    seen = transformed_logits(queries, keys, queue, VARIANTS[name], rng_key)
+    seen = transformed_logits(
+        queries, keys, queue, VARIANTS[name], rng_key, rows="unit" if unit_sphere else "unchecked"
+    )
     expected = numbers_of(seen)
     assert traced(output, "transformed_") == pytest.approx(expected, rel=1e-4, abs=1e-5)
 

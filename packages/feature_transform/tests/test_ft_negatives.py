@@ -159,7 +159,7 @@ def test_mixed_scores_equal_scores_with_mixed_negatives_in_value_and_gradient(
     column = weight[:, None] if by_row else weight
     forms = (
         query @ mix_negatives(queue, partners, column, renormalise=renormalise).T,
-        mixed_cosines(query @ queue.T, partners, weight, between),
+        mixed_cosines(query @ queue.T, partners, weight[None] if by_row else weight, between),
     )
     torch.testing.assert_close(*forms, rtol=1e-9, atol=1e-9)
     gradients = [torch.autograd.grad((form * pull).sum(), query)[0] for form in forms]

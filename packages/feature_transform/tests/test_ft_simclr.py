@@ -94,7 +94,8 @@ def loss_by_loops(
         positive = (anchor * partner).sum()
         scored = anchor if transform.score_against == "extrapolated" else rows[row]
         terms = [positive]
-        mixed = mixture(transform, KEY, group_of(transform, start + image), 2 * count, dim)
+        drawn = TransformRecipe() if transform.negatives == "none" else transform
+        mixed = mixture(drawn, KEY, group_of(transform, start + image), 2 * count, dim)
         for column in range(2 * count):
             z, other = rows[column], int(mixed.partners[column])
             if images[column] == image:
@@ -149,7 +150,7 @@ def test_weights_of_one_give_nt_xent_where_each_column_is_its_own_partner(
     monkeypatch.setattr(logits_module, "positive_weights", lambda *_: torch.ones(4, 1))
     monkeypatch.setattr(simclr, "mixture", lambda *_: itself)
     raw = unit_views()
-    pairs = view_pairs(*(normalize(view.float(), dim=1) for view in raw))
+    pairs = view_pairs(*(normalize(view, dim=1) for view in raw))
     scores = score(pairs, TransformRecipe())
     assert torch.equal(scores, pairs.logits())
     loss, expected = info_nce(scores, TEMPERATURE), nt_xent(*raw, TEMPERATURE)

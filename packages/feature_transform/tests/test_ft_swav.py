@@ -165,7 +165,9 @@ def test_extrapolating_features_equals_extrapolating_scores(
     first, second = nn.functional.normalize(rows, dim=2)
     prototypes = normal(rng_key + 1, torch.arange(11 * 6)).view(11, 6).double()
     features = extrapolate_positives(first, second, weights)
-    scores = extrapolate_positives(first @ prototypes.T, second @ prototypes.T, weights)
+    scores = extrapolate_positives(
+        first @ prototypes.T, second @ prototypes.T, weights, rows="unchecked"
+    )
     for moved, expected in zip(features, scores, strict=True):
         torch.testing.assert_close(moved @ prototypes.T, expected)
 

@@ -1,4 +1,4 @@
-"""MoCHi in your own loop: plain PyTorch and two marked lines of this package."""
+"""MoCHi in your own loop: plain PyTorch and the marked lines of this package."""
 
 import copy
 
@@ -8,8 +8,7 @@ from torch import nn
 
 from mochi import mixed_logits
 
-BATCH, QUEUE, DIM, TEMPERATURE, MOMENTUM, STEPS = 64, 1024, 64, 0.2, 0.99, 60
-MIX_FROM = 20  # earlier steps use real negatives only
+BATCH, QUEUE, DIM, TEMPERATURE, MOMENTUM, STEPS, MIX_FROM = 64, 1024, 64, 0.2, 0.99, 60, 20
 
 
 def two_views(batch: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -43,8 +42,9 @@ def main() -> list[float]:
             key = F.normalize(key_encoder(key_view), dim=1)
         cosines = query @ queue.T
         logits = [(query * key).sum(dim=1, keepdim=True), cosines]
-        if step >= MIX_FROM:  # MoCHi
-            logits += [mixed_logits(query, queue, cosines=cosines, n_hard=64, s=64, s_prime=8)]
+        if step >= MIX_FROM:  # MoCHi, after a warm-up; draws depend on the step
+            mixed = mixed_logits(query, queue, step, cosines=cosines, n_hard=64, s=64, s_prime=8)
+            logits += [mixed]
         scores = torch.cat(logits, dim=1) / TEMPERATURE
         loss = F.cross_entropy(scores, torch.zeros(BATCH, dtype=torch.int64))
         optimizer.zero_grad()

@@ -14,7 +14,7 @@ from mochi.analysis import (
     proxy_accuracy,
     synthetic_false_negatives,
 )
-from mochi.draws import MixingDraws, draw_from_key
+from mochi.draws import MixingDraws, draw_mixing
 from mochi.oracle import allowed_negatives, same_class
 from mochi.pool import HardPool, hardest
 
@@ -37,7 +37,7 @@ def test_synthetic_negatives_can_only_lower_proxy_accuracy() -> None:
     query, queue = unit(50, 8), unit(100, 8, seed=1)
     key = normalize(query + 0.5 * unit(50, 8, seed=2), dim=1)
     real = torch.cat([(query * key).sum(1, keepdim=True), query @ queue.T], dim=1)
-    synthetic = mixed_logits(query, queue, n_hard=10, s=20, s_prime=20)
+    synthetic = mixed_logits(query, queue, 1, n_hard=10, s=20, s_prime=20)
     logits = torch.cat([real, synthetic], dim=1)
     assert proxy_accuracy(logits) <= proxy_accuracy(logits, negatives=100)
     assert proxy_accuracy(logits, negatives=100) == proxy_accuracy(real)
@@ -52,7 +52,7 @@ def test_query_mixed_points_outrank_a_key_that_orthogonal_negatives_do_not(
     queue = torch.eye(6)[2:]
     key = torch.zeros(1, 6)
     key[0, 0], key[0, 1] = agreement, math.sqrt(1 - agreement**2)
-    synthetic = mixed_logits(query, queue, n_hard=4, s=0, s_prime=500)
+    synthetic = mixed_logits(query, queue, 1, n_hard=4, s=0, s_prime=500)
     assert synthetic.max() <= math.sqrt(0.5) + 1e-6
     logits = torch.cat([(query * key).sum(1, keepdim=True), query @ queue.T, synthetic], dim=1)
     assert proxy_accuracy(logits, negatives=4) == 1.0
@@ -65,7 +65,7 @@ def test_query_mixed_points_outrank_a_key_that_orthogonal_negatives_do_not(
 def test_query_mixed_points_are_nearly_always_the_hardest() -> None:
     query, queue = unit(64, 16), unit(256, 16, seed=1)
     cosines = query @ queue.T
-    mixed = mixed_logits(query, queue, n_hard=16, s=0, s_prime=64)
+    mixed = mixed_logits(query, queue, 1, n_hard=16, s=0, s_prime=64)
     gap, harder = hardness(cosines, mixed)
     assert harder == 1.0
     expected = torch.stack([m.max() - c.max() for m, c in zip(mixed, cosines, strict=True)])
@@ -121,7 +121,7 @@ def test_unknown_classes_are_not_false_negatives() -> None:
 def mixed() -> Mixed:
     cosines = torch.randn(4, 60, generator=torch.Generator().manual_seed(0))
     pool = hardest(cosines, 12)
-    draws = draw_from_key(1, torch.arange(4), pool.sizes, s=20000, s_prime=20000)
+    draws = draw_mixing(1, torch.arange(4), pool.sizes, s=20000, s_prime=20000)
     return pool, draws, classes(3, 4), classes(3, 60, seed=1)
 
 
@@ -161,7 +161,7 @@ def oracle_loss(
     query: Tensor, key: Tensor, queue: Tensor, allowed: Tensor, **counts: Any
 ) -> Tensor:
     cosines = (query @ queue.T).masked_fill(~allowed, -math.inf)
-    synthetic = mixed_logits(query, queue, cosines=cosines, **counts)
+    synthetic = mixed_logits(query, queue, 1, cosines=cosines, **counts)
     joined = torch.cat([(query * key).sum(1, keepdim=True), cosines, synthetic], dim=1)
     return cross_entropy(joined / 0.2, torch.zeros(len(query), dtype=torch.int64))
 
@@ -178,7 +178,6 @@ def test_an_oracle_without_false_negatives_changes_nothing() -> None:
             n_hard=6,
             s=9,
             s_prime=9,
-            generator=torch.Generator().manual_seed(0),
         )
         for allowed in (
             allowed_negatives(labels, queue_labels),
@@ -208,9 +207,9 @@ def test_an_oracle_never_mixes_the_querys_class() -> None:
     labels, queue_labels = classes(3, 4), classes(3, 16, seed=1)
     allowed = allowed_negatives(labels, queue_labels)
     pool = hardest((query @ queue.T).masked_fill(~allowed, -math.inf), 16)
-    draws = draw_from_key(1, torch.arange(4), pool.sizes, s=500, s_prime=500)
+    draws = draw_mixing(1, torch.arange(4), pool.sizes, s=500, s_prime=500)
     counted = synthetic_false_negatives(pool, draws, labels, queue_labels)
     assert [float(share) for share in counted] == [0, 0, 0]
-    points = mix_hard_negatives(query, queue, n_hard=16, s=500, s_prime=0, allowed=allowed)
+    points = mix_hard_negatives(query, queue, 1, n_hard=16, s=500, s_prime=0, allowed=allowed)
     for b in range(4):
         assert points[b][:, queue_labels == labels[b]].abs().max() == 0

@@ -1,31 +1,20 @@
-from collections.abc import Callable
+from typing import Any
 
-import pytest
 import torch
 from torch import Tensor
 
-from mochi.draws import MixingDraws, draw_from_generator, draw_from_key
-
-Draw = Callable[..., MixingDraws]
+from mochi.draws import MixingDraws, draw_mixing
 
 
-def from_key(sizes: Tensor, rng_key: int = 5, **counts: int) -> MixingDraws:
-    return draw_from_key(rng_key, torch.arange(len(sizes)), sizes, **counts)
-
-
-def from_generator(sizes: Tensor, rng_key: int = 5, **counts: int) -> MixingDraws:
-    return draw_from_generator(torch.Generator().manual_seed(rng_key), sizes, **counts)
-
-
-SOURCES = pytest.mark.parametrize("draw", [from_key, from_generator])
+def draw(sizes: Tensor, rng_key: int = 5, **counts: Any) -> MixingDraws:
+    return draw_mixing(rng_key, torch.arange(len(sizes)), sizes, **counts)
 
 
 def chi_square(counts: Tensor, expected: float) -> float:
     return float(((counts - expected).square() / expected).sum())
 
 
-@SOURCES
-def test_coefficients_are_inside_their_open_intervals(draw: Draw) -> None:
+def test_coefficients_are_inside_their_open_intervals() -> None:
     draws = draw(torch.full((64,), 10), s=500, s_prime=500, beta_max=0.5)
     assert draws.alpha.min() > 0
     assert draws.alpha.max() < 1
@@ -33,8 +22,7 @@ def test_coefficients_are_inside_their_open_intervals(draw: Draw) -> None:
     assert draws.beta.max() < 0.5
 
 
-@SOURCES
-def test_coefficients_are_uniform(draw: Draw) -> None:
+def test_coefficients_are_uniform() -> None:
     draws = draw(torch.full((64,), 10), s=500, s_prime=500)
     for sample in (draws.alpha.flatten(), draws.beta.flatten() * 2):
         # Kolmogorov-Smirnov against the uniform distribution; 1.95 is the 0.1 % point.
@@ -43,15 +31,13 @@ def test_coefficients_are_uniform(draw: Draw) -> None:
         assert (ordered - grid).abs().max() * len(ordered) ** 0.5 < 1.95
 
 
-@SOURCES
-def test_coefficients_differ_between_queries_and_between_points(draw: Draw) -> None:
+def test_coefficients_differ_between_queries_and_between_points() -> None:
     draws = draw(torch.full((8,), 10), s=8, s_prime=8)
     for coefficients in (draws.alpha, draws.beta):
         assert len(set(coefficients.flatten().tolist())) > 60
 
 
-@SOURCES
-def test_parents_of_a_pair_are_distinct_and_all_ordered_pairs_equally_likely(draw: Draw) -> None:
+def test_parents_of_a_pair_are_distinct_and_all_ordered_pairs_equally_likely() -> None:
     # Chi-square over the N (N - 1) ordered pairs; 1 % point for 29 degrees of freedom is 49.6.
     size = 6
     draws = draw(torch.full((100,), size), s=300, s_prime=0)
@@ -61,15 +47,13 @@ def test_parents_of_a_pair_are_distinct_and_all_ordered_pairs_equally_likely(dra
     assert chi_square(off_diagonal, 30000 / 30) < 49.6
 
 
-@SOURCES
-def test_parents_of_query_mixed_points_are_uniform(draw: Draw) -> None:
+def test_parents_of_query_mixed_points_are_uniform() -> None:
     # 1 % point of chi-square with 6 degrees of freedom is 16.8.
     draws = draw(torch.full((100,), 7), s=0, s_prime=210)
     assert chi_square(torch.bincount(draws.parent.flatten()).double(), 3000) < 16.8
 
 
-@SOURCES
-def test_positions_and_coefficients_are_independent(draw: Draw) -> None:
+def test_positions_and_coefficients_are_independent() -> None:
     draws = draw(torch.full((200,), 16), s=500, s_prime=500)
     for a, b in (
         (draws.first, draws.alpha),
@@ -80,8 +64,7 @@ def test_positions_and_coefficients_are_independent(draw: Draw) -> None:
         assert abs(correlation) < 4 / 100000**0.5
 
 
-@SOURCES
-def test_pools_of_one_and_of_none_give_valid_positions(draw: Draw) -> None:
+def test_pools_of_one_and_of_none_give_valid_positions() -> None:
     draws = draw(torch.tensor([1, 0, 2]), s=50, s_prime=50)
     assert draws.first[:2].eq(0).all()
     assert draws.second[:2].eq(0).all()
@@ -89,8 +72,7 @@ def test_pools_of_one_and_of_none_give_valid_positions(draw: Draw) -> None:
     assert (draws.first[2] + draws.second[2]).eq(1).all()
 
 
-@SOURCES
-def test_draws_cover_each_pool_and_nothing_beyond(draw: Draw) -> None:
+def test_draws_cover_each_pool_and_nothing_beyond() -> None:
     sizes = torch.tensor([3, 5])
     draws = draw(sizes, s=200, s_prime=200)
     for positions in (draws.first, draws.second, draws.parent):
@@ -99,39 +81,20 @@ def test_draws_cover_each_pool_and_nothing_beyond(draw: Draw) -> None:
 
 
 def test_more_points_than_pool_members_may_be_drawn() -> None:
-    draws = from_key(torch.full((2,), 4), s=4096, s_prime=2048)
+    draws = draw(torch.full((2,), 4), s=4096, s_prime=2048)
     assert draws.first.shape == (2, 4096)
     assert draws.parent.shape == (2, 2048)
 
 
-def test_equal_generator_states_draw_equal_points_and_a_used_state_does_not() -> None:
-    sizes = torch.full((3,), 9)
-    generator = torch.Generator().manual_seed(1)
-    one = draw_from_generator(generator, sizes, s=4, s_prime=4)
-    other = draw_from_generator(generator, sizes, s=4, s_prime=4)
-    again = draw_from_generator(torch.Generator().manual_seed(1), sizes, s=4, s_prime=4)
-    assert all(torch.equal(a, b) for a, b in zip(one, again, strict=True))
-    assert not torch.equal(one.alpha, other.alpha)
-
-
-def test_no_generator_means_torchs_global_one() -> None:
-    sizes = torch.full((3,), 9)
-    torch.manual_seed(3)
-    one = draw_from_generator(None, sizes, s=4, s_prime=4)
-    torch.manual_seed(3)
-    again = draw_from_generator(None, sizes, s=4, s_prime=4)
-    assert torch.equal(one.alpha, again.alpha)
-
-
 def test_keyed_draws_of_a_split_batch_are_those_of_the_whole() -> None:
     sizes = torch.full((8,), 9)
-    whole = draw_from_key(7, torch.arange(8), sizes, s=5, s_prime=3)
+    whole = draw_mixing(7, torch.arange(8), sizes, s=5, s_prime=3)
     for part in (slice(0, 3), slice(3, 8)):
-        split = draw_from_key(7, torch.arange(8)[part], sizes[part], s=5, s_prime=3)
+        split = draw_mixing(7, torch.arange(8)[part], sizes[part], s=5, s_prime=3)
         assert all(torch.equal(a[part], b) for a, b in zip(whole, split, strict=True))
 
 
 def test_keyed_draws_do_not_touch_the_global_generator() -> None:
     before = torch.random.get_rng_state()
-    draw_from_key(7, torch.arange(8), torch.full((8,), 9), s=5, s_prime=3)
+    draw_mixing(7, torch.arange(8), torch.full((8,), 9), s=5, s_prime=3)
     assert torch.equal(before, torch.random.get_rng_state())

@@ -22,10 +22,10 @@ def loss_of(task: str, images: Tensor, encoder: nn.Module, head: nn.Module, step
         views = images.repeat_interleave(VIEWS, dim=0)
         embeddings = F.normalize(head(encoder(views + torch.randn_like(views))), dim=1)
         return pretext.semi_hard_triplet_loss(embeddings, ROWS.repeat_interleave(VIEWS))
-    patches = pretext.cut_patches(images, GRID, step, ROWS)  # draws: a function of step and row
+    patches = pretext.cut_patches(images, GRID, 2 * step, ROWS)  # draws: of key and row
     vectors = encoder(patches.flatten(0, 1)).view(BATCH, 9, DIM)
     if task == "jigsaw":
-        classes = pretext.draw_permutations(step, ROWS, 4, len(ORDERS))
+        classes = pretext.draw_permutations(2 * step + 1, ROWS, 4, len(ORDERS))
         scores = head(pretext.join(vectors, ORDERS[classes]))
     else:
         classes = torch.arange(8).expand(BATCH, 8)

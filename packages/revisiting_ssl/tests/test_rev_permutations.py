@@ -79,14 +79,14 @@ def test_the_set_is_a_function_of_its_arguments() -> None:
     again = permutation_set(9, 12)
     assert are_permutations(again)
     assert torch.equal(again, permutation_set(9, 12, "mean", 0))
-    assert not torch.equal(again, permutation_set(9, 12, seed=1))
+    assert not torch.equal(again, permutation_set(9, 12, rng_key=1))
     # One after the other: a smaller set is the beginning of a larger one.
     assert torch.equal(again, permutation_set(9, 24)[:12])
 
 
 def test_ties_are_broken_evenly() -> None:
     """The first permutation is any of the 24, since all are equally good."""
-    first = torch.cat([permutation_set(4, 1, seed=seed) for seed in range(240)])
+    first = torch.cat([permutation_set(4, 1, rng_key=seed) for seed in range(240)])
     counts = torch.tensor([first.tolist().count(list(p)) for p in itertools.permutations(range(4))])
     assert counts.min() >= 1
     assert counts.max() <= 26  # five standard deviations above ten

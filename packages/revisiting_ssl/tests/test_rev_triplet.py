@@ -49,7 +49,7 @@ def test_loss_and_gradient_are_those_of_the_double_loop(
     labels: list[int], dim: int, margin: float, seed: int
 ) -> None:
     rows = random_embeddings(len(labels), dim, seed).requires_grad_()
-    found = semi_hard_triplet_loss(rows, torch.tensor(labels), margin)
+    found = semi_hard_triplet_loss(rows, torch.tensor(labels), margin, rows="unchecked")
     expected = plain_loss(rows, labels, margin)
     torch.testing.assert_close(found, expected)
     torch.testing.assert_close(
@@ -74,7 +74,7 @@ def test_equal_distances_are_no_further_ones(rows: list[tuple[int, int]]) -> Non
 def test_four_points_on_a_line() -> None:
     # Two of four pairs fall back on the furthest negative, at 1 where the positive is at 4.
     line, labels = torch.tensor([[0.0], [2.0], [1.0], [3.0]]), torch.tensor([0, 0, 1, 1])
-    assert semi_hard_triplet_loss(line, labels, 0.5) == 1.75
+    assert semi_hard_triplet_loss(line, labels, 0.5, rows="unchecked") == 1.75
     triplets = mine_semi_hard(squared_distances(line), labels)
     assert triplets.fallback.nonzero().tolist() == [[1, 0], [2, 3]]
     assert triplets.pairs.nonzero().tolist() == [[0, 1], [1, 0], [2, 3], [3, 2]]
@@ -86,23 +86,26 @@ def test_a_collapsed_embedding_has_exactly_the_margin_as_loss(
     row: list[float], margin: float
 ) -> None:
     embeddings = torch.tensor(row).expand(24, 3)
-    assert semi_hard_triplet_loss(embeddings, torch.arange(24) // 8, margin) == margin
+    assert (
+        semi_hard_triplet_loss(embeddings, torch.arange(24) // 8, margin, rows="unchecked")
+        == margin
+    )
 
 
 def test_images_at_right_angles_with_equal_views_have_no_loss() -> None:
     embeddings = torch.eye(6).repeat_interleave(4, dim=0)
     labels = torch.arange(6).repeat_interleave(4)
-    assert semi_hard_triplet_loss(embeddings, labels, 0.5) == 0
+    assert semi_hard_triplet_loss(embeddings, labels, 0.5, rows="unchecked") == 0
     # Negatives are at 2: a larger margin is not kept.
-    assert semi_hard_triplet_loss(embeddings, labels, 2.5) == 0.5
+    assert semi_hard_triplet_loss(embeddings, labels, 2.5, rows="unchecked") == 0.5
 
 
 def test_the_loss_does_not_depend_on_the_order_of_rows() -> None:
     embeddings, labels = random_embeddings(24, 5, 0), torch.arange(24) // 4
     order = torch.randperm(24, generator=torch.Generator().manual_seed(1))
     torch.testing.assert_close(
-        semi_hard_triplet_loss(embeddings[order], labels[order]),
-        semi_hard_triplet_loss(embeddings, labels),
+        semi_hard_triplet_loss(embeddings[order], labels[order], rows="unchecked"),
+        semi_hard_triplet_loss(embeddings, labels, rows="unchecked"),
     )
 
 
@@ -124,7 +127,7 @@ def test_the_gradient_flows_through_the_pair_and_its_negative_only() -> None:
     assert triplets.negatives[0, 1] == 2
     # From 0.5 the negative at 0.6 is nearer than the positive, so that at 5 is chosen.
     assert triplets.negatives[1, 0] == 3
-    (gradient,) = torch.autograd.grad(semi_hard_triplet_loss(line, labels), line)
+    (gradient,) = torch.autograd.grad(semi_hard_triplet_loss(line, labels, rows="unchecked"), line)
     (expected,) = torch.autograd.grad((0.5 + distances[0, 1] - distances[0, 2]) / 2, line)
     assert gradient[3] == 0  # its term is below zero
     torch.testing.assert_close(gradient, expected)
@@ -132,9 +135,11 @@ def test_the_gradient_flows_through_the_pair_and_its_negative_only() -> None:
 
 def test_groups_are_mined_by_themselves() -> None:
     groups, labels = random_embeddings(36, 4, 3).view(3, 12, 4), torch.arange(12) // 3
-    expected = [semi_hard_triplet_loss(group, labels) for group in groups]
-    torch.testing.assert_close(semi_hard_triplet_loss(groups, labels), torch.stack(expected))
-    together = semi_hard_triplet_loss(groups.flatten(0, 1), torch.arange(36) // 3)
+    expected = [semi_hard_triplet_loss(group, labels, rows="unchecked") for group in groups]
+    torch.testing.assert_close(
+        semi_hard_triplet_loss(groups, labels, rows="unchecked"), torch.stack(expected)
+    )
+    together = semi_hard_triplet_loss(groups.flatten(0, 1), torch.arange(36) // 3, rows="unchecked")
     assert not torch.isclose(together, torch.stack(expected).mean())
 
 
@@ -143,7 +148,7 @@ def test_without_pairs_or_negatives_the_loss_is_zero_and_no_gradient_is_nan(
     labels: list[int],
 ) -> None:
     rows = random_embeddings(len(labels), 2, 0).requires_grad_()
-    loss = semi_hard_triplet_loss(rows, torch.tensor(labels))
+    loss = semi_hard_triplet_loss(rows, torch.tensor(labels), rows="unchecked")
     (gradient,) = torch.autograd.grad(loss, rows)
     assert loss == 0
     assert gradient.abs().max() == 0
@@ -191,5 +196,5 @@ def test_the_two_axes_differ_as_much_as_the_paper_leaves_open() -> None:
 def test_random_directions_lose_nearly_the_margin() -> None:
     """In many dimensions all distances are near 2, and the nearest further negative is too."""
     rows = F.normalize(random_embeddings(128, 1000, 0), dim=1)
-    loss = semi_hard_triplet_loss(rows, torch.arange(128) // 8, 0.5)
+    loss = semi_hard_triplet_loss(rows, torch.arange(128) // 8, 0.5, rows="unchecked")
     assert 0.45 < float(loss) < 0.5

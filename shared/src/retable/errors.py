@@ -1,8 +1,10 @@
 """The error that is meant for the user."""
 
 
-class UserError(Exception):
+class UserError(ValueError):
     """An error that the user can fix: one sentence with the name, the expectation and the remedy.
 
-    Commands print it and exit with status 2, without a traceback.
+    Commands print it and exit with status 2, without a traceback. As a ValueError it can be caught
+    without an import of Retable. Code that catches the ValueError of something else, and could
+    catch a UserError with it, raises that again first.
     """

@@ -5,6 +5,18 @@ worker and on any number of processes, so that a run can be resumed or split dif
 bookkeeping. A batch that is split over processes uses the global positions of its samples as
 counters.
 
+Every public function of Retable and its packages that draws takes the same two arguments:
+
+- ``rng_key``, an integer: the random key of one step and purpose, equal on all processes. It must
+  change with every step: the number of the step will do, or ``derive_key(seed, "views", step)``.
+  Two functions that draw in one step take two keys, derived for different purposes. A module takes
+  one to draw its first weights.
+- ``positions`` (B,), int64: places of the rows in the global batch, 0 to B - 1 if None. A process
+  passes those of its own rows.
+
+No function draws from torch's global generator. Functions that apply draws, such as weights or
+permutations, take them as tensors, from any source.
+
 The hash is the finaliser of SplitMix64 (Steele, Lea, Flood, 2014), applied twice: once to the
 counter, once to the sum of that and the key.
 """

@@ -249,7 +249,7 @@ def _read_fields(kind: Any, plain: Mapping[str, Any], path: Path, problems: list
         return _UNREAD
     try:
         return kind(**values)
-    except (ValueError, UserError) as error:
+    except ValueError as error:
         problems.append(Problem(path, str(error).removesuffix(".")))
         return _UNREAD
 

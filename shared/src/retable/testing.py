@@ -1,4 +1,4 @@
-"""Tools for tests: a tiny encoder, batches, training steps, checks of encoders, processes.
+"""Tools for tests: a tiny encoder, batches, steps, checks of encoders, wrong tensors, processes.
 
 With equal shares of a global batch, the mean of the processes' losses is the loss of the global
 batch, the mean of their gradients is its gradient, and state that all processes hold (queues,
@@ -14,12 +14,13 @@ import multiprocessing
 import operator
 import os
 import pickle
+import re
 import socket
 import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import timedelta
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
@@ -269,6 +270,72 @@ def check_encoder(recipe: EncoderRecipe, side: int = 32) -> None:
     except UserError as error:
         refused = str(error)
     assert "no tap 'no such tap'" in refused
+
+
+Described = Mapping[str, tuple[str, Tensor]]
+"""Argument -> its dimensions, as `retable.nn.checks.Shaped` writes them, and a tensor that fits."""
+
+SENTENCES = re.compile(r"`[\w.\[\]]+`[\w ]* must [^\n]+, got [^\n]+\. [A-Z][^\n]+\.")
+"""Form of the message of a refused argument."""
+
+
+def check_refusals(function: Callable[..., object], described: Described) -> int:
+    """Assert that a function takes arguments that fit and refuses those of `wrong_tensors`.
+
+    Returns:
+        The number of refused ones.
+    """
+    function(**{name: tensor for name, (_, tensor) in described.items()})
+    count = 0
+    for label, arguments in wrong_tensors(described):
+        said = "accepted"
+        try:
+            function(**arguments)
+        except UserError as error:
+            said = str(error)
+        assert SENTENCES.fullmatch(said), f"{label}: {said}"
+        count += 1
+    return count
+
+
+def wrong_tensors(described: Described) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield arguments of which one tensor is wrong, each with a label.
+
+    Sizes that only one tensor has are not changed.
+    """
+    tensors = {name: tensor for name, (_, tensor) in described.items()}
+    dims = {name: text for name, (text, _) in described.items()}
+    everywhere = [dim for text in dims.values() for dim in text.replace("1+", "").split()]
+    real = [name for name, tensor in tensors.items() if tensor.is_floating_point()]
+    for name, tensor in tensors.items():
+        wrong: dict[str, Any] = dict(_wrong_shapes(tensor, dims[name].split(), everywhere))
+        wrong["a list"] = tensor.tolist()
+        if "C H W" not in dims[name]:  # images have any type
+            wrong["another kind"] = tensor.long() if name in real else tensor.float()
+        if len(tensors) > 1:
+            wrong["another device"] = tensor.to("meta")
+        if name in real and len(real) > 1:
+            wrong["another precision"] = tensor.double()
+        for label, changed in wrong.items():
+            yield f"{name}: {label}", {**tensors, name: changed}
+
+
+def _wrong_shapes(
+    tensor: Tensor, dims: list[str], everywhere: list[str]
+) -> Iterator[tuple[str, Tensor]]:
+    dims = [dim for dim in dims if dim != "..."]
+    shared = [everywhere.count(dim.replace("1+", "")) > 1 for dim in dims]
+    for axis, dim in enumerate(dims, start=-len(dims)):
+        if shared[axis]:
+            yield f"one more of {dim}", torch.cat([tensor, tensor.narrow(axis, 0, 1)], dim=axis)
+            yield f"one of {dim}", tensor.narrow(axis, 0, 1)
+        if not dim.islower():
+            yield f"none of {dim}", tensor.narrow(axis, 0, 0)
+    if len(dims) == 2 and any(shared) and tensor.shape[-1] != tensor.shape[-2]:
+        yield "transposed", tensor.mT
+    yield "a dimension less", tensor.flatten()[0] if len(dims) == 1 else tensor[..., 0].flatten()
+    if "..." not in everywhere:
+        yield "a dimension more", tensor[None]
 
 
 def _check_weights(recipe: EncoderRecipe, images: torch.Tensor) -> None:

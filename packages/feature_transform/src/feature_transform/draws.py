@@ -3,7 +3,8 @@
 Draws are a function of the step's key and of positions in the global batch or in the queue, so that
 they do not depend on the number of processes. Level "batch" draws once for each group of
 `TransformRecipe.draw_group` rows of the global batch. Other training loops may draw differently,
-for instance with `torch.distributions.Beta`: the operations take tensors.
+for instance with `torch.distributions.Beta`: the operations take tensors. `retable.random`
+explains ``rng_key`` and ``positions``.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from torch import Tensor
 from feature_transform.recipe import Level, TransformRecipe
 from retable import random
 from retable.errors import UserError
+from retable.nn.checks import Shaped, check_least, check_rng_key, check_shapes
 from retable.random import derive_key
 
 
@@ -42,6 +44,13 @@ def row_weights(
     Returns:
         (n, 1), or (n, D) for level "dimension".
     """
+    check_rng_key(rng_key)
+    check_shapes(Shaped("positions", positions, "N", kind="whole"))
+    check_least(1, dim=dim, group=group)
+    if level not in ("batch", "sample", "dimension"):
+        raise UserError(
+            f"`level` must be 'batch', 'sample' or 'dimension', got {level!r}. Choose one."
+        )
     rows = positions[:, None]
     if level == "batch":
         rows = torch.zeros_like(rows) if group is None else rows // group
@@ -85,6 +94,12 @@ def mixture(
     ``group`` is the index of the group in the global batch, a 0-dim int64 tensor; the negatives of
     ``transform`` must be "interpolate" or "extrapolate".
     """
+    if transform.negatives not in ("interpolate", "extrapolate"):
+        raise UserError(
+            "`transform.negatives` must be 'interpolate' or 'extrapolate' to be mixed, got "
+            f"{transform.negatives!r}. Choose one."
+        )
+    check_least(1, size=size, dim=dim)
     interpolates = transform.negatives == "interpolate"
     alpha = transform.alpha_in if interpolates else transform.alpha_ex
     partners = random.permutation(derive_key(rng_key, "partners"), size, group.device, group)
@@ -106,6 +121,7 @@ def draw_groups(positions: Tensor, group: int | None) -> Iterator[tuple[Tensor, 
             processes.
         group: rows of a group; None: all.
     """
+    check_shapes(Shaped("positions", positions, "B", kind="whole"))
     rows = len(positions)
     if group is None:
         yield torch.zeros_like(positions[0]), slice(0, rows)

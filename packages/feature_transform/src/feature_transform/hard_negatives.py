@@ -10,9 +10,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from retable.nn.checks import Rows, Shaped, check_shapes, row_weight, unit_rows
+
 
 def mix_with_query(
-    query: Tensor, negatives: Tensor, weight: Tensor | float, *, renormalise: bool = False
+    query: Tensor,
+    negatives: Tensor,
+    weight: Tensor | float,
+    *,
+    renormalise: bool = False,
+    rows: Rows = "unit",
 ) -> Tensor:
     """Return the mixed points w q_i + (1 - w) z_j (supplement, equation 2).
 
@@ -21,13 +28,18 @@ def mix_with_query(
     Args:
         query: (B, D) unit rows.
         negatives: (K, D) unit rows.
-        weight: w, the query's share: a scalar, (B, 1) for each query or (B, D) for each of its
-            dimensions. Where the paper's weight is the negative's share, pass one minus it.
+        weight: w, the query's share: a scalar, (B,) or (B, 1) for each query, or (B, D) for each
+            of its dimensions. Where the paper's weight is the negative's share, pass one minus it.
         renormalise: scale the points to unit length.
+        rows: "unit" refuses rows of another length, "normalise" scales query and negatives,
+            "unchecked" mixes rows of any length; see `retable.nn.checks.unit_rows`.
 
     Returns:
         (B, K, D).
     """
+    check_shapes(Shaped("query", query, "B D"), Shaped("negatives", negatives, "K D"))
+    query, negatives = unit_rows("query", query, rows), unit_rows("negatives", negatives, rows)
+    weight = row_weight("weight", weight, query)
     if isinstance(weight, Tensor) and weight.ndim == 2:
         weight = weight[:, None, :]
     points = weight * query[:, None, :] + (1 - weight) * negatives[None]
@@ -41,6 +53,7 @@ def hard_negative_scores(
     weight: Tensor | float,
     *,
     renormalise: bool = False,
+    rows: Rows = "unit",
 ) -> Tensor:
     """Return the dot products (B, K) of each query with its hard negatives, without the points.
 
@@ -53,9 +66,16 @@ def hard_negative_scores(
     With p = q, an orthogonal negative (s = 0) scores w: no hard negative scores below its raw
     score.
 
-    ``scored`` (B, D) are ``query`` itself or extrapolated queries; the other arguments are those of
-    `mix_with_query`.
+    ``scored`` (B, D) are ``query`` itself or extrapolated queries, of any length; the other
+    arguments are those of `mix_with_query`.
     """
+    check_shapes(
+        Shaped("scored", scored, "B D"),
+        Shaped("query", query, "B D"),
+        Shaped("negatives", negatives, "K D"),
+    )
+    query, negatives = unit_rows("query", query, rows), unit_rows("negatives", negatives, rows)
+    weight = row_weight("weight", weight, query)
     if isinstance(weight, Tensor):
         weight = weight.to(query.dtype)
     own = (scored * query * weight).sum(dim=1, keepdim=True)

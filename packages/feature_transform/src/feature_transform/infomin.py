@@ -23,6 +23,14 @@ from retable.errors import UserError
 from retable.methods.method import Batch, StepOutput
 from retable.methods.metrics import embedding_spread, ranking
 from retable.methods.multi_crop import by_image
+from retable.nn.checks import (
+    Rows,
+    Shaped,
+    check_rng_key,
+    check_shapes,
+    row_positions,
+    unit_rows,
+)
 from retable.nn.losses import info_nce
 from retable.nn.patches import PatchGrid, cut_patches
 from retable.random import derive_key
@@ -34,17 +42,30 @@ def branch_logits(
     queue: Tensor,
     transform: TransformRecipe,
     rng_key: int,
-    positions: Tensor,
+    positions: Tensor | None = None,
+    *,
+    rows: Rows = "unit",
 ) -> list[Tensor]:
     """Return the logits of several queries of each image, which share its key and the negatives.
 
     The first branch's are `feature_transform.transformed_logits`. The others draw separate weights
-    and are scored against the same mixed queue. ``branches`` are unit rows (B, D) each; the other
-    arguments are those of `transformed_logits`.
+    and are scored against the same mixed queue. ``branches`` are unit rows (B, D) each, float32 or
+    float64; the other arguments are those of `transformed_logits`.
 
     Returns:
         (B, 1 + K) for each branch, the positive in column 0, not divided by the temperature.
     """
+    if not branches:
+        raise UserError("`branches` must be at least one tensor of queries, got none. Pass one.")
+    check_shapes(
+        *(Shaped(f"branches[{i}]", branch, "B D") for i, branch in enumerate(branches)),
+        Shaped("key", key, "B D"),
+        Shaped("queue", queue, "K D"),
+    )
+    check_rng_key(rng_key)
+    positions = row_positions(positions, key)
+    branches = [unit_rows(f"branches[{i}]", branch, rows) for i, branch in enumerate(branches)]
+    key, queue = unit_rows("key", key, rows), unit_rows("queue", queue, rows)
     draw_keys = [rng_key, *(derive_key(rng_key, "branch", i) for i in range(1, len(branches)))]
     pairs = [
         transformed_pair(query, key, transform, own, positions)
@@ -148,7 +169,9 @@ class InfoMin(MoCoFT):
             return [self.logits(queries, keys, batch) for queries in branches]
         rng_key = derive_key(batch.rng_key, "transform")
         queue = self.queue.rows
-        return branch_logits(branches, keys, queue, self.transform, rng_key, batch.positions)
+        return branch_logits(
+            branches, keys, queue, self.transform, rng_key, batch.positions, rows="unchecked"
+        )
 
     def contrastive_loss(self, queries: Tensor, keys: Tensor, batch: Batch) -> StepOutput:
         """Contrast both branches' queries with the keys; the loss is the mean of both losses."""

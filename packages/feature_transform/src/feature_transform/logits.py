@@ -18,7 +18,14 @@ from feature_transform.hard_negatives import hard_negative_scores
 from feature_transform.negatives import MixedGroup, mix_negatives, scores_of_groups
 from feature_transform.positives import extrapolate_positives
 from feature_transform.recipe import TransformRecipe
-from retable.errors import UserError
+from retable.nn.checks import (
+    Rows,
+    Shaped,
+    check_rng_key,
+    check_shapes,
+    row_positions,
+    unit_rows,
+)
 
 
 def transformed_logits(
@@ -28,6 +35,8 @@ def transformed_logits(
     transform: TransformRecipe,
     rng_key: int,
     positions: Tensor | None = None,
+    *,
+    rows: Rows = "unit",
 ) -> Tensor:
     """Return the logits of transformed pairs and negatives, the positive in column 0.
 
@@ -41,23 +50,26 @@ def transformed_logits(
         transform: the transformation.
         rng_key: random key of the step, equal on all processes; it must change with every step.
         positions: (B,) int64 positions of the rows in the global batch; 0 to B - 1 if None.
+        rows: "unit" refuses rows of another length, "normalise" scales them, "unchecked" scores
+            inner products of rows of any length; see `retable.nn.checks.unit_rows`.
 
     Returns:
         (B, 1 + K), **not** divided by the temperature.
 
     Raises:
-        UserError: shapes do not fit, or `TransformRecipe.draw_group` does not fit B.
+        UserError: shapes do not fit, rows are not of unit length, or `TransformRecipe.draw_group`
+            does not fit B.
     """
-    if query.ndim != 2 or key.shape != query.shape or queue.shape[1:] != query.shape[1:]:
-        shapes = ", ".join(str(tuple(features.shape)) for features in (query, key, queue))
-        raise UserError(
-            f"`query`, `key` and `queue` must have shapes (B, D), (B, D) and (K, D), got {shapes}. "
-            "Pass one feature a row."
-        )
-    if positions is None:
-        positions = torch.arange(len(query), device=query.device)
+    check_shapes(
+        Shaped("query", query, "B D"), Shaped("key", key, "B D"), Shaped("queue", queue, "K D")
+    )
+    check_rng_key(rng_key)
+    positions = row_positions(positions, query)
     with torch.autocast(query.device.type, enabled=False):
-        query, key, queue = (_in_float32(features) for features in (query, key, queue))
+        query, key, queue = (
+            _in_float32(unit_rows(name, features, rows))
+            for name, features in (("query", query), ("key", key), ("queue", queue))
+        )
         moved, moved_key = transformed_pair(query, key, transform, rng_key, positions)
         positive = (moved * moved_key).sum(dim=1, keepdim=True)
         scored = moved if transform.score_against == "extrapolated" else query
@@ -73,11 +85,14 @@ def _in_float32(features: Tensor) -> Tensor:
 def transformed_pair(
     query: Tensor, key: Tensor, transform: TransformRecipe, rng_key: int, positions: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Return query and key (B, D) each, extrapolated if the recipe says so."""
+    """Return query and key (B, D) each, of any length, extrapolated if the recipe says so."""
+    check_shapes(Shaped("query", query, "B D"), Shaped("key", key, "B D"))
     if transform.positives == "none":
         return query, key
     weight = positive_weights(transform, rng_key, positions, query.shape[1])
-    return extrapolate_positives(query, key, weight, renormalise=transform.renormalise)
+    return extrapolate_positives(
+        query, key, weight, renormalise=transform.renormalise, rows="unchecked"
+    )
 
 
 def transformed_scores(
@@ -91,13 +106,22 @@ def transformed_scores(
     """Score queries against the transformed negatives: (B, K).
 
     ``scored`` (B, D) are the queries that are scored, extrapolated or not; hard negatives are mixed
-    with the raw ``query`` (B, D). The other arguments are those of `transformed_logits`.
+    with the raw ``query`` (B, D). Rows may have any length. The other arguments are those of
+    `transformed_logits`.
     """
+    check_shapes(
+        Shaped("scored", scored, "B D"),
+        Shaped("query", query, "B D"),
+        Shaped("queue", queue, "K D"),
+        Shaped("positions", positions, "B", kind="whole"),
+    )
     if transform.negatives == "none":
         return scored @ queue.T
     if transform.negatives == "hard":
         weight = hard_weights(transform, rng_key, positions, query.shape[1])
-        return hard_negative_scores(scored, query, queue, weight, renormalise=transform.renormalise)
+        return hard_negative_scores(
+            scored, query, queue, weight, renormalise=transform.renormalise, rows="unchecked"
+        )
     return mixed_scores([scored], queue, transform, rng_key, positions)[0]
 
 
@@ -110,9 +134,14 @@ def mixed_scores(
 ) -> list[Tensor]:
     """Score branches' queries (B, D) against one mixed queue for each group of rows: (B, K) each.
 
-    Row b of all branches has the same position in the global batch. The other arguments are those
-    of `transformed_logits`.
+    Row b of all branches has the same position in the global batch. Rows may have any length. The
+    other arguments are those of `transformed_logits`.
     """
+    check_shapes(
+        Shaped("queue", queue, "K D"),
+        *(Shaped(f"branches[{i}]", branch, "B D") for i, branch in enumerate(branches)),
+        Shaped("positions", positions, "B", kind="whole"),
+    )
     drawn = (
         MixedGroup(rows, *mixture(transform, rng_key, number, *queue.shape))
         for number, rows in draw_groups(positions, transform.draw_group)
@@ -122,7 +151,9 @@ def mixed_scores(
         return [scores_of_groups(scored, queue, groups) for scored in branches]
     parts: list[list[Tensor]] = [[] for _ in branches]
     for rows, partners, weight in drawn:
-        mixed = mix_negatives(queue, partners, weight, renormalise=transform.renormalise)
+        mixed = mix_negatives(
+            queue, partners, weight, renormalise=transform.renormalise, rows="unchecked"
+        )
         for part, scored in zip(parts, branches, strict=True):
             part.append(scored[rows] @ mixed.T)
     return [part[0] if len(part) == 1 else torch.cat(part) for part in parts]

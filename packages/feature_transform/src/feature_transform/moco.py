@@ -68,7 +68,10 @@ class MoCoFT(MoCo):
         if not self.transform.active(batch.progress):
             return super().logits(queries, keys, batch)
         rng_key, queue = derive_key(batch.rng_key, "transform"), self.queue.rows
-        return transformed_logits(queries, keys, queue, self.transform, rng_key, batch.positions)
+        # They are unit vectors, or of any length without the unit sphere.
+        return transformed_logits(
+            queries, keys, queue, self.transform, rng_key, batch.positions, rows="unchecked"
+        )
 
     @torch.no_grad()
     def metrics(self, logits: Tensor, queries: Tensor, keys: Tensor, batch: Batch) -> Metrics:

@@ -16,9 +16,17 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from retable.errors import UserError
+from retable.nn.checks import Rows, Shaped, check_shapes, row_weight, unit_rows
+
 
 def mix_negatives(
-    negatives: Tensor, partners: Tensor, weight: Tensor | float, *, renormalise: bool = False
+    negatives: Tensor,
+    partners: Tensor,
+    weight: Tensor | float,
+    *,
+    renormalise: bool = False,
+    rows: Rows = "unit",
 ) -> Tensor:
     """Mix each negative with its partner: Z' = w Z + (1 - w) Z[partners].
 
@@ -28,14 +36,21 @@ def mix_negatives(
     Args:
         negatives: (K, D) unit rows.
         partners: (K,) int64, a permutation of the rows; fixed points stay unchanged.
-        weight: w, a scalar, (K, 1) or (K, D). Interpolation draws it from Beta(1.6, 1.6),
-            extrapolation from 1 + Beta(2, 2).
-        renormalise: scale the rows to unit length.
+        weight: w, a scalar, (K,) or (K, 1) for each row, or (K, D). Interpolation draws it from
+            Beta(1.6, 1.6), extrapolation from 1 + Beta(2, 2).
+        renormalise: scale the mixed rows to unit length.
+        rows: "unit" refuses negatives of another length, "normalise" scales them, "unchecked" mixes
+            rows of any length; see `retable.nn.checks.unit_rows`.
 
     Returns:
         (K, D); without ``renormalise`` squared lengths are 1 - 2 w (1 - w) (1 - z_j . z_partner)
         for one weight in a row: at most 1 after interpolation, at least 1 after extrapolation.
     """
+    check_shapes(
+        Shaped("negatives", negatives, "K D"), Shaped("partners", partners, "K", kind="whole")
+    )
+    negatives = unit_rows("negatives", negatives, rows)
+    weight = row_weight("weight", weight, negatives)
     if isinstance(weight, Tensor):
         weight = weight.to(negatives.dtype)
     # In place on the gathered rows: for a large queue, another allocation costs more than mixing.
@@ -58,16 +73,22 @@ def mixed_cosines(
     Args:
         cosines: (B, K) ``query @ negatives.T``, with its gradient.
         partners: (K,) int64, or (B, K) where rows have different ones.
-        weight: w, a scalar, (K,), or broadcast to (B, K).
-        partner_cosines: (K,) or (B, K) ``z_j . z_partner``, for re-normalised negatives; None
-            does not normalise.
+        weight: w, a scalar, (1, K) for each negative, (B, 1) for each query, or (B, K).
+        partner_cosines: ``z_j . z_partner`` of unit rows, of the partners' shape, for re-normalised
+            negatives; None does not normalise.
 
     >>> mixed_cosines(torch.tensor([[1.0, 0.0]]), torch.tensor([1, 0]), 0.75)
     tensor([[0.7500, 0.2500]])
     """
+    by_column = isinstance(partners, Tensor) and partners.ndim == 1
+    check_shapes(
+        Shaped("cosines", cosines, "B K"),
+        Shaped("partners", partners, "K" if by_column else "B K", kind="whole"),
+        Shaped("partner_cosines", partner_cosines, "K" if by_column else "B K"),
+    )
     if isinstance(weight, Tensor):
+        _check_score_weight(weight, *cosines.shape)
         weight = weight.to(cosines.dtype)
-    by_column = partners.ndim == 1
     chosen = cosines.index_select(1, partners) if by_column else cosines.gather(1, partners)
     mixed = torch.lerp(chosen, cosines, weight)
     if partner_cosines is None:
@@ -75,6 +96,16 @@ def mixed_cosines(
     squared = 1 - 2 * weight * (1 - weight) * (1 - partner_cosines)
     # The mixture of opposites is rounding error without a direction.
     return mixed / squared.clamp(min=torch.finfo(mixed.dtype).eps).sqrt()
+
+
+def _check_score_weight(weight: Tensor, queries: int, negatives: int) -> None:
+    """Refuse other shapes, also (K,), which is that of queries if B = K."""
+    shapes = ((1, negatives), (queries, 1), (queries, negatives))
+    if weight.ndim and weight.shape not in shapes:
+        raise UserError(
+            f"`weight` must be one number or have shape {shapes[0]}, {shapes[1]} or {shapes[2]}, "
+            f"got {tuple(weight.shape)}. Use weight[None] for one weight for each negative."
+        )
 
 
 class MixedGroup(NamedTuple):
@@ -91,10 +122,24 @@ class MixedGroup(NamedTuple):
 def scores_of_groups(scored: Tensor, negatives: Tensor, groups: Sequence[MixedGroup]) -> Tensor:
     """Score queries (B, D), each group against negatives (K, D) mixed for this group: (B, K).
 
+    Rows may have any length. The groups' rows must be all rows of ``scored``, in their order.
+
     Equal, in value and gradient, to ``scored[rows] @ mix_negatives(...).T`` for each group. One
     matrix product serves all groups, and its result is mixed in place, without a further matrix of
     size K x D or B x K.
     """
+    check_shapes(Shaped("scored", scored, "B D"), Shaped("negatives", negatives, "K D"))
+    stop = 0
+    for group in groups:
+        if group.rows.start != stop or group.rows.stop > len(scored):
+            break
+        stop = group.rows.stop
+        check_shapes(Shaped("partners", group.partners, "K", kind="whole"), K=len(negatives))
+    if stop != len(scored):
+        raise UserError(
+            f"`groups` must hold all {len(scored)} rows of `scored` in order, got "
+            f"{[(group.rows.start, group.rows.stop) for group in groups]}. Change the slices."
+        )
     scores: Tensor = _ScoresOfGroups.apply(scored, negatives, groups)
     return scores
 

@@ -27,6 +27,8 @@ from retable.random import derive_key
 
 def mean_loss_weight(alpha: float) -> float:
     """Return the mean of 1 + 2 w (w - 1) for w = 1 + Beta(alpha, alpha): 2.6 for alpha = 2."""
+    if not 0 < alpha < math.inf:
+        raise UserError(f"`alpha` must be positive, got {alpha}. Use 2, the paper's value.")
     return 1 + 2 * (0.75 + 0.25 / (2 * alpha + 1))
 
 

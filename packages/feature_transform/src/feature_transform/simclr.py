@@ -19,6 +19,7 @@ from feature_transform.recipe import TransformRecipe
 from retable.errors import UserError
 from retable.methods.method import Batch, Metrics
 from retable.methods.simclr import SimCLR, SimCLRRecipe
+from retable.nn.checks import Shaped, check_shapes
 from retable.nn.losses import Pairs
 from retable.nn.scores import score_statistics
 from retable.random import derive_key
@@ -39,6 +40,8 @@ def transformed_pairs_logits(
         rng_key: random key of the step, equal on all processes.
         positions: (B_r,) int64 positions of the images in the global batch.
     """
+    check_shapes(Shaped("positions", positions, "B", kind="whole"))
+    pairs.check(A=2 * len(positions))
     first, second = pairs.anchors.chunk(2)
     moved = torch.cat(transformed_pair(first, second, transform, rng_key, positions))
     positives = (moved * moved.roll(len(first), 0)).sum(dim=1, keepdim=True)
@@ -58,7 +61,9 @@ def _mixed_scores(
     scores = []
     for number, own in draw_groups(positions, transform.draw_group):
         partners, weight = mixture(transform, rng_key, number, count, dim)
-        columns = mix_negatives(pairs.columns, partners, weight, renormalise=transform.renormalise)
+        columns = mix_negatives(
+            pairs.columns, partners, weight, renormalise=transform.renormalise, rows="unchecked"
+        )
         for view in (own, slice(own.start + images, own.stop + images)):
             masked = pairs.masked[view]
             masked = masked | masked[:, partners]

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from retable import distributed
 from retable.errors import UserError
+from retable.nn.checks import Shaped, check_shapes
 
 
 @torch.no_grad()
@@ -36,6 +37,7 @@ def sinkhorn(scores: Tensor, *, epsilon: float, iterations: int) -> Tensor:
     tensor([[0.8800, 0.1200],
             [0.1200, 0.8800]])
     """
+    check_shapes(Shaped("scores", scores, "B P"))
     check_sinkhorn(epsilon, iterations)
     log_codes = scores.to(torch.promote_types(scores.dtype, torch.float32)) / epsilon
     for iteration in range(iterations):

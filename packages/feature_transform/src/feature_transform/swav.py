@@ -24,6 +24,7 @@ from retable.errors import UserError
 from retable.methods.method import Batch, Method, Metrics, Progress, StepOutput
 from retable.methods.metrics import embedding_spread
 from retable.methods.multi_crop import by_image, encode_crops
+from retable.nn.checks import Shaped, check_shapes, check_temperature
 from retable.nn.queues import KeyQueue
 from retable.random import derive_key, initialising
 
@@ -90,6 +91,8 @@ def prediction_losses(scores: Tensor, codes: Tensor, temperature: float) -> Tens
     Means over images, of scores (B, V, P) with the prototypes, whose predictions are
     softmax(scores / temperature), and of codes (B, A, P), rows that sum to one.
     """
+    check_shapes(Shaped("scores", scores, "B V P"), Shaped("codes", codes, "B A P"))
+    check_temperature(temperature)
     log_predictions = (scores / temperature).log_softmax(dim=2)
     return -torch.bmm(codes, log_predictions.mT).mean(dim=0)
 
@@ -139,7 +142,11 @@ class SwAV(Method):
         rng_key = derive_key(batch.rng_key, "transform")
         weight = positive_weights(transform, rng_key, batch.positions, features.shape[2])
         large = extrapolate_positives(
-            features[:, 0], features[:, 1], weight, renormalise=transform.renormalise
+            features[:, 0],
+            features[:, 1],
+            weight,
+            renormalise=transform.renormalise,
+            rows="unchecked",  # they are unit vectors
         )
         return torch.cat([torch.stack(large, dim=1), features[:, ASSIGNING:]], dim=1)
 

@@ -14,6 +14,16 @@ from torch import Tensor
 from mochi.draws import MixingDraws
 from mochi.oracle import same_class
 from mochi.pool import HardPool, hardest
+from retable.errors import UserError
+from retable.nn.checks import Shaped, check_shapes, check_temperature
+
+
+def _check_number(name: str, number: int, most: int) -> None:
+    if not 1 <= number <= most:
+        raise UserError(
+            f"`{name}` must be between 1 and {most}, the number of negatives, got {number}. "
+            f"Use at most {most}."
+        )
 
 
 @torch.no_grad()
@@ -25,6 +35,9 @@ def proxy_accuracy(logits: Tensor, negatives: int | None = None) -> Tensor:
         negatives: number of columns after the first to compare with; K leaves synthetic ones out,
             None takes all.
     """
+    check_shapes(Shaped("logits", logits, "B 1+K"))
+    if negatives is not None:
+        _check_number("negatives", negatives, logits.shape[1] - 1)
     end = None if negatives is None else 1 + negatives
     return (logits[:, 0] > logits[:, 1:end].amax(dim=1)).float().mean()
 
@@ -44,6 +57,7 @@ class Hardness(NamedTuple):
 @torch.no_grad()
 def hardness(real: Tensor, synthetic: Tensor) -> Hardness:
     """Compare the hardest real cosine (B, K) of a query with its hardest synthetic one (B, s)."""
+    check_shapes(Shaped("real", real, "B K"), Shaped("synthetic", synthetic, "B S"))
     gap = synthetic.amax(dim=1) - real.amax(dim=1)
     # A query whose negatives are all masked has no gap.
     return Hardness(gap.nanmean(), (gap > 0).float().mean())
@@ -62,6 +76,9 @@ def matching_probabilities(logits: Tensor, temperature: float, n: int = 1024) ->
         (n,) probabilities of the softmax over all 1 + K, largest first, averaged over queries by
         rank.
     """
+    check_shapes(Shaped("logits", logits, "B 1+K"))
+    check_temperature(temperature)
+    _check_number("n", n, logits.shape[1] - 1)
     scaled = logits.float() / temperature
     top = scaled[:, 1:].topk(n, dim=1).values
     return (top - scaled.logsumexp(dim=1, keepdim=True)).exp().mean(dim=0)
@@ -77,6 +94,13 @@ def false_negatives(cosines: Tensor, labels: Tensor, queue_labels: Tensor, n: in
         queue_labels: (K,) int64, -1 for rows without a key, which count as true negatives.
         n: number of hardest negatives, 1024 in the paper for every pool size; at most K are used.
     """
+    check_shapes(
+        Shaped("cosines", cosines, "B K"),
+        Shaped("labels", labels, "B", kind="whole"),
+        Shaped("queue_labels", queue_labels, "K", kind="whole"),
+    )
+    if n < 1:
+        raise UserError(f"`n` must be at least 1, got {n}. Use 1024, the paper's number.")
     rows = hardest(cosines, min(n, cosines.shape[1])).rows
     return same_class(labels, queue_labels).gather(1, rows).float().mean()
 
@@ -104,6 +128,13 @@ def synthetic_false_negatives(
     ``pool`` are the pools (B, N) that were mixed and ``draws`` the draws from them; labels are
     (B,) and (K,) int64, -1 where unknown.
     """
+    check_shapes(
+        Shaped("pool.rows", pool.rows, "B N", kind="whole"),
+        Shaped("labels", labels, "B", kind="whole"),
+        Shaped("draws.first", draws.first, "B s", kind="whole"),
+        Shaped("draws.second", draws.second, "B s", kind="whole"),
+        Shaped("draws.parent", draws.parent, "B p", kind="whole"),
+    )
     false = same_class(labels, queue_labels).gather(1, pool.rows)
     first, second = false.gather(1, draws.first), false.gather(1, draws.second)
     return SyntheticFalseNegatives(

@@ -1,4 +1,7 @@
-"""Random draws of MoCHi: the members of a pool that are mixed, and their proportions."""
+"""Random draws of MoCHi: the members of a pool that are mixed, and their proportions.
+
+`retable.random` explains ``rng_key`` and ``positions``.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,8 @@ import torch
 from torch import Tensor
 
 from retable import random
+from retable.errors import UserError
+from retable.nn.checks import Shaped, check_rng_key, check_shapes
 
 _POSITION_BITS = 24
 
@@ -33,30 +38,7 @@ class MixingDraws(NamedTuple):
     beta: Tensor
 
 
-def draw_from_generator(
-    generator: torch.Generator | None,
-    sizes: Tensor,
-    *,
-    s: int,
-    s_prime: int,
-    beta_max: float = 0.5,
-) -> MixingDraws:
-    """Draw from a torch generator (torch's global one if None), for any training loop.
-
-    Args:
-        generator: source of the draws; may be on another device than ``sizes``.
-        sizes: (B,) int64 sizes of the pools.
-        s: points mixed from pairs, for each query.
-        s_prime: points mixed from query and negative, for each query.
-        beta_max: upper bound of the query's share; 0.5 keeps it the smaller one (section 3.3).
-    """
-    device = sizes.device if generator is None else generator.device
-    words = torch.empty(len(sizes), s + s_prime, dtype=torch.int64, device=device)
-    words.random_(-(2**63), None, generator=generator)
-    return _unpack(words.to(sizes.device), sizes, s, beta_max)
-
-
-def draw_from_key(
+def draw_mixing(
     rng_key: int,
     positions: Tensor,
     sizes: Tensor,
@@ -67,13 +49,34 @@ def draw_from_key(
 ) -> MixingDraws:
     """Draw as a function of a key and of each query's position in the global batch.
 
-    A batch that is split over processes thereby draws the same as the whole batch. ``rng_key`` is
-    that of the step, equal on all processes; ``positions`` are (B,) int64; the other arguments are
-    those of `draw_from_generator`.
+    Args:
+        rng_key: random key of the step, equal on all processes.
+        positions: (B,) int64 positions of the queries in the global batch.
+        sizes: (B,) int64 sizes of the pools, below 2^24.
+        s: points mixed from pairs, for each query.
+        s_prime: points mixed from query and negative, for each query.
+        beta_max: upper bound of the query's share; 0.5 keeps it the smaller one (section 3.3).
     """
+    check_rng_key(rng_key)
+    check_counts(s, s_prime, beta_max)
+    check_shapes(
+        Shaped("positions", positions, "B", kind="whole"), Shaped("sizes", sizes, "B", kind="whole")
+    )
     points = s + s_prime
     counters = positions[:, None] * points + torch.arange(points, device=positions.device)
     return _unpack(random.bits(rng_key, counters), sizes, s, beta_max)
+
+
+def check_counts(s: int, s_prime: int, beta_max: float) -> None:
+    """Raise a UserError unless the counts are not negative and beta_max is in (0, 1]."""
+    if min(s, s_prime) < 0:
+        raise UserError(
+            f"`s` and `s_prime` must be 0 or more, got {s} and {s_prime}. Use 0 for no mixing."
+        )
+    if not 0 < beta_max <= 1:
+        raise UserError(
+            f"`beta_max` must be in (0, 1], got {beta_max}. Use 0.5, the paper's value."
+        )
 
 
 def _unpack(words: Tensor, sizes: Tensor, s: int, beta_max: float) -> MixingDraws:

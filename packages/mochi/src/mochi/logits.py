@@ -19,16 +19,22 @@ import math
 import torch
 from torch import Tensor
 
-from mochi.draws import MixingDraws, draw_from_generator
+from mochi.draws import MixingDraws, draw_mixing
 from mochi.mixing import (
+    MIXING,
+    check_cosines,
+    check_draws,
     check_mixing,
     combine_pairs,
     cosines_of,
     in_float32,
     mask_disallowed,
+    mixing_rows,
     pair_rows_and_shares,
 )
 from mochi.pool import HardPool, hardest
+from retable.nn.checks import Rows, check_rng_key, row_positions
+from retable.random import derive_key
 
 # Combinations in memory at a time. On a CPU, 2048 of 128 floats (1 MiB) fit into the cache.
 _CHUNK_CPU = 2048
@@ -38,15 +44,17 @@ _CHUNK_GPU = 32768
 def mixed_logits(
     query: Tensor,
     queue: Tensor,
+    rng_key: int,
+    positions: Tensor | None = None,
     *,
     n_hard: int,
     s: int,
     s_prime: int,
-    generator: torch.Generator | None = None,
     cosines: Tensor | None = None,
     allowed: Tensor | None = None,
     beta_max: float = 0.5,
     detach_query: bool = True,
+    rows: Rows = "unit",
 ) -> Tensor:
     """Return the cosines (B, s + s') of queries with synthetic negatives, the pair-mixed first.
 
@@ -55,18 +63,23 @@ def mixed_logits(
         points = mix_hard_negatives(query, queue, ...)
         torch.einsum("bd,bsd->bs", query, points)
 
-    for an equal generator state, up to float rounding, and **not** divided by the temperature. The
+    for an equal ``rng_key``, up to float rounding, and **not** divided by the temperature. The
     arguments and errors are those of `mochi.mix_hard_negatives`; a query without any allowed row
     gets -inf. If ``cosines`` are those of the contrastive loss, with their gradient, both share one
     matrix product, forward and backward.
     """
-    check_mixing(query, queue, s, s_prime, beta_max)
-    query, queue = in_float32(query), in_float32(queue.detach())
+    check_mixing(query, queue, cosines, allowed)
+    check_rng_key(rng_key)
+    positions = row_positions(positions, query)
+    query, queue = mixing_rows(query, queue.detach(), rows)
+    given = cosines
     if cosines is None:
         cosines = cosines_of(query, queue)
     cosines = mask_disallowed(in_float32(cosines), allowed)
     pool = hardest(cosines, n_hard)
-    draws = draw_from_generator(generator, pool.sizes, s=s, s_prime=s_prime, beta_max=beta_max)
+    check_cosines(query, queue, given, pool)
+    key = derive_key(rng_key, MIXING)
+    draws = draw_mixing(key, positions, pool.sizes, s=s, s_prime=s_prime, beta_max=beta_max)
     return logits_from_draws(query, queue, cosines, pool, draws, detach_query=detach_query)
 
 
@@ -79,7 +92,12 @@ def logits_from_draws(
     *,
     detach_query: bool = True,
 ) -> Tensor:
-    """Return the dot products (B, s + s') of the points of given draws; see `mixed_logits`."""
+    """Return the dot products (B, s + s') of the points of given draws; see `mixed_logits`.
+
+    ``query`` (B, D) and ``queue`` (K, D) must be unit rows, which is not checked here, and
+    ``cosines`` (B, K) their products.
+    """
+    check_draws(query, queue, pool, draws, cosines)
     s, s_prime = draws.alpha.shape[1], draws.beta.shape[1]
     no_pool = (pool.sizes == 0)[:, None]
     rows = pool.rows.gather(1, torch.cat([draws.first, draws.second, draws.parent], dim=1))

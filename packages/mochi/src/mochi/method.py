@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from mochi import analysis
-from mochi.draws import MixingDraws, draw_from_key
+from mochi.draws import MixingDraws, check_counts, draw_mixing
 from mochi.logits import logits_from_draws
-from mochi.mixing import check_counts
+from mochi.mixing import MIXING
 from mochi.pool import HardPool, check_pool, hardest
 from retable.methods.method import Batch, Metrics, Progress
 from retable.methods.moco import MoCo, MoCoRecipe
@@ -90,8 +90,8 @@ class MoCHi(MoCo):
         """Return the pools of cosines (B_r, K) and the step's draws from them, without state."""
         recipe = self.recipe
         pool = hardest(cosines, recipe.n_hard)
-        draws = draw_from_key(
-            derive_key(batch.rng_key, "mixing"),
+        draws = draw_mixing(
+            derive_key(batch.rng_key, MIXING),
             batch.positions,
             pool.sizes,
             s=recipe.s,

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from retable.nn.checks import Shaped, check_shapes
+
 
 def same_class(labels: Tensor, queue_labels: Tensor) -> Tensor:
     """Return which queue rows have a query's class, (B, K) bool.
@@ -19,6 +21,10 @@ def same_class(labels: Tensor, queue_labels: Tensor) -> Tensor:
     tensor([[ True, False, False],
             [False, False, False]])
     """
+    check_shapes(
+        Shaped("labels", labels, "B", kind="whole"),
+        Shaped("queue_labels", queue_labels, "K", kind="whole"),
+    )
     return (labels[:, None] == queue_labels) & (labels[:, None] >= 0)
 
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from retable.errors import UserError
+from retable.nn.checks import Shaped, check_shapes
 
 
 class HardPool(NamedTuple):
@@ -36,6 +37,7 @@ def hardest(cosines: Tensor, n_hard: int) -> HardPool:
     >>> hardest(torch.tensor([[0.1, 0.9, -float("inf"), 0.5]]), n_hard=3)
     HardPool(rows=tensor([[1, 3, 0]]), sizes=tensor([3]))
     """
+    check_shapes(Shaped("cosines", cosines, "B K"))
     check_pool(n_hard, cosines.shape[1])
     # Sorted: if rounding (another batch split or device) swaps two near-equal cosines, only these
     # two change places.

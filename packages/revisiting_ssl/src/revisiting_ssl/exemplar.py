@@ -19,6 +19,7 @@ from revisiting_ssl.task import output_layer
 from revisiting_ssl.triplet import (
     Axis,
     Triplets,
+    check_triplets,
     mine_semi_hard,
     normalised,
     squared_distances,
@@ -102,6 +103,7 @@ def triplet_metrics(distances: Tensor, triplets: Triplets) -> Metrics:
     ``fallback_share`` is the share of pairs whose positive is further away than every negative. If
     it is near 1 and the loss is at the margin, the embedding has collapsed.
     """
+    check_triplets(distances, triplets)
     pairs = triplets.pairs
     count = pairs.sum()
     chosen = distances.gather(-1, triplets.negatives)

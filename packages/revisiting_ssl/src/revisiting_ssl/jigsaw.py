@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from retable import random
 from retable.errors import UserError
 from retable.methods.method import Batch
+from retable.nn.checks import Shaped, check_rng_key, check_shapes
 from retable.random import derive_key
 from revisiting_ssl.patch_task import PatchTask, PatchTaskRecipe
 from revisiting_ssl.permutations import Selection, permutation_set
@@ -31,6 +32,13 @@ def draw_permutations(rng_key: int, positions: Tensor, count: int, chosen: int) 
     Returns:
         (B, count) int64 in [0, chosen), the entries of a row distinct and in random order.
     """
+    check_rng_key(rng_key)
+    check_shapes(Shaped("positions", positions, "B", kind="whole"))
+    if not 1 <= count <= chosen:
+        raise UserError(
+            f"`count` must be in [1, {chosen}], the permutations of the set, got {count}. Draw "
+            "fewer."
+        )
     counters = positions[:, None] * chosen + torch.arange(chosen, device=positions.device)
     return random.bits(rng_key, counters).argsort(dim=1)[:, :count]
 
@@ -48,6 +56,9 @@ def join(vectors: Tensor, orders: Tensor) -> Tensor:
     >>> join(torch.tensor([[[5.0], [6.0], [7.0]]]), torch.tensor([[[2, 0, 1]]]))
     tensor([[[7., 5., 6.]]])
     """
+    check_shapes(
+        Shaped("vectors", vectors, "B n E"), Shaped("orders", orders, "B R n", kind="whole")
+    )
     images = torch.arange(len(vectors), device=vectors.device)[:, None, None]
     return vectors[images, orders].flatten(2)
 

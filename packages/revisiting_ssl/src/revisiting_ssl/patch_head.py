@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from retable.nn.batch_norm import rows_per_image
+from retable.nn.checks import Shaped, check_least, check_rng_key, check_shapes, row_positions
 from retable.random import dropout, initialising
 
 
@@ -38,6 +39,8 @@ class PatchHead(nn.Module):
         rng_key: int,
     ) -> None:
         super().__init__()
+        check_rng_key(rng_key)
+        check_least(1, inputs=inputs, classes=classes, hidden_dim=hidden_dim)
         self.dropout_rate = dropout_rate
         with initialising(rng_key):
             self.hidden = nn.Linear(inputs, hidden_dim)
@@ -48,14 +51,17 @@ class PatchHead(nn.Module):
         nn.init.constant_(self.hidden.bias, 0.1)
         nn.init.zeros_(self.scores.bias)
 
-    def forward(self, rows: Tensor, rng_key: int, positions: Tensor) -> Tensor:
+    def forward(self, rows: Tensor, rng_key: int, positions: Tensor | None = None) -> Tensor:
         """Return scores (B, R, C) of rows (B, R, F).
 
         Args:
             rows: the rows of each image side by side: a batch-norm group holds all of them.
             rng_key: key of the step's dropout, equal on all processes.
-            positions: (B,) int64 places of the images in the global batch.
+            positions: (B,) int64 places of the images in the global batch; 0 to B - 1 if None.
         """
+        check_shapes(Shaped("rows", rows, "B R F"), F=self.hidden.in_features)
+        check_rng_key(rng_key)
+        positions = row_positions(positions, rows)
         count = rows.shape[1]
         with rows_per_image(self, count):
             hidden = self.norm(self.hidden(rows.flatten(0, 1))).relu()

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from retable import random
 from retable.errors import UserError
+from retable.nn.checks import check_rng_key
 
 Selection = Literal["mean", "minimum"]
 
@@ -29,7 +30,7 @@ _MOST = 10_000
 
 
 def permutation_set(
-    patches: int = 9, count: int = 100, selection: Selection = "mean", seed: int = 0
+    patches: int = 9, count: int = 100, selection: Selection = "mean", rng_key: int = 0
 ) -> Tensor:
     """Choose permutations one after the other, each as far from those before as possible.
 
@@ -44,7 +45,7 @@ def permutation_set(
         count: number of permutations, 100 in the paper.
         selection: take the candidate with the largest "mean" or the largest "minimum" of its
             distances to those that are chosen.
-        seed: seed of the first one, and of the choice among equally good ones.
+        rng_key: random key of the first one, and of the choice among equally good ones.
 
     Returns:
         (count, patches) int64, no two rows equal. A process computes each set once, in about a
@@ -63,7 +64,8 @@ def permutation_set(
         )
     if selection not in ("mean", "minimum"):
         raise UserError(f"`selection` must be 'mean' or 'minimum', got {selection!r}.")
-    return torch.tensor(_chosen(patches, count, selection, seed))
+    check_rng_key(rng_key)
+    return torch.tensor(_chosen(patches, count, selection, rng_key))
 
 
 @functools.lru_cache(maxsize=16)

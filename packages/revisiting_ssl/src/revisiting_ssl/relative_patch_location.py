@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from retable.errors import UserError
 from retable.methods.method import Batch
+from retable.nn.checks import Shaped, check_shapes
 from revisiting_ssl.patch_task import PatchTask, PatchTaskRecipe
 
 
@@ -40,6 +41,12 @@ def join_with_centre(vectors: Tensor) -> Tensor:
     tensor([[[5., 6.],
              [7., 6.]]])
     """
+    check_shapes(Shaped("vectors", vectors, "B N E"))
+    if vectors.shape[1] % 2 == 0 or vectors.shape[1] == 1:
+        raise UserError(
+            f"`vectors` must have an odd number of at least 3 patches, got {vectors.shape[1]}. One "
+            "patch must be the centre."
+        )
     middle = vectors.shape[1] // 2
     neighbours = torch.cat([vectors[:, :middle], vectors[:, middle + 1 :]], dim=1)
     centre = vectors[:, middle : middle + 1].expand_as(neighbours)

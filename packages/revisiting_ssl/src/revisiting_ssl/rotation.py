@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from retable.errors import UserError
 from retable.methods.method import Batch, Method, StepOutput
 from retable.methods.multi_crop import by_image, side_by_side
+from retable.nn.checks import Shaped, check_least, check_shapes
 from revisiting_ssl.task import classified, only_view, output_layer
 
 ROTATIONS = 4
@@ -28,6 +29,7 @@ def rotations(images: Tensor) -> Tensor:
         (4 B, 3, S, S), the four of an image side by side, in the images' memory format;
         `rotation_labels` are their classes.
     """
+    check_shapes(Shaped("images", images, "B C H W", kind="any"))
     height, width = images.shape[-2:]
     if height != width:
         raise UserError(
@@ -44,6 +46,7 @@ def rotation_labels(images: int, device: torch.device | str = "cpu") -> Tensor:
     >>> rotation_labels(2)
     tensor([0, 1, 2, 3, 0, 1, 2, 3])
     """
+    check_least(1, images=images)
     return torch.arange(ROTATIONS, device=device).repeat(images)
 
 

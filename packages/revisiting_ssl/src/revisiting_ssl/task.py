@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from retable.errors import UserError
 from retable.methods.method import Batch, StepOutput
+from retable.nn.checks import Shaped, check_shapes
 from retable.random import initialising
 
 
@@ -26,6 +27,7 @@ def output_layer(encoder: nn.Module, outputs: int, rng_key: int) -> nn.Linear:
 
 def classified(logits: Tensor, labels: Tensor) -> StepOutput:
     """Return the mean cross-entropy of scores (n, C) with labels (n,), and the accuracy."""
+    check_shapes(Shaped("logits", logits, "n C"), Shaped("labels", labels, "n", kind="whole"))
     accuracy = (logits.detach().argmax(dim=1) == labels).float().mean()
     return StepOutput(F.cross_entropy(logits, labels), {"accuracy": accuracy})
 

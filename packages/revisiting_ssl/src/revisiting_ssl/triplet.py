@@ -14,6 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from retable.errors import UserError
+from retable.nn.checks import Rows, Shaped, check_shapes, unit_rows
+
 Axis = Literal["feature", "batch"]
 
 
@@ -42,6 +45,7 @@ def squared_distances(embeddings: Tensor) -> Tensor:
             [4., 0., 1.],
             [1., 1., 0.]])
     """
+    check_shapes(Shaped("embeddings", embeddings, "... N D"))
     # Distances do not change when all rows move by one vector, and nor do their gradients. About
     # the mean, nearly equal rows (a collapsed embedding) do not cancel to noise.
     centred = embeddings - embeddings.detach().mean(dim=-2, keepdim=True)
@@ -62,6 +66,9 @@ def mine_semi_hard(distances: Tensor, labels: Tensor) -> Triplets:
     >>> triplets.negatives[0, 1], triplets.fallback[0, 1]  # 0 is 4 from 2; negatives at 1 and 9
     (tensor(3), tensor(False))
     """
+    check_shapes(
+        Shaped("distances", distances, "... N N"), Shaped("labels", labels, "N", kind="whole")
+    )
     same = labels[:, None] == labels
     others = (~same).sum(dim=1)[:, None]
     ordered, order = distances.masked_fill(same, torch.inf).sort(dim=-1)
@@ -81,6 +88,9 @@ def triplet_loss(distances: Tensor, triplets: Triplets, margin: float) -> Tensor
     Pairs whose term is zero count; a group without pairs has the loss 0. The gradient flows through
     both distances.
     """
+    check_triplets(distances, triplets)
+    if not margin > 0:
+        raise UserError(f"`margin` must be positive, got {margin}. Use 0.5, the paper's value.")
     terms = (margin + distances - distances.gather(-1, triplets.negatives)).clamp(min=0.0)
     pairs = triplets.pairs
     # Selected, not multiplied: where there is no pair, a term may be anything.
@@ -88,25 +98,43 @@ def triplet_loss(distances: Tensor, triplets: Triplets, margin: float) -> Tensor
     return sums / pairs.sum(dim=(-2, -1)).clamp(min=1)
 
 
-def semi_hard_triplet_loss(embeddings: Tensor, labels: Tensor, margin: float = 0.5) -> Tensor:
+def check_triplets(distances: Tensor, triplets: Triplets) -> None:
+    """Raise a UserError unless triplets are those of distances (..., n, n)."""
+    check_shapes(Shaped("distances", distances, "... N N"))
+    if triplets.pairs.shape != distances.shape or triplets.pairs.device != distances.device:
+        raise UserError(
+            f"`triplets` must be those of the distances {tuple(distances.shape)} on "
+            f"{distances.device}, got {tuple(triplets.pairs.shape)} on {triplets.pairs.device}. "
+            "Mine them from these distances."
+        )
+
+
+def semi_hard_triplet_loss(
+    embeddings: Tensor, labels: Tensor, margin: float = 0.5, *, rows: Rows = "unit"
+) -> Tensor:
     """Return the semi-hard triplet loss of squared distances.
 
     Args:
-        embeddings: (..., n, D), of unit length for a margin as in the paper (see `normalised`);
-            leading dimensions are groups that are mined separately.
+        embeddings: (..., n, D) unit rows, for which the margin is chosen; leading dimensions are
+            groups that are mined separately.
         labels: (n,) int64, the same in each group; rows of equal label belong to one image. There
             should be two labels and two rows of a label at least: otherwise there is no pair, and
             the loss is 0.
         margin: 0.5 in the paper (official code's ``margin``); TensorFlow's default is 1.
+        rows: "unit" refuses rows of another length, "normalise" scales them, "unchecked" compares
+            rows of any length; see `retable.nn.checks.unit_rows`.
 
     Returns:
         (...), the loss of each group: the mean over its ordered pairs of rows of one label.
 
     >>> line = torch.tensor([[0.0], [2.0], [1.0], [3.0]])
-    >>> semi_hard_triplet_loss(line, torch.tensor([0, 0, 1, 1]))
+    >>> semi_hard_triplet_loss(line, torch.tensor([0, 0, 1, 1]), rows="unchecked")
     tensor(1.7500)
     """
-    distances = squared_distances(embeddings)
+    check_shapes(
+        Shaped("embeddings", embeddings, "... N D"), Shaped("labels", labels, "N", kind="whole")
+    )
+    distances = squared_distances(unit_rows("embeddings", embeddings, rows))
     return triplet_loss(distances, mine_semi_hard(distances, labels), margin)
 
 
@@ -123,5 +151,8 @@ def normalised(embeddings: Tensor, axis: Axis = "feature") -> Tensor:
     tensor([[0.6000, 0.8000],
             [0.0000, 1.0000]])
     """
+    check_shapes(Shaped("embeddings", embeddings, "... N D"))
+    if axis not in ("feature", "batch"):
+        raise UserError(f"`axis` must be 'feature' or 'batch', got {axis!r}. Choose one.")
     # The square root of TensorFlow's 1e-12, which is compared with the squared length.
     return F.normalize(embeddings, dim=-1 if axis == "feature" else -2, eps=1e-6)

@@ -121,6 +121,8 @@ def _opened_by_pillow(data: bytes, name: str) -> Iterator[Any]:
     try:
         with PIL.Image.open(io.BytesIO(data)) as image:
             yield image
+    except UserError:
+        raise
     except PIL.UnidentifiedImageError as error:
         raise UnreadableImageError(name, "its header is damaged") from error
     except (

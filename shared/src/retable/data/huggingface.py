@@ -231,6 +231,8 @@ def open_hub(
         present = get_dataset_split_names(name, config, revision=revision, data_dir=data_dir)
         own = find_split(data, role, present, split)
         loaded = load_dataset(name, config, split=own, revision=revision, data_dir=data_dir)
+    except UserError:
+        raise
     except (OSError, ValueError, RuntimeError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         if "script" in reason.lower():

@@ -65,6 +65,8 @@ class ReaderSource(Source):
         """Read one image: uint8 (3, H, W)."""
         try:
             image = self.reader[index][0].convert("RGB")
+        except UserError:
+            raise
         except (OSError, SyntaxError, ValueError) as error:
             message = str(error).partition("\n")[0]
             raise UnreadableImageError(f"number {index} of {self.name}", message) from error
@@ -144,8 +146,12 @@ def _open_splits(
     """Open the splits that a reader has among the usual ones and the chosen one."""
     readers = {}
     for name in dict.fromkeys((*_SPLITS, chosen or TRAIN)):
-        with suppress(ValueError):  # no such split
+        try:
             readers[name] = _open(make, data, {**values, "split": name})
+        except UserError:
+            raise
+        except ValueError:  # no such split
+            continue
     return readers
 
 

@@ -4,7 +4,13 @@ from __future__ import annotations
 
 from torch import nn
 
+from retable.nn.checks import check_least, check_rng_key
 from retable.random import initialising
+
+
+def _check(rng_key: int, **widths: int | None) -> None:
+    check_rng_key(rng_key)
+    check_least(1, **widths)
 
 
 def linear_head(in_dim: int, out_dim: int = 128, *, rng_key: int) -> nn.Sequential:
@@ -12,6 +18,7 @@ def linear_head(in_dim: int, out_dim: int = 128, *, rng_key: int) -> nn.Sequenti
 
     ``rng_key`` draws the weights, here and below.
     """
+    _check(rng_key, in_dim=in_dim, out_dim=out_dim)
     with initialising(rng_key):
         return nn.Sequential(nn.Linear(in_dim, out_dim))
 
@@ -23,6 +30,7 @@ def mlp_head(
 
     ``hidden_dim`` defaults to ``in_dim``: 2048 for ResNet-50, as in the paper.
     """
+    _check(rng_key, in_dim=in_dim, out_dim=out_dim, hidden_dim=hidden_dim)
     hidden = hidden_dim or in_dim
     with initialising(rng_key):
         return nn.Sequential(
@@ -38,6 +46,7 @@ def simclr_head(
     The linear layers have no bias, since batch norm removes it, and the last batch norm has a scale
     but no shift. ``hidden_dim`` defaults to ``in_dim``.
     """
+    _check(rng_key, in_dim=in_dim, out_dim=out_dim, hidden_dim=hidden_dim)
     hidden = hidden_dim or in_dim
     last = nn.BatchNorm1d(out_dim)
     last.register_parameter("bias", None)
@@ -58,6 +67,7 @@ def byol_head(
 
     Linear-BN-ReLU-Linear; the output layer has no bias, as in the official code.
     """
+    _check(rng_key, in_dim=in_dim, out_dim=out_dim, hidden_dim=hidden_dim)
     with initialising(rng_key):
         return nn.Sequential(
             nn.Linear(in_dim, hidden_dim),
@@ -75,6 +85,7 @@ def simsiam_projector(
     No linear layer has a bias, since batch norm removes it, and the last batch norm has neither
     scale nor shift (official code). ``hidden_dim`` defaults to ``in_dim``: 2048 for ResNet-50.
     """
+    _check(rng_key, in_dim=in_dim, out_dim=out_dim, hidden_dim=hidden_dim)
     hidden = hidden_dim or in_dim
     with initialising(rng_key):
         return nn.Sequential(
@@ -94,6 +105,7 @@ def simsiam_predictor(dim: int = 2048, *, hidden_dim: int = 512, rng_key: int) -
 
     The first layer has no bias (official code).
     """
+    _check(rng_key, dim=dim, hidden_dim=hidden_dim)
     with initialising(rng_key):
         return nn.Sequential(
             nn.Linear(dim, hidden_dim, bias=False),

@@ -1,4 +1,4 @@
-"""Contrastive losses, computed in float32 also under autocast."""
+"""Contrastive losses, computed in float32 at least, also under autocast."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from retable import distributed
-from retable.errors import UserError
+from retable.nn.checks import Rows, Shaped, check_shapes, check_temperature, unit_rows
 
 
 class _FirstColumnCrossEntropy(torch.autograd.Function):
@@ -32,8 +32,10 @@ class _FirstColumnCrossEntropy(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         (log_probabilities,) = ctx.saved_tensors
         # In place: the peak holds one matrix of the queue's size less. Autograd sees the change and
-        # refuses a second backward pass through the same loss.
-        gradient = log_probabilities.exp_()
+        # refuses a second backward pass through the same loss. Float64 is for checks of gradients,
+        # which make several.
+        once = log_probabilities.dtype != torch.float64
+        gradient = log_probabilities.exp_() if once else log_probabilities.exp()
         gradient[:, 0] -= 1
         return gradient.mul_(grad / (gradient.shape[0] * ctx.temperature)), None
 
@@ -43,18 +45,25 @@ def info_nce(logits: Tensor, temperature: float) -> Tensor:
 
     Args:
         logits: (B, 1 + K) similarities, not yet divided by the temperature; -inf masks a negative.
+            Float64 stays, everything else is computed in float32.
         temperature: tau; 0.07 in MoCo v1, 0.2 in v2.
 
     Returns:
         A scalar, ``mean_b(logsumexp_j(logits[b, j] / tau) - logits[b, 0] / tau)``; log(1 + K) where
         all logits are equal. The mean over processes is the loss of the global batch.
     """
-    if not temperature > 0:
-        raise UserError(
-            f"`temperature` must be positive, got {temperature}. Use, for example, 0.2."
-        )
-    loss: Tensor = _FirstColumnCrossEntropy.apply(logits.float(), temperature)
+    check_shapes(Shaped("logits", logits, "B 1+K", remedy=_POSITIVE_FIRST))
+    check_temperature(temperature)
+    loss: Tensor = _FirstColumnCrossEntropy.apply(_widened(logits), temperature)
     return loss
+
+
+_POSITIVE_FIRST = "Pass the positive's score first, then those of at least one negative."
+
+
+def _widened(values: Tensor) -> Tensor:
+    """Convert half precision to float32; leave float32 and float64."""
+    return values.to(torch.promote_types(values.dtype, torch.float32))
 
 
 class Pairs(NamedTuple):
@@ -74,20 +83,34 @@ class Pairs(NamedTuple):
     columns: Tensor
     masked: Tensor
 
+    def check(self, **sizes: int) -> None:
+        """Raise a UserError unless the embeddings fit together, and A, D or C have given sizes."""
+        check_shapes(
+            Shaped("pairs.anchors", self.anchors, "A D"),
+            Shaped("pairs.partners", self.partners, "A D"),
+            Shaped("pairs.columns", self.columns, "C D"),
+            Shaped("pairs.masked", self.masked, "A C", kind="mask"),
+            **sizes,
+        )
+
     def logits(self) -> Tensor:
         """Return the scores (A, 1 + C) for `info_nce`: the positive first, -inf where masked."""
+        self.check()
         positives = (self.anchors * self.partners).sum(dim=1, keepdim=True)
         negatives = (self.anchors @ self.columns.T).masked_fill(self.masked, -torch.inf)
         return torch.cat([positives, negatives], dim=1)
 
 
-def view_pairs(first: Tensor, second: Tensor) -> Pairs:
+def view_pairs(first: Tensor, second: Tensor, *, rows: Rows = "unit") -> Pairs:
     """Pair two views (B_r, D) as SimCLR does (Chen et al., 2020, equation 1): A = 2 B_r, C = 2 B.
 
     Each unit embedding is an anchor whose partner is the image's other view. The columns are the
     embeddings of the global batch with gradient, all first views before all second ones. An anchor
-    and its partner are masked for that anchor.
+    and its partner are masked for that anchor. ``rows`` is explained in
+    `retable.nn.checks.unit_rows`.
     """
+    check_shapes(Shaped("first", first, "B D"), Shaped("second", second, "B D"))
+    first, second = unit_rows("first", first, rows), unit_rows("second", second, rows)
     count, processes = first.shape[0], distributed.process_count()
     images = torch.arange(count * processes, device=first.device)
     own = distributed.own_slice(images)
@@ -108,6 +131,7 @@ def nt_xent(first: Tensor, second: Tensor, temperature: float) -> Tensor:
     embeddings (B_r, D) of this process's two views are normalised here. The temperature is 0.1 in
     SimCLR at batch 4096 (table 5), 0.5 at CIFAR size (appendix B.9).
     """
+    check_shapes(Shaped("first", first, "B D"), Shaped("second", second, "B D"))
     with torch.autocast(first.device.type, enabled=False):
-        views = [F.normalize(view.float(), dim=1) for view in (first, second)]
-        return info_nce(view_pairs(*views).logits(), temperature)
+        views = [F.normalize(_widened(view), dim=1) for view in (first, second)]
+        return info_nce(view_pairs(*views, rows="unchecked").logits(), temperature)

@@ -36,6 +36,10 @@ class MomentumCopy(nn.Module):
     @torch.no_grad()
     def update(self, momentum: float) -> None:
         """Set each parameter t to ``momentum * t + (1 - momentum) * source``."""
+        if not 0 <= momentum <= 1:
+            raise UserError(
+                f"`momentum` must be in [0, 1], got {momentum}. Use, for example, 0.999."
+            )
         sources = [parameter.detach() for parameter in self._source[0].parameters()]
         torch._foreach_lerp_(list(self.module.parameters()), sources, 1.0 - momentum)
 
@@ -67,6 +71,11 @@ class MomentumRecipe:
         >>> MomentumRecipe(0.996, "cosine").at(50, 100)
         0.998
         """
+        if not 0 <= step <= total_steps or total_steps == 0:
+            raise UserError(
+                f"`step` must be in [0, {total_steps}], the steps of the run, got {step}. Count "
+                "steps from 0."
+            )
         if self.kind == "constant":
             return self.base
         return 1 - (1 - self.base) * (1 + math.cos(math.pi * step / total_steps)) / 2

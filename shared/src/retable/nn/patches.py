@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from retable.errors import UserError
+from retable.nn.checks import Shaped, check_rng_key, check_shapes, row_positions
 from retable.random import integers
 
 # Values that a CPU cuts at a time, so that intermediate results stay in its cache.
@@ -76,13 +77,17 @@ def cut_patches(
         rng_key: random key of the step, equal on all processes; None cuts the middle, rounded down,
             for evaluation.
         positions: (B,) int64 positions of the images in the global batch, on their device; counters
-            of the draws, required with ``rng_key``.
+            of the draws. 0 to B - 1 if None.
 
     Returns:
         (B, n, C, P, P) with n = ``grid.count``, the cells of an image row by row, contiguous; of
         the images' dtype, float32 where the patches are standardised.
     """
+    check_shapes(Shaped("images", images, "b C H W", kind="any"))
     grid.check(*images.shape[-2:])
+    if rng_key is not None:
+        check_rng_key(rng_key)
+        positions = row_positions(positions, images)
     count, channels = images.shape[:2]
     piece = max(1, _CPU_PIECE // (channels * grid.side**2))
     if images.device.type == "cpu" and count > piece:
@@ -107,9 +112,8 @@ def _corners(
     free = grid.cell - grid.patch
     if rng_key is None:
         corners = corners + free // 2
-    elif positions is None:
-        raise ValueError("`positions` must be given with `rng_key`, got None")
     else:
+        assert positions is not None
         counters = positions[:, None, None] * (2 * grid.count) + 2 * cells[:, None]
         counters = counters + torch.arange(2, device=images.device)
         corners = corners + integers(rng_key, counters, free + 1)
@@ -131,6 +135,7 @@ def standardise(images: Tensor) -> Tensor:
     tensor([[[-1.4142,  0.0000],
              [ 0.0000,  1.4142]]])
     """
+    check_shapes(Shaped("images", images, "... C H W", kind="any"))
     values = images.float().flatten(-3)
     # Relative to one of them: otherwise the mean of equal values differs from them by rounding.
     values = values - values[..., :1]

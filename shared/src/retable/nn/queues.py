@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from retable.errors import UserError
+from retable.nn.checks import Shaped, check_shapes
 from retable.random import normal
 
 
@@ -49,6 +50,8 @@ class KeyQueue(nn.Module):
         super().__init__()
         if size < 1:
             raise UserError(f"`size` of a queue must be at least 1 row, got {size}. Enlarge it.")
+        if dim < 1:
+            raise UserError(f"`dim` of a queue must be at least 1, got {dim}. Enlarge it.")
         rows = normal(rng_key, torch.arange(size * dim).view(size, dim))
         self.register_buffer("rows", nn.functional.normalize(rows, dim=1))
         self.register_buffer("labels", torch.full((size,), -1) if labels else None)
@@ -76,6 +79,11 @@ class KeyQueue(nn.Module):
         (`Method.after_step`), otherwise autograd raises. ``labels`` (B,) int64 are required if the
         queue keeps labels.
         """
+        check_shapes(
+            Shaped("keys", keys, "b D"),
+            Shaped("labels", labels, "b", kind="whole"),
+            D=self.rows.shape[1],
+        )
         count = keys.shape[0]
         if count > self.size:
             raise UserError(

@@ -13,6 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from retable.nn.checks import Shaped, check_shapes
 from retable.nn.queues import Moments
 
 
@@ -45,6 +46,7 @@ def score_statistics(positives: Tensor, negatives: Tensor) -> ScoreStatistics:
             `retable.nn.losses.info_nce`; a query without any negative is left out, and one with a
             single negative has no variance.
     """
+    check_shapes(Shaped("positives", positives, "B"), Shaped("negatives", negatives, "B K"))
     positives = positives.float() if positives.itemsize < 4 else positives
     at_once = max(1, len(negatives))
     if negatives.device.type == "cpu":
@@ -97,6 +99,9 @@ def queue_score_statistics(queries: Tensor, keys: Tensor, moments: Moments) -> S
     instead of B K D. It is done in float64, because the difference may be small compared with its
     terms. ``keys`` (B, D) are the positives of ``queries`` (B, D).
     """
+    check_shapes(
+        Shaped("queries", queries, "B D"), Shaped("keys", keys, "B D"), D=len(moments.mean)
+    )
     queries, keys = queries.double(), keys.double()
     mean_query = queries.mean(dim=0)
     covariance = torch.addr(moments.products, moments.mean, moments.mean, alpha=-1.0)

@@ -115,6 +115,8 @@ def _no_damage(path: Path) -> Iterator[None]:
     """Turn errors of reading a log into a `UserError`."""
     try:
         yield
+    except UserError:
+        raise
     except (ValueError, LookupError, TypeError, AttributeError) as error:
         raise UserError(
             f"{path} is damaged ({type(error).__name__}: {error}). Give another run, with lines as"

@@ -7,6 +7,8 @@ from collections.abc import Iterable, Mapping
 from itertools import combinations
 from typing import NamedTuple
 
+from retable.errors import UserError
+
 MIN_POINTS = 3
 """Least number of points of a correlation; two points give 1 or -1 only."""
 
@@ -105,4 +107,6 @@ def mean_correlation(found: Iterable[Correlation], nothing: str) -> Correlation:
 
 def chance_spread(points: int) -> float:
     """Return the standard deviation of Kendall's tau between random rankings without ties."""
+    if points < 2:
+        raise UserError(f"`points` must be at least 2, got {points}. A ranking needs two.")
     return math.sqrt(2 * (2 * points + 5) / (9 * points * (points - 1)))

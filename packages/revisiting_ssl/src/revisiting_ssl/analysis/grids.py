@@ -7,6 +7,8 @@ from collections.abc import Iterable, Mapping
 from itertools import combinations, pairwise
 from typing import NamedTuple
 
+from retable.errors import UserError
+
 
 class Cell(NamedTuple):
     """A column of a grid: pretext task and widening factor."""
@@ -39,6 +41,8 @@ def cell_of(column: str) -> Cell:
     Cell(task='rotation', widening=16)
     """
     task, _, widening = column.rpartition("_")
+    if not task or not widening.removesuffix("x").isdecimal():
+        raise UserError(f"`column` must be like rotation_16x, got {column!r}. Rename it.")
     return Cell(task, int(widening.removesuffix("x")))
 
 
@@ -70,6 +74,11 @@ def best_of(grid: Grid, task: str) -> tuple[list[str], int, float]:
     (['v1'], 8, 42.9)
     """
     own = {cell.widening: found for cell, found in grid.items() if cell.task == task and found}
+    if not own:
+        raise UserError(
+            f"`task` must be one of {', '.join(tasks_of(grid)) or 'no task'}, got {task!r}. Choose "
+            "a task that has a number."
+        )
     top = max(value for found in own.values() for value in found.values())
     widening = min(width for width, found in own.items() if top in found.values())
     return [name for name, value in own[widening].items() if value == top], widening, top
