@@ -43,7 +43,8 @@ def refuse_unusable(state: Mapping[str, Tensor], source: str, available: int | N
         else "Save the original weights as dense floating-point tensors"
     )
     raise UserError(
-        f"{source}: The weights must be finite numbers, got {what} in {count}. {remedy}."
+        f"{source}: The weights must be dense, finite floating-point numbers, got {what} in "
+        f"{count}. {remedy}."
     )
 
 
