@@ -1,3 +1,4 @@
+import math
 import re
 from typing import Any
 
@@ -107,7 +108,20 @@ def test_group_norm_encoders_have_no_batch_statistics() -> None:
         ({"name": "resnet51"}, "`encoder.name` must be one of resnet18, resnet34, "),
         ({"stem": "cifar"}, "`stem` must be one of 'imagenet', 'small', got 'cifar'."),
         ({"norm": "none"}, "`norm` must be one of 'batch', 'group', got 'none'."),
-        ({"width": 0}, "`encoder.width` must be positive, got 0."),
+        ({"width": 0}, "`encoder.width` must be positive and at most 64, got 0."),
+        ({"width": math.inf}, "`encoder.width` must be positive and at most 64, got inf."),
+        ({"width": math.nan}, "`encoder.width` must be positive and at most 64, got nan."),
+        ({"stem_pool": "mean"}, "`encoder.stem_pool` must be max or none, got 'mean'."),
+        ({"stem_stride": 0}, "`encoder.stem_stride` must be from 1 to 16, got 0."),
+        ({"stem_padding": -1}, "`encoder.stem_padding` must be from 0 to 16, got -1."),
+        (
+            {"name": "small_resnet8", "stem_padding": 2},
+            "resnet200 for an encoder with stem padding 2, got 'small_resnet8'.",
+        ),
+        (
+            {"name": "resnet18", "downsampling": "caffe"},
+            "`encoder.downsampling` must be torchvision for a ResNet of basic blocks",
+        ),
     ],
 )
 def test_impossible_recipes_are_named(fields: dict[str, object], sentence: str) -> None:

@@ -262,6 +262,11 @@ def test_file_is_readable_by_safetensors_alone_under_torchvision_names(tmp_path:
         "stem": "small",
         "norm": "batch",
         "zero_init_residual": False,
+        "stem_stride": None,
+        "stem_padding": None,
+        "stem_pool": None,
+        "stem_relu": True,
+        "downsampling": "torchvision",
     }
     assert header["metadata"] == {"method": "moco"}
 
@@ -376,5 +381,5 @@ def test_wrong_untrained_spec_is_one_sentence(spec: str) -> None:
 
 
 def test_missing_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"nothing\.pth does not exist\. Pass a file"):
+    with pytest.raises(UserError, match=r"nothing\.pth does not exist\. Pass a PyTorch"):
         load_encoder(tmp_path / "nothing.pth")

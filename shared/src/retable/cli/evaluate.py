@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 
 CHECKPOINT = (
     "a file of Retable, the folder of a run, a ResNet of another program (.safetensors, .pth, "
-    ".pth.tar), torchvision:resnet50, or untrained:resnet50"
+    ".pth.tar; FILE?padding=2&pool=none names what the file does not tell), torchvision:resnet50, "
+    "or untrained:resnet50"
 )
 
 
@@ -152,10 +153,16 @@ def _data_facts(recipe: Evaluation, open_variant: OpenSource) -> dict[str, dict[
 
 
 def _readable(report: dict[str, Any]) -> str:
-    dropped = report["encoder"]["metadata"].get("dropped", [])
+    from retable.weights import assumption
+    from retable.weights.names import printable
+
+    metadata = report["encoder"]["metadata"]
+    dropped = ", ".join(map(str, metadata.get("dropped", [])))
+    assumed = assumption(metadata)
     lines = [
-        f"{report['checkpoint']}: {report['encoder']['name']}",
-        *([f"left out of the file: {', '.join(dropped)}"] if dropped else []),
+        printable(f"{report['checkpoint']}: {report['encoder']['name']}"),
+        *([printable(f"left out of the file: {dropped}")] if dropped else []),
+        *([assumed] if assumed else []),
         f"{report['protocol']['name']} on {report['data']['test']['source']}, seed "
         f"{report['seed']}; accuracies in percent",
     ]

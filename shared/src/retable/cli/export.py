@@ -17,9 +17,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Write the encoder of a checkpoint in another program's layout."""
-    from retable.weights import load_encoder, save_export
+    from retable.weights import assumption, load_encoder, save_export
 
-    encoder, recipe, _ = load_encoder(options.checkpoint)
+    encoder, recipe, metadata = load_encoder(options.checkpoint)
     save_export(options.output, encoder, recipe, options.layout)
     print(f"{options.output}: {recipe.label} in the {options.layout} layout")
+    if assumed := assumption(metadata):
+        print(assumed)
     return 0

@@ -7,7 +7,7 @@ offer, and importing torchvision costs more than importing torch. Its weights lo
 from __future__ import annotations
 
 import math
-from typing import cast
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +23,17 @@ DEPTHS: dict[str, tuple[tuple[int, ...], bool]] = {
     "resnet152": ((3, 8, 36, 3), True),
     "resnet200": ((3, 24, 36, 3), True),
 }
+
+
+class Stem(NamedTuple):
+    """What a ResNet does before its first stage; the padding is half the kernel."""
+
+    kernel: int
+    stride: int
+    pool: str
+
+
+STEMS = {"imagenet": Stem(7, 2, "max"), "small": Stem(3, 1, "none")}
 
 
 def scaled(channels: int, width: float) -> int:
@@ -41,9 +52,12 @@ def make_norm(kind: str, channels: int) -> nn.Module:
     return nn.BatchNorm2d(channels)
 
 
-def convolution(inputs: int, outputs: int, size: int, stride: int = 1) -> nn.Conv2d:
-    """Return a convolution without bias that keeps the map's size at stride 1."""
-    return nn.Conv2d(inputs, outputs, size, stride, padding=size // 2, bias=False)
+def convolution(
+    inputs: int, outputs: int, size: int, stride: int = 1, padding: int | None = None
+) -> nn.Conv2d:
+    """Return a convolution without bias; the default padding keeps the map's size at stride 1."""
+    padding = size // 2 if padding is None else padding
+    return nn.Conv2d(inputs, outputs, size, stride, padding, bias=False)
 
 
 def initialise(module: nn.Module) -> None:
@@ -111,13 +125,18 @@ class BasicBlock(_Block):
 
 
 class Bottleneck(_Block):
-    """1x1, 3x3 with the stride (as torchvision: "version 1.5"), 1x1 to four times the channels."""
+    """1x1, 3x3 with the stride (as torchvision: "version 1.5"), 1x1 to four times the channels.
 
-    def __init__(self, inputs: int, channels: int, stride: int, norm: str) -> None:
+    With ``caffe`` the first 1x1 convolution has the stride, as in the paper's released networks.
+    """
+
+    def __init__(
+        self, inputs: int, channels: int, stride: int, norm: str, caffe: bool = False
+    ) -> None:
         super().__init__()
-        self.conv1 = convolution(inputs, channels, 1)
+        self.conv1 = convolution(inputs, channels, 1, stride if caffe else 1)
         self.bn1 = make_norm(norm, channels)
-        self.conv2 = convolution(channels, channels, 3, stride)
+        self.conv2 = convolution(channels, channels, 3, 1 if caffe else stride)
         self.bn2 = make_norm(norm, channels)
         self.conv3 = convolution(channels, 4 * channels, 1)
         self.bn3 = make_norm(norm, 4 * channels)
@@ -142,17 +161,27 @@ class ResNet(Encoder):
     folds_batch_norms = True
 
     def __init__(
-        self, name: str, *, width: float = 1.0, stem: str = "imagenet", norm: str = "batch"
+        self,
+        name: str,
+        *,
+        width: float = 1.0,
+        stem: str = "imagenet",
+        norm: str = "batch",
+        stem_stride: int | None = None,
+        stem_padding: int | None = None,
+        stem_pool: str | None = None,
+        stem_relu: bool = True,
+        downsampling: str = "torchvision",
     ) -> None:
         super().__init__()
         depths, bottleneck = DEPTHS[name]
         channels = scaled(64, width)
-        if stem == "small":
-            self.conv1 = convolution(3, channels, 3)
-            self.maxpool: nn.Module = nn.Identity()
-        else:
-            self.conv1 = convolution(3, channels, 7, 2)
-            self.maxpool = nn.MaxPool2d(3, stride=2, padding=1)
+        usual = STEMS[stem]
+        stride = stem_stride or usual.stride
+        self.conv1 = convolution(3, channels, usual.kernel, stride, stem_padding)
+        pooled = (stem_pool or usual.pool) == "max"
+        self.maxpool = nn.MaxPool2d(3, stride=2, padding=1) if pooled else nn.Identity()
+        self.stem_relu = stem_relu
         self.bn1 = make_norm(norm, channels)
         self.relu = nn.ReLU(inplace=True)
         inputs = channels
@@ -161,8 +190,11 @@ class ResNet(Encoder):
             blocks: list[nn.Module] = []
             for index in range(depth):
                 stride = 2 if stage > 0 and index == 0 else 1
-                block = Bottleneck if bottleneck else BasicBlock
-                blocks.append(block(inputs, channels, stride, norm))
+                if bottleneck:
+                    caffe = downsampling == "caffe"
+                    blocks.append(Bottleneck(inputs, channels, stride, norm, caffe))
+                else:
+                    blocks.append(BasicBlock(inputs, channels, stride, norm))
                 inputs = 4 * channels if bottleneck else channels
             self.add_module(f"layer{stage + 1}", nn.Sequential(*blocks))
         self.feature_dim = inputs
@@ -172,5 +204,6 @@ class ResNet(Encoder):
         if name == "pre_logits":
             return torch.flatten(nn.functional.adaptive_avg_pool2d(x, 1), 1)
         if name == "layer1":
-            x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
+            x = self.bn1(self.conv1(x))
+            x = self.maxpool(self.relu(x) if self.stem_relu else x)
         return cast(Tensor, self.get_submodule(name)(x))

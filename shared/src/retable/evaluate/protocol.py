@@ -133,6 +133,7 @@ class Evaluation(ABC):
             context.directory,
             self.name,
             encoder=frozen.digest,
+            structure=frozen.structure,
             recipe=to_plain(self),
             seed=seed,
             precision=[frozen.precision, context.precision],

@@ -89,7 +89,7 @@ def encoder_from(file: WeightsFile, path: Path) -> LoadedEncoder:
         metadata, digest, version = header["metadata"], header["sha256"], header["format"]
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise UserError(
             f"{path} has an encoder header that this version cannot read ({error}). Install the "
             "version of retable that wrote it."
@@ -104,4 +104,6 @@ def encoder_from(file: WeightsFile, path: Path) -> LoadedEncoder:
             f"{path} is damaged: its weights do not have the checksum of its header. Copy it or "
             "save it again."
         )
-    return LoadedEncoder(filled_encoder(recipe, file.tensors, str(path)), recipe, metadata)
+    available = path.stat().st_size
+    encoder = filled_encoder(recipe, file.tensors, str(path), available)
+    return LoadedEncoder(encoder, recipe, metadata)

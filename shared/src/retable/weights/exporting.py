@@ -29,7 +29,8 @@ def export_encoder(encoder: nn.Module, recipe: EncoderRecipe, layout: Layout) ->
       ``nn.Identity()``; with the small stem, once ``conv1`` is ``nn.Conv2d(3, 64, 3, padding=1,
       bias=False)`` and ``maxpool`` is ``nn.Identity()`` too.
     - ``timm`` loads strictly into ``timm.create_model("resnet50", num_classes=0)``, with the small
-      stem after the same two changes.
+      stem after the same two changes. A stem of other strides, padding or pooling, which the
+      recipe's label names, has to be set up in the same way.
     - ``detectron2`` is for its ResNet backbones, with ``MODEL.RESNETS.STRIDE_IN_1X1: False``, RGB
       input and torchvision's mean and deviation times 255; the ImageNet stem only. For width w set
       ``STEM_OUT_CHANNELS``, ``RES2_OUT_CHANNELS`` and ``WIDTH_PER_GROUP`` to w times their values.
@@ -47,7 +48,8 @@ def export_encoder(encoder: nn.Module, recipe: EncoderRecipe, layout: Layout) ->
         )
     if layout != "detectron2":
         return state
-    if recipe.stem != "imagenet" or recipe.norm != "batch" or recipe.name not in _DETECTRON2_NAMES:
+    usual = recipe.stem == "imagenet" and recipe.norm == "batch" and not recipe.details
+    if not usual or recipe.name not in _DETECTRON2_NAMES:
         raise UserError(
             f"Detectron2 has no {recipe.label} and {recipe.norm} norm. Use one of "
             f"{', '.join(_DETECTRON2_NAMES)} with the imagenet stem and batch norm."

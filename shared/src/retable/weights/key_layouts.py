@@ -18,10 +18,17 @@ from typing import NamedTuple
 from torch import Tensor
 
 from retable.errors import UserError
+from retable.weights.values import is_plain
 
 # Parts of a ResNet under torchvision's names, and names that only further parts of one can have.
 _TRUNK = re.compile(r"(conv1|bn1|layer[1-4])\.")
 _TRUNK_LIKE = re.compile(r"(conv|bn|norm|layer|res)\d*\.")
+
+# Modules that wrap others, and names that programs give to a wrapped network.
+_WRAPPERS = {"_orig_mod", "module", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}
+_INNER = {"net", "model", "encoder", "encoder_q", "backbone", "inner", "wrapped"}
+_TRUNK_START = re.compile(r"conv1|bn1|layer[1-4]|stem|res[2-5]")
+_LEAF = re.compile(r"weight|bias|running_(mean|var)|num_batches_tracked")
 
 # Momentum copies, and the student of a distillation, whose teacher is what its authors evaluate.
 _COPY = re.compile(r"(^|_)(k|key|momentum|target|ema|student)(_|$)")
@@ -30,14 +37,17 @@ _COPY = re.compile(r"(^|_)(k|key|momentum|target|ema|student)(_|$)")
 class FoundEncoder(NamedTuple):
     """A ResNet inside a file, its ``state`` under torchvision's names.
 
-    ``prefix`` is the start of its names in the file, such as ``state_dict.module.encoder_q.``, and
-    ``dropped`` are the file's other modules, each by its shortest unambiguous name.
+        ``prefix`` is the start of its names in the file, such as ``state_dict.module.encoder_q.``,
+    ``layout`` is ``torchvision``, ``sequential`` or ``detectron2``, and ``dropped`` are the file's
+    other modules, each by its shortest unambiguous name. ``first_stage`` is the number of the child
+    that is layer1, None unless the layout is ``sequential``.
     """
 
     prefix: str
     layout: str
     state: dict[str, Tensor]
     dropped: tuple[str, ...]
+    first_stage: int | None = None
 
 
 class _Place(NamedTuple):
@@ -51,22 +61,63 @@ def find_encoder(tensors: Mapping[str, Tensor], wanted: str = "") -> FoundEncode
     Momentum copies (``encoder_k``, ``backbone_momentum``, ``target_encoder``, ...) and the student
     of a distillation are ignored if there is another ResNet; of equal ones, the one with the
     shortest prefix is used. ``wanted`` selects by name instead: ``encoder_k`` or
-    ``teacher.backbone``.
+    ``teacher.backbone``. What wraps parts of the ResNet (``torch.compile``, data parallelism) is
+    removed from names.
     """
+    tensors = _unwrapped(tensors)
     places = _places(tensors)
     if not places:
-        some = ", ".join(list(tensors)[:3]) or "none"
-        raise UserError(
-            f"No ResNet found among {len(tensors)} tensors ({some}, ...). Use names such as "
-            "conv1.weight and layer1.0.conv1.weight, after any prefix."
-        )
+        raise UserError(_nothing_found(tensors))
     chosen = _choose(tensors, places, wanted)
     trunk, rest = _split(tensors, chosen)
     _refuse_foreign_parts(trunk, rest, chosen, places)
     kept = {chosen.prefix + name for name in trunk}
     others = {_module_beside(name, chosen.prefix) for name in tensors if name not in kept}
     state = {to_torchvision(name, chosen.layout, trunk): value for name, value in trunk.items()}
-    return FoundEncoder(chosen.prefix, chosen.layout, state, tuple(sorted(others)))
+    first_stage = _first_stage(trunk) if chosen.layout == "sequential" else None
+    return FoundEncoder(chosen.prefix, chosen.layout, state, tuple(sorted(others)), first_stage)
+
+
+def _unwrapped(tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """Remove wrappers inside a trunk from names, unless two names would meet."""
+    renamed = {_without_wrappers(name): tensor for name, tensor in tensors.items()}
+    return renamed if len(renamed) == len(tensors) else tensors
+
+
+def _without_wrappers(name: str) -> str:
+    """Remove the wrappers behind the first part of a name that belongs to a ResNet.
+
+    Behind a number, which can also belong to a prefix, a network's name is a wrapper only in front
+    of a block's number or of a tensor: ``4.net.0.conv1.weight``.
+    """
+    parts = name.split(".")
+    kept: list[str] = []
+    inside = numbered = False
+    for part, following in zip(parts, (*parts[1:], ""), strict=True):
+        wraps = part in _WRAPPERS and (inside or numbered)
+        inner = inside or (numbered and (following.isdecimal() or _LEAF.fullmatch(following)))
+        if not (wraps or (part in _INNER and inner)):
+            kept.append(part)
+        inside = inside or _TRUNK_START.fullmatch(part) is not None
+        numbered = numbered or part.isdecimal()
+    return ".".join(kept)
+
+
+def _nothing_found(tensors: Mapping[str, Tensor]) -> str:
+    if any(re.search(r"(^|\.)conv1\.0\.weight$", name) for name in tensors):
+        return (
+            "The weights must be of a ResNet whose stem is one convolution, got a deep stem "
+            "(conv1.0.weight, as in ResNet-D). Use a network with conv1.weight."
+        )
+    some = ", ".join(list(tensors)[:3]) or "none"
+    return (
+        f"No ResNet found among {len(tensors)} tensors ({some}, ...). Use names such as "
+        "conv1.weight and layer1.0.conv1.weight, after any prefix."
+    )
+
+
+def _first_stage(names: Mapping[str, object]) -> int:
+    return next(i for i in (2, 3, 4) if f"{i}.0.conv1.weight" in names)
 
 
 def _places(tensors: Mapping[str, Tensor]) -> list[_Place]:
@@ -112,7 +163,14 @@ def _choose(tensors: Mapping[str, Tensor], places: list[_Place], wanted: str) ->
 def _equal(tensors: Mapping[str, Tensor], a: _Place, b: _Place) -> bool:
     """Whether two places hold the same trunk, as of one module registered under two names."""
     left, right = _split(tensors, a)[0], _split(tensors, b)[0]
-    return left.keys() == right.keys() and all(left[k].equal(right[k]) for k in left)
+    return left.keys() == right.keys() and all(_same(left[k], right[k]) for k in left)
+
+
+def _same(a: Tensor, b: Tensor) -> bool:
+    if a is b:
+        return True
+    comparable = is_plain(a) and is_plain(b) and a.dtype == b.dtype and a.shape == b.shape
+    return comparable and a.equal(b)
 
 
 def _split(
@@ -176,7 +234,7 @@ def to_torchvision(name: str, layout: str, siblings: Mapping[str, object] | None
         name = name.replace("shortcut.norm.", "downsample.1.")
         return re.sub(r"\bshortcut\.(?!\d)", "downsample.0.", name)
     if layout == "sequential":
-        first = next(i for i in (2, 3, 4) if f"{i}.0.conv1.weight" in (siblings or {}))
+        first = _first_stage(siblings or {})
         stages = {str(first + i): f"layer{1 + i}" for i in range(4)} | {"0": "conv1", "1": "bn1"}
         start, _, end = name.partition(".")
         name = f"{stages.get(start, start)}.{end}"

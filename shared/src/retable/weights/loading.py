@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qsl
-
-from torch import Tensor
 
 from retable.encoders import ResNetRecipe
 from retable.errors import UserError
@@ -18,7 +15,9 @@ from retable.random import derive_key
 from retable.weights.architecture import filled_encoder, recognise
 from retable.weights.encoder_files import HEADER, LoadedEncoder, encoder_from
 from retable.weights.key_layouts import find_encoder
-from retable.weights.weights_files import file_digest, read_weights
+from retable.weights.names import printable
+from retable.weights.structure import OPTIONS, parse_options, refuse_other_architectures, resolve
+from retable.weights.weights_files import WeightsFile, file_digest, read_weights
 
 
 def load_encoder(path_or_spec: str | os.PathLike[str]) -> LoadedEncoder:
@@ -32,6 +31,9 @@ def load_encoder(path_or_spec: str | os.PathLike[str]) -> LoadedEncoder:
       Detectron2. The ResNet is found below any prefix, its depth, width and stem from its shapes;
       heads and everything else are dropped and named in ``metadata["dropped"]``;
     - ``FILE#NAME``, where a file has several ResNets: ``checkpoint.pth#encoder_k``;
+    - ``FILE?padding=2&pool=none``, where a file of another program does not tell what its network
+      computes: `retable.weights.structure.OPTIONS`; ``metadata["assumed"]`` lists what was taken
+      in default of it;
     - ``torchvision:resnet50``, torchvision's supervised weights, downloaded: version 1, the plain
       recipe that papers compare with, unless another entry is named
       (``torchvision:resnet50:IMAGENET1K_V2``);
@@ -43,39 +45,97 @@ def load_encoder(path_or_spec: str | os.PathLike[str]) -> LoadedEncoder:
             it holds no ResNet or more than one, or its kind of encoder is unknown.
     """
     spec = os.fspath(path_or_spec)
-    if spec.startswith("torchvision:"):
-        return _load_torchvision(spec)
-    if spec.startswith("untrained:"):
-        return _build_untrained(spec)
-    path, wanted = Path(spec), ""
-    if not path.exists() and "#" in spec:
-        before, _, wanted = spec.rpartition("#")
-        path = Path(before)
+    try:
+        if spec.startswith("torchvision:"):
+            return _load_torchvision(spec)
+        if spec.startswith("untrained:"):
+            return _build_untrained(spec)
+        return _load_file(spec)
+    except UserError as error:
+        # Names and texts of a file may hold control characters.
+        raise UserError(printable(str(error))) from error
+
+
+def _load_file(spec: str) -> LoadedEncoder:
+    path, wanted, query = _split(spec)
     if path.is_dir():
-        folder, path = path, path / "encoder.safetensors"
-        if not path.is_file():
-            raise UserError(
-                f"The folder {folder} has no encoder.safetensors. Finish the run or name a weights "
-                "file."
-            )
+        path = _file_in(path)
+    named = parse_options(query, spec) if query is not None else {}
     file = read_weights(path)
     if HEADER in file.header and not wanted:
+        if named:
+            raise UserError(
+                f"{path} names its own recipe, so `{spec}` must have no options, got "
+                f"{', '.join(named)}. Leave them out."
+            )
         return encoder_from(file, path)
     origin = {"source": path.name, "sha256": file_digest(path)}
-    return _load_resnet(file.tensors, str(path), origin, wanted)
+    try:
+        refuse_other_architectures(file.architecture, path.name)
+        return _load_resnet(file, str(path), origin, wanted, named, path.stat().st_size)
+    except UserError as error:
+        raise UserError(_placed(str(path), error)) from error
+
+
+def _split(spec: str) -> tuple[Path, str, str | None]:
+    """Split FILE, FILE#NAME, FILE?OPTIONS or both in either order; a file's own name wins."""
+    found: dict[str, str] = {}
+    rest = spec
+    while not _exists(rest):
+        cut = max(rest.rfind("#"), rest.rfind("?"))
+        if cut <= 0 or rest[cut] in found:
+            break
+        found[rest[cut]] = rest[cut + 1 :]
+        rest = rest[:cut]
+    return Path(rest), found.get("#", ""), found.get("?")
+
+
+def _exists(name: str) -> bool:
+    try:
+        return Path(name).exists()
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(
+            f"`{name[:80]}` must be the name of a weights file, got one that cannot be opened "
+            f"({reason}). Pass another name."
+        ) from error
+
+
+def _file_in(folder: Path) -> Path:
+    path = folder / "encoder.safetensors"
+    if path.is_file():
+        return path
+    endings = (".safetensors", ".pth", ".pt", ".tar", ".ckpt", ".bin")
+    others = sorted(each.name for each in folder.iterdir() if each.suffix in endings)
+    choice = f"one of its weights files, {', '.join(others[:3])}" if others else "a weights file"
+    raise UserError(
+        f"The folder {folder} has no encoder.safetensors. Finish the run or name {choice}."
+    )
+
+
+def _placed(place: str, error: UserError) -> str:
+    """Return an error's sentence with the file in front, once."""
+    return str(error) if str(error).startswith(place) else f"{place}: {error}"
 
 
 def _load_resnet(
-    tensors: Mapping[str, Tensor], place: str, origin: dict[str, Any], wanted: str = ""
+    file: WeightsFile,
+    place: str,
+    origin: dict[str, Any],
+    wanted: str = "",
+    named: Mapping[str, str] | None = None,
+    available: int | None = None,
 ) -> LoadedEncoder:
     """Load the ResNet among tensors; ``origin`` becomes part of its metadata."""
-    try:
-        found = find_encoder(tensors, wanted)
-        recipe = recognise(found.state)
-    except UserError as error:
-        raise UserError(f"{place}: {error}") from error
+    found = find_encoder(file.tensors, wanted)
+    structure = resolve(found, file.tensors, recognise(found.state), named or {})
+    encoder = filled_encoder(structure.recipe, found.state, place, available)
     where = {"layout": found.layout, "prefix": found.prefix, "dropped": list(found.dropped)}
-    return LoadedEncoder(filled_encoder(recipe, found.state, place), recipe, origin | where)
+    about = {"assumed": structure.assumed} | (
+        {"taken_for": structure.taken_for} if structure.taken_for else {}
+    )
+    ignored = {"ignored": list(file.ignored)} if file.ignored else {}
+    return LoadedEncoder(encoder, structure.recipe, origin | where | about | ignored)
 
 
 def _load_torchvision(spec: str) -> LoadedEncoder:
@@ -99,21 +159,30 @@ def _load_torchvision(spec: str) -> LoadedEncoder:
         ) from error
     source = f"torchvision:{name}:{weights.name}"
     origin = {"source": source, "sha256": digest_of_tensors(tensors)}
-    return _load_resnet(tensors, spec, origin)
+    named = {"stem": "imagenet", "downsampling": "torchvision"}  # torchvision's own network
+    try:
+        return _load_resnet(WeightsFile(dict(tensors), {}, {}), spec, origin, named=named)
+    except UserError as error:
+        raise UserError(_placed(spec, error)) from error
 
 
 def _build_untrained(spec: str) -> LoadedEncoder:
-    name, _, query = spec.removeprefix("untrained:").partition("?")
-    types = {"width": float, "stem": str, "norm": str, "seed": int}
+    name, mark, query = spec.removeprefix("untrained:").partition("?")
+    types: dict[str, tuple[str, Callable[[str], Any]]] = {
+        **OPTIONS,
+        "width": ("width", float),
+        "seed": ("seed", int),
+    }
     values: dict[str, Any] = {}
-    try:
-        for field, text in parse_qsl(query, keep_blank_values=True, strict_parsing=bool(query)):
-            values[field] = types[field](text)
-    except (ValueError, KeyError) as error:
-        raise UserError(
-            f"{spec!r} is no untrained encoder ({error}). Use, for example, "
-            "untrained:resnet50?width=2&stem=small&seed=0."
-        ) from error
+    for option, text in (parse_options(query, spec, types) if mark else {}).items():
+        field, parse = types[option]
+        try:
+            values[field] = parse(text)
+        except ValueError as error:
+            raise UserError(
+                f"{spec!r} is no untrained encoder ({error}). Use, for example, "
+                "untrained:resnet50?width=2&stem=small&seed=0."
+            ) from error
     seed = values.pop("seed", 0)
     recipe = ResNetRecipe(name, **values)
     metadata = {"source": "untrained", "seed": seed, "recipe": dataclasses.asdict(recipe)}
