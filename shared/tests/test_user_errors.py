@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from retable.data.decoding import UnreadableImageError, decode_map
-from retable.data.readers import _Splits
+from retable.data.readers import _open_splits
 from retable.errors import UserError
 from retable.nn.patches import PatchGrid
 from retable.plots.recorded import _no_damage
@@ -39,12 +39,12 @@ def test_a_data_set_that_cannot_be_read_is_not_taken_for_one_without_the_split()
         raise RuntimeError("Dataset not found")
 
     with pytest.raises(UserError, match=r"cannot be read \(Dataset not found\)"):
-        _ = "train" in _Splits(make, "data", {})
+        _open_splits(make, "data", {}, None)
 
     def without_split(**_: Any) -> object:
         raise ValueError("Unknown split")
 
-    assert "train" not in _Splits(without_split, "data", {})
+    assert _open_splits(without_split, "data", {}, None) == {}
 
 
 def test_a_refused_field_is_one_of_all_faults_of_a_file() -> None:
