@@ -6,7 +6,6 @@ The list is that of the design's last section, each through the real command lin
 from __future__ import annotations
 
 import dataclasses
-import json
 import re
 import shutil
 import subprocess
@@ -18,6 +17,7 @@ import pytest
 import torch
 
 from retable import cli
+from retable.files import read_record
 from retable.reproduce import Table, main
 from retable.reproduce.command import load_table
 from retable.reproduce.plan import TableSelection, plan_runs, resolve_rows
@@ -153,7 +153,7 @@ def test_an_unreadable_image_that_is_skipped_is_counted(
     words += ["--seeds", "0", "--max-steps", "1", "--skip-unreadable", "--workers", "0", "--quiet"]
     assert main(table, ["--runs", str(tmp_path / "runs"), *words]) == 0
     (facts,) = (tmp_path / "runs").glob("moco-*/environment.json")
-    data = json.loads(facts.read_text())["data"]
+    data = read_record(facts)["data"]
     assert data["unreadable"] == 1
     assert data["images"] == 199
 

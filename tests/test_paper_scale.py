@@ -5,7 +5,6 @@ ResNet-50 at 224 px, batch 128, the queue of 16384: minutes of two cores and 12 
 
 from __future__ import annotations
 
-import json
 import math
 import random
 from pathlib import Path
@@ -112,7 +111,7 @@ def test_a_saved_data_set_takes_the_place_of_a_folder(
     options += [word for setting in shrunk for word in ("--set", setting)]
     reproduce.run("table1", tmp_path / "runs", *options)
     (facts,) = (tmp_path / "runs").glob("moco-*/environment.json")
-    data = json.loads(facts.read_text())["data"]
+    data = read_record(facts)["data"]
     assert (data["images"], data["classes"]) == (100, 100)
     assert list((tmp_path / "runs").glob("moco-*/evaluations/linear-*/result.json"))
 

@@ -30,6 +30,7 @@ from mochi.method import MoCHiRecipe
 from retable import distributed, views
 from retable.data.sources import open_source
 from retable.encoders import ResNetRecipe
+from retable.files import read_record
 from retable.methods import BYOLRecipe, SimCLRRecipe, SimSiamRecipe, SupervisedRecipe, moco_v2
 from retable.methods.method import Method, MethodRecipe
 from retable.nn.momentum import MomentumRecipe
@@ -303,7 +304,7 @@ def test_the_command_line_gives_one_table_on_one_and_two_processes(
         options = ("--scale", "smoke", "--rows", "moco_v2", "--processes", processes)
         reproduce.run("table1", runs, *options)
         (facts,) = runs.glob("moco-*/environment.json")
-        assert json.loads(facts.read_text())["processes"] == int(processes)
+        assert read_record(facts)["processes"] == int(processes)
         report = runs / "tables" / "mochi-table1-smoke" / "metrics.json"
         figures.append(json.loads(report.read_text())["moco_v2"]["0"])
     one, two = figures

@@ -1,4 +1,3 @@
-import json
 import os
 from collections.abc import Callable
 from dataclasses import replace
@@ -22,7 +21,7 @@ from retable.evaluate.data import EvalData, listed_rows, open_eval_splits, sourc
 from retable.evaluate.protocol import EvalContext
 from retable.evaluate.transfer import finetune
 from retable.evaluate.transfer.finetune import FineTuning
-from retable.files import digest_of_tensors
+from retable.files import digest_of_tensors, read_record
 from retable.random import derive_key, initialising
 from retable.reproduce import Table, TableRow, execute
 from retable.reproduce.plan import plan_runs, render_plan
@@ -305,7 +304,7 @@ def test_a_table_prices_and_runs_it(
     assert "finetune: 8 steps, 64 images" in planned
     execute.execute([run_of_row], RunOptions(tmp_path, quiet=True))
     folder = run_of_row.evaluation_folder(evaluation, tmp_path)
-    results = json.loads((folder / "result.json").read_text())
+    results = read_record(folder / "result.json")["metrics"]
     assert results.keys() == evaluation.metrics.keys()
     assert results["images"] == 36
 

@@ -1,4 +1,3 @@
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -18,6 +17,7 @@ from retable.evaluate.data import EvalData, EvalSubset, Splits, open_eval_splits
 from retable.evaluate.linear import LinearProbe, ProbeState
 from retable.evaluate.protocol import EvalContext
 from retable.evaluate.representation import Representation
+from retable.files import read_record
 from retable.testing import StoppedError
 from retable.train.optim import LARS
 from retable.views import ViewRecipe, center, crop_and_flip, make_view
@@ -434,7 +434,7 @@ def test_the_curve_tells_every_epoch_of_every_classifier(
 ) -> None:
     recipe = probe(other_lrs=(0.3,), representation=Representation(("pixels", "pre_logits")))
     results = recipe.run(Tapped(encoder), open_blobs, EvalContext("cpu", tmp_path), seed=0)
-    curve = json.loads((tmp_path / "curve.json").read_text())
+    curve = read_record(tmp_path / "curve.json")
     assert curve["epoch"] == [1, 2, 3, 4]
     names = ["pixels", "pixels@lr=0.3", "pre_logits", "pre_logits@lr=0.3"]
     for figure in ("top1", "top5", "train_loss"):
@@ -469,7 +469,7 @@ def test_the_curve_of_a_killed_probe_is_that_of_a_whole_one(
 
 def test_a_rate_beside_the_first_may_diverge(encoder: nn.Sequential, tmp_path: Path) -> None:
     run(probe(other_lrs=(1e39,)), encoder, tmp_path)
-    curve = json.loads((tmp_path / "curve.json").read_text())
+    curve = read_record(tmp_path / "curve.json")
     assert None in curve["train_loss"]["pre_logits@lr=1e+39"]
     assert None not in curve["train_loss"]["pre_logits"]
 

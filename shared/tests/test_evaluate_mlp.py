@@ -1,4 +1,3 @@
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from retable.evaluate.linear import LinearProbe
 from retable.evaluate.mlp import MlpProbe, MlpState, layer_penalty
 from retable.evaluate.protocol import EvalContext
 from retable.evaluate.representation import Representation
+from retable.files import read_record
 from retable.testing import StoppedError, run_processes
 from retable.views import center, crop_and_flip
 
@@ -190,7 +190,7 @@ def test_a_killed_probe_goes_on_and_ends_with_the_same_bits(
         with pytest.raises(StoppedError):
             run(recipe, encoder, tmp_path)
     assert run(recipe, encoder, tmp_path) == whole
-    curve = json.loads((tmp_path / "curve.json").read_text())
+    curve = read_record(tmp_path / "curve.json")
     assert curve["epoch"] == [1, 2, 3, 4]
     assert curve["top1"]["pre_logits"][-1] == whole["top1"]
 
