@@ -6,21 +6,25 @@ import dataclasses
 import json
 import os
 import shutil
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
 import torch
 from PIL import Image
 
+from retable import code
 from retable.evaluate import data as evaluation_data
 from retable.evaluate.knn import Knn
 from retable.evaluate.linear import LinearProbe
 from retable.files import read_record
 from retable.reproduce import Table, TableRow, main
 from retable.reproduce import run as run_module
+from retable.reproduce.command import load_table
 from retable.reproduce.execute import execute
 from retable.reproduce.plan import TableSelection, plan_runs, resolve_rows
 from retable.train.metrics import MetricsLog
@@ -28,6 +32,8 @@ from retable.train.options import RunOptions
 from retable.train.recipe import PretrainRecipe
 from retable.train.recorder import Recorder
 from retable.train.traces import read_traces
+
+PROBE = LinearProbe(epochs=2, lr=1.0, batch=16)
 
 Trained = Callable[..., None]
 Changed = Callable[..., PretrainRecipe]
@@ -47,9 +53,8 @@ def numbers(folder: Path, variant: str = "") -> dict[str, Any]:
 @pytest.fixture
 def probed(table: Table) -> Table:
     """Make a table whose rows have a probe with states and a curve."""
-    probe = LinearProbe(epochs=2, lr=1.0, batch=16)
     rows = {
-        name: dataclasses.replace(row, evaluations=(Knn(k=5), probe))
+        name: dataclasses.replace(row, evaluations=(Knn(k=5), PROBE))
         for name, row in table.rows.items()
         if isinstance(row, TableRow)
     }
@@ -113,8 +118,8 @@ def test_a_damaged_foreign_or_missing_file_never_changes_a_number(
         assert str(path) in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("damage", [flip, truncate, empty, exchange])
-def test_a_damaged_claim_is_refused_with_the_remedy(
+@pytest.mark.parametrize("damage", [flip, truncate, empty, exchange, remove])
+def test_a_damaged_or_missing_claim_is_refused_with_the_remedy(
     damage: Callable[[Path, Path], None],
     table: Table,
     trained: Trained,
@@ -212,7 +217,7 @@ def picture_folder(folder: Path, per_class: int = 20) -> Path:
 def of_files(table: Table, contrastive: Changed, tmp_path: Path) -> Table:
     """Make a table of one row over a folder of images."""
     recipe = contrastive(data=f"imagefolder:{picture_folder(tmp_path / 'images')}")
-    return dataclasses.replace(table, rows={"contrastive": TableRow(recipe, (Knn(k=5),))})
+    return dataclasses.replace(table, rows={"contrastive": TableRow(recipe, (Knn(k=5), PROBE))})
 
 
 def add_an_image(images: Path) -> None:
@@ -252,14 +257,17 @@ def test_a_run_of_data_that_changed_is_neither_shown_nor_continued(
     assert reproduce(of_files, folder) == 0
 
 
+@pytest.mark.parametrize("finished", [True, False])
 def test_an_evaluation_whose_images_changed_is_made_again(
-    of_files: Table, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    finished: bool, of_files: Table, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = tmp_path / "runs"
     assert reproduce(of_files, folder) == 0
     (encoder,) = folder.glob("moco-*/encoder.safetensors")
     before = encoder.stat().st_mtime_ns
-    (result,) = folder.glob("moco-*/evaluations/knn-*/result.json")
+    (result,) = folder.glob("moco-*/evaluations/linear-*/result.json")
+    if not finished:
+        result.unlink()
     for path in (tmp_path / "images" / "val" / "cat").glob("00[0-4].png"):
         path.unlink()
     evaluation_data._open_once.cache_clear()
@@ -357,3 +365,65 @@ def test_a_run_whose_folder_is_removed_while_it_trains_ends_with_a_sentence(
     assert "was removed while its run was trained" in capsys.readouterr().err
     assert reproduce(table, folder, "--rows", "supervised") == 0
     assert numbers(folder) == before
+
+
+SCRIPT = """
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from base_table import TABLE, contrastive
+from retable.methods import MoCo, MoCoRecipe
+from retable.reproduce import TableRow
+
+
+@dataclass(frozen=True)
+class MineRecipe(MoCoRecipe):
+    def build(self, encoder, rng_key):
+        return Mine(encoder, self, rng_key)
+
+
+class Mine(MoCo):
+    def logits(self, queries, keys, batch):
+        return super().logits(queries, keys, batch) * {scale}
+
+
+method = MineRecipe(queue=48, dim=8, momentum=0.9)
+row = TableRow(replace(contrastive, method=method), TABLE.rows["contrastive"].evaluations)
+TABLE = replace(TABLE, rows={{"contrastive": row}}, script=Path(__file__))
+"""
+
+
+def load(script: Path, table: Table, scale: float) -> Table:
+    """Write and load a script with a row of its own beside a module with the table's."""
+    row = table.rows["contrastive"]
+    assert isinstance(row, TableRow)
+    base = ModuleType("base_table")
+    vars(base).update(TABLE=table, contrastive=row.pretrain)
+    script.write_text(SCRIPT.format(scale=scale))
+    shutil.copy(table.reference, script.with_suffix(".toml"))
+    code._digest_of_file.cache_clear()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, "base_table", base)
+        return load_table(script)
+
+
+def test_a_row_of_a_script_is_not_shown_after_an_edit_of_its_class(
+    table: Table, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, script = tmp_path / "runs", tmp_path / "mine.py"
+    assert reproduce(load(script, table, 1.0), folder) == 0
+    before = [path.name for path in folder.glob("mine-*")]
+    assert reproduce(load(script, table, 1.0), folder) == 0
+    capsys.readouterr()
+    assert reproduce(load(script, table, 0.5), folder) == 2
+    assert "holds a run made by other code. Use --fresh" in capsys.readouterr().err
+    assert reproduce(load(script, table, 0.5), folder, "--fresh") == 0
+    assert [path.name for path in folder.glob("mine-*")] == before
+
+
+def test_equal_classes_of_two_scripts_have_runs_of_their_own(table: Table, tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        script = tmp_path / name / "mine.py"
+        assert reproduce(load(script, table, 1.0), tmp_path / "runs") == 0
+    assert len(list((tmp_path / "runs").glob("mine-*"))) == 2

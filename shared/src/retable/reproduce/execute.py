@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
+import shutil
 import sys
 import time
 from collections.abc import Iterable, Sequence
@@ -276,14 +277,32 @@ def _evaluate(run: Run, evaluation: Evaluation, accelerator: Any, options: RunOp
     encoder, _, _ = load_encoder(directory.encoder)
     context = _context(run, folder, accelerator, options)
     open_variant = opener(run.recipe, options)
-    if (folder / "result.json").exists() and accelerator.is_main_process:
-        print(f"{folder} is damaged, or of other data or code. It is made again.", file=sys.stderr)
+    facts = {"recipe": evaluation, **_eval_facts(run, evaluation, options)}
+    if accelerator.is_main_process:
+        _begin_evaluation(folder, to_plain(facts))
+    accelerator.wait_for_everyone()
     metrics = evaluation.run(encoder.to(context.device), open_variant, context, seed=run.seed)
     if accelerator.is_main_process:
         directory.verify_present()
-        facts = {"metrics": metrics, "recipe": evaluation, **_eval_facts(run, evaluation, options)}
-        files.write_record(folder / "result.json", evaluation_owner(folder), to_plain(facts))
+        result = to_plain({"metrics": metrics, **facts})
+        files.write_record(folder / "result.json", evaluation_owner(folder), result)
     accelerator.wait_for_everyone()
+
+
+def _begin_evaluation(folder: Path, facts: dict[str, Any]) -> None:
+    """Remove what an evaluation of other data or code left; write what this one is made of."""
+    path = folder / "recipe.json"
+    if folder.exists():
+        try:
+            same = files.read_record(path, evaluation_owner(folder)) == facts
+        except files.DamagedFileError:
+            same = False
+        if not same or (folder / "result.json").exists():
+            print(
+                f"{folder} is damaged, or of other data or code. It is made again.", file=sys.stderr
+            )
+            shutil.rmtree(folder)
+    files.write_record(path, evaluation_owner(folder), facts)
 
 
 def _is_evaluated(run: Run, evaluation: Evaluation, options: RunOptions) -> bool:

@@ -80,7 +80,7 @@ class RunDirectory:
 
         Its "data" or "code" may differ where they are ``accepted``.
         """
-        if not self.recipe.exists():
+        if not (self.recipe.exists() or self.result.exists() or self.checkpoints.exists()):
             return
         remedy = "Use --fresh to train it again, or give another --runs folder."
         try:
