@@ -12,8 +12,7 @@ from retable.tables import Comparison, Provenance, Reference, compare, record_re
 from retable.tables.comparison import ComparedCell, Scale
 from retable.tables.reading import parse_reference
 from retable.tables.reference import Value
-from retable.tables.statistics import Spread
-from retable.tables.verdict import ClaimVerdict, Verdict, seeds_to_decide
+from retable.tables.verdict import ClaimVerdict, Verdict
 
 Printed = Callable[..., Reference]
 
@@ -215,12 +214,28 @@ def test_a_number_that_is_not_finite_is_a_miss(broken: float, paper: Reference) 
     assert "not finite" in comparison.claims[0].reason
 
 
-def test_single_runs_without_any_spread_are_inconclusive(printed: Printed) -> None:
+@pytest.mark.parametrize(("value", "verdict"), [(79.2, "match"), (79.3, "inconclusive")])
+def test_single_runs_without_any_spread_match_within_the_tolerance_and_never_miss(
+    value: float, verdict: str, printed: Printed
+) -> None:
     spread = 'spread = { std = 0.4, degrees = 4, reason = "the stds of the table" }'
     single = printed({spread: "", "std = 0.2, runs = 3 }": "runs = 1 }"})
-    comparison = compare(single, {"base": {"top1": {0: 78.0}}}, scale="paper")
-    assert cells(comparison)["base"].verdict is Verdict.INCONCLUSIVE
-    assert cells(comparison)["base"].interval is None
+    comparison = compare(single, {"base": {"top1": {0: value}}}, scale="paper")
+    found = cells(comparison)["base"]
+    assert (found.verdict, found.firm, found.interval) == (verdict, False, None)
+    assert ("run more seeds" in found.reason) is (verdict == "inconclusive")
+
+
+def test_a_match_is_firm_where_the_seeds_leave_no_doubt(paper: Reference) -> None:
+    # The tolerance is 1.25; an interval of one seed reaches further, that of five does not.
+    for measured, firm in (({0: 78.1}, False), (runs(78.1), True)):
+        comparison = compare(paper, {"base": {"top1": measured}}, scale="paper")
+        found = cells(comparison)["base"]
+        assert (found.verdict, found.firm) == (Verdict.MATCH, firm)
+        assert comparison.firm_matches() == int(firm)
+        assert found.interval is not None
+        half = (found.interval.high - found.interval.low) / 2
+        assert found.smallest_miss == pytest.approx(1.25 + half)
 
 
 def test_claims_are_tested_on_pairs_of_equal_seed(paper: Reference) -> None:
@@ -356,13 +371,18 @@ def test_of_several_repeated_runs_the_one_that_is_furthest_off_decides(
         assert found.reason.startswith("seed 1 ")
 
 
-def test_the_seeds_that_are_needed_follow_from_the_references_spread(paper: Reference) -> None:
-    # The column's std is 0.4 with 4 degrees, that of our two runs 0.28 with one.
-    measured = {"base": {"top1": {0: 78.2, 1: 78.6}}}
-    found = cells(compare(paper, measured, scale="paper"))["base"]
-    assert found.verdict is Verdict.INCONCLUSIVE
-    assert found.interval is not None
-    needed = seeds_to_decide(found.interval, 1.25, Spread(0.4, 4), 3)
+@pytest.mark.parametrize("centre", [79.8, 80.0])
+def test_the_seeds_that_are_needed_are_enough_and_one_fewer_is_not(
+    centre: float, paper: Reference
+) -> None:
+    def found(seeds: int) -> ComparedCell:
+        """Compare evenly spaced runs with a sample std of 0.4, that of the column."""
+        step = 0.4 / math.sqrt(seeds * (seeds + 1) / 12)
+        values = {seed: centre + step * (seed - (seeds - 1) / 2) for seed in range(seeds)}
+        return cells(compare(paper, {"base": {"top1": values}}, scale="paper"))["base"]
+
+    assert found(2).verdict is Verdict.INCONCLUSIVE
+    needed = found(2).seeds_needed
     assert needed is not None
-    assert needed != seeds_to_decide(found.interval, 1.25, Spread(0.2828, 1), 3)
-    assert found.seeds_needed == needed
+    assert found(needed).verdict is Verdict.MISS
+    assert needed == 3 or found(needed - 1).verdict is Verdict.INCONCLUSIVE
