@@ -131,8 +131,8 @@ def _regression(comparison: Comparison) -> list[str]:
             " or not the paper's order holds."
         ]
     orders = [
-        f"'{_label(comparison, one.claim.better)}' better than"
-        f" '{_label(comparison, one.claim.than)}' in {_column(comparison, one).label}"
+        f"'{_label(comparison, one.claim.better)}' {_better(comparison, one)} than"
+        f" '{_label(comparison, one.claim.than)}' ({_column(comparison, one).label})"
         for one in comparison.claims
         if one.recorded is ClaimVerdict.CONTRADICTED
     ]
@@ -143,6 +143,10 @@ def _regression(comparison: Comparison) -> list[str]:
 
 def _label(comparison: Comparison, key: str) -> str:
     return next(row.row.label for row in comparison.rows if row.row.key == key)
+
+
+def _better(comparison: Comparison, compared: ComparedClaim) -> str:
+    return "higher" if _column(comparison, compared).higher_is_better is None else "better"
 
 
 def _column(comparison: Comparison, compared: ComparedClaim) -> ColumnSpec:
