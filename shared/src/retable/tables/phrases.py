@@ -109,7 +109,10 @@ def scale_sentences(comparison: Comparison) -> list[str]:
 
 _PAIRING = {
     "": "",
-    "paired": "These seeds were recorded elsewhere: each is compared with its own recorded number.",
+    "paired": (
+        "These seeds were recorded, on another machine or by other code: each is compared with its"
+        " own recorded number, in the mean."
+    ),
     "repeated": (
         "These seeds were recorded with this processor and these versions: each must give its"
         " recorded number, up to a tenth of the tolerance."
@@ -155,13 +158,11 @@ def _column(comparison: Comparison, compared: ComparedClaim) -> ColumnSpec:
 
 def tolerance(cell: ComparedCell, decimals: int) -> str:
     """Format the tolerance, with one more decimal if the shown ones would hide it."""
-    return "" if cell.tolerance is None else f"±{_limit(cell.tolerance, decimals)}"
-
-
-def _limit(value: float, decimals: int) -> str:
-    """Format a limit, with one more decimal if the shown ones would hide it."""
-    exact = abs(round(value, decimals) - value) < 0.05 * 10.0**-decimals
-    return number(value, decimals if exact else decimals + 1)
+    if cell.tolerance is None:
+        return ""
+    rounded = round(cell.tolerance, decimals)
+    exact = abs(rounded - cell.tolerance) < 0.05 * 10.0**-decimals
+    return f"±{number(cell.tolerance, decimals if exact else decimals + 1)}"
 
 
 def noticed(cells: Sequence[ComparedCell], decimals: int) -> str:
@@ -172,7 +173,9 @@ def noticed(cells: Sequence[ComparedCell], decimals: int) -> str:
         return ""
     if not limits:
         return "No change would be noticed: no spread is known, run more seeds."
-    first, last = (_limit(limits[place], decimals) for place in (0, -1))
+    # A small limit has one more decimal, which the shown ones would hide.
+    places = decimals if limits[0] >= 10.0 ** (1 - decimals) else decimals + 1
+    first, last = (number(limits[place], places) for place in (0, -1))
     by_row = "" if first == last else f" to {last}, by row"
     return f"Smallest change that would be noticed, as a miss: {first}{by_row}."
 
