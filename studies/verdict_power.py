@@ -4,9 +4,10 @@
 
 Trains nothing: it simulates from the stored references. Three tables are printed.
 
-1. Noticed swaps: the numbers of two rows of a recorded reference are exchanged, as if a row had
-   trained the other's method, and compared by seed as recorded ("repeated"), by seed on another
-   machine ("elsewhere") and under new seeds ("fresh").
+1. Noticed swaps: the numbers of two rows of a recorded reference are exchanged, as if each row had
+   trained the other's method. They are compared as runs that repeat the recorded ones, as runs of
+   their seeds elsewhere, and as runs of fresh seeds, with one seed (the mean over all) and with
+   all.
 2. Exact reproductions: runs of the paper's method itself, with the spread that the reference
    states, compared at paper scale.
 3. Unchanged methods: a reference is recorded from five simulated seeds, then compared with further
@@ -19,7 +20,7 @@ import argparse
 import itertools
 import math
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -31,6 +32,8 @@ from retable.tables.verdict import Verdict
 
 REPRODUCTIONS = Path(__file__).parents[1] / "reproductions"
 Numbers = dict[str, dict[str, dict[int, float]]]
+FRESH = 1000
+"""Added to a recorded seed, it is one that was not recorded."""
 
 
 def find_references(folder: Path, *, recorded: bool) -> dict[str, Reference]:
@@ -82,13 +85,14 @@ def chosen(numbers: Numbers, seeds: Sequence[int], shift: int = 0) -> Measured:
     }
 
 
-def noticed(reference: Reference, seeds: Sequence[int], shift: int, repeats: bool) -> float:
-    """Return the share of swaps with a miss."""
-    missed = [
+def count_noticed(
+    reference: Reference, seeds: Sequence[int], shift: int = 0, *, repeats: bool = False
+) -> int:
+    """Return how many swaps of two rows are a miss somewhere."""
+    return sum(
         bool(compare(reference, chosen(swap, seeds, shift), repeats=repeats).misses())
         for swap in swaps(recorded_numbers(reference))
-    ]
-    return sum(missed) / len(missed)
+    )
 
 
 def print_swaps() -> None:
@@ -98,20 +102,20 @@ def print_swaps() -> None:
     print(f"{'':28}{'pairs':>6}" + "".join(f"{head:>13}" for head in heads))
     for name, reference in find_references(REPRODUCTIONS, recorded=True).items():
         assert reference.provenance is not None
-        seeds, count = reference.provenance.seeds, len(list(swaps(recorded_numbers(reference))))
-        singles = [(seed,) for seed in seeds]
-        cases: list[tuple[list[tuple[int, ...]], int, bool]] = [
-            (singles, 0, True),
-            (singles, 0, False),
+        seeds = reference.provenance.seeds
+        one_by_one = [(seed,) for seed in seeds]
+        found = []
+        for choices, shift, repeats in (
+            (one_by_one, 0, True),
+            (one_by_one, 0, False),
             ([seeds], 0, False),
-            (singles, 1000, False),
-            ([seeds], 1000, False),
-        ]
-        shares = []
-        for choices, shift, repeats in cases:
-            found = [noticed(reference, choice, shift, repeats) for choice in choices]
-            shares.append(sum(found) / len(found))
-        print(f"{name:28}{count:6}" + "".join(f"{count * share:13.1f}" for share in shares))
+            (one_by_one, FRESH, False),
+            ([seeds], FRESH, False),
+        ):
+            counts = [count_noticed(reference, c, shift, repeats=repeats) for c in choices]
+            found.append(sum(counts) / len(counts))
+        pairs = len(list(swaps(recorded_numbers(reference))))
+        print(f"{name:28}{pairs:6}" + "".join(f"{count:13.1f}" for count in found))
 
 
 # 2. Exact reproductions.
@@ -154,7 +158,7 @@ def _shares(compared: Sequence[Comparison]) -> str:
         100 * sum(cell.verdict is verdict for cell in cells) / len(cells)
         for verdict in (Verdict.MATCH, Verdict.MISS)
     )
-    firm = 100 * sum(getattr(cell, "firm", False) for cell in cells) / len(cells)
+    firm = 100 * sum(cell.firm for cell in cells) / len(cells)
     return f"{match:.1f} ({firm:.1f}) / {miss:.2f}"
 
 
@@ -166,57 +170,55 @@ def redrawn(
 ) -> tuple[Numbers, Numbers]:
     """Draw two sets of runs of all rows; ``same`` is the correlation of two runs of one seed.
 
-    A seed's deviations of all cells are a random combination of the recorded seeds' deviations, so
+    A run's deviations in all cells are a random combination of the recorded seeds' deviations, so
     that cells have the covariance of the recorded ones.
     """
     numbers = recorded_numbers(reference)
-    count = len(next(iter(next(iter(numbers.values())).values())))
+    assert reference.provenance is not None
+    count, rest = len(reference.provenance.seeds), math.sqrt(1.0 - same**2)
+    first, second = {}, {}
+    for seed in seeds:
+        first[seed], other = (
+            [draws.gauss(0.0, 1.0 / math.sqrt(count - 1)) for _ in range(count)] for _ in range(2)
+        )
+        second[seed] = [same * a + rest * b for a, b in zip(first[seed], other, strict=True)]
+    return _combined(numbers, first), _combined(numbers, second)
 
-    def combination() -> list[float]:
-        return [draws.gauss(0.0, 1.0) / math.sqrt(count - 1) for _ in range(count)]
 
-    first, second = ({seed: combination() for seed in seeds} for _ in range(2))
-    rest = math.sqrt(1.0 - same**2)
-    second = {
-        seed: [same * a + rest * b for a, b in zip(first[seed], second[seed], strict=True)]
-        for seed in seeds
+def _combined(numbers: Numbers, weights: dict[int, list[float]]) -> Numbers:
+    """Return each cell's mean plus the weighted sum of its deviations, for each seed's weights."""
+
+    def value(values: list[float], weight: list[float]) -> float:
+        centre = sum(values) / len(values)
+        return centre + sum(w * (v - centre) for w, v in zip(weight, values, strict=True))
+
+    return {
+        row: {
+            column: {seed: value(list(found.values()), w) for seed, w in weights.items()}
+            for column, found in cells.items()
+        }
+        for row, cells in numbers.items()
     }
 
-    def world(weights: dict[int, list[float]]) -> Numbers:
-        drawn: Numbers = {row: {} for row in numbers}
-        for row, cells in numbers.items():
-            for column, found in cells.items():
-                values = list(found.values())
-                centre = sum(values) / count
-                drawn[row][column] = {
-                    seed: centre
-                    + sum(w * (v - centre) for w, v in zip(weight, values, strict=True))
-                    for seed, weight in weights.items()
-                }
-        return drawn
 
-    return world(first), world(second)
-
-
-def without_miss(
-    reference: Reference,
-    trials: int,
-    pick: Callable[[Numbers], Measured],
-    same: float,
-    draws: random.Random,
-) -> tuple[float, float]:
-    """Return the shares of tables without a miss and of cells that match."""
-    clean, verdicts = 0, []
+def compare_unchanged(
+    reference: Reference, seeds: Sequence[int], shift: int, same: float, trials: int
+) -> list[Comparison]:
+    """Record simulated runs and compare further ones of the same distribution with them."""
     assert reference.provenance is not None
-    seeds = reference.provenance.seeds
+    draws = random.Random(f"{reference.path} {seeds} {shift} {same}")
     paper = replace(reference, provenance=None)
+    found = []
     for _ in range(trials):
-        recorded, again = redrawn(reference, seeds, same, draws)
+        recorded, again = redrawn(reference, reference.provenance.seeds, same, draws)
         stored = record_reference(paper, recorded, reference.provenance)
-        comparison = compare(stored, pick(again))
-        clean += not comparison.misses()
-        verdicts += [cell.verdict for cell in comparison.cells if cell.tolerance is not None]
-    return clean / trials, verdicts.count(Verdict.MATCH) / len(verdicts)
+        found.append(compare(stored, chosen(again, seeds, shift)))
+    return found
+
+
+def share_without_miss(compared: Sequence[Comparison]) -> float:
+    """Return the share of tables without a miss."""
+    return sum(not one.misses() for one in compared) / len(compared)
 
 
 def print_unchanged(trials: int) -> None:
@@ -226,24 +228,19 @@ def print_unchanged(trials: int) -> None:
     print(f"{'':28}" + "".join(f"{head:>16}" for head in heads))
     for name, reference in find_references(REPRODUCTIONS, recorded=True).items():
         assert reference.provenance is not None
-        seeds, draws = reference.provenance.seeds, random.Random(name)
-        cases = [
-            (seeds[:1], 1000, 0.0),
-            (seeds, 1000, 0.0),
+        seeds = reference.provenance.seeds
+        texts = []
+        for chosen_seeds, shift, same in (
+            (seeds[:1], FRESH, 0.0),
+            (seeds, FRESH, 0.0),
             (seeds[:1], 0, 0.0),
             (seeds, 0, 0.0),
             (seeds, 0, 0.99),  # another machine that nearly gives each seed's own numbers
-        ]
-        texts = []
-        for choice, shift, same in cases:
-
-            def pick(
-                numbers: Numbers, choice: Sequence[int] = choice, shift: int = shift
-            ) -> Measured:
-                return chosen(numbers, choice, shift)
-
-            clean, matches = without_miss(reference, trials, pick, same, draws)
-            texts.append(f"{100 * clean:.1f} / {100 * matches:.1f}")
+        ):
+            compared = compare_unchanged(reference, chosen_seeds, shift, same, trials)
+            cells = [cell for one in compared for cell in one.cells if cell.tolerance is not None]
+            matches = sum(cell.verdict is Verdict.MATCH for cell in cells) / len(cells)
+            texts.append(f"{100 * share_without_miss(compared):.1f} / {100 * matches:.1f}")
         print(f"{name:28}" + "".join(f"{text:>16}" for text in texts))
 
 
