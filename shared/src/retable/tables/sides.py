@@ -62,7 +62,7 @@ class Sides:
             return ""
         return "repeated" if self.repeats else "paired"
 
-    @property
+    @cached_property
     def cells(self) -> int:
         """Number of recorded cells with a verdict, over which tolerances are simultaneous."""
         assert self.target is not None
@@ -72,17 +72,14 @@ class Sides:
         return max(1, sum(value is not None for value in found))
 
     def pair_spread(self, row: str, column: str) -> Spread | None:
-        """Return the spread of our values minus the stored ones of their seeds.
-
-        Our own is the larger of the cell's and of that of its column, as when a tolerance is
-        recorded.
-        """
+        """Return the spread of our values minus the stored ones of their seeds; None if unknown."""
         assert self.target is not None
         single = cell_spread(self.target, row, column)
         if single is None:
             return None
-        own = larger(self._own_pairs.get(column, {}).get(row), self._pooled_pairs.get(column))
-        return spread_of_pairs(own, Spread(math.sqrt(2.0) * single.std, single.degrees))
+        independent = Spread(math.sqrt(2.0) * single.std, single.degrees)
+        own = self._own_pairs.get(column, {}).get(row)
+        return spread_of_pairs(own, self._pooled_pairs.get(column), independent)
 
     @cached_property
     def _own_pairs(self) -> dict[str, dict[str, Spread]]:

@@ -146,18 +146,20 @@ def interval_of_mean(centre: float, spread: Spread, runs: int) -> Interval:
     return _around(centre, spread.std / math.sqrt(runs), spread.degrees)
 
 
-def spread_of_pairs(own: Spread | None, independent: Spread) -> Spread:
+def spread_of_pairs(own: Spread | None, column: Spread | None, independent: Spread) -> Spread:
     """Return the spread of the difference of two runs of one seed.
 
-    ``own`` is that of our pairs, None for a single pair, and ``independent`` that of two runs that
-    share nothing. The two are pooled unless they differ beyond chance (F test at 1 % on either
-    side): then our pairs decide.
+    ``own`` is that of our pairs of a cell, None for a single pair, ``column`` that of its column,
+    and ``independent`` that of two runs that share nothing. If the cell's pairs vary less than
+    those beyond chance (F test at 1 %), the larger of own and column is taken. Otherwise a smaller
+    spread is taken for chance, and a larger one is pooled unless it is larger beyond chance.
     """
-    if own is None:
+    ours = larger(own, column)
+    if own is None or ours is None:
         return independent
-    if _excessive(own, independent) or _excessive(independent, own):
-        return own
-    return pooled([own, independent])
+    if ours.std < independent.std:
+        return ours if _excessive(independent, own) else independent
+    return ours if _excessive(ours, independent) else pooled([ours, independent])
 
 
 def mean_of_differences(
