@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from retable.evaluate.linear import LinearProbe
 from retable.reproduce.command import load_table
 from retable.reproduce.plan import TableSelection, plan_runs, resolve_rows
 
@@ -30,6 +31,21 @@ def test_tables_of_feature_transformation_share_their_trainings(scale: str) -> N
     for start in ("start_0", "start_2", "start_30", "start_50"):
         assert figure3[start] == table2[f"{start}/res18"]
     assert len(set(table6.values())) == len(table6)
+
+
+def test_feature_transformation_follows_the_paper_and_its_code_at_paper_scale_only() -> None:
+    # Source: the released code's list of steps and its probe; the proxy was recorded with MoCo's.
+    table = load_table(SCRIPTS / "table6.py")
+    for scale, position, crops in (
+        ("paper", "before_gray", (0.2, 1.0)),
+        ("proxy", "after_gray", (0.08, 1.0)),
+    ):
+        row = resolve_rows(table, TableSelection(scale=scale))["both"]
+        (probe,) = row.evaluations
+        assert {view.jitter_position for view in row.pretrain.views} == {position}
+        assert isinstance(probe, LinearProbe)
+        assert probe.train_view is not None
+        assert probe.train_view.crop_scale == crops
 
 
 def trace(runs: Path) -> dict[str, tuple[int, int]]:

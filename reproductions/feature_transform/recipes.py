@@ -28,6 +28,14 @@ BOTH = TransformRecipe()
 """Positive extrapolation and negative interpolation, not re-normalised, from the first step on."""
 
 
+MOCO_V1_VIEW = replace(views.moco_v1(224), jitter_position="before_gray")
+"""MoCo v1's view with the jitter first, as the paper lists it and its code has it.
+
+MoCo's own code makes views grey before the jitter, and so did the recorded proxy runs, see
+`reproductions.feature_transform.scales`.
+"""
+
+
 def transform(
     positives: bool = True, negatives: str = "interpolate", **rest: Any
 ) -> TransformRecipe:
@@ -60,7 +68,7 @@ def pretraining(
     Version 2 of MoCo has its own views and a cosine schedule. ``gpus`` decides the batch-norm group
     and the rows that share a weight, as in the official code.
     """
-    view = views.moco_v2(224) if version == 2 else views.moco_v1(224)
+    view = views.moco_v2(224) if version == 2 else MOCO_V1_VIEW
     schedule = (
         ScheduleRecipe("cosine", per="epoch")
         if version == 2
@@ -112,18 +120,26 @@ MODELS = {
 """The backbones that were released and that Table 1 fine-tunes."""
 
 _PROBE = LinearProbe(
-    batch=256, train_view=views.crop_and_flip(224), test_view=views.center(224, 256)
+    batch=256, train_view=views.crop_and_flip(224, (0.2, 1.0)), test_view=views.center(224, 256)
 )
+"""The crops' scale is the released code's, MoCo's is (0.08, 1). Batch 256 is MoCo's."""
 LINEAR_R18 = replace(_PROBE, lr=10.0, epochs=100, milestones=(60, 80))
-"""Linear probe of section B.2; crops of torchvision's scale and batch 256 are MoCo's."""
+"""Linear probe of section B.2."""
 LINEAR_R50 = replace(_PROBE, lr=10.0, epochs=60, milestones=(30, 40, 50))
 """Linear probe of section B.3."""
 LINEAR_1K = replace(_PROBE, lr=30.0, epochs=100, milestones=(60, 80))
 """Linear probe of section B.4."""
-LINEAR_LARS = replace(
-    _PROBE, optimizer="lars", schedule="cosine", milestones=(), batch=4096, lr=1.6, epochs=90
+LINEAR_LARS = LinearProbe(
+    train_view=views.crop_and_flip(224),
+    test_view=views.center(224, 256),
+    optimizer="lars",
+    schedule="cosine",
+    milestones=(),
+    batch=4096,
+    lr=1.6,
+    epochs=90,
 )
-"""SimSiam's linear probe; the paper's baseline equals a result obtained with it."""
+"""SimSiam's linear probe, with its crops; the paper's baseline equals a result obtained with it."""
 
 SCORES: dict[str, TableColumn] = {
     "positive_mean": Metric("pretrain.positive_mean"),

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from feature_transform import MoCoFTRecipe
+from reproductions.feature_transform.recipes import MOCO_V1_VIEW
+from retable import views
 from retable.encoders import ResNetRecipe
 from retable.methods import MethodRecipe, MoCoRecipe
 from retable.reproduce.shrinking import (
@@ -48,6 +50,11 @@ def shrink(row: TableRow, scale: SmallScale, epochs: int, queue: int) -> TableRo
     recipe = row.pretrain
     if recipe.encoder == ResNetRecipe("resnet18"):
         scale = replace(scale, encoder=replace(scale.encoder, width=0.75))
+    # The numbers were recorded with views in MoCo's own order, grey before the jitter.
+    recorded = views.moco_v1(224)
+    recipe = replace(
+        recipe, views=tuple(recorded if view == MOCO_V1_VIEW else view for view in recipe.views)
+    )
     images = int(scale.data.partition("count=")[2].partition("&")[0])
     method = shrink_method(
         recipe.method, queue, epochs / recipe.epochs, queue / images, scale.batch

@@ -128,6 +128,15 @@ def test_a_training_that_ended_in_a_collapse_is_one_where_the_table_judges_so(
     assert failed_unexpectedly(judged_table, runs, comparison)  # the row that is not judged
 
 
+def test_notes_about_the_runs_come_with_the_comparison(judged_table: Table, tmp_path: Path) -> None:
+    outcomes, runs, _ = outcome(judged_table, tmp_path, {"off": {0: 50.0}})
+    selection = TableSelection("proxy", rows=("off",), seeds=(0,))
+    rows = resolve_rows(judged_table, selection)
+    said = ["1 of 1 runs was made by other code."]
+    comparison = results.compare_table(judged_table, rows, outcomes, selection, runs, notes=said)
+    assert comparison.notes == tuple(said)
+
+
 def test_a_training_that_ended_otherwise_has_failed(judged_table: Table, tmp_path: Path) -> None:
     outcomes, runs, comparison = outcome(judged_table, tmp_path, {"off": {0: BROKEN}})
     assert not outcomes.collapsed

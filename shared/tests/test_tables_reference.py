@@ -128,7 +128,7 @@ SECTION = (
         ("[table]", "[provenance]\n[table]", r"\[provenance\]: `seeds` must be a list, each item"),
         ("[table]", "[table", "not valid TOML"),
         ("[[claims]]", "[[claim]]", "`claim` must be one of the fields table, columns, rows"),
-        ("better = false", "better = 0", "`higher_is_better` must be true or false, got 0"),
+        ("better = false", "better = 0", "`higher_is_better` must be true or false or null, got 0"),
     ],
 )
 def test_a_malformed_file_is_refused_by_file_place_and_field(

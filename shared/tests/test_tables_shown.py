@@ -15,9 +15,11 @@ from hypothesis import strategies as st
 from retable.errors import UserError
 from retable.tables import (
     Comparison,
+    Provenance,
     Reference,
     compare,
     load_comparison,
+    record_reference,
     render_json,
     render_markdown,
     render_terminal,
@@ -30,6 +32,7 @@ from retable.tables.phrases import number, remarks, scale_sentences, summary
 from retable.tables.storage import parse_comparison
 
 Printed = Callable[..., Reference]
+BASE = "A baseline with quite a long label, longer than a line would like"
 
 
 def runs(centre: float, seeds: Iterable[int] = range(5)) -> dict[int, float]:
@@ -143,7 +146,7 @@ def test_what_did_not_run_is_listed_with_its_reason_and_every_miss_is_named(
     text = render_terminal(at_paper_scale, width=100).replace("\n  ", " ")
     assert "AP, all rows: needs detection fine-tuning" in text
     assert re.search(r"Cited.*73\.0.*cited", text)
-    assert "1 match, 1 miss, 0 inconclusive, 2 not run" in text
+    assert "1 match (1 firm), 1 miss, 0 inconclusive, 2 not run" in text
     assert "MISS: row 'ours', column 'top1'." in text
 
 
@@ -196,7 +199,7 @@ def test_colours_change_nothing_but_the_colour(at_paper_scale: Comparison) -> No
     plain, coloured = (render_terminal(comparison, width=100, colour=c) for c in (False, True))
     assert re.sub(r"\033\[[0-9;]*m", "", coloured) == plain
     assert "\033[1;31mmiss\033[0m" in coloured
-    assert "\033[32mmatch\033[0m" in coloured
+    assert "\033[32mmatch, firm\033[0m" in coloured
     assert "\033[32msupported\033[0m" in coloured
 
 
@@ -267,5 +270,90 @@ def test_a_damaged_comparison_is_named(tmp_path: Path, content: str) -> None:
 def test_an_undecided_cell_says_how_many_seeds_would_decide(
     paper: Reference, proxy: Reference
 ) -> None:
-    fresh = {"base": {"top1": {9: 31.3}}}
-    assert any("seeds would decide" in s for s in remarks(compare(proxy, fresh, paper)))
+    tolerance = proxy.tolerance_of("base", "top1")
+    assert tolerance is not None
+    fresh = {"base": {"top1": {9: 30.0 + 1.2 * tolerance}}}
+    assert any(
+        re.search(r" \d+ seeds in all would decide: A base", remark)
+        for remark in remarks(compare(proxy, fresh, paper))
+    )
+
+
+def test_the_first_line_says_what_a_match_with_one_seed_is(
+    paper: Reference, provenance: Provenance
+) -> None:
+    recorded = {"base": {"top1": runs(31.0)}, "ours": {"top1": runs(30.0)}}
+    proxy = record_reference(paper, recorded, provenance)
+    said = "With one seed, a match is a regression check"
+    contrary = f"contradicts the paper's order: 'Method <1|2>' better than '{BASE}' (Top-1)."
+    one = scale_sentences(compare(proxy, {"base": {"top1": {9: 31.0}}}, paper))[0]
+    assert said in one
+    assert contrary in one
+    two = scale_sentences(compare(proxy, {"base": {"top1": {8: 31.0, 9: 31.0}}}, paper))[0]
+    assert said not in two
+    assert contrary in two
+
+
+@pytest.mark.parametrize(
+    ("seeds", "repeats", "said"),
+    [
+        ((1,), True, "must give its recorded number"),
+        ((1, 2), False, "in the mean"),
+        ((9,), True, ""),
+    ],
+)
+def test_the_header_says_how_recorded_seeds_are_compared(
+    seeds: tuple[int, ...], repeats: bool, said: str, paper: Reference, proxy: Reference
+) -> None:
+    measured = {"base": {"top1": dict.fromkeys(seeds, 30.0)}}
+    text = " ".join(scale_sentences(compare(proxy, measured, paper, repeats=repeats)))
+    assert ("These seeds were recorded" in text) is bool(said)
+    assert said in text
+
+
+def test_a_legend_explains_firm_where_there_are_verdicts(
+    at_paper_scale: Comparison, paper: Reference
+) -> None:
+    legend = "firm: so is its whole 95 % interval"
+    assert legend in normal(render_terminal(at_paper_scale))
+    assert legend not in render_markdown(compare(paper, {}, scale="paper"))
+
+
+def test_each_column_states_the_smallest_change_that_it_would_notice(
+    at_paper_scale: Comparison, printed: Printed
+) -> None:
+    limits = [cell.smallest_miss for cell in at_paper_scale.cells if cell.smallest_miss]
+    stated = f"noticed, as a miss: {min(limits):.1f} to {max(limits):.1f}, by row."
+    for text in (render_terminal(at_paper_scale), render_markdown(at_paper_scale)):
+        assert stated in text
+    spread = 'spread = { std = 0.4, degrees = 4, reason = "the stds of the table" }'
+    single = printed({spread: "", "std = 0.2, runs = 3 }": "runs = 1 }"})
+    unknown = compare(single, {"base": {"top1": {0: 78.0}}}, scale="paper")
+    assert "No change would be noticed: no spread is known" in render_terminal(unknown)
+
+
+def test_notes_and_decisions_stand_beneath_the_table(printed: Printed) -> None:
+    decided = printed({'notes = "Star = rerun."': 'decisions = ["The crops are those of X."]'})
+    measured = {"base": {"top1": {0: 78.0}}}
+    note = "2 of 9 runs were made by other code."
+    comparison = compare(decided, measured, scale="paper", notes=[note])
+    blocks = document(comparison)
+    for text in (
+        render_terminal(comparison),
+        render_markdown(comparison),
+        write_html(blocks, "title"),
+    ):
+        assert text.index("78.0") < text.index(note) < text.index("The crops are those of X.")
+    assert parse_comparison(render_json(comparison)).notes == (note,)
+
+
+def test_a_column_without_a_better_names_none(printed: Printed) -> None:
+    stated = printed({"higher_is_better = true\n": ""})
+    text = render_terminal(compare(stated, {"base": {"top1": {0: 78.0}}}, scale="paper"))
+    assert "\nTop-1 (%)\n" in text
+
+
+def test_a_firm_match_is_marked_and_counted(at_paper_scale: Comparison) -> None:
+    assert "match, firm" in line_of(render_terminal(at_paper_scale, width=160), "A baseline")
+    assert summary(at_paper_scale).startswith("Cells: 1 match (1 firm), 1 miss,")
+    assert '<td class="match">match, firm</td>' in write_html(document(at_paper_scale), "title")

@@ -18,6 +18,7 @@ from retable.tables.statistics import (
     mean_of_differences,
     pooled,
     spread_of,
+    spread_of_pairs,
     student_quantile,
 )
 
@@ -219,3 +220,28 @@ def test_welchs_degrees_of_freedom_rest_on_those_of_both_sides() -> None:
     assert interval is not None
     half = 2 * student_quantile(0.975, 16 / (9 / 2 + 1 / 20))
     assert half_width(interval) == pytest.approx(half, rel=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("own", "column", "expected"),
+    [
+        (None, None, Spread(1.0, 16)),  # one pair
+        # By hand: F(16, 4) has 1 % above 14.15, so that a std below 1 / 3.76 is less beyond chance.
+        (0.27, 0.27, Spread(1.0, 16)),
+        (0.26, 0.26, Spread(0.26, 16)),
+        (0.26, 0.5, Spread(0.5, 16)),  # the larger of the cell's and the column's
+        # F(16, 16) has 1 % above 3.37, so that a std above 1.84 is more beyond chance.
+        (1.83, 1.83, Spread(math.sqrt((1.83**2 + 1) / 2), 32)),
+        (1.85, 1.85, Spread(1.85, 16)),
+    ],
+)
+def test_the_spread_of_pairs_is_that_of_unrelated_runs_unless_theirs_differs_beyond_chance(
+    own: float | None, column: float | None, expected: Spread
+) -> None:
+    found = spread_of_pairs(
+        None if own is None else Spread(own, 4),
+        None if column is None else Spread(column, 16),
+        Spread(1.0, 16),
+    )
+    assert found.std == pytest.approx(expected.std)
+    assert found.degrees == expected.degrees

@@ -21,35 +21,55 @@ from retable.tables.verdict import (
     Verdict,
     cell_verdict,
     claim_verdict,
+    is_firm,
     recorded_tolerances,
     seeds_to_decide,
+    smallest_miss,
+    tolerance_of_mean,
+    tolerance_of_pairs,
 )
 
 
 @pytest.mark.parametrize(
-    ("low", "high", "verdict"),
+    ("difference", "half", "verdict", "firm"),
     [
-        (-0.5, 0.5, Verdict.MATCH),
-        (-1.0, 1.0, Verdict.MATCH),  # the ends count as inside
-        (0.8, 1.2, Verdict.INCONCLUSIVE),
-        (-1.2, -0.8, Verdict.INCONCLUSIVE),
-        (-5.0, 5.0, Verdict.INCONCLUSIVE),  # wider than the tolerance on both sides
-        (1.1, 1.3, Verdict.MISS),
-        (-1.3, -1.1, Verdict.MISS),
+        (0.0, 0.5, Verdict.MATCH, True),
+        (0.0, 1.0, Verdict.MATCH, True),  # the ends count as inside
+        (-1.0, 0.0, Verdict.MATCH, True),
+        (0.9, 0.5, Verdict.MATCH, False),  # the interval reaches out
+        (-1.0, 5.0, Verdict.MATCH, False),
+        (1.1, 0.2, Verdict.INCONCLUSIVE, False),  # the interval reaches in
+        (-1.1, 0.2, Verdict.INCONCLUSIVE, False),
+        (3.0, 9.0, Verdict.INCONCLUSIVE, False),  # wider than the tolerance on both sides
+        (1.2, 0.1, Verdict.MISS, False),
+        (-1.2, 0.1, Verdict.MISS, False),
     ],
 )
-def test_a_verdict_follows_from_the_ends_of_the_interval(
-    low: float, high: float, verdict: Verdict
+def test_a_verdict_follows_from_the_difference_and_the_ends_of_its_interval(
+    difference: float, half: float, verdict: Verdict, firm: bool
 ) -> None:
-    assert cell_verdict(Interval((low + high) / 2, low, high), tolerance=1.0) is verdict
+    interval = Interval(difference, difference - half, difference + half)
+    assert cell_verdict(difference, interval, tolerance=1.0) is verdict
+    assert is_firm(interval, tolerance=1.0) is firm
 
 
-def test_an_unknown_interval_is_inconclusive_however_close_the_means_are() -> None:
-    assert cell_verdict(None, tolerance=100.0) is Verdict.INCONCLUSIVE
+@pytest.mark.parametrize(
+    ("difference", "verdict"),
+    [(0.0, Verdict.MATCH), (-1.0, Verdict.MATCH), (1.1, Verdict.INCONCLUSIVE)],
+)
+def test_without_an_interval_only_the_difference_decides_and_nothing_misses(
+    difference: float, verdict: Verdict
+) -> None:
+    assert cell_verdict(difference, None, tolerance=1.0) is verdict
+    assert not is_firm(None, tolerance=1.0)
+    assert smallest_miss(None, tolerance=1.0) is None
 
 
 def test_binary_rounding_does_not_decide_a_verdict() -> None:
-    assert cell_verdict(Interval(0.0, -(0.1 + 0.2), 0.1 + 0.2), tolerance=0.3) is Verdict.MATCH
+    off = 0.1 + 0.2
+    assert cell_verdict(off, None, tolerance=0.3) is Verdict.MATCH
+    assert cell_verdict(off, Interval(off, off, off), tolerance=0.3) is Verdict.MATCH
+    assert is_firm(Interval(0.0, -off, off), tolerance=0.3)
 
 
 @given(st.floats(-10, 10), st.floats(0, 5), st.floats(0, 5), st.floats(0, 5))
@@ -57,10 +77,22 @@ def test_a_larger_tolerance_never_turns_a_match_into_less(
     centre: float, half: float, tolerance: float, more: float
 ) -> None:
     interval = Interval(centre, centre - half, centre + half)
-    if cell_verdict(interval, tolerance) is Verdict.MATCH:
-        assert cell_verdict(interval, tolerance + more) is Verdict.MATCH
-    if cell_verdict(interval, tolerance + more) is Verdict.MISS:
-        assert cell_verdict(interval, tolerance) is Verdict.MISS
+    if cell_verdict(centre, interval, tolerance) is Verdict.MATCH:
+        assert cell_verdict(centre, interval, tolerance + more) is Verdict.MATCH
+    if cell_verdict(centre, interval, tolerance + more) is Verdict.MISS:
+        assert cell_verdict(centre, interval, tolerance) is Verdict.MISS
+
+
+@given(st.floats(0, 5), st.floats(0.1, 5), st.sampled_from([-1, 1]))
+def test_a_miss_begins_at_the_smallest_change_that_is_stated(
+    half: float, tolerance: float, sign: int
+) -> None:
+    smallest = smallest_miss(Interval(0.0, -half, half), tolerance)
+    assert smallest is not None
+    for share, misses in ((0.999, False), (1.001, True)):
+        difference = sign * share * smallest
+        interval = Interval(difference, difference - half, difference + half)
+        assert (cell_verdict(difference, interval, tolerance) is Verdict.MISS) is misses
 
 
 @pytest.mark.parametrize(
@@ -142,7 +174,8 @@ def _simulate(
             spread = larger(spread_of(cells["x"]), spreads["x"])
             fresh = [float(table[seeds, i])]
             interval = difference_of_means(fresh, sum(cells["x"]) / seeds, seeds, spread)
-            verdicts.append(cell_verdict(interval, tolerances[row]["x"]))
+            assert interval is not None
+            verdicts.append(cell_verdict(interval.centre, interval, tolerances[row]["x"]))
         missed += Verdict.MISS in verdicts
         matched += verdicts.count(Verdict.MATCH)
     return missed / tables, matched / (tables * count)
@@ -176,20 +209,33 @@ def test_a_change_of_eight_stds_is_a_miss_with_one_seed() -> None:
     spreads, tolerances = recorded_tolerances({str(i): {"x": r} for i, r in enumerate(runs)})
     spread = larger(spread_of(runs[0]), spreads["x"])
     interval = difference_of_means([sum(runs[0]) / 5 - 8.0], sum(runs[0]) / 5, 5, spread)
-    assert cell_verdict(interval, tolerances["0"]["x"]) is Verdict.MISS
+    assert cell_verdict(-8.0, interval, tolerances["0"]["x"]) is Verdict.MISS
 
 
-def test_seeds_to_decide_are_enough_and_one_fewer_is_not() -> None:
-    spread, runs, tolerance = Spread(1.0, 20), 5, 1.5
-    interval = Interval(0.3, -2.0, 2.6)
-    count = seeds_to_decide(interval, tolerance, spread, runs)
-    assert count is not None
-    quantile = student_quantile(0.975, 20)
-    for n, decided in ((count, True), (count - 1, False)):
-        half = quantile * math.sqrt(1 / n + 1 / runs)
-        verdict = cell_verdict(Interval(0.3, 0.3 - half, 0.3 + half), tolerance)
-        assert (verdict is not Verdict.INCONCLUSIVE) is decided
+def test_seeds_to_decide_are_the_fewest_that_end_it() -> None:
+    # By hand: half widths of 2 / n leave a difference of 1.5 beyond 1 undecided up to four.
+    def expected(count: int) -> tuple[Interval, float]:
+        return Interval(1.5, 1.5 - 2 / count, 1.5 + 2 / count), 1.0
+
+    assert seeds_to_decide(expected, 1) == 5
+    assert seeds_to_decide(expected, 7) == 8  # more than there are
 
 
-def test_no_number_of_seeds_decides_against_a_poorly_known_reference() -> None:
-    assert seeds_to_decide(Interval(0.0, -5, 5), 0.5, Spread(1.0, 2), 1) is None
+def test_no_number_of_seeds_decides_where_the_interval_stays() -> None:
+    assert seeds_to_decide(lambda count: (Interval(1.5, 0.0, 3.0), 1.0), 1) is None
+
+
+def test_the_tolerance_of_a_mean_narrows_as_its_difference_does() -> None:
+    # By hand: of five fresh runs against five, sqrt((1/5 + 1/5) / (1 + 1/5)) = sqrt(1/3).
+    assert tolerance_of_mean(6.0, 1, 5) == 6.0
+    assert tolerance_of_mean(6.0, 5, 5) == pytest.approx(6.0 / math.sqrt(3.0))
+
+
+def test_the_tolerance_of_pairs_follows_from_their_spread_where_that_is_smaller() -> None:
+    # By hand: t(1 - 0.01 / 4, 8) = 3.8325 for two cells, see above.
+    wide, narrow = Spread(100.0, 8), Spread(0.5, 8)
+    assert tolerance_of_pairs(6.0, 1, 5, wide, 2) == 6.0
+    assert tolerance_of_pairs(6.0, 5, 5, wide, 2) == pytest.approx(6.0 / math.sqrt(3.0))
+    found = tolerance_of_pairs(6.0, 4, 5, narrow, 2)
+    assert found == pytest.approx(3.8325 * 0.5 / 2.0, abs=1e-4)
+    assert tolerance_of_pairs(6.0, 4, 5, Spread(0.0, 8), 2) == pytest.approx(0.6)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -130,11 +130,14 @@ def compare_table(
     outcomes: Outcomes,
     selection: TableSelection,
     runs: FinishedRuns | None = None,
+    *,
+    notes: Sequence[str] = (),
 ) -> Comparison:
     """Compare the outcomes of the selected trainings ``rows``.
 
     They are compared with the paper at paper scale and with what we recorded at proxy scale. If
-    ``runs`` are given and repeat recorded ones, each is compared with the one of its seed.
+    ``runs`` are given and repeat recorded ones, each must give the numbers of its seed. ``notes``
+    are sentences about all runs, shown beneath the table.
     """
     scale = selection.scale
     reference, paper = load_references(table, scale)
@@ -154,6 +157,7 @@ def compare_table(
         collapsed=outcomes.collapsed,
         unfinished=_unfinished(selection),
         repeats=table.repeats and runs is not None and _repeat(reference.provenance, runs),
+        notes=notes,
     )
 
 

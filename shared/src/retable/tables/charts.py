@@ -33,9 +33,9 @@ _PANELS_IN_A_LINE = 3
 def draw_comparison(comparison: Comparison) -> Figure:
     """Draw the reference with its tolerance and our mean with its interval, a panel per column.
 
-    The bar around our mean is the 95 % interval of the difference, added to the reference: a match
-    if it lies inside the grey band of the tolerance. Small dots are single seeds. A collapse is
-    written at the left edge of its row, ours below the reference's.
+    The bar around our mean is the 95 % interval of the difference, added to the reference. The grey
+    band is the tolerance: a match has its mean inside, a firm one the whole bar. Small dots are
+    single seeds. A collapse is written at the left edge of its row, ours below the reference's.
     """
     shown, rows = shown_columns(comparison), comparison.rows
     columns = [c for c in shown if any(r.cells[c.key].measured for r in rows)] or shown

@@ -21,6 +21,7 @@ from retable.tables.statistics import Interval, mean, spread_of
 from retable.tables.verdict import ClaimVerdict, Verdict
 
 Scale = Literal["paper", "proxy", "smoke"]
+Pairing = Literal["", "repeated", "paired"]
 Measured = Mapping[str, Mapping[str, Mapping[int, float]]]
 """Row key -> column key -> seed -> value."""
 Collapsed = Mapping[str, Mapping[str, Mapping[int, str]]]
@@ -40,9 +41,12 @@ class ComparedCell:
         paper: the paper's value or expected collapse; None if it prints nothing.
         reference: value or collapse that ours is compared with; None if there is none.
         ours: seed -> our value; empty if it was not measured.
-        tolerance: largest accepted difference of our mean; None without a verdict on a value.
+        tolerance: largest accepted difference of our mean, with as many seeds as there are; None
+            without a verdict on a value.
         interval: 95 % interval of our mean minus the reference; None if no spread is known.
         verdict: None if the cell is not compared.
+        firm: whether the whole interval of a match lies within the tolerance.
+        smallest_miss: smallest difference that would have been a miss; None if none would.
         reason: why the verdict is what it is, or why there is none.
         seeds_needed: number of seeds that would decide an inconclusive cell; None if 100 would not.
         collapsed: seed -> why its run counts as collapsed; such a seed has no value in ``ours``.
@@ -54,6 +58,8 @@ class ComparedCell:
     tolerance: float | None = None
     interval: Interval | None = None
     verdict: Verdict | None = None
+    firm: bool = False
+    smallest_miss: float | None = None
     reason: str = ""
     seeds_needed: int | None = None
     collapsed: Mapping[int, str] = field(default_factory=dict)
@@ -97,6 +103,7 @@ class ComparedClaim:
     Attributes:
         differences: seed -> difference; empty if a row is missing.
         smallest: least difference that counts as the claimed size; None if only the order counts.
+        recorded: verdict on the numbers of the proxy reference themselves; None without one.
     """
 
     claim: Claim
@@ -105,6 +112,7 @@ class ComparedClaim:
     differences: Mapping[int, float]
     smallest: float | None
     reason: str = ""
+    recorded: ClaimVerdict | None = None
 
 
 @dataclass(frozen=True)
@@ -115,6 +123,9 @@ class Comparison:
         provenance: how the proxy reference was recorded; None if the verdicts use none.
         reasons: column key -> reason of its tolerance and of its stated spread.
         unfinished: why the values claim nothing (smoke scale, a run cut short), empty otherwise.
+        pairing: whether all seeds were recorded and are compared with their own stored values:
+            "repeated" if they must be equal, "paired" if not; empty for means of seeds.
+        notes: sentences about the table as a whole, shown beneath it.
     """
 
     table: TableInfo
@@ -125,6 +136,8 @@ class Comparison:
     provenance: Provenance | None = None
     reasons: Mapping[str, str] = field(default_factory=dict)
     unfinished: str = ""
+    pairing: Pairing = ""
+    notes: tuple[str, ...] = ()
 
     @property
     def cells(self) -> list[ComparedCell]:
@@ -134,6 +147,10 @@ class Comparison:
     def counts(self) -> Counter[Verdict]:
         """Return how many cells have each verdict."""
         return Counter(cell.verdict for cell in self.cells if cell.verdict is not None)
+
+    def firm_matches(self) -> int:
+        """Return how many of the matches are firm."""
+        return sum(cell.firm for cell in self.cells)
 
     def claim_counts(self) -> Counter[ClaimVerdict]:
         """Return how many claims have each verdict."""

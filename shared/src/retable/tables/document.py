@@ -12,7 +12,10 @@ from retable.tables.comparison import Comparison
 from retable.tables.reference import ColumnSpec
 from retable.tables.verdict import ClaimVerdict, Verdict
 
-MARKS = {str(word): word.replace(" ", "-") for word in (*Verdict, *ClaimVerdict)} | {"MISS": "miss"}
+MARKS = {str(word): word.replace(" ", "-") for word in (*Verdict, *ClaimVerdict)} | {
+    phrases.FIRM: str(Verdict.MATCH),
+    "MISS": str(Verdict.MISS),
+}
 """Text of a marked cell -> name of its mark."""
 
 
@@ -27,10 +30,13 @@ class Heading:
 
 @dataclass(frozen=True)
 class Paragraph:
-    """Sentences, each on its own line. The terminal leaves out the role "source"."""
+    """Sentences, each on its own line; a "caption" belongs to the block above.
+
+    The terminal leaves out the role "source".
+    """
 
     lines: Sequence[str]
-    role: Literal["plain", "list", "subtitle", "scale", "summary", "source"] = "plain"
+    role: Literal["plain", "list", "subtitle", "scale", "caption", "summary", "source"] = "plain"
 
 
 @dataclass(frozen=True)
@@ -82,8 +88,17 @@ def document(
         unprinted = "" if printed else "; the paper prints no number"
         blocks.append(Heading(phrases.heading(column) + unprinted, level + 1))
         blocks.append(_cells(comparison, column))
+        cells = [row.cells[column.key] for row in comparison.rows]
+        if caption := phrases.noticed(cells, column.decimals):
+            blocks.append(Paragraph([caption], "caption"))
         if reason := comparison.reasons.get(column.key):
             blocks.append(Paragraph([f"Tolerance: {reason}"], "source"))
+    for heading, sentences in (
+        ("These runs", comparison.notes),
+        ("Decisions", comparison.table.decisions),
+    ):
+        if sentences:
+            blocks += [Heading(heading, level + 1), Paragraph(sentences, "list")]
     if comparison.claims:
         test = "The better row minus the other, paired by seed, with its 95 % interval"
         if comparison.scale != "paper":

@@ -26,7 +26,8 @@ th:first-child, td:first-child, th:last-child, td:last-child { text-align: left;
 table.sentences th, table.sentences td { white-space: normal; text-align: left; }
 @media print { table { font-size: .7rem; } }
 .scale { border-left: 4px solid var(--line); padding-left: .8rem; }
-.subtitle, .source { color: var(--soft); font-size: .88rem; } .summary { font-weight: 600; }
+.subtitle, .source, .caption { color: var(--soft); font-size: .88rem; }
+.summary { font-weight: 600; }
 .match, .supported { color: var(--match); } .miss { color: var(--miss); font-weight: 700; }
 .contradicted { color: var(--miss); } .inconclusive, .unresolved { color: var(--inconclusive); }
 img { max-width: 100%; background: white; border-radius: 4px; margin: .5rem 0; }

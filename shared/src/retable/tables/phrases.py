@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from retable.tables.comparison import ComparedCell, ComparedClaim, Comparison
 from retable.tables.reference import COLLAPSE, Collapse, ColumnSpec, Value
 from retable.tables.statistics import Interval
 from retable.tables.verdict import ClaimVerdict, Verdict
 
+FIRM = f"{Verdict.MATCH}, firm"
 EMPTY = "–"  # noqa: RUF001 (typography, not arithmetic)
 
 
@@ -67,7 +70,7 @@ def difference(cell: ComparedCell, decimals: int) -> str:
 def verdict(cell: ComparedCell) -> str:
     """Format the verdict, "cited" or "no verdict"; empty for a cell that was not to be run."""
     if cell.verdict is not None:
-        return str(cell.verdict)
+        return FIRM if cell.firm else str(cell.verdict)
     if cell.reason.startswith("cited"):
         return "cited"
     return "no verdict" if cell.measured else ""
@@ -85,8 +88,9 @@ def scale_sentences(comparison: Comparison) -> list[str]:
     place = "the built-in data set with a small encoder: absolute numbers are not the paper's"
     if comparison.scale == "paper":
         place = comparison.table.dataset
-    sentences = [f"Scale: {comparison.scale}, on {place}."]
     recorded = comparison.provenance
+    first = f"Scale: {comparison.scale}, on {place}."
+    sentences = [" ".join([first, *(_regression(comparison) if recorded else [])])]
     if comparison.scale == "paper":
         sentences.append("Verdicts compare with the paper's numbers.")
     elif recorded is not None:
@@ -96,9 +100,60 @@ def scale_sentences(comparison: Comparison) -> list[str]:
         )
     elif comparison.scale == "proxy":
         sentences.append("No proxy reference is recorded: there is nothing to compare with.")
+    if any(cell.tolerance is not None for cell in comparison.cells):
+        sentences += [_PAIRING[comparison.pairing], _LEGEND]
     if comparison.unfinished:
         sentences.append(f"No verdicts: {comparison.unfinished}.")
+    return list(filter(None, sentences))
+
+
+_PAIRING = {
+    "": "",
+    "paired": (
+        "These seeds were recorded, on another machine or by other code: each is compared with its"
+        " own recorded number, in the mean."
+    ),
+    "repeated": (
+        "These seeds were recorded with this processor and these versions: each must give its"
+        " recorded number, up to a tenth of the tolerance."
+    ),
+}
+_LEGEND = (
+    "match: the difference is within the tolerance; firm: so is its whole 95 % interval. miss: the"
+    " interval is completely outside. inconclusive: the difference is outside, the interval reaches"
+    " in."
+)
+
+
+def _regression(comparison: Comparison) -> list[str]:
+    """Say what a match with our own recording does not say."""
+    sentences = []
+    if len(comparison.seeds) == 1:
+        sentences = [
+            "With one seed, a match is a regression check: the code gives what we recorded, whether"
+            " or not the paper's order holds."
+        ]
+    orders = [
+        f"'{_label(comparison, one.claim.better)}' {_better(comparison, one)} than"
+        f" '{_label(comparison, one.claim.than)}' ({_column(comparison, one).label})"
+        for one in comparison.claims
+        if one.recorded is ClaimVerdict.CONTRADICTED
+    ]
+    if orders:
+        sentences.append(f"The recording contradicts the paper's order: {'; '.join(orders)}.")
     return sentences
+
+
+def _label(comparison: Comparison, key: str) -> str:
+    return next(row.row.label for row in comparison.rows if row.row.key == key)
+
+
+def _better(comparison: Comparison, compared: ComparedClaim) -> str:
+    return "higher" if _column(comparison, compared).higher_is_better is None else "better"
+
+
+def _column(comparison: Comparison, compared: ComparedClaim) -> ColumnSpec:
+    return next(c for c in comparison.columns if c.key == compared.claim.column)
 
 
 def tolerance(cell: ComparedCell, decimals: int) -> str:
@@ -110,10 +165,27 @@ def tolerance(cell: ComparedCell, decimals: int) -> str:
     return f"±{number(cell.tolerance, decimals if exact else decimals + 1)}"
 
 
+def noticed(cells: Sequence[ComparedCell], decimals: int) -> str:
+    """Say which change a column would notice, from its cells with a verdict on a value."""
+    compared = [cell for cell in cells if cell.tolerance is not None and cell.mean is not None]
+    limits = sorted(cell.smallest_miss for cell in compared if cell.smallest_miss is not None)
+    if not compared:
+        return ""
+    if not limits:
+        return "No change would be noticed: no spread is known, run more seeds."
+    # A small limit has one more decimal, which the shown ones would hide.
+    places = decimals if limits[0] >= 10.0 ** (1 - decimals) else decimals + 1
+    first, last = (number(limits[place], places) for place in (0, -1))
+    by_row = "" if first == last else f" to {last}, by row"
+    return f"Smallest change that would be noticed, as a miss: {first}{by_row}."
+
+
 def heading(column: ColumnSpec) -> str:
-    """Return a column's label with its unit and direction."""
+    """Return a column's label with its unit and, where one is better, its direction."""
     has_unit = not column.unit or column.unit in column.label or column.label.endswith(")")
     unit = "" if has_unit else f" ({column.unit})"
+    if column.higher_is_better is None:
+        return f"{column.label}{unit}"
     return f"{column.label}{unit}, {'higher' if column.higher_is_better else 'lower'} is better"
 
 
@@ -184,17 +256,21 @@ def remarks(comparison: Comparison) -> list[str]:
 
 
 def _undecided(cell: ComparedCell) -> str:
-    if cell.interval is None:
+    if cell.reason:
         return f"Inconclusive, {cell.reason}"
     if cell.seeds_needed is None:
         return "Inconclusive, and at this difference and spread not even 100 seeds would decide"
-    return f"Inconclusive; at this difference and spread {cell.seeds_needed} seeds would decide"
+    seeds = f"{cell.seeds_needed} seeds in all"
+    return f"Inconclusive; at this difference and spread {seeds} would decide"
 
 
 def summary(comparison: Comparison) -> str:
     """Count the verdicts in one sentence and name every miss."""
     counts, claims = comparison.counts(), comparison.claim_counts()
-    text = "Cells: " + ", ".join(f"{counts[v]} {v}" for v in Verdict) + "."
+    cells = {verdict: f"{counts[verdict]} {verdict}" for verdict in Verdict}
+    if firm := comparison.firm_matches():
+        cells[Verdict.MATCH] += f" ({firm} firm)"
+    text = f"Cells: {', '.join(cells.values())}."
     if comparison.claims:
         text += " Claims: " + ", ".join(f"{claims[v]} {v}" for v in ClaimVerdict) + "."
     for row, column in comparison.misses():

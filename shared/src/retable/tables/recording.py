@@ -88,6 +88,7 @@ def record_reference(
         source="recorded by the command below, on the built-in data set",
         dataset="built-in data set, proxy scale",
         notes=_NOTES,
+        decisions=(),
     )
     stored = tuple(_with_tolerances(row, tolerances[key], common) for key, row in rows.items())
     return Reference(table, columns, stored, provenance=provenance)

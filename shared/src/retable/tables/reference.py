@@ -75,6 +75,8 @@ class ColumnSpec:
     """A metric of a table.
 
     Attributes:
+        higher_is_better: None, which a file leaves out, where neither direction is better; claims
+            on such a column say which row is higher.
         decimals: decimals shown; by default as many as the stored values have, at least one.
         not_run: why the metric is not measured, empty if it is.
         unjudged: why its values are shown without verdict, empty if they are compared.
@@ -83,7 +85,7 @@ class ColumnSpec:
     key: str
     label: str
     unit: str
-    higher_is_better: bool
+    higher_is_better: bool | None = field(default=None, kw_only=True)
     decimals: int
     spread: StatedSpread | None = None
     tolerance: Tolerance | None = None
@@ -172,7 +174,10 @@ class RowSpec:
 
 @dataclass(frozen=True)
 class Claim:
-    """Row ``better`` beats row ``than`` in ``column`` by about ``margin`` (0: only the order)."""
+    """Row ``better`` beats row ``than`` in ``column`` by about ``margin`` (0: only the order).
+
+    Better is lower where the column says so, otherwise higher.
+    """
 
     text: str
     better: str
@@ -195,7 +200,11 @@ class Provenance:
 
 @dataclass(frozen=True)
 class TableInfo:
-    """Title of a table, and where it is printed."""
+    """Title of a table, and where it is printed.
+
+    Attributes:
+        decisions: what is run where the paper is silent, or where it and its code differ.
+    """
 
     id: str
     title: str
@@ -203,6 +212,7 @@ class TableInfo:
     source: str
     dataset: str
     notes: str = ""
+    decisions: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

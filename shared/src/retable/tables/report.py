@@ -116,6 +116,8 @@ def _overview(tables: Mapping[str, Sequence[Result]]) -> Cells:
             tested = ", ".join(f"{claims[v]} {v}" for v in ClaimVerdict if claims[v])
             state = "MISS" if comparison.misses() else comparison.unfinished and "claims nothing"
             verdicts = [str(counts[v]) for v in Verdict]
+            if firm := comparison.firm_matches():
+                verdicts[0] += f" ({firm} firm)"
             lines.append([name, comparison.scale, seeds, *verdicts, tested, state])
     heads = ["table", "scale", "seeds", *map(str, Verdict), "claims", ""]
     return Cells(heads, lines, links=frozenset(name for name in tables if tables[name]))

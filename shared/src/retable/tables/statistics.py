@@ -15,7 +15,7 @@ SciPy is imported by the first quantile, so that reading and printing stored tab
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -76,6 +76,11 @@ def pooled(spreads: Sequence[Spread]) -> Spread:
     return Spread(math.sqrt(total / degrees), degrees)
 
 
+def pool_varying(spreads: Collection[Spread]) -> Spread:
+    """Pool the spreads above zero, all if none is: a value fixed by definition has no spread."""
+    return pooled([spread for spread in spreads if spread.std > 0.0] or list(spreads))
+
+
 def larger(own: Spread | None, column: Spread | None) -> Spread | None:
     """Return the larger std with the larger number of degrees of freedom (rule 1)."""
     if own is None or column is None:
@@ -105,17 +110,56 @@ def difference_of_means(
     ``value`` is the mean of ``runs`` runs with the run-to-run spread ``reference``; both sides have
     at least one run.
     """
-    own = spread_of(ours)
-    centre = mean(ours) - value
+    return _difference(mean(ours) - value, spread_of(ours), len(ours), runs, reference)
+
+
+def expected_difference(
+    ours: Sequence[float], value: float, runs: int, reference: Spread, count: int
+) -> Interval:
+    """Return `difference_of_means` as ``count`` runs with our mean and our std would give it.
+
+    A single run of ours takes the std of the reference.
+    """
+    own = spread_of(ours) or reference
+    expected = Spread(own.std, count - 1)
+    interval = _difference(mean(ours) - value, expected, count, runs, reference)
+    assert interval is not None
+    return interval
+
+
+def _difference(
+    centre: float, own: Spread | None, count: int, runs: int, reference: Spread | None
+) -> Interval | None:
     if own and reference and _excessive(own, reference):
-        a, b = own.std**2 / len(ours), reference.std**2 / runs
+        a, b = own.std**2 / count, reference.std**2 / runs
         degrees = (a + b) ** 2 / (a**2 / own.degrees + b**2 / reference.degrees)
         return _around(centre, math.sqrt(a + b), degrees)
     known = pooled([own, reference]) if own and reference else own or reference
     if known is None:
         return None
-    error = known.std * math.sqrt(1.0 / len(ours) + 1.0 / runs)
+    error = known.std * math.sqrt(1.0 / count + 1.0 / runs)
     return _around(centre, error, known.degrees)
+
+
+def interval_of_mean(centre: float, spread: Spread, runs: int) -> Interval:
+    """Return the 95 % interval of a mean ``centre`` of ``runs`` values with a known spread."""
+    return _around(centre, spread.std / math.sqrt(runs), spread.degrees)
+
+
+def spread_of_pairs(own: Spread | None, column: Spread | None, independent: Spread) -> Spread:
+    """Return the spread of the difference of two runs of one seed.
+
+    ``own`` is that of our pairs of a cell, None for a single pair, ``column`` that of its column,
+    and ``independent`` that of two runs that share nothing. If the cell's pairs vary less than
+    those beyond chance (F test at 1 %), the larger of own and column is taken. Otherwise a smaller
+    spread is taken for chance, and a larger one is pooled unless it is larger beyond chance.
+    """
+    ours = larger(own, column)
+    if own is None or ours is None:
+        return independent
+    if ours.std < independent.std:
+        return ours if _excessive(independent, own) else independent
+    return ours if _excessive(ours, independent) else pooled([ours, independent])
 
 
 def mean_of_differences(
@@ -129,6 +173,4 @@ def mean_of_differences(
     own = known = spread_of(differences)
     if stand_in is not None and not (own and _excessive(own, stand_in)):
         known = pooled([own, stand_in] if own else [stand_in])
-    if known is None:
-        return None
-    return _around(mean(differences), known.std / math.sqrt(len(differences)), known.degrees)
+    return interval_of_mean(mean(differences), known, len(differences)) if known else None

@@ -50,6 +50,8 @@ def render_terminal(
             case Paragraph(role="list"):
                 parts += [_wrapped(line, width, "  ") for line in block.lines]
                 gap = True
+            case Paragraph(role="caption"):
+                parts += [_wrapped(line, width) for line in block.lines]
             case Paragraph() if block.role != "source":
                 parts += [*([""] if gap else []), *(_wrapped(line, width) for line in block.lines)]
                 gap = False
@@ -123,6 +125,7 @@ def _coloured(text: str) -> str:
     """Colour verdicts: at the end of a line in tables, at its start in claims."""
     for found, code in _COLOURS.items():
         colour = rf"\033[{code}m\g<0>\033[0m"
-        place = rf"(?<=  ){found}$" if isinstance(found, Verdict) else rf"(?<=^  ){found}(?= )"
+        in_table = isinstance(found, Verdict)
+        place = rf"(?<=  ){found}(, firm)?$" if in_table else rf"(?<=^  ){found}(?= )"
         text = re.sub(place, colour, text, flags=re.MULTILINE)
     return re.sub(r"MISS: [^.]*\.", "\033[1;31m\\g<0>\033[0m", text)

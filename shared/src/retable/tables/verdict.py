@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from enum import StrEnum
 
-from retable.tables.statistics import Interval, Spread, larger, pooled, spread_of, student_quantile
+from retable.tables.statistics import (
+    Interval,
+    Spread,
+    larger,
+    pool_varying,
+    spread_of,
+    student_quantile,
+)
 
 FALSE_ALARM = 0.01
 """Share of tables that may have a miss although nothing changed."""
@@ -38,15 +45,53 @@ class ClaimVerdict(StrEnum):
     UNRESOLVED = "unresolved"
 
 
-def cell_verdict(interval: Interval | None, tolerance: float) -> Verdict:
-    """Return the verdict on a difference from its 95 % interval, None where it is unknown."""
-    if interval is None:
-        return Verdict.INCONCLUSIVE
-    if max(-interval.low, interval.high) <= tolerance + _ROUNDING:
+def cell_verdict(difference: float, interval: Interval | None, tolerance: float) -> Verdict:
+    """Return the verdict on a difference with its 95 % interval, None where that is unknown.
+
+    A difference within the tolerance is a match, whatever its interval. One beyond is a miss if the
+    interval lies wholly outside the tolerance on the same side.
+    """
+    limit = tolerance + _ROUNDING
+    if abs(difference) <= limit:
         return Verdict.MATCH
-    if max(interval.low, -interval.high) > tolerance + _ROUNDING:
+    if interval is not None and max(interval.low, -interval.high) > limit:
         return Verdict.MISS
     return Verdict.INCONCLUSIVE
+
+
+def is_firm(interval: Interval | None, tolerance: float) -> bool:
+    """Say whether the whole interval lies within the tolerance."""
+    if interval is None:
+        return False
+    return max(-interval.low, interval.high) <= tolerance + _ROUNDING
+
+
+def smallest_miss(interval: Interval | None, tolerance: float) -> float | None:
+    """Return the smallest difference that is a miss with an interval of this width."""
+    return None if interval is None else tolerance + (interval.high - interval.low) / 2.0
+
+
+def tolerance_of_mean(single: float, ours: int, runs: int) -> float:
+    """Return the tolerance of a mean of ``ours`` fresh runs.
+
+    ``single`` is that of one fresh run against a recorded mean of ``runs``, a prediction interval:
+    more runs narrow it as they narrow the difference.
+    """
+    return single * math.sqrt((1.0 / ours + 1.0 / runs) / (1.0 + 1.0 / runs))
+
+
+def tolerance_of_pairs(single: float, pairs: int, runs: int, spread: Spread, cells: int) -> float:
+    """Return the tolerance of the mean difference of ``pairs`` runs from those of their seeds.
+
+    ``single`` is the tolerance of one fresh run against a recorded mean of ``runs``. At most, the
+    runs share nothing with the recorded ones but the seed. If the differences of a seed have a
+    smaller ``spread``, the prediction interval follows from it, over ``cells`` cells as in
+    `recorded_tolerances`. The least tolerance is that of a repeated run.
+    """
+    unrelated = single * min(1.0, math.sqrt((2.0 / pairs) / (1.0 + 1.0 / runs)))
+    quantile = student_quantile(1.0 - FALSE_ALARM / (2 * cells), spread.degrees)
+    related = quantile * spread.std / math.sqrt(pairs)
+    return max(min(unrelated, related), REPEAT_SHARE * single)
 
 
 def claim_verdict(interval: Interval | None, smallest: float | None = None) -> ClaimVerdict:
@@ -90,9 +135,7 @@ def recorded_tolerances(
             if spread is None:
                 raise ValueError(f"column {column}: one recorded run has no spread")
             columns.setdefault(column, []).append(spread)
-    # A value fixed by definition has no spread.
-    varying = {column: [s for s in found if s.std > 0.0] for column, found in columns.items()}
-    spreads = {column: pooled(varying[column] or columns[column]) for column in columns}
+    spreads = {column: pool_varying(found) for column, found in columns.items()}
     count = sum(map(len, columns.values()))
     tolerances: dict[str, dict[str, float]] = {}
     for row, cells in table.items():
@@ -107,16 +150,16 @@ def recorded_tolerances(
     return spreads, tolerances
 
 
-def seeds_to_decide(interval: Interval, tolerance: float, spread: Spread, runs: int) -> int | None:
-    """Return how many seeds would end an inconclusive verdict, None if 100 would not.
+def seeds_to_decide(expected: Callable[[int], tuple[Interval, float]], runs: int) -> int | None:
+    """Return how many seeds in all would end an inconclusive verdict, None if 100 would not.
 
-    The difference and the spread are assumed to stay as they are.
+    Args:
+        expected: number of seeds -> interval and tolerance that so many would give if the
+            difference and the spread stayed as they are.
+        runs: number of seeds that there are.
     """
-    quantile = student_quantile(0.975, spread.degrees)
-    for count in range(2, 101):
-        half = quantile * spread.std * math.sqrt(1.0 / count + 1.0 / runs)
-        centre = interval.centre
-        verdict = cell_verdict(Interval(centre, centre - half, centre + half), tolerance)
-        if verdict is not Verdict.INCONCLUSIVE:
+    for count in range(runs + 1, 101):
+        interval, tolerance = expected(count)
+        if cell_verdict(interval.centre, interval, tolerance) is not Verdict.INCONCLUSIVE:
             return count
     return None
