@@ -63,12 +63,24 @@ class ReaderSource(Source):
 
     def image(self, index: int) -> Tensor:
         """Read one image: uint8 (3, H, W)."""
+        from PIL.Image import DecompressionBombError
+
         try:
             image = self.reader[index][0].convert("RGB")
-        except (OSError, SyntaxError, ValueError) as error:
+        except (OSError, SyntaxError, ValueError, DecompressionBombError) as error:
             message = str(error).partition("\n")[0]
             raise UnreadableImageError(f"number {index} of {self.name}", message) from error
         return rgb_tensor(image)
+
+    def _stated_sizes(self) -> Iterator[tuple[int, int] | None]:
+        # A reader shows no headers: images are read up to the first that differs or is not small.
+        for index in range(len(self)):
+            try:
+                image = self.image(index)
+            except UnreadableImageError:
+                yield None
+            else:
+                yield image.shape[1], image.shape[2]
 
 
 def open_reader(
@@ -197,5 +209,12 @@ def _class(value: Any, data: str) -> int:
 
 
 def _files_below(root: str) -> Iterator[str]:
-    for folder, _, files in os.walk(root, followlinks=True):
+    """Yield all files below a folder, each linked folder once."""
+    seen = set()
+    for folder, folders, files in os.walk(root, followlinks=True):
+        place = os.path.realpath(folder)
+        if place in seen:
+            folders.clear()
+            continue
+        seen.add(place)
         yield from (os.path.join(folder, file) for file in files)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from retable import random
+from retable.data.skipped import left_out, printable
 from retable.data.source import TEST, TRAIN, VAL
 from retable.data.sources import open_source, with_parameter
 from retable.data.subsets import Subset, share_of_classes
@@ -156,10 +157,11 @@ class EvalSubset(Subset):
 def split_facts(splits: Splits) -> dict[str, dict[str, Any]]:
     """Return the splits' descriptions as facts that a classifier's training depends on.
 
-    Without "pixels", which a copy of the same files changes.
+    Without "pixels", which a copy of the same files changes, and "skipped", which no image is.
     """
+    left_out = ("pixels", "skipped")
     return {
-        split: {name: value for name, value in source.description.items() if name != "pixels"}
+        split: {name: value for name, value in source.description.items() if name not in left_out}
         for split, source in (("train", splits.train), ("test", splits.test))
     }
 
@@ -177,13 +179,38 @@ def open_splits(open_source: OpenSource, data: str = "", tested: str = TEST) -> 
             f"{train.description.get('data', data)!r}. Leave out '?split=NAME', or name a data set "
             "whose splits differ."
         )
-    if list(train.class_names) != list(test.class_names):
-        odd = sorted(set(train.class_names) ^ set(test.class_names))[:5]
-        raise UserError(
-            f"train and {tested} split have different classes (for instance {', '.join(odd)}): "
-            "expected the same list in both, so check the data set's folders."
-        )
+    _check_same_classes(list(train.class_names), list(test.class_names), tested)
     return Splits(train, test, len(train.class_names))
+
+
+def _check_same_classes(train: list[str], test: list[str], tested: str) -> None:
+    if odd := sorted(set(train) ^ set(test)):
+        which, lacking = ("train", tested) if odd[0] in train else (tested, "train")
+        more = f" and {len(odd) - 1} more differ" if len(odd) > 1 else ""
+        raise UserError(
+            f"train and {tested} split have different classes ({len(train)} and {len(test)}): "
+            f"{printable(odd[0])!r} is in the {which} split and not in the {lacking} split{more}, "
+            "so make the lists of classes equal."
+        )
+    for number, (one, other) in enumerate(zip(train, test, strict=True)):
+        if one != other:
+            raise UserError(
+                f"train and {tested} split have their classes in different order: class {number} "
+                f"is {printable(one)!r} in the train split and {printable(other)!r} in the "
+                f"{tested} split, so save both with one list of names."
+            )
+
+
+def data_line(name: str, splits: Splits) -> str:
+    """Say in one line how many images and classes there are, and what is left out."""
+    train, test = splits.train.description, splits.test.description
+    parts = [
+        f"{name}: {train['images']:,} training and {test['images']:,} test images of "
+        f"{splits.classes:,} classes"
+    ]
+    for split, source in (("train", train), ("test", test)):
+        parts += [f"{split}: {part}" for part in left_out(source)]
+    return printable("; ".join(parts))
 
 
 def _same_images(first: Source, second: Source) -> bool:
@@ -331,16 +358,17 @@ def listed_rows(source: Source, path: str) -> Tensor:
     return rows
 
 
-def natural_test_view(source: Source) -> ViewRecipe:
+def natural_test_view(*sources: Source) -> ViewRecipe:
     """Return the test view where a recipe names none.
 
-    Images in memory, all of one size, are taken as they are; images in files get ImageNet's usual
-    view, short side to 256 and a centre crop of 224.
+    Images of sources that all have one small size (`Source.natural_size`) are taken as they are;
+    others get ImageNet's usual view, short side to 256 and a centre crop of 224.
     """
-    pool = source.resident()
-    return center(224, 256) if pool is None else center(min(pool.shape[-2:]))
+    sizes = {source.natural_size() for source in sources}
+    size = sizes.pop()
+    return center(224, 256) if sizes or size is None else center(min(size))
 
 
-def natural_train_view(source: Source) -> ViewRecipe:
+def natural_train_view(*sources: Source) -> ViewRecipe:
     """Return the random crop and flip, scale (0.08, 1), of the size of `natural_test_view`."""
-    return crop_and_flip(natural_test_view(source).size)
+    return crop_and_flip(natural_test_view(*sources).size)

@@ -16,10 +16,12 @@ import torch
 from retable import files
 from retable.data.sampler import Sampler
 from retable.data.source import TRAIN
+from retable.distributed import process_index
 from retable.encoders import ResNetRecipe
 from retable.errors import UserError
 from retable.evaluate.data import (
     OpenSource,
+    data_line,
     open_eval_splits,
     open_splits,
     open_test_split,
@@ -69,9 +71,17 @@ def check_recipes(runs: Sequence[Run], processes: int, options: RunOptions) -> N
 
 
 def check_data(runs: Sequence[Run], options: RunOptions) -> None:
-    """Open the data of every run and its evaluations, and check their size and classes."""
+    """Open the data of every run and its evaluations, and check their size and classes.
+
+    Process 0 prints how many images and classes each data set has, and what it leaves out.
+    """
+    shown: set[str] = set()
     for recipe in dict.fromkeys(run.recipe for run in runs):
         splits = open_splits(opener(recipe, options))
+        line = data_line(" ".join(filter(None, (recipe.data, recipe.subset))), splits)
+        if process_index() == 0 and line not in shown:
+            print(line, file=sys.stderr)
+        shown.add(line)
         images = without_validation(splits.train, recipe.validation_images)
         Sampler(len(images), recipe.batch, seed=0)
         method = recipe.method
