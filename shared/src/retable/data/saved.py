@@ -132,15 +132,16 @@ def _content(path: Path) -> Any:
 
 def _arrow_fault(path: Path) -> str | None:
     """Return why an Arrow file cannot be whole, or None."""
-    from pyarrow import ipc, lib
+    from pyarrow import lib
+    from pyarrow.ipc import RecordBatchStreamReader
 
     if not path.is_file():
         return f"{path} is missing"
     if not _ends_as_written(path):
         return f"{path} is cut off"
     try:
-        with lib.memory_map(str(path)) as mapped, ipc.open_stream(mapped) as stream:
-            for _ in stream:
+        with lib.memory_map(str(path)) as mapped:
+            for _ in RecordBatchStreamReader(mapped):  # type: ignore[no-untyped-call]
                 pass
     except (lib.ArrowException, OSError, ValueError):
         return f"{path} cannot be read"

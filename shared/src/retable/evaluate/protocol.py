@@ -161,6 +161,8 @@ class Evaluation(ABC):
         ``view`` and ``test_view`` are filled in.
         """
         names = [name for name in ("view", "test_view") if getattr(self, name, self) is None]
+        if not names:
+            return self
         return replace(self, **dict.fromkeys(names, natural_test_view(*sources)))  # type: ignore[type-var]
 
     def limited(self, max_steps: int) -> Self:

@@ -80,7 +80,7 @@ def check_data(runs: Sequence[Run], options: RunOptions) -> None:
         splits = open_splits(opener(recipe, options))
         line = data_line(" ".join(filter(None, (recipe.data, recipe.subset))), splits)
         if process_index() == 0 and line not in shown:
-            print(line, file=sys.stderr)
+            print(line, flush=True)
         shown.add(line)
         images = without_validation(splits.train, recipe.validation_images)
         Sampler(len(images), recipe.batch, seed=0)
