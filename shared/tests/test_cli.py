@@ -201,6 +201,24 @@ def test_counts_and_what_is_left_out_are_shown(
     assert facts["skipped"]["links back into the data set"] == {"count": 1, "first": ["0/up"]}
 
 
+def test_images_that_cannot_be_decoded_are_counted_where_they_are_skipped(
+    checkpoint: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = save_images(tmp_path / "images", {"train": 3, "val": 2})
+    path = tmp_path / "images" / "train" / "0" / "1.png"
+    path.write_bytes(path.read_bytes()[:50])
+    words = ["evaluate", checkpoint, "--protocol", "knn", "--set", "k=1", "--data", data]
+    words += ["--device", "cpu"]
+    assert cli.main(words) == 2
+    assert "0/1.png is unreadable" in capsys.readouterr().err
+    assert cli.main([*words, "--skip-unreadable"]) == 0
+    said = capsys.readouterr().out
+    assert (
+        "train: 6 images of 2 classes; unreadable when decoded, replaced by the next image: 1\n"
+        in said
+    )
+
+
 @pytest.mark.parametrize(
     ("protocol", "settings", "status"),
     [

@@ -111,6 +111,7 @@ def run(options: argparse.Namespace) -> int:
             "views": _views(recipe, named),
             "data": _data_facts(recipe, open_variant),
             "images": {use: len(source) for use, source in sources.items()},
+            "replaced": {use: _replaced(source) for use, source in sources.items()},
             "seed": options.seed,
             "precision": options.precision,
             "results": results,
@@ -173,6 +174,12 @@ def _data_facts(recipe: Evaluation, open_variant: OpenSource) -> dict[str, dict[
     }
 
 
+def _replaced(source: Source) -> int:
+    """Count the images that turned out unreadable when decoded, in this process."""
+    base = getattr(source, "base", None)
+    return max(len(source.unreadable), 0 if base is None else _replaced(base))
+
+
 def _data_lines(report: dict[str, Any]) -> list[str]:
     """Say how many images there are, what is left out, and at which size images are judged."""
     from retable.data.skipped import count_line
@@ -182,6 +189,8 @@ def _data_lines(report: dict[str, Any]) -> list[str]:
         used = report["images"][use]
         part = "" if used == facts["images"] else f"{used:,} used of "
         lines.append(f"  {use}: {part}{count_line(facts)}")
+        if replaced := report["replaced"][use]:
+            lines[-1] += f"; unreadable when decoded, replaced by the next image: {replaced:,}"
     for name, view in report["views"].items():
         resized = f", short side to {view['resize']}" if view["resize"] else ""
         chosen = f"chosen by the {view['chosen_by']}"

@@ -201,15 +201,13 @@ def _check_same_classes(train: list[str], test: list[str], tested: str) -> None:
             )
 
 
-def data_line(name: str, splits: Splits) -> str:
-    """Say in one line how many images and classes there are, and what is left out."""
-    train, test = splits.train.description, splits.test.description
-    parts = [
-        f"{name}: {train['images']:,} training and {test['images']:,} test images of "
-        f"{splits.classes:,} classes"
-    ]
-    for split, source in (("train", train), ("test", test)):
-        parts += [f"{split}: {part}" for part in left_out(source)]
+def data_line(name: str, *sources: Source) -> str:
+    """Say in one line how many images and classes a data set has, and what it leaves out."""
+    facts = [source.description for source in sources]
+    images = " and ".join(f"{of['images']:,} {of.get('split', '')}".strip() for of in facts)
+    parts = [f"{name}: {images} images of {facts[-1]['classes']:,} classes"]
+    for of in facts:
+        parts += [f"{of.get('split', 'images')}: {part}" for part in left_out(of)]
     return printable("; ".join(parts))
 
 

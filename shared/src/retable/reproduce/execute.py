@@ -76,12 +76,16 @@ def check_data(runs: Sequence[Run], options: RunOptions) -> None:
     Process 0 prints how many images and classes each data set has, and what it leaves out.
     """
     shown: set[str] = set()
-    for recipe in dict.fromkeys(run.recipe for run in runs):
-        splits = open_splits(opener(recipe, options))
-        line = data_line(" ".join(filter(None, (recipe.data, recipe.subset))), splits)
+
+    def show(line: str) -> None:
         if process_index() == 0 and line not in shown:
             print(line, flush=True)
         shown.add(line)
+
+    for recipe in dict.fromkeys(run.recipe for run in runs):
+        splits = open_splits(opener(recipe, options))
+        name = " ".join(filter(None, (recipe.data, recipe.subset)))
+        show(data_line(name, splits.train, splits.test))
         images = without_validation(splits.train, recipe.validation_images)
         Sampler(len(images), recipe.batch, seed=0)
         method = recipe.method
@@ -97,8 +101,13 @@ def check_data(runs: Sequence[Run], options: RunOptions) -> None:
         for evaluation in run.evaluations
     }
     for (_, _, data, splits_read), recipe in read.items():
-        open_splits_of = open_eval_splits if TRAIN in splits_read else open_test_split
-        open_splits_of(opener(recipe, options), data)
+        if TRAIN in splits_read:
+            read_splits = open_eval_splits(opener(recipe, options), data)
+            sources = [read_splits.train, read_splits.test]
+        else:
+            sources = [open_test_split(opener(recipe, options), data)]
+        if data.source:
+            show(data_line(data.source, *sources))
 
 
 def execute(runs: Iterable[Run], options: RunOptions) -> None:
