@@ -13,10 +13,13 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from retable import files
+from retable.data.decoding import stamps
 from retable.data.folders import FolderSource
+from retable.data.readers import _files_below
 from retable.data.skipped import Skipped, left_out, printable
 from retable.data.sources import open_source
 from retable.errors import UserError
+from retable.evaluate.data import listed_rows
 
 CLASSES = ("cat", "dog")
 BACK = "links back into the data set"
@@ -322,3 +325,26 @@ def test_a_folder_that_cannot_be_read_is_named(data: Path, monkeypatch: pytest.M
     monkeypatch.setattr(os, "scandir", refuse)
     with pytest.raises(UserError, match=r"cat/part cannot be read \(Permission denied\)"):
         opened(data)
+
+
+def test_linked_folders_of_a_readers_files_are_walked_once(tmp_path: Path) -> None:
+    (tmp_path / "raw").mkdir()
+    (tmp_path / "raw" / "a").write_text("a")
+    (tmp_path / "raw" / "up").symlink_to("..")
+    (tmp_path / "raw" / "gone").symlink_to("/nowhere")
+    found = sorted(_files_below(str(tmp_path)))
+    assert [os.path.relpath(path, tmp_path) for path in found] == ["raw/a", "raw/gone"]
+    assert list(stamps(found))[1] == "No such file or directory"
+
+
+def test_a_list_of_labelled_images_may_hold_names_that_are_not_utf_8(
+    data: Path, tmp_path: Path
+) -> None:
+    os.rename(data / "train" / "cat" / "1.png", os.fsencode(data / "train/cat") + b"/caf\xe9.png")
+    (tmp_path / "list.txt").write_bytes(b"cat/caf\xe9.png\ndog/0.png\n")
+    source = opened(data)
+    rows = listed_rows(source, str(tmp_path / "list.txt"))
+    assert [source.names[row] for row in rows.tolist()] == [
+        os.fsdecode(b"cat/caf\xe9.png"),
+        "dog/0.png",
+    ]

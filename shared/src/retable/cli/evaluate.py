@@ -187,7 +187,7 @@ def _data_lines(report: dict[str, Any]) -> list[str]:
     lines = []
     for use, facts in report["data"].items():
         used = report["images"][use]
-        part = "" if used == facts["images"] else f"{used:,} used of "
+        part = "" if used == facts.get("images", used) else f"{used:,} used of "
         lines.append(f"  {use}: {part}{count_line(facts)}")
         if replaced := report["replaced"][use]:
             lines[-1] += f"; unreadable when decoded, replaced by the next image: {replaced:,}"

@@ -47,7 +47,7 @@ class ReaderSource(Source):
         names = [str(name) for name in next((list(n) for n in found if n), [])]
         count = int(labels.max()) + 1
         names = names if len(names) >= count else list(map(str, range(count)))
-        description = {
+        description: dict[str, Any] = {
             "source": data,
             "split": split,
             **facts,
@@ -55,6 +55,8 @@ class ReaderSource(Source):
             "classes": len(names),
             "checksum": checksum(names, labels),
         }
+        if unknown := int((labels < 0).sum()):
+            description["unlabelled"] = unknown
         files = [] if root is None else sorted(_files_below(root))
         below = (os.path.relpath(file, root) for file in files)
         state = map(" ".join, zip(below, stamps(files), strict=True))

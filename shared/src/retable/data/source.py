@@ -68,6 +68,8 @@ class Source:
     """
 
     layers: Mapping[str, LayerKind] = MappingProxyType({})
+    replacements: Mapping[int, int] = MappingProxyType({})
+    _natural: tuple[tuple[int, int] | None, ...] = ()
 
     def __init__(
         self,
@@ -86,9 +88,7 @@ class Source:
         }
         self.skip_unreadable = skip_unreadable
         self.unreadable: set[int] = set()
-        self.replacements: dict[int, int] = {}
         self._pool: Tensor | None = None
-        self._natural: tuple[tuple[int, int] | None, ...] = ()
 
     def __len__(self) -> int:
         return len(self.labels)

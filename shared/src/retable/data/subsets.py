@@ -171,10 +171,12 @@ class Subset(Source):
         lost = [int(row) in self.base.replacements for row in self.indices]
         if all(lost):
             self.base.image(int(self.indices[0]))  # raises with the reason
+        found = {}
         for row in (row for row, gone in enumerate(lost) if gone):
             following = (*range(row + 1, len(lost)), *range(row))
-            self.replacements[row] = next(other for other in following if not lost[other])
-            pool[row] = pool[self.replacements[row]]
+            found[row] = next(other for other in following if not lost[other])
+            pool[row] = pool[found[row]]
+        self.replacements = found
         self.unreadable.update(self.replacements)
 
     def natural_size(self) -> tuple[int, int] | None:

@@ -203,11 +203,12 @@ def _check_same_classes(train: list[str], test: list[str], tested: str) -> None:
 
 def data_line(name: str, *sources: Source) -> str:
     """Say in one line how many images and classes a data set has, and what it leaves out."""
-    facts = [source.description for source in sources]
-    images = " and ".join(f"{of['images']:,} {of.get('split', '')}".strip() for of in facts)
-    parts = [f"{name}: {images} images of {facts[-1]['classes']:,} classes"]
-    for of in facts:
-        parts += [f"{of.get('split', 'images')}: {part}" for part in left_out(of)]
+    splits = [source.description.get("split", "") for source in sources]
+    counts = [f"{len(source):,} {split}" for source, split in zip(sources, splits, strict=True)]
+    images = " and ".join(map(str.strip, counts))
+    parts = [f"{name}: {images} images of {len(sources[-1].class_names):,} classes"]
+    for source, split in zip(sources, splits, strict=True):
+        parts += [f"{split or 'images'}: {part}" for part in left_out(source.description)]
     return printable("; ".join(parts))
 
 
@@ -296,8 +297,9 @@ def _selected(source: Source, rows: Tensor, data: EvalData) -> Tensor:
 
 def _listed_names(path: str) -> list[str]:
     try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
+        # Names of files need not be UTF-8.
+        lines = Path(path).read_text(encoding="utf-8", errors="surrogateescape").splitlines()
+    except OSError as error:
         raise UserError(
             f"the list of files {path} cannot be read ({error}): expected one file name a line."
         ) from error
