@@ -1,11 +1,14 @@
 import json
 import multiprocessing
+import os
 import time
 from pathlib import Path
 from typing import Any
 
+import numpy
 import pytest
 import torch
+from PIL import Image
 
 import retable.evaluate
 from retable import cli
@@ -143,6 +146,106 @@ def test_features_are_kept_where_asked(
     evaluate(capsys, checkpoint, *options, "logistic", "--set", "l2=[0.1]")
     assert sorted((tmp_path / "features").rglob("*.safetensors")) == kept
     assert [path.stat().st_mtime_ns for path in kept] == times
+
+
+def save_images(folder: Path, counts: dict[str, int], classes: int = 2, side: int = 16) -> str:
+    for split, count in counts.items():
+        for label in range(classes):
+            (folder / split / str(label)).mkdir(parents=True)
+            for number in range(count):
+                values = numpy.full((side, side, 3), 20 * number + 90 * label, "uint8")
+                Image.fromarray(values).save(folder / split / str(label) / f"{number}.png")
+    return f"imagefolder:{folder}"
+
+
+def test_small_images_of_a_folder_are_judged_as_they_are_and_the_report_says_so(
+    checkpoint: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = save_images(tmp_path / "images", {"train": 2, "val": 3})
+    words = ["evaluate", checkpoint, "--protocol", "geometry", "--data", data, "--device", "cpu"]
+    reports = []
+    for size in ([], ["--size", "16"], ["--size", "24"]):
+        assert cli.main([*words, *size, "--json"]) == 0
+        reports.append(json.loads(capsys.readouterr().out))
+    assert reports[0]["results"] == reports[1]["results"] != reports[2]["results"]
+    chosen = [report["views"]["view"] for report in reports]
+    assert chosen[0] == {"size": 16, "resize": None, "chosen_by": "size of the images"}
+    assert chosen[2] == {"size": 24, "resize": 24, "chosen_by": "settings"}
+    assert reports[0]["protocol"]["view"]["size"] == 16
+    assert reports[0]["images"] == {"test": 6}
+    assert cli.main(words) == 0
+    said = capsys.readouterr().out
+    assert "  test: 6 images of 2 classes\n" in said
+    assert "  view: 16 pixels, chosen by the size of the images\n" in said
+
+
+def test_counts_and_what_is_left_out_are_shown(
+    checkpoint: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = save_images(tmp_path / "images", {"train": 3, "val": 2})
+    train = tmp_path / "images" / "train"
+    (train / "0" / "more.bmp").write_bytes(b"BM")
+    (train / "0" / "up").symlink_to("..")
+    with open(os.fsencode(train / "1") + b"/caf\xe9.jpg", "wb") as file:
+        file.write(b"no image")
+    words = ["evaluate", checkpoint, "--protocol", "knn", "--set", "k=1", "--data", data]
+    words += ["--device", "cpu", "--skip-unreadable"]
+    assert cli.main(words) == 0
+    said = capsys.readouterr().out
+    assert "  train: 6 images of 2 classes; left out: unreadable images (1: 1/caf\\xe9.jpg)" in said
+    assert "(1: 0/more.bmp)" in said
+    assert "left out: links back into the data set (1: 0/up)" in said
+    assert cli.main([*words, "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)["data"]["train"]
+    assert facts["unreadable_first"] == ["1/caf\\xe9.jpg"]
+    assert facts["skipped"]["links back into the data set"] == {"count": 1, "first": ["0/up"]}
+
+
+def test_images_that_cannot_be_decoded_are_counted_where_they_are_skipped(
+    checkpoint: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = save_images(tmp_path / "images", {"train": 3, "val": 2})
+    path = tmp_path / "images" / "train" / "0" / "1.png"
+    path.write_bytes(path.read_bytes()[:50])
+    words = ["evaluate", checkpoint, "--protocol", "knn", "--set", "k=1", "--data", data]
+    words += ["--device", "cpu"]
+    assert cli.main(words) == 2
+    assert "0/1.png is unreadable" in capsys.readouterr().err
+    assert cli.main([*words, "--skip-unreadable"]) == 0
+    said = capsys.readouterr().out
+    assert (
+        "train: 6 images of 2 classes; unreadable when decoded, replaced by the next image: 1\n"
+        in said
+    )
+
+
+@pytest.mark.parametrize(
+    ("protocol", "settings", "status"),
+    [
+        ("knn", ["k=1"], 0),
+        ("linear", ["epochs=1", "milestones=[]"], 0),
+        ("mlp", ["epochs=1", "milestones=[]"], 0),
+        ("logistic", ["l2=[0.1]"], 0),
+        ("logistic", [], 2),
+        ("geometry", [], 2),
+        ("knn", [], 2),
+    ],
+)
+def test_one_image_to_learn_from_and_one_to_test_on_give_numbers_or_a_sentence(
+    protocol: str,
+    settings: list[str],
+    status: int,
+    checkpoint: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    data = save_images(tmp_path / "images", {"train": 1, "val": 1}, classes=1)
+    words = [word for setting in settings for word in ("--set", setting)]
+    words = ["evaluate", checkpoint, "--protocol", protocol, "--data", data, *words]
+    assert cli.main([*words, "--device", "cpu"]) == status
+    said = capsys.readouterr().err
+    assert (said.count("\n") == 1) == (status == 2)
+    assert "Traceback" not in said
 
 
 def test_metrics_are_printed_for_people(

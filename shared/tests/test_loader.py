@@ -22,6 +22,7 @@ from retable.data.loader import Loader, iterate
 from retable.data.plans import TrainingPlan, share_of
 from retable.data.sampler import Sampler
 from retable.data.source import Source
+from retable.data.subsets import Subset
 from retable.data.workers import CropDataset, Crops, ResidentViewLoader, make_view_loader
 from retable.errors import UserError
 from retable.testing import run_processes
@@ -358,6 +359,64 @@ def test_a_replacement_is_seen_as_its_own_draws_show_it(workers: int) -> None:
 def test_a_source_without_any_readable_image_is_refused_although_skipping() -> None:
     with pytest.raises(UserError, match="unreadable"):
         batches(Pictures(VARIED, broken=range(24), skip_unreadable=True), 0, 1)
+
+
+class Kept(Pictures):
+    """`Pictures` that are decoded and kept as sources of files are."""
+
+    def resident(self, *, decode: bool = False) -> Tensor | None:
+        return Source.resident(self, decode=decode)
+
+
+def test_in_memory_a_replaced_sample_is_drawn_labelled_and_reported_as_its_replacement() -> None:
+    found = {}
+    for resident in (False, True):
+        source = Kept(EQUAL, broken=(4, 5, 23), skip_unreadable=True)
+        found[resident] = batches(source, 0, 4, resident=resident)
+        assert source.unreadable == {4, 5, 23}
+        assert source.labels.tolist() == [i % 3 for i in range(24)]
+    for worker, kept in zip(found[False], found[True], strict=True):
+        assert torch.equal(kept.indices, worker.indices)
+        assert torch.equal(kept.labels, worker.labels)
+        for one, other in zip(kept.views, worker.views, strict=True):
+            torch.testing.assert_close(one, other, rtol=0, atol=0.04)  # one rounding to uint8
+
+
+def test_evaluation_reports_replacements_however_images_are_kept() -> None:
+    for resident in (False, True):
+        source = Kept(EQUAL[:6], broken=(1, 5), skip_unreadable=True)
+        _, labels, indices = next(iterate(source, center(12), 6, resident=resident))
+        assert indices.tolist() == [0, 2, 2, 3, 4, 0]
+        assert labels.tolist() == [0, 2, 2, 0, 1, 0]
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_a_subset_replaces_by_its_own_samples_whether_its_base_is_in_memory_or_not(
+    first: bool,
+) -> None:
+    # Number 5 would replace 4 in the base, and is not in the subset.
+    rows = torch.tensor([0, 2, 4, 7, 23])
+    results = []
+    for in_base in (first, not first):
+        base = Kept(EQUAL, broken=(4, 23), skip_unreadable=True)
+        if in_base:
+            base.resident(decode=True)
+        subset = Subset(base, rows, base.labels[rows], base.class_names, "some")
+        found = next(iterate(subset, center(12), 8, resident=in_base))
+        assert subset.unreadable == {2, 4}
+        assert found[2].tolist() == [0, 1, 3, 3, 0]
+        assert found[1].tolist() == base.labels[torch.tensor([0, 2, 7, 7, 0])].tolist()
+        results.append(found[0])
+    torch.testing.assert_close(*results, rtol=0, atol=0.04)
+
+
+def test_a_subset_of_unreadable_images_alone_is_refused() -> None:
+    base = Kept(EQUAL, broken=(4, 23), skip_unreadable=True)
+    base.resident(decode=True)
+    rows = torch.tensor([4, 23])
+    subset = Subset(base, rows, base.labels[rows], base.class_names, "broken")
+    with pytest.raises(UserError, match="number 4 is unreadable"):
+        subset.resident()
 
 
 def test_images_of_several_sizes_cannot_be_kept_resident() -> None:

@@ -121,6 +121,7 @@ def test_a_finished_table_costs_nothing_and_says_the_same(
     trained(table, folder)
     assert reproduce(table, folder) == 0
     first = capsys.readouterr().out
+    assert first.partition("\n")[0].endswith(": 72 train and 32 test images of 4 classes")
     monkeypatch.setattr(execute, "execute_one", lambda run, options: pytest.fail("trained again"))
     assert reproduce(table, folder, "--resume") == 0
     assert capsys.readouterr().out == first

@@ -292,7 +292,7 @@ def test_images_of_one_size_are_read_into_memory_when_asked_only(folder: Path) -
     assert all(torch.equal(pool[i], source.image(i)) for i in range(12))
 
 
-def test_in_memory_an_unreadable_image_is_its_replacement_with_its_label(folder: Path) -> None:
+def test_in_memory_an_unreadable_image_is_its_replacement_and_says_so(folder: Path) -> None:
     for i, path in enumerate(sorted((folder / "train").rglob("*.JPEG"))):
         data = encoded(picture(i, (20, 24)))
         path.write_bytes(data[:-200] if i == 3 else data)
@@ -301,7 +301,8 @@ def test_in_memory_an_unreadable_image_is_its_replacement_with_its_label(folder:
     pool = source.resident(decode=True)
     assert pool is not None
     assert torch.equal(pool[3], source.image(4))
-    assert source.labels[3] == source.labels[4] == 1
+    assert source.replacements == {3: 4}
+    assert source.labels[3] == 0
     assert source.unreadable == {3}
 
 

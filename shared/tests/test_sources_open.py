@@ -272,6 +272,7 @@ def test_a_reader_of_torchvision_gives_rgb_images_and_labels(mnist: Path) -> Non
     assert train.labels.tolist() == [0, 1, 2, 0, 1, 2]
     assert train.class_names[:2] == ["T-shirt/top", "Trouser"]
     assert torch.equal(test.image(3), torch.full((3, 28, 28), 103, dtype=torch.uint8))
+    assert test.natural_size() == (28, 28)
     assert open_source(f"{data}&split=train", "test").description["part"] == "train"
     assert open_source(data, "train").description == train.description
     (mnist / "FashionMNIST" / "raw" / "more").write_text("")

@@ -66,10 +66,11 @@ def write_json(path: str | os.PathLike[str], value: Any) -> None:
     """Write ``value`` to ``path`` atomically as JSON: sorted keys, two spaces, a final newline.
 
     Equal values give equal bytes, and floats are read back exactly. NaN or infinity, which JSON
-    does not have, is a ValueError; ``path`` stays unchanged.
+    does not have, is a ValueError; ``path`` stays unchanged. Names of files that are not UTF-8
+    become JSON's own escapes, which are read back equal.
     """
     text = json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False)
-    write_text(path, text + "\n")
+    write_bytes(path, f"{text}\n".encode(errors="backslashreplace"))
 
 
 class DamagedFileError(UserError):

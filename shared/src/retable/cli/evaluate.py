@@ -37,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--protocol", default="linear", help=f"{protocols}; default: %(default)s")
     add("--data", default="shapes", help="shapes, imagefolder:DIR, hf:NAME or arrow:DIR")
     add("--subset", help="imagenet100, or a share of the images such as 10%%")
-    default = "default: 224, or as the images are where all have one small size"
+    default = "default: 224, or as the images are where all have one size below 224"
     add("--size", type=int, help=f"side of the views in pixels; {default}")
     change = "change a setting of the protocol, for instance lr=30 (JSON values)"
     add("--set", dest="settings", metavar="FIELD=VALUE", action="append", default=[], help=change)
@@ -79,10 +79,12 @@ def run(options: argparse.Namespace) -> int:
         recipe = with_field(recipe, path.split("."), value, path)
     device = _join(options.device)
     open_variant = _opener(options.data, options.subset, options.skip_unreadable)
+    named, sources = recipe, _opened(recipe, open_variant)
+    recipe = recipe.with_views(*sources.values())
     encoder, encoder_recipe, metadata = load_encoder(options.checkpoint)
     if options.dry_run:
         if process_index() == 0:
-            print(_plan(recipe, encoder_recipe, open_variant, options.json))
+            print(_plan(recipe, encoder_recipe, sources, options.json))
         return 0
     results = recipe.run(
         encoder,
@@ -107,7 +109,10 @@ def run(options: argparse.Namespace) -> int:
                 "metadata": metadata,
             },
             "protocol": to_plain(recipe),
+            "views": _views(recipe, named),
             "data": _data_facts(recipe, open_variant),
+            "images": {use: len(source) for use, source in sources.items()},
+            "replaced": {use: _replaced(source) for use, source in sources.items()},
             "seed": options.seed,
             "precision": options.precision,
             "results": results,
@@ -116,22 +121,29 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
+def _opened(recipe: Evaluation, open_variant: OpenSource) -> dict[str, Source]:
+    """Open the images that an evaluation learns from and is tested on, under "train" and "test"."""
+    from retable.evaluate.data import open_eval_splits, open_test_split
+
+    if "train" not in recipe.reads:
+        return {"test": open_test_split(open_variant, recipe.data)}
+    splits = open_eval_splits(open_variant, recipe.data)
+    return {"train": splits.train, "test": splits.test}
+
+
 def _plan(
-    recipe: Evaluation, encoder: EncoderRecipe, open_variant: OpenSource, as_json: bool
+    recipe: Evaluation, encoder: EncoderRecipe, sources: dict[str, Source], as_json: bool
 ) -> str:
     """Describe an evaluation without running it: its settings, images, steps and operations."""
-    from retable.evaluate.data import natural_train_view, open_eval_splits, open_test_split
+    from retable.evaluate.data import natural_train_view
     from retable.reproduce.plan import price_evaluation
     from retable.settings import to_plain
 
     cost = None
-    if "train" in recipe.reads:
-        splits = open_eval_splits(open_variant, recipe.data)
-        used = {"train": len(splits.train), "test": len(splits.test)}
-        size = natural_train_view(splits.train).size
-        cost = price_evaluation(recipe, encoder, len(splits.train), size)
-    else:
-        used = {"test": len(open_test_split(open_variant, recipe.data))}
+    used = {use: len(source) for use, source in sources.items()}
+    if "train" in used:
+        size = natural_train_view(*sources.values()).size
+        cost = price_evaluation(recipe, encoder, used["train"], size)
     if as_json:
         training = None if cost is None else vars(cost)
         plan = {"protocol": to_plain(recipe), "images": used, "training": training}
@@ -140,6 +152,17 @@ def _plan(
     images = ", ".join(f"{count:,} {split} images" for split, count in used.items())
     settings = json.dumps(to_plain(recipe), sort_keys=True)
     return f"{recipe.name}: {settings}\n{images}; {work}\nNothing was run."
+
+
+def _views(recipe: Evaluation, named: Evaluation) -> dict[str, dict[str, Any]]:
+    """Return the sizes of an evaluation's views, and whether its settings name them."""
+    found = {}
+    for name in ("view", "train_view", "test_view"):
+        holder, asked = getattr(recipe, "probe", recipe), getattr(named, "probe", named)
+        if (view := getattr(holder, name, None)) is not None:
+            chosen = "settings" if getattr(asked, name) is not None else "size of the images"
+            found[name] = {"size": view.size, "resize": view.resize, "chosen_by": chosen}
+    return found
 
 
 def _data_facts(recipe: Evaluation, open_variant: OpenSource) -> dict[str, dict[str, Any]]:
@@ -152,9 +175,33 @@ def _data_facts(recipe: Evaluation, open_variant: OpenSource) -> dict[str, dict[
     }
 
 
+def _replaced(source: Source) -> int:
+    """Count the images that turned out unreadable when decoded, in this process."""
+    base = getattr(source, "base", None)
+    return max(len(source.unreadable), 0 if base is None else _replaced(base))
+
+
+def _data_lines(report: dict[str, Any]) -> list[str]:
+    """Say how many images there are, what is left out, and at which size images are judged."""
+    from retable.data.skipped import count_line
+
+    lines = []
+    for use, facts in report["data"].items():
+        used = report["images"][use]
+        part = "" if used == facts.get("images", used) else f"{used:,} used of "
+        lines.append(f"  {use}: {part}{count_line(facts)}")
+        if replaced := report["replaced"][use]:
+            lines[-1] += f"; unreadable when decoded, replaced by the next image: {replaced:,}"
+    for name, view in report["views"].items():
+        resized = f", short side to {view['resize']}" if view["resize"] else ""
+        chosen = f"chosen by the {view['chosen_by']}"
+        lines.append(f"  {name.replace('_', ' ')}: {view['size']} pixels{resized}, {chosen}")
+    return lines
+
+
 def _readable(report: dict[str, Any]) -> str:
+    from retable.errors import printable
     from retable.weights import assumption
-    from retable.weights.names import printable
 
     metadata = report["encoder"]["metadata"]
     dropped = ", ".join(map(str, metadata.get("dropped", [])))
@@ -163,8 +210,9 @@ def _readable(report: dict[str, Any]) -> str:
         printable(f"{report['checkpoint']}: {report['encoder']['name']}"),
         *([printable(f"left out of the file: {dropped}")] if dropped else []),
         *([assumed] if assumed else []),
-        f"{report['protocol']['name']} on {report['data']['test']['source']}, seed "
+        f"{report['protocol']['name']} on {printable(report['data']['test']['source'])}, seed "
         f"{report['seed']}; accuracies in percent",
+        *_data_lines(report),
     ]
     width = max(len(name) for name in report["results"])
     lines += [f"  {name:<{width}}  {value:10.4g}" for name, value in report["results"].items()]

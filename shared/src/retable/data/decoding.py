@@ -14,15 +14,22 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from retable.errors import UserError
+from retable.data.headers import (
+    JPEG,
+    START,
+    file_fault,
+    header_fault,
+    image_size,
+    open_regular,
+    read_fault,
+    size_fault,
+)
+from retable.errors import UserError, printable
 
 _T = TypeVar("_T")
 _R = TypeVar("_R")
 _PART = 64  # calls that a thread makes in one go
-_HEADER = 16
 _RGB = 3  # torchvision.io.ImageReadMode.RGB
-_JPEG = b"\xff\xd8\xff"
-_SIGNATURES = (_JPEG, b"\x89PNG\r\n\x1a\n", b"GIF8")
 
 
 class UnreadableImageError(UserError):
@@ -30,8 +37,8 @@ class UnreadableImageError(UserError):
 
     def __init__(self, name: str, fault: str) -> None:
         super().__init__(
-            f"The image {name} is unreadable ({fault}): replace the file, or pass "
-            "--skip-unreadable to leave such images out."
+            f"The image {printable(name)} is unreadable ({printable(fault)}): replace the file, or "
+            "pass --skip-unreadable to leave such images out."
         )
         self.name = name
         self.fault = fault
@@ -56,13 +63,14 @@ def decode(data: bytes, name: str) -> Tensor:
     orientation that EXIF data may ask for is not applied, as in torchvision's ImageFolder.
 
     Raises:
-        UnreadableImageError: the bytes are not a complete image; the error calls it ``name``.
+        UnreadableImageError: the bytes are not a complete image, or one of more than
+            `retable.data.headers.MAX_PIXELS` pixels; the error calls it ``name``.
     """
     prepare()
     fault = header_fault(data)
     if fault:
         raise UnreadableImageError(name, fault)
-    if not data.startswith(_JPEG):
+    if not data.startswith(JPEG):
         return _decode_by_pillow(data, name)
     try:
         # The operator itself, since its wrapper warns at every call, from release 0.29 on, that a
@@ -84,6 +92,9 @@ def decode_map(data: bytes, name: str) -> Tensor:
     Raises:
         UnreadableImageError: the bytes are not a complete image of at most 8 bits.
     """
+    size = image_size(data)
+    if size is not None and (fault := size_fault(*size)):
+        raise UnreadableImageError(name, fault)
     with _opened_by_pillow(data, name) as image:
         if image.mode not in ("1", "L", "P", "LA", "RGB", "RGBA"):
             raise UnreadableImageError(name, f"mode {image.mode} is no map of 8 bits")
@@ -120,6 +131,9 @@ def _opened_by_pillow(data: bytes, name: str) -> Iterator[Any]:
 
     try:
         with PIL.Image.open(io.BytesIO(data)) as image:
+            # A frame may be larger than the header said.
+            if fault := size_fault(image.height, image.width):
+                raise UnreadableImageError(name, fault)
             yield image
     except UserError:
         raise
@@ -137,23 +151,27 @@ def _reason(error: RuntimeError) -> str:
     return message.rpartition(".cpp:")[2].partition(", ")[2] or message
 
 
-def header_fault(start: bytes) -> str | None:
-    """Return what is wrong with the first bytes of an image file, or None."""
-    if not start:
-        return "the file is empty"
-    webp = start[:4] == b"RIFF" and start[8:12] == b"WEBP"
-    if webp or start.startswith(_SIGNATURES):
-        return None
-    return "neither JPEG, PNG, GIF nor WebP"
+def read_image_file(path: str, name: str | None = None) -> bytes:
+    """Return the bytes of an image file, which an error calls ``name``.
 
-
-def file_fault(path: str) -> str | None:
-    """Return why the first bytes of a file are not those of an image, or None."""
+    Raises:
+        UnreadableImageError: it cannot be read, is no regular file or is too large.
+    """
     try:
-        with open(path, "rb") as file:
-            return header_fault(file.read(_HEADER))
+        with open_regular(path) as file:
+            return file.read()
     except OSError as error:
-        return error.strerror or str(error)
+        raise UnreadableImageError(name or path, read_fault(path, error)) from error
+
+
+def file_size(path: str) -> tuple[int, int] | None:
+    """Return the height and width that an image file states, None if it cannot be told."""
+    try:
+        with open_regular(path) as file:
+            start = file.read(START)
+            return image_size(start) or image_size(start + file.read())
+    except OSError:
+        return None
 
 
 def first_faults(paths: Sequence[str], stop_at_first: bool) -> dict[int, str]:
@@ -172,7 +190,10 @@ def stamps(paths: Sequence[str]) -> Iterator[str]:
     """Yield each file's size and time of change: other pixels in a file show in them."""
 
     def stamp(path: str) -> str:
-        found = os.stat(path)
+        try:
+            found = os.stat(path)
+        except OSError as error:
+            return error.strerror or "missing"
         return f"{found.st_size} {found.st_mtime_ns}"
 
     return by_threads(stamp, paths, 16)

@@ -12,16 +12,20 @@ from torch import Tensor
 
 from retable.data.decoding import (
     UnreadableImageError,
+    by_threads,
     decode,
     decode_map,
+    file_size,
     first_faults,
     prepare,
+    read_image_file,
     stamps,
 )
-from retable.data.source import TRAIN, Source, checksum, find_split
-from retable.errors import UserError
+from retable.data.skipped import left_out
+from retable.data.source import TEST, TRAIN, VAL, Source, checksum, find_split
+from retable.data.walk import EXTENSIONS, Walk, class_folders, open_walk
+from retable.errors import UserError, printable
 
-_EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".gif")
 _LAYOUT = "expected DIR/train/CLASS/IMAGE and DIR/val/CLASS/IMAGE"
 
 
@@ -55,7 +59,8 @@ class FolderSource(Source):
     ``names`` holds each image's CLASS/.../IMAGE. ``split`` is the folder that serves as ``role``,
     whichever that is; None: see `find_split`. ``wanted_classes`` are the class folders to read
     (ImageNet has ten times as many as ImageNet-100); None: all. ``skip_unreadable`` leaves out and
-    counts files that are no images instead of refusing them.
+    counts files that are no images instead of refusing them. `retable.data.walk.Walk` decides which
+    files are images; the description counts under "skipped" what it leaves out.
 
     ``mask`` is a folder with a file MASKS/SPLIT/CLASS/.../STEM.* for each image: the layer "mask",
     uint8 (1, H, W), the first channel of the file's values; ``companion`` likewise, the layer
@@ -77,33 +82,19 @@ class FolderSource(Source):
         wanted_classes: Iterable[str] | None = None,
         skip_unreadable: bool = False,
     ) -> None:
-        self.directory = _split_folder(Path(directory), role, split)
-        class_names = _class_names(Path(directory), self.directory, wanted_classes)
-        names: list[str] = []
-        numbers: list[int] = []
-        for number, class_name in enumerate(class_names):
-            found = list(_images_below(self.directory / class_name, class_name))
-            if not found:
-                raise UserError(
-                    f"The class folder {self.directory / class_name} holds no images "
-                    f"({', '.join(_EXTENSIONS)}): complete the data set or remove the folder."
-                )
-            names += found
-            numbers += [number] * len(found)
-        paths = [os.path.join(self.directory, name) for name in names]
-        faults = first_faults(paths, stop_at_first=not skip_unreadable)
-        if faults and not skip_unreadable:
-            position, fault = next(iter(faults.items()))
-            raise UnreadableImageError(paths[position], fault)
-        left_out = sorted(names[position] for position in faults)
-        kept = [i for i in range(len(names)) if i not in faults]
-        names, paths = [names[i] for i in kept], [paths[i] for i in kept]
+        root = Path(directory)
+        self.directory = _split_folder(root, role, split)
+        walk = open_walk(self.directory, _other_splits(root, self.directory), wanted_classes)
+        class_names = _class_names(root, self.directory, wanted_classes)
+        names, numbers = _images_of(walk, self.directory, class_names)
+        kept, left_out = self._readable(names, skip_unreadable)
         labels = torch.tensor(numbers)[kept]
         for label in sorted(set(numbers) - set(labels.tolist())):
             raise UserError(
-                f"The class folder {self.directory / class_names[label]} holds no readable image: "
+                f"The class folder {self._shown(class_names[label])} holds no readable image: "
                 "replace its files or remove the folder."
             )
+        names = [names[i] for i in kept]
         self.names = PackedNames(names)
         folders = {"mask": mask, "companion": companion}
         self._layer_names = {
@@ -113,6 +104,7 @@ class FolderSource(Source):
         }
         self.layers = {layer: "map" if layer == "mask" else "image" for layer in self._layer_names}
         prepare()
+        state = stamps([self._path(name) for name in names])
         description: dict[str, Any] = {
             "source": f"imagefolder:{directory}",
             "split": role,
@@ -120,42 +112,89 @@ class FolderSource(Source):
             "images": len(names),
             "classes": len(class_names),
             "unreadable": len(left_out),
-            "unreadable_first": left_out[:10],
+            "unreadable_first": [printable(name) for name in left_out[:10]],
+            "skipped": walk.skipped.facts(),
             "checksum": checksum(names, labels),
-            "pixels": checksum(map(" ".join, zip(names, stamps(paths), strict=True))),
+            "pixels": checksum(map(" ".join, zip(names, state, strict=True))),
         }
         for layer, files in self._layer_names.items():
             description[layer] = checksum(stamps(list(files)))
         super().__init__(labels, class_names, description, skip_unreadable=skip_unreadable)
 
+    def _path(self, name: str) -> str:
+        return os.path.join(self.directory, name)
+
+    def _shown(self, name: str) -> str:
+        return printable(self._path(name))
+
+    def _readable(self, names: list[str], skip_unreadable: bool) -> tuple[list[int], list[str]]:
+        """Return the positions of the files that begin like images, and the other files' names."""
+        paths = [self._path(name) for name in names]
+        faults = first_faults(paths, stop_at_first=not skip_unreadable)
+        if faults and not skip_unreadable:
+            position, fault = next(iter(faults.items()))
+            raise UnreadableImageError(paths[position], fault)
+        kept = [i for i in range(len(names)) if i not in faults]
+        return kept, sorted(names[position] for position in faults)
+
     def image(self, index: int) -> Tensor:
         """Decode one image: uint8 (3, H, W)."""
-        path = os.path.join(self.directory, self.names[index])
-        return decode(_bytes_of(path), path)
+        path = self._path(self.names[index])
+        return decode(read_image_file(path), path)
 
     def layer(self, index: int, name: str) -> Tensor:
         """Decode the mask or the companion of an image."""
         path = self._layer_names[name][index]
-        return (decode_map if name == "mask" else decode)(_bytes_of(path), path)
+        return (decode_map if name == "mask" else decode)(read_image_file(path), path)
+
+    def _stated_sizes(self) -> Iterator[tuple[int, int] | None]:
+        def size(index: int) -> tuple[int, int] | None:
+            return file_size(self._path(self.names[index]))
+
+        return by_threads(size, range(len(self)), 16)
 
 
-def _bytes_of(path: str) -> bytes:
-    try:
-        with open(path, "rb") as file:
-            return file.read()
-    except OSError as error:
-        raise UnreadableImageError(path, error.strerror or str(error)) from error
+def _images_of(
+    walk: Walk, split_folder: Path, class_names: list[str]
+) -> tuple[list[str], list[int]]:
+    """Return the image files of the classes, as CLASS/.../IMAGE, and the number of their class."""
+    names: list[str] = []
+    numbers: list[int] = []
+    for number, class_name in enumerate(class_names):
+        folder = os.path.join(split_folder, class_name)
+        found = list(walk.images(folder, class_name))
+        if not found:
+            others = "; ".join(left_out({"skipped": walk.skipped.facts()}))
+            raise UserError(
+                f"The class folder {printable(folder)} holds no images ({', '.join(EXTENSIONS)})"
+                f"{others and ', only what is not taken in: '}{others}: complete the data set or "
+                "remove the folder."
+            )
+        names += found
+        numbers += [number] * len(found)
+    return names, numbers
+
+
+def _other_splits(directory: Path, own: Path) -> list[Path]:
+    """Return the folders from which no link may bring images into a split.
+
+    Of the train split all others, of another one the train split: a data set may test on one set
+    of images under two names.
+    """
+    known = (VAL, "validation", "valid", TEST) if own.name == TRAIN else (TRAIN,)
+    return [directory / name for name in known if (directory / name).is_dir()]
 
 
 def _files_of(folder: Path, names: list[str]) -> Iterator[str]:
     """Yield the files below ``folder`` that have the images' relative paths but for the ending."""
-    stems = {os.path.splitext(path)[0]: path for path in _images_below(folder, "")}
+    walk = Walk({os.path.realpath(folder)})
+    stems = {os.path.splitext(path)[0]: path for path in walk.images(str(folder), "")}
     for name in names:
         found = stems.get(os.path.splitext(name)[0])
         if found is None:
             raise UserError(
-                f"The image {name} has no file of the same name below {folder}: add it or remove "
-                "the image."
+                f"The image {printable(name)} has no file of the same name below {folder}: add it "
+                "or remove the image."
             )
         yield os.path.join(folder, found)
 
@@ -163,7 +202,7 @@ def _files_of(folder: Path, names: list[str]) -> Iterator[str]:
 def _split_folder(directory: Path, split: str, chosen: str | None) -> Path:
     if not directory.is_dir():
         raise UserError(f"The data set folder {directory} does not exist: {_LAYOUT}.")
-    folders = _folders_in(directory)
+    folders = class_folders(directory)
     if chosen is None and split == TRAIN and TRAIN not in folders:
         raise UserError(f"The data set folder {directory} has no folder 'train': {_LAYOUT}.")
     return directory / find_split(f"imagefolder:{directory}", split, folders, chosen)
@@ -171,11 +210,11 @@ def _split_folder(directory: Path, split: str, chosen: str | None) -> Path:
 
 def _class_names(directory: Path, split_folder: Path, classes: Iterable[str] | None) -> list[str]:
     """Return the sorted class folders, after checking that the split has the train split's."""
-    present = _folders_in(split_folder)
+    present = class_folders(split_folder)
     if not present:
         raise UserError(f"The folder {split_folder} has no class folders: {_LAYOUT}.")
     train = directory / TRAIN
-    known = _folders_in(train) if train.is_dir() else present
+    known = class_folders(train) if train.is_dir() else present
     if classes is not None:
         wanted = set(classes)
         return sorted(wanted & set(known) & set(present))
@@ -183,24 +222,7 @@ def _class_names(directory: Path, split_folder: Path, classes: Iterable[str] | N
     if strangers:
         place = split_folder if strangers[0] in known else train
         raise UserError(
-            f"The class {strangers[0]} is missing in {place}: all splits need the same class "
-            "folders."
+            f"The class {printable(strangers[0])} is missing in {place}: all splits need the "
+            "same class folders."
         )
     return known
-
-
-def _folders_in(directory: Path) -> list[str]:
-    with os.scandir(directory) as entries:
-        return sorted(
-            entry.name for entry in entries if entry.is_dir() and not entry.name.startswith(".")
-        )
-
-
-def _images_below(directory: Path, prefix: str) -> Iterator[str]:
-    """Yield the image files below a folder in a fixed order, as paths that begin with prefix."""
-    for folder, folders, files in os.walk(directory, followlinks=True):
-        folders.sort()
-        below = os.path.normpath(os.path.join(prefix, os.path.relpath(folder, directory)))
-        for file in sorted(files):
-            if file.lower().endswith(_EXTENSIONS) and not file.startswith("."):
-                yield f"{below}{os.sep}{file}"

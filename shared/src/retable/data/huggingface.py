@@ -3,29 +3,38 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from retable.data.decoding import (
     UnreadableImageError,
     decode,
-    file_fault,
-    header_fault,
+    file_size,
     prepare,
+    read_image_file,
     stamps,
 )
+from retable.data.headers import START, file_fault, header_fault, image_size
+from retable.data.saved import (
+    check_files,
+    class_labels,
+    first_line,
+    unlisted_folders,
+    unusable_folder,
+)
 from retable.data.source import Source, checksum, find_split
-from retable.errors import UserError
+from retable.errors import UserError, printable
 from retable.extras import require
 
 
 class TableSource(Source):
     """Images and labels in two columns of a ``datasets.Dataset``, decoded by torchvision.
 
-    ``label`` is the label column, None finds it; ``facts`` are further entries of the description.
+    ``image`` and ``label`` are the columns, None finds them; ``facts`` are further entries of the
+    description.
     ``skip_unreadable`` leaves out and counts rows that are no images instead of refusing them.
 
     Raises:
@@ -38,6 +47,7 @@ class TableSource(Source):
         data: str,
         split: str,
         *,
+        image: str | None = None,
         label: str | None = None,
         facts: dict[str, Any] | None = None,
         skip_unreadable: bool = False,
@@ -46,7 +56,9 @@ class TableSource(Source):
         from datasets import Image
 
         self.name = f"{data} ({split})"
-        self._column = _image_column(dataset.features, data)
+        if not len(dataset):
+            raise UserError(f"The {split} split of the data set {data} is empty: complete it.")
+        self._column = _image_column(dataset.features, data, image)
         label = _label_column(dataset.features, data) if label is None else label
         if label not in dataset.features:
             raise UserError(
@@ -61,7 +73,7 @@ class TableSource(Source):
         if faults:
             dataset = dataset.select([i for i in range(len(dataset)) if i not in faults])
         self._rows = dataset.select_columns([self._column])
-        labels, class_names = _labels(dataset, label, data)
+        labels, class_names = class_labels(dataset, label, self.name)
         prepare()
         description: dict[str, Any] = {
             "source": data,
@@ -71,6 +83,7 @@ class TableSource(Source):
             "classes": len(class_names),
             "unreadable": len(faults),
             "unreadable_first": [str(row) for row in sorted(faults)[:10]],
+            "unlabelled": int((labels < 0).sum()),
             "checksum": checksum(class_names, labels),
             "pixels": checksum([*pixels, *map(str, sorted(faults))]),
         }
@@ -78,29 +91,37 @@ class TableSource(Source):
 
     def _faults(self, dataset: Any, skip_unreadable: bool) -> tuple[dict[int, str], list[str]]:
         """Check the first bytes of every row: {row: fault}, and the sound rows' files outside."""
-        from pyarrow import compute
-
         faults: dict[int, str] = {}
         outside: list[str] = []
-        first = 0
+        for row, (start, path) in enumerate(self._starts(dataset)):
+            fault = header_fault(start) if start is not None else file_fault(path or "")
+            if fault and not skip_unreadable:
+                raise UnreadableImageError(f"number {row} of {self.name}", fault)
+            if fault:
+                faults[row] = fault
+            elif start is None and path is not None:
+                outside.append(path)
+        return faults, outside
+
+    def _starts(self, dataset: Any) -> Iterator[tuple[bytes | None, str | None]]:
+        """Yield each image's first bytes, or the path of the file that holds it."""
+        from pyarrow import compute
+
         # The module makes its functions when imported, which type checkers cannot see.
         binary_slice = getattr(compute, "binary_slice")  # noqa: B009
         rows = dataset.select_columns([self._column]).with_format("arrow")
         for table in rows.iter(batch_size=1024):
             cells = table.column(0).combine_chunks()
-            # No image of a file is read for this.
-            starts = binary_slice(cells.field("bytes"), 0, 16).to_pylist()
-            paths = cells.field("path").to_pylist()
-            for offset, (data, path) in enumerate(zip(starts, paths, strict=True)):
-                fault = header_fault(data) if data is not None else file_fault(path or "")
-                if fault and not skip_unreadable:
-                    raise UnreadableImageError(f"number {first + offset} of {self.name}", fault)
-                if fault:
-                    faults[first + offset] = fault
-                elif data is None:
-                    outside.append(path)
-            first += len(cells)
-        return faults, outside
+            starts = binary_slice(cells.field("bytes"), 0, START).to_pylist()
+            yield from zip(starts, cells.field("path").to_pylist(), strict=True)
+
+    def _stated_sizes(self) -> Iterator[tuple[int, int] | None]:
+        for row, (start, path) in enumerate(self._starts(self._rows)):
+            if start is None:
+                yield file_size(path or "")
+            else:
+                # A JPEG's size may stand behind a preview.
+                yield image_size(start) or image_size(self._rows[row][self._column]["bytes"])
 
     def image(self, index: int) -> Tensor:
         """Decode one image: uint8 (3, H, W)."""
@@ -108,20 +129,30 @@ class TableSource(Source):
         data, path = cell.get("bytes"), cell.get("path")
         name = f"number {index} of {self.name}"
         if data is None:
-            try:
-                data = Path(path or "").read_bytes()
-            except OSError as error:
-                raise UnreadableImageError(name, error.strerror or str(error)) from error
+            data = read_image_file(path or "", name)
         return decode(data, name)
 
 
-def _image_column(features: Any, data: str) -> str:
+def _image_column(features: Any, data: str, chosen: str | None) -> str:
     from datasets import Image
 
     columns = [name for name, feature in features.items() if isinstance(feature, Image)]
+    has = ", ".join(map(printable, columns))
+    if chosen is not None:
+        if chosen in columns:
+            return chosen
+        raise UserError(
+            f"`image` of the data set {data} must be an image column ({has or 'it has none'}), "
+            f"got {chosen!r}."
+        )
     if not columns:
         raise UserError(
             f"The data set {data} has no image column: its columns are {', '.join(features)}."
+        )
+    if len(columns) > 1 and "image" not in columns:
+        raise UserError(
+            f"The data set {data} has {len(columns)} image columns ({has}): choose one, as in "
+            f"'{data}?image=COLUMN'."
         )
     return "image" if "image" in columns else str(columns[0])
 
@@ -140,27 +171,11 @@ def _label_column(features: Any, data: str) -> str:
     return str(columns[0])
 
 
-def _labels(dataset: Any, column: str, data: str) -> tuple[Tensor, list[str]]:
-    from datasets import ClassLabel
-
-    feature = dataset.features[column]
-    values = dataset.with_format("arrow").select_columns([column])[:].column(0).to_pylist()
-    if isinstance(feature, ClassLabel):
-        return torch.tensor([-1 if value is None else value for value in values]), feature.names
-    if not all(isinstance(value, int | str) for value in values):
-        raise UserError(
-            f"The column {column!r} of the data set {data} holds no classes: use one of whole "
-            "numbers, strings or a ClassLabel."
-        )
-    names = sorted(set(values))
-    positions = {name: position for position, name in enumerate(names)}
-    return torch.tensor([positions[value] for value in values]), [str(name) for name in names]
-
-
 def open_saved(
     directory: str,
     role: str,
     *,
+    image: str | None = None,
     label: str | None = None,
     split: str | None = None,
     skip_unreadable: bool = False,
@@ -178,20 +193,24 @@ def open_saved(
         )
     try:
         loaded = load_from_disk(directory)
-    except FileNotFoundError as error:
-        raise UserError(
-            f"The folder {directory} is not a data set that HF datasets' save_to_disk wrote: "
-            "use one with dataset_dict.json and the folders train and validation."
-        ) from error
+    except Exception as error:  # whatever a damaged file makes the libraries raise
+        raise unusable_folder(Path(directory), error) from error
     if not isinstance(loaded, DatasetDict):
         raise UserError(
             f"The data set {directory} has no splits: save a DatasetDict with 'train' and "
             "'validation'."
         )
     own = find_split(data, role, [str(name) for name in loaded], split)
-    facts = {"part": own}
+    check_files(loaded[own])
+    facts = {"part": own, "skipped": unlisted_folders(Path(directory), loaded).facts()}
     return TableSource(
-        loaded[own], data, role, label=label, facts=facts, skip_unreadable=skip_unreadable
+        loaded[own],
+        data,
+        role,
+        image=image,
+        label=label,
+        facts=facts,
+        skip_unreadable=skip_unreadable,
     )
 
 
@@ -200,6 +219,7 @@ def open_hub(
     role: str,
     *,
     config: str | None = None,
+    image: str | None = None,
     label: str | None = None,
     split: str | None = None,
     revision: str | None = None,
@@ -233,8 +253,8 @@ def open_hub(
         loaded = load_dataset(name, config, split=own, revision=revision, data_dir=data_dir)
     except UserError:
         raise
-    except (OSError, ValueError, RuntimeError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    except Exception as error:  # of the network, of the hub, of a damaged file
+        reason = first_line(error)
         if "script" in reason.lower():
             raise UserError(
                 f"The data set {name!r} needs a loading script, which HF datasets no longer runs: "
@@ -248,5 +268,11 @@ def open_hub(
     facts = {"part": own, "revision": revision, "config": config, "data_dir": data_dir}
     facts = {key: value for key, value in facts.items() if value is not None}
     return TableSource(
-        loaded, data, role, label=label, facts=facts, skip_unreadable=skip_unreadable
+        loaded,
+        data,
+        role,
+        image=image,
+        label=label,
+        facts=facts,
+        skip_unreadable=skip_unreadable,
     )

@@ -46,7 +46,7 @@ class ReaderSource(Source):
         names = [str(name) for name in next((list(n) for n in found if n), [])]
         count = int(labels.max()) + 1
         names = names if len(names) >= count else list(map(str, range(count)))
-        description = {
+        description: dict[str, Any] = {
             "source": data,
             "split": split,
             **facts,
@@ -54,6 +54,8 @@ class ReaderSource(Source):
             "classes": len(names),
             "checksum": checksum(names, labels),
         }
+        if unknown := int((labels < 0).sum()):
+            description["unlabelled"] = unknown
         files = [] if root is None else sorted(_files_below(root))
         below = (os.path.relpath(file, root) for file in files)
         state = map(" ".join, zip(below, stamps(files), strict=True))
@@ -62,14 +64,26 @@ class ReaderSource(Source):
 
     def image(self, index: int) -> Tensor:
         """Read one image: uint8 (3, H, W)."""
+        from PIL.Image import DecompressionBombError
+
         try:
             image = self.reader[index][0].convert("RGB")
         except UserError:
             raise
-        except (OSError, SyntaxError, ValueError) as error:
+        except (OSError, SyntaxError, ValueError, DecompressionBombError) as error:
             message = str(error).partition("\n")[0]
             raise UnreadableImageError(f"number {index} of {self.name}", message) from error
         return rgb_tensor(image)
+
+    def _stated_sizes(self) -> Iterator[tuple[int, int] | None]:
+        # A reader shows no headers: images are read up to the first that differs or is not small.
+        for index in range(len(self)):
+            try:
+                image = self.image(index)
+            except UnreadableImageError:
+                yield None
+            else:
+                yield image.shape[1], image.shape[2]
 
 
 def open_reader(
@@ -202,5 +216,12 @@ def _class(value: Any, data: str) -> int:
 
 
 def _files_below(root: str) -> Iterator[str]:
-    for folder, _, files in os.walk(root, followlinks=True):
+    """Yield all files below a folder, each linked folder once."""
+    seen = set()
+    for folder, folders, files in os.walk(root, followlinks=True):
+        place = os.path.realpath(folder)
+        if place in seen:
+            folders.clear()
+            continue
+        seen.add(place)
         yield from (os.path.join(folder, file) for file in files)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Literal
@@ -23,6 +23,9 @@ SPLITS = (TRAIN, VAL, TEST)
 _VALIDATION_NAMES = ("val", "validation", "valid")
 _TRUTH = {"true": True, "1": True, "false": False, "0": False}
 _EXPECTED = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
+
+SMALL = 224
+"""Images whose short side is below this are small: they are judged as they are."""
 
 LayerKind = Literal["map", "image", "boxes"]
 """Kinds of layers, which decide how a view cuts them:
@@ -59,11 +62,14 @@ class Source:
             source are cached.
         skip_unreadable: whether an unreadable sample is replaced by the next one.
         unreadable: samples that turned out unreadable in this process.
-        replacements: the samples that took their places in `resident`.
+        replacements: the samples that took their places in `resident`, by the unreadable ones;
+            labels stay those of the samples themselves.
         layers: the kind of each further layer, by name.
     """
 
     layers: Mapping[str, LayerKind] = MappingProxyType({})
+    replacements: Mapping[int, int] = MappingProxyType({})
+    _natural: tuple[tuple[int, int] | None, ...] = ()
 
     def __init__(
         self,
@@ -82,7 +88,6 @@ class Source:
         }
         self.skip_unreadable = skip_unreadable
         self.unreadable: set[int] = set()
-        self.replacements: dict[int, int] = {}
         self._pool: Tensor | None = None
 
     def __len__(self) -> int:
@@ -137,7 +142,7 @@ class Source:
         """Return all images in one tensor, uint8 (n, 3, H, W), or None.
 
         None means that they are not in memory (pass ``decode=True`` to read them all) or differ in
-        size. An unreadable sample becomes a copy of its replacement, label included.
+        size. An unreadable sample becomes a copy of the one that `replacements` states.
 
         Raises:
             UserError: the images do not fit into memory.
@@ -160,6 +165,27 @@ class Source:
         if self.layers[name] == "boxes":
             return found
         return torch.stack(found) if len({layer.shape for layer in found}) == 1 else None
+
+    def natural_size(self) -> tuple[int, int] | None:
+        """Return the height and width that all images have, None if they differ or are not small.
+
+        Of images in files their headers are read, and sizes from `SMALL` on are not small.
+        Generated images have whatever size was asked for.
+        """
+        sizes = self._stated_sizes()
+        if sizes is None:
+            pool = self.resident()
+            return None if pool is None else (pool.shape[-2], pool.shape[-1])
+        if not self._natural:
+            self._natural = (_small_size(sizes),)
+        return self._natural[0]
+
+    def _stated_sizes(self) -> Iterator[tuple[int, int] | None] | None:
+        """Return the sizes that images in files state, None where one cannot be told.
+
+        None instead of sizes: the images are not in files.
+        """
+        return None
 
     def _formed_layer(self, index: int, name: str) -> Tensor:
         """Return a layer in the form in which it is cut: maps (C, H, W), boxes float32."""
@@ -188,8 +214,18 @@ class Source:
             actual.append(index)
         self.replacements = {i: index for i, index in enumerate(actual) if i != index}
         self.unreadable.update(self.replacements)
-        self.labels = self.labels[torch.tensor(actual)]
         return pool
+
+
+def _small_size(sizes: Iterable[tuple[int, int] | None]) -> tuple[int, int] | None:
+    common = None
+    for size in sizes:
+        if size is None:  # unreadable, which whoever decodes the image reports
+            continue
+        if min(size) >= SMALL or common not in (None, size):
+            return None
+        common = size
+    return common
 
 
 def _check_memory(what: str, count: int, first: Tensor) -> None:

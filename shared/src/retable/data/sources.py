@@ -79,9 +79,9 @@ def open_source(
               ``?split=FOLDER``, and the layers ``mask=DIR`` and ``companion=DIR``: folders that
               hold a file of the same relative path and stem for each image;
             - ``hf:NAME`` from the HF hub, with optional
-              ``?config=NAME&label=COLUMN&split=NAME&revision=REVISION&data_dir=DIR``;
+              ``?config=NAME&image=COLUMN&label=COLUMN&split=NAME&revision=REVISION&data_dir=DIR``;
             - ``arrow:DIR`` as HF datasets' ``DatasetDict.save_to_disk`` wrote it, with optional
-              ``?label=COLUMN&split=NAME``;
+              ``?image=COLUMN&label=COLUMN&split=NAME``;
             - ``torchvision:NAME?root=DIR`` for the readers of torchvision.datasets, with optional
               ``&split=NAME`` and the reader's own parameters. Nothing is downloaded.
 

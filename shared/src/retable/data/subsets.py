@@ -159,13 +159,38 @@ class Subset(Source):
     def resident(self, *, decode: bool = False) -> Tensor | None:
         """Return all images or None, as `Source.resident` does."""
         pool = self.base.resident()
-        return super().resident(decode=decode) if pool is None else pool[self.indices]
+        if pool is None:
+            return super().resident(decode=decode)
+        pool = pool[self.indices]
+        if self.base.replacements:
+            self._replace(pool)
+        return pool
+
+    def _replace(self, pool: Tensor) -> None:
+        """Replace unreadable images by the subset's next ones, which the base's may not be in."""
+        lost = [int(row) in self.base.replacements for row in self.indices]
+        if all(lost):
+            self.base.image(int(self.indices[0]))  # raises with the reason
+        found = {}
+        for row in (row for row, gone in enumerate(lost) if gone):
+            following = (*range(row + 1, len(lost)), *range(row))
+            found[row] = next(other for other in following if not lost[other])
+            pool[row] = pool[found[row]]
+        self.replacements = found
+        self.unreadable.update(self.replacements)
+
+    def natural_size(self) -> tuple[int, int] | None:
+        """Return the size of the base's images: a part of a data set is judged like all of it."""
+        return self.base.natural_size()
 
     def resident_layer(self, name: str) -> Tensor | list[Tensor] | None:
         """Return a layer of all samples in the order of `resident`."""
         if self.base.resident() is None:
             return super().resident_layer(name)
         pool = self.base.resident_layer(name)
+        rows = self.indices.clone()
+        for row, other in self.replacements.items():
+            rows[row] = self.indices[other]
         if isinstance(pool, list):
-            return [pool[index] for index in self.indices.tolist()]
-        return None if pool is None else pool[self.indices]
+            return [pool[index] for index in rows.tolist()]
+        return None if pool is None else pool[rows]

@@ -12,7 +12,7 @@ import shutil
 import signal
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
@@ -62,7 +62,8 @@ class ViewBatch(NamedTuple):
 class ResidentViewLoader:
     """Makes views of images (n, 3, H, W) uint8 that are in memory on the device.
 
-    Layers are (n, C, H, W) on the same device, or lists of n tensors of boxes.
+    Layers are (n, C, H, W) on the same device, or lists of n tensors of boxes. ``replacements``
+    are those of the source: a replaced sample is read, drawn and reported as its replacement.
     """
 
     images: Tensor
@@ -70,12 +71,16 @@ class ResidentViewLoader:
     kinds: Mapping[str, LayerKind]
     recipes: tuple[ViewRecipe, ...]
     compiled: bool = False
+    replacements: Mapping[int, int] = field(default_factory=dict)
 
     def batches(self, plan: Plan, steps: Iterable[int]) -> Iterator[ViewBatch]:
         """Yield the batches of ``steps``, in order."""
         device = self.images.device
         for step in steps:
             spec = plan(step)
+            if self.replacements:
+                found = [self.replacements.get(i, i) for i in spec.indices.tolist()]
+                spec = replace(spec, indices=torch.tensor(found))
             rows = to_device(spec.indices, device)
             images = self.images.index_select(0, rows)
             layers = {
@@ -392,7 +397,9 @@ def make_view_loader(
         images = pools[_IMAGES]
         assert isinstance(images, Tensor)
         layers = {name: pools[name] for name in names}
-        return ResidentViewLoader(images, layers, source.layers, recipes, compiled=compiled)
+        return ResidentViewLoader(
+            images, layers, source.layers, recipes, compiled, source.replacements
+        )
     if resident is True:
         raise UserError(
             "The images of the data set cannot be kept in memory, because they or their layers "

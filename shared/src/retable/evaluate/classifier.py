@@ -69,6 +69,12 @@ def check_labels(labels: Tensor, classes: int, split: str) -> None:
     if len(labels) == 0:
         raise UserError(f"the {split} split is empty: expected labelled images to evaluate on.")
     low, high = int(labels.min()), int(labels.max())
+    if unknown := int((labels == -1).sum()):
+        raise UserError(
+            f"{unknown} of {len(labels)} images of the {split} split have no label (the split has "
+            f"labels from {low} to {high}): expected 0 to {classes - 1}, so evaluate on a labelled "
+            "data set, or leave these images out of it."
+        )
     if low < 0 or high >= classes:
         raise UserError(
             f"the {split} split has labels from {low} to {high}: expected 0 to {classes - 1}, so "

@@ -14,10 +14,11 @@ import torch
 from torch import Tensor
 
 from retable import random
+from retable.data.skipped import left_out
 from retable.data.source import TEST, TRAIN, VAL
 from retable.data.sources import open_source, with_parameter
 from retable.data.subsets import Subset, share_of_classes
-from retable.errors import UserError
+from retable.errors import UserError, printable
 from retable.evaluate.classifier import check_labels
 from retable.settings import validate_choices
 from retable.views import ViewRecipe, center, crop_and_flip
@@ -154,8 +155,14 @@ class EvalSubset(Subset):
 
 
 def split_facts(splits: Splits) -> dict[str, dict[str, Any]]:
-    """Return the splits' descriptions as facts that a classifier's training depends on."""
-    return {"train": splits.train.description, "test": splits.test.description}
+    """Return the splits' descriptions as facts that a classifier's training depends on.
+
+    Without "skipped", which no image is.
+    """
+    return {
+        split: {name: value for name, value in source.description.items() if name != "skipped"}
+        for split, source in (("train", splits.train), ("test", splits.test))
+    }
 
 
 def open_splits(open_source: OpenSource, data: str = "", tested: str = TEST) -> Splits:
@@ -171,13 +178,37 @@ def open_splits(open_source: OpenSource, data: str = "", tested: str = TEST) -> 
             f"{train.description.get('data', data)!r}. Leave out '?split=NAME', or name a data set "
             "whose splits differ."
         )
-    if list(train.class_names) != list(test.class_names):
-        odd = sorted(set(train.class_names) ^ set(test.class_names))[:5]
-        raise UserError(
-            f"train and {tested} split have different classes (for instance {', '.join(odd)}): "
-            "expected the same list in both, so check the data set's folders."
-        )
+    _check_same_classes(list(train.class_names), list(test.class_names), tested)
     return Splits(train, test, len(train.class_names))
+
+
+def _check_same_classes(train: list[str], test: list[str], tested: str) -> None:
+    if odd := sorted(set(train) ^ set(test)):
+        which, lacking = ("train", tested) if odd[0] in train else (tested, "train")
+        more = f" and {len(odd) - 1} more differ" if len(odd) > 1 else ""
+        raise UserError(
+            f"train and {tested} split have different classes ({len(train)} and {len(test)}): "
+            f"{printable(odd[0])!r} is in the {which} split and not in the {lacking} split{more}, "
+            "so make the lists of classes equal."
+        )
+    for number, (one, other) in enumerate(zip(train, test, strict=True)):
+        if one != other:
+            raise UserError(
+                f"train and {tested} split have their classes in different order: class {number} "
+                f"is {printable(one)!r} in the train split and {printable(other)!r} in the "
+                f"{tested} split, so save both with one list of names."
+            )
+
+
+def data_line(name: str, *sources: Source) -> str:
+    """Say in one line how many images and classes a data set has, and what it leaves out."""
+    splits = [source.description.get("split", "") for source in sources]
+    counts = [f"{len(source):,} {split}" for source, split in zip(sources, splits, strict=True)]
+    images = " and ".join(map(str.strip, counts))
+    parts = [f"{name}: {images} images of {len(sources[-1].class_names):,} classes"]
+    for source, split in zip(sources, splits, strict=True):
+        parts += [f"{split or 'images'}: {part}" for part in left_out(source.description)]
+    return printable("; ".join(parts))
 
 
 def _same_images(first: Source, second: Source) -> bool:
@@ -265,8 +296,9 @@ def _selected(source: Source, rows: Tensor, data: EvalData) -> Tensor:
 
 def _listed_names(path: str) -> list[str]:
     try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
+        # Names of files need not be UTF-8.
+        lines = Path(path).read_text(encoding="utf-8", errors="surrogateescape").splitlines()
+    except OSError as error:
         raise UserError(
             f"the list of files {path} cannot be read ({error}): expected one file name a line."
         ) from error
@@ -325,16 +357,17 @@ def listed_rows(source: Source, path: str) -> Tensor:
     return rows
 
 
-def natural_test_view(source: Source) -> ViewRecipe:
+def natural_test_view(*sources: Source) -> ViewRecipe:
     """Return the test view where a recipe names none.
 
-    Images in memory, all of one size, are taken as they are; images in files get ImageNet's usual
-    view, short side to 256 and a centre crop of 224.
+    Images of sources that all have one small size (`Source.natural_size`) are taken as they are;
+    others get ImageNet's usual view, short side to 256 and a centre crop of 224.
     """
-    pool = source.resident()
-    return center(224, 256) if pool is None else center(min(pool.shape[-2:]))
+    sizes = {source.natural_size() for source in sources}
+    size = sizes.pop()
+    return center(224, 256) if sizes or size is None else center(min(size))
 
 
-def natural_train_view(source: Source) -> ViewRecipe:
+def natural_train_view(*sources: Source) -> ViewRecipe:
     """Return the random crop and flip, scale (0.08, 1), of the size of `natural_test_view`."""
-    return crop_and_flip(natural_test_view(source).size)
+    return crop_and_flip(natural_test_view(*sources).size)

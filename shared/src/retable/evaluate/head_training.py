@@ -129,9 +129,9 @@ class HeadProbe(Evaluation, Generic[AnyHead]):
     def train_view_of(self, splits: Splits) -> ViewRecipe:
         """Return the view of training images."""
 
-    def test_view_of(self, source: Source) -> ViewRecipe:
-        """Return the view of test images."""
-        return self.test_view or natural_test_view(source)
+    def test_view_of(self, *sources: Source) -> ViewRecipe:
+        """Return the view of test images where these are the images of the evaluation."""
+        return self.test_view or natural_test_view(*sources)
 
     def suffixes(self) -> tuple[str, ...]:
         """Return the suffixes of the metrics of a tap's classifiers; that of the first is ""."""
@@ -163,7 +163,7 @@ class HeadProbe(Evaluation, Generic[AnyHead]):
         self, encoder: nn.Module, splits: Splits, context: EvalContext, *, seed: int
     ) -> tuple[AnyHead, dict[str, float]]:
         """Train as `run` does; return the classifiers of the last tap and epoch too."""
-        views = self.train_view_of(splits), self.test_view_of(splits.test)
+        views = self.train_view_of(splits), self.test_view_of(splits.train, splits.test)
         shortened, epochs = self.shortened(splits, seed)
         frozen = freeze(encoder, context.device, context.precision)
         heads, curve = _train_heads(

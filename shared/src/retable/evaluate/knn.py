@@ -101,7 +101,7 @@ class Knn(Evaluation):
         """Return the accuracies, see `Evaluation.run`; nothing is drawn or kept."""
         splits = open_eval_splits(open_source, self.data)
         splits.check_labels()
-        view = self.view or natural_test_view(splits.test)
+        view = self.view or natural_test_view(splits.train, splits.test)
         sources = splits.train, splits.test
         train, test = pooled_features(encoder, sources, view, context, self.name)
         scores = knn_scores(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from dataclasses import dataclass, replace
-from typing import ClassVar, Literal, Self
+from typing import TYPE_CHECKING, ClassVar, Literal, Self
 
 import torch
 import torch.nn.functional as F
@@ -23,6 +23,9 @@ from retable.views import ViewRecipe, center, crop_and_flip
 
 TRUST_COEFFICIENT = 1e-3
 """LARS's eta, in You et al. (2017) and in SimSiam's code."""
+
+if TYPE_CHECKING:
+    from retable.data.source import Source
 
 
 @dataclass
@@ -111,6 +114,11 @@ class LinearProbe(HeadProbe[ProbeState]):
                 "`milestones` to [] first."
             )
 
+    def with_views(self, *sources: Source) -> Self:
+        """Return the evaluation with the views filled in, see `Evaluation.with_views`."""
+        train_view = self.train_view or natural_train_view(*sources)
+        return replace(super().with_views(*sources), train_view=train_view)
+
     def limited(self, max_steps: int) -> Self:
         """Return the probe with ``max_steps``."""
         return replace(self, max_steps=max_steps)
@@ -142,7 +150,7 @@ class LinearProbe(HeadProbe[ProbeState]):
 
     def train_view_of(self, splits: Splits) -> ViewRecipe:
         """Return the view of training images."""
-        return self.train_view or natural_train_view(splits.train)
+        return self.train_view or natural_train_view(splits.train, splits.test)
 
     def init(self, classes: int, dim: int, rng_key: int) -> ProbeState:
         """Return classifiers for all learning rates, of equal weights."""

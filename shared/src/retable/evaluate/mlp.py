@@ -113,7 +113,7 @@ class MlpProbe(HeadProbe[MlpState]):
 
     def train_view_of(self, splits: Splits) -> ViewRecipe:
         """Return the view of training images."""
-        return self.train_view or self.test_view_of(splits.test)
+        return self.train_view or self.test_view_of(splits.train, splits.test)
 
     def init(self, classes: int, dim: int, rng_key: int) -> MlpState:
         """Return a classifier before its first step."""

@@ -19,6 +19,7 @@ from retable.evaluate.protocol import EvalContext, Evaluation, MetricSpec
 from retable.progress import bar
 
 if TYPE_CHECKING:
+    from retable.data.source import Source
     from retable.evaluate.data import OpenSource
 
 
@@ -87,6 +88,10 @@ class OutOfDistribution(Evaluation):
         """Return the evaluation with a shrunk probe."""
         return replace(self, probe=self.probe.shrunk(epochs, size))
 
+    def with_views(self, *sources: Source) -> Self:
+        """Return the evaluation with the views of the probe filled in."""
+        return replace(self, probe=self.probe.with_views(*sources))
+
     def run(
         self, encoder: nn.Module, open_source: OpenSource, context: EvalContext, *, seed: int
     ) -> dict[str, float]:
@@ -96,7 +101,7 @@ class OutOfDistribution(Evaluation):
         last = replace(self.probe.representation, taps=taps[-1:])
         splits = open_eval_splits(open_source, data)
         classifier, clean = self.probe.fit(frozen, splits, context, seed=seed)
-        view = self.probe.test_view_of(splits.test)
+        view = self.probe.test_view_of(splits.train, splits.test)
         results = {"clean": clean["top1"]}
         unkept = replace(context, features=None)  # no other evaluation reads a variant's features
         variants = self.variants or _all_variants()

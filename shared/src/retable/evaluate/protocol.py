@@ -13,10 +13,17 @@ from torch import nn
 
 from retable.data.source import TEST, TRAIN
 from retable.errors import UserError
-from retable.evaluate.data import EvalData, OpenSource, Splits, split_facts
+from retable.evaluate.data import (
+    EvalData,
+    OpenSource,
+    Splits,
+    natural_test_view,
+    split_facts,
+)
 from retable.settings import to_plain, validate_choices
 
 if TYPE_CHECKING:
+    from retable.data.source import Source
     from retable.evaluate.frozen import FrozenEncoder
     from retable.train.checkpoint import Checkpoints
 
@@ -149,6 +156,17 @@ class Evaluation(ABC):
         if self.data.source not in known:
             return self
         return self.with_data(replace(self.data, source=known[self.data.source]))
+
+    def with_views(self, *sources: Source) -> Self:
+        """Return the evaluation with the views of these images where its settings name none.
+
+        It gives the metrics of the evaluation itself, whose settings it spells out. Fields named
+        ``view`` and ``test_view`` are filled in.
+        """
+        names = [name for name in ("view", "test_view") if getattr(self, name, self) is None]
+        if not names:
+            return self
+        return replace(self, **dict.fromkeys(names, natural_test_view(*sources)))  # type: ignore[type-var]
 
     def limited(self, max_steps: int) -> Self:
         """Return an evaluation whose training stops after so many steps; it measures nothing."""

@@ -23,6 +23,7 @@ from retable.encoders import ResNetRecipe
 from retable.errors import UserError
 from retable.evaluate.data import (
     OpenSource,
+    data_line,
     open_eval_splits,
     open_splits,
     open_test_split,
@@ -73,9 +74,21 @@ def check_recipes(runs: Sequence[Run], processes: int, options: RunOptions) -> N
 
 
 def check_data(runs: Sequence[Run], options: RunOptions) -> None:
-    """Open the data of every run and its evaluations, and check their size and classes."""
+    """Open the data of every run and its evaluations, and check their size and classes.
+
+    Process 0 prints how many images and classes each data set has, and what it leaves out.
+    """
+    shown: set[str] = set()
+
+    def show(line: str) -> None:
+        if distributed.process_index() == 0 and line not in shown:
+            print(line, flush=True)
+        shown.add(line)
+
     for recipe in dict.fromkeys(run.recipe for run in runs):
         splits = open_splits(opener(recipe, options))
+        name = " ".join(filter(None, (recipe.data, recipe.subset)))
+        show(data_line(name, splits.train, splits.test))
         images = without_validation(splits.train, recipe.validation_images)
         Sampler(len(images), recipe.batch, seed=0)
         method = recipe.method
@@ -91,8 +104,13 @@ def check_data(runs: Sequence[Run], options: RunOptions) -> None:
         for evaluation in run.evaluations
     }
     for (_, _, data, splits_read), recipe in read.items():
-        open_splits_of = open_eval_splits if TRAIN in splits_read else open_test_split
-        open_splits_of(opener(recipe, options), data)
+        if TRAIN in splits_read:
+            read_splits = open_eval_splits(opener(recipe, options), data)
+            sources = [read_splits.train, read_splits.test]
+        else:
+            sources = [open_test_split(opener(recipe, options), data)]
+        if data.source:
+            show(data_line(data.source, *sources))
 
 
 def check_claims(runs: Sequence[Run], options: RunOptions) -> None:
@@ -128,7 +146,9 @@ def is_complete(run: Run, options: RunOptions) -> bool:
 
 
 def _claim(run: Run, options: RunOptions) -> Claim:
-    return run.claim(_train_source(run.recipe, options).description)
+    data = dict(_train_source(run.recipe, options).description)
+    data.pop("skipped", None)  # what is left out decides no number
+    return run.claim(data)
 
 
 def _train_source(recipe: PretrainRecipe, options: RunOptions) -> Source:

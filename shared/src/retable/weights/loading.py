@@ -9,13 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from retable.encoders import ResNetRecipe
-from retable.errors import UserError
+from retable.errors import UserError, printable
 from retable.files import digest_of_tensors
 from retable.random import derive_key
 from retable.weights.architecture import filled_encoder, recognise
 from retable.weights.encoder_files import HEADER, LoadedEncoder, encoder_from
 from retable.weights.key_layouts import find_encoder
-from retable.weights.names import printable
 from retable.weights.structure import OPTIONS, parse_options, refuse_other_architectures, resolve
 from retable.weights.weights_files import WeightsFile, file_digest, read_weights
 

@@ -17,9 +17,8 @@ from torch import Tensor
 
 from retable.encoders import ResNetRecipe
 from retable.encoders.resnet import STEMS
-from retable.errors import UserError
+from retable.errors import UserError, printable
 from retable.weights.key_layouts import FoundEncoder
-from retable.weights.names import printable
 
 
 def _one_of(*words: str) -> Callable[[str], str]:

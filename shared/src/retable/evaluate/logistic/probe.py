@@ -109,9 +109,9 @@ class LogisticProbe(Evaluation):
         """Return the probe at ``size`` pixels."""
         return replace(self, view=center(size, size))
 
-    def test_view_of(self, source: Source) -> ViewRecipe:
-        """Return the view of test images."""
-        return self.view or natural_test_view(source)
+    def test_view_of(self, *sources: Source) -> ViewRecipe:
+        """Return the view of test images where these are the images of the evaluation."""
+        return self.view or natural_test_view(*sources)
 
     def run(
         self, encoder: nn.Module, open_source: OpenSource, context: EvalContext, *, seed: int
@@ -155,7 +155,7 @@ class LogisticProbe(Evaluation):
             compute = functools.partial(
                 represent,
                 frozen,
-                view=self.test_view_of(splits.test),
+                view=self.test_view_of(splits.train, splits.test),
                 representation=self.representation,
                 context=context,
                 on_progress=shown.update,
@@ -208,6 +208,11 @@ class LogisticProbe(Evaluation):
         From the strongest penalty to the weakest, each beginning where the last one ended.
         """
         n = len(train.labels)
+        if n < 2:
+            raise UserError(
+                f"`l2` must be one penalty where there are {n} training images, since none can be "
+                f"held out to choose among {len(self.l2)}. Set for example l2=[1e-3]."
+            )
         order = random.permutation(random.derive_key(seed, "logistic probe", "held out"), n)
         cut = min(max(1, round(self.penalty_validation_share * n)), n - 1)
         chosen_by, part = _own_part(train, order[:cut]), _own_part(train, order[cut:])

@@ -41,6 +41,7 @@ from retable.views import ViewRecipe, center, crop_and_flip
 from retable.weights import load_encoder
 
 if TYPE_CHECKING:
+    from retable.data.source import Source
     from retable.evaluate.data import OpenSource
 
 FEW = 0.05
@@ -102,6 +103,11 @@ class FineTuning(Evaluation):
     def metrics(self) -> dict[str, MetricSpec]:
         """Test accuracies and the number of training images."""
         return {"top1": TOP1, "top5": TOP5, "images": MetricSpec("Training images")}
+
+    def with_views(self, *sources: Source) -> Self:
+        """Return the evaluation with the views filled in, see `Evaluation.with_views`."""
+        train_view = self.train_view or natural_train_view(*sources)
+        return replace(super().with_views(*sources), train_view=train_view)
 
     def limited(self, max_steps: int) -> Self:
         """Return the evaluation with ``max_steps``."""
@@ -180,7 +186,7 @@ class FineTuning(Evaluation):
         return PretrainRecipe(
             method=SupervisedRecipe(splits.classes),
             data=str(splits.train.description.get("data", "")),
-            views=(self.train_view or natural_train_view(splits.train),),
+            views=(self.train_view or natural_train_view(splits.train, splits.test),),
             encoder=load_encoder(weights.checkpoint).recipe,
             optimizer=OptimizerRecipe(
                 lr=lr,
@@ -209,7 +215,7 @@ class FineTuning(Evaluation):
         found = represent(
             freeze(method.encoder, context.device, context.precision),
             splits.test,
-            self.test_view or natural_test_view(splits.test),
+            self.test_view or natural_test_view(splits.train, splits.test),
             Representation(),
             replace(context, features=None),  # no other evaluation reads this encoder's features
             gathered=False,
