@@ -34,8 +34,10 @@ def write_atomically(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, target)
-    except BaseException:
+    except BaseException as error:
         temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.filename in (None, str(temporary)):
+            error.filename = str(target)  # of a full disk, and not a name that nobody knows
         raise
     if os.name == "posix":  # elsewhere a folder cannot be opened
         descriptor = os.open(target.parent, os.O_RDONLY)
@@ -69,7 +71,7 @@ def write_json(path: str | os.PathLike[str], value: Any) -> None:
 def append_line(path: str | os.PathLike[str], line: str) -> None:
     """Append one line to a log such as ``metrics.jsonl``; missing file and folders are created.
 
-    The line reaches the kernel in one write, so that it survives the death of this process, but not
+    The line reaches the kernel at once, so that it survives the death of this process, but not
     a power failure. An unfinished last line of a killed writer is removed first, so that every line
     of the log is complete. For one writer at a time.
     """
@@ -79,7 +81,13 @@ def append_line(path: str | os.PathLike[str], line: str) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     with target.open("ab+", buffering=0) as file:
         _remove_unfinished_line(file)
-        file.write(f"{line}\n".encode())
+        try:
+            content = memoryview(f"{line}\n".encode())
+            while content:  # a full disk takes a part first, and refuses the rest
+                content = content[file.write(content) :]
+        except OSError as error:
+            error.filename = error.filename or str(target)
+            raise
 
 
 def _remove_unfinished_line(file: Any, block: int = 4096) -> None:

@@ -40,6 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Draw a picture of runs and print its path."""
+    from retable.outputs import check_output_file
     from retable.plots import drawing
     from retable.plots.gradients import draw_gradients
     from retable.plots.recorded import name_runs, read_gradients, read_scores
@@ -47,6 +48,7 @@ def run(options: argparse.Namespace) -> int:
 
     out = options.out or Path(f"{options.picture}.png")
     drawing.kind_of(out)
+    check_output_file(out, "--out")
     drawing.require()
     labels = name_runs(options.runs, options.labels)
     runs = dict(zip(labels, options.runs, strict=True))
@@ -63,10 +65,7 @@ def run(options: argparse.Namespace) -> int:
     else:
         recorded = {name: read_gradients(run) for name, run in runs.items()}
         figure = draw_gradients(recorded, kind=options.kind, statistic=options.statistic)
-    try:
-        drawing.save(figure, out)
-    except OSError as error:
-        raise UserError(f"{out} cannot be written ({error.strerror}). Use another --out.") from None
+    drawing.save(figure, out)
     print(f"{out}: the {options.picture} of {'; '.join(labels)}")
     return 0
 
