@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import importlib
 import json
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -186,18 +185,28 @@ def _opener(data: str, subset: str | None, skip_unreadable: bool) -> OpenSource:
     return open_variant
 
 
+def _devices(gpus: int) -> str:
+    last = f" to cuda:{gpus - 1}" if gpus > 1 else ""
+    return f"cpu, cuda or cuda:0{last}" if gpus else "cpu, since this machine has no GPU"
+
+
 def _join(wanted: str | None) -> str:
     """Join the other processes of a launch, if there are any; return this process's device."""
     import torch
 
-    kind, _, number = (wanted or "").partition(":")
-    available = torch.cuda.device_count() if kind in ("", "cuda") else 0
-    if kind not in ("", "cpu", "cuda") or (kind == "cuda" and not int(number or 0) < available):
+    from retable.variables import check_variables, world_size
+
+    gpus = torch.cuda.device_count()
+    check_variables(gpus=gpus)
+    kind = (wanted or "").partition(":")[0]
+    known = {"cpu", *(["cuda"] if gpus else []), *(f"cuda:{index}" for index in range(gpus))}
+    if wanted is not None and wanted not in known:
         raise UserError(
-            f"the device {wanted!r} is not here: expected cpu or one of {available} GPUs, so leave "
-            "--device out."
+            f"`--device` must be {_devices(gpus)}, got {wanted!r}. Leave it out to use "
+            f"{'a GPU' if gpus else 'the CPU'}."
         )
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    available = gpus if kind in ("", "cuda") else 0
+    if world_size() > 1:
         require("accelerate", "train", "An evaluation in several processes")
         from accelerate.state import PartialState
 

@@ -26,6 +26,7 @@ from retable import progress
 from retable.errors import MachineError, UserError
 from retable.processes import PARENT, exit_with_parent
 from retable.text import printable
+from retable.variables import check_variables, rank, world_size
 
 _MISTAKES = "RETABLE_MISTAKES"
 """Environment variable of our children: the folder for their messages to the user."""
@@ -41,20 +42,16 @@ def is_child() -> bool:
     return _MISTAKES in os.environ
 
 
-def rank() -> int:
-    """Return this process's number; known before the processes are connected."""
-    return int(os.environ.get("RANK", "0"))
-
-
 def wanted_processes(requested: int | None) -> int:
     """Return the number of processes: a launcher's, else as requested, else one for each GPU.
 
     Raises:
-        UserError: more processes than GPUs.
+        UserError: more processes than GPUs, or another program's variables are in the way.
     """
-    if is_launched():
-        return int(os.environ.get("WORLD_SIZE", "1"))
     gpus = torch.cuda.device_count()
+    check_variables(gpus=gpus)
+    if is_launched():
+        return world_size()
     processes = max(1, gpus) if requested is None else requested
     if gpus and processes > gpus:
         raise UserError(
