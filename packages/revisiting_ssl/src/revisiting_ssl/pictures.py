@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from retable.domains import SEED, Pixels, Small, integer
 from retable.exit_status import run_guarded
 from retable.outputs import check_output_file
 from retable.plots import drawing
@@ -181,11 +182,10 @@ def _main(arguments: Sequence[str] | None) -> int:
         default="shapes?count=64&size=96",
         help="shapes, imagefolder:DIR, hf:NAME or arrow:DIR; default: %(default)s",
     )
-    parser.add_argument("--images", type=int, default=3, help="default: %(default)s")
-    parser.add_argument(
-        "--size", type=int, default=96, help="side of the views in pixels; default: %(default)s"
-    )
-    parser.add_argument("--seed", type=int, default=0, help="default: %(default)s")
+    parser.add_argument("--images", type=integer(Small), default=3, help="default: %(default)s")
+    side = "side of the views in pixels; default: %(default)s"
+    parser.add_argument("--size", type=integer(Pixels), default=96, help=side)
+    parser.add_argument("--seed", type=integer(SEED), default=0, help="default: %(default)s")
     options = vars(parser.parse_args(arguments))
     out = options.pop("out")
     drawing.kind_of(out)

@@ -8,6 +8,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from retable.domains import SEED, Pixels, SmallOrZero, integer
 from retable.errors import UserError
 from retable.extras import require
 from retable.settings import parse_setting, with_field
@@ -36,14 +37,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--data", default="shapes", help="shapes, imagefolder:DIR, hf:NAME or arrow:DIR")
     add("--subset", help="imagenet100, or a share of the images such as 10%%")
     default = "default: 224, or as the images are where all have one small size"
-    add("--size", type=int, help=f"side of the views in pixels; {default}")
+    add("--size", type=integer(Pixels), help=f"side of the views in pixels; {default}")
     change = "change a setting of the protocol, for instance lr=30 (JSON values)"
     add("--set", dest="settings", metavar="FIELD=VALUE", action="append", default=[], help=change)
-    add("--seed", type=int, default=0, help="default: %(default)s")
+    add("--seed", type=integer(SEED), default=0, help="default: %(default)s")
     add("--device", help="cpu, cuda or cuda:N; default: a GPU if there is one")
     precision = "of the encoder; default: %(default)s"
     add("--precision", choices=PRECISIONS, default="float32", help=precision)
-    add("--workers", type=int, default=0, help="decoding processes; default: 0")
+    add("--workers", type=integer(SmallOrZero), default=0, help="decoding processes; default: 0")
     skip = "leave out and count unreadable images instead of refusing"
     add("--skip-unreadable", action="store_true", help=skip)
     add("--directory", type=Path, help="keep the state here, to go on after an interruption")

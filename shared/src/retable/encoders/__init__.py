@@ -5,13 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from retable.domains import Width
 from retable.encoders.base import Encoder, EncoderRecipe
 from retable.encoders.registry import register_encoder
 from retable.encoders.resnet import DEPTHS, ResNet, zero_init_residual_
 from retable.encoders.small import SMALL_DEPTHS, SmallResNet
 from retable.errors import UserError
 from retable.random import initialising
-from retable.settings import validate_choices
+from retable.settings import validate_fields
 
 __all__ = [
     "ENCODER_NAMES",
@@ -42,19 +43,17 @@ class ResNetRecipe:
     """
 
     name: str = "resnet50"
-    width: float = 1.0
+    width: Width = 1.0
     stem: Literal["imagenet", "small"] = "imagenet"
     norm: Literal["batch", "group"] = "batch"
     zero_init_residual: bool = False
 
     def __post_init__(self) -> None:
-        validate_choices(self)
+        validate_fields(self)
         if self.name not in ENCODER_NAMES:
             raise UserError(
                 f"`encoder.name` must be one of {', '.join(ENCODER_NAMES)}, got {self.name!r}."
             )
-        if not self.width > 0:
-            raise UserError(f"`encoder.width` must be positive, got {self.width}.")
 
     @property
     def label(self) -> str:

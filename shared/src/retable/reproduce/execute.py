@@ -32,6 +32,7 @@ from retable.evaluate.protocol import EvalContext, Evaluation
 from retable.methods import SupervisedRecipe
 from retable.methods.method import Method, Progress
 from retable.nn.queues import KeyQueue
+from retable.outputs import check_output_folder
 from retable.reproduce.launch import run_side_by_side
 from retable.reproduce.run import Run, read_run
 from retable.settings import to_plain
@@ -99,6 +100,7 @@ def execute(runs: Iterable[Run], options: RunOptions) -> None:
     Raises:
         UserError: a run cannot start.
     """
+    check_output_folder(options.folder, "--runs")
     found = [(run, read_run(run, options.folder)) for run in runs]
     calls = [
         functools.partial(execute_one, run, options)
