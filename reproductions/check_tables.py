@@ -19,15 +19,23 @@ import resource
 import shutil
 import sys
 import time
-import traceback
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from retable.data.sources import open_source
 from retable.errors import UserError
+from retable.exit_status import (
+    INTERRUPTED,
+    MISSED,
+    OK,
+    TERMINATED,
+    UNEXPECTED,
+    explain,
+    traceback_text,
+)
 from retable.reproduce import Table, TableRow
-from retable.reproduce.command import load_table
+from retable.reproduce.command import guarded, load_table
 from retable.reproduce.command import main as reproduce
 from retable.reproduce.execute import execute
 from retable.reproduce.plan import TableSelection, plan_runs, price, resolve_rows
@@ -138,25 +146,21 @@ def train_all(runs: Sequence[Run], folder: Path) -> None:
     start = time.monotonic()
     try:
         execute(runs, RunOptions(folder, quiet=True, jobs=cores))
-    except Exception:
-        traceback.print_exc()
+    except Exception as error:
+        sentence, _ = explain(error) or (traceback_text(error), UNEXPECTED)
+        print(f"error: {sentence}", file=sys.stderr)
     children = resource.getrusage(resource.RUSAGE_CHILDREN)
     seconds = time.monotonic() - start
     cpu = children.ru_utime + children.ru_stime
     print(f"Trained {len(runs)} runs in {seconds:.0f} s ({cpu:.0f} s of CPU).", flush=True)
 
 
-def run_check(check: Check, folder: Path) -> str:
-    """Evaluate and compare a table; return what failed, in words, empty if nothing did."""
+def run_check(check: Check, folder: Path) -> int:
+    """Evaluate and compare a table; return its status."""
     words = ["--scale", check.scale, "--runs", str(folder), "--quiet"]
     words += ["--seeds", *map(str, check.seeds)]
     words += ["--rows", *check.rows] if check.rows else []
-    try:
-        status = reproduce(check.table, words)
-    except Exception as error:
-        traceback.print_exc()
-        return f"failed with {type(error).__name__}"
-    return {0: "", 1: "missed"}.get(status, f"failed with status {status}")
+    return reproduce(check.table, words)
 
 
 def describe(check: Check) -> str:
@@ -165,7 +169,7 @@ def describe(check: Check) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Check the tables and return 0, 1 if any missed or failed, 2 on wrong usage."""
+    """Check the tables; return 0, 1 if any missed, or the status of the first that failed."""
     parser = argparse.ArgumentParser(description="Check every table against its stored numbers.")
     parser.add_argument("tables", nargs="*", metavar="TABLE", help="such as mochi-table1; all")
     parser.add_argument("--full", action="store_true", help="all rows of all tables; hours")
@@ -187,20 +191,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     shutil.rmtree(options.runs, ignore_errors=True)
     train_all([run for run, _ in trainings], options.runs)
     width = max(len(check.table.name) for check in checks)
-    lines, good = [], True
+    lines, statuses = [], []
     for check in checks:
         print(f"\n--- {describe(check)}", flush=True)
-        fault = run_check(check, options.runs)
-        good = good and not fault
-        said = fault or ("nothing missed" if check.scale == "proxy" else "ran")
+        status = run_check(check, options.runs)
+        if status in (INTERRUPTED, TERMINATED):
+            return status
+        statuses.append(status)
+        good = "nothing missed" if check.scale == "proxy" else "ran"
+        said = {OK: good, MISSED: "missed"}.get(status, f"failed with status {status}")
         lines.append(f"{check.table.name:{width}}  {check.scale:6}{said}")
     print("\n" + "\n".join(["Checked tables:", *lines]))
-    return 0 if good else 1
+    failed = [status for status in statuses if status not in (OK, MISSED)]
+    return failed[0] if failed else max(statuses)
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+    sys.exit(guarded(main))

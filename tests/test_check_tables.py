@@ -136,30 +136,35 @@ def test_a_run_that_two_tables_share_is_trained_once(check: ModuleType, tmp_path
 @pytest.mark.parametrize(
     ("outcome", "said"),
     [
-        (0, ""),
+        (0, "ran"),
         (1, "missed"),
         (2, "failed with status 2"),
-        (KeyError("x"), "failed with KeyError"),
+        (70, "failed with status 70"),
     ],
 )
 def test_a_failure_is_reported(
     check: ModuleType,
     tmp_path: Path,
-    outcome: int | Exception,
+    outcome: int,
     said: str,
     monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     asked = []
 
     def reproduce(table: Table, words: list[str]) -> int:
         asked.append(words)
-        if isinstance(outcome, Exception):
-            raise outcome
         return outcome
 
+    path = table(tmp_path, "table1", ROWS)
     monkeypatch.setattr(check, "reproduce", reproduce)
-    one = check.Check(table(tmp_path, "table1", ROWS), "smoke", ("moco",))
-    assert check.run_check(one, tmp_path) == said
+    monkeypatch.setattr(check, "find_scripts", lambda: [path.script])
+    monkeypatch.setattr(check, "load_table", lambda script: path)
+    monkeypatch.setattr(check, "train_all", lambda runs, folder: None)
+    one = check.Check(path, "smoke", ("moco",))
+    monkeypatch.setattr(check, "plan_checks", lambda tables, full: [one])
+    assert check.main(["--runs", str(tmp_path / "runs")]) == outcome
+    assert capsys.readouterr().out.splitlines()[-1].endswith(said)
     assert asked[0][:2] == ["--scale", "smoke"]
     assert asked[0][-2:] == ["--rows", "moco"]
 

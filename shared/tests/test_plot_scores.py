@@ -398,7 +398,7 @@ def test_folders_of_one_name_are_named_by_their_paths(folder: Path, tmp_path: Pa
         (["nowhere"], "nowhere is no run. Give the folder of a run, which holds metrics.jsonl"),
         (["EMPTY"], "is no run. Give the folder of a run"),
         (["RUN", "--out", "scores.gif"], "must end with .png, .svg or .pdf, got scores.gif"),
-        (["RUN", "--out", "RUN.png/x.png"], "cannot be written"),
+        (["RUN", "--out", "RUN.png/x.png"], "`--out` must be a file in a folder, got"),
         (["RUN", "--smooth", "0"], "`--smooth` must be 1 or more steps, got 0"),
         (["RUN", "--epochs", "3"], "Invalid --epochs '3': use FIRST:LAST, for example 0:10"),
         (["RUN", "--steps", "a:b"], "Invalid --steps 'a:b'"),

@@ -19,7 +19,7 @@ from retable.settings import (
     fingerprint,
     from_plain,
     to_plain,
-    validate_choices,
+    validate_fields,
 )
 from retable.train.runs import Claim, RunDirectory, environment
 
@@ -131,9 +131,9 @@ def test_a_missing_or_wrong_dataclass_is_named_with_its_fields() -> None:
 
 
 def test_a_choice_is_checked_against_its_literal() -> None:
-    validate_choices(Deep(Outer(), {}))
+    validate_fields(Deep(Outer(), {}))
     with pytest.raises(UserError, match=r"`word` must be one of 'a', 'b', got 'c'\."):
-        validate_choices(dataclasses.replace(Deep(Outer(), {}), word="c"))  # type: ignore[arg-type]
+        validate_fields(dataclasses.replace(Deep(Outer(), {}), word="c"))  # type: ignore[arg-type]
 
 
 def test_a_directory_refuses_another_recipe_and_names_what_differs(tmp_path: Path) -> None:

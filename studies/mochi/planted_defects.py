@@ -20,6 +20,7 @@ from mochi import MoCHi, MoCHiRecipe
 from mochi.draws import MixingDraws
 from mochi.pool import HardPool
 from reproductions.mochi.table1 import TABLE
+from retable.domains import Small, integer
 from retable.methods import Batch, MoCoRecipe, Progress
 from retable.reproduce.command import guarded
 from retable.reproduce.execute import execute
@@ -103,7 +104,7 @@ def main() -> int:
     """Run every defect and print the verdicts of Table 1."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--runs", type=Path, default=Path("runs"))
-    parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--jobs", type=integer(Small), default=2)
     options = parser.parse_args()
     run_options = RunOptions(options.runs, jobs=options.jobs)
     reference, paper = load_reference(TABLE.proxy_reference), load_reference(TABLE.reference)

@@ -18,6 +18,7 @@ from torch import nn
 
 from reproductions.revisiting_ssl.grid import CELLS
 from reproductions.revisiting_ssl.table2 import TABLE
+from retable.domains import Small, integer
 from retable.evaluate.protocol import EvalContext
 from retable.reproduce.command import guarded
 from retable.reproduce.execute import execute, opener
@@ -51,7 +52,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--runs", type=Path, default=Path("runs"))
     parser.add_argument("--rows", nargs="+", default=(), help="such as resnet50_v1/jigsaw_4x")
-    parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--jobs", type=integer(Small), default=2)
     options = parser.parse_args()
     run_options = RunOptions(options.runs, jobs=options.jobs)
     rows = resolve_rows(TABLE, TableSelection(rows=tuple(options.rows)))

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from reproductions.revisiting_ssl.grid_readings import TASKS
 from reproductions.revisiting_ssl.table2 import TABLE
+from retable.domains import SEED, Small, integer
 from retable.errors import UserError
 from retable.evaluate.logistic.probe import LogisticProbe
 from retable.reproduce.plan import TableSelection, resolve_rows
@@ -18,8 +19,8 @@ def options_of(description: str) -> argparse.ArgumentParser:
     """Return a parser with the options of all studies."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--runs", type=Path, default=Path("runs"))
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
-    parser.add_argument("--jobs", type=int, default=2, help="trainings side by side")
+    parser.add_argument("--seeds", type=integer(SEED), nargs="+", default=[0])
+    parser.add_argument("--jobs", type=integer(Small), default=2, help="trainings side by side")
     return parser
 
 
@@ -27,7 +28,7 @@ def options_of_one_encoder(description: str) -> argparse.ArgumentParser:
     """Return a parser for the studies that compare the tasks of one encoder."""
     parser = options_of(description)
     parser.add_argument("--encoder", choices=list(TABLE.rows), default="resnet50_v1")
-    parser.add_argument("--width", type=int, default=4)
+    parser.add_argument("--width", type=integer(Small), default=4)
     return parser
 
 

@@ -12,18 +12,19 @@ import torch.distributed as dist
 from torch import Tensor
 
 
-def _initialised() -> bool:
+def is_connected() -> bool:
+    """Return whether a process group exists, also one of a single process."""
     return dist.is_available() and dist.is_initialized()
 
 
 def process_count() -> int:
     """Return the number of processes that share a global batch."""
-    return dist.get_world_size() if _initialised() else 1
+    return dist.get_world_size() if is_connected() else 1
 
 
 def process_index() -> int:
     """Return this process's rank, 0 in a single process."""
-    return dist.get_rank() if _initialised() else 0
+    return dist.get_rank() if is_connected() else 0
 
 
 def gather(local: Tensor) -> Tensor:

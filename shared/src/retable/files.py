@@ -40,8 +40,10 @@ def write_atomically(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, target)
-    except BaseException:
+    except BaseException as error:
         temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.filename in (None, str(temporary)):
+            error.filename = str(target)  # of a full disk, and not a name that nobody knows
         raise
     if os.name == "posix":  # elsewhere a folder cannot be opened
         descriptor = os.open(target.parent, os.O_RDONLY)
@@ -112,7 +114,7 @@ def _checksum_of(owner: str, content: Any) -> str:
 def append_line(path: str | os.PathLike[str], line: str) -> None:
     """Append one line to a log such as ``metrics.jsonl``; missing file and folders are created.
 
-    The line reaches the kernel in one write, so that it survives the death of this process, but not
+    The line reaches the kernel at once, so that it survives the death of this process, but not
     a power failure. An unfinished last line of a killed writer is removed first, so that every line
     of the log is complete. For one writer at a time.
 
@@ -125,10 +127,13 @@ def append_line(path: str | os.PathLike[str], line: str) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     with target.open("ab+", buffering=0) as file:
         _remove_unfinished_line(file)
-        content = f"{line}\n".encode()
-        # A nearly full disk takes a part of the line; writing the rest raises the reason.
-        while content:
-            content = content[file.write(content) :]
+        try:
+            content = memoryview(f"{line}\n".encode())
+            while content:  # a full disk takes a part first, and refuses the rest
+                content = content[file.write(content) :]
+        except OSError as error:
+            error.filename = error.filename or str(target)
+            raise
 
 
 def _remove_unfinished_line(file: Any, block: int = 4096) -> None:

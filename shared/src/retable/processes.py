@@ -10,9 +10,12 @@ from __future__ import annotations
 import logging
 import os
 import runpy
+import signal
 import sys
 import threading
 import time
+
+from retable.exit_status import TERMINATED
 
 PARENT = "RETABLE_PARENT"
 """Environment variable with the launcher's process id, set for the processes that it starts."""
@@ -28,7 +31,7 @@ def exit_with_parent(parent: int) -> None:
     def watch() -> None:
         while os.getppid() == parent:
             time.sleep(0.2)
-        os._exit(1)
+        os._exit(TERMINATED)
 
     threading.Thread(target=watch, daemon=True).start()
 
@@ -54,11 +57,15 @@ def main(words: list[str]) -> int:
         runpy.run_module(module, run_name="__main__", alter_sys=True)
     except ChildFailedError as error:
         _, failure = error.get_first_failure()
-        return max(1, failure.exitcode)
+        return failure.exitcode  # below 0 if a signal has ended the process
     except SignalException as error:
         return 128 + int(error.sigval)
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    status = main(sys.argv[1:])
+    if status < 0:  # end in the same way, which a positive status could not say
+        signal.signal(-status, signal.SIG_DFL)
+        os.kill(os.getpid(), -status)
+    sys.exit(status)

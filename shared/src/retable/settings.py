@@ -7,13 +7,15 @@ import functools
 import hashlib
 import json
 import math
+import sys
 import types
 import typing
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
+from retable.domains import Domain, shown
 from retable.errors import UserError
 
 T = TypeVar("T")
@@ -149,19 +151,56 @@ def with_field(recipe: T, names: list[str], value: Any, path: str) -> T:
         if new is _UNREAD:
             example = json.dumps(to_plain(old), ensure_ascii=False)
             raise UserError(f"{problems[0].message}. Use a value such as {example}.")
-    return dataclasses.replace(recipe, **{head: new})  # type: ignore[type-var]
+    changed = dataclasses.replace(recipe, **{head: new})  # type: ignore[type-var]
+    validate_fields(changed)
+    return changed
 
 
-def validate_choices(recipe: Any) -> None:
-    """Check that each field whose type is a `typing.Literal` has one of its values."""
-    for name, hint in _hints(type(recipe)).items():
-        value = getattr(recipe, name)
-        if typing.get_origin(hint) is typing.Literal and not _fits(hint, value):
-            raise UserError(f"`{name}` must be {_expected(hint)}, got {value!r}.")
+def validate_fields(recipe: Any) -> None:
+    """Check the domain of each field of a dataclass, as its type declares it.
+
+    A field whose type is a `typing.Literal` must have one of its values, one with a domain of
+    `retable.domains` a value of that; also inside tuples and where None is allowed.
+    """
+    annotated = _annotated_hints(type(recipe))
+    for field in dataclasses.fields(recipe):
+        for expected, value in _outside(annotated[field.name], getattr(recipe, field.name)):
+            default, example = field.default, ""
+            if default not in (None, dataclasses.MISSING, ()):
+                example = f" Use for example {json.dumps(to_plain(default), ensure_ascii=False)}."
+            raise UserError(f"`{field.name}` must be {expected}, got {shown(value)}.{example}")
+
+
+def _outside(hint: Any, value: Any) -> Iterator[tuple[str, Any]]:
+    """Yield what is expected of a value, or of an item of it, that lies outside its domain."""
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin is Annotated:
+        domain = next((each for each in arguments[1:] if isinstance(each, Domain)), None)
+        if domain is not None and value not in domain:
+            yield str(domain), value
+    elif origin is typing.Literal and not _fits(hint, value):
+        yield _expected(hint), value
+    elif origin in (typing.Union, types.UnionType) and value is not None:
+        options = [option for option in arguments if option is not types.NoneType]
+        if len(options) == 1:
+            yield from _outside(options[0], value)
+    elif origin is tuple and isinstance(value, tuple):
+        several = arguments[-1:] == (...,)
+        if not several and len(value) != len(arguments):
+            yield f"{len(arguments)} values", value
+            return
+        hints = arguments[:1] * len(value) if several else arguments
+        for item_hint, item in zip(hints, value, strict=True):
+            for expected, _ in _outside(item_hint, item):
+                yield f"a list, each item {expected}", value
+                return
 
 
 _UNREAD: Any = object()
 _hints: Callable[[Any], dict[str, Any]] = functools.cache(typing.get_type_hints)
+_annotated_hints: Callable[[Any], dict[str, Any]] = functools.cache(
+    functools.partial(typing.get_type_hints, include_extras=True)
+)
 _EXPECTED = {
     bool: "true or false",
     int: "an integer",
@@ -207,7 +246,7 @@ def _read(hint: Any, plain: Any, path: Path, start: int, problems: list[Problem]
 
 def _refuse(hint: Any, plain: Any, path: Path, start: int, problems: list[Problem]) -> Any:
     name = f"`{_dotted(path[start:])}`" if path[start:] else "the value"
-    problems.append(Problem(path[:start], f"{name} must be {_expected(hint)}, got {plain!r}"))
+    problems.append(Problem(path[:start], f"{name} must be {_expected(hint)}, got {shown(plain)}"))
     return _UNREAD
 
 
@@ -277,7 +316,8 @@ def _fits(hint: Any, plain: Any) -> bool:
     if typing.get_origin(hint) is typing.Literal:
         return any(plain == one and type(plain) is type(one) for one in typing.get_args(hint))
     if hint is float:
-        return type(plain) in (int, float) or plain in NOT_FINITE
+        fits = type(plain) is float or (type(plain) is int and abs(plain) <= sys.float_info.max)
+        return fits or plain in NOT_FINITE
     if isinstance(hint, type) and issubclass(hint, StrEnum):
         return plain in list(hint)
     return plain is None if hint is types.NoneType else type(plain) is hint

@@ -19,6 +19,7 @@ from feature_transform.jigsaw import JigsawHead, shuffled_orders
 from feature_transform.logits import mixed_scores, transformed_pair, transformed_scores
 from feature_transform.moco import MoCoFT, MoCoFTRecipe
 from feature_transform.recipe import UNTRANSFORMED, TransformRecipe
+from retable.domains import Pixels, Positive, Probability, Queue, Small
 from retable.errors import UserError
 from retable.methods.method import Batch, StepOutput
 from retable.methods.metrics import embedding_spread, ranking
@@ -100,15 +101,15 @@ class InfoMinRecipe(MoCoFTRecipe):
         crop: side in pixels of the crop that is cut from each cell.
     """
 
-    queue: int = 65536
-    temperature: float = 0.15
-    momentum: float = 0.999
+    queue: Queue = 65536
+    temperature: Positive = 0.15
+    momentum: Probability = 0.999
     head: Literal["linear", "mlp"] = "mlp"
     transform: TransformRecipe = UNTRANSFORMED
     jigsaw: bool = True
-    grid: int = 3
-    cell: int = 85
-    crop: int = 64
+    grid: Small = 3
+    cell: Pixels = 85
+    crop: Pixels = 64
 
     def build(self, encoder: nn.Module, rng_key: int) -> InfoMin:
         """Return the method; ``rng_key`` draws the heads' weights and the first queue."""

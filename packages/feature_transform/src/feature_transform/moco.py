@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from feature_transform.draws import check_draw_group
 from feature_transform.logits import transformed_logits
 from feature_transform.recipe import TransformRecipe
+from retable.domains import Probability
 from retable.errors import UserError
 from retable.methods.method import Batch, Metrics
 from retable.methods.moco import MoCo, MoCoRecipe
@@ -30,11 +31,12 @@ class MoCoFTRecipe(MoCoRecipe):
             table 5).
     """
 
-    momentum: float = 0.99
+    momentum: Probability = 0.99
     transform: TransformRecipe = field(default_factory=TransformRecipe)
     unit_sphere: bool = True
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         transformed = (self.transform.positives, self.transform.negatives) != ("none", "none")
         if self.oracle and transformed:
             raise UserError(

@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from retable.domains import Count, NonNegative, Positive
 from retable.errors import UserError
 from retable.methods.method import Progress
 from retable.random import BETA_PARAMETERS
-from retable.settings import validate_choices
+from retable.settings import validate_fields
 
 Level = Literal["batch", "sample", "dimension"]
 
@@ -48,21 +49,21 @@ class TransformRecipe:
 
     positives: Literal["none", "extrapolate"] = "extrapolate"
     negatives: Literal["none", "interpolate", "extrapolate", "hard"] = "interpolate"
-    alpha_ex: float = 2.0
-    alpha_in: float = 1.6
-    hard_beta: tuple[float, float] = (2.0, 1.0)
+    alpha_ex: Positive = 2.0
+    alpha_in: Positive = 1.6
+    hard_beta: tuple[Positive, Positive] = (2.0, 1.0)
     hard_weight_on: Literal["query", "negative"] = "query"
     level: Level = "batch"
-    draw_group: int | None = None
+    draw_group: Count | None = None
     renormalise: bool = False
-    start_epoch: float = 0.0
+    start_epoch: NonNegative = 0.0
     score_against: Literal["extrapolated", "raw"] = "extrapolated"
     single_target_elementwise: bool = False
 
     def __post_init__(self) -> None:
         # The identity of a run is its recipe as text, where 0 and 0.0 differ.
         object.__setattr__(self, "start_epoch", float(self.start_epoch))
-        validate_choices(self)
+        validate_fields(self)
         smallest, largest = BETA_PARAMETERS
         drawable = f"between {smallest:g} and {largest:g}"
         for name in ("alpha_ex", "alpha_in"):
@@ -70,9 +71,6 @@ class TransformRecipe:
             _require(smallest <= value <= largest, name, value, f"a number {drawable}")
         fits = len(self.hard_beta) == 2 and all(smallest <= x <= largest for x in self.hard_beta)
         _require(fits, "hard_beta", self.hard_beta, f"two numbers {drawable}")
-        if self.draw_group is not None:
-            _require(self.draw_group >= 1, "draw_group", self.draw_group, "at least one row")
-        _require(self.start_epoch >= 0, "start_epoch", self.start_epoch, "an epoch from 0 on")
 
     @property
     def effective_level(self) -> Level:

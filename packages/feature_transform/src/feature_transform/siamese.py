@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from feature_transform.logits import transformed_pair
 from feature_transform.recipe import TransformRecipe
+from retable.domains import NonNegative
 from retable.errors import UserError
 from retable.methods.byol import BYOL, BYOLRecipe
 from retable.methods.method import Batch, Metrics, StepOutput
@@ -59,9 +60,10 @@ class SimSiamFTRecipe(SimSiamRecipe):
     """
 
     transform: TransformRecipe = _POSITIVES
-    loss_weight: float = 1.0
+    loss_weight: NonNegative = 1.0
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         _check(self.transform, self.loss_weight, "SimSiam")
 
     def build(self, encoder: nn.Module, rng_key: int) -> SimSiamFT:
@@ -77,9 +79,10 @@ class BYOLFTRecipe(BYOLRecipe):
     """
 
     transform: TransformRecipe = _POSITIVES
-    loss_weight: float = 1.0
+    loss_weight: NonNegative = 1.0
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         _check(self.transform, self.loss_weight, "BYOL")
 
     def build(self, encoder: nn.Module, rng_key: int) -> BYOLFT:

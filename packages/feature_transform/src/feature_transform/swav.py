@@ -18,8 +18,9 @@ from torch import Tensor, nn
 from feature_transform.draws import positive_weights
 from feature_transform.positives import extrapolate_positives
 from feature_transform.recipe import UNTRANSFORMED, TransformRecipe
-from feature_transform.sinkhorn import check_sinkhorn, sinkhorn
+from feature_transform.sinkhorn import sinkhorn
 from retable import distributed
+from retable.domains import Count, CountOrZero, Dim, Positive
 from retable.errors import UserError
 from retable.methods.method import Batch, Method, Metrics, Progress, StepOutput
 from retable.methods.metrics import embedding_spread
@@ -27,6 +28,7 @@ from retable.methods.multi_crop import by_image, encode_crops
 from retable.nn.checks import Shaped, check_shapes, check_temperature
 from retable.nn.queues import KeyQueue
 from retable.random import derive_key, initialising
+from retable.settings import validate_fields
 
 ASSIGNING = 2
 """Number of first views that are assigned to prototypes; the official ``crops_for_assign``."""
@@ -53,27 +55,21 @@ class SwAVRecipe:
         transform: transformation of the large crops' features, without negatives.
     """
 
-    prototypes: int = 3000
-    temperature: float = 0.1
-    epsilon: float = 0.05
-    sinkhorn_iterations: int = 3
-    queue: int = 3840
-    queue_start_epoch: int = 15
-    frozen_prototype_steps: int = 5005
-    hidden_dim: int = 2048
-    dim: int = 128
+    prototypes: Dim = 3000
+    temperature: Positive = 0.1
+    epsilon: Positive = 0.05
+    sinkhorn_iterations: Count = 3
+    queue: CountOrZero = 3840
+    queue_start_epoch: CountOrZero = 15
+    frozen_prototype_steps: CountOrZero = 5005
+    hidden_dim: Dim = 2048
+    dim: Dim = 128
     transform: TransformRecipe = UNTRANSFORMED
 
     def __post_init__(self) -> None:
-        check_sinkhorn(self.epsilon, self.sinkhorn_iterations)
-        if not self.temperature > 0:
-            raise UserError(
-                f"`temperature` must be positive, got {self.temperature}. Use 0.1, SwAV's value."
-            )
-        for name, least in (("prototypes", 2), ("queue", 0), ("hidden_dim", 1), ("dim", 1)):
-            if getattr(self, name) < least:
-                value = getattr(self, name)
-                raise UserError(f"`{name}` must be at least {least}, got {value}. Enlarge it.")
+        validate_fields(self)
+        if self.prototypes < 2:
+            raise UserError(f"`prototypes` must be at least 2, got {self.prototypes}. Enlarge it.")
         if self.transform.negatives != "none":
             raise UserError(
                 f"`transform.negatives` must be none, got {self.transform.negatives}. SwAV has no "

@@ -13,6 +13,7 @@ from mochi.draws import MixingDraws, check_counts, draw_mixing
 from mochi.logits import logits_from_draws
 from mochi.mixing import MIXING
 from mochi.pool import HardPool, check_pool, hardest
+from retable.domains import CountOrZero, Positive, Probability, Queue
 from retable.methods.method import Batch, Metrics, Progress
 from retable.methods.moco import MoCo, MoCoRecipe
 from retable.nn.scores import score_statistics
@@ -38,17 +39,17 @@ class MoCHiRecipe(MoCoRecipe):
         analysed_negatives: number of hardest negatives that are analysed; 1024 in the paper.
     """
 
-    queue: int = 16384
-    temperature: float = 0.2
+    queue: Queue = 16384
+    temperature: Positive = 0.2
     head: Literal["linear", "mlp"] = "mlp"
-    n_hard: int = 1024
-    s: int = 1024
-    s_prime: int = 128
-    mixing_warmup_epochs: int = 10
-    beta_max: float = 0.5
+    n_hard: CountOrZero = 1024
+    s: CountOrZero = 1024
+    s_prime: CountOrZero = 128
+    mixing_warmup_epochs: CountOrZero = 10
+    beta_max: Probability = 0.5
     detach_query: bool = True
     analyse: bool = False
-    analysed_negatives: int = 1024
+    analysed_negatives: CountOrZero = 1024
 
     def build(self, encoder: nn.Module, rng_key: int) -> MoCHi:
         """Return the method; ``rng_key`` draws the head's weights and the first queue."""

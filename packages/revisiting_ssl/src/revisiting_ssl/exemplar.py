@@ -11,10 +11,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from retable.domains import Count, Dim, Positive
 from retable.errors import UserError
 from retable.methods.method import Batch, Method, Metrics, StepOutput
 from retable.methods.multi_crop import encode_crops
-from retable.settings import validate_choices
+from retable.settings import validate_fields
 from revisiting_ssl.task import output_layer
 from revisiting_ssl.triplet import (
     Axis,
@@ -41,18 +42,17 @@ class ExemplarRecipe:
             negatives together; the 512 / 32 of one TPU core in the paper.
     """
 
-    dim: int = 1000
-    margin: float = 0.5
+    dim: Dim = 1000
+    margin: Positive = 0.5
     normalize_axis: Axis = "feature"
-    mining_group_images: int = 16
+    mining_group_images: Count = 16
 
     def __post_init__(self) -> None:
-        validate_choices(self)
-        for name, least in (("dim", 1), ("mining_group_images", 2)):
-            if getattr(self, name) < least:
-                raise UserError(f"`{name}` must be at least {least}, got {getattr(self, name)}.")
-        if not self.margin > 0:
-            raise UserError(f"`margin` must be positive, got {self.margin}.")
+        validate_fields(self)
+        if self.mining_group_images < 2:
+            raise UserError(
+                f"`mining_group_images` must be at least 2, got {self.mining_group_images}."
+            )
 
     def build(self, encoder: nn.Module, rng_key: int) -> Exemplar:
         """Return the method; ``rng_key`` draws the linear layer's weights."""

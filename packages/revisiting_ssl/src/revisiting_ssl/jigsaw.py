@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from retable import random
+from retable.domains import Count, Dim
 from retable.errors import UserError
 from retable.methods.method import Batch
 from retable.nn.checks import Shaped, check_rng_key, check_shapes
@@ -76,8 +77,8 @@ class JigsawRecipe(PatchTaskRecipe):
         selection: criterion by which the set is chosen.
     """
 
-    permutations: int = 100
-    permutations_per_image: int = 16
+    permutations: Dim = 100
+    permutations_per_image: Count = 16
     selection: Selection = "mean"
 
     def __post_init__(self) -> None:

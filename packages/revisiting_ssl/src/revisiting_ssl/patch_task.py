@@ -7,11 +7,12 @@ from dataclasses import dataclass, field
 
 from torch import Tensor, nn
 
-from retable.errors import UserError
+from retable.domains import Dim, Fraction, Share
 from retable.methods.method import Batch, Method, StepOutput
 from retable.methods.multi_crop import by_image
 from retable.nn.patches import PatchGrid, cut_patches
 from retable.random import derive_key
+from retable.settings import validate_fields
 from revisiting_ssl.patch_head import PatchHead
 from revisiting_ssl.task import classified, only_view, output_layer
 
@@ -32,19 +33,13 @@ class PatchTaskRecipe:
     """
 
     patches: PatchGrid = field(default_factory=PatchGrid)
-    embed_dim: int = 1000
-    hidden_dim: int = 4096
-    dropout: float = 0.5
-    norm_momentum: float = 0.003
+    embed_dim: Dim = 1000
+    hidden_dim: Dim = 4096
+    dropout: Fraction = 0.5
+    norm_momentum: Share = 0.003
 
     def __post_init__(self) -> None:
-        for name in ("embed_dim", "hidden_dim"):
-            if getattr(self, name) < 1:
-                raise UserError(f"`{name}` must be at least 1, got {getattr(self, name)}.")
-        if not 0 <= self.dropout < 1:
-            raise UserError(f"`dropout` must be in [0, 1), got {self.dropout}.")
-        if not 0 < self.norm_momentum <= 1:
-            raise UserError(f"`norm_momentum` must be in (0, 1], got {self.norm_momentum}.")
+        validate_fields(self)
 
 
 class PatchTask(Method):

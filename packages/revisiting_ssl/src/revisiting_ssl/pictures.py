@@ -15,7 +15,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from retable.errors import UserError
+from retable.domains import SEED, Pixels, Small, integer
+from retable.exit_status import run_guarded
+from retable.outputs import check_output_file
 from retable.plots import drawing
 from revisiting_ssl.jigsaw import Jigsaw
 from revisiting_ssl.recording import TASKS, RecordedStep, record_step
@@ -165,7 +167,11 @@ def _show_patches(axes: Axes, patches: Tensor, order: list[int], columns: int) -
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Draw a picture and print its path; return the exit status."""
+    """Draw a picture and print its path; return a status of `retable.exit_status`."""
+    return run_guarded(lambda: _main(arguments), lambda error: print(error, file=sys.stderr))
+
+
+def _main(arguments: Sequence[str] | None) -> int:
     parser = argparse.ArgumentParser(prog="python -m revisiting_ssl.pictures", description=__doc__)
     parser.add_argument("--task", choices=TASKS, required=True)
     parser.add_argument(
@@ -176,19 +182,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         default="shapes?count=64&size=96",
         help="shapes, imagefolder:DIR, hf:NAME or arrow:DIR; default: %(default)s",
     )
-    parser.add_argument("--images", type=int, default=3, help="default: %(default)s")
-    parser.add_argument(
-        "--size", type=int, default=96, help="side of the views in pixels; default: %(default)s"
-    )
-    parser.add_argument("--seed", type=int, default=0, help="default: %(default)s")
+    parser.add_argument("--images", type=integer(Small), default=3, help="default: %(default)s")
+    side = "side of the views in pixels; default: %(default)s"
+    parser.add_argument("--size", type=integer(Pixels), default=96, help=side)
+    parser.add_argument("--seed", type=integer(SEED), default=0, help="default: %(default)s")
     options = vars(parser.parse_args(arguments))
     out = options.pop("out")
-    try:
-        drawing.kind_of(out)
-        drawing.save(draw(**options), out)
-    except UserError as error:
-        print(error, file=sys.stderr)
-        return 2
+    drawing.kind_of(out)
+    check_output_file(out, "--out")
+    drawing.save(draw(**options), out)
     print(out)
     return 0
 

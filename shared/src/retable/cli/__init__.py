@@ -11,7 +11,8 @@ import sys
 from collections.abc import Sequence
 
 from retable.cli import evaluate, export, plot
-from retable.errors import UserError
+from retable.exit_status import run_guarded
+from retable.text import printable
 
 _EXAMPLES = """examples:
   retable evaluate runs/moco-1/encoder.safetensors --protocol linear --data shapes
@@ -24,7 +25,15 @@ _EXAMPLES = """examples:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; return 0, 2 after a user error (one sentence), 130 after Ctrl-C."""
+    """Run a command and return a status of `retable.exit_status`."""
+
+    def report(sentence: str) -> None:
+        print(printable(f"retable: {sentence}"), file=sys.stderr)
+
+    return run_guarded(lambda: _run(arguments), report, interrupted="retable: interrupted.")
+
+
+def _run(arguments: Sequence[str] | None) -> int:
     parser = argparse.ArgumentParser(
         prog="retable",
         description="Evaluate self-supervised encoders, export their weights, draw their training.",
@@ -41,12 +50,5 @@ def main(arguments: Sequence[str] | None = None) -> int:
         module.add_arguments(command)
         command.set_defaults(run=module.run)
     options = parser.parse_args(arguments)
-    try:
-        status: int = options.run(options)
-    except UserError as error:
-        print(f"retable: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("retable: interrupted.", file=sys.stderr)
-        return 130
+    status: int = options.run(options)
     return status

@@ -5,10 +5,10 @@ from __future__ import annotations
 import argparse
 import importlib
 import json
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from retable.domains import SEED, Pixels, SmallOrZero, integer
 from retable.errors import UserError
 from retable.extras import require
 from retable.settings import parse_setting, with_field
@@ -38,14 +38,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--data", default="shapes", help="shapes, imagefolder:DIR, hf:NAME or arrow:DIR")
     add("--subset", help="imagenet100, or a share of the images such as 10%%")
     default = "default: 224, or as the images are where all have one size below 224"
-    add("--size", type=int, help=f"side of the views in pixels; {default}")
+    add("--size", type=integer(Pixels), help=f"side of the views in pixels; {default}")
     change = "change a setting of the protocol, for instance lr=30 (JSON values)"
     add("--set", dest="settings", metavar="FIELD=VALUE", action="append", default=[], help=change)
-    add("--seed", type=int, default=0, help="default: %(default)s")
+    add("--seed", type=integer(SEED), default=0, help="default: %(default)s")
     add("--device", help="cpu, cuda or cuda:N; default: a GPU if there is one")
     precision = "of the encoder; default: %(default)s"
     add("--precision", choices=PRECISIONS, default="float32", help=precision)
-    add("--workers", type=int, default=0, help="decoding processes; default: 0")
+    add("--workers", type=integer(SmallOrZero), default=0, help="decoding processes; default: 0")
     skip = "leave out and count unreadable images instead of refusing"
     add("--skip-unreadable", action="store_true", help=skip)
     add("--directory", type=Path, help="keep the state here, to go on after an interruption")
@@ -63,6 +63,7 @@ def run(options: argparse.Namespace) -> int:
     from retable.distributed import process_index
     from retable.evaluate import named_protocol
     from retable.evaluate.protocol import EvalContext
+    from retable.outputs import check_output_folder
     from retable.settings import to_plain
     from retable.weights import load_encoder
 
@@ -77,6 +78,9 @@ def run(options: argparse.Namespace) -> int:
     for setting in options.settings:
         path, value = parse_setting(setting)
         recipe = with_field(recipe, path.split("."), value, path)
+    for option in ("directory", "features"):
+        if (folder := getattr(options, option)) is not None and not options.dry_run:
+            check_output_folder(folder, f"--{option}")
     device = _join(options.device)
     open_variant = _opener(options.data, options.subset, options.skip_unreadable)
     named, sources = recipe, _opened(recipe, open_variant)
@@ -237,18 +241,28 @@ def _opener(data: str, subset: str | None, skip_unreadable: bool) -> OpenSource:
     return open_variant
 
 
+def _devices(gpus: int) -> str:
+    last = f" to cuda:{gpus - 1}" if gpus > 1 else ""
+    return f"cpu, cuda or cuda:0{last}" if gpus else "cpu, since this machine has no GPU"
+
+
 def _join(wanted: str | None) -> str:
     """Join the other processes of a launch, if there are any; return this process's device."""
     import torch
 
-    kind, _, number = (wanted or "").partition(":")
-    available = torch.cuda.device_count() if kind in ("", "cuda") else 0
-    if kind not in ("", "cpu", "cuda") or (kind == "cuda" and not int(number or 0) < available):
+    from retable.variables import check_variables, world_size
+
+    gpus = torch.cuda.device_count()
+    check_variables(gpus=gpus)
+    kind = (wanted or "").partition(":")[0]
+    known = {"cpu", *(["cuda"] if gpus else []), *(f"cuda:{index}" for index in range(gpus))}
+    if wanted is not None and wanted not in known:
         raise UserError(
-            f"the device {wanted!r} is not here: expected cpu or one of {available} GPUs, so leave "
-            "--device out."
+            f"`--device` must be {_devices(gpus)}, got {wanted!r}. Leave it out to use "
+            f"{'a GPU' if gpus else 'the CPU'}."
         )
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    available = gpus if kind in ("", "cuda") else 0
+    if world_size() > 1:
         require("accelerate", "train", "An evaluation in several processes")
         from accelerate.state import PartialState
 

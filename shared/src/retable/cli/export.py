@@ -17,8 +17,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Write the encoder of a checkpoint in another program's layout."""
+    from retable.outputs import check_output_file
     from retable.weights import assumption, load_encoder, save_export
 
+    check_output_file(options.output, "OUT")
     encoder, recipe, metadata = load_encoder(options.checkpoint)
     save_export(options.output, encoder, recipe, options.layout)
     print(f"{options.output}: {recipe.label} in the {options.layout} layout")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from retable.domains import Count, integer
 from retable.errors import UserError
 
 _RUN = "the folder of a run, or the metrics.jsonl of any training loop"
@@ -23,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         names = "names of the runs; default: their methods and the settings in which they differ"
         add("--labels", metavar="LABEL", nargs="+", help=names)
     smooth = "length of the running mean, 1 for none; default: a hundredth of the steps drawn"
-    scores.add_argument("--smooth", metavar="STEPS", type=int, help=smooth)
+    scores.add_argument("--smooth", metavar="STEPS", type=integer(Count), help=smooth)
     part = scores.add_mutually_exclusive_group().add_argument
     epochs = "epochs to draw; 0:10 is the first ten epochs, 30: all after the thirtieth"
     part("--epochs", metavar="FIRST:LAST", help=epochs)
@@ -40,6 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Draw a picture of runs and print its path."""
+    from retable.outputs import check_output_file
     from retable.plots import drawing
     from retable.plots.gradients import draw_gradients
     from retable.plots.recorded import name_runs, read_gradients, read_scores
@@ -47,12 +49,11 @@ def run(options: argparse.Namespace) -> int:
 
     out = options.out or Path(f"{options.picture}.png")
     drawing.kind_of(out)
+    check_output_file(out, "--out")
     drawing.require()
     labels = name_runs(options.runs, options.labels)
     runs = dict(zip(labels, options.runs, strict=True))
     if options.picture == "scores":
-        if options.smooth is not None and options.smooth < 1:
-            raise UserError(f"`--smooth` must be 1 or more steps, got {options.smooth}.")
         figure = draw_scores(
             {name: read_scores(run) for name, run in runs.items()},
             smooth=options.smooth,
@@ -63,10 +64,7 @@ def run(options: argparse.Namespace) -> int:
     else:
         recorded = {name: read_gradients(run) for name, run in runs.items()}
         figure = draw_gradients(recorded, kind=options.kind, statistic=options.statistic)
-    try:
-        drawing.save(figure, out)
-    except OSError as error:
-        raise UserError(f"{out} cannot be written ({error.strerror}). Use another --out.") from None
+    drawing.save(figure, out)
     print(f"{out}: the {options.picture} of {'; '.join(labels)}")
     return 0
 

@@ -18,7 +18,9 @@ from torch import Tensor
 
 from retable import random
 from retable.data.source import TRAIN, Source, checksum
+from retable.domains import Share
 from retable.errors import UserError
+from retable.settings import validate_fields
 
 _WORDNET_ID = re.compile(r"n\d{8}")
 
@@ -54,7 +56,10 @@ class SubsetRecipe:
 
     name: str
     wordnet_ids: tuple[str, ...] | None = None
-    fraction: float = 1.0
+    fraction: Share = 1.0
+
+    def __post_init__(self) -> None:
+        validate_fields(self)
 
     def apply(self, source: Source, split: str) -> Source:
         """Return a view on ``source``; a share is taken of the train split only."""

@@ -25,7 +25,7 @@ from retable import random
 from retable.data.batch import map_layers
 from retable.data.plans import BatchSpec, Plan
 from retable.data.source import LayerKind, Sample, Source
-from retable.errors import UserError
+from retable.errors import MachineError, UserError
 from retable.processes import exit_with_parent
 from retable.views import (
     ViewParameters,
@@ -235,7 +235,8 @@ class WorkerViewLoader:
         """Yield the batches of ``steps``, in order.
 
         Raises:
-            UserError: an image is unreadable, or a worker was killed.
+            UserError: an image is unreadable.
+            MachineError: a worker was killed.
         """
         steps = list(steps)
         if self.workers and steps:
@@ -326,7 +327,7 @@ def _checked(batches: Iterable[Crops | str]) -> Iterator[Crops]:
             yield batch
     except RuntimeError as error:
         if "DataLoader worker" in str(error) and ("killed" in str(error) or "exited" in str(error)):
-            raise UserError(
+            raise MachineError(
                 "A decoding worker was killed, usually because memory or shared memory "
                 "(/dev/shm) ran out: use fewer workers or a smaller batch, or enlarge /dev/shm."
             ) from error

@@ -5,13 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from retable.domains import Small, SmallOrZero, Width
 from retable.encoders.base import Encoder, EncoderRecipe
 from retable.encoders.registry import register_encoder
 from retable.encoders.resnet import DEPTHS, ResNet, zero_init_residual_
 from retable.encoders.small import SMALL_DEPTHS, SmallResNet
 from retable.errors import UserError
 from retable.random import initialising
-from retable.settings import validate_choices
+from retable.settings import validate_fields
 
 __all__ = [
     "ENCODER_NAMES",
@@ -24,9 +25,6 @@ __all__ = [
 ]
 
 ENCODER_NAMES = tuple(DEPTHS) + tuple(SMALL_DEPTHS)
-
-MAX_WIDTH = 64
-"""Largest width factor: wider networks fit no machine."""
 
 MAX_STEM = 16
 """Largest stride and padding of a stem."""
@@ -55,25 +53,21 @@ class ResNetRecipe:
     """
 
     name: str = "resnet50"
-    width: float = 1.0
+    width: Width = 1.0
     stem: Literal["imagenet", "small"] = "imagenet"
     norm: Literal["batch", "group"] = "batch"
     zero_init_residual: bool = False
-    stem_stride: int | None = None
-    stem_padding: int | None = None
+    stem_stride: Small | None = None
+    stem_padding: SmallOrZero | None = None
     stem_pool: Literal["max", "none"] | None = None
     stem_relu: bool = True
     downsampling: Literal["torchvision", "caffe"] = "torchvision"
 
     def __post_init__(self) -> None:
-        validate_choices(self)
+        validate_fields(self)
         if self.name not in ENCODER_NAMES:
             raise UserError(
                 f"`encoder.name` must be one of {', '.join(ENCODER_NAMES)}, got {self.name!r}."
-            )
-        if not 0 < self.width <= MAX_WIDTH:
-            raise UserError(
-                f"`encoder.width` must be positive and at most {MAX_WIDTH}, got {self.width}."
             )
         self._validate_details()
 

@@ -18,9 +18,10 @@ from retable.data.skipped import left_out
 from retable.data.source import TEST, TRAIN, VAL
 from retable.data.sources import open_source, with_parameter
 from retable.data.subsets import Subset, share_of_classes
+from retable.domains import Count, Share
 from retable.errors import UserError, printable
 from retable.evaluate.classifier import check_labels
-from retable.settings import validate_choices
+from retable.settings import validate_fields
 from retable.views import ViewRecipe, center, crop_and_flip
 
 if TYPE_CHECKING:
@@ -109,22 +110,15 @@ class EvalData:
     """
 
     source: str = ""
-    labels: float = 1.0
+    labels: Share = 1.0
     split: Literal["test", "val", "validation"] = "test"
-    validation_images: int = 50_046
+    validation_images: Count = 50_046
     balanced: bool = False
     files: str = ""
 
     def __post_init__(self) -> None:
         """Validate the fields."""
-        validate_choices(self)
-        if not 0 < self.labels <= 1:
-            raise UserError(f"`labels` must be in (0, 1], got {self.labels}.")
-        if self.validation_images < 1:
-            raise UserError(
-                f"`validation_images` must be at least 1, got {self.validation_images}. Raise it "
-                "or set `split` to 'test'."
-            )
+        validate_fields(self)
         if self.split == "val" and self.validation_images != EvalData.validation_images:
             raise UserError(
                 "`validation_images` must be the default with split 'val', got "

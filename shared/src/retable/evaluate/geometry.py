@@ -10,11 +10,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from retable.data.source import TEST
+from retable.domains import Name, Positive
 from retable.errors import UserError
 from retable.evaluate.classifier import check_labels
 from retable.evaluate.data import EvalData, natural_test_view, open_test_split
 from retable.evaluate.features import pooled_features
 from retable.evaluate.protocol import EvalContext, Evaluation, MetricSpec
+from retable.settings import validate_fields
 from retable.views import ViewRecipe, center
 
 if TYPE_CHECKING:
@@ -104,15 +106,16 @@ class Geometry(Evaluation):
         view: view of the images; None: `natural_test_view`.
     """
 
-    t: float = 2.0
+    t: Positive = 2.0
     view: ViewRecipe | None = None
     data: EvalData = field(default_factory=EvalData)
-    name: str = "geometry"
+    name: Name = "geometry"
 
     reads: ClassVar[tuple[str, ...]] = (TEST,)
 
     def __post_init__(self) -> None:
         """Validate the fields."""
+        validate_fields(self)
         if self.data.labels < 1 or self.data.files:
             raise UserError(
                 "`data` must select no training labels, since the geometry of test images needs "

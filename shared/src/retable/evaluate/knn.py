@@ -9,11 +9,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from retable.domains import Count, Name, Positive
 from retable.errors import UserError
 from retable.evaluate.classifier import accuracy
 from retable.evaluate.data import EvalData, natural_test_view, open_eval_splits
 from retable.evaluate.features import pooled_features
 from retable.evaluate.protocol import TOP1, TOP5, EvalContext, Evaluation, MetricSpec
+from retable.settings import validate_fields
 from retable.views import ViewRecipe
 
 if TYPE_CHECKING:
@@ -80,11 +82,15 @@ class Knn(Evaluation):
         view: view of training and test images; None: `natural_test_view`.
     """
 
-    k: int = 200
-    temperature: float = 0.07
+    k: Count = 200
+    temperature: Positive = 0.07
     view: ViewRecipe | None = None
     data: EvalData = field(default_factory=EvalData)
-    name: str = "knn"
+    name: Name = "knn"
+
+    def __post_init__(self) -> None:
+        """Validate the fields."""
+        validate_fields(self)
 
     @property
     def metrics(self) -> dict[str, MetricSpec]:

@@ -12,11 +12,21 @@ from torch import Tensor
 
 from retable import random
 from retable.data.subsets import Subset
+from retable.domains import (
+    BatchSize,
+    Count,
+    CountOrZero,
+    Epochs,
+    Fraction,
+    Name,
+    NonNegative,
+    Positive,
+)
 from retable.errors import UserError
 from retable.evaluate.classifier import LinearClassifier
 from retable.evaluate.data import Splits, natural_train_view
 from retable.evaluate.head_training import Head, HeadProbe, shrunk_milestones
-from retable.evaluate.protocol import validate
+from retable.settings import validate_fields
 from retable.train.optim import trust_ratios
 from retable.train.schedules import ScheduleRecipe, learning_rate
 from retable.views import ViewRecipe, center, crop_and_flip
@@ -92,22 +102,22 @@ class LinearProbe(HeadProbe[ProbeState]):
     purpose: ClassVar[str] = "linear probe"
     head: ClassVar[type[ProbeState]] = ProbeState
 
-    lr: float = 10.0
-    momentum: float = 0.9
-    weight_decay: float = 0.0
-    batch: int = 128
-    epochs: int = 60
-    milestones: tuple[int, ...] = (30, 40, 50)
-    gamma: float = 0.1
+    lr: Positive = 10.0
+    momentum: Fraction = 0.9
+    weight_decay: NonNegative = 0.0
+    batch: BatchSize = 128
+    epochs: Epochs = 60
+    milestones: tuple[CountOrZero, ...] = (30, 40, 50)
+    gamma: NonNegative = 0.1
     optimizer: Literal["sgd", "lars"] = "sgd"
     schedule: Literal["step", "cosine"] = "step"
-    max_steps: int | None = None
-    other_lrs: tuple[float, ...] = ()
-    name: str = "linear"
+    max_steps: Count | None = None
+    other_lrs: tuple[Positive, ...] = ()
+    name: Name = "linear"
 
     def __post_init__(self) -> None:
         """Validate the fields."""
-        validate(self, positive=("lr", "batch", "epochs", "max_steps"))
+        validate_fields(self)
         if self.schedule == "cosine" and self.milestones:
             raise UserError(
                 f"`milestones` must be empty with the cosine schedule, got {self.milestones}. Set "

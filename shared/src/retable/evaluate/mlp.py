@@ -14,11 +14,20 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from retable import random
-from retable.errors import UserError
+from retable.domains import (
+    BatchSize,
+    CountOrZero,
+    Dim,
+    Epochs,
+    Fraction,
+    Name,
+    NonNegative,
+    Positive,
+)
 from retable.evaluate.data import Splits
 from retable.evaluate.head_training import Head, HeadProbe, shrunk_milestones
-from retable.evaluate.protocol import validate
 from retable.random import dropout
+from retable.settings import validate_fields
 from retable.views import ViewRecipe, center
 
 
@@ -84,22 +93,20 @@ class MlpProbe(HeadProbe[MlpState]):
     purpose: ClassVar[str] = "MLP probe"
     head: ClassVar[type[MlpState]] = MlpState
 
-    hidden: int = 1000
-    dropout: float = 0.5
-    penalty: float = 100.0
-    lr: float = 0.01
-    momentum: float = 0.9
-    batch: int = 512
-    epochs: int = 180
-    milestones: tuple[int, ...] = (60, 120)
-    gamma: float = 0.1
-    name: str = "mlp"
+    hidden: Dim = 1000
+    dropout: Fraction = 0.5
+    penalty: NonNegative = 100.0
+    lr: Positive = 0.01
+    momentum: Fraction = 0.9
+    batch: BatchSize = 512
+    epochs: Epochs = 180
+    milestones: tuple[CountOrZero, ...] = (60, 120)
+    gamma: NonNegative = 0.1
+    name: Name = "mlp"
 
     def __post_init__(self) -> None:
         """Validate the fields."""
-        validate(self, positive=("hidden", "lr", "batch", "epochs"), shares=("dropout", "momentum"))
-        if self.penalty < 0:
-            raise UserError(f"`penalty` must be at least 0, got {self.penalty}.")
+        validate_fields(self)
 
     def shrunk(self, epochs: int, size: int = 32) -> Self:
         """Return the probe at ``size`` pixels for ``epochs`` epochs, milestones in proportion."""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Self
 
 from torch import nn
 
+from retable.domains import Name
 from retable.errors import UserError
 from retable.evaluate.classifier import accuracy
 from retable.evaluate.data import EvalData, open_eval_splits
@@ -17,6 +18,7 @@ from retable.evaluate.linear import LinearProbe
 from retable.evaluate.logistic.probe import LogisticProbe
 from retable.evaluate.protocol import EvalContext, Evaluation, MetricSpec
 from retable.progress import bar
+from retable.settings import validate_fields
 
 if TYPE_CHECKING:
     from retable.data.source import Source
@@ -52,10 +54,11 @@ class OutOfDistribution(Evaluation):
 
     probe: LinearProbe | LogisticProbe = field(default_factory=LogisticProbe)
     variants: tuple[str, ...] = ()
-    name: str = "ood"
+    name: Name = "ood"
 
     def __post_init__(self) -> None:
         """Validate the fields."""
+        validate_fields(self)
         if self.probe.data.split != "test":
             raise UserError(
                 f"`probe.data.split` must be 'test', got {self.probe.data.split!r}. Variants exist "

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
@@ -12,7 +12,6 @@ import torch
 from torch import nn
 
 from retable.data.source import TEST, TRAIN
-from retable.errors import UserError
 from retable.evaluate.data import (
     EvalData,
     OpenSource,
@@ -20,7 +19,7 @@ from retable.evaluate.data import (
     natural_test_view,
     split_facts,
 )
-from retable.settings import to_plain, validate_choices
+from retable.settings import to_plain
 
 if TYPE_CHECKING:
     from retable.data.source import Source
@@ -182,19 +181,3 @@ class Evaluation(ABC):
         ``size`` is the side of the training view in pixels where the recipe has no view.
         """
         return None
-
-
-def validate(recipe: object, *, positive: Iterable[str] = (), shares: Iterable[str] = ()) -> None:
-    """Validate fields of a dataclass.
-
-    ``Literal`` fields must hold one of their values, the ``positive`` be above 0 or None, the
-    ``shares`` in [0, 1).
-    """
-    validate_choices(recipe)
-    for name in positive:
-        value = getattr(recipe, name)
-        if value is not None and not value > 0:
-            raise UserError(f"`{name}` must be positive, got {value}.")
-    for name in shares:
-        if not 0 <= (value := getattr(recipe, name)) < 1:
-            raise UserError(f"`{name}` must be in [0, 1), got {value}.")

@@ -11,8 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from retable.domains import Count
 from retable.errors import UserError
 from retable.nn.patches import PatchGrid, cut_patches
+from retable.settings import validate_fields
 
 if TYPE_CHECKING:
     from retable.data.source import Source
@@ -55,15 +57,14 @@ class Representation:
     """
 
     taps: tuple[str, ...] = (PRE_LOGITS,)
-    max_features: int = 9000
+    max_features: Count = 9000
     patches: PatchGrid | None = None
 
     def __post_init__(self) -> None:
         """Validate the fields."""
+        validate_fields(self)
         if not self.taps or len(set(self.taps)) < len(self.taps):
             raise UserError(f"`taps` must name one or more layers, each once, got {self.taps}.")
-        if self.max_features < 1:
-            raise UserError(f"`max_features` must be at least 1, got {self.max_features}.")
 
     def joined(self, metrics: Mapping[str, Mapping[str, Value]]) -> dict[str, Value]:
         """Join the taps' metrics: the last tap's by name and, of several taps, each as name@tap."""

@@ -7,11 +7,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from retable.domains import Dim
 from retable.methods.method import Progress
 from retable.methods.siamese import Siamese
 from retable.nn.heads import byol_head
 from retable.nn.momentum import MomentumCopy, MomentumRecipe
 from retable.random import derive_key
+from retable.settings import validate_fields
 
 _AT_1000_EPOCHS = MomentumRecipe(0.996, "cosine")
 
@@ -30,9 +32,12 @@ class BYOLRecipe:
             at 100 and 0.97 at 40 (presets of the official code); it rises to 1 over the run.
     """
 
-    dim: int = 256
-    hidden_dim: int = 4096
+    dim: Dim = 256
+    hidden_dim: Dim = 4096
     momentum: MomentumRecipe = _AT_1000_EPOCHS
+
+    def __post_init__(self) -> None:
+        validate_fields(self)
 
     def build(self, encoder: nn.Module, rng_key: int) -> BYOL:
         """Return the method; ``rng_key`` draws the heads' weights."""

@@ -26,6 +26,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from retable import distributed
+from retable.domains import Dim, Positive, Probability, Queue
 from retable.methods.method import Batch, Method, Metrics, Progress, StepOutput
 from retable.methods.metrics import embedding_spread, ranking
 from retable.nn.batch_norm import shuffled
@@ -35,6 +36,7 @@ from retable.nn.momentum import MomentumCopy
 from retable.nn.queues import KeyQueue
 from retable.nn.scores import queue_score_statistics
 from retable.random import derive_key
+from retable.settings import validate_fields
 
 
 @dataclass(frozen=True)
@@ -52,13 +54,16 @@ class MoCoRecipe:
             2010.01028, section 4).
     """
 
-    queue: int = 65536
-    temperature: float = 0.07
-    momentum: float = 0.999
-    dim: int = 128
+    queue: Queue = 65536
+    temperature: Positive = 0.07
+    momentum: Probability = 0.999
+    dim: Dim = 128
     head: Literal["linear", "mlp"] = "linear"
     shuffle: bool = True
     oracle: bool = False
+
+    def __post_init__(self) -> None:
+        validate_fields(self)
 
     def build(self, encoder: nn.Module, rng_key: int) -> MoCo:
         """Return the method; ``rng_key`` draws the head's weights and the first queue."""

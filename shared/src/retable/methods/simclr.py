@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from retable.domains import Dim, Positive
 from retable.methods.method import Batch, Method, Metrics, StepOutput
 from retable.methods.metrics import embedding_spread, ranking
 from retable.methods.multi_crop import by_image, encode_crops
@@ -24,7 +25,7 @@ from retable.nn.heads import mlp_head, simclr_head
 from retable.nn.losses import Pairs, info_nce, view_pairs
 from retable.nn.scores import score_statistics
 from retable.random import derive_key
-from retable.settings import validate_choices
+from retable.settings import validate_fields
 
 
 @dataclass(frozen=True)
@@ -43,13 +44,13 @@ class SimCLRRecipe:
             features, 2048 for ResNet-50.
     """
 
-    temperature: float = 0.1
-    dim: int = 128
+    temperature: Positive = 0.1
+    dim: Dim = 128
     head: Literal["mlp", "simclr"] = "mlp"
-    hidden_dim: int | None = None
+    hidden_dim: Dim | None = None
 
     def __post_init__(self) -> None:
-        validate_choices(self)
+        validate_fields(self)
 
     def build(self, encoder: nn.Module, rng_key: int) -> SimCLR:
         """Return the method; ``rng_key`` draws the head's weights."""

@@ -6,9 +6,11 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
+from retable.domains import Dim
 from retable.methods.siamese import Siamese
 from retable.nn.heads import simsiam_predictor, simsiam_projector
 from retable.random import derive_key
+from retable.settings import validate_fields
 
 
 @dataclass(frozen=True)
@@ -26,9 +28,12 @@ class SimSiamRecipe:
         predictor_hidden_dim: width of the predictor's hidden layer.
     """
 
-    dim: int = 2048
-    hidden_dim: int | None = None
-    predictor_hidden_dim: int = 512
+    dim: Dim = 2048
+    hidden_dim: Dim | None = None
+    predictor_hidden_dim: Dim = 512
+
+    def __post_init__(self) -> None:
+        validate_fields(self)
 
     def build(self, encoder: nn.Module, rng_key: int) -> SimSiam:
         """Return the method; ``rng_key`` draws the heads' weights."""

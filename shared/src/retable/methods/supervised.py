@@ -7,8 +7,10 @@ from dataclasses import dataclass
 import torch.nn.functional as F
 from torch import nn
 
+from retable.domains import Dim
 from retable.methods.method import Batch, Method, StepOutput
 from retable.random import initialising
+from retable.settings import validate_fields
 from retable.views import ViewRecipe, without_draws
 
 
@@ -16,7 +18,10 @@ from retable.views import ViewRecipe, without_draws
 class SupervisedRecipe:
     """The supervised baseline without its encoder."""
 
-    classes: int
+    classes: Dim
+
+    def __post_init__(self) -> None:
+        validate_fields(self)
 
     def build(self, encoder: nn.Module, rng_key: int) -> Supervised:
         """Return the method; ``rng_key`` draws the classifier's weights."""

@@ -14,8 +14,9 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
+from retable.domains import Probability
 from retable.errors import UserError
-from retable.settings import validate_choices
+from retable.settings import validate_fields
 
 
 class MomentumCopy(nn.Module):
@@ -54,16 +55,11 @@ class MomentumRecipe:
         kind: ``constant``, or ``cosine`` from ``base`` to 1 over the whole run (BYOL).
     """
 
-    base: float = 0.999
+    base: Probability = 0.999
     kind: Literal["constant", "cosine"] = "constant"
 
     def __post_init__(self) -> None:
-        validate_choices(self)
-        if not 0 <= self.base <= 1:
-            raise UserError(
-                f"`base` of the momentum must be in [0, 1], got {self.base}. Use, for example, "
-                "0.999."
-            )
+        validate_fields(self)
 
     def at(self, step: int, total_steps: int) -> float:
         """Return the momentum of a zero-based step: ``1 - (1 - base)(1 + cos(pi k / K)) / 2``.

@@ -12,9 +12,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from retable.domains import Pixels, Small
 from retable.errors import UserError
 from retable.nn.checks import Shaped, check_rng_key, check_shapes, row_positions
 from retable.random import integers
+from retable.settings import validate_fields
 
 # Values that a CPU cuts at a time, so that intermediate results stay in its cache.
 _CPU_PIECE = 1 << 19
@@ -34,16 +36,16 @@ class PatchGrid:
         standardise: whether each patch is standardised, see `standardise`.
     """
 
-    grid: int = 3
-    cell: int = 85
-    patch: int = 64
+    grid: Small = 3
+    cell: Pixels = 85
+    patch: Pixels = 64
     standardise: bool = True
 
     def __post_init__(self) -> None:
-        if not (self.grid >= 1 and 1 <= self.patch <= self.cell):
+        validate_fields(self)
+        if self.patch > self.cell:
             raise UserError(
-                f"`patch` must be between 1 pixel and `cell`, and `grid` at least 1, got patch "
-                f"{self.patch}, cell {self.cell}, grid {self.grid}. Change the sizes."
+                f"`patch` must be at most `cell`, {self.cell} pixels, got {self.patch}. Change one."
             )
 
     @property

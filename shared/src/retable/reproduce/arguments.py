@@ -5,12 +5,14 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import os
+import re
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
+from retable.domains import MOST_SEEDS, SEED, Count, Small, SmallOrZero, integer, shown
 from retable.errors import UserError
 from retable.precision import PRECISIONS
 from retable.reproduce.plan import TableSelection
@@ -87,12 +89,18 @@ def _seeds(words: Sequence[str]) -> tuple[int, ...]:
     seeds: list[int] = []
     for word in words:
         first, separator, last = word.partition("-")
-        try:
-            seeds += range(int(first), int(last) + 1) if separator else [int(first)]
-        except ValueError:
+        ends = [int(end) for end in ((first, last) if separator else (first,)) if _is_seed(end)]
+        if len(ends) != 1 + len(separator):
             raise UserError(
-                f"`--seeds` must be numbers or ranges, got {word!r}. Use for instance 0 1 2 or 0-4."
-            ) from None
+                f"`--seeds` must be numbers or ranges, got {shown(word)}. Use for instance 0 1 2 "
+                f"or 0-4, each {SEED}."
+            )
+        if len(seeds) + ends[-1] - ends[0] >= MOST_SEEDS:
+            raise UserError(
+                f"`--seeds` must name at most {MOST_SEEDS} seeds, got {' '.join(words)}. Each has "
+                "a run of its own: name fewer."
+            )
+        seeds += range(ends[0], ends[-1] + 1)
     if not seeds:
         raise UserError(f"`--seeds {' '.join(words)}` names no seed. Write the lower one first.")
     if len(set(seeds)) < len(seeds):
@@ -100,14 +108,8 @@ def _seeds(words: Sequence[str]) -> tuple[int, ...]:
     return tuple(seeds)
 
 
-def _count(text: str, least: int = 0) -> int:
-    if not text.isdecimal() or int(text) < least:
-        raise argparse.ArgumentTypeError(f"must be an integer of at least {least}, got {text}")
-    return int(text)
-
-
-def _positive(text: str) -> int:
-    return _count(text, 1)
+def _is_seed(text: str) -> bool:
+    return re.fullmatch("[0-9]{1,10}", text) is not None and int(text) in SEED
 
 
 def _parser(table: Table) -> argparse.ArgumentParser:
@@ -123,15 +125,24 @@ def _parser(table: Table) -> argparse.ArgumentParser:
     add("--rows", nargs="+", metavar="ROW", help=rows)
     add("--seeds", nargs="+", metavar="SEED", help="numbers or ranges: 0 1 2 or 0-4")
     add("--set", action="append", metavar="FIELD=VALUE", help="for instance pretrain.epochs=5")
-    add("--processes", type=_positive, help="one for each GPU by default; gloo processes on a CPU")
-    add("--jobs", type=_positive, help="runs side by side on a CPU; one for each core by default")
-    add("--workers", type=_count, help="decoding processes of each training process")
+    add(
+        "--processes",
+        type=integer(Small),
+        help="one for each GPU by default; gloo processes on a CPU",
+    )
+    add(
+        "--jobs",
+        type=integer(Small),
+        help="runs side by side on a CPU; one for each core by default",
+    )
+    add("--workers", type=integer(SmallOrZero), help="decoding processes of each training process")
     add("--mixed-precision", choices=PRECISIONS, help="float32 by default")
-    add("--accumulate", type=_positive, default=1, help="micro-batches, where the method allows it")
+    parts = "micro-batches, where the method allows it"
+    add("--accumulate", type=integer(Count), default=1, help=parts)
     add("--compile", action="store_true", help="torch.compile the encoders")
     add("--resident", action="store_true", help="keep the decoded images on the device")
     steps = "stop each training after this many steps; nothing is compared"
-    add("--max-steps", type=_positive, help=steps)
+    add("--max-steps", type=integer(Count), help=steps)
     add("--skip-unreadable", action="store_true", help="leave out and count unreadable images")
     start = parser.add_mutually_exclusive_group().add_argument
     start("--resume", action="store_true", help="require earlier runs to continue from")

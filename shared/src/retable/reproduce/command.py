@@ -11,11 +11,12 @@ from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
-from retable import distributed
+from retable import distributed, exit_status
 from retable.code import dotted_name, script_name
 from retable.data.sources import open_source
 from retable.errors import UserError
 from retable.evaluate.data import without_validation
+from retable.outputs import check_output_folder
 from retable.processes import exit_with_launcher
 from retable.reproduce import arguments, execute, launch, results
 from retable.reproduce.plan import TableSelection, plan_runs, render_plan, resolve_rows
@@ -26,11 +27,13 @@ from retable.tables import render_terminal, supports_colour
 from retable.train.options import RunOptions
 from retable.train.recipe import PretrainRecipe
 
+exit_status.guard_script()  # every table script imports this module
+
 
 def main(table: Table, words: Sequence[str] | None = None) -> int:
-    """Reproduce a table and return the exit status.
+    """Reproduce a table and return the exit status (`retable.exit_status`).
 
-    0: nothing missed; 1: a cell missed or a training failed; 2: wrong usage; 130: interrupted.
+    0: nothing missed; 1: a cell missed or a training failed; any other: an error.
     """
     # The script that was started: it may extend the table of another script.
     script = Path(sys.argv[0]) if words is None else table.script
@@ -39,16 +42,14 @@ def main(table: Table, words: Sequence[str] | None = None) -> int:
 
 
 def guarded(command: Callable[[], int]) -> int:
-    """Print a user's mistake and return 2, after Ctrl-C return 130."""
-    try:
-        return command()
-    except UserError as error:
-        launch.report(str(error))
-        return 2
-    except KeyboardInterrupt:
-        if not launch.is_child() and launch.rank() == 0:
-            print("\ninterrupted: the same command continues from here.", file=sys.stderr)
-        return 130
+    """Run a command under the handler of `retable.exit_status`, also as a process of a launch."""
+    return exit_status.run_guarded(
+        command,
+        launch.report,
+        interrupted="\ninterrupted: the same command continues from here.",
+        terminated="\nterminated: the same command continues from here.",
+        tell=launch.tell,
+    )
 
 
 def _main(table: Table, script: Path, words: Sequence[str]) -> int:
@@ -60,6 +61,8 @@ def _main(table: Table, script: Path, words: Sequence[str]) -> int:
     runs = plan_runs(rows, selection.seeds)
     processes = launch.wanted_processes(options.processes)
     execute.check_recipes(runs, processes, options)
+    if not options.dry_run:
+        check_output_folder(options.folder, "--runs")
     if options.dry_run:
         images = _training_images(table, runs[0].recipe)
         print(render_plan(table, runs, selection.scale, images, processes * options.accumulate))

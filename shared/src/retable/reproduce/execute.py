@@ -36,6 +36,7 @@ from retable.evaluate.protocol import EvalContext, Evaluation
 from retable.methods import SupervisedRecipe
 from retable.methods.method import Method, Progress
 from retable.nn.queues import KeyQueue
+from retable.outputs import check_output_folder
 from retable.reproduce.launch import run_side_by_side
 from retable.reproduce.run import FinishedRun, Run, evaluation_owner, read_evaluation, read_run
 from retable.settings import to_plain
@@ -163,6 +164,7 @@ def execute(runs: Iterable[Run], options: RunOptions) -> None:
     Raises:
         UserError: a run cannot start.
     """
+    check_output_folder(options.folder, "--runs")
     calls = [
         functools.partial(execute_one, run, options) for run in runs if not is_current(run, options)
     ]

@@ -16,14 +16,17 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from retable import progress
-from retable.errors import UserError
+from retable.errors import MachineError, UserError
 from retable.processes import PARENT, exit_with_parent
+from retable.text import printable
+from retable.variables import check_variables, rank, world_size
 
 _MISTAKES = "RETABLE_MISTAKES"
 """Environment variable of our children: the folder for their messages to the user."""
@@ -39,20 +42,16 @@ def is_child() -> bool:
     return _MISTAKES in os.environ
 
 
-def rank() -> int:
-    """Return this process's number; known before the processes are connected."""
-    return int(os.environ.get("RANK", "0"))
-
-
 def wanted_processes(requested: int | None) -> int:
     """Return the number of processes: a launcher's, else as requested, else one for each GPU.
 
     Raises:
-        UserError: more processes than GPUs.
+        UserError: more processes than GPUs, or another program's variables are in the way.
     """
-    if is_launched():
-        return int(os.environ.get("WORLD_SIZE", "1"))
     gpus = torch.cuda.device_count()
+    check_variables(gpus=gpus)
+    if is_launched():
+        return world_size()
     processes = max(1, gpus) if requested is None else requested
     if gpus and processes > gpus:
         raise UserError(
@@ -64,10 +63,11 @@ def wanted_processes(requested: int | None) -> int:
 def relaunch(script: Path, arguments: Sequence[str], processes: int) -> int:
     """Run the script again in several processes and return the first status that is not 0.
 
-    A process that fails ends the others, which would wait for it. Ctrl-C ends all.
+    A process that fails ends the others, which would wait for it, and its error is reported. Ctrl-C
+    ends all.
 
     Raises:
-        UserError: a process reported a user's mistake.
+        MachineError: a process was killed.
     """
     words = [str(script), *arguments]
     with tempfile.TemporaryDirectory() as mistakes:
@@ -81,14 +81,36 @@ def relaunch(script: Path, arguments: Sequence[str], processes: int) -> int:
             while None in (statuses := [child.poll() for child in children]) and not any(statuses):
                 time.sleep(0.05)
         finally:
-            for child in children:
-                child.terminate()  # nothing happens to a process that has ended
-            for child in children:
-                child.wait()
+            _end(children)
         status = next((status for status in statuses if status), 0)
-        if status == 2 and (messages := sorted(Path(mistakes).iterdir())):
-            raise UserError(messages[0].read_text())
+        messages = sorted(Path(mistakes).iterdir())
+        if status < 0:
+            raise MachineError(_killed("A process of this run", -status))
+        if status and messages:
+            report(messages[0].read_text(encoding="utf-8"))
         return status
+
+
+def _end(children: Sequence[subprocess.Popen[bytes]], patience: float = 10.0) -> None:
+    """End processes; one that is stopped or stuck is killed."""
+    for child in children:
+        child.terminate()  # nothing happens to a process that has ended
+    deadline = time.monotonic() + patience
+    for child in children:
+        try:
+            child.wait(max(0.0, deadline - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            child.kill()
+            child.wait()
+
+
+def _killed(what: str, number: int) -> str:
+    """Return the sentence of a process that a signal has ended."""
+    memory = ", often because memory ran out" if number == signal.SIGKILL else ""
+    return (
+        f"{what} was ended by {signal.Signals(number).name}{memory}. Start the same command again "
+        "to continue."
+    )
 
 
 Command = tuple[list[str], dict[str, str]]
@@ -124,18 +146,27 @@ def _gloo_commands(words: list[str], processes: int) -> list[Command]:
 
 
 def report(mistake: str) -> None:
-    """Print a user's mistake once: a child of `relaunch` passes it to its parent."""
+    """Print the sentence of an error once: a child of `relaunch` passes it to its parent."""
     if is_child():
-        (Path(os.environ[_MISTAKES]) / str(rank())).write_text(mistake)
+        # The first process that fails decides; the others may only have lost their partner.
+        with suppress(OSError):
+            path = Path(os.environ[_MISTAKES]) / f"{time.time_ns()}-{rank()}"
+            path.write_text(mistake, encoding="utf-8")
     elif rank() == 0:
-        print(f"error: {mistake}", file=sys.stderr)
+        print(printable(f"error: {mistake}"), file=sys.stderr)
+
+
+def tell(message: str) -> None:
+    """Print how a command was stopped, once."""
+    if not is_child() and rank() == 0:
+        print(message, file=sys.stderr)
 
 
 def run_side_by_side(calls: Sequence[Callable[[], None]], jobs: int) -> None:
     """Make picklable calls in ``jobs`` worker processes, each with its own line for bars.
 
     The first exception of a call is raised here and ends the other workers; that of a killed worker
-    is a `UserError`.
+    is a `MachineError`.
     """
     context = multiprocessing.get_context("spawn")
     lines = context.Queue()  # starts Python's resource tracker, which would undo the deferral
@@ -154,7 +185,7 @@ def run_side_by_side(calls: Sequence[Callable[[], None]], jobs: int) -> None:
         for future in as_completed(futures):
             future.result()
     except BrokenProcessPool:
-        raise UserError(
+        raise MachineError(
             "A worker process was killed, often because it ran out of memory. Start the same "
             "command again to continue, with --jobs 1 if it happens again."
         ) from None

@@ -14,6 +14,8 @@ from typing import NamedTuple, get_args
 
 from retable import files
 from retable.errors import UserError
+from retable.exit_status import run_guarded
+from retable.outputs import check_output_folder
 from retable.tables.comparison import Comparison, Scale
 from retable.tables.document import Block, Cells, Heading, Paragraph, Picture, document
 from retable.tables.markdown import write_markdown
@@ -124,18 +126,18 @@ def _overview(tables: Mapping[str, Sequence[Result]]) -> Cells:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Build the report from the command line; return 0, or 2 after a user error."""
+    """Build the report from the command line; return a status of `retable.exit_status`."""
+    return run_guarded(lambda: _main(arguments), lambda error: print(error, file=sys.stderr))
+
+
+def _main(arguments: Sequence[str] | None) -> int:
     parser = argparse.ArgumentParser(description="One page over all tables that were run.")
     parser.add_argument("--reproductions", type=Path, default=Path("reproductions"))
     parser.add_argument("--results", type=Path, default=Path("runs/tables"))
     parser.add_argument("--out", type=Path, default=Path("runs"))
     options = parser.parse_args(arguments)
-    try:
-        written = build_report(options.reproductions, options.results, options.out)
-    except UserError as error:
-        print(error, file=sys.stderr)
-        return 2
-    for path in written:
+    check_output_folder(options.out, "--out")
+    for path in build_report(options.reproductions, options.results, options.out):
         print(path)
     return 0
 

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.optim import SGD, Optimizer
 
+from retable.domains import NonNegative, Probability
 from retable.errors import UserError
-from retable.settings import validate_choices
+from retable.settings import validate_fields
 from retable.train.schedules import ScheduleRecipe
 
 
@@ -35,29 +36,20 @@ class OptimizerRecipe:
     """
 
     name: Literal["sgd", "lars"] = "sgd"
-    lr: float = 0.03
-    momentum: float = 0.9
-    weight_decay: float = 1e-4
+    lr: NonNegative = 0.03
+    momentum: Probability = 0.9
+    weight_decay: NonNegative = 1e-4
     nesterov: bool = False
     exclude_bias_and_norm: bool = False
-    trust_coefficient: float = 1e-3
+    trust_coefficient: NonNegative = 1e-3
     schedule: ScheduleRecipe = field(default_factory=ScheduleRecipe)
     constant_rate: tuple[str, ...] = ()
-    decays: tuple[tuple[str, float], ...] = ()
-    rate_factors: tuple[tuple[str, float], ...] = ()
+    decays: tuple[tuple[str, NonNegative], ...] = ()
+    rate_factors: tuple[tuple[str, NonNegative], ...] = ()
 
     def __post_init__(self) -> None:
-        validate_choices(self)
-        for name in ("lr", "momentum", "weight_decay"):
-            value = getattr(self, name)
-            if not value >= 0:
-                raise UserError(f"`{name}` must be 0 or more, got {value}. Change it.")
+        validate_fields(self)
         for pairs in ("decays", "rate_factors"):
-            for name, value in getattr(self, pairs):
-                if not value >= 0:
-                    raise UserError(
-                        f"`{pairs}` must be 0 or more, got {value} for {name!r}. Change it."
-                    )
             names = [name for name, _ in getattr(self, pairs)]
             if len(set(names)) < len(names):
                 raise UserError(

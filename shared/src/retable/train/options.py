@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from retable.domains import Count, Small, SmallOrZero
+from retable.settings import validate_fields
+
 
 @dataclass(frozen=True)
 class RunOptions:
@@ -32,17 +35,17 @@ class RunOptions:
     """
 
     folder: Path = Path("runs")
-    processes: int | None = None
-    jobs: int = 1
-    threads: int = 1
-    workers: int = 0
-    accumulate: int = 1
+    processes: Small | None = None
+    jobs: Small = 1
+    threads: Small = 1
+    workers: SmallOrZero = 0
+    accumulate: Count = 1
     channels_last: bool = True
     compile: bool = False
     resident: bool = False
     skip_unreadable: bool = False
-    log_every: int = 100
-    checkpoint_every: int = 1000
+    log_every: Count = 100
+    checkpoint_every: Count = 1000
     tensorboard: bool = False
     label: str = ""
     quiet: bool = False
@@ -51,3 +54,6 @@ class RunOptions:
     accepted: tuple[str, ...] = ()
     dry_run: bool = False
     record: bool = False
+
+    def __post_init__(self) -> None:
+        validate_fields(self)

@@ -34,6 +34,7 @@ from retable.train.recipe import PretrainRecipe, build_method, check_fit
 from retable.train.recorder import Recorder
 from retable.train.runs import RunDirectory
 from retable.train.schedules import learning_rate
+from retable.variables import check_variables
 from retable.weights import save_encoder
 
 Monitor = Callable[[Method, int], dict[str, float]]
@@ -260,13 +261,21 @@ def make_accelerator(precision: str, *, cpu: bool = False) -> Any:
     """Return an ``accelerate.Accelerator`` for a precision; ``cpu`` leaves GPUs unused."""
     require("accelerate", "train", "Training")
     from accelerate.accelerator import Accelerator
-    from accelerate.utils.dataclasses import DistributedDataParallelKwargs
+    from accelerate.utils.dataclasses import DistributedDataParallelKwargs as DdpOptions
+    from accelerate.utils.dataclasses import GradientAccumulationPlugin
 
+    check_variables(gpus=torch.cuda.device_count(), connected=distributed.is_connected())
     # The queue is equal on all processes by construction and batch-norm statistics are averaged
     # when they are read: broadcasting buffers would send both at every step for nothing.
-    ddp = DistributedDataParallelKwargs(broadcast_buffers=False)
-    mode = "no" if autocast_dtype(precision) is None else precision
-    made = Accelerator(mixed_precision=mode, kwargs_handlers=[ddp], cpu=cpu)
+    ddp = DdpOptions(broadcast_buffers=False)
+    made = Accelerator(
+        # What is not given here, accelerate would read from the environment.
+        mixed_precision="no" if autocast_dtype(precision) is None else precision,
+        gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
+        dynamo_backend="no",
+        kwargs_handlers=[ddp],
+        cpu=cpu,
+    )
     if made.num_processes != distributed.process_count():
         raise UserError(
             f"accelerate knows {made.num_processes} of {distributed.process_count()} processes. "

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from retable.domains import BatchSize, Count, CountOrZero, Epochs
 from retable.encoders import EncoderRecipe
 from retable.encoders.registry import encoder_kind
 from retable.errors import UserError
@@ -14,6 +15,7 @@ from retable.methods.method import Method, MethodRecipe
 from retable.nn import batch_norm
 from retable.precision import autocast_dtype
 from retable.random import derive_key
+from retable.settings import validate_fields
 from retable.train.optim import OptimizerRecipe
 from retable.train.options import RunOptions
 from retable.views import ViewRecipe
@@ -89,14 +91,17 @@ class PretrainRecipe:
     views: tuple[ViewRecipe, ...]
     encoder: EncoderRecipe
     optimizer: OptimizerRecipe
-    epochs: int
-    batch: int
-    bn_group: int | None = None
+    epochs: Epochs
+    batch: BatchSize
+    bn_group: Count | None = None
     subset: str | None = None
-    validation_images: int = 0
+    validation_images: CountOrZero = 0
     precision: str = "float32"
-    max_steps: int | None = None
+    max_steps: Count | None = None
     weights: InitialWeights | None = None
+
+    def __post_init__(self) -> None:
+        validate_fields(self)
 
 
 def build_method(recipe: PretrainRecipe, seed: int) -> Method:
@@ -114,10 +119,6 @@ def build_method(recipe: PretrainRecipe, seed: int) -> Method:
 def check_fit(recipe: PretrainRecipe, method: Method, processes: int, options: RunOptions) -> None:
     """Check that the batch can be split over processes, micro-batches and batch-norm groups."""
     autocast_dtype(recipe.precision)
-    for name in ("epochs", "batch", "max_steps"):
-        value = getattr(recipe, name)
-        if value is not None and value < 1:
-            raise UserError(f"`{name}` must be at least 1, got {value}.")
     if options.accumulate > 1 and not method.accumulates:
         raise UserError(
             f"`--accumulate` must be 1 for {type(method).__name__}, which contrasts a whole batch, "

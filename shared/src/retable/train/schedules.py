@@ -6,8 +6,9 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
+from retable.domains import NonNegative
 from retable.errors import UserError
-from retable.settings import validate_choices
+from retable.settings import validate_fields
 
 
 @dataclass(frozen=True)
@@ -27,14 +28,14 @@ class ScheduleRecipe:
     """
 
     kind: Literal["cosine", "step", "constant"] = "cosine"
-    milestones: tuple[float, ...] = ()
-    gamma: float = 0.1
-    warmup_epochs: float = 0.0
+    milestones: tuple[NonNegative, ...] = ()
+    gamma: NonNegative = 0.1
+    warmup_epochs: NonNegative = 0.0
     per: Literal["epoch", "step"] = "epoch"
-    final: float = 0.0
+    final: NonNegative = 0.0
 
     def __post_init__(self) -> None:
-        validate_choices(self)
+        validate_fields(self)
         if (self.kind == "step") != bool(self.milestones):
             raise UserError(
                 f"`milestones` must be given for the step schedule only, got {self.milestones} for "
@@ -47,10 +48,6 @@ class ScheduleRecipe:
         if self.final and self.kind != "cosine":
             raise UserError(
                 f"`final` must be 0 for a {self.kind} schedule, got {self.final}. Leave it out."
-            )
-        if self.warmup_epochs < 0:
-            raise UserError(
-                f"`warmup_epochs` must be 0 or more, got {self.warmup_epochs}. Use 0 for none."
             )
 
 

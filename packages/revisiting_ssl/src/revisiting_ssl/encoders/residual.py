@@ -12,11 +12,12 @@ from typing import Literal, cast
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from retable.domains import Small
 from retable.encoders import Encoder, register_encoder
 from retable.encoders.resnet import BasicBlock, Bottleneck, convolution, make_norm
 from retable.errors import UserError
 from retable.random import initialising
-from retable.settings import validate_choices
+from retable.settings import validate_fields
 from revisiting_ssl.encoders.pooling import max_pool_compact, max_pool_padded
 from revisiting_ssl.encoders.reversible import ReversibleBlock
 from revisiting_ssl.encoders.tensorflow_defaults import tensorflow_defaults
@@ -49,26 +50,26 @@ class ResidualRecipe:
     """
 
     version: Literal["v1", "v2", "reversible"] = "v2"
-    units: tuple[int, ...] = (3, 4, 6, 3)
+    units: tuple[Small, ...] = (3, 4, 6, 3)
     bottleneck: bool = True
-    widening: int = 4
-    strides: tuple[int, ...] = (1, 2, 2, 2)
-    root_kernel: int = 7
-    root_stride: int = 2
+    widening: Small = 4
+    strides: tuple[Small, ...] = (1, 2, 2, 2)
+    root_kernel: Small = 7
+    root_stride: Small = 2
     root_pool: bool = True
     last_relu: bool = True
     skip: bool = True
     reversible_backward: bool = False
 
     def __post_init__(self) -> None:
-        validate_choices(self)
+        validate_fields(self)
         self._check_sizes()
         self._check_version()
 
     def _check_sizes(self) -> None:
         for field in ("units", "strides"):
             values = getattr(self, field)
-            if not values or min(values) < 1:
+            if not values:
                 raise UserError(
                     f"`encoder.{field}` must be a positive number for each block, got {values}."
                 )
@@ -77,10 +78,6 @@ class ResidualRecipe:
                 f"`encoder.strides` must be one stride for each of the blocks {self.units}, got "
                 f"{self.strides}."
             )
-        for field in ("widening", "root_stride"):
-            value = getattr(self, field)
-            if value < 1:
-                raise UserError(f"`encoder.{field}` must be at least 1, got {value}.")
         if self.root_kernel % 2 == 0:
             raise UserError(f"`encoder.root_kernel` must be odd, got {self.root_kernel}.")
 

@@ -12,10 +12,12 @@ from typing import cast
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from retable.domains import Small
 from retable.encoders import Encoder, register_encoder
 from retable.encoders.resnet import make_norm
 from retable.errors import UserError
 from retable.random import initialising
+from retable.settings import validate_fields
 from revisiting_ssl.encoders.tensorflow_defaults import tensorflow_defaults
 
 
@@ -33,17 +35,14 @@ class VggRecipe:
             for patches of 64 px.
     """
 
-    widening: int = 8
-    stacks: tuple[int, ...] = (2, 2, 4, 4, 4)
+    widening: Small = 8
+    stacks: tuple[Small, ...] = (2, 2, 4, 4, 4)
     pools: tuple[bool, ...] = (True, True, True, True, True)
-    fc_kernel: int = 7
+    fc_kernel: Small = 7
 
     def __post_init__(self) -> None:
-        for field in ("widening", "fc_kernel"):
-            value = getattr(self, field)
-            if value < 1:
-                raise UserError(f"`encoder.{field}` must be at least 1, got {value}.")
-        if not self.stacks or min(self.stacks) < 1:
+        validate_fields(self)
+        if not self.stacks:
             raise UserError(
                 f"`encoder.stacks` must be a positive number of convolutions for each stack, got "
                 f"{self.stacks}."

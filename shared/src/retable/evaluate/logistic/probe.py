@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from retable import random
 from retable.distributed import process_count, process_index
+from retable.domains import Count, InnerShare, Name, NonNegative, Positive
 from retable.errors import UserError
 from retable.evaluate.classifier import LinearClassifier, accuracy_of
 from retable.evaluate.data import EvalData, Splits, natural_test_view, open_eval_splits
@@ -18,9 +19,10 @@ from retable.evaluate.frozen import FrozenEncoder, freeze
 from retable.evaluate.logistic.objective import PENALTY_TIMES_WEIGHTS, penalty_rule
 from retable.evaluate.logistic.regression import LogisticRegression, fit_logistic
 from retable.evaluate.logistic.solvers import SCIPY_DECREASE
-from retable.evaluate.protocol import TOP1, TOP5, EvalContext, Evaluation, MetricSpec, validate
+from retable.evaluate.protocol import TOP1, TOP5, EvalContext, Evaluation, MetricSpec
 from retable.evaluate.representation import Representation
 from retable.progress import bar
+from retable.settings import validate_fields
 from retable.views import ViewRecipe, center
 
 if TYPE_CHECKING:
@@ -58,23 +60,23 @@ class LogisticProbe(Evaluation):
         representation: features, with a classifier for each of the taps.
     """
 
-    l2: tuple[float, ...] = SWEEP
+    l2: tuple[Positive, ...] = SWEEP
     penalty: Literal["sweep", "rule"] = "sweep"
-    strength: float = PENALTY_TIMES_WEIGHTS
-    penalty_validation_share: float = 0.1
+    strength: Positive = PENALTY_TIMES_WEIGHTS
+    penalty_validation_share: InnerShare = 0.1
     standardise: bool | None = None
-    iterations: int = 500
-    tolerance: float = 1e-5
-    decrease: float = SCIPY_DECREASE
+    iterations: Count = 500
+    tolerance: NonNegative = 1e-5
+    decrease: NonNegative = SCIPY_DECREASE
     view: ViewRecipe | None = None
     representation: Representation = field(default_factory=Representation)
     data: EvalData = field(default_factory=EvalData)
-    name: str = "logistic"
+    name: Name = "logistic"
 
     def __post_init__(self) -> None:
         """Validate the fields."""
-        validate(self, positive=("strength",))
-        if not self.l2 or min(self.l2) <= 0:
+        validate_fields(self)
+        if not self.l2:
             raise UserError(f"`l2` must hold one or more positive penalties, got {self.l2}.")
         if self.penalty == "rule" and tuple(self.l2) != SWEEP:
             raise UserError(
@@ -85,11 +87,6 @@ class LogisticProbe(Evaluation):
             raise UserError(
                 f"`strength` must be the default with penalty 'sweep', got {self.strength}. Leave "
                 "one of the two out."
-            )
-        if not 0 < self.penalty_validation_share < 1:
-            raise UserError(
-                "`penalty_validation_share` must be between 0 and 1, got "
-                f"{self.penalty_validation_share}. Use for example 0.1."
             )
 
     @property

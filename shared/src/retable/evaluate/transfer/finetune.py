@@ -9,6 +9,16 @@ from typing import TYPE_CHECKING, Self
 
 from torch import nn
 
+from retable.domains import (
+    BatchSize,
+    Count,
+    CountOrZero,
+    Epochs,
+    Fraction,
+    Name,
+    NonNegative,
+    Positive,
+)
 from retable.evaluate.classifier import LinearClassifier, accuracy_of
 from retable.evaluate.data import (
     EvalData,
@@ -27,10 +37,10 @@ from retable.evaluate.protocol import (
     EvalContext,
     Evaluation,
     MetricSpec,
-    validate,
 )
 from retable.evaluate.representation import PRE_LOGITS, Representation
 from retable.methods.supervised import Supervised, SupervisedRecipe
+from retable.settings import validate_fields
 from retable.train.optim import OptimizerRecipe
 from retable.train.options import RunOptions
 from retable.train.pretrain import train
@@ -75,29 +85,25 @@ class FineTuning(Evaluation):
         data: default: 10 % of each class.
     """
 
-    lr: float | None = None
-    head_lr: float | None = None
-    momentum: float = 0.9
+    lr: Positive | None = None
+    head_lr: Positive | None = None
+    momentum: Fraction = 0.9
     nesterov: bool = False
-    weight_decay: float = 0.0
-    batch: int = 256
-    bn_group: int | None = 32
-    epochs: int = 20
-    milestones: tuple[int, ...] = (12, 16)
-    gamma: float = 0.2
+    weight_decay: NonNegative = 0.0
+    batch: BatchSize = 256
+    bn_group: Count | None = 32
+    epochs: Epochs = 20
+    milestones: tuple[CountOrZero, ...] = (12, 16)
+    gamma: NonNegative = 0.2
     train_view: ViewRecipe | None = None
     test_view: ViewRecipe | None = None
-    max_steps: int | None = None
+    max_steps: Count | None = None
     data: EvalData = field(default_factory=lambda: EvalData(labels=0.1, balanced=True))
-    name: str = "finetune"
+    name: Name = "finetune"
 
     def __post_init__(self) -> None:
         """Validate the fields."""
-        validate(
-            self,
-            positive=("lr", "head_lr", "batch", "bn_group", "epochs", "max_steps"),
-            shares=("momentum",),
-        )
+        validate_fields(self)
 
     @property
     def metrics(self) -> dict[str, MetricSpec]:
