@@ -18,8 +18,9 @@ from retable.data.folders import FolderSource
 from retable.data.readers import _files_below
 from retable.data.skipped import Skipped, left_out
 from retable.data.sources import open_source
-from retable.errors import UserError, printable
+from retable.errors import UserError
 from retable.evaluate.data import listed_rows
+from retable.text import printable
 
 CLASSES = ("cat", "dog")
 BACK = "links back into the data set"

@@ -111,7 +111,7 @@ def _end(error: Exception, report: Callable[[str], None]) -> int:
     sentence, status = explain(error) or ("", UNEXPECTED)
     with contextlib.suppress(OSError, ValueError):  # standard error may be closed or full
         if status == UNEXPECTED:
-            sys.stderr.write(printable(traceback_text(error)))
+            sys.stderr.write(printable(traceback_text(error), kept="\n\t"))
             sentence = UNEXPECTED_SENTENCE
         report(sentence)
     if isinstance(error, OSError) and error.filename == "standard output":

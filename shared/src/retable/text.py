@@ -1,29 +1,28 @@
-"""Text of foreign files and names, made safe for terminals and sentences."""
+"""Text of foreign files and names, made safe for terminals, sentences and UTF-8 files."""
 
 from __future__ import annotations
 
-import unicodedata
 
-_KEPT = "\n\t"
-_UNSAFE = {"Cc", "Cf", "Cs", "Co", "Zl", "Zp"}
-"""Categories of control, direction, surrogate, private and line-separating characters."""
+def printable(text: str, kept: str = "") -> str:
+    r"""Replace what a terminal or UTF-8 cannot show by backslash escapes.
 
+    Foreign names may hold escape sequences, line breaks, marks that hide text, and bytes that are
+    not UTF-8. Characters in ``kept`` stay as they are.
 
-def printable(text: str) -> str:
-    r"""Replace characters that would steer a terminal or hide text by their escapes.
-
-    >>> printable("a\x1b[2Jb") == "a\\x1b[2Jb"
-    True
+    >>> print(printable("caf\udce9\x1b[2J.jpg"))
+    caf\xe9\x1b[2J.jpg
     """
-    if text.isascii() and text.isprintable():
+    if text.isprintable():
         return text
-    return "".join(_escaped(character) for character in text)
+    return "".join(each if each in kept else _escaped(each) for each in text)
 
 
 def _escaped(character: str) -> str:
-    if character in _KEPT or unicodedata.category(character) not in _UNSAFE:
+    if character.isprintable():
         return character
-    return character.encode("unicode_escape").decode()
+    if 0xDC80 <= ord(character) <= 0xDCFF:  # a byte that is not UTF-8
+        return f"\\x{ord(character) - 0xDC00:02x}"
+    return ascii(character)[1:-1]
 
 
 def one_line(text: str, most: int = 300) -> str:

@@ -204,7 +204,7 @@ def _data_lines(report: dict[str, Any]) -> list[str]:
 
 
 def _readable(report: dict[str, Any]) -> str:
-    from retable.errors import printable
+    from retable.text import printable
     from retable.weights import assumption
 
     metadata = report["encoder"]["metadata"]

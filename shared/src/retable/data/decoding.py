@@ -24,7 +24,8 @@ from retable.data.headers import (
     read_fault,
     size_fault,
 )
-from retable.errors import UserError, printable
+from retable.errors import UserError
+from retable.text import printable
 
 _T = TypeVar("_T")
 _R = TypeVar("_R")

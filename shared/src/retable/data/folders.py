@@ -24,7 +24,8 @@ from retable.data.decoding import (
 from retable.data.skipped import left_out
 from retable.data.source import TEST, TRAIN, VAL, Source, checksum, find_split
 from retable.data.walk import EXTENSIONS, Walk, class_folders, open_walk
-from retable.errors import UserError, printable
+from retable.errors import UserError
+from retable.text import printable
 
 _LAYOUT = "expected DIR/train/CLASS/IMAGE and DIR/val/CLASS/IMAGE"
 

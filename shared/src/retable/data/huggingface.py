@@ -26,8 +26,9 @@ from retable.data.saved import (
     unusable_folder,
 )
 from retable.data.source import Source, checksum, find_split
-from retable.errors import UserError, printable
+from retable.errors import UserError
 from retable.extras import require
+from retable.text import printable
 
 
 class TableSource(Source):

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from retable.data.skipped import Skipped
-from retable.errors import UserError, printable
+from retable.errors import UserError
+from retable.text import printable
 
 # What ends every Arrow stream; a file that was cut between two batches lacks it.
 _END = b"\xff\xff\xff\xff\0\0\0\0"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from retable.errors import printable
+from retable.text import printable
 
 _NAMED = 5  # names that a description keeps for each reason
 

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from retable.data.skipped import Skipped
-from retable.errors import UserError, printable
+from retable.errors import UserError
+from retable.text import printable
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".gif")
 

@@ -19,9 +19,10 @@ from retable.data.source import TEST, TRAIN, VAL
 from retable.data.sources import open_source, with_parameter
 from retable.data.subsets import Subset, share_of_classes
 from retable.domains import Count, Share
-from retable.errors import UserError, printable
+from retable.errors import UserError
 from retable.evaluate.classifier import check_labels
 from retable.settings import validate_fields
+from retable.text import printable
 from retable.views import ViewRecipe, center, crop_and_flip
 
 if TYPE_CHECKING:

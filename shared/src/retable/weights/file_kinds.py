@@ -6,7 +6,7 @@ import re
 import zipfile
 from pathlib import Path
 
-from retable.errors import printable
+from retable.text import printable
 
 _DOWNLOAD = "Download the weights themselves"
 _UNPACK = "Unpack it and pass the weights file inside"

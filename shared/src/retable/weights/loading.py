@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from retable.encoders import ResNetRecipe
-from retable.errors import UserError, printable
+from retable.errors import UserError
 from retable.files import digest_of_tensors
 from retable.random import derive_key
+from retable.text import printable
 from retable.weights.architecture import filled_encoder, recognise
 from retable.weights.encoder_files import HEADER, LoadedEncoder, encoder_from
 from retable.weights.key_layouts import find_encoder

@@ -17,7 +17,8 @@ from torch import Tensor
 
 from retable.encoders import ResNetRecipe
 from retable.encoders.resnet import STEMS
-from retable.errors import UserError, printable
+from retable.errors import UserError
+from retable.text import printable
 from retable.weights.key_layouts import FoundEncoder
 
 

@@ -16,7 +16,8 @@ from typing import IO, Any, NamedTuple, cast
 import torch
 from torch import Tensor
 
-from retable.errors import UserError, printable
+from retable.errors import UserError
+from retable.text import printable
 from retable.weights.file_kinds import other_kind
 from retable.weights.pickles import (
     Contents,
