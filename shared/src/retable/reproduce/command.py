@@ -87,18 +87,24 @@ def _main(table: Table, script: Path, words: Sequence[str]) -> int:
     outcomes = results.gather_outcomes(table, rows, finished, selection.scale)
     if options.record:
         results.record(table, runs, finished, outcomes)
-    comparison = results.compare_table(table, rows, outcomes, selection, finished)
+    notes = kept_notes(runs, options)
+    comparison = results.compare_table(table, rows, outcomes, selection, finished, notes)
     folder = options.folder / "tables" / f"{table.name}-{selection.scale}{variant}"
     results.write_report(table, comparison, finished, folder)
     print(render_terminal(comparison, colour=supports_colour(sys.stdout)))
     print(f"\nWritten to {folder}.")
-    if other := [run.name for run in runs if execute.is_of_other_code(run, options)]:
-        print(
-            f"{len(other)} of {len(runs)} runs were trained by other versions of the code. "
-            "Use --fresh to train them again."
-        )
     failed = results.failed_unexpectedly(table, finished, comparison)
     return 1 if failed else comparison.exit_status
+
+
+def kept_notes(runs: Sequence[Run], options: RunOptions) -> list[str]:
+    """Return a sentence about the runs that are shown although they are of other code or data."""
+    return [
+        f"{count} of {len(runs)} runs were made {'by' if part == 'code' else 'of'} other {part} "
+        f"than the present, kept by --accept-other {part}; --fresh trains them again."
+        for part in options.accepted
+        if (count := sum(execute.is_of_other(part, run, options) for run in runs))
+    ]
 
 
 def _training_images(table: Table, recipe: PretrainRecipe) -> int:

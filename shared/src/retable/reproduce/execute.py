@@ -124,11 +124,11 @@ def check_claims(runs: Sequence[Run], options: RunOptions) -> None:
         run.directory(options.folder).verify_claim(_claim(run, options), options.accepted)
 
 
-def is_of_other_code(run: Run, options: RunOptions) -> bool:
-    """Say whether a run was made by other code than the present."""
+def is_of_other(part: str, run: Run, options: RunOptions) -> bool:
+    """Say whether a run was made by other "code", or of other "data", than the present."""
     try:
         claim = _claim(run, options)
-        run.directory(options.folder).verify_claim(claim, {"recipe", "data"})
+        run.directory(options.folder).verify_claim(claim, {"recipe", "data", "code"} - {part})
     except UserError:
         return True
     return False
