@@ -88,7 +88,7 @@ def _main(table: Table, script: Path, words: Sequence[str]) -> int:
     if options.record:
         results.record(table, runs, finished, outcomes)
     notes = kept_notes(runs, options)
-    comparison = results.compare_table(table, rows, outcomes, selection, finished, notes)
+    comparison = results.compare_table(table, rows, outcomes, selection, finished, notes=notes)
     folder = options.folder / "tables" / f"{table.name}-{selection.scale}{variant}"
     results.write_report(table, comparison, finished, folder)
     print(render_terminal(comparison, colour=supports_colour(sys.stdout)))
