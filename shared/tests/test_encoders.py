@@ -107,7 +107,7 @@ def test_group_norm_encoders_have_no_batch_statistics() -> None:
         ({"name": "resnet51"}, "`encoder.name` must be one of resnet18, resnet34, "),
         ({"stem": "cifar"}, "`stem` must be one of 'imagenet', 'small', got 'cifar'."),
         ({"norm": "none"}, "`norm` must be one of 'batch', 'group', got 'none'."),
-        ({"width": 0}, "`encoder.width` must be positive, got 0."),
+        ({"width": 0}, "`width` must be in (0, 64], got 0."),
     ],
 )
 def test_impossible_recipes_are_named(fields: dict[str, object], sentence: str) -> None:

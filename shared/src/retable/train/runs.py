@@ -82,6 +82,7 @@ class RunDirectory:
                             "or give another --runs folder."
                         ) from None
                 time.sleep(0.1)
+            files.remove_abandoned(self.path)
             yield
 
 
