@@ -107,7 +107,7 @@ def test_no_recipe_in_use_is_refused(script: Path) -> None:
 
 
 @pytest.mark.parametrize("path", ["method.temperature", "method.queue", "batch", "optimizer.lr"])
-@pytest.mark.parametrize("text", ["0", "1", "1e30", "1000000"])
+@pytest.mark.parametrize("text", ["0", "1", "1e38", "1000000"])
 def test_an_extreme_number_never_ends_a_check_in_a_traceback(path: str, text: str) -> None:
     table = load_table(SCRIPTS[-1].parents[1] / "mochi" / "table1.py")
     overrides = (f"pretrain.{path}={text}",)
@@ -137,20 +137,18 @@ def test_every_numeric_option_of_a_table_has_a_domain(option: str, table: Table)
 def test_every_numeric_option_of_an_evaluation_has_a_domain(
     option: str, text: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with pytest.raises(SystemExit) as ended:
-        cli.main(["evaluate", "untrained:small_resnet8", f"{option}={text}"])
-    assert ended.value.code == 2
-    assert f"argument {option}: must be an integer from " in capsys.readouterr().err
+    assert cli.main(["evaluate", "untrained:small_resnet8", f"{option}={text}"]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith(f"retable: Argument {option}: must be an integer of at ")
+    assert said.count("\n") == 1
 
 
 @pytest.mark.parametrize("text", [*NONSENSE, "0"])
 def test_every_numeric_option_of_a_picture_has_a_domain(
     text: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with pytest.raises(SystemExit) as ended:
-        cli.main(["plot", "scores", "runs", f"--smooth={text}"])
-    assert ended.value.code == 2
-    assert "argument --smooth: must be an integer from 1 " in capsys.readouterr().err
+    assert cli.main(["plot", "scores", "runs", f"--smooth={text}"]) == 2
+    assert "Argument --smooth: must be an integer of at " in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", ["../../evil", "/evil", ".hidden", "", "a b", "x" * 65, "a.b"])
@@ -168,7 +166,7 @@ def test_a_temperature_that_prefers_the_farthest_neighbours_is_refused(
 ) -> None:
     words = ["evaluate", "untrained:small_resnet8", "--protocol", "knn", "--device", "cpu"]
     assert cli.main([*words, "--set", "temperature=-1"]) == 2
-    assert "`temperature` must be a positive number" in capsys.readouterr().err
+    assert "`temperature` must be positive, got -1.0" in capsys.readouterr().err
 
 
 def test_probes_are_refused_before_the_pretraining(
@@ -187,9 +185,9 @@ class HeirOfAView(ViewRecipe):
 
 
 def test_a_recipe_of_a_script_inherits_the_checks() -> None:
-    with pytest.raises(UserError, match="`size` must be an integer from 1 to 16384, got 0"):
+    with pytest.raises(UserError, match="`size` must be at least 1, got 0"):
         HeirOfAView(0)
-    with pytest.raises(UserError, match="`std` must be a list, each item a positive number"):
+    with pytest.raises(UserError, match="`std` must be positive in each item, got"):
         HeirOfAView(8, std=(1.0, 0.0, 1.0))
     with pytest.raises(UserError, match="`jitter` must be 4 values, got "):
         HeirOfAView(8, jitter=(0.1, 0.1, 0.1))  # type: ignore[arg-type]
@@ -200,6 +198,6 @@ def test_pictures_of_a_package_have_domains(capsys: pytest.CaptureFixture[str]) 
     assert isinstance(pictures, ModuleType)
     for option in ("--images", "--size", "--seed"):
         for text in NONSENSE:
-            with pytest.raises(SystemExit):
-                pictures.main(["--task", "rotation", "--out", "x.png", f"{option}={text}"])
-            assert f"argument {option}: must be an integer from" in capsys.readouterr().err
+            words = ["--task", "rotation", "--out", "x.png", f"{option}={text}"]
+            assert pictures.main(words) == 2
+            assert f"Argument {option}: must be an integer of" in capsys.readouterr().err

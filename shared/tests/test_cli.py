@@ -278,8 +278,8 @@ def test_an_interrupted_probe_is_kept_where_asked(
         (["CHECKPOINT", "--set", "lr"], "`--set lr` must have a value"),
         (["CHECKPOINT", "--set", "lr=fast"], "`lr` must be a number, got 'fast'"),
         (["CHECKPOINT", "--set", "lr.x=1"], "must end at 'lr', which has no fields"),
-        (["CHECKPOINT", "--device", "cuda:99"], "'cuda:99' is not here"),
-        (["CHECKPOINT", "--device", "tpu"], "'tpu' is not here"),
+        (["CHECKPOINT", "--device", "cuda:99"], "got 'cuda:99'"),
+        (["CHECKPOINT", "--device", "tpu"], "got 'tpu'"),
         (["CHECKPOINT", "--protocol", "knn", "--data", DATA], "kNN with k = 200 has 120"),
         (["CHECKPOINT", "--protocol", "ood", "--data", DATA, "--set", "variants=[\"snowy\"]",
           "--set", "probe.iterations=1"], "snowy"),
@@ -298,10 +298,8 @@ def test_mistakes_end_with_one_sentence_and_status_2(
 
 @pytest.mark.parametrize("arguments", [[], ["judge"], ["evaluate", "x", "--seed", "one"]])
 def test_wrong_usage_has_status_2(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as ended:
-        cli.main(arguments)
-    assert ended.value.code == 2
-    assert "usage: retable" in capsys.readouterr().err
+    assert cli.main(arguments) == 2
+    assert capsys.readouterr().err.endswith("(see --help).\n")
 
 
 def test_an_interruption_has_status_130_and_one_line(

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from retable import random
 from retable.errors import UserError
+from retable.evaluate.classifier import unit_rows
 from retable.evaluate.geometry import alignment, effective_rank, mean_cosine, uniformity
 
 
@@ -111,3 +112,37 @@ def test_too_few_images_end_with_a_sentence() -> None:
         mean_cosine(torch.ones(1, 4))
     with pytest.raises(UserError, match="two of the 3 images"):
         alignment(torch.ones(3, 4), torch.arange(3))
+
+
+def test_features_of_zeros_are_one_point_and_not_spread_evenly() -> None:
+    # Reference: torch.pdist of the same rows.
+    zeros = torch.zeros(12, 5)
+    assert uniformity(zeros).item() == 0
+    assert mean_cosine(zeros).item() == 0
+    for count in (1, 2, 11):
+        mixed = torch.cat([torch.zeros(count, 5), directions(0, 13, 5).float()])
+        unit = torch.nn.functional.normalize(mixed.double(), dim=1)
+        expected = torch.pdist(unit).square().mul(-2).exp().mean().log()
+        torch.testing.assert_close(uniformity(mixed, rows=4), expected, atol=1e-6, rtol=0)
+        labels = torch.zeros(len(mixed), dtype=torch.int64)
+        torch.testing.assert_close(alignment(mixed, labels), torch.pdist(unit).square().mean())
+
+
+@pytest.mark.parametrize("scale", [1e-40, 1e-30, 1e-13, 1e20, 1e36])
+def test_features_of_any_size_have_the_geometry_of_their_directions(scale: float) -> None:
+    features = directions(1, 30, 6).float()
+    labels = random.integers(2, torch.arange(30), 3)
+    scaled = (features.double() * scale).float()
+    # 1e-40 keeps three digits only: such numbers are denormal.
+    tolerance = 5e-3 if scale < 1e-38 else 1e-5
+    for found, expected in (
+        (uniformity(scaled), uniformity(features)),
+        (alignment(scaled, labels), alignment(features, labels)),
+        (effective_rank(scaled), effective_rank(features)),
+    ):
+        torch.testing.assert_close(found, expected, atol=tolerance, rtol=tolerance)
+
+
+def test_features_of_usual_sizes_are_normalised_to_the_same_bits_as_before() -> None:
+    features = directions(3, 40, 7).float() * torch.logspace(-6, 6, 40)[:, None]
+    assert torch.equal(unit_rows(features), torch.nn.functional.normalize(features, dim=1))

@@ -73,3 +73,19 @@ def test_a_small_temperature_approaches_the_nearest_neighbour() -> None:
 def test_more_neighbours_than_images_end_with_a_sentence(k: int) -> None:
     with pytest.raises(UserError, match=f"k = {k} has 40 training images"):
         knn_scores(directions(0, 5), directions(1, 40), torch.zeros(40).long(), classes=1, k=k)
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1e20, 1e36])
+def test_features_of_any_size_have_the_neighbours_of_their_directions(scale: float) -> None:
+    queries, bank = directions(0, 20), directions(1, 60)
+    labels = random.integers(2, torch.arange(60), 4)
+    expected = knn_scores(queries, bank, labels, classes=4, k=5)
+    found = knn_scores(queries * scale, bank * scale, labels, classes=4, k=5)
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-3)
+    mixed = knn_scores(queries, torch.cat([bank[:30] * scale, bank[30:]]), labels, classes=4, k=5)
+    torch.testing.assert_close(mixed, expected, atol=1e-4, rtol=1e-3)
+
+
+def test_features_of_zeros_vote_alike() -> None:
+    scores = knn_scores(torch.zeros(3, 6), torch.zeros(8, 6), torch.arange(8), classes=8, k=8)
+    assert torch.equal(scores, torch.ones(3, 8))

@@ -293,7 +293,7 @@ def test_a_checkpoint_of_something_else_is_refused_by_name(
 
 def test_a_diverging_probe_ends_with_a_sentence(encoder: nn.Sequential) -> None:
     with pytest.raises(UserError, match="lower lr"):
-        run(probe(lr=1e39), encoder)
+        run(probe(lr=1e38), encoder)
 
 
 def test_features_that_are_not_finite_end_with_a_sentence(encoder: nn.Sequential) -> None:
@@ -328,7 +328,7 @@ def test_unlabelled_images_and_odd_classes_end_with_a_sentence(
 
 @pytest.mark.parametrize("setting", ["lr", "batch", "epochs"])
 def test_settings_that_mean_nothing_end_with_a_sentence(setting: str) -> None:
-    with pytest.raises(UserError, match=f"`{setting}` must be positive, got 0"):
+    with pytest.raises(UserError, match=f"`{setting}` must be (positive|at least 1), got 0"):
         probe(**{setting: 0})
 
 
@@ -468,9 +468,9 @@ def test_the_curve_of_a_killed_probe_is_that_of_a_whole_one(
 
 
 def test_a_rate_beside_the_first_may_diverge(encoder: nn.Sequential, tmp_path: Path) -> None:
-    run(probe(other_lrs=(1e39,)), encoder, tmp_path)
+    run(probe(other_lrs=(1e38,)), encoder, tmp_path)
     curve = read_record(tmp_path / "curve.json")
-    assert None in curve["train_loss"]["pre_logits@lr=1e+39"]
+    assert None in curve["train_loss"]["pre_logits@lr=1e+38"]
     assert None not in curve["train_loss"]["pre_logits"]
 
 

@@ -177,8 +177,8 @@ def test_accuracy_in_pieces_is_accuracy(classes: int) -> None:
     ("settings", "sentence"),
     [
         ({"l2": ()}, r"`l2` must hold one or more positive penalties, got \(\)"),
-        ({"l2": (0.0,)}, r"`l2` must hold .*, got \(0.0,\)"),
-        ({"penalty_validation_share": 1.0}, "must be between 0 and 1, got 1.0"),
+        ({"l2": (0.0,)}, r"`l2` must be positive in each item, got \(0.0,\)"),
+        ({"penalty_validation_share": 1.0}, r"must be in \(0, 1\), got 1.0"),
         ({"penalty": "lasso"}, "`penalty` must be one of 'sweep', 'rule', got 'lasso'"),
         (
             {"penalty": "rule", "l2": (0.1,)},

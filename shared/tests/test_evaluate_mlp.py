@@ -263,11 +263,11 @@ def test_the_protocol_of_the_command_line_is_the_papers() -> None:
 @pytest.mark.parametrize(
     ("settings", "sentence"),
     [
-        ({"hidden": 0}, "`hidden` must be positive, got 0"),
+        ({"hidden": 0}, "`hidden` must be at least 1, got 0"),
         ({"lr": -1.0}, "`lr` must be positive, got -1.0"),
         ({"dropout": 1.0}, r"`dropout` must be in \[0, 1\), got 1.0"),
         ({"momentum": -0.1}, r"`momentum` must be in \[0, 1\), got -0.1"),
-        ({"penalty": -1.0}, "`penalty` must be at least 0, got -1.0"),
+        ({"penalty": -1.0}, "`penalty` must be 0 or more, got -1.0"),
     ],
 )
 def test_settings_that_mean_nothing_end_with_a_sentence(

@@ -14,7 +14,14 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from retable.files import append_line, write_atomically, write_bytes, write_json, write_text
+from retable.files import (
+    append_line,
+    remove_abandoned,
+    write_atomically,
+    write_bytes,
+    write_json,
+    write_text,
+)
 
 
 def names(folder: Path) -> list[str]:
@@ -142,3 +149,26 @@ def test_unfinished_last_line_is_removed(tmp_path: Path, whole: list[str], unfin
 def test_newline_inside_a_line_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="must not contain a newline"):
         append_line(tmp_path / "log", "a\nb")
+
+
+def test_temporary_files_of_killed_writers_are_removed_and_no_others(tmp_path: Path) -> None:
+    program = (
+        "import os, sys; from retable.files import write_atomically\n"
+        "with write_atomically(sys.argv[1]) as file: file.write(b'x'); os.kill(os.getpid(), 9)"
+    )
+    for place in (tmp_path / "a", tmp_path / "deep" / "b.json"):
+        subprocess.run([sys.executable, "-c", program, str(place)], check=False)
+    (tmp_path / ".mine.tmp").touch()
+    (tmp_path / ".cache-0123456789ab.tmp2").touch()
+    assert len(list(tmp_path.rglob("*.tmp"))) == 3
+    with write_atomically(tmp_path / "now") as file:
+        file.write(b"whole")
+        remove_abandoned(tmp_path)
+    assert (tmp_path / "now").read_bytes() == b"whole"
+    assert names(tmp_path) == [".cache-0123456789ab.tmp2", ".mine.tmp", "deep", "now"]
+    assert names(tmp_path / "deep") == []
+
+
+def test_a_folder_that_is_missing_has_no_abandoned_files(tmp_path: Path) -> None:
+    remove_abandoned(tmp_path / "nowhere")
+    assert names(tmp_path) == []

@@ -346,12 +346,12 @@ def test_decays_of_nothing_are_refused() -> None:
     [
         ({"name": "adam"}, "`name` must be one of 'sgd', 'lars', got 'adam'"),
         ({"lr": -1.0}, "`lr` must be 0 or more, got -1.0"),
-        ({"decays": (("head", -0.1),)}, "`decays` must be 0 or more, got -0.1 for 'head'"),
+        ({"decays": (("head", -0.1),)}, "`decays` must be 0 or more in each item"),
         (
             {"decays": (("head", 0.0), ("head", 0.1))},
             "once, got head, head",
         ),
-        ({"rate_factors": (("head", -2.0),)}, "`rate_factors` must be 0 or more, got -2.0"),
+        ({"rate_factors": (("head", -2.0),)}, "`rate_factors` must be 0 or more in each item"),
         ({"momentum": 0.0, "nesterov": True}, "`momentum` must be positive with nesterov"),
     ],
 )

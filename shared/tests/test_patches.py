@@ -252,9 +252,9 @@ def test_images_are_not_changed() -> None:
 @pytest.mark.parametrize(
     ("sizes", "sentence"),
     [
-        ({"grid": 0}, "cell 85, grid 0"),
-        ({"patch": 86}, "got patch 86"),
-        ({"patch": 0}, "got patch 0"),
+        ({"grid": 0}, "`grid` must be at least 1, got 0"),
+        ({"patch": 86}, "85 pixels, got 86"),
+        ({"patch": 0}, "`patch` must be at least 1, got 0"),
     ],
 )
 def test_invalid_grids_are_refused(sizes: dict[str, int], sentence: str) -> None:

@@ -399,7 +399,7 @@ def test_folders_of_one_name_are_named_by_their_paths(folder: Path, tmp_path: Pa
         (["EMPTY"], "is no run. Give the folder of a run"),
         (["RUN", "--out", "scores.gif"], "must end with .png, .svg or .pdf, got scores.gif"),
         (["RUN", "--out", "RUN.png/x.png"], "`--out` must be a file in a folder, got"),
-        (["RUN", "--smooth", "0"], "`--smooth` must be 1 or more steps, got 0"),
+        (["RUN", "--smooth", "0"], "Argument --smooth: must be an integer of at least 1, got 0"),
         (["RUN", "--epochs", "3"], "Invalid --epochs '3': use FIRST:LAST, for example 0:10"),
         (["RUN", "--steps", "a:b"], "Invalid --steps 'a:b'"),
         (["RUN", "--epochs", "9:2"], "Invalid --epochs '9:2'"),

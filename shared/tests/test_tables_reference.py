@@ -109,9 +109,9 @@ SECTION = (
         ('id = "table9"\n', "", r"\[table\]: `id` must be a string, got nothing"),
         ('id = "table9"', 'idd = "table9"\nid = "a"', "`idd` must be one of the fields id, title"),
         ("value = 78.0", 'value = "78"', "row 'base', column 'top1': `value` must be a number"),
-        ("value = 78.0", "value = nan", "`value` must be a finite number, got nan"),
+        ("value = 78.0", "value = nan", "`value` must be finite, got nan"),
         ("value = 78.0", "value = true", "`value` must be a number, got True"),
-        ("std = 0.2, runs", "std = -0.2, runs", "`std` must be a number of at least 0, got -0.2"),
+        ("std = 0.2, runs", "std = -0.2, runs", "`std` must be 0 or more, got -0.2"),
         ("runs = 3", "runs = 0", "row 'base', column 'top1': `runs` must be at least 1, got 0"),
         ("runs = 3", "runs = 3, per_seed = [1, 2]", "`runs` must be the 2 of per_seed, got 3"),
         ("runs = 3", "per_seed = [1, 'x']", r"`per_seed\[1\]` must be a number, got 'x'"),
@@ -121,8 +121,12 @@ SECTION = (
         ('key = "ours"', 'key = "base"', "row 'base': `key` must be unique, but appears twice"),
         ('key = "ours"\n', "", "row 3: `key` must be a string, got nothing"),
         ('than = "base"', 'than = "c"', "claim 1: `than` must be a key of the rows, got 'c'"),
-        ("value = 1.25", "value = -1", "column 'top1', tolerance: `value` must be a number of at"),
-        ("degrees = 4", "degrees = 0", "column 'top1', spread: `degrees` must be a number above 0"),
+        (
+            "value = 1.25",
+            "value = -1",
+            "column 'top1', tolerance: `value` must be 0 or more, got -1",
+        ),
+        ("degrees = 4", "degrees = 0", "column 'top1', spread: `degrees` must be positive"),
         ("[table]", "[tabel]", SECTION),
         ("[table]", "table = 3\n[tabel]", "`table` must be a table with id, title, .*, got 3"),
         ("[table]", "[provenance]\n[table]", r"\[provenance\]: `seeds` must be a list, each item"),
@@ -141,12 +145,49 @@ def test_a_malformed_file_is_refused_by_file_place_and_field(
         assert line.endswith(".")
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "sentence"),
+    [
+        ("runs = 3", "runs = 2, per_seed = [78.0, 78.4]", "`value` must be that of per_seed, 78.2"),
+        (
+            "std = 0.2, runs = 3",
+            "std = 0.9, runs = 3, per_seed = [77.8, 78.0, 78.2]",
+            "`std` must be that of per_seed, 0.2",
+        ),
+        ('label = "Cited [7]"', 'label = " "', "`label` must be a text that is not empty, got ' '"),
+        (
+            "value = 78.0",
+            f"value = {'9' * 400}",
+            "`value` must be a number, got an integer of more than",
+        ),
+        ("value = 78.0", "value = 1e308", "`value` must be finite, at most 1e"),
+        ('unit = "%"', 'unit = "%"\ndecimals = -1', "`decimals` must be at least 0, got -1"),
+        ('unit = "%"', 'unit = "%"\ndecimals = 400', "`decimals` must be at most 10, got 400"),
+        ("margin = 6.0", "margin = inf", "`margin` must be finite, at most 1e"),
+        ('than = "base"', 'than = "ours"', "`better` and `than` must be two rows, got 'ours' twic"),
+        (
+            'key = "base"',
+            'recipe = { on = 2020-01-01 }\nkey = "base"',
+            "`recipe` must hold text, f",
+        ),
+        ('key = "base"', 'recipe = { lr = nan }\nkey = "base"', "`recipe` must hold text, finite"),
+        ('key = "top1"', "key = [1]", "`key` must be a string"),
+        ("[table]", "x = " + "[" * 3000 + "\n[table]", "not valid TOML"),
+    ],
+)
+def test_a_file_that_contradicts_itself_is_refused(
+    old: str, new: str, sentence: str, printed: Printed
+) -> None:
+    with pytest.raises(UserError, match=f"(?m){sentence}"):
+        printed({old: new})
+
+
 def test_every_mistake_of_a_file_is_reported_at_once(printed: Printed) -> None:
     changes = {"value = 78.0": "value = '78'", "degrees = 4": "degrees = 0", "margin = 6.0\n": ""}
     with pytest.raises(UserError) as error:
         printed({**changes, 'than = "base"': 'than = "c"'})
     assert str(error.value).splitlines() == [
-        "table9.toml: column 'top1', spread: `degrees` must be a number above 0, got 0.0.",
+        "table9.toml: column 'top1', spread: `degrees` must be positive, got 0.0.",
         "table9.toml: row 'base', column 'top1': `value` must be a number, got '78'.",
         "table9.toml: claim 2: `margin` must be a number, got nothing.",
         "table9.toml: claim 1: `than` must be a key of the rows, got 'c'.",

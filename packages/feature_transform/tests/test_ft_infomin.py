@@ -346,5 +346,5 @@ def test_a_wrong_number_of_views_is_a_users_mistake(jigsaw: bool, given: int) ->
 
 
 def test_a_jigsaw_that_cannot_be_cut_is_refused_before_training() -> None:
-    with pytest.raises(UserError, match="got patch 6"):
+    with pytest.raises(UserError, match="`patch` must be at most `cell`, 5 pixels, got 6"):
         replace(RECIPE, crop=6).build(TinyEncoder(), 0)

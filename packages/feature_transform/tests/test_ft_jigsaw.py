@@ -122,8 +122,8 @@ def test_the_heads_weights_are_a_function_of_its_key() -> None:
 @pytest.mark.parametrize(
     ("sizes", "sentence"),
     [
-        ({"grid": 0, "cell": 11, "crop": 8}, "got patch 8, cell 11, grid 0"),
-        ({"grid": 3, "cell": 11, "crop": 12}, "got patch 12"),
+        ({"grid": 0, "cell": 11, "crop": 8}, "`grid` must be at least 1, got 0"),
+        ({"grid": 3, "cell": 11, "crop": 12}, "11 pixels, got 12"),
         ({"grid": 3, "cell": 10, "crop": 8}, r"30 x 30 pixels, got 33 x 33"),
     ],
 )

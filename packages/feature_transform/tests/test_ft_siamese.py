@@ -357,5 +357,5 @@ def test_negatives_are_refused(name: str, negatives: Any) -> None:
 @pytest.mark.parametrize("weight", [0.0, -1.0, math.nan, math.inf])
 def test_invalid_loss_weights_are_refused(name: str, weight: float) -> None:
     recipe: Any = RECIPES[name]
-    with pytest.raises(UserError, match=f"must be positive and finite, got {weight}"):
+    with pytest.raises(UserError, match=f"must be positive.*, got {weight}"):
         replace(recipe, loss_weight=weight)

@@ -280,7 +280,7 @@ def test_two_processes_train_as_one(norm: bool) -> None:
     ("change", "sentence"),
     [
         ({"n_hard": 33}, "`n_hard` must be .* the queue's 32 rows, got 33"),
-        ({"s": -1}, "must be 0 or more, got -1 and"),
+        ({"s": -1}, "must be at least 0, got -1"),
         ({"beta_max": 0.0}, "`beta_max` must be in .* got 0.0"),
     ],
 )

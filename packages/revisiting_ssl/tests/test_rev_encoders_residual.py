@@ -370,10 +370,10 @@ def test_the_compact_maximum_keeps_a_byte_for_each() -> None:
         ({"reversible_backward": True}, "reversible_backward` must be false for version v2,"),
         ({"version": "reversible", "strides": (2, 2, 2, 2)}, "strides` must begin with 1 for"),
         ({"units": (3, 4, 6)}, "must be one stride for each of the blocks (3, 4, 6), got (1, 2,"),
-        ({"units": (3, 0, 6, 3)}, "must be a positive number for each block, got (3, 0, 6, 3)."),
+        ({"units": (3, 0, 6, 3)}, "`units` must be at least 1 in each item, got (3, 0, 6, 3)."),
         ({"strides": ()}, "strides` must be a positive number for each block, got ()."),
-        ({"widening": 0}, "`encoder.widening` must be at least 1, got 0."),
-        ({"root_stride": 0}, "`encoder.root_stride` must be at least 1, got 0."),
+        ({"widening": 0}, "`widening` must be at least 1, got 0."),
+        ({"root_stride": 0}, "`root_stride` must be at least 1, got 0."),
         ({"root_kernel": 4}, "`encoder.root_kernel` must be odd, got 4."),
     ],
 )

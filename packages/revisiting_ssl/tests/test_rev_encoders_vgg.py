@@ -106,11 +106,11 @@ def test_images_that_are_too_small_are_named(recipe: VggRecipe, side: int, sente
 @pytest.mark.parametrize(
     ("fields", "sentence"),
     [
-        ({"widening": 0}, "`encoder.widening` must be at least 1, got 0."),
-        ({"fc_kernel": 0}, "`encoder.fc_kernel` must be at least 1, got 0."),
+        ({"widening": 0}, "`widening` must be at least 1, got 0."),
+        ({"fc_kernel": 0}, "`fc_kernel` must be at least 1, got 0."),
         (
             {"stacks": (2, 0, 1)},
-            "must be a positive number of convolutions for each stack, got (2, 0, 1).",
+            "`stacks` must be at least 1 in each item, got (2, 0, 1).",
         ),
         (
             {"stacks": (1, 1)},

@@ -315,7 +315,7 @@ def test_fields_can_be_set_from_a_command_line() -> None:
         ("exemplar", {"margin": 0.0}, "`margin` must be positive, got 0.0"),
         ("exemplar", {"normalize_axis": "rows"}, "must be one of 'feature', 'batch', got 'rows'"),
         ("jigsaw", {"permutations_per_image": 11}, r"must be in \[1, 10\], got 11"),
-        ("jigsaw", {"permutations_per_image": 0}, r"must be in \[1, 10\], got 0"),
+        ("jigsaw", {"permutations_per_image": 0}, "must be at least 1, got 0"),
         ("jigsaw", {"selection": "median"}, "'median'"),
         (
             "jigsaw",

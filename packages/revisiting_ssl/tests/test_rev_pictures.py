@@ -83,9 +83,9 @@ def test_neighbours_stand_above_the_centre_under_their_class() -> None:
     [
         ({"--out": "picture.jpeg"}, "must end with .png, .svg or .pdf, got picture.jpeg"),
         ({"--data": "shapez"}, "'shapez' is unknown"),
-        ({"--images": "0"}, "must be at least 1, got 0"),
+        ({"--images": "0"}, "must be an integer of at least 1, got 0"),
         ({"--images": "9"}, "exceeds the 8 samples"),
-        ({"--size": "2"}, "`patch` must be between 1 pixel and `cell`"),
+        ({"--size": "2"}, "`cell` must be at least 1, got 0"),
     ],
 )
 def test_a_wrong_command_line_ends_with_a_sentence(

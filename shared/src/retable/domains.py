@@ -7,14 +7,16 @@ To a type checker, `Positive` is a float. No domain changes a value.
 from __future__ import annotations
 
 import argparse
-import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Never
 
-LARGEST = 1e30
-"""Bound of all numbers: float32, in which recipes are computed, ends at 3e38."""
+from retable.errors import UserError
+from retable.text import one_line
+
+LARGEST = 1e38
+"""Bound of all numbers: float32, in which recipes are computed, ends at 3.4e38."""
 
 
 @dataclass(frozen=True)
@@ -38,14 +40,18 @@ class Interval:
         below = value < self.high if self.open_high else value <= self.high
         return above and below
 
-    def __str__(self) -> str:
+    def expected(self, value: object) -> str:
+        """Describe the interval to somebody who gave this value."""
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        large = number and value > self.high  # type: ignore[operator]
         if self.whole:
-            return f"an integer from {self.low:.0f} to {self.high:.0f}"
+            kind = "" if number and value == value // 1 else "an integer of "  # type: ignore[operator]
+            return kind + (f"at most {self.high:.0f}" if large else f"at least {self.low:.0f}")
         if self.high == LARGEST:
-            kind = {0.0: "a positive number" if self.open_low else "a number from 0 on"}
-            return f"{kind.get(self.low, 'a number')}, at most {LARGEST:g}"
+            words = {0.0: "positive" if self.open_low else "0 or more"}.get(self.low, "finite")
+            return f"{words}, at most {LARGEST:g}" if large else words
         brackets = "(" if self.open_low else "[", ")" if self.open_high else "]"
-        return f"a number in {brackets[0]}{self.low:g}, {self.high:g}{brackets[1]}"
+        return f"in {brackets[0]}{self.low:g}, {self.high:g}{brackets[1]}"
 
 
 @dataclass(frozen=True)
@@ -58,11 +64,24 @@ class Word:
         pattern = rf"[A-Za-z0-9_][A-Za-z0-9_+-]{{0,{self.most - 1}}}"
         return isinstance(value, str) and re.fullmatch(pattern, value) is not None
 
-    def __str__(self) -> str:
+    def expected(self, value: object) -> str:
+        """Describe the names."""
         return f"a name of up to {self.most} letters, digits, '_', '+' and '-'"
 
 
-Domain = Interval | Word
+@dataclass(frozen=True)
+class Text:
+    """Text that is not empty."""
+
+    def __contains__(self, value: object) -> bool:
+        return isinstance(value, str) and value.strip() != ""
+
+    def expected(self, value: object) -> str:
+        """Describe the texts."""
+        return "a text that is not empty"
+
+
+Domain = Interval | Word | Text
 
 Finite = Annotated[float, Interval()]
 Positive = Annotated[float, Interval(0.0, open_low=True)]
@@ -83,8 +102,12 @@ Pixels = Annotated[int, Interval(1, 2**14, whole=True)]
 Small = Annotated[int, Interval(1, 1024, whole=True)]
 SmallOrZero = Annotated[int, Interval(0, 1024, whole=True)]
 Name = Annotated[str, Word()]
+Words = Annotated[str, Text()]
+
+Decimals = Annotated[int, Interval(0, 10, whole=True)]
 
 SEED = Interval(0, 2**32 - 1, whole=True)
+Seed = Annotated[int, SEED]
 MOST_SEEDS = 10_000
 """Seeds of one command; each has a run of its own."""
 
@@ -92,8 +115,11 @@ MOST_SEEDS = 10_000
 def shown(value: object, most: int = 60) -> str:
     """Return a value for a message, shortened if it is long."""
     if isinstance(value, int) and abs(value) >= 10**most:
-        return f"an integer of {math.floor(math.log10(abs(value))) + 1} digits"
-    text = repr(value)
+        return f"an integer of more than {most} digits"
+    try:
+        text = repr(value)
+    except RecursionError:
+        return "a deeply nested value"
     return text if len(text) <= most else f"{text[: most - 3]}..."
 
 
@@ -104,7 +130,17 @@ def integer(annotated: object) -> Callable[[str], int]:
     def read(text: str) -> int:
         plain = re.fullmatch(r"-?[0-9]{1,20}", text)
         if plain is None or int(text) not in interval:
-            raise argparse.ArgumentTypeError(f"must be {interval}, got {shown(text)}")
+            expected = interval.expected(int(text) if plain else text)
+            expected = "an integer of " + expected.removeprefix("an integer of ")
+            raise argparse.ArgumentTypeError(f"must be {expected}, got {one_line(text, 40)}")
         return int(text)
 
     return read
+
+
+class Parser(argparse.ArgumentParser):
+    """Raises wrong usage as a `UserError`."""
+
+    def error(self, message: str) -> Never:
+        """Raise the error."""
+        raise UserError(f"{message[:1].upper()}{message[1:]} (see --help).")

@@ -6,12 +6,14 @@ evaluation that they belong to.
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import hashlib
 import json
 import os
+import re
 import secrets
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -21,14 +23,15 @@ from torch import Tensor
 from retable.errors import UserError
 
 
-@contextmanager
+@contextlib.contextmanager
 def write_atomically(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     """Yield a binary file whose content becomes ``path`` when the block ends without an exception.
 
     The content goes to a hidden temporary file in the same folder, is flushed to the disk and then
     renamed, so that a reader always sees a complete file, also after a crash. Missing folders are
     created; a symbolic link is followed, not replaced; if the block raises, ``path`` stays
-    unchanged. Only SIGKILL or a power failure inside the block can leave a ``.<name>.<hex>.tmp``.
+    unchanged. Only SIGKILL or a power failure inside the block can leave a ``.<name>.<hex>.tmp``,
+    which `remove_abandoned` finds by its missing lock.
     """
     target = Path(os.path.realpath(path))
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -36,6 +39,7 @@ def write_atomically(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     temporary = target.with_name(f".{target.name}.{secrets.token_hex(6)}.tmp")
     try:
         with temporary.open("xb") as file:
+            _lock(file)
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -51,6 +55,24 @@ def write_atomically(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
             os.fsync(descriptor)  # the rename survives a power failure
         finally:
             os.close(descriptor)
+
+
+def _lock(file: BinaryIO) -> bool:
+    """Lock a file without waiting; return whether nobody else holds it."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
+
+
+def remove_abandoned(folder: str | os.PathLike[str]) -> None:
+    """Remove the temporary files of killed writers from a folder and those below it."""
+    for path in Path(folder).rglob(".*.tmp"):
+        if re.fullmatch(r"\..+\.[0-9a-f]{12}\.tmp", path.name):
+            with contextlib.suppress(OSError), path.open("rb") as file:
+                if _lock(file):
+                    path.unlink()
 
 
 def write_bytes(path: str | os.PathLike[str], data: bytes) -> None:

@@ -119,6 +119,10 @@ def parse_setting(setting: str) -> tuple[str, Any]:
         raise UserError(f"`--set {setting}` must have a value. Use --set {path or 'FIELD'}=VALUE.")
     try:
         return path, json.loads(text)
+    except RecursionError:
+        raise UserError(
+            f"`--set {path}` must not be nested so deeply. Correct its value."
+        ) from None
     except ValueError:
         return path, text
 
@@ -150,7 +154,8 @@ def with_field(recipe: T, names: list[str], value: Any, path: str) -> T:
             new = _read(hint, [value], (path,), 0, [])
         if new is _UNREAD:
             example = json.dumps(to_plain(old), ensure_ascii=False)
-            raise UserError(f"{problems[0].message}. Use a value such as {example}.")
+            remedy = f"Use a value such as {example}" if len(example) < 200 else "Change it"
+            raise UserError(f"{problems[0].message}. {remedy}.")
     changed = dataclasses.replace(recipe, **{head: new})  # type: ignore[type-var]
     validate_fields(changed)
     return changed
@@ -177,7 +182,7 @@ def _outside(hint: Any, value: Any) -> Iterator[tuple[str, Any]]:
     if origin is Annotated:
         domain = next((each for each in arguments[1:] if isinstance(each, Domain)), None)
         if domain is not None and value not in domain:
-            yield str(domain), value
+            yield domain.expected(value), value
     elif origin is typing.Literal and not _fits(hint, value):
         yield _expected(hint), value
     elif origin in (typing.Union, types.UnionType) and value is not None:
@@ -192,7 +197,7 @@ def _outside(hint: Any, value: Any) -> Iterator[tuple[str, Any]]:
         hints = arguments[:1] * len(value) if several else arguments
         for item_hint, item in zip(hints, value, strict=True):
             for expected, _ in _outside(item_hint, item):
-                yield f"a list, each item {expected}", value
+                yield f"{expected.removesuffix(' in each item')} in each item", value
                 return
 
 
@@ -282,6 +287,8 @@ def _read_fields(kind: Any, plain: Mapping[str, Any], path: Path, problems: list
     for name in fields:
         if name in plain:
             values[name] = _read(hints[name], plain[name], (*path, name), len(path), problems)
+            if values[name] is not _UNREAD:
+                problems += _strays(kind, name, values[name], path)
         elif name in _required(kind):
             problems.append(_missing(name, hints[name], path))
     if len(problems) > before:
@@ -291,6 +298,12 @@ def _read_fields(kind: Any, plain: Mapping[str, Any], path: Path, problems: list
     except ValueError as error:
         problems.append(Problem(path, str(error).removesuffix(".")))
         return _UNREAD
+
+
+def _strays(kind: Any, name: str, value: Any, path: Path) -> Iterator[Problem]:
+    """Yield the problem of a field whose value has the right type but lies outside its domain."""
+    for expected, found in _outside(_annotated_hints(kind)[name], value):
+        yield Problem(path, f"`{name}` must be {expected}, got {shown(found)}")
 
 
 def _missing(name: str, hint: Any, path: Path) -> Problem:

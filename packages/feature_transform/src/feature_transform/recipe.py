@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
-from retable.domains import Count, NonNegative, Positive
-from retable.errors import UserError
+from retable.domains import Count, Interval, NonNegative
 from retable.methods.method import Progress
 from retable.random import BETA_PARAMETERS
 from retable.settings import validate_fields
 
+BetaParameter = Annotated[float, Interval(*BETA_PARAMETERS)]
 Level = Literal["batch", "sample", "dimension"]
 
 
@@ -49,9 +49,9 @@ class TransformRecipe:
 
     positives: Literal["none", "extrapolate"] = "extrapolate"
     negatives: Literal["none", "interpolate", "extrapolate", "hard"] = "interpolate"
-    alpha_ex: Positive = 2.0
-    alpha_in: Positive = 1.6
-    hard_beta: tuple[Positive, Positive] = (2.0, 1.0)
+    alpha_ex: BetaParameter = 2.0
+    alpha_in: BetaParameter = 1.6
+    hard_beta: tuple[BetaParameter, BetaParameter] = (2.0, 1.0)
     hard_weight_on: Literal["query", "negative"] = "query"
     level: Level = "batch"
     draw_group: Count | None = None
@@ -64,13 +64,6 @@ class TransformRecipe:
         # The identity of a run is its recipe as text, where 0 and 0.0 differ.
         object.__setattr__(self, "start_epoch", float(self.start_epoch))
         validate_fields(self)
-        smallest, largest = BETA_PARAMETERS
-        drawable = f"between {smallest:g} and {largest:g}"
-        for name in ("alpha_ex", "alpha_in"):
-            value = getattr(self, name)
-            _require(smallest <= value <= largest, name, value, f"a number {drawable}")
-        fits = len(self.hard_beta) == 2 and all(smallest <= x <= largest for x in self.hard_beta)
-        _require(fits, "hard_beta", self.hard_beta, f"two numbers {drawable}")
 
     @property
     def effective_level(self) -> Level:
@@ -83,11 +76,6 @@ class TransformRecipe:
         transforms = self.positives != "none" or self.negatives != "none"
         # Divided, not multiplied: 0.07 * 100 rounds to a number above 7.
         return transforms and progress.step / progress.steps_per_epoch >= self.start_epoch
-
-
-def _require(holds: bool, name: str, value: object, expected: str) -> None:
-    if not holds:
-        raise UserError(f"`{name}` must be {expected}, got {value}. Change the transformation.")
 
 
 UNTRANSFORMED = TransformRecipe(positives="none", negatives="none")

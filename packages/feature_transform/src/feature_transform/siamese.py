@@ -9,7 +9,6 @@ but the method with a loss weight of 2.6. With re-normalisation the change is no
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import torch
@@ -17,7 +16,7 @@ from torch import Tensor, nn
 
 from feature_transform.logits import transformed_pair
 from feature_transform.recipe import TransformRecipe
-from retable.domains import NonNegative
+from retable.domains import Positive
 from retable.errors import UserError
 from retable.methods.byol import BYOL, BYOLRecipe
 from retable.methods.method import Batch, Metrics, StepOutput
@@ -36,16 +35,11 @@ def mean_loss_weight(alpha: float) -> float:
 _POSITIVES = TransformRecipe(negatives="none")
 
 
-def _check(transform: TransformRecipe, loss_weight: float, name: str) -> None:
+def _check(transform: TransformRecipe, name: str) -> None:
     if transform.negatives != "none":
         raise UserError(
             f"`transform.negatives` must be none, got {transform.negatives}. {name} has no "
             "negatives to transform."
-        )
-    if not 0 < loss_weight < math.inf:
-        raise UserError(
-            f"`loss_weight` of {name} must be positive and finite, got {loss_weight}. Use 1 for "
-            "the plain loss."
         )
 
 
@@ -60,11 +54,11 @@ class SimSiamFTRecipe(SimSiamRecipe):
     """
 
     transform: TransformRecipe = _POSITIVES
-    loss_weight: NonNegative = 1.0
+    loss_weight: Positive = 1.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _check(self.transform, self.loss_weight, "SimSiam")
+        _check(self.transform, "SimSiam")
 
     def build(self, encoder: nn.Module, rng_key: int) -> SimSiamFT:
         """Return the method; ``rng_key`` draws the heads' weights."""
@@ -79,11 +73,11 @@ class BYOLFTRecipe(BYOLRecipe):
     """
 
     transform: TransformRecipe = _POSITIVES
-    loss_weight: NonNegative = 1.0
+    loss_weight: Positive = 1.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _check(self.transform, self.loss_weight, "BYOL")
+        _check(self.transform, "BYOL")
 
     def build(self, encoder: nn.Module, rng_key: int) -> BYOLFT:
         """Return the method; ``rng_key`` draws the heads' weights."""

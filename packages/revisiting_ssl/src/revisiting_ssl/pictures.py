@@ -6,7 +6,6 @@ a few images, with an encoder that records its inputs, and draws these inputs.
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -15,7 +14,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from retable.domains import SEED, Pixels, Small, integer
+from retable.domains import SEED, Parser, Pixels, Small, integer
 from retable.exit_status import run_guarded
 from retable.outputs import check_output_file
 from retable.plots import drawing
@@ -172,7 +171,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _main(arguments: Sequence[str] | None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m revisiting_ssl.pictures", description=__doc__)
+    parser = Parser(prog="python -m revisiting_ssl.pictures", description=__doc__)
     parser.add_argument("--task", choices=TASKS, required=True)
     parser.add_argument(
         "--out", metavar="FILE", type=Path, required=True, help="a .png, .svg or .pdf file"

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Sequence
 
 from retable.cli import evaluate, export, plot
+from retable.domains import Parser
 from retable.exit_status import run_guarded
 from retable.text import printable
 
@@ -34,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: Sequence[str] | None) -> int:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="retable",
         description="Evaluate self-supervised encoders, export their weights, draw their training.",
         epilog=_EXAMPLES,

@@ -63,6 +63,7 @@ def run(options: argparse.Namespace) -> int:
     from retable.distributed import process_index
     from retable.evaluate import named_protocol
     from retable.evaluate.protocol import EvalContext
+    from retable.files import remove_abandoned
     from retable.outputs import check_output_folder
     from retable.settings import to_plain
     from retable.weights import load_encoder
@@ -81,6 +82,7 @@ def run(options: argparse.Namespace) -> int:
     for option in ("directory", "features"):
         if (folder := getattr(options, option)) is not None and not options.dry_run:
             check_output_folder(folder, f"--{option}")
+            remove_abandoned(folder)
     device = _join(options.device)
     open_variant = _opener(options.data, options.subset, options.skip_unreadable)
     named, sources = recipe, _opened(recipe, open_variant)

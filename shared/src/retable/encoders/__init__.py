@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from retable.domains import Small, SmallOrZero, Width
+from retable.domains import Interval, Width
 from retable.encoders.base import Encoder, EncoderRecipe
 from retable.encoders.registry import register_encoder
 from retable.encoders.resnet import DEPTHS, ResNet, zero_init_residual_
@@ -57,8 +57,8 @@ class ResNetRecipe:
     stem: Literal["imagenet", "small"] = "imagenet"
     norm: Literal["batch", "group"] = "batch"
     zero_init_residual: bool = False
-    stem_stride: Small | None = None
-    stem_padding: SmallOrZero | None = None
+    stem_stride: Annotated[int, Interval(1, MAX_STEM, whole=True)] | None = None
+    stem_padding: Annotated[int, Interval(0, MAX_STEM, whole=True)] | None = None
     stem_pool: Literal["max", "none"] | None = None
     stem_relu: bool = True
     downsampling: Literal["torchvision", "caffe"] = "torchvision"
@@ -72,19 +72,6 @@ class ResNetRecipe:
         self._validate_details()
 
     def _validate_details(self) -> None:
-        if self.stem_pool not in (None, "max", "none"):
-            raise UserError(
-                f"`encoder.stem_pool` must be max or none, got {self.stem_pool!r}. Leave it out "
-                "for that of the stem."
-            )
-        for name, value, least in (
-            ("stem_stride", self.stem_stride, 1),
-            ("stem_padding", self.stem_padding, 0),
-        ):
-            if value is not None and not least <= value <= MAX_STEM:
-                raise UserError(
-                    f"`encoder.{name}` must be from {least} to {MAX_STEM}, got {value}."
-                )
         if self.details and self.name not in DEPTHS:
             raise UserError(
                 f"`encoder.name` must be one of {', '.join(DEPTHS)} for an encoder with "

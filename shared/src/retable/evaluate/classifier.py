@@ -5,10 +5,24 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from retable.distributed import total
 from retable.errors import UserError
+
+
+def unit_rows(features: Tensor) -> Tensor:
+    """Scale rows (n, F) to unit length whatever their size; rows of zeros stay zero.
+
+    The squares of float32 numbers beyond 1e19 overflow and those below 1e-19 vanish; such rows are
+    first divided by their largest entry.
+    """
+    largest = features.abs().amax(1, keepdim=True)
+    extreme = (largest > 1e15) | ((largest < 1e-10) & (largest > 0))
+    if bool(extreme.any()):
+        features = torch.where(extreme, features / largest.clamp_min(1e-38), features)
+    return F.normalize(features, dim=1)
 
 
 @dataclass(frozen=True)

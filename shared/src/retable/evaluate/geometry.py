@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, ClassVar, Self
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from retable.data.source import TEST
 from retable.domains import Name, Positive
 from retable.errors import UserError
-from retable.evaluate.classifier import check_labels
+from retable.evaluate.classifier import check_labels, unit_rows
 from retable.evaluate.data import EvalData, natural_test_view, open_test_split
 from retable.evaluate.features import pooled_features
 from retable.evaluate.protocol import EvalContext, Evaluation, MetricSpec
@@ -31,7 +31,7 @@ def alignment(features: Tensor, labels: Tensor) -> Tensor:
     n^2 - |S|^2, so nothing of the pairs' size exists. Features are (n, F), labels (n,) int64 from 0
     on; the result is a float64 scalar in [0, 4].
     """
-    unit = F.normalize(features.double(), dim=1)
+    unit = unit_rows(features.double())
     count = torch.bincount(labels)
     sums = unit.new_zeros(len(count), unit.shape[1]).index_add_(0, labels, unit)
     squares = unit.new_zeros(len(count)).index_add_(0, labels, unit.square().sum(1))
@@ -47,21 +47,27 @@ def alignment(features: Tensor, labels: Tensor) -> Tensor:
 def uniformity(features: Tensor, *, t: float = 2.0, rows: int = 1024) -> Tensor:
     """Take the log of the mean of exp(-t |x - y|^2) over all unordered pairs, features normalised.
 
-    Wang and Isola 2020 with t = 2; lower is more uniform. Features are (n, F), n at least 2; the
-    result is a float64 scalar in [-4 t, 0]. Products are formed in the features' type for ``rows``
-    images at a time, exponentials are summed in float64.
+    Wang and Isola 2020 with t = 2; lower is more uniform, 0 if all features are one point, also
+    that of zeros. Features are (n, F), n at least 2; the result is a float64 scalar in [-4 t, 0].
+    Products are formed in the features' type for ``rows`` images at a time, exponentials are summed
+    in float64.
     """
     n = len(features)
     if n < 2:
         raise UserError(f"uniformity needs pairs: expected at least 2 images, got {n}.")
-    unit = F.normalize(features, dim=1)
+    unit = unit_rows(features)
+    zero = int((unit == 0).all(1).sum())
+    if zero:
+        unit = unit[(unit != 0).any(1)]
     total = torch.zeros((), dtype=torch.float64, device=features.device)
-    for start in range(0, n, rows):
+    for start in range(0, len(unit), rows):
         block = unit[start : start + rows]
         # The square on the diagonal holds its pairs twice and every image with itself.
         within = (block @ block.T).sub_(1).mul_(2 * t).exp_().triu_(1)
         after = (block @ unit[start + len(block) :].T).sub_(1).mul_(2 * t).exp_()
         total += within.sum(dtype=torch.float64) + after.sum(dtype=torch.float64)
+    # A zero vector is at distance 0 from another one and at distance 1 from a unit vector.
+    total += zero * (zero - 1) / 2 + zero * (n - zero) * math.exp(-t)
     return (total / (n * (n - 1) / 2)).log()
 
 
@@ -75,7 +81,7 @@ def mean_cosine(features: Tensor) -> Tensor:
     n = len(features)
     if n < 2:
         raise UserError(f"the mean cosine needs pairs: expected at least 2 images, got {n}.")
-    unit = F.normalize(features.double(), dim=1)
+    unit = unit_rows(features.double())
     pairs: Tensor = unit.sum(0).square().sum() - unit.square().sum()
     return pairs / (n * (n - 1))
 

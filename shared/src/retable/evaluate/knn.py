@@ -6,12 +6,11 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Self
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from retable.domains import Count, Name, Positive
 from retable.errors import UserError
-from retable.evaluate.classifier import accuracy
+from retable.evaluate.classifier import accuracy, unit_rows
 from retable.evaluate.data import EvalData, natural_test_view, open_eval_splits
 from retable.evaluate.features import pooled_features
 from retable.evaluate.protocol import TOP1, TOP5, EvalContext, Evaluation, MetricSpec
@@ -65,7 +64,7 @@ def knn_scores(
             f"kNN with k = {k} has {len(bank)} training images: expected k from 1 to that number, "
             "so lower k."
         )
-    similarities, neighbours = nearest(F.normalize(queries, dim=1), F.normalize(bank, dim=1), k)
+    similarities, neighbours = nearest(unit_rows(queries), unit_rows(bank), k)
     # The strongest vote is 1: exp(1 / 0.07) alone would do in float32, exp(1 / 0.01) would not.
     votes = ((similarities - similarities[:, :1]) / temperature).exp()
     scores = votes.new_zeros(len(queries), classes)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import os
 import re
@@ -12,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from retable.domains import MOST_SEEDS, SEED, Count, Small, SmallOrZero, integer, shown
+from retable.domains import MOST_SEEDS, SEED, Count, Parser, Small, SmallOrZero, integer, shown
 from retable.errors import UserError
 from retable.precision import PRECISIONS
 from retable.reproduce.plan import TableSelection
@@ -21,13 +20,6 @@ from retable.train.options import RunOptions
 
 RECORDING_SEEDS = (1, 2, 3, 4, 5)
 """Seeds of a recording: five, for an estimate of the spread. A table is run with seed 0."""
-
-
-class _Parser(argparse.ArgumentParser):
-    """Raises wrong usage as a `UserError`."""
-
-    def error(self, message: str) -> None:  # type: ignore[override]
-        raise UserError(f"{message[:1].upper()}{message[1:]} (see --help).")
 
 
 def parse(table: Table, arguments: Sequence[str]) -> tuple[TableSelection, RunOptions]:
@@ -93,7 +85,7 @@ def _seeds(words: Sequence[str]) -> tuple[int, ...]:
         if len(ends) != 1 + len(separator):
             raise UserError(
                 f"`--seeds` must be numbers or ranges, got {shown(word)}. Use for instance 0 1 2 "
-                f"or 0-4, each {SEED}."
+                f"or 0-4, each from 0 to {SEED.high}."
             )
         if len(seeds) + ends[-1] - ends[0] >= MOST_SEEDS:
             raise UserError(
@@ -112,11 +104,11 @@ def _is_seed(text: str) -> bool:
     return re.fullmatch("[0-9]{1,10}", text) is not None and int(text) in SEED
 
 
-def _parser(table: Table) -> argparse.ArgumentParser:
+def _parser(table: Table) -> Parser:
     several = any(len(table.trainings(row)) > 1 for row in table.rows)
     variants = ", or one training as ROW/VARIANT" if several else ""
     rows = f"of {', '.join(table.rows)}{variants}; all by default"
-    parser = _Parser(prog=table.script.name, description=f"Reproduce {table.name}.")
+    parser = Parser(prog=table.script.name, description=f"Reproduce {table.name}.")
     add = parser.add_argument
     add("--scale", choices=SCALES, default="proxy", help="proxy: minutes, built-in images")
     add("--data", help="DIR, hf:NAME or arrow:DIR, for --scale paper")

@@ -194,6 +194,7 @@ def _unfinished(selection: TableSelection) -> str:
 
 def write_report(table: Table, comparison: Comparison, runs: FinishedRuns, folder: Path) -> None:
     """Write the comparison as Markdown, JSON and plots (with the extra ``plots``)."""
+    files.remove_abandoned(folder)
     save_comparison(folder, comparison)
     metrics = {
         name: {seed: run.metrics for seed, run in seeds.items() if run.metrics}

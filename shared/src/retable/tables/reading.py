@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import math
 import tomllib
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from retable.domains import Interval, shown
 from retable.errors import UserError
 from retable.settings import PlainValueError, Problem, from_plain
 from retable.tables.reference import Reference
+from retable.text import one_line
 
 
 def load_reference(path: str | Path) -> Reference:
@@ -23,7 +24,7 @@ def load_reference(path: str | Path) -> Reference:
     path = Path(path)
     try:
         text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise UserError(f"{path}: cannot read this reference file ({error}).") from None
     return parse_reference(text, path)
 
@@ -32,8 +33,9 @@ def parse_reference(text: str, path: Path) -> Reference:
     """Parse the text of the reference file ``path``; errors are those of `load_reference`."""
     try:
         content = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise UserError(f"{path}: not valid TOML ({error}). Correct the file.") from None
+    except (ValueError, RecursionError) as error:
+        reason = one_line(str(error).removesuffix("."))
+        raise UserError(f"{path}: not valid TOML ({reason}). Correct the file.") from None
     rows = _tables(content, "rows")
     for column in _tables(content, "columns"):
         column.setdefault("decimals", _shown_decimals(column.get("key"), rows))
@@ -61,6 +63,8 @@ def _tables(content: dict[str, Any], name: str) -> list[dict[str, Any]]:
 
 def _shown_decimals(column: Any, rows: list[dict[str, Any]]) -> int:
     """Return as many decimals as the stored values of a column have, from one to four."""
+    if not isinstance(column, str):
+        return 1
     cells = [_table(_table(row, "values"), column) for row in rows]
     numbers = [cell.get(name) for cell in cells for name in ("value", "std")]
     texts = [repr(number) for number in numbers if isinstance(number, float)]
@@ -78,24 +82,34 @@ def _contradictions(content: dict[str, Any]) -> Iterator[Problem]:
             if key is not None and keys.count(key) > 1:
                 yield Problem((section, number), "`key` must be unique, but appears twice")
     seeds = _table(content, "provenance").get("seeds")
+    if isinstance(seeds, list) and len({repr(seed) for seed in seeds}) < len(seeds):
+        yield Problem(("provenance",), "`seeds` must name each seed once, but repeats one")
     for number, row in enumerate(_tables(content, "rows")):
         values = _table(row, "values")
+        if not _is_plain(recipe := row.get("recipe", {})):
+            message = "`recipe` must hold text, finite numbers, true or false"
+            yield Problem(("rows", number), f"{message}, got {shown(recipe)}")
         for column in values:
             if column not in known["columns"]:
                 names = ", ".join(map(str, known["columns"]))
                 message = f"`values` must name columns ({names}), got {column!r}"
                 yield Problem(("rows", number), message)
-            stored = _table(values, column).get("value")
-            if isinstance(stored, float) and not math.isfinite(stored):
-                place = ("rows", number, "values", column)
-                yield Problem(place, f"`value` must be a finite number, got {stored}")
             if isinstance(seeds, list):
                 yield from _seed_mismatch(number, column, _table(values, column), len(seeds))
     for number, claim in enumerate(_tables(content, "claims")):
+        if "better" in claim and claim["better"] == claim.get("than"):
+            message = f"`better` and `than` must be two rows, got {claim['better']!r} twice"
+            yield Problem(("claims", number), message)
         for name, section in (("better", "rows"), ("than", "rows"), ("column", "columns")):
             if name in claim and claim[name] not in known[section]:
                 message = f"`{name}` must be a key of the {section}, got {claim[name]!r}"
                 yield Problem(("claims", number), message)
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, dict | list):
+        return all(map(_is_plain, value.values() if isinstance(value, dict) else value))
+    return isinstance(value, bool | str) or value in Interval()
 
 
 def _seed_mismatch(number: int, column: str, cell: dict[str, Any], seeds: int) -> Iterator[Problem]:

@@ -27,13 +27,14 @@ expected in every column that other rows print values in. For collapses that we 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from retable.tables.statistics import Spread, spread_of
+from retable.domains import Count, Decimals, Finite, NonNegative, Positive, Seed, Words
+from retable.settings import validate_fields
+from retable.tables.statistics import Spread, mean, spread_of
 
 Origin = Literal["cited", "reimplemented", "run", "extra"]
 """Origin of a row: quoted by the paper from others, rerun by its authors, the paper's own, or added
@@ -48,26 +49,35 @@ def _require(fits: bool, name: str, expected: str, value: object) -> None:
         raise ValueError(f"`{name}` must be {expected}, got {value!r}")
 
 
+def _require_rounded(name: str, stated: float, found: float) -> None:
+    """Check that a stated number is another one, rounded to the decimals that it is stated with."""
+    text = repr(stated)
+    decimals = len(text.partition(".")[2]) if "e" not in text else 0
+    slack = 0.51 * 10.0**-decimals + 1e-7 * abs(stated)
+    _require(abs(stated - found) <= slack, name, f"that of per_seed, {found:.8g},", stated)
+
+
 @dataclass(frozen=True)
 class Tolerance:
     """Largest difference of a mean from the reference that still matches, with its reason."""
 
-    value: float
-    reason: str
+    value: NonNegative
+    reason: Words
 
     def __post_init__(self) -> None:
-        _require(0 <= self.value < math.inf, "value", "a number of at least 0", self.value)
+        validate_fields(self)
 
 
 @dataclass(frozen=True)
 class StatedSpread(Spread):
     """A column's run-to-run std with its source."""
 
-    reason: str
+    std: NonNegative
+    degrees: Positive
+    reason: Words
 
     def __post_init__(self) -> None:
-        _require(0 <= self.std < math.inf, "std", "a number of at least 0", self.std)
-        _require(0 < self.degrees < math.inf, "degrees", "a number above 0", self.degrees)
+        validate_fields(self)
 
 
 @dataclass(frozen=True)
@@ -82,11 +92,11 @@ class ColumnSpec:
         unjudged: why its values are shown without verdict, empty if they are compared.
     """
 
-    key: str
-    label: str
+    key: Words
+    label: Words
     unit: str
     higher_is_better: bool | None = field(default=None, kw_only=True)
-    decimals: int
+    decimals: Decimals
     spread: StatedSpread | None = None
     tolerance: Tolerance | None = None
     not_run: str = ""
@@ -97,21 +107,21 @@ class ColumnSpec:
 class Value:
     """A stored value: a mean, its std over ``runs``, and each run if it is known."""
 
-    value: float
-    std: float | None = None
-    runs: int | None = None
-    per_seed: tuple[float, ...] = ()
-    tolerance: float | None = None
+    value: Finite
+    std: NonNegative | None = None
+    runs: Count | None = None
+    per_seed: tuple[Finite, ...] = ()
+    tolerance: NonNegative | None = None
 
     def __post_init__(self) -> None:
-        _require(all(map(math.isfinite, self.per_seed)), "per_seed", "finite", self.per_seed)
-        for name in ("std", "tolerance"):
-            number = getattr(self, name) or 0.0
-            _require(0 <= number < math.inf, name, "a number of at least 0", number)
-        if self.runs is not None:
-            _require(self.runs >= 1, "runs", "at least 1", self.runs)
-            same = self.runs == (len(self.per_seed) or self.runs)
+        validate_fields(self)
+        if self.per_seed:
+            same = self.runs in (None, len(self.per_seed))
             _require(same, "runs", f"the {len(self.per_seed)} of per_seed", self.runs)
+            _require_rounded("value", self.value, mean(self.per_seed))
+            spread = spread_of(self.per_seed)
+            if self.std is not None and spread is not None:
+                _require_rounded("std", self.std, spread.std)
 
     @property
     def runs_at_least(self) -> int:
@@ -137,8 +147,8 @@ class Collapse:
         runs: number of runs; None without a count.
     """
 
-    collapsed: int | None = None
-    runs: int | None = None
+    collapsed: Count | None = None
+    runs: Count | None = None
 
     def __post_init__(self) -> None:
         if self.runs is not None and self.collapsed is not None:
@@ -157,8 +167,8 @@ class Collapse:
 class RowSpec:
     """A row of a table; `unjudged` says why its values get no verdict, empty if they do."""
 
-    key: str
-    label: str
+    key: Words
+    label: Words
     origin: Origin
     recipe: Mapping[str, Any] = field(default_factory=dict)
     unjudged: str = ""
@@ -179,11 +189,11 @@ class Claim:
     Better is lower where the column says so, otherwise higher.
     """
 
-    text: str
-    better: str
-    than: str
-    column: str
-    margin: float
+    text: Words
+    better: Words
+    than: Words
+    column: Words
+    margin: Finite
 
 
 @dataclass(frozen=True)
@@ -191,7 +201,7 @@ class Provenance:
     """Command, seeds, commit, date and machine of a recorded reference."""
 
     command: str
-    seeds: tuple[int, ...]
+    seeds: tuple[Seed, ...]
     commit: str
     date: str
     hardware: str
@@ -206,11 +216,11 @@ class TableInfo:
         decisions: what is run where the paper is silent, or where it and its code differ.
     """
 
-    id: str
-    title: str
-    paper: str
-    source: str
-    dataset: str
+    id: Words
+    title: Words
+    paper: Words
+    source: Words
+    dataset: Words
     notes: str = ""
     decisions: tuple[str, ...] = ()
 

@@ -108,6 +108,7 @@ class RunDirectory:
             with self._lock_file.open("w") as lock:
                 if _try_lock(lock) and self._is_present(lock):
                     self._lock = lock
+                    files.remove_abandoned(self.path)
                     try:
                         yield
                     finally:
