@@ -112,8 +112,8 @@ def test_group_norm_encoders_have_no_batch_statistics() -> None:
         ({"width": math.inf}, "`width` must be in (0, 64], got inf."),
         ({"width": math.nan}, "`width` must be in (0, 64], got nan."),
         ({"stem_pool": "mean"}, "`stem_pool` must be one of 'max', 'none'"),
-        ({"stem_stride": 0}, "`stem_stride` must be an integer from 1 to 16"),
-        ({"stem_padding": -1}, "`stem_padding` must be an integer from 0 to 16"),
+        ({"stem_stride": 0}, "`stem_stride` must be at least 1, got 0"),
+        ({"stem_padding": -1}, "`stem_padding` must be at least 0, got -1"),
         (
             {"name": "small_resnet8", "stem_padding": 2},
             "resnet200 for an encoder with stem padding 2, got 'small_resnet8'.",

@@ -244,12 +244,13 @@ def test_the_guard_of_table_scripts_is_the_same(capsys: pytest.CaptureFixture[st
 @pytest.mark.parametrize(
     ("text", "shown"),
     [
-        ("plain ± text\n", "plain ± text\n"),
+        ("plain ± text", "plain ± text"),
+        ("two\nlines", "two\\nlines"),
         ("\x1b]0;title\x07", "\\x1b]0;title\\x07"),
         ("\x9b2J", "\\x9b2J"),
         ("\u202egnp.exe", "\\u202egnp.exe"),
         ("\r overwritten", "\\r overwritten"),
-        ("caf\udce9", "caf\\udce9"),
+        ("caf\udce9", "caf\\xe9"),
     ],
 )
 def test_text_of_others_cannot_steer_a_terminal(text: str, shown: str) -> None:

@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from retable.errors import UserError
+from retable.exit_status import UNEXPECTED_SENTENCE
 from retable.reproduce import command, launch
 from retable.variables import rank
 
@@ -151,3 +152,41 @@ def test_processes_end_with_the_command_however_it_ends(
     if how is signal.SIGINT:
         assert owner.returncode == 130
         assert said.strip() == "interrupted: the same command continues from here."
+
+
+def test_a_killed_process_ends_the_command_with_a_sentence_and_no_miss(
+    script: Script, capfd: pytest.CaptureFixture[str]
+) -> None:
+    path = script("import signal\nos.kill(os.getpid(), 9) if rank == 1 else time.sleep(300)")
+    assert command.guarded(lambda: launch.relaunch(path, [], 2)) == 3
+    said = capfd.readouterr().err
+    assert said.startswith("error: A process of this run was ended by SIGKILL, often because mem")
+    assert said.count("\n") == 1
+
+
+def test_a_stopped_process_does_not_keep_a_failed_command_waiting(
+    script: Script, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(launch, "PATIENCE", 0.5)
+    body = (
+        "import signal\n"
+        "if rank == 1: os.kill(os.getpid(), signal.SIGSTOP)\n"
+        "time.sleep(1); sys.exit(3)"
+    )
+    start = time.monotonic()
+    assert launch.relaunch(script(body), [], 2) == 3
+    assert time.monotonic() - start < 60
+
+
+def test_an_unexpected_error_of_a_process_is_no_miss(
+    script: Script, capfd: pytest.CaptureFixture[str]
+) -> None:
+    body = (
+        "from retable.reproduce.command import guarded\n"
+        "sys.exit(guarded(lambda: 1 // 0 if rank == 1 else time.sleep(300)))"
+    )
+    path = script(body)
+    assert command.guarded(lambda: launch.relaunch(path, [], 2)) == 70
+    said = capfd.readouterr().err
+    assert said.count("ZeroDivisionError") == 1
+    assert said.endswith(f"error: {UNEXPECTED_SENTENCE}\n")

@@ -5,12 +5,15 @@ from __future__ import annotations
 import math
 import random
 
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from retable import distributed
 from retable.methods.method import Metrics
-from retable.methods.metrics import quantiles, ranking
+from retable.methods.metrics import embedding_spread, quantiles, ranking
+from retable.testing import run_processes
 
 
 def at(found: Metrics) -> list[float]:
@@ -40,3 +43,23 @@ def test_masked_negatives_do_not_enter_the_ranking() -> None:
     logits = torch.tensor([[0.5, 0.1, 0.2, 0.3]])
     with_masked = torch.cat([logits, torch.full((1, 7), -math.inf)], dim=1)
     assert ranking(with_masked) == ranking(logits)
+
+
+def metrics_of_own_rows(logits: torch.Tensor, embeddings: torch.Tensor) -> list[float]:
+    own, spread = distributed.own_slice(logits), distributed.own_slice(embeddings)
+    found = {**ranking(own), "spread": embedding_spread(spread)}
+    return [float(distributed.mean(torch.as_tensor(value))) for value in found.values()]
+
+
+@pytest.mark.parametrize("rows", [16, 48, 64])
+def test_metrics_of_two_processes_are_those_of_one(rows: int) -> None:
+    # Each process's own embeddings are one point: by themselves, both would have collapsed.
+    draw = torch.Generator().manual_seed(0)
+    logits = torch.rand(rows, 40, generator=draw) * 2 - 1
+    logits[1, 3:7] = -math.inf
+    points = torch.nn.functional.normalize(torch.randn(2, 8, generator=draw), dim=1)
+    embeddings = points.repeat_interleave(rows // 2, dim=0)
+    expected = metrics_of_own_rows(logits, embeddings)
+    assert expected[-1] > 0.1
+    for found in run_processes(metrics_of_own_rows, 2, logits, embeddings):
+        assert found == pytest.approx(expected, rel=1e-5)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -212,13 +213,10 @@ def test_a_contrastive_batch_cannot_be_accumulated(contrastive: Changed, tmp_pat
 def test_a_recipe_that_does_not_fit_is_refused_with_the_reason(
     changes: dict[str, Any], processes: int, sentence: str | None, supervised: Changed
 ) -> None:
-    recipe = supervised(**changes)
-    method = build_method(recipe, 0)
-    if sentence is None:
-        check_fit(recipe, method, processes, RunOptions())
-    else:
-        with pytest.raises(UserError, match=sentence):
-            check_fit(recipe, method, processes, RunOptions())
+    refused = nullcontext() if sentence is None else pytest.raises(UserError, match=sentence)
+    with refused:
+        recipe = supervised(**changes)
+        check_fit(recipe, build_method(recipe, 0), processes, RunOptions())
 
 
 def test_batch_norm_groups_may_span_processes_but_not_the_parts_of_a_batch(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import math
+import os
 import re
 import subprocess
 import sys
@@ -204,6 +205,28 @@ def test_the_markdown_report_links_plots_that_exist(folders: Path) -> None:
     links = re.findall(r"\]\(([^)]*\.svg)\)", markdown.read_text())
     assert len(links) == 2
     assert all((folders / "out" / link).exists() for link in links)
+
+
+def test_a_report_embeds_no_linked_file(folders: Path) -> None:
+    secret = folders / "secret.svg"
+    secret.write_text("<svg>secret</svg>")
+    folder = folders / "runs" / "mochi-table9-paper"
+    (folder / "linked.svg").symlink_to(secret)
+    os.mkfifo(folder / "pipe.png")
+    (folder / "folder.png").mkdir()
+    html, markdown = build_report(folders / "reproductions", folders / "runs", folders / "out")
+    hidden = base64.b64encode(secret.read_bytes()).decode()
+    assert hidden not in html.read_text()
+    assert "linked.svg" not in markdown.read_text()
+
+
+def test_the_report_command_tries_its_folder_first(
+    folders: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folders / "occupied").touch()
+    arguments = ["--reproductions", str(folders / "reproductions")]
+    assert report_module.main([*arguments, "--out", str(folders / "occupied" / "x")]) == 2
+    assert "`--out` must be a folder" in capsys.readouterr().err
 
 
 def test_the_report_command_prints_what_it_wrote(

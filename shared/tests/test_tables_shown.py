@@ -27,6 +27,7 @@ from retable.tables import (
     supports_colour,
 )
 from retable.tables.document import Cells, Heading, Paragraph, document
+from retable.tables.markdown import write_markdown
 from retable.tables.page import write_html
 from retable.tables.phrases import number, remarks, scale_sentences, summary
 from retable.tables.storage import parse_comparison
@@ -357,3 +358,35 @@ def test_a_firm_match_is_marked_and_counted(at_paper_scale: Comparison) -> None:
     assert "match, firm" in line_of(render_terminal(at_paper_scale, width=160), "A baseline")
     assert summary(at_paper_scale).startswith("Cells: 1 match (1 firm), 1 miss,")
     assert '<td class="match">match, firm</td>' in write_html(document(at_paper_scale), "title")
+
+
+@pytest.mark.parametrize(
+    ("label", "shown"),
+    [
+        (r"\u001b]0;title\u0007 \u001b[2Jgone", r"\x1b\]0;title\x07 \x1b\[2Jgone"),
+        (r"\u009b31m \u202egnp", r"\x9b31m \u202egnp"),
+        (r"a\rb", r"a\rb"),
+    ],
+)
+def test_labels_of_foreign_files_steer_no_terminal(
+    label: str, shown: str, printed: Printed
+) -> None:
+    reference = printed({"Cited [7]": label})
+    comparison = compare(reference, {"base": {"top1": {0: 30.0}}}, scale="paper")
+    texts = {
+        "terminal": render_terminal(comparison, width=200, colour=False),
+        "Markdown": render_markdown(comparison),
+        "HTML": write_html(document(comparison), label),
+    }
+    for text in texts.values():
+        assert not re.search(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e]", text)
+    plain = shown.replace(r"\]", "]").replace(r"\[", "[").replace(r"\r", " ")
+    assert plain.split(" ")[0] in texts["terminal"].replace(r"\r", " ")
+
+
+def test_markdown_shows_every_sign_as_it_is() -> None:
+    signs = "# `code` <img src=x> ![a](b) a|b *c* _d_ ~~e~~ $f$ &lt; back\\slash"
+    text = write_markdown([Paragraph([signs, "two\nlines"])])
+    assert text.startswith("\\# \\`code\\` \\<img src=x\\> !\\[a\\](b) a\\|b ")
+    assert "\\~\\~e\\~\\~ \\$f\\$ \\&lt; back\\\\slash" in text
+    assert text.endswith("two lines\n")

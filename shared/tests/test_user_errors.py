@@ -48,5 +48,5 @@ def test_a_data_set_that_cannot_be_read_is_not_taken_for_one_without_the_split()
 
 
 def test_a_refused_field_is_one_of_all_faults_of_a_file() -> None:
-    with pytest.raises(ValueError, match="`patch` must be between 1 pixel and `cell`"):
+    with pytest.raises(ValueError, match="`patch` must be at most `cell`, 8 pixels, got 9"):
         from_plain(PatchGrid, {"patch": 9, "cell": 8})

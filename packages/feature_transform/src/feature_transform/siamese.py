@@ -9,6 +9,7 @@ but the method with a loss weight of 2.6. With re-normalisation the change is no
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch

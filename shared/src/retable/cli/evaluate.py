@@ -66,6 +66,7 @@ def run(options: argparse.Namespace) -> int:
     from retable.files import remove_abandoned
     from retable.outputs import check_output_folder
     from retable.settings import to_plain
+    from retable.text import printable
     from retable.weights import load_encoder
 
     for module in options.modules:
@@ -123,7 +124,7 @@ def run(options: argparse.Namespace) -> int:
             "precision": options.precision,
             "results": results,
         }
-        print(json.dumps(report, sort_keys=True) if options.json else _readable(report))
+        print(json.dumps(report, sort_keys=True) if options.json else printable(_readable(report)))
     return 0
 
 
@@ -268,5 +269,8 @@ def _join(wanted: str | None) -> str:
         require("accelerate", "train", "An evaluation in several processes")
         from accelerate.state import PartialState
 
-        return str(PartialState(cpu=kind == "cpu" or not available).device)
+        from retable.train.pretrain import PATIENCE
+
+        cpu = kind == "cpu" or not available
+        return str(PartialState(cpu=cpu, timeout=PATIENCE).device)
     return wanted or ("cuda" if available else "cpu")

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from retable.cli.evaluate import CHECKPOINT
+from retable.text import printable
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -23,7 +24,7 @@ def run(options: argparse.Namespace) -> int:
     check_output_file(options.output, "OUT")
     encoder, recipe, metadata = load_encoder(options.checkpoint)
     save_export(options.output, encoder, recipe, options.layout)
-    print(f"{options.output}: {recipe.label} in the {options.layout} layout")
+    print(printable(f"{options.output}: {recipe.label} in the {options.layout} layout"))
     if assumed := assumption(metadata):
         print(assumed)
     return 0

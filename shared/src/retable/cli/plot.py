@@ -7,6 +7,7 @@ from pathlib import Path
 
 from retable.domains import Count, integer
 from retable.errors import UserError
+from retable.text import printable
 
 _RUN = "the folder of a run, or the metrics.jsonl of any training loop"
 
@@ -65,7 +66,7 @@ def run(options: argparse.Namespace) -> int:
         recorded = {name: read_gradients(run) for name, run in runs.items()}
         figure = draw_gradients(recorded, kind=options.kind, statistic=options.statistic)
     drawing.save(figure, out)
-    print(f"{out}: the {options.picture} of {'; '.join(labels)}")
+    print(printable(f"{out}: the {options.picture} of {'; '.join(labels)}"))
     return 0
 
 

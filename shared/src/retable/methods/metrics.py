@@ -1,6 +1,7 @@
 """Metrics of a step: the ranking of pairs and the spread of embeddings.
 
-No function waits for the device.
+No function waits for the device. Means over rows are averaged over processes when they are read;
+spread and quantiles are no means, so every process computes them from the rows of all.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ import math
 
 from torch import Tensor
 
+from retable import distributed
 from retable.methods.method import Metrics
 
 
@@ -20,9 +22,10 @@ def ranking(logits: Tensor) -> Metrics:
     cosines (B, 1 + K), the positive first; -inf masks a negative.
     """
     positives = logits[:, 0]
-    negatives = logits[:16, 1:513].float().flatten()
+    sample = logits[:16, 1:513].float()
+    negatives = distributed.gather(sample)[: max(16, len(sample))].flatten()
     return {
-        **quantiles("positive_score", positives),
+        **quantiles("positive_score", distributed.gather(positives)),
         **quantiles("negative_score", negatives),
         "proxy_accuracy": (positives > logits[:, 1:].amax(dim=1)).float().mean(),
         "positive_score": positives.mean(),
@@ -33,8 +36,10 @@ def embedding_spread(embeddings: Tensor) -> Tensor:
     """Return 1 for unit vectors (B, D) spread evenly over the sphere, 0 for a collapsed embedding.
 
     The standard deviation of each dimension, averaged, as a multiple of 1 / sqrt(D), its value for
-    evenly spread directions (Chen & He, 2021, section 4.1).
+    evenly spread directions (Chen & He, 2021, section 4.1). The embeddings are those of all
+    processes: their spread decides whether a run has collapsed.
     """
+    embeddings = distributed.gather(embeddings)
     return embeddings.std(dim=0).mean() * math.sqrt(embeddings.shape[1])
 
 

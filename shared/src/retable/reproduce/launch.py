@@ -28,6 +28,9 @@ from retable.processes import PARENT, exit_with_parent
 from retable.text import printable
 from retable.variables import check_variables, rank, world_size
 
+PATIENCE = 10.0
+"""Seconds that a process has to end when another one has failed."""
+
 _MISTAKES = "RETABLE_MISTAKES"
 """Environment variable of our children: the folder for their messages to the user."""
 
@@ -91,11 +94,11 @@ def relaunch(script: Path, arguments: Sequence[str], processes: int) -> int:
         return status
 
 
-def _end(children: Sequence[subprocess.Popen[bytes]], patience: float = 10.0) -> None:
+def _end(children: Sequence[subprocess.Popen[bytes]]) -> None:
     """End processes; one that is stopped or stuck is killed."""
     for child in children:
         child.terminate()  # nothing happens to a process that has ended
-    deadline = time.monotonic() + patience
+    deadline = time.monotonic() + PATIENCE
     for child in children:
         try:
             child.wait(max(0.0, deadline - time.monotonic()))

@@ -6,10 +6,12 @@ import os
 import re
 from collections.abc import Iterable
 from pathlib import Path
+from urllib.parse import quote
 
 from retable.tables.comparison import Comparison
 from retable.tables.document import Block, Cells, Heading, Paragraph, Picture, document
 from retable.tables.verdict import Verdict
+from retable.text import printable
 
 
 def render_markdown(comparison: Comparison) -> str:
@@ -33,7 +35,7 @@ def _block(block: Block, folder: Path) -> str:
             mark = {"subtitle": "*", "summary": "**"}.get(block.role, "")
             return mark + "\n".join(map(_escaped, block.lines)) + mark
         case Picture():
-            link = Path(os.path.relpath(block.path, folder)).as_posix()
+            link = quote(Path(os.path.relpath(block.path, folder)).as_posix())
             return f"![{_escaped(block.text)}]({link})"
         case Cells():
             between = "---" if block.sentences else "---:"
@@ -47,4 +49,6 @@ def _cell(text: str) -> str:
 
 
 def _escaped(text: str) -> str:
-    return re.sub(r"([|*_<>\[\]])", r"\\\1", text)
+    """Return text that Markdown shows as it is, in one line."""
+    line = printable(" ".join(text.splitlines()))
+    return re.sub(r"^(?=#)", r"\\", re.sub(r"([\\`|*_<>\[\]~$&])", r"\\\1", line))

@@ -7,6 +7,7 @@ import html
 from collections.abc import Iterable
 
 from retable.tables.document import MARKS, Block, Cells, Heading, Paragraph, Picture
+from retable.text import printable
 
 MEDIA_TYPES = {".svg": "image/svg+xml", ".png": "image/png"}
 
@@ -80,4 +81,4 @@ def _cell(text: str) -> str:
 
 
 def _text(text: str) -> str:
-    return html.escape(text, quote=False)
+    return html.escape(printable(text), quote=False)

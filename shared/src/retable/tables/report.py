@@ -51,9 +51,14 @@ def find_results(reproductions: Path, results: Path) -> dict[str, list[Result]]:
 
 
 def _plots(folder: Path) -> list[Path]:
-    """Return one file for each plot of a folder, the SVG if there is one, ``table`` first."""
+    """Return one file for each plot of a folder, the SVG if there is one, ``table`` first.
+
+    A link is none: what it leads to would stand in the report.
+    """
     by_stem = {
-        path.stem: path for path in sorted(folder.iterdir()) if path.suffix in MEDIA_TYPES
+        path.stem: path
+        for path in sorted(folder.iterdir())
+        if path.suffix in MEDIA_TYPES and path.is_file() and not path.is_symlink()
     }  # .png sorts before .svg, which replaces it
     return [by_stem[stem] for stem in sorted(by_stem, key=lambda stem: (stem != "table", stem))]
 

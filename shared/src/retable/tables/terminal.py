@@ -13,6 +13,7 @@ from retable.tables.comparison import Comparison
 from retable.tables.document import Cells, Heading, Paragraph, document
 from retable.tables.phrases import EMPTY
 from retable.tables.verdict import ClaimVerdict, Verdict
+from retable.text import printable
 
 _COLOURS = {
     Verdict.MATCH: "32",
@@ -60,6 +61,7 @@ def render_terminal(
                 parts.append(write(block, width))
                 gap = True
     text = "\n".join(line.rstrip() for part in parts for line in part.split("\n")) + "\n"
+    text = printable(text)
     return _coloured(text) if colour else text
 
 

@@ -10,6 +10,7 @@ import sys
 import warnings
 from collections.abc import Callable
 from contextlib import nullcontext
+from datetime import timedelta
 from typing import Any
 
 import torch
@@ -36,6 +37,9 @@ from retable.train.runs import RunDirectory
 from retable.train.schedules import learning_rate
 from retable.variables import check_variables
 from retable.weights import save_encoder
+
+PATIENCE = timedelta(minutes=10)
+"""How long a process waits for the others; a stopped one then ends the run with a sentence."""
 
 Monitor = Callable[[Method, int], dict[str, float]]
 """Returns metrics to log, given the method and the number of finished epochs."""
@@ -262,7 +266,7 @@ def make_accelerator(precision: str, *, cpu: bool = False) -> Any:
     require("accelerate", "train", "Training")
     from accelerate.accelerator import Accelerator
     from accelerate.utils.dataclasses import DistributedDataParallelKwargs as DdpOptions
-    from accelerate.utils.dataclasses import GradientAccumulationPlugin
+    from accelerate.utils.dataclasses import GradientAccumulationPlugin, InitProcessGroupKwargs
 
     check_variables(gpus=torch.cuda.device_count(), connected=distributed.is_connected())
     # The queue is equal on all processes by construction and batch-norm statistics are averaged
@@ -273,7 +277,7 @@ def make_accelerator(precision: str, *, cpu: bool = False) -> Any:
         mixed_precision="no" if autocast_dtype(precision) is None else precision,
         gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
         dynamo_backend="no",
-        kwargs_handlers=[ddp],
+        kwargs_handlers=[ddp, InitProcessGroupKwargs(timeout=PATIENCE)],
         cpu=cpu,
     )
     if made.num_processes != distributed.process_count():
