@@ -213,13 +213,15 @@ def test_a_contrastive_batch_cannot_be_accumulated(contrastive: Changed, tmp_pat
 def test_a_recipe_that_does_not_fit_is_refused_with_the_reason(
     changes: dict[str, Any], processes: int, sentence: str | None, supervised: Changed
 ) -> None:
-    recipe = supervised(**changes)
-    method = build_method(recipe, 0)
+    def check() -> None:
+        recipe = supervised(**changes)
+        check_fit(recipe, build_method(recipe, 0), processes, RunOptions())
+
     if sentence is None:
-        check_fit(recipe, method, processes, RunOptions())
+        check()
     else:
         with pytest.raises(UserError, match=sentence):
-            check_fit(recipe, method, processes, RunOptions())
+            check()
 
 
 def test_batch_norm_groups_may_span_processes_but_not_the_parts_of_a_batch(
