@@ -15,7 +15,7 @@ import itertools
 import os
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import InitVar, dataclass
 from pathlib import Path
 
 import _lightly_moco as peer
@@ -45,8 +45,11 @@ class Interrupted:
     """A method's recipe whose every ``every``-th step is followed by something else."""
 
     recipe: MethodRecipe
-    rest: Callable[[], None]
+    rest: InitVar[Callable[[], None]]  # no plain value, which a recipe's fields are
     every: int
+
+    def __post_init__(self, rest: Callable[[], None]) -> None:
+        object.__setattr__(self, "after", rest)
 
     def build(self, encoder: torch.nn.Module, rng_key: int) -> Method:
         """Return the method; it calls ``rest`` at the very end of a step."""
@@ -56,7 +59,7 @@ class Interrupted:
         def after_step(progress: Progress) -> None:
             finish(progress)
             if (progress.step + 1) % self.every == 0:
-                self.rest()
+                vars(self)["after"]()
 
         method.after_step = after_step  # type: ignore[method-assign]
         return method

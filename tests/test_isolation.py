@@ -15,7 +15,8 @@ PACKAGES = sorted(path.parent.name for path in ROOT.glob("packages/*/pyproject.t
 # From the ground up; a module may import from its own line and from lines above it. Weights stand
 # below the loop, which saves encoders, and need nothing but the encoders themselves.
 ORDER = (
-    "errors extras files random distributed precision processes settings",
+    "errors text extras code",
+    "exit_status domains outputs variables files random distributed precision processes settings",
     "progress nn",
     "encoders",
     "weights views",

@@ -7,9 +7,14 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from retable import random
+from retable.encoders import ResNetRecipe
 from retable.errors import UserError
 from retable.evaluate.classifier import accuracy
-from retable.evaluate.knn import knn_scores, nearest
+from retable.evaluate.data import source_opener
+from retable.evaluate.geometry import Geometry
+from retable.evaluate.knn import Knn, knn_scores, nearest
+from retable.evaluate.protocol import EvalContext
+from retable.testing import run_processes
 
 
 def directions(rng_key: int, n: int, dim: int = 6) -> Tensor:
@@ -89,3 +94,17 @@ def test_features_of_any_size_have_the_neighbours_of_their_directions(scale: flo
 def test_features_of_zeros_vote_alike() -> None:
     scores = knn_scores(torch.zeros(3, 6), torch.zeros(8, 6), torch.arange(8), classes=8, k=8)
     assert torch.equal(scores, torch.ones(3, 8))
+
+
+def neighbours_and_geometry() -> dict[str, float]:
+    encoder = ResNetRecipe("small_resnet8", width=0.25).build(rng_key=0)
+    opened = source_opener("shapes?count=90&test_count=37&classes=4&size=16", None)
+    context = EvalContext("cpu")
+    metrics = Knn(k=5).run(encoder, opened, context, seed=0)
+    return metrics | Geometry().run(encoder, opened, context, seed=0)
+
+
+def test_two_processes_find_the_neighbours_of_one() -> None:
+    expected = neighbours_and_geometry()
+    for found in run_processes(neighbours_and_geometry, 2):
+        assert found == pytest.approx(expected, rel=1e-5)

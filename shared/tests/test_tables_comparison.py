@@ -179,7 +179,8 @@ def test_a_reference_edited_by_more_than_its_tolerance_is_a_miss_that_names_the_
     edit = 2.0 * tolerance
     recorded = proxy.value("ours", "top1")
     assert recorded is not None
-    value = dataclasses.replace(recorded, value=recorded.value + edit)
+    per_seed = tuple(number + edit for number in recorded.per_seed)
+    value = dataclasses.replace(recorded, value=recorded.value + edit, per_seed=per_seed)
     rows = (base, dataclasses.replace(row, values={"top1": value}))
     edited = compare(dataclasses.replace(proxy, rows=rows), measured, paper, "proxy")
     assert edited.exit_status == 1

@@ -148,11 +148,15 @@ def test_a_malformed_file_is_refused_by_file_place_and_field(
 @pytest.mark.parametrize(
     ("old", "new", "sentence"),
     [
-        ("runs = 3", "runs = 2, per_seed = [78.0, 78.4]", "`value` must be that of per_seed, 78.2"),
+        (
+            "runs = 3",
+            "runs = 2, per_seed = [78.0, 78.4]",
+            "`value` must be 78.2 as in per_seed, got 78.0",
+        ),
         (
             "std = 0.2, runs = 3",
             "std = 0.9, runs = 3, per_seed = [77.8, 78.0, 78.2]",
-            "`std` must be that of per_seed, 0.2",
+            "`std` must be 0.2 as in per_seed, got 0.9",
         ),
         ('label = "Cited [7]"', 'label = " "', "`label` must be a text that is not empty, got ' '"),
         (

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import re
 import select
 import signal
 import sys
@@ -146,8 +147,9 @@ def _explain_runtime_error(error: RuntimeError) -> tuple[str, int] | None:
     if any(part in text for part in _MEMORY):
         return "Memory ran out. Use a smaller batch, or fewer --jobs and --workers.", MACHINE
     if any(part in text for part in _PEERS):
+        reason = one_line(re.sub(r"\[/[^\]]*\]", "", text), 120)  # without torch's source lines
         return (
-            f"Another process of this run has ended or no longer answers ({one_line(text, 120)}). "
+            f"Another process of this run has ended or no longer answers ({reason}). "
             f"See its messages, and {_AGAIN} to continue."
         ), MACHINE
     hidden = error.__cause__ or error.__context__

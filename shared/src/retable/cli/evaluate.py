@@ -124,7 +124,11 @@ def run(options: argparse.Namespace) -> int:
             "precision": options.precision,
             "results": results,
         }
-        print(json.dumps(report, sort_keys=True) if options.json else printable(_readable(report)))
+        print(
+            json.dumps(report, sort_keys=True)
+            if options.json
+            else printable(_readable(report), kept="\n")
+        )
     return 0
 
 

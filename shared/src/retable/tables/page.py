@@ -81,4 +81,4 @@ def _cell(text: str) -> str:
 
 
 def _text(text: str) -> str:
-    return html.escape(printable(text), quote=False)
+    return html.escape(printable(text, kept="\n"), quote=False)

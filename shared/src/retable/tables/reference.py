@@ -54,7 +54,7 @@ def _require_rounded(name: str, stated: float, found: float) -> None:
     text = repr(stated)
     decimals = len(text.partition(".")[2]) if "e" not in text else 0
     slack = 0.51 * 10.0**-decimals + 1e-7 * abs(stated)
-    _require(abs(stated - found) <= slack, name, f"that of per_seed, {found:.8g},", stated)
+    _require(abs(stated - found) <= slack, name, f"{found:.8g} as in per_seed", stated)
 
 
 @dataclass(frozen=True)

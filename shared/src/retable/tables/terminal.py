@@ -61,7 +61,7 @@ def render_terminal(
                 parts.append(write(block, width))
                 gap = True
     text = "\n".join(line.rstrip() for part in parts for line in part.split("\n")) + "\n"
-    text = printable(text)
+    text = printable(text, kept="\n")
     return _coloured(text) if colour else text
 
 
