@@ -20,8 +20,8 @@ from retable.errors import UserError
 from retable.evaluate import named_protocol, protocol_names
 from retable.reproduce import Table, main
 from retable.reproduce.arguments import parse
+from retable.reproduce.checks import check_recipes
 from retable.reproduce.command import load_table
-from retable.reproduce.execute import check_recipes
 from retable.reproduce.plan import TableSelection, plan_runs, resolve_rows
 from retable.settings import parse_setting, validate_fields, with_field
 from retable.train.options import RunOptions

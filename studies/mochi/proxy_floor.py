@@ -19,8 +19,9 @@ from reproductions.mochi.table1 import TABLE
 from retable.evaluate.linear import LinearProbe
 from retable.evaluate.logistic.probe import LogisticProbe
 from retable.evaluate.protocol import EvalContext
+from retable.reproduce.checks import opener
 from retable.reproduce.command import guarded
-from retable.reproduce.execute import execute, opener
+from retable.reproduce.execute import execute
 from retable.reproduce.plan import TableSelection, plan_runs, resolve_rows
 from retable.train.options import RunOptions
 from retable.train.recipe import build_method

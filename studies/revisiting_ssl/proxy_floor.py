@@ -20,8 +20,9 @@ from reproductions.revisiting_ssl.grid import CELLS
 from reproductions.revisiting_ssl.table2 import TABLE
 from retable.domains import Small, integer
 from retable.evaluate.protocol import EvalContext
+from retable.reproduce.checks import opener
 from retable.reproduce.command import guarded
-from retable.reproduce.execute import execute, opener
+from retable.reproduce.execute import execute
 from retable.reproduce.plan import TableSelection, plan_runs, resolve_rows
 from retable.reproduce.run import Run, read_run
 from retable.train.options import RunOptions

@@ -18,7 +18,7 @@ from retable.errors import UserError
 from retable.evaluate.data import without_validation
 from retable.outputs import check_output_folder
 from retable.processes import exit_with_launcher
-from retable.reproduce import arguments, execute, launch, results
+from retable.reproduce import arguments, checks, execute, launch, results
 from retable.reproduce.plan import TableSelection, plan_runs, render_plan, resolve_rows
 from retable.reproduce.run import Run, kept_seeds, read_runs
 from retable.reproduce.table import Table, TableRow
@@ -60,7 +60,7 @@ def _main(table: Table, script: Path, words: Sequence[str]) -> int:
     rows = resolve_rows(table, selection)
     runs = plan_runs(rows, selection.seeds)
     processes = launch.wanted_processes(options.processes)
-    execute.check_recipes(runs, processes, options)
+    checks.check_recipes(runs, processes, options)
     if not options.dry_run:
         check_output_folder(options.folder, "--runs")
     if options.dry_run:
@@ -70,8 +70,8 @@ def _main(table: Table, script: Path, words: Sequence[str]) -> int:
     if processes > 1 and not launch.is_launched():
         return launch.relaunch(script, words, processes)
     exit_with_launcher()
-    execute.check_data(runs, options)
-    execute.check_claims(runs, options)
+    checks.check_data(runs, options)
+    checks.check_claims(runs, options)
     if options.resume and not any(run.directory(options.folder).path.exists() for run in runs):
         raise UserError(
             f"--resume: {options.folder} holds no run of these rows and seeds. Leave out --resume "
@@ -103,7 +103,7 @@ def kept_notes(runs: Sequence[Run], options: RunOptions) -> list[str]:
         f"{count} of {len(runs)} runs were made {'by' if part == 'code' else 'of'} other {part} "
         f"than the present, kept by --accept-other {part}; --fresh trains them again."
         for part in options.accepted
-        if (count := sum(execute.is_of_other(part, run, options) for run in runs))
+        if (count := sum(checks.is_of_other(part, run, options) for run in runs))
     ]
 
 

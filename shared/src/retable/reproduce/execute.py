@@ -1,4 +1,4 @@
-"""Checks of runs, and their execution: one by one on all devices, or side by side on CPU cores."""
+"""Execution of runs: one by one on all devices, or side by side on CPU cores."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import json
 import shutil
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,26 +17,13 @@ import torch
 
 from retable import distributed, files
 from retable.code import classes_of, code_digest
-from retable.data.sampler import Sampler
-from retable.data.source import TRAIN, Source
-from retable.encoders import ResNetRecipe
 from retable.errors import UserError
-from retable.evaluate.data import (
-    OpenSource,
-    data_line,
-    open_eval_splits,
-    open_splits,
-    open_test_split,
-    source_opener,
-    without_validation,
-)
 from retable.evaluate.geometry import Geometry
 from retable.evaluate.knn import Knn
 from retable.evaluate.protocol import EvalContext, Evaluation
-from retable.methods import SupervisedRecipe
 from retable.methods.method import Method, Progress
-from retable.nn.queues import KeyQueue
 from retable.outputs import check_output_folder
+from retable.reproduce.checks import check_claims, claim_of, opener, train_source
 from retable.reproduce.launch import run_side_by_side
 from retable.reproduce.run import FinishedRun, Run, evaluation_owner, read_evaluation, read_run
 from retable.settings import to_plain
@@ -44,94 +31,9 @@ from retable.train.metrics import MetricsLog
 from retable.train.options import RunOptions
 from retable.train.pretext_metrics import pretext_metrics
 from retable.train.pretrain import Monitor, TrainingFailedError, make_accelerator, pretrain
-from retable.train.recipe import PretrainRecipe, build_method, check_fit
-from retable.train.runs import Claim, RunDirectory, environment
-from retable.train.shape_inference import shapes_only
+from retable.train.runs import RunDirectory, environment
 from retable.views import without_draws
 from retable.weights import load_encoder
-
-
-def opener(recipe: PretrainRecipe, options: RunOptions) -> OpenSource:
-    """Return a function that opens the data of a recipe and of its evaluations."""
-    return source_opener(recipe.data, recipe.subset, skip_unreadable=options.skip_unreadable)
-
-
-def check_recipes(runs: Sequence[Run], processes: int, options: RunOptions) -> None:
-    """Check that every method can be built, and that batch, groups, queue and processes fit."""
-    for recipe in dict.fromkeys(run.recipe for run in runs):
-        # With the smallest encoder, which does not matter here, and without its weights.
-        small = replace(recipe, encoder=ResNetRecipe("small_resnet8"), weights=None)
-        with shapes_only():
-            method = build_method(small, seed=0)
-        check_fit(recipe, method, processes, options)
-        if recipe.weights is not None:
-            recipe.weights.state(recipe.encoder)
-        for module in method.modules():
-            if isinstance(module, KeyQueue) and module.size < recipe.batch:
-                raise UserError(
-                    f"`queue` must be at least the batch of {recipe.batch}, got {module.size}. "
-                    "Choose a larger queue or a smaller batch."
-                )
-
-
-def check_data(runs: Sequence[Run], options: RunOptions) -> None:
-    """Open the data of every run and its evaluations, and check their size and classes.
-
-    Process 0 prints how many images and classes each data set has, and what it leaves out.
-    """
-    shown: set[str] = set()
-
-    def show(line: str) -> None:
-        if distributed.process_index() == 0 and line not in shown:
-            print(line, flush=True)
-        shown.add(line)
-
-    for recipe in dict.fromkeys(run.recipe for run in runs):
-        splits = open_splits(opener(recipe, options))
-        name = " ".join(filter(None, (recipe.data, recipe.subset)))
-        show(data_line(name, splits.train, splits.test))
-        images = without_validation(splits.train, recipe.validation_images)
-        Sampler(len(images), recipe.batch, seed=0)
-        method = recipe.method
-        if isinstance(method, SupervisedRecipe) and splits.classes > method.classes:
-            raise UserError(
-                f"{recipe.data} has {splits.classes} classes, the supervised row {method.classes}: "
-                "name the data set of the table, or add "
-                f"--set pretrain.method.classes={splits.classes}."
-            )
-    read = {
-        (run.recipe.data, run.recipe.subset, evaluation.data, evaluation.reads): run.recipe
-        for run in runs
-        for evaluation in run.evaluations
-    }
-    for (_, _, data, splits_read), recipe in read.items():
-        if TRAIN in splits_read:
-            read_splits = open_eval_splits(opener(recipe, options), data)
-            sources = [read_splits.train, read_splits.test]
-        else:
-            sources = [open_test_split(opener(recipe, options), data)]
-        if data.source:
-            show(data_line(data.source, *sources))
-
-
-def check_claims(runs: Sequence[Run], options: RunOptions) -> None:
-    """Check that the runs that exist are of these recipes, of this data and made by this code.
-
-    Raises:
-        UserError: one is not, and ``options`` neither replace nor accept it.
-    """
-    for run in () if options.fresh else runs:
-        run.directory(options.folder).verify_claim(_claim(run, options), options.accepted)
-
-
-def is_of_other(part: str, run: Run, options: RunOptions) -> bool:
-    """Say whether a run was made by other "code", or of other "data", than the present."""
-    try:
-        claim = _claim(run, options)
-        run.directory(options.folder).verify_claim(claim, {"recipe", "data", "code"} - {part})
-    except UserError:
-        return True
-    return False
 
 
 def is_complete(run: Run, options: RunOptions) -> bool:
@@ -146,25 +48,17 @@ def is_complete(run: Run, options: RunOptions) -> bool:
     return is_current(run, replace(options, fresh=0.0))
 
 
-def _claim(run: Run, options: RunOptions) -> Claim:
-    data = dict(_train_source(run.recipe, options).description)
-    data.pop("skipped", None)  # what is left out decides no number
-    return run.claim(data)
-
-
-def _train_source(recipe: PretrainRecipe, options: RunOptions) -> Source:
-    return without_validation(opener(recipe, options)(TRAIN), recipe.validation_images)
-
-
 def execute(runs: Iterable[Run], options: RunOptions) -> None:
     """Carry out all runs; those already complete cost nothing.
 
     A failed training is recorded, not raised.
 
     Raises:
-        UserError: a run cannot start.
+        UserError: a run cannot start, or exists and is of other data or code.
     """
     check_output_folder(options.folder, "--runs")
+    runs = list(runs)
+    check_claims(runs, options)
     calls = [
         functools.partial(execute_one, run, options) for run in runs if not is_current(run, options)
     ]
@@ -186,7 +80,7 @@ def execute_one(run: Run, options: RunOptions) -> None:
         if accelerator.is_main_process:
             if directory.is_older(options.fresh):
                 directory.remove()
-            directory.write_claim(_claim(run, options), options.accepted)
+            directory.write_claim(claim_of(run, options), options.accepted)
         accelerator.wait_for_everyone()
         finished = read_run(run, options.folder)
         if finished is None or not _has_own_encoder(run, finished):
@@ -206,7 +100,7 @@ def execute_one(run: Run, options: RunOptions) -> None:
 
 def _pretrain(run: Run, directory: RunDirectory, accelerator: Any, options: RunOptions) -> None:
     recipe = run.recipe
-    source = _train_source(recipe, options)
+    source = train_source(recipe, options)
     facts = environment()  # read now: files may change while the run trains
     start = time.perf_counter()
     try:
