@@ -1,4 +1,5 @@
 import json
+import math
 import multiprocessing
 import os
 import time
@@ -32,6 +33,22 @@ def evaluate(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, A
     assert status == 0
     report: dict[str, Any] = json.loads(capsys.readouterr().out)
     return report
+
+
+def test_a_report_says_how_sure_an_accuracy_is_and_whose_the_settings_are(
+    checkpoint: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [checkpoint, "--protocol", "knn", "--data", DATA, "--size", "16", "--set", "k=5"]
+    assert cli.main(["evaluate", *words, "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    share, images = report["results"]["top1"] / 100, report["images"]["test"]
+    expected = 100 * math.sqrt(share * (1 - share) / images)
+    assert report["standard_errors"]["top1"] == pytest.approx(expected)
+    assert cli.main(["evaluate", *words]) == 0
+    said = capsys.readouterr().out
+    assert f"±: standard error over {images} test images" in said
+    assert "  settings: k 5, temperature 0.07" in said
+    assert "  defaults: Wu et al. (arXiv:1805.01978) on ImageNet; for another data set" in said
 
 
 @pytest.mark.parametrize(

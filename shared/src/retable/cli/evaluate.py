@@ -6,7 +6,7 @@ import argparse
 import importlib
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from retable.domains import SEED, Pixels, SmallOrZero, integer
 from retable.errors import UserError
@@ -60,6 +60,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Evaluate a checkpoint by a protocol and print the metrics."""
+    from retable.cli.evaluation_report import as_text, facts_of
     from retable.distributed import process_index
     from retable.evaluate import named_protocol
     from retable.evaluate.protocol import EvalContext
@@ -116,19 +117,13 @@ def run(options: argparse.Namespace) -> int:
                 "metadata": metadata,
             },
             "protocol": to_plain(recipe),
-            "views": _views(recipe, named),
-            "data": _data_facts(recipe, open_variant),
-            "images": {use: len(source) for use, source in sources.items()},
-            "replaced": {use: _replaced(source) for use, source in sources.items()},
             "seed": options.seed,
             "precision": options.precision,
             "results": results,
+            **facts_of(recipe, named, sources, open_variant, results),
         }
-        print(
-            json.dumps(report, sort_keys=True)
-            if options.json
-            else printable(_readable(report), kept="\n")
-        )
+        text = json.dumps(report, sort_keys=True) if options.json else as_text(report)
+        print(printable(text, kept="\n"))
     return 0
 
 
@@ -163,71 +158,6 @@ def _plan(
     images = ", ".join(f"{count:,} {split} images" for split, count in used.items())
     settings = json.dumps(to_plain(recipe), sort_keys=True)
     return f"{recipe.name}: {settings}\n{images}; {work}\nNothing was run."
-
-
-def _views(recipe: Evaluation, named: Evaluation) -> dict[str, dict[str, Any]]:
-    """Return the sizes of an evaluation's views, and whether its settings name them."""
-    found = {}
-    for name in ("view", "train_view", "test_view"):
-        holder, asked = getattr(recipe, "probe", recipe), getattr(named, "probe", named)
-        if (view := getattr(holder, name, None)) is not None:
-            chosen = "settings" if getattr(asked, name) is not None else "size of the images"
-            found[name] = {"size": view.size, "resize": view.resize, "chosen_by": chosen}
-    return found
-
-
-def _data_facts(recipe: Evaluation, open_variant: OpenSource) -> dict[str, dict[str, Any]]:
-    """Describe the splits that the images are from, under "train" and "test"."""
-    data = recipe.data
-    splits = {use: data.tested_split if use == "test" else use for use in recipe.reads}
-    return {
-        use: open_variant(split, data=data.source or None).description
-        for use, split in splits.items()
-    }
-
-
-def _replaced(source: Source) -> int:
-    """Count the images that turned out unreadable when decoded, in this process."""
-    base = getattr(source, "base", None)
-    return max(len(source.unreadable), 0 if base is None else _replaced(base))
-
-
-def _data_lines(report: dict[str, Any]) -> list[str]:
-    """Say how many images there are, what is left out, and at which size images are judged."""
-    from retable.data.skipped import count_line
-
-    lines = []
-    for use, facts in report["data"].items():
-        used = report["images"][use]
-        part = "" if used == facts.get("images", used) else f"{used:,} used of "
-        lines.append(f"  {use}: {part}{count_line(facts)}")
-        if replaced := report["replaced"][use]:
-            lines[-1] += f"; unreadable when decoded, replaced by the next image: {replaced:,}"
-    for name, view in report["views"].items():
-        resized = f", short side to {view['resize']}" if view["resize"] else ""
-        chosen = f"chosen by the {view['chosen_by']}"
-        lines.append(f"  {name.replace('_', ' ')}: {view['size']} pixels{resized}, {chosen}")
-    return lines
-
-
-def _readable(report: dict[str, Any]) -> str:
-    from retable.text import printable
-    from retable.weights import assumption
-
-    metadata = report["encoder"]["metadata"]
-    dropped = ", ".join(map(str, metadata.get("dropped", [])))
-    assumed = assumption(metadata)
-    lines = [
-        printable(f"{report['checkpoint']}: {report['encoder']['name']}"),
-        *([printable(f"left out of the file: {dropped}")] if dropped else []),
-        *([assumed] if assumed else []),
-        f"{report['protocol']['name']} on {printable(report['data']['test']['source'])}, seed "
-        f"{report['seed']}; accuracies in percent",
-        *_data_lines(report),
-    ]
-    width = max(len(name) for name in report["results"])
-    lines += [f"  {name:<{width}}  {value:10.4g}" for name, value in report["results"].items()]
-    return "\n".join(lines)
 
 
 def _opener(data: str, subset: str | None, skip_unreadable: bool) -> OpenSource:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
@@ -80,6 +80,8 @@ class Knn(Evaluation):
         temperature: temperature of the votes' weights, default of Wu et al. 2018.
         view: view of training and test images; None: `natural_test_view`.
     """
+
+    defaults_of: ClassVar[str] = "Wu et al. (arXiv:1805.01978) on ImageNet"
 
     k: Count = 200
     temperature: Positive = 0.07

@@ -99,6 +99,7 @@ class LinearProbe(HeadProbe[ProbeState]):
             reported as ``top1@lr=<value>`` and choose nothing.
     """
 
+    defaults_of: ClassVar[str] = "MoCHi (arXiv:2010.01028) on ImageNet-100"
     purpose: ClassVar[str] = "linear probe"
     head: ClassVar[type[ProbeState]] = ProbeState
 

@@ -93,6 +93,8 @@ class MlpProbe(HeadProbe[MlpState]):
     purpose: ClassVar[str] = "MLP probe"
     head: ClassVar[type[MlpState]] = MlpState
 
+    defaults_of: ClassVar[str] = "Kolesnikov et al. (arXiv:1901.09005, supplement) on ImageNet"
+
     hidden: Dim = 1000
     dropout: Fraction = 0.5
     penalty: NonNegative = 100.0

@@ -98,9 +98,11 @@ class Evaluation(ABC):
 
     Attributes:
         reads: splits that the evaluation opens.
+        defaults_of: whose settings the defaults are and for which data set; "": of no paper.
     """
 
     reads: ClassVar[tuple[str, ...]] = (TRAIN, TEST)
+    defaults_of: ClassVar[str] = ""
 
     if TYPE_CHECKING:  # as properties, since the fields of frozen subclasses are read-only
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, ClassVar, Self
 
 from torch import nn
 
@@ -84,6 +84,8 @@ class FineTuning(Evaluation):
         max_steps: stop after so many steps; such a training measures nothing.
         data: default: 10 % of each class.
     """
+
+    defaults_of: ClassVar[str] = "SwAV's eval_semisup.py on ImageNet"
 
     lr: Positive | None = None
     head_lr: Positive | None = None
