@@ -236,9 +236,9 @@ def test_a_recording_keeps_which_rows_collapsed(
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"rows": ("on",)}, r"the collapse criterion names \['on'\], not in the table"),
-        ({"columns": ("top5",)}, r"names \['top5'\]"),
-        ({"chance": {"paper": 1.0}}, r"lacks the chance at \['proxy', 'smoke'\]"),
+        ({"rows": ("on",)}, "`collapse` must name rows and columns of the table, got on"),
+        ({"columns": ("top5",)}, "rows and columns of the table, got top5"),
+        ({"chance": {"paper": 1.0}}, "`collapse.chance` must have every scale, but lacks proxy, smoke"),
     ],
 )
 def test_a_criterion_of_what_is_not_there_is_a_mistake_of_the_script(

@@ -32,8 +32,8 @@ CLOSED_PIPE = 141
 TERMINATED = 143
 
 UNEXPECTED_SENTENCE = (
-    "This error is a bug of Retable (status 70). Please report it with the lines above and the "
-    "command."
+    "This error is a bug of Retable (status 70), unless it is one of your own script. Please "
+    "report it with the lines above and the command."
 )
 
 _AGAIN = "start the same command again"

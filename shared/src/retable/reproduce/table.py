@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
+from retable.errors import UserError
 from retable.evaluate.protocol import Evaluation
 from retable.reproduce.run import Derive, FinishedRun, FinishedRuns
 from retable.tables import Comparison
@@ -205,15 +206,27 @@ class Table:
         known = {name for row in self.rows for name in self.trainings(row)}
         for key, column in self.columns.items():
             if not any(known.intersection(column.reads(row)) for row in self.rows):
-                raise ValueError(f"the column {key} reads none of the trainings {sorted(known)}")
+                raise UserError(
+                    f"`columns` must read trainings of the table, but {key} reads none of "
+                    f"{', '.join(sorted(known))}. Name one of them, or leave out the column."
+                )
         if unknown := set(self.check_rows) - {*self.rows, *known}:
-            raise ValueError(f"`check_rows` must be rows of the table, got {sorted(unknown)}.")
+            raise UserError(
+                f"`check_rows` must be rows of the table, got {', '.join(sorted(unknown))}. Name "
+                f"some of {', '.join(self.rows)}."
+            )
         if (collapse := self.collapse) is None:
             return
         if unknown := {*collapse.rows, *collapse.columns} - {*self.rows, *self.columns}:
-            raise ValueError(f"the collapse criterion names {sorted(unknown)}, not in the table")
+            raise UserError(
+                "`collapse` must name rows and columns of the table, got "
+                f"{', '.join(sorted(unknown))}. Leave them out."
+            )
         if unknown := set(SCALES) - collapse.chance.keys():
-            raise ValueError(f"the collapse criterion lacks the chance at {sorted(unknown)}")
+            raise UserError(
+                f"`collapse.chance` must have every scale, but lacks {', '.join(sorted(unknown))}. "
+                "Add the accuracy of guessing there."
+            )
 
     def trainings(self, row: str) -> dict[str, TableRow]:
         """Return what a row trains, by the names of `training_name`."""
