@@ -238,7 +238,10 @@ def test_a_recording_keeps_which_rows_collapsed(
     [
         ({"rows": ("on",)}, "`collapse` must name rows and columns of the table, got on"),
         ({"columns": ("top5",)}, "rows and columns of the table, got top5"),
-        ({"chance": {"paper": 1.0}}, "`collapse.chance` must have every scale, but lacks proxy, smoke"),
+        (
+            {"chance": {"paper": 1.0}},
+            "`collapse.chance` must have every scale, but lacks proxy, smoke",
+        ),
     ],
 )
 def test_a_criterion_of_what_is_not_there_is_a_mistake_of_the_script(
