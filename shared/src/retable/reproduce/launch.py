@@ -187,6 +187,7 @@ def run_side_by_side(calls: Sequence[Callable[[], None]], jobs: int) -> None:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
         for future in as_completed(futures):
             future.result()
+        pool.shutdown()  # the workers' processor time counts for this process once they have ended
     except BrokenProcessPool:
         raise MachineError(
             "A worker process was killed, often because it ran out of memory. Start the same "
