@@ -225,5 +225,8 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
         execute(runs, RunOptions(shared, quiet=True))
         for run in runs:
             shutil.copytree(shared / run.name, folder / run.name)
+            asked = {run.evaluation_folder(each, folder) for each in run.evaluations}
+            for evaluation in set((folder / run.name / "evaluations").glob("*")) - asked:
+                shutil.rmtree(evaluation)  # of another test's table, whose run is the same
 
     return copy
