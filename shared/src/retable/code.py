@@ -62,10 +62,8 @@ def module_name(name: str) -> str:
     module = sys.modules.get(name)
     if module is None or name.partition(".")[0] in _FOREIGN:
         return name
-    if (
-        name in ("__main__", "__mp_main__") and module.__spec__ is not None
-    ):  # started by ``python -m``
-        return module.__spec__.name
+    if name in ("__main__", "__mp_main__") and module.__spec__ is not None:
+        return module.__spec__.name  # started by ``python -m``
     if _is_plain(module):
         file = Path(str(module.__file__))
         return dotted_name(file) or script_name(file)

@@ -71,7 +71,6 @@ def _main(table: Table, script: Path, words: Sequence[str]) -> int:
         return launch.relaunch(script, words, processes)
     exit_with_launcher()
     checks.check_data(runs, options)
-    checks.check_claims(runs, options)
     if options.resume and not any(run.directory(options.folder).path.exists() for run in runs):
         raise UserError(
             f"--resume: {options.folder} holds no run of these rows and seeds. Leave out --resume "

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import json
 import shutil
 import sys
 import time
@@ -235,7 +234,7 @@ def _eval_facts(run: Run, evaluation: Evaluation, options: RunOptions) -> dict[s
     open_variant, data = opener(run.recipe, options), evaluation.data.source or None
     descriptions = {split: open_variant(split, data=data).description for split in evaluation.reads}
     code = code_digest(classes_of(evaluation))
-    return {"data": json.loads(json.dumps(descriptions)), "code": code}
+    return {"data": descriptions, "code": code}
 
 
 def is_current(run: Run, options: RunOptions) -> bool:

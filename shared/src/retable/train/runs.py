@@ -9,7 +9,6 @@ from __future__ import annotations
 import fcntl
 import functools
 import importlib.metadata
-import json
 import os
 import platform
 import shutil
@@ -87,7 +86,7 @@ class RunDirectory:
             found = files.read_record(self.recipe, self.name)
         except files.DamagedFileError as error:
             raise UserError(f"{error} {remedy}") from None
-        wanted = json.loads(json.dumps(to_plain(claim)))
+        wanted = to_plain(claim)
         for part, other in _OTHER.items():
             if part in accepted or found.get(part) == wanted[part]:
                 continue
