@@ -16,6 +16,7 @@ from retable.tables.statistics import (
     difference_of_means,
     larger,
     mean_of_differences,
+    moderated,
     pooled,
     spread_of,
     spread_of_pairs,
@@ -245,3 +246,41 @@ def test_the_spread_of_pairs_is_that_of_unrelated_runs_unless_theirs_differs_bey
     )
     assert found.std == pytest.approx(expected.std)
     assert found.degrees == expected.degrees
+
+
+def test_spreads_that_differ_by_chance_alone_are_pooled() -> None:
+    spreads = [Spread(std, 4) for std in (0.8, 1.0, 1.2, 1.1)]
+    assert moderated(spreads) == [pooled(spreads)] * 4
+
+
+def test_a_lone_spread_and_a_value_fixed_by_definition_take_the_pooled_one() -> None:
+    assert moderated([Spread(2.0, 4)]) == [Spread(2.0, 4)]
+    found = moderated([Spread(0.0, 4), Spread(0.01, 4), Spread(1.0, 4), Spread(9.0, 4)])
+    assert found[0] == pooled([Spread(0.01, 4), Spread(1.0, 4), Spread(9.0, 4)])
+
+
+@given(st.lists(st.floats(0.01, 100.0), min_size=2, max_size=12), st.floats(0.1, 10.0))
+def test_a_moderated_spread_keeps_the_order_and_the_unit(stds: list[float], unit: float) -> None:
+    spreads = [Spread(std, 4) for std in stds]
+    found = moderated(spreads)
+    by_size = sorted(zip(stds, (spread.std for spread in found), strict=True))
+    assert [std for _, std in by_size] == pytest.approx(sorted(std for _, std in by_size))
+    assert all(4 <= spread.degrees <= 4 * len(stds) for spread in found)
+    scaled = moderated([Spread(unit * std, 4) for std in stds])
+    assert [spread.std for spread in scaled] == pytest.approx(
+        [unit * spread.std for spread in found], rel=1e-6
+    )
+
+
+def test_moderation_finds_the_distribution_that_variances_are_drawn_from() -> None:
+    # Variances around true ones with s_0^2 = 2.5 and f_0 = 6: chi-squared draws as sums of squares.
+    count, prior, degrees, scale = 20_000, 6, 4, 2.5
+    draws = normal(derive_key(0, "moderated"), torch.arange(count * (prior + degrees)))
+    squares = draws.view(count, prior + degrees).double().square()
+    true = prior * scale / squares[:, :prior].sum(1)
+    found = true * squares[:, prior:].sum(1) / degrees
+    spreads = [Spread(math.sqrt(float(variance)), degrees) for variance in found]
+    for own, spread in zip(spreads[:50], moderated(spreads), strict=False):
+        expected = (prior * scale + degrees * own.std**2) / (prior + degrees)
+        assert spread.std**2 == pytest.approx(expected, rel=0.05)
+        assert spread.degrees == pytest.approx(prior + degrees, rel=0.05)

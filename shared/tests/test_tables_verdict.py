@@ -188,6 +188,7 @@ def _simulate(
         ([1.0] * 6, 1.0),  # each seed shifts all rows alike
         ([0.1] * 6, 3.0),  # almost only
         ([1.0, 1.0, 1.0, 1.0, 1.0, 3.0], 0.0),  # one unstable row
+        ([0.3, 0.3, 1.0, 1.0, 1.0, 2.0, 2.0, 4.0], 0.0),  # rows of many spreads
         ([0.0, 0.0, 0.0, 1.0, 1.0, 1.0], 0.0),  # rows where the column is fixed by definition
         ([1.0], 0.0),
     ],

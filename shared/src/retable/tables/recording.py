@@ -145,7 +145,8 @@ def _recorded_column(
     reason = (
         "An unchanged method with one fresh seed raises no miss in at least 99 of 100 tables:"
         f" Student's prediction interval for one run after {runs}, Bonferroni over the {count}"
-        " cells. A row whose own std is above the column's has its own tolerance."
+        " cells, with each cell's std shrunk towards its column's. A cell that varies more than the"
+        " column's quietest has its own tolerance."
     )
     std, degrees = float(f"{spread.std:.4g}"), float(spread.degrees)
     stated = StatedSpread(std, degrees, "Pooled over the rows of this column.")

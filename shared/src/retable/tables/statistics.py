@@ -81,6 +81,61 @@ def pool_varying(spreads: Collection[Spread]) -> Spread:
     return pooled([spread for spread in spreads if spread.std > 0.0] or list(spreads))
 
 
+def moderated(spreads: Sequence[Spread]) -> list[Spread]:
+    """Return each spread shrunk towards what all of them have in common.
+
+    Variances s_i^2 of f_i degrees of freedom are taken as draws around true variances that follow
+    a scaled inverse chi-squared distribution with scale s_0^2 and f_0 degrees, both estimated from
+    the moments of log s_i^2 (Smyth, "Linear models and empirical Bayes methods", Stat. Appl. Genet.
+    Mol. Biol. 3(1), 2004, sections 3 and 6.2). The shrunk variance is (f_0 s_0^2 + f_i s_i^2) /
+    (f_0 + f_i), with f_0 + f_i degrees, at most those of all spreads together. If they differ no
+    more than chance explains, f_0 is infinite, and each is the pooled one. So is a spread of zero,
+    that of a value fixed by definition.
+    """
+    common = pool_varying(spreads)
+    varying = [spread for spread in spreads if spread.std > 0.0]
+    scale, prior = _prior_of_variances(varying) if len(varying) > 1 else (0.0, math.inf)
+    if math.isinf(prior):
+        return [common] * len(spreads)
+    return [
+        Spread(
+            math.sqrt((prior * scale + own.degrees * own.std**2) / (prior + own.degrees)),
+            min(prior + own.degrees, common.degrees),
+        )
+        if own.std > 0.0
+        else common
+        for own in spreads
+    ]
+
+
+def _prior_of_variances(spreads: Sequence[Spread]) -> tuple[float, float]:
+    """Return s_0^2 and f_0 of `moderated`, f_0 infinite where variances differ only by chance."""
+    special = _special()
+    halves = [spread.degrees / 2.0 for spread in spreads]
+    logs = [
+        2.0 * math.log(spread.std) - float(special.digamma(half)) + math.log(half)
+        for spread, half in zip(spreads, halves, strict=True)
+    ]
+    own = spread_of(logs)
+    assert own is not None
+    by_chance = mean([float(special.polygamma(1, half)) for half in halves])
+    if own.std**2 <= by_chance:
+        return math.exp(mean(logs)), math.inf
+    half = _inverse_trigamma(own.std**2 - by_chance)
+    return math.exp(mean(logs) + float(special.digamma(half)) - math.log(half)), 2.0 * half
+
+
+def _inverse_trigamma(value: float) -> float:
+    """Return the x > 0 whose trigamma function is ``value`` > 0, by bisection of log x."""
+    special = _special()
+    low, high = -40.0, 40.0
+    for _ in range(100):
+        middle = (low + high) / 2.0
+        above = float(special.polygamma(1, math.exp(middle))) > value
+        low, high = (middle, high) if above else (low, middle)
+    return math.exp(low)
+
+
 def larger(own: Spread | None, column: Spread | None) -> Spread | None:
     """Return the larger std with the larger number of degrees of freedom (rule 1)."""
     if own is None or column is None:

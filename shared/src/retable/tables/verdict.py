@@ -9,7 +9,7 @@ from enum import StrEnum
 from retable.tables.statistics import (
     Interval,
     Spread,
-    larger,
+    moderated,
     pool_varying,
     spread_of,
     student_quantile,
@@ -123,30 +123,29 @@ def recorded_tolerances(
 
         tolerance = t(1 - FALSE_ALARM / (2 m), f) * s * sqrt(1 + 1/n),
 
-    where s is the larger of the cell's std and the std pooled over the column's cells that vary,
-    and f the degrees of freedom of the latter. A `miss` needs the interval outside the tolerance,
-    so false alarms are rarer than `FALSE_ALARM`, also where a seed shifts all rows alike; a
-    single fresh seed of an unchanged method is usually a `match`.
+    where s and f are the cell's std and degrees of freedom, shrunk towards those of its column
+    (`retable.tables.statistics.moderated`): the std of five runs alone is too poor, and a std
+    pooled over rows that differ raises false alarms in those that vary most. A `miss` needs the
+    interval outside the tolerance, so false alarms are rarer than `FALSE_ALARM`, also where a seed
+    shifts all rows alike; a single fresh seed of an unchanged method is usually a `match`.
     """
-    columns: dict[str, list[Spread]] = {}
-    for cells in table.values():
+    columns: dict[str, dict[str, Spread]] = {}
+    for row, cells in table.items():
         for column, runs in cells.items():
             spread = spread_of(runs)
             if spread is None:
                 raise ValueError(f"column {column}: one recorded run has no spread")
-            columns.setdefault(column, []).append(spread)
-    spreads = {column: pool_varying(found) for column, found in columns.items()}
+            columns.setdefault(column, {})[row] = spread
     count = sum(map(len, columns.values()))
-    tolerances: dict[str, dict[str, float]] = {}
-    for row, cells in table.items():
-        tolerances[row] = {}
-        for column, runs in cells.items():
-            spread = larger(spread_of(runs), spreads[column])
-            assert spread is not None
+    tolerances: dict[str, dict[str, float]] = {row: {} for row in table}
+    for column, found in columns.items():
+        shown = 0.5 * 10.0 ** -(decimals or {}).get(column, 1)
+        for row, spread in zip(found, moderated([*found.values()]), strict=True):
             quantile = student_quantile(1.0 - FALSE_ALARM / (2 * count), spread.degrees)
-            shown = 0.5 * 10.0 ** -(decimals or {}).get(column, 1)
-            prediction = quantile * spread.std * math.sqrt(1.0 + 1.0 / len(runs))
+            runs = len(table[row][column])
+            prediction = quantile * spread.std * math.sqrt(1.0 + 1.0 / runs)
             tolerances[row][column] = max(prediction, shown)
+    spreads = {column: pool_varying(found.values()) for column, found in columns.items()}
     return spreads, tolerances
 
 
