@@ -190,3 +190,16 @@ def test_an_unexpected_error_of_a_process_is_no_miss(
     said = capfd.readouterr().err
     assert said.count("ZeroDivisionError") == 1
     assert said.endswith(f"error: {UNEXPECTED_SENTENCE}\n")
+
+
+def test_processes_wait_for_each_other_as_long_as_the_loop_says(script: Script) -> None:
+    # A timeout that equals NCCL's default was lost on the way, and gloo waited for half an hour.
+    path = script(
+        "import torch\n"
+        "import torch.distributed as dist\n"
+        "from retable.train.pretrain import PATIENCE, make_accelerator\n"
+        "make_accelerator('float32', cpu=True)\n"
+        "group = dist.distributed_c10d._get_default_group()\n"
+        "assert group._get_backend(torch.device('cpu')).options._timeout == PATIENCE\n"
+    )
+    assert launch.relaunch(path, [], 2) == 0

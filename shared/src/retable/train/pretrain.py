@@ -265,10 +265,14 @@ def make_accelerator(precision: str, *, cpu: bool = False) -> Any:
     """Return an ``accelerate.Accelerator`` for a precision; ``cpu`` leaves GPUs unused."""
     require("accelerate", "train", "Training")
     from accelerate.accelerator import Accelerator
+    from accelerate.state import PartialState
     from accelerate.utils.dataclasses import DistributedDataParallelKwargs as DdpOptions
-    from accelerate.utils.dataclasses import GradientAccumulationPlugin, InitProcessGroupKwargs
+    from accelerate.utils.dataclasses import GradientAccumulationPlugin
 
     check_variables(gpus=torch.cuda.device_count(), connected=distributed.is_connected())
+    # Connected here, since `Accelerator` leaves out a timeout that equals NCCL's default, also for
+    # gloo, whose own is longer.
+    PartialState(cpu=cpu, timeout=PATIENCE)
     # The queue is equal on all processes by construction and batch-norm statistics are averaged
     # when they are read: broadcasting buffers would send both at every step for nothing.
     ddp = DdpOptions(broadcast_buffers=False)
@@ -277,7 +281,7 @@ def make_accelerator(precision: str, *, cpu: bool = False) -> Any:
         mixed_precision="no" if autocast_dtype(precision) is None else precision,
         gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
         dynamo_backend="no",
-        kwargs_handlers=[ddp, InitProcessGroupKwargs(timeout=PATIENCE)],
+        kwargs_handlers=[ddp],
         cpu=cpu,
     )
     if made.num_processes != distributed.process_count():
