@@ -10,9 +10,10 @@ from retable import views
 from retable.encoders import ResNetRecipe
 from retable.methods import MethodRecipe, MoCoRecipe
 from retable.reproduce.shrinking import (
-    PROXY,
+    EARLIER_PROXY,
     SMOKE,
     SmallScale,
+    shrink_evaluation,
     shrink_pretraining,
 )
 from retable.reproduce.table import TableRow
@@ -31,7 +32,9 @@ def proxy(row: TableRow) -> TableRow:
     filled with keys: 0.52 of 100 epochs in the paper, 0.13 of 5 here. The
     learning rate is doubled, since 1,250 steps are a hundredth of the paper's.
     """
-    return at_twice_the_rate(shrink(row, PROXY, PROXY_EPOCHS[row.pretrain.epochs], PROXY_QUEUE))
+    return at_twice_the_rate(
+        shrink(row, EARLIER_PROXY, PROXY_EPOCHS[row.pretrain.epochs], PROXY_QUEUE)
+    )
 
 
 def at_twice_the_rate(row: TableRow) -> TableRow:
@@ -62,7 +65,7 @@ def shrink(row: TableRow, scale: SmallScale, epochs: int, queue: int) -> TableRo
     return replace(
         row,
         pretrain=shrink_pretraining(recipe, method, epochs, scale),
-        evaluations=tuple(e.shrunk(scale.probe_epochs) for e in row.evaluations),
+        evaluations=tuple(shrink_evaluation(e, scale) for e in row.evaluations),
     )
 
 

@@ -33,7 +33,7 @@ from reproductions.feature_transform.scales import (
 from retable import views
 from retable.methods import SimCLRRecipe
 from retable.reproduce import Gain, Metric, Table, TableRow, main
-from retable.reproduce.shrinking import PROXY
+from retable.reproduce.shrinking import EARLIER_PROXY
 from retable.train.recipe import PretrainRecipe
 
 TOP1 = Metric("linear.top1")
@@ -55,7 +55,9 @@ def imagenet100(method: SimCLRRecipe) -> PretrainRecipe:
 
 def proxy(row: TableRow) -> TableRow:
     """Shrink a row as the other tables, but for the batch: SimCLR's negatives are its, 256."""
-    return at_twice_the_rate(shrink(row, replace(PROXY, batch=256), PROXY_EPOCHS[200], PROXY_QUEUE))
+    return at_twice_the_rate(
+        shrink(row, replace(EARLIER_PROXY, batch=256), PROXY_EPOCHS[200], PROXY_QUEUE)
+    )
 
 
 TABLE = Table(

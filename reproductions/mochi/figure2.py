@@ -14,8 +14,9 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+from reproductions.baselines.recipes import IMAGENET100_IMAGES, imagenet100
 from reproductions.mochi.pictures import draw_curves
-from reproductions.mochi.recipes import IMAGENET100_IMAGES, imagenet100, mochi
+from reproductions.mochi.recipes import mochi
 from reproductions.mochi.scales import proxy, smoke
 from retable.plots import drawing
 from retable.reproduce import Difference, FinishedRuns, Metric, Table, TableRow, main

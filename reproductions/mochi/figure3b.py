@@ -13,8 +13,9 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+from reproductions.baselines.recipes import IMAGENET100_IMAGES, LINEAR_100, imagenet100
 from reproductions.mochi.pictures import draw_gains
-from reproductions.mochi.recipes import IMAGENET100_IMAGES, LINEAR_100, imagenet100, mochi
+from reproductions.mochi.recipes import mochi
 from reproductions.mochi.scales import proxy, smoke
 from retable.methods import moco_v2
 from retable.plots import drawing

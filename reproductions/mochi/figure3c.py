@@ -14,14 +14,14 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from reproductions.mochi.pictures import draw_scatter
-from reproductions.mochi.recipes import (
+from reproductions.baselines.recipes import (
     IMAGENET100_IMAGES,
     LINEAR_100,
     imagenet100,
-    mochi,
     supervised_bound,
 )
+from reproductions.mochi.pictures import draw_scatter
+from reproductions.mochi.recipes import mochi
 from reproductions.mochi.scales import proxy, smoke
 from retable import views
 from retable.evaluate.geometry import Geometry

@@ -1,86 +1,14 @@
-"""MoCHi's recipes at the paper's scale.
+"""MoCHi's recipe at the paper's scale.
 
-Sources: the slide deck of the first author for (N, s, s') and the tables; the MoCo repository for
-everything that MoCHi takes over. Values that neither states are decisions; comments name them.
+Source: the slide deck of the first author for (N, s, s'). What MoCHi takes over from MoCo is in
+`reproductions.baselines.recipes`.
 """
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from mochi import MoCHiRecipe
-from retable import views
-from retable.encoders import ResNetRecipe
-from retable.evaluate.linear import LinearProbe
-from retable.methods import MoCoRecipe, SupervisedRecipe
-from retable.train.optim import OptimizerRecipe
-from retable.train.recipe import PretrainRecipe
-from retable.train.schedules import ScheduleRecipe
-
-IMAGENET100_IMAGES = 126_689
-IMAGENET1K_IMAGES = 1_281_167
-
-
-def pretraining(method: MoCoRecipe, *, epochs: int, batch: int, version: int = 2) -> PretrainRecipe:
-    """Return MoCo's pretraining recipe (MoCo repository, ``main_moco.py``) without data.
-
-    Four GPUs share a batch (MoCHi, experiments on ImageNet-100), so that batch norm sees a quarter.
-    Batch 128 with learning rate 0.03 on ImageNet-100 is a decision: published MoCo-v2 runs reach
-    77.5 there and 67.5 with twice the batch, the paper's own baseline is 78.0.
-    """
-    view = views.moco_v2(224) if version == 2 else views.moco_v1(224)
-    schedule = (
-        ScheduleRecipe("cosine", per="epoch")
-        if version == 2
-        else ScheduleRecipe("step", milestones=(epochs * 3 // 5, epochs * 4 // 5), gamma=0.1)
-    )
-    return PretrainRecipe(
-        method=method,
-        data="",
-        views=(view, view),
-        encoder=ResNetRecipe("resnet50"),
-        optimizer=OptimizerRecipe(lr=0.03, momentum=0.9, weight_decay=1e-4, schedule=schedule),
-        epochs=epochs,
-        batch=batch,
-        bn_group=batch // 4,
-    )
-
-
-def imagenet100(method: MoCoRecipe, *, version: int = 2) -> PretrainRecipe:
-    """Pretrain on ImageNet-100: 200 epochs, batch 128 on 4 GPUs."""
-    return pretraining(method, epochs=200, batch=128, version=version)
-
-
-def imagenet1k(method: MoCoRecipe, *, epochs: int) -> PretrainRecipe:
-    """Pretrain on ImageNet-1K: batch 256 on 4 GPUs (MoCo repository), one run for each row."""
-    return pretraining(method, epochs=epochs, batch=256)
 
 
 def mochi(n_hard: int, s: int, s_prime: int, **changes: object) -> MoCHiRecipe:
     """Return MoCHi (N, s, s') on ImageNet-100: mixing from epoch 10 on (unverified)."""
     return MoCHiRecipe(n_hard=n_hard, s=s, s_prime=s_prime, **changes)  # type: ignore[arg-type]
-
-
-def supervised_bound(classes: int) -> PretrainRecipe:
-    """Return cross-entropy training by torchvision's recipe; the paper's is unknown."""
-    return PretrainRecipe(
-        method=SupervisedRecipe(classes),
-        data="",
-        views=(views.crop_and_flip(224),),
-        encoder=ResNetRecipe("resnet50"),
-        optimizer=OptimizerRecipe(
-            lr=0.1,
-            momentum=0.9,
-            weight_decay=1e-4,
-            schedule=ScheduleRecipe("step", milestones=(30, 60, 80), gamma=0.1),
-        ),
-        epochs=90,
-        batch=256,
-    )
-
-
-LINEAR_100 = LinearProbe(train_view=views.crop_and_flip(224), test_view=views.center(224, 256))
-"""Linear evaluation on ImageNet-100: learning rate 10, 60 epochs, x0.1 at 30, 40, 50."""
-
-LINEAR_1K = replace(LINEAR_100, lr=30.0, batch=256, epochs=100, milestones=(60, 80))
-"""Linear evaluation on ImageNet-1K (MoCo repository, ``main_lincls.py``)."""

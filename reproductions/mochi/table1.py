@@ -13,13 +13,13 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from reproductions.mochi.recipes import (
+from reproductions.baselines.recipes import (
     IMAGENET100_IMAGES,
     LINEAR_100,
     imagenet100,
-    mochi,
     supervised_bound,
 )
+from reproductions.mochi.recipes import mochi
 from reproductions.mochi.scales import proxy, smoke
 from retable.methods import moco_v1, moco_v2
 from retable.reproduce import Difference, Gain, Metric, Table, TableRow, main

@@ -13,11 +13,11 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from reproductions.mochi.recipes import IMAGENET1K_IMAGES, LINEAR_1K, imagenet1k, mochi
-from reproductions.mochi.scales import shrink, smoke
+from reproductions.baselines.recipes import IMAGENET1K_IMAGES, LINEAR_1K, imagenet1k
+from reproductions.mochi.recipes import mochi
+from reproductions.mochi.scales import proxy, smoke
 from retable.methods import MoCoRecipe, moco_v2
 from retable.reproduce import Metric, Table, TableRow, main
-from retable.reproduce.shrinking import PROXY
 
 BASELINE = moco_v2(queue=65536)
 
@@ -42,11 +42,6 @@ ROWS = {
     "e800_moco_v2_rerun": imagenet1k(BASELINE, epochs=800),
     "e800_mochi_128_1024_512": imagenet1k(mixed(128, 1024, 512), epochs=800),
 }
-
-
-def proxy(row: TableRow) -> TableRow:
-    """Shrink a row as Table 1's, its length in proportion: 5, 10 and 40 epochs."""
-    return shrink(row, PROXY, row.pretrain.epochs // 20, queue=1024)
 
 
 TABLE = Table(

@@ -198,7 +198,7 @@ def test_processes_wait_for_each_other_as_long_as_the_loop_says(script: Script) 
         "import torch\n"
         "import torch.distributed as dist\n"
         "from retable.train.pretrain import PATIENCE, make_accelerator\n"
-        "make_accelerator('float32', cpu=True)\n"
+        "make_accelerator('float32')\n"
         "group = dist.distributed_c10d._get_default_group()\n"
         "assert group._get_backend(torch.device('cpu')).options._timeout == PATIENCE\n"
     )

@@ -142,6 +142,24 @@ def test_a_claim_about_a_row_that_collapsed_is_unresolved(paper: Reference) -> N
     assert claim.differences == {0: 1.0}
 
 
+def test_a_row_is_above_one_that_collapsed_in_every_seed(
+    paper: Reference, provenance: Provenance
+) -> None:
+    numbers = {"ours": {"top1": dict.fromkeys(range(5), 79.0)}}
+    for collapsed, verdict in (
+        (gone(*range(5)), ClaimVerdict.SUPPORTED),
+        (gone(0, 1), ClaimVerdict.SUPPORTED),
+    ):
+        claim = compare(paper, numbers, scale="paper", collapsed={"base": collapsed}).claims[0]
+        assert claim.verdict is verdict
+    some = {**numbers, "base": {"top1": {1: 70.0}}}
+    claim = compare(paper, some, scale="paper", collapsed={"base": gone(0)}).claims[0]
+    assert claim.verdict is ClaimVerdict.UNRESOLVED
+    recorded = record_reference(paper, numbers, provenance, collapsed={"base": gone(*range(5))})
+    claim = compare(recorded, {}, paper, "proxy").claims[0]
+    assert claim.recorded is ClaimVerdict.SUPPORTED
+
+
 # What was recorded.
 
 

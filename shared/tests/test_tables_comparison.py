@@ -9,6 +9,7 @@ import pytest
 
 from retable.errors import UserError
 from retable.tables import Comparison, Provenance, Reference, compare, record_reference
+from retable.tables.claims import Fact, recorded_facts
 from retable.tables.comparison import ComparedCell, Scale
 from retable.tables.reading import parse_reference
 from retable.tables.reference import Value
@@ -360,3 +361,110 @@ def test_a_claim_on_a_column_without_a_better_says_which_row_is_higher(printed: 
     measured = {"base": {"error": runs(20.0)}, "ours": {"error": runs(25.0)}}
     claim = compare(stated, measured, scale="paper").claims[2]
     assert claim.verdict is ClaimVerdict.SUPPORTED
+
+
+def stating(printed: Printed, **fields: str) -> Reference:
+    """Return the table whose first claim has further fields."""
+    lines = "".join(f"\n{name} = {value}" for name, value in fields.items())
+    return printed({"margin = 1.0": f"margin = 0.0{lines}"})
+
+
+@pytest.mark.parametrize(
+    ("bounds", "verdict"),
+    [
+        ({"at_least": "0.5"}, ClaimVerdict.SUPPORTED),
+        ({"at_least": "0.5", "at_most": "1.5"}, ClaimVerdict.SUPPORTED),
+        ({"at_most": "0.5"}, ClaimVerdict.CONTRADICTED),
+        ({"at_least": "1.0"}, ClaimVerdict.UNRESOLVED),
+    ],
+)
+def test_a_bound_is_about_the_difference_itself(
+    bounds: dict[str, str], verdict: ClaimVerdict, printed: Printed
+) -> None:
+    measured = {"base": {"top1": runs(78.0)}, "ours": {"top1": runs(79.0, std=0.5)}}
+    claim = compare(stating(printed, **bounds), measured, scale="paper").claims[0]
+    assert claim.interval is not None
+    assert claim.interval.centre == pytest.approx(1.0, abs=1e-3)
+    assert claim.verdict is verdict
+
+
+def test_a_bound_without_a_second_row_is_about_the_value(printed: Printed) -> None:
+    old = 'than = "base"\ncolumn = "top1"\nmargin = 1.0'
+    stated = printed({old: 'at_most = 80.0\ncolumn = "top1"\nmargin = 0.0'})
+    claim = compare(stated, {"ours": {"top1": runs(79.0)}}, scale="paper").claims[0]
+    assert claim.interval is not None
+    assert claim.interval.centre == pytest.approx(79.0, abs=1e-3)
+    assert claim.verdict is ClaimVerdict.SUPPORTED
+
+
+def test_a_bound_on_a_column_where_lower_is_better_keeps_its_sign(printed: Printed) -> None:
+    stated = printed(
+        {'column = "top1"\nmargin = 1.0': 'column = "error"\nat_least = 0.5\nmargin = 0.0'}
+    )
+    measured = {"base": {"error": runs(20.0)}, "ours": {"error": runs(21.0)}}
+    claim = compare(stated, measured, scale="paper").claims[0]
+    assert claim.interval is not None
+    assert claim.interval.centre == pytest.approx(1.0, abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("fields", "sentence"),
+    [
+        (
+            {"at_least": "2.0", "at_most": "1.0"},
+            "`at_least` must be at most at_most = 1.0, got 2.0",
+        ),
+        ({"depends_on": '["a", 3]'}, "depends_on"),
+    ],
+)
+def test_a_claim_that_cannot_be_is_refused(
+    fields: dict[str, str], sentence: str, printed: Printed
+) -> None:
+    with pytest.raises(UserError, match=sentence):
+        stating(printed, **fields)
+
+
+def test_a_claim_needs_a_second_row_or_a_bound(printed: Printed) -> None:
+    with pytest.raises(UserError, match="`than` must be a row where there is no bound"):
+        printed({'than = "base"\ncolumn = "top1"': 'column = "top1"'})
+
+
+SHOWN = {"a": Fact("A holds.", shows=True)}
+
+
+@pytest.mark.parametrize(
+    ("facts", "verdict", "reason"),
+    [
+        (None, ClaimVerdict.SUPPORTED, ""),
+        (SHOWN, ClaimVerdict.SUPPORTED, ""),
+        (
+            {"a": Fact("A holds.", shows=False, reason="contradicted")},
+            ClaimVerdict.NOT_TESTED,
+            "'A holds' does not show here (contradicted)",
+        ),
+        ({}, ClaimVerdict.NOT_TESTED, "'a' does not show here (not among the facts)"),
+    ],
+)
+def test_a_claim_is_tested_only_where_its_facts_show(
+    facts: dict[str, Fact] | None, verdict: ClaimVerdict, reason: str, printed: Printed
+) -> None:
+    stated = printed({"margin = 1.0": 'margin = 1.0\ndepends_on = ["a"]'})
+    measured = {"base": {"top1": runs(78.0)}, "ours": {"top1": runs(84.0)}}
+    claim = compare(stated, measured, scale="paper", facts=facts).claims[0]
+    assert (claim.verdict, claim.reason) == (verdict, reason)
+
+
+def test_facts_show_where_the_recorded_numbers_support_all_their_claims(
+    printed: Printed, provenance: Provenance
+) -> None:
+    stated = printed(
+        {"margin = 1.0": 'margin = 1.0\nkey = "a"', "margin = 6.0": 'margin = 6.0\nkey = "b"'}
+    )
+    assert recorded_facts(stated, None)["a"] == Fact(stated.claims[0].text, False, "not recorded")
+    measured = {"base": {"top1": runs(78.0)}, "ours": {"top1": runs(84.0)}}
+    facts = recorded_facts(stated, record_reference(stated, measured, provenance))
+    assert facts["a"] == Fact(stated.claims[0].text, True)
+    assert (facts["b"].shows, facts["b"].reason) == (False, "no numbers")
+    measured = {"base": {"top1": runs(84.0)}, "ours": {"top1": runs(78.0)}}
+    facts = recorded_facts(stated, record_reference(stated, measured, provenance))
+    assert (facts["a"].shows, facts["a"].reason) == (False, "contradicted")

@@ -44,6 +44,15 @@ def nearest(
     return torch.cat(values), torch.cat(positions)
 
 
+def neighbours(images: int, classes: int) -> int:
+    """Return how many of ``images`` training images vote: 200, or a sixth of a class if it is less.
+
+    200 are about a sixth of a class of ImageNet, on which Wu et al. chose them. Where they are more
+    than a class has, most votes are for other classes, and the order of encoders changes.
+    """
+    return max(1, min(Knn.k, images // (6 * classes)))
+
+
 def knn_scores(
     queries: Tensor,
     bank: Tensor,

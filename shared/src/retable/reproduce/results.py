@@ -28,6 +28,7 @@ from retable.tables import (
     save_comparison,
     write_reference,
 )
+from retable.tables.claims import Fact, recorded_facts
 from retable.tables.reference import Collapse
 
 
@@ -124,6 +125,28 @@ def load_references(table: Table, scale: str) -> tuple[Reference, Reference]:
     return reference, paper
 
 
+def load_facts(table: Table, scale: str) -> dict[str, Fact] | None:
+    """Return what shows at proxy scale, None at other scales and for tables without facts.
+
+    Raises:
+        UserError: a file is missing or malformed, or a claim depends on an unknown fact.
+    """
+    if table.facts is None:
+        return None
+    stated = load_reference(table.facts)
+    needed = {key for claim in load_reference(table.reference).claims for key in claim.depends_on}
+    known = {claim.key for claim in stated.claims if claim.key}
+    if unknown := sorted(needed - known):
+        raise UserError(
+            f"`depends_on` must name facts of {table.facts}, got {', '.join(unknown)} in "
+            f"{table.reference}. Choose from {', '.join(sorted(known))}."
+        )
+    if scale != "proxy":
+        return None
+    recorded = load_reference(table.proxy_facts) if table.proxy_facts else None
+    return recorded_facts(stated, recorded)
+
+
 def compare_table(
     table: Table,
     rows: Mapping[str, TableRow],
@@ -156,6 +179,7 @@ def compare_table(
         failed=outcomes.failed,
         collapsed=outcomes.collapsed,
         unfinished=_unfinished(selection),
+        facts=load_facts(table, scale),
         repeats=table.repeats and runs is not None and _repeat(reference.provenance, runs),
         notes=notes,
     )

@@ -179,6 +179,8 @@ class Table:
         plots: draw more than the comparison, into the report's folder.
         check_rows: rows that ``nox -s check-tables`` trains and compares with the recorded numbers,
             as ``--rows`` takes them: both rows of the main claim and a baseline.
+        facts: reference file of the facts that claims depend on; the numbers recorded beside it say
+            which show at proxy scale.
         repeats: Whether runs of today's code repeat the recorded runs of the same seed, versions
             and processor. False after a change of the order of float operations, until the table is
             recorded again.
@@ -200,6 +202,7 @@ class Table:
     collapse: CollapseCriterion | None = None
     plots: tuple[Callable[[Comparison, FinishedRuns, Path], None], ...] = ()
     check_rows: tuple[str, ...] = ()
+    facts: Path | None = None
     repeats: bool = True
 
     def __post_init__(self) -> None:
@@ -255,6 +258,12 @@ class Table:
     def name(self) -> str:
         """The table's name, ``<package>-<table>``."""
         return f"{self.script.parent.name}-{self.script.stem}"
+
+    @property
+    def proxy_facts(self) -> Path | None:
+        """File of the facts' numbers recorded at proxy scale; None if there is none."""
+        found = self.facts.with_suffix(".proxy.toml") if self.facts else None
+        return found if found and found.exists() else None
 
     @property
     def reference(self) -> Path:

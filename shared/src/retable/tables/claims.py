@@ -1,10 +1,13 @@
-"""Verdicts on claims: one row of a table above another."""
+"""Verdicts on claims: one row of a table above another, or a number within bounds."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
+
 from retable.tables.cells import NOT_FINITE
 from retable.tables.comparison import ComparedClaim, all_finite
-from retable.tables.reference import Claim
+from retable.tables.reference import Claim, Collapse, Reference
 from retable.tables.sides import Sides, cell_spread
 from retable.tables.statistics import (
     Interval,
@@ -13,59 +16,151 @@ from retable.tables.statistics import (
     mean_of_differences,
     spread_of,
 )
-from retable.tables.verdict import ClaimVerdict, claim_verdict
+from retable.tables.verdict import ClaimVerdict, bounded_verdict, claim_verdict
 
 
-def compare_claim(both: Sides, claim: Claim) -> ComparedClaim:
-    """Test a claim on the differences of our rows, paired by seed."""
-    sign = _sign(both, claim)
-    better, than = (both.ours(key, claim.column) for key in (claim.better, claim.than))
-    seeds = sorted(better.keys() & than.keys())
-    differences = {seed: sign * (better[seed] - than[seed]) for seed in seeds}
+@dataclass(frozen=True)
+class Fact:
+    """What the field has reproduced, and whether the recorded facts show it with these recipes.
+
+    Attributes:
+        text: the fact in words.
+        shows: whether every claim of its key is supported by the recorded numbers.
+        reason: what the recorded numbers say instead, empty if it shows.
+    """
+
+    text: str
+    shows: bool
+    reason: str = ""
+
+
+Facts = Mapping[str, Fact]
+"""Facts by the keys that claims depend on."""
+
+
+def recorded_facts(stated: Reference, recorded: Reference | None) -> dict[str, Fact]:
+    """Return the facts of a table of claims with keys, tested on its recorded numbers."""
+    found: dict[str, Fact] = {}
+    for claim in stated.claims:
+        if not claim.key:
+            continue
+        before = found.get(claim.key)
+        text = f"{before.text} {claim.text}" if before else claim.text
+        if recorded is None:
+            found[claim.key] = Fact(text, shows=False, reason="not recorded")
+            continue
+        verdict = _recorded_verdict(stated, recorded, claim)
+        shows = verdict is ClaimVerdict.SUPPORTED and (before is None or before.shows)
+        reason = "" if shows else (before.reason if before else "") or str(verdict or "no numbers")
+        found[claim.key] = Fact(text, shows, reason)
+    return found
+
+
+def compare_claim(both: Sides, claim: Claim, facts: Facts | None = None) -> ComparedClaim:
+    """Test a claim on the differences of our rows, paired by seed.
+
+    A claim that depends on one of ``facts`` that does not show is not tested, whatever its
+    difference. None: no facts are known at this scale, and every claim is tested.
+    """
+    differences = _differences(both, claim)
     smallest = _smallest(both, claim)
     interval, reason = None, both.unfinished or _incomplete(both, claim)
     if reason:
         smallest = None
     elif not all_finite(differences):
         reason = NOT_FINITE
-    elif seeds:
-        interval = mean_of_differences(list(differences.values()), _paired_spread(both, claim))
+    elif differences:
+        interval = mean_of_differences(list(differences.values()), _spread(both, claim))
         reason = "" if interval else "one seed and no known spread; run more seeds"
-    elif interval := _difference_from_printed(both, claim, sign):
+    elif interval := _difference_from_printed(both, claim):
         reason = f"against the printed value of '{claim.than}'"
     else:
-        found = {claim.better: better, claim.than: than}
-        missing = " and ".join(f"'{key}'" for key, values in found.items() if not values)
+        rows = [row for row in (claim.better, claim.than) if row]
+        missing = " and ".join(f"'{row}'" for row in rows if not both.ours(row, claim.column))
         reason = f"{missing} not run" if missing else "the two rows have no seed in common"
-    verdict = claim_verdict(interval, smallest)
-    recorded = _recorded_verdict(both, claim, sign)
+    verdict, recorded = _verdict(claim, interval, smallest), None
+    if _only_the_other_collapsed(both, claim):
+        verdict = ClaimVerdict.SUPPORTED
+    if both.target is not None and both.target.recorded:
+        recorded = _recorded_verdict(both.shown, both.target, claim)
+    if not both.unfinished and (why := _does_not_show(claim, facts)):
+        verdict, reason = ClaimVerdict.NOT_TESTED, why
     return ComparedClaim(claim, verdict, interval, differences, smallest, reason, recorded)
 
 
-def _sign(both: Sides, claim: Claim) -> float:
-    """Return -1 where lower is better; without a better, the first row is claimed to be higher."""
-    column = both.shown.column(claim.column)
+def _only_the_other_collapsed(both: Sides, claim: Claim) -> bool:
+    """Say whether all runs of the second row collapsed and the first row has its numbers."""
+    better = both.ours(claim.better, claim.column)
+    collapsed = both.collapses(claim.than, claim.column)
+    whole = not both.ours(claim.than, claim.column) and not both.failure(claim.than, claim.column)
+    return bool(
+        collapsed
+        and whole
+        and not claim.bounded
+        and not both.unfinished
+        and collapsed.keys() <= better.keys()
+        and all_finite(better)
+        and not both.collapses(claim.better, claim.column)
+    )
+
+
+def _does_not_show(claim: Claim, facts: Facts | None) -> str:
+    """Return which fact that a claim depends on does not show, empty if all do."""
+    for key in claim.depends_on if facts is not None else ():
+        fact = facts.get(key) if facts else None
+        if fact is None or not fact.shows:
+            text = fact.text.rstrip(".") if fact else key
+            why = fact.reason if fact else "not among the facts"
+            return f"'{text}' does not show here ({why})"
+    return ""
+
+
+def _verdict(claim: Claim, interval: Interval | None, smallest: float | None) -> ClaimVerdict:
+    if claim.bounded:
+        return bounded_verdict(interval, claim.at_least, claim.at_most)
+    return claim_verdict(interval, smallest)
+
+
+def _differences(both: Sides, claim: Claim) -> dict[int, float]:
+    """Return the first row's value minus the second's by seed, or the value alone."""
+    sign = _sign(both.shown, claim)
+    better = both.ours(claim.better, claim.column)
+    if not claim.than:
+        return dict(sorted(better.items()))
+    than = both.ours(claim.than, claim.column)
+    return {seed: sign * (better[seed] - than[seed]) for seed in sorted(better.keys() & than)}
+
+
+def _sign(shown: Reference, claim: Claim) -> float:
+    """Return -1 where lower is better; without a better, the first row is claimed to be higher.
+
+    Bounds are stated in the column's own sign.
+    """
+    column = shown.column(claim.column)
     assert column is not None
-    return -1.0 if column.higher_is_better is False else 1.0
+    return -1.0 if column.higher_is_better is False and not claim.bounded else 1.0
 
 
-def _recorded_verdict(both: Sides, claim: Claim, sign: float) -> ClaimVerdict | None:
+def _recorded_verdict(stated: Reference, recorded: Reference, claim: Claim) -> ClaimVerdict | None:
     """Test a claim on the recorded numbers themselves."""
-    pairs = _recorded_differences(both, claim)
-    if not pairs:
-        return None
-    return claim_verdict(mean_of_differences([sign * pair for pair in pairs]))
+    other = recorded.stored(claim.than, claim.column)
+    if isinstance(other, Collapse) and other.always and other.runs and not claim.bounded:
+        better = recorded.value(claim.better, claim.column)
+        return ClaimVerdict.SUPPORTED if better is not None else None
+    numbers = _recorded_differences(stated, recorded, claim)
+    return _verdict(claim, mean_of_differences(numbers), None) if numbers else None
 
 
-def _recorded_differences(both: Sides, claim: Claim) -> list[float]:
-    """Return the recorded values of the first row minus those of the second, by seed."""
-    if both.target is None or not both.target.recorded:
+def _recorded_differences(stated: Reference, recorded: Reference, claim: Claim) -> list[float]:
+    """Return what `_differences` does, of the recorded runs."""
+    sign = _sign(stated, claim)
+    better = recorded.value(claim.better, claim.column)
+    if better is None or not claim.than:
+        return list(better.per_seed) if better else []
+    than = recorded.value(claim.than, claim.column)
+    if than is None or not (better.per_seed and than.per_seed):
         return []
-    better = both.target.value(claim.better, claim.column)
-    than = both.target.value(claim.than, claim.column)
-    if not (better and than and better.per_seed and than.per_seed):
-        return []
-    return [a - b for a, b in zip(better.per_seed, than.per_seed, strict=True)]
+    return [sign * (a - b) for a, b in zip(better.per_seed, than.per_seed, strict=True)]
 
 
 def _incomplete(both: Sides, claim: Claim) -> str:
@@ -87,27 +182,28 @@ def _smallest(both: Sides, claim: Claim) -> float | None:
     return None if tolerance is None else claim.margin - tolerance
 
 
-def _paired_spread(both: Sides, claim: Claim) -> Spread | None:
-    """Return the spread of one paired difference as the reference knows it."""
+def _spread(both: Sides, claim: Claim) -> Spread | None:
+    """Return the spread of one of `_differences` as the reference knows it."""
     if both.target is None:
         return None
-    if pairs := _recorded_differences(both, claim):
+    if both.target.recorded and (pairs := _recorded_differences(both.shown, both.target, claim)):
         return spread_of(pairs)
     column = both.target.column(claim.column)
     if column is None or column.spread is None:
         return None
     # Without recorded pairs, the difference of two independent runs of the column.
-    return Spread(2.0**0.5 * column.spread.std, column.spread.degrees)
+    runs = 2.0 if claim.than else 1.0
+    return Spread(runs**0.5 * column.spread.std, column.spread.degrees)
 
 
-def _difference_from_printed(both: Sides, claim: Claim, sign: float) -> Interval | None:
+def _difference_from_printed(both: Sides, claim: Claim) -> Interval | None:
     """Compare with the printed value of a cited row, which nobody reruns, at paper scale."""
     than = both.shown.row(claim.than)
     ours = list(both.ours(claim.better, claim.column).values())
     value = both.shown.value(claim.than, claim.column)
     if both.scale != "paper" or than is None or than.origin != "cited" or not ours or not value:
         return None
-    spread = cell_spread(both.shown, claim.than, claim.column)
+    sign, spread = _sign(both.shown, claim), cell_spread(both.shown, claim.than, claim.column)
     return difference_of_means(
         [sign * v for v in ours], sign * value.value, value.runs_at_least, spread
     )

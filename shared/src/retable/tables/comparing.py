@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from retable.errors import UserError
 from retable.tables.cells import compare_cell
-from retable.tables.claims import compare_claim
+from retable.tables.claims import Facts, compare_claim
 from retable.tables.comparison import Collapsed, ComparedRow, Comparison, Measured, Scale
 from retable.tables.reference import ColumnSpec, Reference, RowSpec
 from retable.tables.sides import Sides
@@ -23,6 +23,7 @@ def compare(
     collapsed: Collapsed | None = None,
     unfinished: str = "",
     repeats: bool = False,
+    facts: Facts | None = None,
     notes: Sequence[str] = (),
 ) -> Comparison:
     """Compare measured values with the stored ones.
@@ -41,6 +42,8 @@ def compare(
         repeats: whether versions and processor are those of the recording. Each run with a recorded
             seed must then give that seed's stored values, see `REPEAT_SHARE`. Elsewhere recorded
             seeds are compared with theirs in the mean, and other seeds with the mean of all.
+        facts: what shows with these recipes; a claim that depends on anything else is not tested.
+            None: every claim is tested.
         notes: sentences about the table as a whole, shown beneath it.
 
     Raises:
@@ -70,7 +73,7 @@ def compare(
         scale,
         columns,
         tuple(compared),
-        tuple(compare_claim(both, claim) for claim in shown.claims),
+        tuple(compare_claim(both, claim, facts) for claim in shown.claims),
         target.provenance if target else None,
         _reasons(target) if target else {},
         unfinished,

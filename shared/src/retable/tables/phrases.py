@@ -51,9 +51,9 @@ def measured(cell: ComparedCell, decimals: int) -> str:
     return ", ".join(parts) or EMPTY
 
 
-def _interval(interval: Interval, decimals: int) -> str:
+def _interval(interval: Interval, decimals: int, *, signed: bool = True) -> str:
     low, high = (number(v, decimals) for v in (interval.low, interval.high))
-    return f"{number(interval.centre, decimals, signed=True)} [{low}, {high}]"
+    return f"{number(interval.centre, decimals, signed=signed)} [{low}, {high}]"
 
 
 def difference(cell: ComparedCell, decimals: int) -> str:
@@ -137,7 +137,7 @@ def _regression(comparison: Comparison) -> list[str]:
         f"'{_label(comparison, one.claim.better)}' {_better(comparison, one)} than"
         f" '{_label(comparison, one.claim.than)}' ({_column(comparison, one).label})"
         for one in comparison.claims
-        if one.recorded is ClaimVerdict.CONTRADICTED
+        if one.recorded is ClaimVerdict.CONTRADICTED and not one.claim.bounded
     ]
     if orders:
         sentences.append(f"The recording contradicts the paper's order: {'; '.join(orders)}.")
@@ -193,14 +193,21 @@ def claim_result(compared: ComparedClaim, decimals: int) -> str:
     """Format a claim's difference, interval and number of seeds, or why there is none."""
     if compared.interval is None:
         return compared.reason
-    count = len(compared.differences)
-    seeds = f"{count} paired seed{'s' if count > 1 else ''}" if count else compared.reason
-    return f"{_interval(compared.interval, decimals)}, {seeds}"
+    count, paired = len(compared.differences), "paired " if compared.claim.than else ""
+    seeds = f"{count} {paired}seed{'s' if count > 1 else ''}" if count else compared.reason
+    result = f"{_interval(compared.interval, decimals, signed=bool(compared.claim.than))}, {seeds}"
+    if compared.verdict is ClaimVerdict.NOT_TESTED:
+        result += f"; {compared.reason}"
+    return result
 
 
 def claim_margin(compared: ComparedClaim, decimals: int) -> str:
     """Format the margin that the paper prints, and the value below which it is contradicted."""
-    margin = compared.claim.margin
+    claim, margin = compared.claim, compared.claim.margin
+    if claim.bounded:
+        bounds = {"at least": claim.at_least, "at most": claim.at_most}
+        stated = [f"{which} {bound:g}" for which, bound in bounds.items() if bound is not None]
+        return ", ".join(stated)
     if margin == 0.0:
         return "paper: the order only"
     text = f"paper: {number(margin, decimals, signed=True)}"

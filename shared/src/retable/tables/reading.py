@@ -101,7 +101,7 @@ def _contradictions(content: dict[str, Any]) -> Iterator[Problem]:
             message = f"`better` and `than` must be two rows, got {claim['better']!r} twice"
             yield Problem(("claims", number), message)
         for name, section in (("better", "rows"), ("than", "rows"), ("column", "columns")):
-            if name in claim and claim[name] not in known[section]:
+            if claim.get(name) and claim[name] not in known[section]:
                 message = f"`{name}` must be a key of the {section}, got {claim[name]!r}"
                 yield Problem(("claims", number), message)
 

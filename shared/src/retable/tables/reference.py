@@ -186,14 +186,41 @@ class RowSpec:
 class Claim:
     """Row ``better`` beats row ``than`` in ``column`` by about ``margin`` (0: only the order).
 
-    Better is lower where the column says so, otherwise higher.
+    Better is lower where the column says so, otherwise higher. With a bound, the claim is about the
+    number itself, in the column's own sign: the value of ``better`` minus that of ``than``, or the
+    value of ``better`` alone where ``than`` is left out, is at least or at most so large.
+
+    Attributes:
+        key: name of a fact that other claims depend on; several claims may share it. Such a fact
+            shows where all of them are supported.
+        depends_on: facts that must show before this claim can be tested, by their keys.
+        source: where it is printed, empty if the table's own source says so.
     """
 
     text: Words
     better: Words
-    than: Words
-    column: Words
-    margin: Finite
+    than: str = ""
+    column: Words = field(kw_only=True)
+    margin: Finite = field(kw_only=True)
+    at_least: Finite | None = field(default=None, kw_only=True)
+    at_most: Finite | None = field(default=None, kw_only=True)
+    key: str = field(default="", kw_only=True)
+    depends_on: tuple[Words, ...] = field(default=(), kw_only=True)
+    source: str = field(default="", kw_only=True)
+
+    def __post_init__(self) -> None:
+        validate_fields(self)
+        bounded = self.at_least is not None or self.at_most is not None
+        _require(bounded or bool(self.than), "than", "a row where there is no bound", self.than)
+        ordered = self.at_least is None or self.at_most is None or self.at_least <= self.at_most
+        _require(ordered, "at_least", f"at most at_most = {self.at_most}", self.at_least)
+        none = not (bounded and self.margin)
+        _require(none, "margin", "0 where a bound is stated", self.margin)
+
+    @property
+    def bounded(self) -> bool:
+        """Whether the claim is about a number and not about an order."""
+        return self.at_least is not None or self.at_most is not None
 
 
 @dataclass(frozen=True)

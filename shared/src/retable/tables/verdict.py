@@ -38,11 +38,15 @@ class Verdict(StrEnum):
 
 
 class ClaimVerdict(StrEnum):
-    """Result of testing a claim on seed-paired differences."""
+    """Result of testing a claim on seed-paired differences.
+
+    `NOT_TESTED`: a fact that the claim depends on does not show with these recipes.
+    """
 
     SUPPORTED = "supported"
     CONTRADICTED = "contradicted"
     UNRESOLVED = "unresolved"
+    NOT_TESTED = "not tested"
 
 
 def cell_verdict(difference: float, interval: Interval | None, tolerance: float) -> Verdict:
@@ -109,6 +113,23 @@ def claim_verdict(interval: Interval | None, smallest: float | None = None) -> C
     return ClaimVerdict.SUPPORTED if interval.low > 0.0 else ClaimVerdict.UNRESOLVED
 
 
+def bounded_verdict(
+    interval: Interval | None, at_least: float | None, at_most: float | None
+) -> ClaimVerdict:
+    """Return the verdict on a claim that a number lies between two bounds, None: without one.
+
+    The interval within the bounds supports it, one outside contradicts it.
+    """
+    if interval is None:
+        return ClaimVerdict.UNRESOLVED
+    low = -math.inf if at_least is None else at_least
+    high = math.inf if at_most is None else at_most
+    if low <= interval.low and interval.high <= high:
+        return ClaimVerdict.SUPPORTED
+    outside = interval.high < low or interval.low > high
+    return ClaimVerdict.CONTRADICTED if outside else ClaimVerdict.UNRESOLVED
+
+
 def recorded_tolerances(
     table: Mapping[str, Mapping[str, Sequence[float]]], decimals: Mapping[str, int] | None = None
 ) -> tuple[dict[str, Spread], dict[str, dict[str, float]]]:
@@ -142,8 +163,8 @@ def recorded_tolerances(
         shown = 0.5 * 10.0 ** -(decimals or {}).get(column, 1)
         for row, spread in zip(found, moderated([*found.values()]), strict=True):
             quantile = student_quantile(1.0 - FALSE_ALARM / (2 * count), spread.degrees)
-            runs = len(table[row][column])
-            prediction = quantile * spread.std * math.sqrt(1.0 + 1.0 / runs)
+            count_of_runs = len(table[row][column])
+            prediction = quantile * spread.std * math.sqrt(1.0 + 1.0 / count_of_runs)
             tolerances[row][column] = max(prediction, shown)
     spreads = {column: pool_varying(found.values()) for column, found in columns.items()}
     return spreads, tolerances

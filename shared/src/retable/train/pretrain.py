@@ -268,10 +268,12 @@ def make_accelerator(precision: str, *, cpu: bool = False) -> Any:
     from accelerate.state import PartialState
     from accelerate.utils.dataclasses import DistributedDataParallelKwargs as DdpOptions
     from accelerate.utils.dataclasses import GradientAccumulationPlugin
+    from accelerate.utils.environment import parse_flag_from_env
 
     check_variables(gpus=torch.cuda.device_count(), connected=distributed.is_connected())
     # Connected here, since `Accelerator` leaves out a timeout that equals NCCL's default, also for
-    # gloo, whose own is longer.
+    # gloo, whose own is longer. It reads the variable too.
+    cpu = cpu or bool(parse_flag_from_env("ACCELERATE_USE_CPU"))  # type: ignore[no-untyped-call]
     PartialState(cpu=cpu, timeout=PATIENCE)
     # The queue is equal on all processes by construction and batch-norm statistics are averaged
     # when they are read: broadcasting buffers would send both at every step for nothing.
