@@ -274,7 +274,7 @@ def test_paper_scale_without_data(refused: Refused) -> None:
         ([*smoke("moco_v2"), "--resume"], "holds no run of these rows and seeds"),
         ([*smoke("moco_v2"), "--seeds", "first"], "must be numbers or ranges, got 'first'"),
         ([*smoke("moco_v2"), "--processes", "0"], "must be an integer of at least 1, got 0"),
-        (["--record", "--seeds", "0"], "--record needs at least 5 seeds, got 1"),
+        (["--record", "--seeds", "0"], "--record needs at least 3 seeds, got 1"),
         (["--record", "--scale", "smoke"], "--record stores references of the proxy scale"),
         (["--speed"], "Unrecognized arguments: --speed (see --help)"),
         (["--scale", "huge"], "invalid choice: 'huge'"),

@@ -137,7 +137,7 @@ def test_every_table_is_named() -> None:
     rows = [line for line in README.splitlines() if line.startswith("| [`")]
     for script in ROOT.glob("reproductions/*/*.py"):
         if script.with_suffix(".toml").exists():
-            (row,) = (line for line in rows if f"(packages/{script.parent.name})" in line)
+            (row,) = (line for line in rows if f"/{script.parent.name}) |" in line)
             assert f"`{script.stem}`" in row
 
 

@@ -16,6 +16,7 @@ from retable.errors import UserError
 from retable.precision import PRECISIONS
 from retable.reproduce.plan import TableSelection
 from retable.reproduce.table import SCALES, Table
+from retable.tables.recording import LEAST_SEEDS
 from retable.train.options import RunOptions
 
 RECORDING_SEEDS = (1, 2, 3, 4, 5)
@@ -35,9 +36,9 @@ def parse(table: Table, arguments: Sequence[str]) -> tuple[TableSelection, RunOp
         )
     default_seeds = RECORDING_SEEDS if options.record else table.seeds[options.scale]
     seeds = _seeds(options.seeds) if options.seeds else default_seeds
-    if options.record and len(seeds) < len(RECORDING_SEEDS):
+    if options.record and len(seeds) < LEAST_SEEDS:
         raise UserError(
-            f"--record needs at least {len(RECORDING_SEEDS)} seeds, got {len(seeds)}: "
+            f"--record needs at least {LEAST_SEEDS} seeds, got {len(seeds)}: "
             "leave out --seeds or name more."
         )
     what = {"data": "the paper's images", **table.other_data}

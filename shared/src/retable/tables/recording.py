@@ -28,7 +28,8 @@ from retable.tables.reference import (
 from retable.tables.statistics import Spread, mean, spread_of
 from retable.tables.verdict import recorded_tolerances
 
-LEAST_SEEDS = 5
+LEAST_SEEDS = 3
+"""A spread of two degrees of freedom is poor, but it is shrunk towards that of all rows."""
 
 _NOTES = "Absolute numbers are not the paper's: the data, the encoder and the schedule are small."
 
@@ -50,7 +51,7 @@ def record_reference(
             number of these seeds is stored: what is left of its numbers is no mean to match.
 
     Raises:
-        UserError: fewer than five seeds, a cell without one of them, a number that is not finite,
+        UserError: fewer than three seeds, a cell without one of them, a number that is not finite,
             or an unknown column.
     """
     seeds = provenance.seeds
