@@ -147,11 +147,11 @@ def _recorded_verdict(stated: Reference, recorded: Reference, claim: Claim) -> C
     if isinstance(other, Collapse) and other.always and other.runs and not claim.bounded:
         better = recorded.value(claim.better, claim.column)
         return ClaimVerdict.SUPPORTED if better is not None else None
-    numbers = _recorded_differences(stated, recorded, claim)
+    numbers = recorded_differences(stated, recorded, claim)
     return _verdict(claim, mean_of_differences(numbers), None) if numbers else None
 
 
-def _recorded_differences(stated: Reference, recorded: Reference, claim: Claim) -> list[float]:
+def recorded_differences(stated: Reference, recorded: Reference, claim: Claim) -> list[float]:
     """Return what `_differences` does, of the recorded runs."""
     sign = _sign(stated, claim)
     better = recorded.value(claim.better, claim.column)
@@ -186,7 +186,7 @@ def _spread(both: Sides, claim: Claim) -> Spread | None:
     """Return the spread of one of `_differences` as the reference knows it."""
     if both.target is None:
         return None
-    if both.target.recorded and (pairs := _recorded_differences(both.shown, both.target, claim)):
+    if both.target.recorded and (pairs := recorded_differences(both.shown, both.target, claim)):
         return spread_of(pairs)
     column = both.target.column(claim.column)
     if column is None or column.spread is None:

@@ -9,6 +9,7 @@ from enum import StrEnum
 from retable.tables.statistics import (
     Interval,
     Spread,
+    interval_of_mean,
     moderated,
     pool_varying,
     spread_of,
@@ -168,6 +169,17 @@ def recorded_tolerances(
             tolerances[row][column] = max(prediction, shown)
     spreads = {column: pool_varying(found.values()) for column, found in columns.items()}
     return spreads, tolerances
+
+
+def seeds_to_resolve(spread: Spread, half_width: float) -> int | None:
+    """Return how many seeds give a 95 % interval of at most this half width, None above 100.
+
+    ``spread`` is that of one difference; its own uncertainty is left out.
+    """
+    for count in range(2, 101):
+        if interval_of_mean(0.0, Spread(spread.std, count - 1), count).high <= half_width:
+            return count
+    return None
 
 
 def seeds_to_decide(expected: Callable[[int], tuple[Interval, float]], runs: int) -> int | None:
