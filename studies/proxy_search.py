@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from reproductions.baselines.arms import ARMS
+from reproductions.baselines.facts import ESCAPED
 from reproductions.baselines.scales import shrink_row
 from retable.evaluate.data import source_opener
 from retable.evaluate.knn import Knn, neighbours
@@ -42,9 +43,6 @@ from retable.train.runs import RunDirectory
 from retable.views import center
 
 LOG = Path(__file__).with_suffix(".jsonl")
-ESCAPED = 0.9
-"""Embedding spread above which a run has left the plateau in which few factors are told apart."""
-
 PAIRS = (
     ("moco_v2", "moco_t007"),
     ("moco_t02", "moco_t007"),

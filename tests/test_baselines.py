@@ -11,7 +11,7 @@ from sklearn.linear_model import Ridge
 
 from reproductions.baselines import FACTS
 from reproductions.baselines.arms import ARMS
-from reproductions.baselines.facts import TABLE, Severity
+from reproductions.baselines.facts import TABLE, Severity, escape
 from reproductions.baselines.localisation import BoxRegression, boxes_of, overlap, ridge
 from reproductions.baselines.recipes import imagenet100
 from reproductions.baselines.untrained import UntrainedRecipe
@@ -152,6 +152,14 @@ def test_a_severity_is_the_mean_over_corruptions() -> None:
     runs = {"row": {0: FinishedRun(Path("run"), metrics=metrics)}}
     assert Severity(2).value("row", 0, runs) == 30.0
     assert Severity(4).value("row", 0, runs) is None
+
+
+def test_a_run_escapes_in_the_first_epoch_of_a_spread_embedding() -> None:
+    spreads = enumerate([0.4, 0.5, 0.95, 0.8, 0.97], start=1)
+    epochs = [{"epoch": float(epoch), "embedding_spread": spread} for epoch, spread in spreads]
+    recipe = ARMS["moco_v2"].recipe
+    assert escape(recipe, FinishedRun(Path("run"), epochs=epochs)) == {"escape": 100 * 3 / 200}
+    assert escape(recipe, FinishedRun(Path("run"), epochs=epochs[:2])) == {}
 
 
 def test_boxes_need_masks(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -64,6 +65,18 @@ def test_only_whole_unchanged_tables_over_enough_seeds_are_recorded(
 ) -> None:
     with pytest.raises(UserError, match=sentence):
         parse(table, ["--record", *words])
+
+
+def test_a_command_without_rows_trains_the_first_ones_at_proxy_scale(table: Table) -> None:
+    short = dataclasses.replace(table, first_rows=("contrastive",))
+    assert parse(short, [])[0].rows == ("contrastive",)
+    assert parse(short, ["--rows", "all"])[0].rows == ()
+    assert parse(short, ["--rows", "supervised"])[0].rows == ("supervised",)
+    assert parse(short, ["--scale", "smoke"])[0].rows == ()
+    assert parse(short, ["--record"])[0].rows == ()
+    assert parse(table, [])[0].rows == ()
+    with pytest.raises(UserError, match="`first_rows` must be rows of the table, got b"):
+        dataclasses.replace(table, first_rows=("b",))
 
 
 def test_paper_scale_needs_data_but_for_a_dry_run(table: Table) -> None:

@@ -272,7 +272,7 @@ def test_a_failed_training_misses_only_the_cells_that_are_read_from_it(
     assert comparison.counts() == {"match": 1, "miss": 1, "not run": 2}
     cell = comparison.rows[0].cells["y"]
     assert cell.reason == "a/two, seed 0: training stopped, the embedding has collapsed"
-    assert comparison.rows[1].cells["y"].reason == "left out by --rows"
+    assert comparison.rows[1].cells["y"].reason == "left out, `--rows all` runs all rows"
 
 
 def test_a_gain_over_a_row_that_failed_misses_where_it_was_asked_for(

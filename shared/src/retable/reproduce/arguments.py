@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import os
 import re
@@ -55,7 +56,7 @@ def parse(table: Table, arguments: Sequence[str]) -> tuple[TableSelection, RunOp
         scale=options.scale,
         data=data.pop("data", None),
         other_data=tuple(data.items()),
-        rows=tuple(options.rows or ()),
+        rows=_rows(table, options),
         seeds=seeds,
         overrides=tuple(options.set or ()),
         precision=options.mixed_precision,
@@ -75,6 +76,19 @@ def parse(table: Table, arguments: Sequence[str]) -> tuple[TableSelection, RunOp
     names = {field.name for field in dataclasses.fields(RunOptions)}
     how = {name: value for name, value in vars(options).items() if name in names}
     return selection, RunOptions(**how)
+
+
+ALL = "all"
+"""Stands for all rows of a table, whose default may be some of them."""
+
+
+def _rows(table: Table, options: argparse.Namespace) -> tuple[str, ...]:
+    """Return the selected rows; none stands for all."""
+    if options.rows == [ALL] or options.record:
+        return ()
+    if options.rows:
+        return tuple(options.rows)
+    return table.first_rows if options.scale == "proxy" else ()
 
 
 def _seeds(words: Sequence[str]) -> tuple[int, ...]:
@@ -108,7 +122,10 @@ def _is_seed(text: str) -> bool:
 def _parser(table: Table) -> Parser:
     several = any(len(table.trainings(row)) > 1 for row in table.rows)
     variants = ", or one training as ROW/VARIANT" if several else ""
-    rows = f"of {', '.join(table.rows)}{variants}; all by default"
+    default = "all by default"
+    if table.first_rows:
+        default = f"{' '.join(table.first_rows)} by default at proxy scale; all: every row"
+    rows = f"of {', '.join(table.rows)}{variants}; {default}"
     parser = Parser(prog=table.script.name, description=f"Reproduce {table.name}.")
     add = parser.add_argument
     add("--scale", choices=SCALES, default="proxy", help="proxy: minutes, built-in images")

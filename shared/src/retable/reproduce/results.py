@@ -167,7 +167,7 @@ def compare_table(
     not_run = dict(table.not_run)
     for row in table.rows:
         if table.trainings_at(row, scale) - rows.keys():
-            not_run[row] = "left out by --rows"
+            not_run[row] = "left out, `--rows all` runs all rows"
         elif table.trainings(row).keys() - rows.keys():
             not_run[row] = f"left out at {scale} scale"
     return compare(

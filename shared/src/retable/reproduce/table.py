@@ -179,6 +179,8 @@ class Table:
         plots: draw more than the comparison, into the report's folder.
         check_rows: rows that ``nox -s check-tables`` trains and compares with the recorded numbers,
             as ``--rows`` takes them: both rows of the main claim and a baseline.
+        first_rows: rows that carry the main claim, which a command that names none trains at proxy
+            scale; ``--rows all`` trains the others too. Empty: all.
         facts: reference file of the facts that claims depend on; the numbers recorded beside it say
             which show at proxy scale.
         repeats: Whether runs of today's code repeat the recorded runs of the same seed, versions
@@ -202,6 +204,7 @@ class Table:
     collapse: CollapseCriterion | None = None
     plots: tuple[Callable[[Comparison, FinishedRuns, Path], None], ...] = ()
     check_rows: tuple[str, ...] = ()
+    first_rows: tuple[str, ...] = ()
     facts: Path | None = None
     repeats: bool = True
 
@@ -213,11 +216,12 @@ class Table:
                     f"`columns` must read trainings of the table, but {key} reads none of "
                     f"{', '.join(sorted(known))}. Name one of them, or leave out the column."
                 )
-        if unknown := set(self.check_rows) - {*self.rows, *known}:
-            raise UserError(
-                f"`check_rows` must be rows of the table, got {', '.join(sorted(unknown))}. Name "
-                f"some of {', '.join(self.rows)}."
-            )
+        for field_name in ("check_rows", "first_rows"):
+            if unknown := set(getattr(self, field_name)) - {*self.rows, *known}:
+                raise UserError(
+                    f"`{field_name}` must be rows of the table, got {', '.join(sorted(unknown))}. "
+                    f"Name some of {', '.join(self.rows)}."
+                )
         if (collapse := self.collapse) is None:
             return
         if unknown := {*collapse.rows, *collapse.columns} - {*self.rows, *self.columns}:
