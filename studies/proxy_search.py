@@ -8,8 +8,8 @@ Trains arms of the table of facts in a setting that differs from the proxy scale
 appends a line for each to the log beside this script. ``--show`` prints the log, and each setting's
 differences of arms, paired by seed. The setting is chosen by facts, never by a paper's claims.
 
-Lines of the log with ``size``, ``groups``, ``least_crop`` or ``ground`` were made by variants of
-the views or the data set that were not kept. CPU seconds were taken beside other work.
+Lines of the log with ``size``, ``groups`` or ``ground`` were made by variants of the views or the
+data set that were not kept. CPU seconds were taken beside other work.
 """
 
 from __future__ import annotations
@@ -60,6 +60,7 @@ class Setting:
     epochs: int = PROXY.epochs
     queue: int = PROXY.queue
     rate: float = PROXY.rate
+    least_crop: float = PROXY.least_crop
     encoder: str = PROXY.encoder.name
     width: float = PROXY.encoder.width
 
@@ -75,6 +76,7 @@ class Setting:
             epochs=self.epochs,
             queue=self.queue,
             rate=self.rate,
+            least_crop=self.least_crop,
             encoder=replace(PROXY.encoder, name=self.encoder, width=self.width),
         )
 

@@ -30,6 +30,7 @@ class SmallScale:
         epochs: of a paper's 200.
         queue: K of a paper's queue of an eighth of the images.
         rate: factor of the learning rates of contrastive methods.
+        least_crop: smallest share of an image that a contrastive view shows.
         converged: whether linear probes are solved by L-BFGS on whole images. A shortened probe by
             SGD on crops reaches half of its accuracy and orders encoders differently.
     """
@@ -42,6 +43,7 @@ class SmallScale:
     queue: int
     probe_epochs: int
     rate: float = 1.0
+    least_crop: float = 0.5
     encoder: ResNetRecipe = field(default_factory=lambda: ResNetRecipe("small_resnet8"))
     converged: bool = False
 
@@ -55,6 +57,7 @@ PROXY = SmallScale(
     queue=512,
     probe_epochs=12,
     rate=2.0,
+    least_crop=0.6,
     converged=True,
 )
 """32 classes, 4,000 images of 32 px, an encoder of 77k weights. It was chosen by what it shows of
@@ -99,7 +102,7 @@ def shrink_pretraining(
         recipe,
         method=method,
         data=scale.data,
-        views=tuple(shrink_view(view) for view in recipe.views),
+        views=tuple(shrink_view(view, scale.least_crop) for view in recipe.views),
         encoder=scale.encoder,
         optimizer=shrink_optimizer(recipe.optimizer, epochs / recipe.epochs),
         epochs=epochs,
@@ -116,16 +119,16 @@ def shrink_optimizer(optimizer: OptimizerRecipe, share: float) -> OptimizerRecip
     return replace(optimizer, schedule=replace(full, milestones=milestones, warmup_epochs=warmup))
 
 
-def shrink_view(view: ViewRecipe) -> ViewRecipe:
+def shrink_view(view: ViewRecipe, least_crop: float) -> ViewRecipe:
     """Return a view of 32 px; a contrastive one without the shortcut of colour.
 
-    Six colours would tell the built-in images apart: grey with probability 0.5, crops of at least
-    half of the image and half the blur leave the outline as the easier way.
+    Six colours would tell the built-in images apart: grey with probability 0.5, crops of most of
+    the image and half the blur leave the outline as the easier way.
     """
     view = replace(view, size=32)
     if view.gray_probability == 0:
         return view
-    view = replace(view, crop_scale=(0.5, 1.0), gray_probability=0.5)
+    view = replace(view, crop_scale=(least_crop, 1.0), gray_probability=0.5)
     return replace(view, blur_sigma=(0.1, 1.0), blur_kernel=None)
 
 
