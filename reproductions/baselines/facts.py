@@ -20,6 +20,7 @@ from reproductions.baselines.localisation import BoxRegression
 from reproductions.baselines.recipes import IMAGENET100_IMAGES, LINEAR_100
 from reproductions.baselines.scales import shrink_row
 from retable import views
+from retable.data.sources import with_parameter
 from retable.evaluate.data import EvalData
 from retable.evaluate.knn import Knn
 from retable.evaluate.linear import LinearProbe
@@ -90,11 +91,8 @@ def further_evaluations(name: str, scale: SmallScale) -> tuple[Evaluation, ...]:
         tenth = replace(probe, data=EvalData(labels=0.1, balanced=True), name="tenth")
         found += [tenth, replace(sgd, name="sgd")]
     if name in ("moco_v2", "supervised"):
-        fewer = f"test_count={SHIFTED_TEST_IMAGES}"
-        small = "&".join(
-            fewer if part.startswith("test_count=") else part for part in scale.data.split("&")
-        )
-        shifted = OutOfDistribution(replace(probe, data=EvalData(source=small)))
+        fewer = with_parameter(scale.data, "test_count", SHIFTED_TEST_IMAGES)
+        shifted = OutOfDistribution(replace(probe, data=EvalData(source=fewer)))
         found += [shifted, BoxRegression()]
     return tuple(found)
 
