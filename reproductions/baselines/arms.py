@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from feature_transform import MoCoFTRecipe, TransformRecipe
-from reproductions.baselines.recipes import SIMSIAM, imagenet100, supervised_bound
+from reproductions.baselines.recipes import imagenet100, simsiam, supervised_bound
 from reproductions.baselines.simsiam import NoStopGradientRecipe
 from reproductions.baselines.untrained import UntrainedRecipe
 from retable.encoders import ResNetRecipe
@@ -89,6 +89,7 @@ def without_stopped_gradient(recipe: PretrainRecipe) -> PretrainRecipe:
 
 
 V2 = imagenet100(moco_v2(queue=16384))
+SIMSIAM = simsiam(SimSiamRecipe(), epochs=200, batch=256)
 ARMS = {
     "untrained": Arm(V2, untrained),
     "supervised": Arm(supervised_bound(100)),

@@ -79,20 +79,26 @@ LINEAR_100 = LinearProbe(train_view=views.crop_and_flip(224), test_view=views.ce
 LINEAR_1K = replace(LINEAR_100, lr=30.0, batch=256, epochs=100, milestones=(60, 80))
 """Linear evaluation on ImageNet-1K (MoCo repository, ``main_lincls.py``)."""
 
-SIMSIAM = PretrainRecipe(
-    method=SimSiamRecipe(),
-    data="",
-    views=(views.moco_v2(224),) * 2,
-    encoder=ResNetRecipe("resnet50"),
-    optimizer=OptimizerRecipe(
-        lr=0.05,
-        weight_decay=1e-4,
-        constant_rate=("predictor",),
-        schedule=ScheduleRecipe("cosine", per="epoch"),
-    ),
-    epochs=200,
-    batch=256,
-    bn_group=256,
-)
-"""SimSiam (Chen & He 2021, section 3 and official code): rate 0.05 x batch / 256, synchronised
-batch norm, MoCo v2's views."""
+
+def simsiam(method: SimSiamRecipe, *, epochs: int, batch: int) -> PretrainRecipe:
+    """Return SimSiam's recipe (Chen & He 2021, official code), with a constant predictor's rate.
+
+    Its rate is 0.05 x batch / 256, its batch norm synchronised; the paper's batch is 512.
+    """
+    view = views.moco_v2(224)
+    return PretrainRecipe(
+        method=method,
+        data="",
+        views=(view, view),
+        encoder=ResNetRecipe("resnet50", zero_init_residual=True),
+        optimizer=OptimizerRecipe(
+            lr=0.05 * batch / 256,
+            momentum=0.9,
+            weight_decay=1e-4,
+            constant_rate=("predictor",),
+            schedule=ScheduleRecipe("cosine", per="epoch"),
+        ),
+        epochs=epochs,
+        batch=batch,
+        bn_group=batch,
+    )

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from feature_transform import BYOLFTRecipe, SimSiamFTRecipe, TransformRecipe
 from feature_transform.siamese import mean_loss_weight
+from reproductions.baselines.recipes import simsiam
 from reproductions.feature_transform.recipes import IMAGENET1K_IMAGES, LINEAR_LARS, transform
 from reproductions.feature_transform.scales import proxy as shrunk
 from reproductions.feature_transform.scales import smoke as tiny
@@ -34,27 +35,6 @@ POSITIVES = transform(negatives="none")
 NORMALISED = transform(negatives="none", renormalise=True)
 MEAN_WEIGHT = mean_loss_weight(POSITIVES.alpha_ex)
 TARGET = MomentumRecipe(0.99, "cosine")
-
-
-def simsiam(method: SimSiamRecipe) -> PretrainRecipe:
-    """Return SimSiam's recipe (official code): batch 512, lr 0.05 per 256, constant predictor."""
-    view = views.moco_v2(224)
-    return PretrainRecipe(
-        method=method,
-        data="",
-        views=(view, view),
-        encoder=ResNetRecipe("resnet50", zero_init_residual=True),
-        optimizer=OptimizerRecipe(
-            lr=0.1,
-            momentum=0.9,
-            weight_decay=1e-4,
-            constant_rate=("predictor",),
-            schedule=ScheduleRecipe("cosine", per="epoch"),
-        ),
-        epochs=100,
-        batch=512,
-        bn_group=512,
-    )
 
 
 def byol(method: BYOLRecipe) -> PretrainRecipe:
@@ -89,7 +69,7 @@ def both_methods(changed: TransformRecipe | None, loss_weight: float = 1.0) -> d
         siam = SimSiamFTRecipe(transform=changed, loss_weight=loss_weight)
         boot = BYOLFTRecipe(momentum=TARGET, transform=changed, loss_weight=loss_weight)
     return {
-        "simsiam": TableRow(simsiam(siam), (LINEAR_LARS,)),
+        "simsiam": TableRow(simsiam(siam, epochs=100, batch=512), (LINEAR_LARS,)),
         "byol": TableRow(byol(boot), (LINEAR_LARS,)),
     }
 
