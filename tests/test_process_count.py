@@ -119,11 +119,12 @@ def assert_equal_to_rounding(found: Tensor, expected: Tensor, what: str) -> None
     """Allow what another order of summation does in four steps, and nothing else.
 
     Gradients and group means are sums over the batch. Rounded otherwise, by 1e-7, they part at a
-    rate that the network decides: measured 2e-7 for two processes; 7e-5 for one process with
-    another memory format, which is rounding alone. Batch-norm groups of 32 instead of 16 images,
-    the smallest fault of this kind, move a loss by 1e-2 and running statistics by 2e-2.
+    rate that the network decides: measured 2e-7 for two processes on an AMD processor, 7e-4 on an
+    Intel one (relative patch location); 7e-5 for one process with another memory format, which is
+    rounding alone. Batch-norm groups of 32 instead of 16 images, the smallest fault of this kind,
+    move a loss by 1e-2 and running statistics by 2e-2.
     """
-    assert (found - expected).abs().max() <= 3e-4 * max(1.0, float(expected.abs().max())), what
+    assert (found - expected).abs().max() <= 2e-3 * max(1.0, float(expected.abs().max())), what
 
 
 def recipe(name: str) -> PretrainRecipe:

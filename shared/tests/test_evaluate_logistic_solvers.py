@@ -22,6 +22,11 @@ from retable.evaluate.logistic.solvers import (
 
 Solve = Callable[..., Minimum]
 TIGHT = Stopping(gradient=1e-7, decrease=0.0)
+ROUNDED = 5e-6
+"""Relative distance from the optimum at which rounding of float32 products may end the descent.
+
+Measured without a preconditioner: 2e-6 on an Intel processor, below 1e-6 on an AMD one.
+"""
 
 
 def preconditioned(objective: Objective, start: Tensor, stopping: Stopping) -> Minimum:
@@ -167,7 +172,7 @@ def test_the_optimum_is_that_of_scipy(solve: Solve, classes: int) -> None:
     objective = objective_of_relu_features(classes=classes)
     stopping = Stopping(gradient=1e-6, decrease=0.0)
     found = solve(objective, objective.origin, stopping)
-    assert found.value == pytest.approx(by_scipy(objective, stopping).fun, rel=1e-6)
+    assert found.value == pytest.approx(by_scipy(objective, stopping).fun, rel=ROUNDED)
 
 
 @SOLVES
@@ -177,7 +182,7 @@ def test_two_starts_reach_equal_objectives(solve: Solve) -> None:
     stopping = Stopping(gradient=1e-6, decrease=0.0)
     near, far = (solve(objective, start, stopping) for start in (objective.origin, away))
     assert far.values[0] > 2 * near.values[0]
-    assert far.value == pytest.approx(near.value, rel=1e-6)
+    assert far.value == pytest.approx(near.value, rel=ROUNDED)
     weights = [objective.classifier(found.point).weight for found in (near, far)]
     torch.testing.assert_close(weights[0], weights[1], rtol=0, atol=1e-2)
 
@@ -222,7 +227,7 @@ def test_rounding_does_not_keep_it_from_ending() -> None:
     found = minimise(objective, objective.origin, Stopping(gradient=1e-12, decrease=0.0))
     least = minimise(exact, exact.origin, Stopping(gradient=1e-9, decrease=0.0))
     assert found.updates < 800
-    assert found.value == pytest.approx(least.value, rel=1e-6)
+    assert found.value == pytest.approx(least.value, rel=ROUNDED)
 
 
 def test_an_estimate_that_misleads_is_given_up() -> None:
