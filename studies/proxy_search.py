@@ -9,7 +9,8 @@ appends a line for each to the log beside this script. ``--show`` prints the log
 differences of arms, paired by seed. The setting is chosen by facts, never by a paper's claims.
 
 Lines of the log with ``size``, ``groups`` or ``ground`` were made by variants of the views or the
-data set that were not kept. CPU seconds were taken beside other work.
+data set that were not kept, those without CPU seconds by a recording of the facts that was cut
+short. CPU seconds were taken beside other work.
 """
 
 from __future__ import annotations
@@ -138,7 +139,7 @@ def show(lines: list[dict[str, Any]]) -> None:
             escape = f"escape {line['escape']}" if line["escape"] else "no escape"
             scores = f"kNN {line['knn']:5.1f}  L-BFGS {line['logistic']:5.1f}"
             negatives = f"negatives {line.get('negative_mean', float('nan')):6.3f}"
-            seconds = f"{line['cpu_seconds']:5.0f} CPU s"
+            seconds = f"{line['cpu_seconds']:5.0f} CPU s" if "cpu_seconds" in line else ""
             print(
                 f"  {line['arm']:12} {line['seed']}  {scores}  {negatives}  {escape:9}  {seconds}"
             )

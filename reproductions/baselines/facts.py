@@ -82,8 +82,10 @@ def further_evaluations(name: str, scale: SmallScale) -> tuple[Evaluation, ...]:
     probe = LogisticProbe(l2=(PENALTY,), view=views.center(32))
     found: list[Evaluation] = []
     if name in ("moco_v2", "untrained"):
+        # A tenth is 400 images: batches of 256 would make 20 steps.
+        tuned = FineTuning(batch=32, bn_group=32)
         found += [
-            FineTuning(data=EvalData(labels=share, balanced=True), name=f"finetune_{percent}")
+            replace(tuned, data=EvalData(labels=share, balanced=True), name=f"finetune_{percent}")
             for share, percent in ((0.03, 3), (0.1, 10))
         ]
     if name == "moco_v2":
@@ -91,7 +93,8 @@ def further_evaluations(name: str, scale: SmallScale) -> tuple[Evaluation, ...]:
         tenth = replace(probe, data=EvalData(labels=0.1, balanced=True), name="tenth")
         found += [tenth, replace(sgd, name="sgd")]
     if name in ("moco_v2", "supervised"):
-        fewer = with_parameter(scale.data, "test_count", SHIFTED_TEST_IMAGES)
+        images = min(SHIFTED_TEST_IMAGES, scale.images // 4)
+        fewer = with_parameter(scale.data, "test_count", images)
         shifted = OutOfDistribution(replace(probe, data=EvalData(source=fewer)))
         found += [shifted, BoxRegression()]
     return tuple(found)

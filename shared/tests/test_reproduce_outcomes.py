@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -165,6 +166,15 @@ def test_only_an_expected_collapse_ends_well(
     left: dict[str, dict[int, Left]] = {"contrastive": {0: DIVERGED}}
     _, runs, comparison = outcome(judged_table, tmp_path / "b", left, scale)
     assert failed_unexpectedly(judged_table, runs, comparison)
+
+
+def test_a_table_without_stored_numbers_may_expect_a_collapse_too(
+    judged_table: Table, tmp_path: Path
+) -> None:
+    text = judged_table.reference.read_text()
+    judged_table.reference.write_text(re.sub(r"(?m)^values.top1 = .*$", "values = {}", text))
+    _, runs, comparison = outcome(judged_table, tmp_path, {"off": {0: DIVERGED}}, "smoke")
+    assert not failed_unexpectedly(judged_table, runs, comparison)
 
 
 def test_a_collapse_expected_and_absent_is_a_miss_with_its_number(

@@ -29,7 +29,7 @@ from retable.tables import (
     write_reference,
 )
 from retable.tables.claims import Fact, recorded_facts
-from retable.tables.reference import Collapse
+from retable.tables.reference import COLLAPSE, Collapse
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,9 @@ def failed_unexpectedly(table: Table, runs: FinishedRuns, comparison: Comparison
         (name, seed)
         for compared in comparison.rows
         for key, cell in compared.cells.items()
-        if isinstance(cell.paper, Collapse) or isinstance(cell.reference, Collapse)
+        if compared.row.recipe.get("expected") == COLLAPSE
+        or isinstance(cell.paper, Collapse)
+        or isinstance(cell.reference, Collapse)
         for seed in cell.collapsed
         for name in table.columns[key].reads(compared.row.key)
     }
