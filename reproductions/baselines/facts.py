@@ -70,7 +70,7 @@ class Severity:
 def escape(recipe: PretrainRecipe, run: FinishedRun) -> dict[str, float]:
     """Return the share of the run, in percent, until the embedding has spread.
 
-    Before, runs sit on a plateau where few factors are told apart. One that leaves it after a
+    Before, runs sit on a plateau where few factors are distinguished. One that leaves it after a
     quarter of its epochs measures this rather than the method.
     """
     epochs = [line["epoch"] for line in run.epochs if line.get("embedding_spread", 0.0) > ESCAPED]
