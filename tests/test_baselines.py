@@ -15,6 +15,7 @@ from reproductions.baselines.facts import TABLE, Severity, escape
 from reproductions.baselines.localisation import BoxRegression, boxes_of, overlap, ridge
 from reproductions.baselines.recipes import imagenet100
 from reproductions.baselines.untrained import UntrainedRecipe
+from retable.data.shapes.dataset import Shapes
 from retable.data.sources import open_source
 from retable.encoders import ResNetRecipe
 from retable.errors import UserError
@@ -162,14 +163,8 @@ def test_a_run_escapes_in_the_first_epoch_of_a_spread_embedding() -> None:
     assert escape(recipe, FinishedRun(Path("run"), epochs=epochs[:2])) == {}
 
 
-def test_boxes_need_masks(tmp_path: Path) -> None:
-    class Unmasked:
-        def __call__(self, split: str, variant: str | None = None, data: str | None = None):  # type: ignore[no-untyped-def]
-            source = open_source(DATA, split)
-            source.resident_layer = lambda name: None  # type: ignore[method-assign]
-            return source
-
+def test_boxes_need_masks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Shapes, "resident_layer", lambda source, name: None)
+    encoder = ResNetRecipe("small_resnet8").build(0)
     with pytest.raises(UserError, match="must have masks of one size"):
-        BoxRegression().run(
-            ResNetRecipe("small_resnet8").build(0), Unmasked(), EvalContext("cpu"), seed=0
-        )
+        BoxRegression().run(encoder, source_opener(DATA), EvalContext("cpu"), seed=0)

@@ -69,9 +69,8 @@ def half_queue(recipe: PretrainRecipe) -> PretrainRecipe:
 def off_sphere(recipe: PretrainRecipe) -> PretrainRecipe:
     """Compare features by inner products."""
     assert isinstance(recipe.method, MoCoRecipe)
-    fields = {name: getattr(recipe.method, name) for name in MoCoRecipe.__dataclass_fields__}
     nothing = TransformRecipe("none", "none")
-    changed = MoCoFTRecipe(transform=nothing, unit_sphere=False, **fields)
+    changed = MoCoFTRecipe(transform=nothing, unit_sphere=False, **vars(recipe.method))
     return replace(recipe, method=changed)
 
 
@@ -84,8 +83,7 @@ def twice_as_wide(recipe: PretrainRecipe) -> PretrainRecipe:
 def without_stopped_gradient(recipe: PretrainRecipe) -> PretrainRecipe:
     """Let gradient pass through SimSiam's targets."""
     assert isinstance(recipe.method, SimSiamRecipe)
-    fields = {name: getattr(recipe.method, name) for name in SimSiamRecipe.__dataclass_fields__}
-    return replace(recipe, method=NoStopGradientRecipe(**fields))
+    return replace(recipe, method=NoStopGradientRecipe(**vars(recipe.method)))
 
 
 V2 = imagenet100(moco_v2(queue=16384))

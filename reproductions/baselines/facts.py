@@ -15,7 +15,7 @@ import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from reproductions.baselines.arms import ARMS, Arm
+from reproductions.baselines.arms import ARMS
 from reproductions.baselines.localisation import BoxRegression
 from reproductions.baselines.recipes import IMAGENET100_IMAGES, LINEAR_100
 from reproductions.baselines.scales import shrink_row
@@ -100,17 +100,12 @@ def further_evaluations(name: str, scale: SmallScale) -> tuple[Evaluation, ...]:
     return tuple(found)
 
 
-def shrunk(arm: Arm, name: str, scale: SmallScale) -> TableRow:
+def at(scale: SmallScale, row: TableRow) -> TableRow:
     """Return a row on small images: its base is shrunk, then changed as at the paper's scale."""
+    name, arm = next((n, arm) for n, arm in ARMS.items() if arm.recipe == row.pretrain)
     small = shrink_row(TableRow(arm.base, EVALUATIONS), scale)
     further = further_evaluations(name, scale)
     return TableRow(arm.change(small.pretrain), (*small.evaluations, *further))
-
-
-def at(scale: SmallScale, row: TableRow) -> TableRow:
-    """Return the row of the same name at a scale."""
-    name = next(name for name, arm in ARMS.items() if arm.recipe == row.pretrain)
-    return shrunk(ARMS[name], name, scale)
 
 
 def proxy(row: TableRow) -> TableRow:

@@ -18,6 +18,7 @@ from pathlib import Path
 from feature_transform import BYOLFTRecipe, SimSiamFTRecipe, TransformRecipe
 from feature_transform.siamese import mean_loss_weight
 from reproductions.baselines.recipes import simsiam
+from reproductions.baselines.scales import small_heads
 from reproductions.feature_transform.recipes import IMAGENET1K_IMAGES, LINEAR_LARS, transform
 from reproductions.feature_transform.scales import proxy as shrunk
 from reproductions.feature_transform.scales import smoke as tiny
@@ -79,7 +80,7 @@ def proxy(row: TableRow) -> TableRow:
 
     LARS and a warm-up of half an epoch would be tuned to nothing: the paper trains 10,000 steps.
     """
-    row = shrunk(small_heads(row))
+    row = shrunk(with_small_heads(row))
     schedule = replace(row.pretrain.optimizer.schedule, warmup_epochs=0.0)
     optimizer = OptimizerRecipe(
         lr=0.06, constant_rate=row.pretrain.optimizer.constant_rate, schedule=schedule
@@ -87,22 +88,15 @@ def proxy(row: TableRow) -> TableRow:
     return replace(row, pretrain=replace(row.pretrain, optimizer=optimizer))
 
 
-def small_heads(row: TableRow) -> TableRow:
+def with_small_heads(row: TableRow) -> TableRow:
     """Return the row with heads that fit the features of a small encoder."""
-    method = row.pretrain.method
-    if isinstance(method, SimSiamRecipe):
-        small: SimSiamRecipe | BYOLRecipe = replace(
-            method, dim=256, hidden_dim=256, predictor_hidden_dim=64
-        )
-    else:
-        assert isinstance(method, BYOLRecipe)
-        small = replace(method, dim=64, hidden_dim=256)
-    return replace(row, pretrain=replace(row.pretrain, method=small))
+    recipe = row.pretrain
+    return replace(row, pretrain=replace(recipe, method=small_heads(recipe.method)))
 
 
 def smoke(row: TableRow) -> TableRow:
     """Shrink a row to seconds."""
-    return tiny(small_heads(row))
+    return tiny(with_small_heads(row))
 
 
 TABLE = Table(

@@ -127,8 +127,10 @@ def load_references(table: Table, scale: str) -> tuple[Reference, Reference]:
     return reference, paper
 
 
-def load_facts(table: Table, scale: str) -> dict[str, Fact] | None:
+def load_facts(table: Table, paper: Reference, scale: str) -> dict[str, Fact] | None:
     """Return what shows at proxy scale, None at other scales and for tables without facts.
+
+    ``paper`` is the table's own reference, whose claims depend on the facts.
 
     Raises:
         UserError: a file is missing or malformed, or a claim depends on an unknown fact.
@@ -136,7 +138,7 @@ def load_facts(table: Table, scale: str) -> dict[str, Fact] | None:
     if table.facts is None:
         return None
     stated = load_reference(table.facts)
-    needed = {key for claim in load_reference(table.reference).claims for key in claim.depends_on}
+    needed = {key for claim in paper.claims for key in claim.depends_on}
     known = {claim.key for claim in stated.claims if claim.key}
     if unknown := sorted(needed - known):
         raise UserError(
@@ -181,7 +183,7 @@ def compare_table(
         failed=outcomes.failed,
         collapsed=outcomes.collapsed,
         unfinished=_unfinished(selection),
-        facts=load_facts(table, scale),
+        facts=load_facts(table, paper, scale),
         repeats=table.repeats and runs is not None and _repeat(reference.provenance, runs),
         notes=notes,
     )

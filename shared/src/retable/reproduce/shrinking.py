@@ -31,6 +31,7 @@ class SmallScale:
         queue: K of a paper's queue of an eighth of the images.
         rate: factor of the learning rates of contrastive methods.
         least_crop: smallest share of an image that a contrastive view shows.
+        least_group: least number of images that share batch-norm statistics.
         converged: whether linear probes are solved by L-BFGS on whole images. A shortened probe by
             SGD on crops reaches half of its accuracy and orders encoders differently.
     """
@@ -44,6 +45,7 @@ class SmallScale:
     probe_epochs: int
     rate: float = 1.0
     least_crop: float = 0.5
+    least_group: int = 16
     encoder: ResNetRecipe = field(default_factory=lambda: ResNetRecipe("small_resnet8"))
     converged: bool = False
 
@@ -58,6 +60,7 @@ PROXY = SmallScale(
     probe_epochs=12,
     rate=2.0,
     least_crop=0.6,
+    least_group=32,
     converged=True,
 )
 """32 classes, 4,000 images of 32 px, an encoder of 77k weights. It was chosen by what it shows of
@@ -92,12 +95,12 @@ def shrink_pretraining(
     """Return the recipe on small images, for ``epochs`` and with the given, shrunk ``method``.
 
     Milestones and warm-up keep their share of the run, and batch-norm groups theirs of the batch,
-    but for at most four groups of at least 32 images: a smaller group would measure noise.
+    but for at most four groups of ``scale.least_group`` images: smaller ones would measure noise.
     """
     groups = 1
     if recipe.bn_group is not None:
-        least = 32 if scale.converged else 16
-        groups = max(1, min(4, recipe.batch // recipe.bn_group, scale.batch // least))
+        most = min(4, scale.batch // scale.least_group)
+        groups = max(1, min(most, recipe.batch // recipe.bn_group))
     return replace(
         recipe,
         method=method,

@@ -40,20 +40,20 @@ Facts = Mapping[str, Fact]
 
 def recorded_facts(stated: Reference, recorded: Reference | None) -> dict[str, Fact]:
     """Return the facts of a table of claims with keys, tested on its recorded numbers."""
-    found: dict[str, Fact] = {}
+    by_key: dict[str, list[Claim]] = {}
     for claim in stated.claims:
-        if not claim.key:
-            continue
-        before = found.get(claim.key)
-        text = f"{before.text} {claim.text}" if before else claim.text
-        if recorded is None:
-            found[claim.key] = Fact(text, shows=False, reason="not recorded")
-            continue
-        verdict = _recorded_verdict(stated, recorded, claim)
-        shows = verdict is ClaimVerdict.SUPPORTED and (before is None or before.shows)
-        reason = "" if shows else (before.reason if before else "") or str(verdict or "no numbers")
-        found[claim.key] = Fact(text, shows, reason)
-    return found
+        if claim.key:
+            by_key.setdefault(claim.key, []).append(claim)
+    return {key: _fact(claims, stated, recorded) for key, claims in by_key.items()}
+
+
+def _fact(claims: list[Claim], stated: Reference, recorded: Reference | None) -> Fact:
+    text = " ".join(claim.text for claim in claims)
+    if recorded is None:
+        return Fact(text, shows=False, reason="not recorded")
+    verdicts = [_recorded_verdict(stated, recorded, claim) for claim in claims]
+    missed = [str(v or "no numbers") for v in verdicts if v is not ClaimVerdict.SUPPORTED]
+    return Fact(text, shows=not missed, reason=missed[0] if missed else "")
 
 
 def compare_claim(both: Sides, claim: Claim, facts: Facts | None = None) -> ComparedClaim:
@@ -106,8 +106,10 @@ def _only_the_other_collapsed(both: Sides, claim: Claim) -> bool:
 
 def _does_not_show(claim: Claim, facts: Facts | None) -> str:
     """Return which fact that a claim depends on does not show, empty if all do."""
-    for key in claim.depends_on if facts is not None else ():
-        fact = facts.get(key) if facts else None
+    if facts is None:
+        return ""
+    for key in claim.depends_on:
+        fact = facts.get(key)
         if fact is None or not fact.shows:
             text = fact.text.rstrip(".") if fact else key
             why = fact.reason if fact else "not among the facts"
