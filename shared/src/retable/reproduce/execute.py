@@ -16,9 +16,10 @@ import torch
 
 from retable import distributed, files
 from retable.code import classes_of, code_digest
+from retable.data.source import Source
 from retable.errors import UserError
 from retable.evaluate.geometry import Geometry
-from retable.evaluate.knn import Knn
+from retable.evaluate.knn import Knn, neighbours
 from retable.evaluate.protocol import EvalContext, Evaluation
 from retable.methods.method import Method, Progress
 from retable.outputs import check_output_folder
@@ -110,7 +111,7 @@ def _pretrain(run: Run, directory: RunDirectory, accelerator: Any, options: RunO
             directory,
             accelerator,
             replace(options, label=f"{run.rows[0]} seed {run.seed}"),
-            _monitor(run, len(source), accelerator, options),
+            _monitor(run, source, accelerator, options),
         )
     except TrainingFailedError as failure:
         log = MetricsLog(directory.metrics)
@@ -130,7 +131,7 @@ def _pretrain(run: Run, directory: RunDirectory, accelerator: Any, options: RunO
     accelerator.wait_for_everyone()
 
 
-def _monitor(run: Run, images: int, accelerator: Any, options: RunOptions) -> Monitor:
+def _monitor(run: Run, source: Source, accelerator: Any, options: RunOptions) -> Monitor:
     """Return a monitor for the last epoch and, of 10 or more, the one in the middle.
 
     In a shorter run, a second evaluation would take a twentieth of the time. The monitor evaluates
@@ -141,7 +142,8 @@ def _monitor(run: Run, images: int, accelerator: Any, options: RunOptions) -> Mo
     due = {epochs} if epochs < 10 else {round(epochs / 2), epochs}
     sizes = [view.size for view in run.recipe.views]
     view = without_draws(run.recipe.views[0])
-    evaluations = (Knn(k=min(Knn.k, images), view=view), Geometry(view=view))
+    few = neighbours(len(source), len(source.class_names))
+    evaluations = (Knn(k=few, view=view), Geometry(view=view))
     open_variant = opener(run.recipe, options)
     context = _context(run, None, accelerator, options)
 
@@ -153,7 +155,7 @@ def _monitor(run: Run, images: int, accelerator: Any, options: RunOptions) -> Mo
         for evaluation in evaluations if sees_views else ():
             metrics |= evaluation.run(method.encoder, open_variant, context, seed=run.seed)
         if method.has_pretext_metrics:
-            steps = images // run.recipe.batch
+            steps = len(source) // run.recipe.batch
             measured = pretext_metrics(
                 method,
                 open_variant("test", None),
