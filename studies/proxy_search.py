@@ -16,9 +16,7 @@ short. CPU seconds were taken beside other work.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
-import tempfile
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
@@ -35,13 +33,9 @@ from retable.evaluate.protocol import EvalContext
 from retable.reproduce import TableRow
 from retable.reproduce.command import guarded
 from retable.reproduce.shrinking import PENALTY, PROXY, SmallScale
-from retable.settings import parse_setting, with_field
 from retable.tables.statistics import mean_of_differences
-from retable.train.options import RunOptions
-from retable.train.pretrain import make_accelerator, train
-from retable.train.recipe import PretrainRecipe
-from retable.train.runs import RunDirectory
 from retable.views import center
+from studies.search import changed, read_log, train_once, write_line
 
 LOG = Path(__file__).with_suffix(".jsonl")
 PAIRS = (
@@ -87,7 +81,8 @@ def measure(setting: Setting, arm: str, seed: int) -> dict[str, Any]:
     chosen = ARMS[arm]
     recipe = chosen.change(shrink_row(TableRow(chosen.base, ()), setting.scale()).pretrain)
     start = time.process_time()
-    encoder, epochs = _train(recipe, seed)
+    method, epochs = train_once(recipe, seed)
+    encoder = method.encoder
     trained = time.process_time()
     opened, view = source_opener(recipe.data), center(32)
     k = neighbours(setting.images, setting.classes)
@@ -107,22 +102,6 @@ def measure(setting: Setting, arm: str, seed: int) -> dict[str, Any]:
         **{name: round(last[name], 4) for name in names if name in last},
         "cpu_seconds": round(trained - start, 1),
     }
-
-
-def _train(recipe: PretrainRecipe, seed: int) -> tuple[Any, list[dict[str, float]]]:
-    """Return the trained encoder and the means of each epoch."""
-    source = source_opener(recipe.data)("train")
-    with tempfile.TemporaryDirectory() as folder:
-        directory, accelerator = RunDirectory(Path(folder) / "run"), make_accelerator("float32")
-        training = train(
-            recipe, seed, source, directory, accelerator, RunOptions(Path(folder), quiet=True)
-        )
-        return training.method.encoder, training.summary()["epochs"]
-
-
-def read_log() -> list[dict[str, Any]]:
-    """Return the lines of the log."""
-    return [json.loads(line) for line in LOG.read_text(encoding="utf-8").splitlines()]
 
 
 def show(lines: list[dict[str, Any]]) -> None:
@@ -171,18 +150,12 @@ def main() -> int:
     parser.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE")
     options = parser.parse_args()
     if options.show:
-        show(read_log())
+        show(read_log(LOG))
         return 0
-    setting = Setting()
-    for text in options.set:
-        path, value = parse_setting(text)
-        setting = with_field(setting, path.split("."), value, path)
+    setting = changed(Setting(), options.set)
     for seed in options.seeds:
         for arm in options.arms:
-            line = json.dumps(measure(setting, arm, seed))
-            print(line, flush=True)
-            with LOG.open("a", encoding="utf-8") as log:
-                log.write(line + "\n")
+            write_line(LOG, measure(setting, arm, seed))
     return 0
 
 

@@ -11,7 +11,8 @@ from retable.reproduce.shrinking import PROXY
 from retable.tables.statistics import Spread, interval_of_mean
 from retable.tables.verdict import seeds_to_resolve
 from studies import noise, proxy_search
-from studies.proxy_search import Setting, measure, read_log, show
+from studies.proxy_search import Setting, measure, show
+from studies.search import read_log
 
 
 def test_the_setting_s_defaults_are_those_of_the_proxy_scale() -> None:
@@ -19,7 +20,7 @@ def test_the_setting_s_defaults_are_those_of_the_proxy_scale() -> None:
 
 
 def test_every_line_of_the_log_names_an_arm_and_its_outcome() -> None:
-    lines = read_log()
+    lines = read_log(proxy_search.LOG)
     assert {line["arm"] for line in lines} <= ARMS.keys()
     assert all(0 < line["knn"] < 100 and 0 < line["logistic"] < 100 for line in lines)
 

@@ -7,7 +7,7 @@ unit in each block instead of 3, 4, 6, 3, images of 32 pixels, patches of 12.
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from reproductions.revisiting_ssl.recipes import Encoder
 from retable import views
@@ -18,16 +18,38 @@ from retable.evaluate.logistic.probe import LogisticProbe
 from retable.evaluate.protocol import Evaluation
 from retable.methods import MethodRecipe, SupervisedRecipe
 from retable.nn.patches import PatchGrid
-from retable.reproduce.shrinking import shrink_optimizer
+from retable.reproduce import shrinking
 from retable.reproduce.table import TableRow
 from retable.train.recipe import PretrainRecipe
 from revisiting_ssl import ExemplarRecipe, JigsawRecipe, RelativePatchLocationRecipe
 from revisiting_ssl.encoders import ResidualRecipe, VggRecipe
 
-PROXY_DATA = "shapes?count=3000&test_count=2000&size=48&classes=32&rho=0.7"
-SMOKE_DATA = "shapes?count=256&test_count=128&size=48&classes=16&rho=0.7"
-CLASSES = {PROXY_DATA: 32, SMOKE_DATA: 16}
-"""32 outlines, upright and without symmetry under rotation; smoke: 16."""
+
+@dataclass(frozen=True)
+class PretextScale:
+    """The data set and the length that trainings are shrunk to.
+
+    Attributes:
+        data: images of 48 px with outlines that no rotation maps to themselves.
+        classes: classes of the images.
+        epochs: of the paper's 35.
+        batch: images of a step.
+        rate: factor of the paper's learning rate for each image.
+    """
+
+    data: str
+    classes: int
+    epochs: int
+    batch: int = 64
+    rate: float = 1.0
+
+
+PROXY = PretextScale(
+    "shapes?count=3000&test_count=2000&size=48&classes=32&rho=0.7", classes=32, epochs=7
+)
+SMOKE = PretextScale(
+    "shapes?count=256&test_count=128&size=48&classes=16&rho=0.7", classes=16, epochs=1
+)
 
 PENALTY = 0.2
 """Strength of the L-BFGS penalty, 100 / (M C) in the paper, such that lambda is the paper's too.
@@ -38,20 +60,15 @@ chosen on Rotation's encoder at 4x (38.6 % with 100, 66.5 % with 0.2), before en
 compared.
 """
 
-SHORTER = {PROXY_DATA: 5, SMOKE_DATA: 35}
-"""Divisor of the epochs; proxy scale: 7 epochs, one of warm-up, decays after 3 and 5."""
-
-BATCH = 64
-
 
 def proxy(row: TableRow) -> TableRow:
     """Shrink a training to the built-in images and a minute of one core."""
-    return shrink(row, PROXY_DATA)
+    return shrink(row, PROXY)
 
 
 def smoke(row: TableRow) -> TableRow:
     """Shrink a training to seconds: an epoch on 256 images, to check that the code runs."""
-    return shrink(row, SMOKE_DATA)
+    return shrink(row, SMOKE)
 
 
 def proxy_of_the_grid(row: TableRow) -> TableRow | None:
@@ -81,31 +98,32 @@ def in_sub_grid(recipe: PretrainRecipe) -> bool:
     return small and encoder.last_relu and encoder.version != "v2"
 
 
-def shrink(row: TableRow, data: str) -> TableRow:
+def shrink(row: TableRow, scale: PretextScale) -> TableRow:
     """Return a row on small images."""
     return TableRow(
-        shrink_pretraining(row.pretrain, data),
-        tuple(shrink_evaluation(evaluation, data) for evaluation in row.evaluations),
+        shrink_pretraining(row.pretrain, scale),
+        tuple(shrink_evaluation(evaluation, scale.data) for evaluation in row.evaluations),
     )
 
 
-def shrink_pretraining(recipe: PretrainRecipe, data: str) -> PretrainRecipe:
-    """Return a pretraining on small images at the paper's learning rate for each image.
+def shrink_pretraining(recipe: PretrainRecipe, scale: PretextScale) -> PretrainRecipe:
+    """Return a pretraining on small images.
 
     Four batch-norm groups, as far as the paper has so many, and mining groups of 16 images.
     """
-    epochs = max(1, recipe.epochs // SHORTER[data])
-    optimizer = shrink_optimizer(recipe.optimizer, epochs / recipe.epochs)
+    epochs = max(1, recipe.epochs * scale.epochs // 35)
+    optimizer = shrinking.shrink_optimizer(recipe.optimizer, epochs / recipe.epochs)
+    lr = scale.rate * recipe.optimizer.lr * scale.batch / recipe.batch
     return replace(
         recipe,
-        method=shrink_method(recipe.method, CLASSES[data]),
-        data=data,
+        method=shrink_method(recipe.method, scale.classes),
+        data=scale.data,
         views=shrink_views(recipe.views),
         encoder=shrink_encoder(recipe.encoder),  # type: ignore[arg-type]
-        optimizer=replace(optimizer, lr=recipe.optimizer.lr * BATCH / recipe.batch),
+        optimizer=replace(optimizer, lr=lr),
         epochs=epochs,
-        batch=BATCH,
-        bn_group=BATCH // 4,
+        batch=scale.batch,
+        bn_group=scale.batch // 4,
         validation_images=0,
     )
 
