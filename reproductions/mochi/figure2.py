@@ -5,7 +5,7 @@
 
 Draws the matching probability of the negatives by rank (panel a), the accuracy of the proxy task
 with and without synthetic negatives (panel b), and the share of same-class features among a query's
-1024 hardest negatives (panel c). Proxy scale: 4 trainings, 9.6 TFLOP. Expected: synthetic negatives
+1024 hardest negatives (panel c). Proxy scale: 4 trainings, 16 TFLOP. Expected: synthetic negatives
 lower the accuracy of the proxy task.
 """
 
@@ -14,6 +14,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+from reproductions.baselines import FACTS
 from reproductions.baselines.recipes import IMAGENET100_IMAGES, imagenet100
 from reproductions.mochi.pictures import draw_curves
 from reproductions.mochi.recipes import mochi
@@ -72,6 +73,7 @@ TABLE = Table(
     proxy=proxy,
     smoke=smoke,
     images=IMAGENET100_IMAGES,
+    facts=FACTS,
     subset="imagenet100",
     plots=(draw,),
 )

@@ -7,7 +7,7 @@ from dataclasses import replace
 from mochi import MoCHiRecipe
 from reproductions.baselines.scales import shrink_moco, shrink_row
 from retable.methods import MethodRecipe
-from retable.reproduce.shrinking import EARLIER_PROXY, SMOKE, SmallScale
+from retable.reproduce.shrinking import PROXY, SMOKE, SmallScale
 from retable.reproduce.table import TableRow
 
 
@@ -16,7 +16,7 @@ def proxy(row: TableRow) -> TableRow:
 
     Mixing begins after 5 % of the epochs.
     """
-    return shrink_row(row, EARLIER_PROXY, shrink_method)
+    return shrink_row(row, PROXY, shrink_method)
 
 
 def smoke(row: TableRow) -> TableRow:
@@ -31,7 +31,7 @@ def shrink_method(method: MethodRecipe, scale: SmallScale, epochs: int) -> Metho
         return small
     # In proportion to the paper's largest queue, pools would have two negatives: N, s and s' may be
     # twice as large.
-    share = max(small.queue / method.queue, 1 / 32)
+    share = max(small.queue / method.queue, 1 / 64)
     return replace(
         small,
         n_hard=round(method.n_hard * share),
