@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from feature_transform import MoCoFTRecipe
 from mochi import MoCHiRecipe
 from reproductions.baselines import FACTS
 from retable.evaluate.linear import LinearProbe
@@ -23,7 +22,9 @@ SCRIPTS = {
     for script in sorted((Path(__file__).parents[1] / "reproductions").glob("*/*.py"))
     if script.with_suffix(".toml").exists()
 }
-CONTRASTIVE = [name for name in SCRIPTS if not name.startswith("revisiting_ssl")]
+LATER = ("feature_transform", "revisiting_ssl")
+"""Papers whose numbers were recorded before `PROXY` was chosen."""
+CONTRASTIVE = [name for name in SCRIPTS if not name.startswith(LATER)]
 
 
 def trainings(table: Table) -> Iterator[tuple[str, TableRow, TableRow]]:
@@ -35,7 +36,7 @@ def trainings(table: Table) -> Iterator[tuple[str, TableRow, TableRow]]:
                 yield name, full, small
 
 
-@pytest.mark.parametrize("name", SCRIPTS)
+@pytest.mark.parametrize("name", CONTRASTIVE)
 def test_claims_are_tested_where_their_facts_show(name: str) -> None:
     table = load_table(SCRIPTS[name])
     depend = any(claim.depends_on for claim in load_reference(table.reference).claims)
@@ -83,18 +84,3 @@ def test_mochi_keeps_the_proportions_of_its_queue(name: str) -> None:
         for field in ("n_hard", "s", "s_prime"):
             share = getattr(after, field) / after.queue
             assert share == pytest.approx(larger * getattr(before, field) / before.queue)
-
-
-@pytest.mark.parametrize("name", [name for name in SCRIPTS if name.startswith("feature_")])
-def test_transformations_start_at_their_share_of_the_run_with_a_full_queue(name: str) -> None:
-    for label, full, small in trainings(load_table(SCRIPTS[name])):
-        before, after = full.pretrain.method, small.pretrain.method
-        if not (isinstance(before, MoCoFTRecipe) and isinstance(after, MoCoFTRecipe)):
-            continue
-        start = after.transform.start_epoch
-        filled = after.queue / PROXY.images
-        share = before.transform.start_epoch / full.pretrain.epochs
-        assert (start == 0.0) == (before.transform.start_epoch == 0.0), label
-        assert start == pytest.approx(share * small.pretrain.epochs) or start > filled
-        assert after.transform.draw_group == small.pretrain.bn_group
-        assert after.momentum == before.momentum

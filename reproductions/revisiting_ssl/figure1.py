@@ -14,7 +14,6 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from reproductions.baselines import FACTS
 from reproductions.revisiting_ssl.probe_curves import draw_probe_curves
 from reproductions.revisiting_ssl.recipes import BEST, IMAGENET_IMAGES, best, logistic, sgd
 from reproductions.revisiting_ssl.scales import proxy, smoke
@@ -68,7 +67,6 @@ TABLE = Table(
     proxy=proxy,
     smoke=smoke,
     images=IMAGENET_IMAGES,
-    facts=FACTS,
     plots=(draw_probe_curves,),
 )
 

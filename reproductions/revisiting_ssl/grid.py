@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from reproductions.baselines import FACTS
 from reproductions.revisiting_ssl.grid_curves import draw_scatter, draw_widths
 from reproductions.revisiting_ssl.grid_order import draw_order
 from reproductions.revisiting_ssl.grid_ranks import draw_ranks
@@ -52,7 +51,6 @@ def grid_table(
         proxy=proxy_of_the_grid,
         smoke=smoke_of_the_grid,
         images=IMAGENET_IMAGES,
-        facts=FACTS,
         other_data={} if printed.startswith("imagenet") else PLACES,
         check_rows=check_rows,
         plots=(write_analyses, draw_order, draw_ranks, draw_widths, draw_scatter),

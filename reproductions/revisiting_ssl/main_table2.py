@@ -13,7 +13,6 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from reproductions.baselines import FACTS
 from reproductions.revisiting_ssl.recipes import BEST, IMAGENET_IMAGES, PLACES, best, sgd
 from reproductions.revisiting_ssl.scales import proxy, smoke
 from retable.reproduce import Metric, Table, TableRow, main
@@ -32,7 +31,6 @@ TABLE = Table(
     proxy=proxy,
     smoke=smoke,
     images=IMAGENET_IMAGES,
-    facts=FACTS,
     other_data=PLACES,
 )
 

@@ -13,7 +13,6 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from reproductions.baselines import FACTS
 from reproductions.revisiting_ssl.recipes import IMAGENET_IMAGES, logistic, pretraining, supervised
 from reproductions.revisiting_ssl.scales import proxy, smoke
 from reproductions.revisiting_ssl.tap_curves import draw_taps
@@ -59,7 +58,6 @@ TABLE = Table(
     proxy=proxy,
     smoke=smoke,
     images=IMAGENET_IMAGES,
-    facts=FACTS,
     plots=(draw_taps,),
     check_rows=("rotation_no_skip", "rotation_skip"),
 )
