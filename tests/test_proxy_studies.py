@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from reproductions.baselines.arms import ARMS
+from reproductions.revisiting_ssl.recipes import TASKS
+from reproductions.revisiting_ssl.scales import SMOKE
 from retable.reproduce.shrinking import PROXY
 from retable.tables.statistics import Spread, interval_of_mean
 from retable.tables.verdict import seeds_to_resolve
 from studies import noise, proxy_search
 from studies.proxy_search import Setting, measure, show
+from studies.revisiting_ssl import proxy_search as pretext_search
 from studies.search import read_log
 
 
@@ -41,6 +45,26 @@ def test_differences_are_paired_by_seed(capsys: pytest.CaptureFixture[str]) -> N
     ]
     show(lines)
     assert "moco_v2 - moco_t007: knn +6.0, logistic +6.0 (1 seeds)" in capsys.readouterr().out
+
+
+SMALL = replace(SMOKE, data=SMOKE.data.replace("count=256", "count=64", 1))
+
+
+@pytest.mark.parametrize("task", ["rotation", "exemplar"])
+def test_a_line_of_a_pretext_task_says_how_well_it_was_learnt(task: str) -> None:
+    first, second = (pretext_search.measure(SMALL, task, None, 1) for _ in range(2))
+    seconds = {"cpu_seconds": 0.0, "evaluation_seconds": 0.0}
+    assert first | seconds == second | seconds
+    assert (first["task"], first["seed"], first["epochs"]) == (task, 1, 1)
+    assert (first["task_accuracy"] is None) == (task == "exemplar")
+    assert (first["fallback_share"] is None) == (task != "exemplar")
+
+
+def test_every_line_of_the_pretext_log_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    lines = read_log(pretext_search.LOG)
+    pretext_search.show(lines)
+    assert len(capsys.readouterr().out.splitlines()) == len(lines)
+    assert {line["task"] for line in lines} <= {*TASKS, "supervised"}
 
 
 @pytest.mark.parametrize("std", [0.1, 0.9, 3.0])

@@ -35,6 +35,7 @@ class PretextScale:
         epochs: of the paper's 35.
         batch: images of a step.
         rate: factor of the paper's learning rate for each image.
+        group: images that share batch-norm statistics and, in Exemplar, negatives.
     """
 
     data: str
@@ -42,6 +43,7 @@ class PretextScale:
     epochs: int
     batch: int = 64
     rate: float = 1.0
+    group: int = 16
 
 
 PROXY = PretextScale(
@@ -107,10 +109,7 @@ def shrink(row: TableRow, scale: PretextScale) -> TableRow:
 
 
 def shrink_pretraining(recipe: PretrainRecipe, scale: PretextScale) -> PretrainRecipe:
-    """Return a pretraining on small images.
-
-    Four batch-norm groups, as far as the paper has so many, and mining groups of 16 images.
-    """
+    """Return a pretraining on small images, with several batch-norm groups as in the paper."""
     epochs = max(1, recipe.epochs * scale.epochs // 35)
     optimizer = shrinking.shrink_optimizer(recipe.optimizer, epochs / recipe.epochs)
     lr = scale.rate * recipe.optimizer.lr * scale.batch / recipe.batch
@@ -123,7 +122,7 @@ def shrink_pretraining(recipe: PretrainRecipe, scale: PretextScale) -> PretrainR
         optimizer=replace(optimizer, lr=lr),
         epochs=epochs,
         batch=scale.batch,
-        bn_group=scale.batch // 4,
+        bn_group=scale.group,
         validation_images=0,
     )
 

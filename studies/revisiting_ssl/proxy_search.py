@@ -93,7 +93,7 @@ def show(lines: list[dict[str, Any]]) -> None:
         names = {None: "", True: " skip", False: " no skip"}
         solved = "" if line["task_accuracy"] is None else f"{line['task_accuracy']:.1f}"
         print(
-            f"{setting:42}{line['task'] + names[line['skip']]:20}{line['seed']:3}"
+            f"{setting:52}{line['task'] + names[line['skip']]:20}{line['seed']:3}"
             f"  task {solved:>5}  linear {line['logistic']:5.1f}"
             f"  {line['cpu_seconds'] + line['evaluation_seconds']:5.0f} CPU s"
         )
