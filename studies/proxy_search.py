@@ -18,7 +18,7 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -35,7 +35,7 @@ from retable.reproduce.command import guarded
 from retable.reproduce.shrinking import PENALTY, PROXY, SmallScale
 from retable.tables.statistics import mean_of_differences
 from retable.views import center
-from studies.search import changed, read_log, train_once, write_line
+from studies.search import search, train_once
 
 LOG = Path(__file__).with_suffix(".jsonl")
 PAIRS = (
@@ -144,19 +144,13 @@ def _show_pair(lines: list[dict[str, Any]], better: str, than: str) -> None:
 def main() -> int:
     """Train and log, or show the log."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--show", action="store_true", help="print the log and train nothing")
     parser.add_argument("--arms", nargs="+", choices=ARMS, metavar="ARM", default=["moco_v2"])
-    parser.add_argument("--seeds", nargs="+", type=int, metavar="SEED", default=[0])
-    parser.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE")
-    options = parser.parse_args()
-    if options.show:
-        show(read_log(LOG))
-        return 0
-    setting = changed(Setting(), options.set)
-    for seed in options.seeds:
-        for arm in options.arms:
-            write_line(LOG, measure(setting, arm, seed))
-    return 0
+    return search(parser, LOG, Setting(), lines_of, show)
+
+
+def lines_of(options: argparse.Namespace, setting: Setting, seed: int) -> Iterator[dict[str, Any]]:
+    """Train the chosen arms."""
+    return (measure(setting, arm, seed) for arm in options.arms)
 
 
 if __name__ == "__main__":

@@ -1,10 +1,11 @@
-"""What the searches for small settings share: a training outside a table, a log, an option."""
+"""What the searches for small settings share: a training outside a table, a log, a command."""
 
 from __future__ import annotations
 
+import argparse
 import json
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -32,6 +33,33 @@ def train_once(recipe: PretrainRecipe, seed: int) -> tuple[Method, list[dict[str
 def read_log(path: Path) -> list[dict[str, Any]]:
     """Return the lines of a log."""
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def search(
+    parser: argparse.ArgumentParser,
+    log: Path,
+    setting: Setting,
+    lines_of: Callable[[argparse.Namespace, Setting, int], Iterable[dict[str, Any]]],
+    show: Callable[[list[dict[str, Any]]], None],
+) -> int:
+    """Train and log the lines of each seed in a setting, or show the log; return the status.
+
+    ``setting`` is a dataclass with the defaults of ``--set``. Options of ``parser`` say what is
+    trained for a seed.
+    """
+    add = parser.add_argument
+    add("--show", action="store_true", help="print the log and train nothing")
+    add("--seeds", nargs="+", type=int, metavar="SEED", default=[0])
+    add("--set", action="append", default=[], metavar="FIELD=VALUE")
+    options = parser.parse_args()
+    if options.show:
+        show(read_log(log))
+        return 0
+    setting = changed(setting, options.set)
+    for seed in options.seeds:
+        for line in lines_of(options, setting, seed):
+            write_line(log, line)
+    return 0
 
 
 def write_line(path: Path, line: dict[str, Any]) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import torch
 
+from reproductions.check_tables import find_scripts
 from retable import cli
 from retable.errors import UserError
 from retable.evaluate import named_protocol, protocol_names
@@ -27,11 +28,7 @@ from retable.settings import parse_setting, validate_fields, with_field
 from retable.train.options import RunOptions
 from retable.views import ViewRecipe
 
-SCRIPTS = sorted(
-    script
-    for script in (Path(__file__).parents[1] / "reproductions").glob("*/*.py")
-    if script.with_suffix(".toml").exists()
-)
+SCRIPTS = find_scripts()
 
 NONSENSE = ("NaN", "Infinity", "-Infinity", "-1", "1e308", "1e400", "9" * 400, "true", "text")
 """No numeric field of a recipe accepts one of these."""

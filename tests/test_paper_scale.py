@@ -12,16 +12,13 @@ from typing import Any
 
 import pytest
 
+from reproductions.check_tables import find_scripts
 from retable.data.subsets import imagenet100_ids
 from retable.files import read_record
 from retable.reproduce.command import load_table, main
 from retable.train.metrics import MetricsLog
 
-SCRIPTS = sorted(
-    script
-    for script in (Path(__file__).parents[1] / "reproductions").glob("*/*.py")
-    if script.with_suffix(".toml").exists()
-)
+SCRIPTS = find_scripts()
 FULL_SIZE = ('"name": "resnet50"', '"name": "resnet18"', '"root_kernel": 7', '"VggRecipe"')
 """Encoders of the papers, as a dry run writes them."""
 OTHERS = ("n01440764", "n01443537", "n02114548", "n13054560")  # not in the subset

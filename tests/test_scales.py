@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
 from mochi import MoCHiRecipe
 from reproductions.baselines import FACTS
+from reproductions.check_tables import find_scripts
 from retable.evaluate.linear import LinearProbe
 from retable.methods import MoCoRecipe
 from retable.reproduce import Table, TableRow
@@ -17,11 +17,7 @@ from retable.reproduce.shrinking import PROXY
 from retable.tables import load_reference
 from retable.train.schedules import ScheduleRecipe
 
-SCRIPTS = {
-    f"{script.parent.name}-{script.stem}": script
-    for script in sorted((Path(__file__).parents[1] / "reproductions").glob("*/*.py"))
-    if script.with_suffix(".toml").exists()
-}
+SCRIPTS = {f"{script.parent.name}-{script.stem}": script for script in find_scripts()}
 LATER = ("feature_transform", "revisiting_ssl")
 """Papers whose numbers were recorded before `PROXY` was chosen."""
 CONTRASTIVE = [name for name in SCRIPTS if not name.startswith(LATER)]

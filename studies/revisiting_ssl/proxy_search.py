@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -37,7 +38,7 @@ from retable.reproduce import TableRow
 from retable.reproduce.command import guarded
 from retable.train.pretext_metrics import pretext_metrics
 from retable.train.recipe import PretrainRecipe
-from studies.search import changed, read_log, train_once, write_line
+from studies.search import search, train_once
 
 LOG = Path(__file__).with_suffix(".jsonl")
 
@@ -102,21 +103,17 @@ def show(lines: list[dict[str, Any]]) -> None:
 def main() -> int:
     """Train and log, or show the log."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--show", action="store_true", help="print the log and train nothing")
     parser.add_argument("--tasks", nargs="+", choices=[*TASKS, "supervised"], default=list(TASKS))
     parser.add_argument("--skip", choices=["yes", "no"], help="ResNet18 of Table 1 instead")
-    parser.add_argument("--seeds", nargs="+", type=int, metavar="SEED", default=[0])
-    parser.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE")
-    options = parser.parse_args()
-    if options.show:
-        show(read_log(LOG))
-        return 0
-    scale = changed(PROXY, options.set)
+    return search(parser, LOG, PROXY, lines_of, show)
+
+
+def lines_of(
+    options: argparse.Namespace, scale: PretextScale, seed: int
+) -> Iterator[dict[str, Any]]:
+    """Train the chosen tasks."""
     skip = None if options.skip is None else options.skip == "yes"
-    for seed in options.seeds:
-        for task in options.tasks:
-            write_line(LOG, measure(scale, task, skip, seed))
-    return 0
+    return (measure(scale, task, skip, seed) for task in options.tasks)
 
 
 if __name__ == "__main__":
