@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from feature_transform import MoCoFTRecipe
 from mochi import MoCHiRecipe
 from reproductions.baselines import FACTS
 from reproductions.check_tables import find_scripts
@@ -18,9 +19,7 @@ from retable.tables import load_reference
 from retable.train.schedules import ScheduleRecipe
 
 SCRIPTS = {f"{script.parent.name}-{script.stem}": script for script in find_scripts()}
-LATER = ("feature_transform", "revisiting_ssl")
-"""Papers whose numbers were recorded before `PROXY` was chosen."""
-CONTRASTIVE = [name for name in SCRIPTS if not name.startswith(LATER)]
+CONTRASTIVE = [name for name in SCRIPTS if not name.startswith("revisiting_ssl")]
 
 
 def trainings(table: Table) -> Iterator[tuple[str, TableRow, TableRow]]:
@@ -80,3 +79,18 @@ def test_mochi_keeps_the_proportions_of_its_queue(name: str) -> None:
         for field in ("n_hard", "s", "s_prime"):
             share = getattr(after, field) / after.queue
             assert share == pytest.approx(larger * getattr(before, field) / before.queue)
+
+
+@pytest.mark.parametrize("name", [name for name in SCRIPTS if name.startswith("feature_")])
+def test_transformations_start_at_their_share_of_the_run_with_a_full_queue(name: str) -> None:
+    for label, full, small in trainings(load_table(SCRIPTS[name])):
+        before, after = full.pretrain.method, small.pretrain.method
+        if not (isinstance(before, MoCoFTRecipe) and isinstance(after, MoCoFTRecipe)):
+            continue
+        start = after.transform.start_epoch
+        filled = after.queue / PROXY.images
+        share = before.transform.start_epoch / full.pretrain.epochs
+        assert (start == 0.0) == (before.transform.start_epoch == 0.0), label
+        assert start == pytest.approx(share * small.pretrain.epochs) or start > filled
+        assert after.transform.draw_group == small.pretrain.bn_group
+        assert after.momentum == before.momentum

@@ -31,8 +31,7 @@ BOTH = TransformRecipe()
 MOCO_V1_VIEW = replace(views.moco_v1(224), jitter_position="before_gray")
 """MoCo v1's view with the jitter first, as the paper lists it and its code has it.
 
-MoCo's own code makes views grey before the jitter, and so did the recorded proxy runs, see
-`reproductions.feature_transform.scales`.
+MoCo's own code makes views grey before the jitter.
 """
 
 
