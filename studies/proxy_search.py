@@ -56,6 +56,8 @@ class Setting:
     queue: int = PROXY.queue
     rate: float = PROXY.rate
     least_crop: float = PROXY.least_crop
+    least_group: int = PROXY.least_group
+    converged: bool = PROXY.converged
     encoder: str = PROXY.encoder.name
     width: float = PROXY.encoder.width
 
@@ -72,6 +74,8 @@ class Setting:
             queue=self.queue,
             rate=self.rate,
             least_crop=self.least_crop,
+            least_group=self.least_group,
+            converged=self.converged,
             encoder=replace(PROXY.encoder, name=self.encoder, width=self.width),
         )
 

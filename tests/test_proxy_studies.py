@@ -13,7 +13,7 @@ from reproductions.revisiting_ssl.scales import SMOKE
 from retable.reproduce.shrinking import PROXY
 from retable.tables.statistics import Spread, interval_of_mean
 from retable.tables.verdict import seeds_to_resolve
-from studies import noise, proxy_search
+from studies import noise, proxy_facts, proxy_search
 from studies.proxy_search import Setting, measure, show
 from studies.revisiting_ssl import proxy_search as pretext_search
 from studies.search import read_log
@@ -34,6 +34,24 @@ def test_a_line_is_a_function_of_setting_arm_and_seed() -> None:
     first, second = (measure(setting, "moco_t007", 1) for _ in range(2))
     assert first | {"cpu_seconds": 0.0} == second | {"cpu_seconds": 0.0}
     assert (first["arm"], first["seed"], first["images"]) == ("moco_t007", 1, 128)
+
+
+@pytest.mark.slow
+def test_facts_are_tested_in_another_setting(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = "--rows moco_t007 --seeds 1 2 --jobs 1 --set epochs=2 --set queue=64"
+    small = ["--set", "images=128", "--set", "classes=8", "--set", "converged=false"]
+    arguments = ["proxy_facts.py", "--runs", str(tmp_path), *words.split(), *small]
+    monkeypatch.setattr("sys.argv", arguments)
+    assert proxy_facts.main() == 0
+    *_, negatives, positives, counts = capsys.readouterr().out.splitlines()
+    assert negatives.startswith("contradicted")  # two epochs separate no images
+    assert positives.endswith("Positives are far above them.")
+    assert sum(int(count.split()[0]) for count in counts.split(", ")) == 2
+    recipes = [path.read_text() for path in tmp_path.glob("*/recipe.json")]
+    assert len(recipes) == 2
+    assert all("count=128&test_count=10000&size=32&classes=8" in recipe for recipe in recipes)
 
 
 def test_differences_are_paired_by_seed(capsys: pytest.CaptureFixture[str]) -> None:

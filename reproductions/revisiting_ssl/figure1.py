@@ -16,7 +16,7 @@ from pathlib import Path
 
 from reproductions.revisiting_ssl.probe_curves import draw_probe_curves
 from reproductions.revisiting_ssl.recipes import BEST, IMAGENET_IMAGES, best, logistic, sgd
-from reproductions.revisiting_ssl.scales import proxy, smoke
+from reproductions.revisiting_ssl.scales import earlier_proxy, smoke
 from retable.reproduce import FinishedRuns, Table, TableRow, main
 
 FIRST_DECAYS = (30, 120, 480)
@@ -64,7 +64,7 @@ TABLE = Table(
         # The objective of L-BFGS includes a penalty.
         "objective": OfTheProbe("train_loss", of_the_optimum=False),
     },
-    proxy=proxy,
+    proxy=earlier_proxy,
     smoke=smoke,
     images=IMAGENET_IMAGES,
     plots=(draw_probe_curves,),

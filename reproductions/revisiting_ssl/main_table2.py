@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 
 from reproductions.revisiting_ssl.recipes import BEST, IMAGENET_IMAGES, PLACES, best, sgd
-from reproductions.revisiting_ssl.scales import proxy, smoke
+from reproductions.revisiting_ssl.scales import earlier_proxy, smoke
 from retable.reproduce import Metric, Table, TableRow, main
 
 TABLE = Table(
@@ -28,7 +28,7 @@ TABLE = Table(
         "imagenet_top5": Metric("imagenet.top5"),
         "places205_top1": Metric("places.top1"),
     },
-    proxy=proxy,
+    proxy=earlier_proxy,
     smoke=smoke,
     images=IMAGENET_IMAGES,
     other_data=PLACES,

@@ -47,8 +47,24 @@ class PretextScale:
 
 
 PROXY = PretextScale(
+    with_parameter(shrinking.PROXY.data, "size", 48),
+    classes=shrinking.PROXY.classes,
+    epochs=10,
+    batch=32,
+    rate=8.0,
+)
+"""The images of all papers, with 48 px for nine patches; a learning rate of 0.1 for 32 images.
+
+Batch, rate and length are the shortest tried in which every network of Table 1 and every task is
+learnt: ``studies/revisiting_ssl/proxy_search.py`` chose them by accuracy in the tasks, never by
+claims of the paper.
+"""
+
+EARLIER_PROXY = PretextScale(
     "shapes?count=3000&test_count=2000&size=48&classes=32&rho=0.7", classes=32, epochs=7
 )
+"""The scale of the grid's references, which were recorded before `PROXY` was chosen."""
+
 SMOKE = PretextScale(
     "shapes?count=256&test_count=128&size=48&classes=16&rho=0.7", classes=16, epochs=1
 )
@@ -68,6 +84,11 @@ def proxy(row: TableRow) -> TableRow:
     return shrink(row, PROXY)
 
 
+def earlier_proxy(row: TableRow) -> TableRow:
+    """Shrink a training that the grid shares to the scale of the grid's references."""
+    return shrink(row, EARLIER_PROXY)
+
+
 def smoke(row: TableRow) -> TableRow:
     """Shrink a training to seconds: an epoch on 256 images, to check that the code runs."""
     return shrink(row, SMOKE)
@@ -80,7 +101,7 @@ def proxy_of_the_grid(row: TableRow) -> TableRow | None:
     network without skip connections, at the smaller one. The most expensive training, a ninth of
     the total, is left out too: Exemplar with ResNet v1 at 8x, which no claim reads.
     """
-    return proxy(row) if in_sub_grid(row.pretrain) else None
+    return earlier_proxy(row) if in_sub_grid(row.pretrain) else None
 
 
 def smoke_of_the_grid(row: TableRow) -> TableRow | None:

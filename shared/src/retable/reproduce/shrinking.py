@@ -66,17 +66,6 @@ PROXY = SmallScale(
 """32 classes, 4,000 images of 32 px, an encoder of 77k weights. It was chosen by what it shows of
 the facts in ``reproductions/baselines``, never by claims of papers: ``studies/proxy_search.py``."""
 
-EARLIER_PROXY = SmallScale(
-    "shapes?count=8000&test_count=2000&size=32&classes=64&rho=0.7",
-    images=8000,
-    classes=64,
-    batch=64,
-    epochs=12,
-    queue=1024,
-    probe_epochs=12,
-)
-"""The scale of references that were recorded before `PROXY` was chosen."""
-
 SMOKE = SmallScale(
     "shapes?count=512&test_count=256&size=32&classes=16&rho=0.7",
     images=512,
