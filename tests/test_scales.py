@@ -81,6 +81,16 @@ def test_mochi_keeps_the_proportions_of_its_queue(name: str) -> None:
             assert share == pytest.approx(larger * getattr(before, field) / before.queue)
 
 
+@pytest.mark.parametrize("name", ["feature_transform-table6", "feature_transform-table7"])
+def test_the_baseline_of_transformations_is_the_one_whose_scores_are_a_fact(name: str) -> None:
+    (scores, *_) = (c for c in load_reference(FACTS).claims if c.key == "healthy_scores")
+    baseline, of_fact = (
+        {label: small.pretrain for label, _, small in trainings(load_table(SCRIPTS[table]))}
+        for table in (name, "baselines-facts")
+    )
+    assert baseline["moco_v1"] == of_fact[scores.better]
+
+
 @pytest.mark.parametrize("name", [name for name in SCRIPTS if name.startswith("feature_")])
 def test_transformations_start_at_their_share_of_the_run_with_a_full_queue(name: str) -> None:
     for label, full, small in trainings(load_table(SCRIPTS[name])):
