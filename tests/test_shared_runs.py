@@ -7,8 +7,10 @@ from typing import Any
 import pytest
 
 from retable.evaluate.linear import LinearProbe
+from retable.evaluate.logistic.probe import LogisticProbe
 from retable.reproduce.command import load_table
 from retable.reproduce.plan import TableSelection, plan_runs, resolve_rows
+from retable.views import center
 
 SCRIPTS = Path(__file__).parents[1] / "reproductions" / "feature_transform"
 
@@ -34,18 +36,19 @@ def test_tables_of_feature_transformation_share_their_trainings(scale: str) -> N
 
 
 def test_feature_transformation_follows_the_paper_and_its_code_at_paper_scale_only() -> None:
-    # Source: the released code's list of steps and its probe; the proxy was recorded with MoCo's.
+    # Source: the released code's list of steps and its probe; small views have MoCo's order.
     table = load_table(SCRIPTS / "table6.py")
-    for scale, position, crops in (
-        ("paper", "before_gray", (0.2, 1.0)),
-        ("proxy", "after_gray", (0.08, 1.0)),
-    ):
-        row = resolve_rows(table, TableSelection(scale=scale))["both"]
-        (probe,) = row.evaluations
+    full, small = (
+        resolve_rows(table, TableSelection(scale=scale))["both"] for scale in ("paper", "proxy")
+    )
+    for row, position in ((full, "before_gray"), (small, "after_gray")):
         assert {view.jitter_position for view in row.pretrain.views} == {position}
-        assert isinstance(probe, LinearProbe)
-        assert probe.train_view is not None
-        assert probe.train_view.crop_scale == crops
+    (probe,), (converged,) = full.evaluations, small.evaluations
+    assert isinstance(probe, LinearProbe)
+    assert probe.train_view is not None
+    assert probe.train_view.crop_scale == (0.2, 1.0)
+    assert isinstance(converged, LogisticProbe)
+    assert converged.view == center(32)
 
 
 def trace(runs: Path) -> dict[str, tuple[int, int]]:
