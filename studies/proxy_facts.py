@@ -15,7 +15,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections import Counter
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -28,12 +28,23 @@ from retable.reproduce.execute import execute
 from retable.reproduce.plan import TableSelection, plan_runs, resolve_rows
 from retable.reproduce.results import gather_outcomes
 from retable.reproduce.run import read_runs
-from retable.reproduce.shrinking import SmallScale
+from retable.reproduce.shrinking import PROXY, SmallScale
 from retable.tables import compare, load_reference
 from retable.tables.comparison import ComparedClaim
 from retable.train.options import RunOptions
 from studies.proxy_search import Setting
 from studies.search import changed
+
+
+@dataclass(frozen=True)
+class FactsSetting(Setting):
+    """A setting of the search, and the probe, which the search itself never varies."""
+
+    converged: bool = PROXY.converged
+
+    def scale(self) -> SmallScale:
+        """Return the scale, with 10,000 test images."""
+        return replace(super().scale(), converged=self.converged)
 
 
 def table_at(scale: SmallScale) -> Table:
@@ -79,7 +90,7 @@ def main() -> int:
     add("--jobs", type=integer(Small), default=2, help="trainings side by side")
     add("--set", action="append", default=[], metavar="FIELD=VALUE")
     options = parser.parse_args()
-    scale = changed(Setting(), options.set).scale()
+    scale = changed(FactsSetting(), options.set).scale()
     selection = TableSelection(rows=tuple(options.rows), seeds=tuple(options.seeds))
     found = verdicts(table_at(scale), selection, RunOptions(options.runs, jobs=options.jobs))
     for compared in found:

@@ -57,7 +57,6 @@ class Setting:
     rate: float = PROXY.rate
     least_crop: float = PROXY.least_crop
     least_group: int = PROXY.least_group
-    converged: bool = PROXY.converged
     encoder: str = PROXY.encoder.name
     width: float = PROXY.encoder.width
 
@@ -75,7 +74,6 @@ class Setting:
             rate=self.rate,
             least_crop=self.least_crop,
             least_group=self.least_group,
-            converged=self.converged,
             encoder=replace(PROXY.encoder, name=self.encoder, width=self.width),
         )
 

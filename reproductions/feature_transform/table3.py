@@ -5,8 +5,7 @@
 
 Temperature and head of SimCLR are not printed: 0.1 and Linear-ReLU-Linear are decisions, batch 256
 and SGD at 0.03 are the supplement's (section B.3), with batch norm over all GPUs as in SimCLR.
-Proxy
-scale: 5 trainings, 29 TFLOP. Expected at paper scale: from 74.3 to 78.3, 78.8 by dimension.
+Proxy scale: 5 trainings, 29 TFLOP. Expected at paper scale: from 74.3 to 78.3, 78.8 by dimension.
 """
 
 from __future__ import annotations
