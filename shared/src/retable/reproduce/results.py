@@ -184,7 +184,7 @@ def compare_table(
         collapsed=outcomes.collapsed,
         unfinished=_unfinished(selection),
         facts=load_facts(table, paper, scale),
-        repeats=table.repeats and runs is not None and _repeat(reference.provenance, runs),
+        repeats=runs is not None and _repeat(reference.provenance, runs),
         notes=notes,
     )
 

@@ -183,9 +183,6 @@ class Table:
             scale; ``--rows all`` trains the others too. Empty: all.
         facts: reference file of the facts that claims depend on; the numbers recorded beside it say
             which show at proxy scale.
-        repeats: Whether runs of today's code repeat the recorded runs of the same seed, versions
-            and processor. False after a change of the order of float operations, until the table is
-            recorded again.
     """
 
     script: Path
@@ -206,7 +203,6 @@ class Table:
     check_rows: tuple[str, ...] = ()
     first_rows: tuple[str, ...] = ()
     facts: Path | None = None
-    repeats: bool = True
 
     def __post_init__(self) -> None:
         known = {name for row in self.rows for name in self.trainings(row)}
