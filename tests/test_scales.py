@@ -10,6 +10,7 @@ from feature_transform import MoCoFTRecipe
 from mochi import MoCHiRecipe
 from reproductions.baselines import FACTS
 from reproductions.check_tables import find_scripts
+from retable.data.sources import with_parameter
 from retable.evaluate.linear import LinearProbe
 from retable.methods import MoCoRecipe
 from retable.reproduce import Table, TableRow
@@ -31,7 +32,7 @@ def trainings(table: Table) -> Iterator[tuple[str, TableRow, TableRow]]:
                 yield name, full, small
 
 
-@pytest.mark.parametrize("name", CONTRASTIVE)
+@pytest.mark.parametrize("name", SCRIPTS)
 def test_claims_are_tested_where_their_facts_show(name: str) -> None:
     table = load_table(SCRIPTS[name])
     depend = any(claim.depends_on for claim in load_reference(table.reference).claims)
@@ -55,6 +56,13 @@ def test_contrastive_trainings_have_the_common_images_and_length(name: str) -> N
             assert recipe.bn_group == PROXY.least_group
         by_sgd = {one.name for one in small.evaluations if isinstance(one, LinearProbe)}
         assert by_sgd <= {"sgd"}  # beside the optimum, as a fact
+
+
+@pytest.mark.parametrize("name", [name for name in SCRIPTS if name.startswith("revisiting_ssl")])
+def test_pretext_trainings_have_the_common_images_with_room_for_nine_patches(name: str) -> None:
+    for _, full, small in trainings(load_table(SCRIPTS[name])):
+        assert small.pretrain.data == with_parameter(PROXY.data, "size", 48)
+        assert small.pretrain.epochs == 10 * full.pretrain.epochs // 35
 
 
 @pytest.mark.parametrize("name", CONTRASTIVE)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+from reproductions.baselines import FACTS
 from reproductions.revisiting_ssl.grid_curves import draw_scatter, draw_widths
 from reproductions.revisiting_ssl.grid_order import draw_order
 from reproductions.revisiting_ssl.grid_ranks import draw_ranks
@@ -22,6 +23,13 @@ from retable.reproduce import Metric, Table, TableRow
 
 CELLS = {f"{task}_{k}x": (task, k) for task, widenings in WIDENINGS.items() for k in widenings}
 """Column key -> pretext task and widening factor."""
+
+OF_CLAIMS = tuple(
+    f"{encoder}/{cell}"
+    for encoder in ("resnet50_v1", "revnet50")
+    for cell in ("relpatchloc_8x", "jigsaw_8x")
+)
+"""Trainings of the claims that the small grid can test."""
 
 
 def grid_table(
@@ -52,6 +60,8 @@ def grid_table(
         smoke=smoke_of_the_grid,
         images=IMAGENET_IMAGES,
         other_data={} if printed.startswith("imagenet") else PLACES,
+        facts=FACTS,
         check_rows=check_rows,
+        first_rows=(*check_rows, *OF_CLAIMS),
         plots=(write_analyses, draw_order, draw_ranks, draw_widths, draw_scatter),
     )

@@ -13,8 +13,9 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+from reproductions.baselines import FACTS
 from reproductions.revisiting_ssl.recipes import BEST, IMAGENET_IMAGES, PLACES, best, sgd
-from reproductions.revisiting_ssl.scales import earlier_proxy, smoke
+from reproductions.revisiting_ssl.scales import proxy, smoke
 from retable.reproduce import Metric, Table, TableRow, main
 
 TABLE = Table(
@@ -28,10 +29,11 @@ TABLE = Table(
         "imagenet_top5": Metric("imagenet.top5"),
         "places205_top1": Metric("places.top1"),
     },
-    proxy=earlier_proxy,
+    proxy=proxy,
     smoke=smoke,
     images=IMAGENET_IMAGES,
     other_data=PLACES,
+    facts=FACTS,
 )
 
 if __name__ == "__main__":

@@ -60,11 +60,6 @@ learnt: ``studies/revisiting_ssl/proxy_search.py`` chose them by accuracy in the
 claims of the paper.
 """
 
-EARLIER_PROXY = PretextScale(
-    "shapes?count=3000&test_count=2000&size=48&classes=32&rho=0.7", classes=32, epochs=7
-)
-"""The scale of the grid's references, which were recorded before `PROXY` was chosen."""
-
 SMOKE = PretextScale(
     "shapes?count=256&test_count=128&size=48&classes=16&rho=0.7", classes=16, epochs=1
 )
@@ -84,11 +79,6 @@ def proxy(row: TableRow) -> TableRow:
     return shrink(row, PROXY)
 
 
-def earlier_proxy(row: TableRow) -> TableRow:
-    """Shrink a training that the grid shares to the scale of the grid's references."""
-    return shrink(row, EARLIER_PROXY)
-
-
 def smoke(row: TableRow) -> TableRow:
     """Shrink a training to seconds: an epoch on 256 images, to check that the code runs."""
     return shrink(row, SMOKE)
@@ -101,7 +91,7 @@ def proxy_of_the_grid(row: TableRow) -> TableRow | None:
     network without skip connections, at the smaller one. The most expensive training, a ninth of
     the total, is left out too: Exemplar with ResNet v1 at 8x, which no claim reads.
     """
-    return earlier_proxy(row) if in_sub_grid(row.pretrain) else None
+    return proxy(row) if in_sub_grid(row.pretrain) else None
 
 
 def smoke_of_the_grid(row: TableRow) -> TableRow | None:
