@@ -35,7 +35,7 @@ def print_table(stated: Reference, recorded: Reference) -> None:
             print(f"  {pool_varying(spreads).std:8.3g}  std of a cell of {column.label}")
     for claim in stated.claims:
         differences = recorded_differences(stated, recorded, claim)
-        spread = spread_of(differences)
+        spread = spread_of(list(differences.values()))
         if spread is None:
             continue
         print(f"  {_resolution(spread, seeds)}  {claim.text}")

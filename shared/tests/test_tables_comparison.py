@@ -13,6 +13,7 @@ from retable.tables.claims import Fact, recorded_facts
 from retable.tables.comparison import ComparedCell, Scale
 from retable.tables.reading import parse_reference
 from retable.tables.reference import Value
+from retable.tables.statistics import spread_of, student_quantile
 from retable.tables.verdict import ClaimVerdict, Verdict
 
 Printed = Callable[..., Reference]
@@ -308,6 +309,28 @@ def test_one_seed_is_tested_with_the_recorded_spread_of_paired_differences(
     half = (claim.interval.high - claim.interval.low) / 2
     assert half == pytest.approx(2.776445 * 0.2, rel=1e-3)
     assert claim.verdict is ClaimVerdict.SUPPORTED
+
+
+def test_a_recorded_seed_that_is_run_again_is_no_further_evidence(
+    paper: Reference, provenance: Provenance
+) -> None:
+    # By hand: seeds 0 to 4 with differences of std 0.2, t(0.975, 4) = 2.776445. Counted twice, they
+    # would have 8 degrees of freedom; of one seed the four others tell the spread.
+    base, gains = runs(30.0), runs(1.0, std=0.2)
+    rows = {"base": {"top1": base}, "ours": {"top1": {k: base[k] + gains[k] for k in base}}}
+    reference = record_reference(paper, rows, provenance)
+    again = compare(reference, rows, paper, "proxy").claims[0]
+    assert again.interval is not None
+    half = (again.interval.high - again.interval.low) / 2
+    assert half == pytest.approx(2.776445 * 0.2 / math.sqrt(5), rel=1e-3)
+    assert again.recorded is again.verdict
+    first = {row: {"top1": {0: found["top1"][0]}} for row, found in rows.items()}
+    alone = compare(reference, first, paper, "proxy").claims[0]
+    assert alone.interval is not None
+    spread = spread_of([gains[seed] for seed in range(1, 5)])
+    assert spread is not None
+    half = (alone.interval.high - alone.interval.low) / 2
+    assert half == pytest.approx(student_quantile(0.975, 3) * spread.std, rel=1e-3)
 
 
 def test_a_cell_knows_its_mean_and_std() -> None:

@@ -56,7 +56,7 @@ VARIANTS = (
 """Variants that the outline's probe is tested on; corruptions at severity 3 of 5."""
 
 LIMIT = 1024
-"""Maximum features of a layer, a third of the images; a probe then takes seconds."""
+"""Maximum features of a layer, a quarter of the images; a probe then takes seconds."""
 
 PENALTIES = (1e-1, 1e-2, 1e-3)
 """Penalties from which each probe chooses, on a tenth of the training images."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from retable.tables.cells import NOT_FINITE
@@ -70,7 +70,8 @@ def compare_claim(both: Sides, claim: Claim, facts: Facts | None = None) -> Comp
     elif not all_finite(differences):
         reason = NOT_FINITE
     elif differences:
-        interval = mean_of_differences(list(differences.values()), _spread(both, claim))
+        spread = _spread(both, claim, differences)
+        interval = mean_of_differences(list(differences.values()), spread)
         reason = "" if interval else "one seed and no known spread; run more seeds"
     elif interval := _difference_from_printed(both, claim):
         reason = f"against the printed value of '{claim.than}'"
@@ -149,20 +150,23 @@ def _recorded_verdict(stated: Reference, recorded: Reference, claim: Claim) -> C
     if isinstance(other, Collapse) and other.always and other.runs and not claim.bounded:
         better = recorded.value(claim.better, claim.column)
         return ClaimVerdict.SUPPORTED if better is not None else None
-    numbers = recorded_differences(stated, recorded, claim)
+    numbers = list(recorded_differences(stated, recorded, claim).values())
     return _verdict(claim, mean_of_differences(numbers), None) if numbers else None
 
 
-def recorded_differences(stated: Reference, recorded: Reference, claim: Claim) -> list[float]:
-    """Return what `_differences` does, of the recorded runs."""
+def recorded_differences(stated: Reference, recorded: Reference, claim: Claim) -> dict[int, float]:
+    """Return what `_differences` does, of the recorded runs by their seeds."""
     sign = _sign(stated, claim)
-    better = recorded.value(claim.better, claim.column)
-    if better is None or not claim.than:
-        return list(better.per_seed) if better else []
-    than = recorded.value(claim.than, claim.column)
-    if than is None or not (better.per_seed and than.per_seed):
-        return []
-    return [sign * (a - b) for a, b in zip(better.per_seed, than.per_seed, strict=True)]
+    better, than = (recorded.value(row, claim.column) for row in (claim.better, claim.than))
+    if better is None or not better.per_seed or recorded.provenance is None:
+        return {}
+    numbers = list(better.per_seed)
+    if claim.than:
+        if than is None or not than.per_seed:
+            return {}
+        pairs = zip(better.per_seed, than.per_seed, strict=True)
+        numbers = [sign * (a - b) for a, b in pairs]
+    return dict(zip(recorded.provenance.seeds, numbers, strict=True))
 
 
 def _incomplete(both: Sides, claim: Claim) -> str:
@@ -184,12 +188,15 @@ def _smallest(both: Sides, claim: Claim) -> float | None:
     return None if tolerance is None else claim.margin - tolerance
 
 
-def _spread(both: Sides, claim: Claim) -> Spread | None:
-    """Return the spread of one of `_differences` as the reference knows it."""
+def _spread(both: Sides, claim: Claim, own: Collection[int]) -> Spread | None:
+    """Return the spread of one of `_differences` as the reference knows it.
+
+    Seeds that we ran too, ``own``, count once, as ours: repeated, they are no further evidence.
+    """
     if both.target is None:
         return None
     if both.target.recorded and (pairs := recorded_differences(both.shown, both.target, claim)):
-        return spread_of(pairs)
+        return spread_of([pair for seed, pair in pairs.items() if seed not in own])
     column = both.target.column(claim.column)
     if column is None or column.spread is None:
         return None
