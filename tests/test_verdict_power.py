@@ -43,9 +43,9 @@ def test_every_swap_of_two_rows_is_noticed_where_a_recorded_seed_is_repeated(nam
         ("feature_transform-table7", 10, 9),
         ("mochi-table1", 15, 15),
         ("revisiting_ssl-table1", 14, 13),
-        ("revisiting_ssl-table2", 3, 3),
-        ("revisiting_ssl-table3", 2, 1),
-        ("revisiting_ssl-table4", 0, 0),
+        ("revisiting_ssl-table2", 2, 2),
+        ("revisiting_ssl-table3", 2, 2),
+        ("revisiting_ssl-table4", 2, 2),
     ],
 )
 def test_five_seeds_notice_swaps_of_two_rows(name: str, elsewhere: int, fresh: int) -> None:
