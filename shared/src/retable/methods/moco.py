@@ -170,7 +170,13 @@ class MoCo(Method):
         # Ranking and log-sum-exp over K cosines lose their order in half precision.
         with torch.autocast(queries.device.type, enabled=False):
             logits = self.logits(queries, keys, batch)
-            loss = info_nce(logits, self.temperature)
+        return self.step_output(logits, queries, keys, batch)
+
+    def step_output(
+        self, logits: Tensor, queries: Tensor, keys: Tensor, batch: Batch
+    ) -> StepOutput:
+        """Return the loss and the metrics of cosines (B_r, 1 + K + ...), the positive first."""
+        loss = info_nce(logits, self.temperature)
         arguments = (logits.detach(), queries.detach(), keys, batch)
         return StepOutput(loss, self.metrics(*arguments), self.step_metrics(*arguments))
 
