@@ -185,11 +185,11 @@ def test_several_negatives_of_a_query_differ() -> None:
 def test_texture_twins_are_the_layer_of_the_query_s_view() -> None:
     batch = batch_of(0)
     twins = 0.5 * batch.views[0]
-    batch = replace(batch, layers=({"texture": twins}, {}))
+    batch = replace(batch, layers=({"companion": twins}, {}))
     assert torch.equal(TextureNegatives().images(batch, 0)[0], twins)
     method = replace(RECIPE, negatives=TextureNegatives()).build(TinyEncoder(), 3)
     assert math.isfinite(method(batch).loss.item())
-    with pytest.raises(UserError, match="`layer` must be a layer of view 2, none, got 'texture'"):
+    with pytest.raises(UserError, match="`layer` must be a layer of view 2, none, got 'companion'"):
         TextureNegatives().images(batch, 1)
     with pytest.raises(UserError, match="Add it to the `layers` of the view's recipe"):
         method(batch_of(0))

@@ -84,10 +84,11 @@ class TextureNegatives:
     """The image's texture twin, a layer of the data set that is cut and coloured like the view.
 
     Attributes:
-        layer: name of the layer, which the view's recipe asks for (`ViewRecipe.layers`).
+        layer: name of the layer, "companion" of an image folder (`retable.data.sources`). The
+            view's recipe asks for it (`ViewRecipe.layers`).
     """
 
-    layer: Name = "texture"
+    layer: Name = "companion"
 
     def __post_init__(self) -> None:
         validate_fields(self)
