@@ -15,8 +15,8 @@ def numbered(height: int, width: int) -> Tensor:
 
 
 def corner(exemplar: Tensor, width: int) -> tuple[int, int]:
-    first = exemplar[:, 0, 0].tolist()
-    return divmod(first[0] + 251 * first[1] + 63001 * first[2], width)
+    red, green, blue = (int(value) for value in exemplar[:, 0, 0])
+    return divmod(red + 251 * green + 63001 * blue, width)
 
 
 def test_the_first_exemplar_is_the_middle_and_the_second_lies_anywhere() -> None:

@@ -63,7 +63,7 @@ def _search(
     down, across, square = down[within], across[within], square[within]
     whole = radius >= math.hypot(size, size)
     left: list[Tensor] = []
-    for part in numbers.split(max(1, (1 << 22) // len(down))):
+    for part in torch.split(numbers, max(1, (1 << 22) // len(down))):
         target = order[part]
         rows = target[:, None] // size + down
         columns = target[:, None] % size + across

@@ -166,7 +166,7 @@ def _whole(values: Tensor) -> Tensor:
 
 def _products(windows: Tensor, strip: Tensor) -> Tensor:
     """Return the inner products (B, W) of windows (B, W, n) with strips (B, n), exact int64."""
-    parts = zip(windows.split(_EXACT, dim=2), strip.split(_EXACT, dim=1), strict=True)
+    parts = zip(*(torch.split(x, _EXACT, dim=-1) for x in (windows, strip)), strict=True)
     with torch.autocast(windows.device.type, enabled=False):
         return torch.stack(
             [

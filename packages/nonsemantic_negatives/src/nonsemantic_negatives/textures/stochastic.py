@@ -71,7 +71,7 @@ def render(exemplars: Tensor, sources: Tensor) -> Tensor:
     """Return the pixels (B, C, S, S) of exemplars (B, E, C, e, e) at sources (B, S, S)."""
     colours = exemplars.transpose(1, 2).flatten(2)  # (B, C, E e e)
     places = sources.flatten(1)[:, None].expand(-1, colours.shape[1], -1)
-    return colours.gather(2, places).unflatten(2, sources.shape[1:])
+    return colours.gather(2, places).view(*colours.shape[:2], *sources.shape[1:])
 
 
 def stochastic_sources(
