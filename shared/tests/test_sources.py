@@ -20,8 +20,9 @@ from torchvision.io import decode_image
 from torchvision.transforms.functional import pil_to_tensor
 
 from retable.data.decoding import decode, first_faults
-from retable.data.folders import FolderSource, PackedNames
+from retable.data.folders import FolderSource
 from retable.data.huggingface import TableSource
+from retable.data.image_files import PackedNames
 from retable.data.loader import iterate
 from retable.data.source import Source
 from retable.data.sources import open_source, with_parameter

@@ -12,17 +12,15 @@ from torch import Tensor
 
 from retable.data.decoding import (
     UnreadableImageError,
-    by_threads,
     decode,
     decode_map,
-    file_size,
     first_faults,
-    prepare,
     read_image_file,
     stamps,
 )
+from retable.data.image_files import ImageFiles, PackedNames
 from retable.data.skipped import left_out
-from retable.data.source import TEST, TRAIN, VAL, Source, checksum, find_split
+from retable.data.source import TEST, TRAIN, VAL, checksum, find_split
 from retable.data.walk import EXTENSIONS, Walk, class_folders, open_walk
 from retable.errors import UserError
 from retable.text import printable
@@ -30,30 +28,7 @@ from retable.text import printable
 _LAYOUT = "expected DIR/train/CLASS/IMAGE and DIR/val/CLASS/IMAGE"
 
 
-class PackedNames:
-    """An immutable list of strings in two tensors.
-
-    A list of a million Python strings would be copied into every worker process bit by bit, since
-    reading a string writes its reference count.
-    """
-
-    def __init__(self, names: Iterable[str]) -> None:
-        encoded = [os.fsencode(name) for name in names]
-        self._ends = torch.tensor([0, *(len(name) for name in encoded)]).cumsum(0)
-        self._bytes = torch.frombuffer(bytearray(b"".join(encoded) or b"\0"), dtype=torch.uint8)
-
-    def __len__(self) -> int:
-        return len(self._ends) - 1
-
-    def __getitem__(self, index: int) -> str:
-        start, end = self._ends[index : index + 2].tolist()
-        return os.fsdecode(bytes(self._bytes[start:end].tolist()))
-
-    def __iter__(self) -> Iterator[str]:
-        return (self[index] for index in range(len(self)))
-
-
-class FolderSource(Source):
+class FolderSource(ImageFiles):
     """Images as DIR/SPLIT/CLASS/.../IMAGE, classes numbered in sorted order.
 
     The classes are those of the train folder for all splits, so that labels mean the same.
@@ -96,7 +71,6 @@ class FolderSource(Source):
                 "replace its files or remove the folder."
             )
         names = [names[i] for i in kept]
-        self.names = PackedNames(names)
         folders = {"mask": mask, "companion": companion}
         self._layer_names = {
             layer: PackedNames(_files_of(Path(folder) / self.directory.name, names))
@@ -104,33 +78,26 @@ class FolderSource(Source):
             if folder is not None
         }
         self.layers = {layer: "map" if layer == "mask" else "image" for layer in self._layer_names}
-        prepare()
-        state = stamps([self._path(name) for name in names])
-        description: dict[str, Any] = {
+        facts: dict[str, Any] = {
             "source": f"imagefolder:{directory}",
             "split": role,
             "part": self.directory.name,
-            "images": len(names),
-            "classes": len(class_names),
             "unreadable": len(left_out),
             "unreadable_first": [printable(name) for name in left_out[:10]],
             "skipped": walk.skipped.facts(),
-            "checksum": checksum(names, labels),
-            "pixels": checksum(map(" ".join, zip(names, state, strict=True))),
         }
         for layer, files in self._layer_names.items():
-            description[layer] = checksum(stamps(list(files)))
-        super().__init__(labels, class_names, description, skip_unreadable=skip_unreadable)
-
-    def _path(self, name: str) -> str:
-        return os.path.join(self.directory, name)
+            facts[layer] = checksum(stamps(list(files)))
+        super().__init__(
+            self.directory, names, labels, class_names, facts, skip_unreadable=skip_unreadable
+        )
 
     def _shown(self, name: str) -> str:
-        return printable(self._path(name))
+        return printable(os.path.join(self.directory, name))
 
     def _readable(self, names: list[str], skip_unreadable: bool) -> tuple[list[int], list[str]]:
         """Return the positions of the files that begin like images, and the other files' names."""
-        paths = [self._path(name) for name in names]
+        paths = [os.path.join(self.directory, name) for name in names]
         faults = first_faults(paths, stop_at_first=not skip_unreadable)
         if faults and not skip_unreadable:
             position, fault = next(iter(faults.items()))
@@ -138,21 +105,10 @@ class FolderSource(Source):
         kept = [i for i in range(len(names)) if i not in faults]
         return kept, sorted(names[position] for position in faults)
 
-    def image(self, index: int) -> Tensor:
-        """Decode one image: uint8 (3, H, W)."""
-        path = self._path(self.names[index])
-        return decode(read_image_file(path), path)
-
     def layer(self, index: int, name: str) -> Tensor:
         """Decode the mask or the companion of an image."""
         path = self._layer_names[name][index]
         return (decode_map if name == "mask" else decode)(read_image_file(path), path)
-
-    def _stated_sizes(self) -> Iterator[tuple[int, int] | None]:
-        def size(index: int) -> tuple[int, int] | None:
-            return file_size(self._path(self.names[index]))
-
-        return by_threads(size, range(len(self)), 16)
 
 
 def _images_of(

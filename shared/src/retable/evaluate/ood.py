@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Self
 
-from torch import nn
+from torch import Tensor, nn
 
 from retable.domains import Name
 from retable.errors import UserError
@@ -16,6 +17,7 @@ from retable.evaluate.features import represent
 from retable.evaluate.frozen import freeze
 from retable.evaluate.linear import LinearProbe
 from retable.evaluate.logistic.probe import LogisticProbe
+from retable.evaluate.ood_sets import OodSet
 from retable.evaluate.protocol import EvalContext, Evaluation, MetricSpec
 from retable.progress import bar
 from retable.settings import validate_fields
@@ -23,6 +25,7 @@ from retable.settings import validate_fields
 if TYPE_CHECKING:
     from retable.data.source import Source
     from retable.evaluate.data import OpenSource
+    from retable.views import ViewRecipe
 
 
 def summary(by_variant: dict[str, float]) -> dict[str, float]:
@@ -49,11 +52,17 @@ class OutOfDistribution(Evaluation):
 
     Attributes:
         probe: probe that is trained on the clean training images; of several taps, the last counts.
-        variants: names that the data set knows; empty: all of the shapes data set.
+        variants: names that the data set knows; empty: all of the shapes data set, or none if
+            there are sets.
+        sets: published sets of ImageNet, or the variants of shapes in their roles.
+        resize_stored: whether images that a set stores at the size of the encoder's inputs (the
+            sets `STORED`) are resized before the centre is cut out, as natural images are.
     """
 
     probe: LinearProbe | LogisticProbe = field(default_factory=LogisticProbe)
     variants: tuple[str, ...] = ()
+    sets: tuple[OodSet, ...] = ()
+    resize_stored: bool = False
     name: Name = "ood"
 
     def __post_init__(self) -> None:
@@ -73,15 +82,24 @@ class OutOfDistribution(Evaluation):
     @property
     def metrics(self) -> dict[str, MetricSpec]:
         """Top-1 accuracy: "clean", every variant, and the means of `summary`."""
-        variants = ("clean", *(self.variants or _all_variants()))
+        variants = ("clean", *self._variants)
         return {
             name: MetricSpec(f"Top-1, {name}", "%", higher_is_better=True)
             for name in summary(dict.fromkeys(variants, 0.0))
-        }
+        } | {name: spec for one in self.sets for name, spec in one.metrics.items()}
+
+    @property
+    def _variants(self) -> tuple[str, ...]:
+        return self.variants or (() if self.sets else _all_variants())
 
     def with_data(self, data: EvalData) -> Self:
         """Return the evaluation with the probe on other images."""
         return replace(self, probe=self.probe.with_data(data))
+
+    def on_data(self, known: Mapping[str, str]) -> Self:
+        """Return the evaluation with the probe's data set and the sets' folders filled in."""
+        sets = tuple(one.in_folder(known) for one in self.sets)
+        return replace(self, probe=self.probe.on_data(known), sets=sets)
 
     def limited(self, max_steps: int) -> Self:
         """Return the evaluation with a limited probe."""
@@ -103,23 +121,38 @@ class OutOfDistribution(Evaluation):
         data, taps = self.probe.data, self.probe.representation.taps
         last = replace(self.probe.representation, taps=taps[-1:])
         splits = open_eval_splits(open_source, data)
+        # All sets are opened, and so checked, before anything is computed.
+        opened = [one.open(open_source, data.source, splits.test.class_names) for one in self.sets]
         classifier, clean = self.probe.fit(frozen, splits, context, seed=seed)
         view = self.probe.test_view_of(splits.train, splits.test)
         results = {"clean": clean["top1"]}
         unkept = replace(context, features=None)  # no other evaluation reads a variant's features
-        variants = self.variants or _all_variants()
-        with bar(len(variants), "variants", self.name, shown=context.progress) as shown:
-            for variant in variants:
+
+        def logits_of(source: Source, stored: bool = False) -> tuple[Tensor, Tensor]:
+            of_source = _without_resize(view) if stored and not self.resize_stored else view
+            found = represent(frozen, source, of_source, last, unkept)[taps[-1]]
+            return classifier(found.features), found.labels
+
+        parts = len(self._variants) + sum(len(images.parts) for images in opened)
+        with bar(parts, "variants", self.name, shown=context.progress) as shown:
+            for variant in self._variants:
                 source = open_source("test", variant, data.source or None)
                 if list(source.class_names) != list(splits.test.class_names):
                     raise UserError(
                         f"the variant {variant!r} has other classes than the test split: expected "
                         "the same, so choose another variant."
                     )
-                found = represent(frozen, source, view, last, unkept)[taps[-1]]
-                results[variant] = accuracy(classifier(found.features), found.labels)["top1"]
+                results[variant] = accuracy(*logits_of(source))["top1"]
                 shown.update(1)
-        return summary(results)
+            results = summary(results)
+            for one, images in zip(self.sets, opened, strict=True):
+                results |= one.measure(images, logits_of, lambda: shown.update(1))
+        return results
+
+
+def _without_resize(view: ViewRecipe) -> ViewRecipe:
+    """Return the view that cuts the centre out of images as they are stored."""
+    return replace(view, resize=None)
 
 
 def _all_variants() -> tuple[str, ...]:

@@ -1,0 +1,142 @@
+"""One out-of-distribution set of an evaluation: where its images are, and what is measured."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Literal, Self
+
+from torch import Tensor
+
+from retable.data.imagenet_variants.corruptions import KINDS, SEVERITIES
+from retable.data.imagenet_variants.published import open_variants
+from retable.data.shapes.roles import open_role
+from retable.data.source import TEST
+from retable.errors import UserError
+from retable.evaluate.decisions import (
+    category_accuracy,
+    category_probabilities,
+    corruption_summary,
+    cue_decisions,
+)
+from retable.evaluate.protocol import MetricSpec
+from retable.settings import validate_fields
+
+if TYPE_CHECKING:
+    from retable.data.imagenet_variants.categories import VariantImages
+    from retable.data.source import Source
+    from retable.evaluate.data import OpenSource
+
+SetName = Literal[
+    "c", "c_generated", "r", "a", "sketch", "v2", "stylized", "objectnet", "texture", "cue_conflict"
+]
+"""Names of sets, see `retable.data.imagenet_variants.published.VARIANTS`."""
+
+STORED = ("c", "c_generated", "stylized", "texture")
+"""Sets whose images are stored at 224 pixels: their centre is cut out without a resize."""
+
+LogitsOf = Callable[["Source", bool], tuple[Tensor, Tensor]]
+"""Returns the logits (n, C) and labels (n,) of a source; true: it is stored at the inputs' size."""
+
+
+@dataclass(frozen=True)
+class OodSet:
+    """A set by name.
+
+    Attributes:
+        name: one of `SetName`.
+        folder: folder that the published set is unpacked in; "": the variant of the shapes data set
+            that stands for it (`retable.data.shapes.roles`).
+    """
+
+    name: SetName
+    folder: str = ""
+
+    def __post_init__(self) -> None:
+        validate_fields(self)
+
+    def in_folder(self, known: Mapping[str, str]) -> Self:
+        """Return the set in the folder that is known under its option, "ood:NAME"."""
+        return replace(self, folder=known.get(f"ood:{self.name}", self.folder))
+
+    @property
+    def metrics(self) -> dict[str, MetricSpec]:
+        """Metrics by name: NAME is the top-1 accuracy among all classes.
+
+        NAME_masked is that among the classes of the set. Of corruptions also NAME_KIND,
+        NAME_KIND:SEVERITY, NAME_severity_N, means of top-1 accuracy, and NAME_mce; of cue conflicts
+        NAME_shape, NAME_texture and NAME_shape_bias.
+        """
+        if self.name == "cue_conflict":
+            labels = {
+                "shape": "decided by shape",
+                "texture": "decided by texture",
+                "shape_bias": "shape bias",
+            }
+            return {
+                f"{self.name}_{key}": MetricSpec(
+                    f"Cue conflict, {label}", "%", higher_is_better=key != "texture"
+                )
+                for key, label in labels.items()
+            }
+        if self.name in ("c", "c_generated"):
+            parts = {f"{kind}:{severity}": 0.0 for kind in KINDS for severity in SEVERITIES}
+            return {
+                self._named(part): MetricSpec(
+                    "mCE" if part == "mce" else f"Top-1, {self._named(part)}",
+                    "%",
+                    higher_is_better=part != "mce",
+                )
+                for part in (*corruption_summary(parts), *parts)
+            }
+        return {
+            name: MetricSpec(f"Top-1, {name}", "%", higher_is_better=True)
+            for name in (self.name, f"{self.name}_masked")
+        }
+
+    def open(self, open_source: OpenSource, data: str, class_names: Sequence[str]) -> VariantImages:
+        """Open the set for a classifier of these classes, trained on ``data``."""
+        if self.folder:
+            return open_variants(self.name, self.folder, class_names)
+
+        def open_variant(variant: str) -> Source:
+            return open_source(TEST, variant, data or None)
+
+        images = open_role(self.name, open_variant)
+        if [category.name for category in images.categories] != list(class_names):
+            raise UserError(
+                f"The set {self.name!r} must have the classes of the test split. Name its folder "
+                f"with --ood {self.name}=DIR."
+            )
+        return images
+
+    def measure(
+        self, images: VariantImages, logits_of: LogitsOf, measured: Callable[[], object]
+    ) -> dict[str, float]:
+        """Return `metrics`; ``measured`` is called after each part."""
+        found: dict[str, float] = {}
+        masked = 0.0
+        for part, source in images.parts.items():
+            logits, labels = logits_of(source, self.name in STORED)
+            classes = images.classes.to(logits.device)
+            if images.textures is not None:
+                decisions = category_probabilities(logits, classes).argmax(dim=1)
+                counted = cue_decisions(decisions, labels, images.textures.to(logits.device))
+                measured()
+                return {self._named(key): value for key, value in counted._asdict().items()}
+            found[part] = category_accuracy(logits, labels, classes)
+            masked = category_accuracy(logits, labels, classes, masked=True)
+            measured()
+        if list(found) == [""]:
+            return {self.name: found[""], f"{self.name}_masked": masked}
+        return {self._named(part): v for part, v in (corruption_summary(found) | found).items()}
+
+    def _named(self, part: str) -> str:
+        return f"{self.name}_{part}" if part else self.name
+
+
+def all_roles() -> tuple[OodSet, ...]:
+    """Return the sets that variants of shapes stand for."""
+    return tuple(
+        OodSet(name) for name in ("c", "r", "sketch", "stylized", "texture", "cue_conflict")
+    )
