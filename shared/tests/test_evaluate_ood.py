@@ -1,3 +1,4 @@
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -5,11 +6,16 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
+from retable.data.shapes.dataset import Shapes
+from retable.data.shapes.roles import open_role
 from retable.data.source import Source
 from retable.data.sources import open_source
+from retable.data.subsets import Subset
 from retable.encoders import ResNetRecipe
 from retable.errors import UserError
+from retable.evaluate import ood
 from retable.evaluate.classifier import accuracy
 from retable.evaluate.data import EvalData, open_eval_splits, open_splits, source_opener
 from retable.evaluate.features import represent
@@ -17,9 +23,10 @@ from retable.evaluate.frozen import freeze
 from retable.evaluate.linear import LinearProbe
 from retable.evaluate.logistic.probe import LogisticProbe
 from retable.evaluate.ood import OutOfDistribution, summary
+from retable.evaluate.ood_sets import OodSet, all_roles, parse_set
 from retable.evaluate.protocol import EvalContext
 from retable.evaluate.representation import Representation
-from retable.views import center
+from retable.views import ViewRecipe, center
 
 PROBES = (
     LinearProbe(lr=0.1, batch=32, epochs=2, milestones=(1,)),
@@ -106,3 +113,144 @@ def test_a_variant_with_other_classes_ends_with_a_sentence() -> None:
         OutOfDistribution(PROBES[1], ("sketch",)).run(
             encoder, open_other, EvalContext("cpu"), seed=0
         )
+
+
+# Sets
+
+
+def test_variants_of_shapes_stand_for_the_published_sets() -> None:
+    encoder = ResNetRecipe("small_resnet8", width=0.5).build(rng_key=0)
+    context = EvalContext("cpu")
+    evaluation = OutOfDistribution(PROBES[1], sets=all_roles())
+    found = evaluation.run(encoder, open_shapes, context, seed=0)
+    assert list(found) == list(evaluation.metrics)
+    variants = OutOfDistribution(PROBES[1]).run(encoder, open_shapes, context, seed=0)
+    # Equal code would not notice a wrong role: these are names of the data set, written out.
+    for name, variant in {
+        "c": "corrupted",
+        "c_elastic_transform": "corrupted:elastic",
+        "c_jpeg_compression:3": "corrupted:jpeg:3",
+        "c_fog:1": "corrupted:fog:1",
+        "r": "recoloured",
+        "sketch": "sketch",
+        "stylized": "texture_swapped",
+        "texture": "texture_only",
+    }.items():
+        assert found[name] == pytest.approx(variants[variant]), name
+    kinds = {name.split(":")[1] for name in variants if name.endswith(":4")}
+    fourth = [variants[f"corrupted:{kind}:4"] for kind in kinds]
+    assert found["c_severity_4"] == pytest.approx(sum(fourth) / 15)
+    assert found["r"] == found["r_masked"]  # every class is one of the set's
+    # With one class in each category, a decision by shape is a right answer.
+    assert found["cue_conflict_shape"] == pytest.approx(found["stylized"])
+    assert found["cue_conflict_shape"] + found["cue_conflict_texture"] <= 100
+
+
+def test_a_decision_by_texture_is_a_class_that_the_texture_goes_with() -> None:
+    images = open_role("cue_conflict", lambda variant: open_shapes("test", variant))
+    (source,) = images.parts.values()
+    assert isinstance(source, Shapes)
+    assert images.textures is not None
+    textures = source.factors(torch.arange(80))["texture"]
+    for image, texture in enumerate(textures.tolist()):
+        going = [c for c in range(4) if int(source.class_textures[c]) == texture]
+        assert images.textures[image].nonzero()[:, 0].tolist() == going
+        assert int(source.labels[image]) not in going
+
+
+def test_a_set_without_a_role_needs_its_folder() -> None:
+    with pytest.raises(UserError, match="The set 'v2' must be a folder"):
+        OutOfDistribution(PROBES[1], sets=(OodSet("v2"),)).run(
+            torch.nn.Flatten(), open_shapes, EvalContext("cpu"), seed=0
+        )
+
+
+def test_sets_are_opened_before_a_probe_is_trained() -> None:
+    class NeverAsked(torch.nn.Module):
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            raise AssertionError("an encoder was used")
+
+    with pytest.raises(UserError, match="does not exist"):
+        OutOfDistribution(PROBES[1], sets=(OodSet("sketch", "nowhere"),)).run(
+            NeverAsked(), open_imagenet, EvalContext("cpu"), seed=0
+        )
+
+
+def open_imagenet(split: str, variant: str | None = None, data: str | None = None) -> Source:
+    """Open shapes whose classes have the names of four classes of ImageNet."""
+    source = open_shapes(split, variant)
+    names = ["n01820546", "n02123045", "n02504458", "n07753275"]
+    return Subset(source, torch.arange(len(source)), source.labels, names, "named")
+
+
+@pytest.fixture
+def sketches(tmp_path: Path) -> Path:
+    source = open_imagenet("test", "sketch")
+    for row in range(len(source)):
+        name = source.class_names[int(source.labels[row])]
+        path = tmp_path / name / f"{row}.png"
+        path.parent.mkdir(exist_ok=True)
+        Image.fromarray(source.image(row).permute(1, 2, 0).numpy()).save(path)
+    return tmp_path
+
+
+def test_a_published_set_is_measured_like_the_same_images_in_memory(sketches: Path) -> None:
+    encoder = ResNetRecipe("small_resnet8", width=0.5).build(rng_key=0)
+    sets = (OodSet("sketch", str(sketches)), OodSet("r", str(sketches)))
+    shutil.rmtree(sketches / "n02504458")  # no class of ImageNet-R
+    with pytest.raises(UserError, match="n02504458 is missing"):
+        OutOfDistribution(PROBES[1], sets=sets).run(
+            encoder, open_imagenet, EvalContext("cpu"), seed=0
+        )
+    evaluation = OutOfDistribution(PROBES[1], sets=sets[1:])
+    found = evaluation.run(encoder, open_imagenet, EvalContext("cpu"), seed=0)
+    assert list(found) == list(evaluation.metrics) == ["clean", "r", "r_masked"]
+    classifier, _ = PROBES[1].fit(encoder, open_splits(open_imagenet), EvalContext("cpu"), seed=0)
+    source = open_imagenet("test", "sketch")
+    features = represent(
+        freeze(encoder, "cpu"), source, center(32), Representation(), EvalContext("cpu")
+    )["pre_logits"]
+    kept = features.labels != 2
+    logits, labels = classifier(features.features)[kept], features.labels[kept]
+    right = (logits.argmax(dim=1) == labels).double().mean()
+    logits[:, 2] = -torch.inf
+    right_masked = (logits.argmax(dim=1) == labels).double().mean()
+    assert found["r"] == pytest.approx(100 * float(right))
+    assert found["r_masked"] == pytest.approx(100 * float(right_masked))
+
+
+@pytest.mark.parametrize("resized", [False, True])
+def test_stored_images_are_resized_only_if_the_recipe_says_so(
+    sketches: Path, resized: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    views = []
+
+    def recording(frozen: object, source: Source, view: ViewRecipe, *rest: object) -> object:
+        views.append((str(source.description["source"]).split(":")[0], view))
+        return represent(frozen, source, view, *rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(ood, "represent", recording)
+    encoder = ResNetRecipe("small_resnet8", width=0.5).build(rng_key=0)
+    probe = replace(PROBES[1], view=center(24, 30))
+    sets = (OodSet("sketch", str(sketches)), OodSet("stylized", str(sketches)))
+    OutOfDistribution(probe, sets=sets, resize_stored=resized).run(
+        encoder, open_imagenet, EvalContext("cpu"), seed=0
+    )
+    stored = replace(center(24, 30), resize=30 if resized else None)
+    assert views == [("sketch", center(24, 30)), ("stylized", stored)]
+
+
+def test_a_table_fills_in_the_folders_that_it_is_given() -> None:
+    evaluation = OutOfDistribution(PROBES[1], sets=(OodSet("c"), OodSet("sketch"), OodSet("r")))
+    filled = evaluation.on_data({"ood:sketch": "somewhere"})
+    assert filled.sets == (OodSet("sketch", "somewhere"),)
+    assert evaluation.on_data({}).sets == ()
+    assert list(evaluation.on_data({}).metrics) == ["clean"]
+
+
+def test_sets_are_parsed_from_words() -> None:
+    assert parse_set("c=/data/c") == OodSet("c", "/data/c")
+    assert parse_set("sketch") == OodSet("sketch")
+    for text in ("imagenet-c=/data", "c=", ""):
+        with pytest.raises(UserError, match="`--ood` must be NAME=DIR with a name of c, "):
+            parse_set(text)

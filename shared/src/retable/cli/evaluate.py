@@ -36,6 +36,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     protocols = f"{', '.join(protocol_names())}, or one that --import registers"
     add("--protocol", default="linear", help=f"{protocols}; default: %(default)s")
     add("--data", default="shapes", help="shapes, imagefolder:DIR, hf:NAME or arrow:DIR")
+    ood = (
+        "for the ood protocol: a published set of ImageNet in its folder, for instance "
+        "sketch=/data/sketch; repeat it. NAME alone is the variant of shapes that stands for it"
+    )
+    add("--ood", metavar="NAME=DIR", action="append", default=[], help=ood)
     add("--subset", help="imagenet100, or a share of the images such as 10%%")
     default = "default: 224, or as the images are where all have one size below 224"
     add("--size", type=integer(Pixels), help=f"side of the views in pixels; {default}")
@@ -77,7 +82,7 @@ def run(options: argparse.Namespace) -> int:
             raise UserError(
                 f"--import {module}: {error}. Install the module, or add its folder to PYTHONPATH."
             ) from error
-    recipe = named_protocol(options.protocol, options.size)
+    recipe = _with_sets(named_protocol(options.protocol, options.size), options.ood)
     for setting in options.settings:
         path, value = parse_setting(setting)
         recipe = with_field(recipe, path.split("."), value, path)
@@ -127,6 +132,25 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
+def _with_sets(recipe: Evaluation, texts: list[str]) -> Evaluation:
+    """Return the evaluation with the sets that ``--ood`` names."""
+    if not texts:
+        return recipe
+    from dataclasses import replace
+
+    from retable.evaluate.ood import OutOfDistribution
+    from retable.evaluate.ood_sets import parse_set
+
+    if not isinstance(recipe, OutOfDistribution):
+        raise UserError(
+            f"`--ood` belongs to --protocol ood, got {recipe.name}. Leave out one of them."
+        )
+    sets = tuple(map(parse_set, texts))
+    if len({one.name for one in sets}) < len(sets):
+        raise UserError("`--ood` must name each set once. Leave out the repetition.")
+    return replace(recipe, sets=sets)
+
+
 def _opened(recipe: Evaluation, open_variant: OpenSource) -> dict[str, Source]:
     """Open the images that an evaluation learns from and is tested on, under "train" and "test"."""
     from retable.evaluate.data import open_eval_splits, open_test_split
@@ -170,8 +194,8 @@ def _opener(data: str, subset: str | None, skip_unreadable: bool) -> OpenSource:
         address = data or own
         if variant is not None and address.partition("?")[0] != "shapes":
             raise UserError(
-                f"the data set {address!r} has no variant {variant!r}: expected shapes for the "
-                "ood protocol, so use --data shapes or another --protocol."
+                f"The data set {address!r} has no variant {variant!r}. Name published sets with "
+                "--ood NAME=DIR, or use --data shapes."
             )
         return opened(split, variant, data)
 

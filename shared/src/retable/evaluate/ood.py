@@ -52,15 +52,15 @@ class OutOfDistribution(Evaluation):
 
     Attributes:
         probe: probe that is trained on the clean training images; of several taps, the last counts.
-        variants: names that the data set knows; empty: all of the shapes data set, or none if
-            there are sets.
+        variants: names that the data set knows; None: all of the shapes data set, or none if there
+            are sets.
         sets: published sets of ImageNet, or the variants of shapes in their roles.
         resize_stored: whether images that a set stores at the size of the encoder's inputs (the
             sets `STORED`) are resized before the centre is cut out, as natural images are.
     """
 
     probe: LinearProbe | LogisticProbe = field(default_factory=LogisticProbe)
-    variants: tuple[str, ...] = ()
+    variants: tuple[str, ...] | None = None
     sets: tuple[OodSet, ...] = ()
     resize_stored: bool = False
     name: Name = "ood"
@@ -90,16 +90,26 @@ class OutOfDistribution(Evaluation):
 
     @property
     def _variants(self) -> tuple[str, ...]:
-        return self.variants or (() if self.sets else _all_variants())
+        if self.variants is None:
+            return () if self.sets else _all_variants()
+        return self.variants
 
     def with_data(self, data: EvalData) -> Self:
         """Return the evaluation with the probe on other images."""
         return replace(self, probe=self.probe.with_data(data))
 
     def on_data(self, known: Mapping[str, str]) -> Self:
-        """Return the evaluation with the probe's data set and the sets' folders filled in."""
-        sets = tuple(one.in_folder(known) for one in self.sets)
-        return replace(self, probe=self.probe.on_data(known), sets=sets)
+        """Return the evaluation with the probe's data set and the sets' folders filled in.
+
+        Sets without a folder are left out.
+        """
+        filled = (one.in_folder(known) for one in self.sets)
+        return replace(
+            self,
+            probe=self.probe.on_data(known),
+            sets=tuple(one for one in filled if one.folder),
+            variants=() if self.sets and self.variants is None else self.variants,
+        )
 
     def limited(self, max_steps: int) -> Self:
         """Return the evaluation with a limited probe."""

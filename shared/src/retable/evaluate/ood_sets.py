@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal, Self
+from typing import TYPE_CHECKING, Literal, Self, cast, get_args
 
 from torch import Tensor
 
@@ -133,6 +133,18 @@ class OodSet:
 
     def _named(self, part: str) -> str:
         return f"{self.name}_{part}" if part else self.name
+
+
+def parse_set(text: str) -> OodSet:
+    """Parse ``NAME=DIR``, or ``NAME`` for the variant of shapes that stands for the set."""
+    name, separator, folder = text.partition("=")
+    names = get_args(SetName)
+    if name not in names or (separator and not folder):
+        raise UserError(
+            f"`--ood` must be NAME=DIR with a name of {', '.join(names)}, got {text!r}. Name the "
+            "folder that the set is unpacked in."
+        )
+    return OodSet(cast(SetName, name), folder)
 
 
 def all_roles() -> tuple[OodSet, ...]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
@@ -24,6 +24,7 @@ from retable.settings import to_plain
 if TYPE_CHECKING:
     from retable.data.source import Source
     from retable.evaluate.frozen import FrozenEncoder
+    from retable.methods.method import Method
     from retable.train.checkpoint import Checkpoints
 
 
@@ -71,6 +72,8 @@ class EvalContext:
         checkpoint: where the encoder was loaded from (`retable.weights.load_encoder`); evaluations
             that train the encoder start from it. "": unknown.
         owner: name of this evaluation of this encoder, which its files carry.
+        method: loads the trained method that the encoder belongs to, for evaluations of its heads;
+            None: unknown, for instance of an encoder file of another program.
     """
 
     device: torch.device | str
@@ -81,6 +84,7 @@ class EvalContext:
     features: Path | None = None
     checkpoint: str = ""
     owner: str = ""
+    method: Callable[[], Method] | None = None
 
     def accelerator(self) -> Any:
         """Return a new ``accelerate.Accelerator`` of this device and precision, for training."""

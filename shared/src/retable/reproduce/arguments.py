@@ -14,6 +14,7 @@ import torch
 
 from retable.domains import MOST_SEEDS, SEED, Count, Parser, Small, SmallOrZero, integer, shown
 from retable.errors import UserError
+from retable.evaluate.ood_sets import parse_set
 from retable.precision import PRECISIONS
 from retable.reproduce.plan import TableSelection
 from retable.reproduce.table import SCALES, Table
@@ -55,7 +56,7 @@ def parse(table: Table, arguments: Sequence[str]) -> tuple[TableSelection, RunOp
     selection = TableSelection(
         scale=options.scale,
         data=data.pop("data", None),
-        other_data=tuple(data.items()),
+        other_data=(*data.items(), *_ood_folders(table, getattr(options, "ood", []))),
         rows=_rows(table, options),
         seeds=seeds,
         overrides=tuple(options.set or ()),
@@ -76,6 +77,18 @@ def parse(table: Table, arguments: Sequence[str]) -> tuple[TableSelection, RunOp
     names = {field.name for field in dataclasses.fields(RunOptions)}
     how = {name: value for name, value in vars(options).items() if name in names}
     return selection, RunOptions(**how)
+
+
+def _ood_folders(table: Table, texts: Sequence[str]) -> list[tuple[str, str]]:
+    """Return the folders of out-of-distribution sets as further data sets of the table."""
+    sets = list(map(parse_set, texts))
+    for one in sets:
+        if one.name not in table.ood_sets or not one.folder:
+            raise UserError(
+                f"`--ood` must be NAME=DIR with a set of {table.name}, "
+                f"{', '.join(table.ood_sets)}, got {one.name}. Correct it."
+            )
+    return [(f"ood:{one.name}", one.folder) for one in sets]
 
 
 ALL = "all"
@@ -132,6 +145,9 @@ def _parser(table: Table) -> Parser:
     add("--data", help="DIR, hf:NAME or arrow:DIR, for --scale paper")
     for name, what in table.other_data.items():
         add(f"--{name}", metavar="DIR", help=f"{what}, for --scale paper")
+    if table.ood_sets:
+        ood = f"a published set in its folder, of {', '.join(table.ood_sets)}, for --scale paper"
+        add("--ood", metavar="NAME=DIR", action="append", default=[], help=ood)
     add("--rows", nargs="+", metavar="ROW", help=rows)
     add("--seeds", nargs="+", metavar="SEED", help="numbers or ranges: 0 1 2 or 0-4")
     add("--set", action="append", metavar="FIELD=VALUE", help="for instance pretrain.epochs=5")

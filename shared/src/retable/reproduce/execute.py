@@ -30,7 +30,13 @@ from retable.settings import to_plain
 from retable.train.metrics import MetricsLog
 from retable.train.options import RunOptions
 from retable.train.pretext_metrics import pretext_metrics
-from retable.train.pretrain import Monitor, TrainingFailedError, make_accelerator, pretrain
+from retable.train.pretrain import (
+    Monitor,
+    TrainingFailedError,
+    load_method,
+    make_accelerator,
+    pretrain,
+)
 from retable.train.runs import RunDirectory, environment
 from retable.views import without_draws
 from retable.weights import load_encoder
@@ -183,6 +189,7 @@ def _context(
         progress=directory is not None and not options.quiet,
         checkpoint=str(run.directory(options.folder).encoder),
         owner="" if directory is None else evaluation_owner(directory),
+        method=functools.partial(load_method, run.recipe, run.seed, run.directory(options.folder)),
     )
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Protocol
 
 from retable.errors import UserError
+from retable.evaluate.ood import OutOfDistribution
 from retable.evaluate.protocol import Evaluation
 from retable.reproduce.run import Derive, FinishedRun, FinishedRuns
 from retable.tables import Comparison
@@ -258,6 +259,19 @@ class Table:
     def name(self) -> str:
         """The table's name, ``<package>-<table>``."""
         return f"{self.script.parent.name}-{self.script.stem}"
+
+    @property
+    def ood_sets(self) -> tuple[str, ...]:
+        """Names of the out-of-distribution sets that evaluations name, in order of appearance."""
+        trainings = (each for row in self.rows for each in self.trainings(row).values())
+        evaluations = (evaluation for training in trainings for evaluation in training.evaluations)
+        names = (
+            one.name
+            for evaluation in evaluations
+            if isinstance(evaluation, OutOfDistribution)
+            for one in evaluation.sets
+        )
+        return tuple(dict.fromkeys(names))
 
     @property
     def proxy_facts(self) -> Path | None:

@@ -133,6 +133,30 @@ def train(
     return training
 
 
+def load_method(recipe: PretrainRecipe, seed: int, directory: RunDirectory) -> Method:
+    """Return the method of a run as its newest checkpoint holds it, in evaluation mode on the CPU.
+
+    Heads, key encoder and queue are part of it, which the file of the encoder does not have.
+
+    Raises:
+        UserError: there is no usable checkpoint.
+    """
+    found = checkpoint.load_newest(directory.checkpoints, owner=_owner(recipe, seed))
+    if found is None:
+        raise UserError(
+            f"{directory.checkpoints} must hold a checkpoint of the run, got none. Run the same "
+            "command with --fresh to train it again."
+        )
+    method = build_method(recipe, seed)
+    method.load_state_dict(found[1]["method"])
+    return method.eval()
+
+
+def _owner(recipe: PretrainRecipe, seed: int) -> str:
+    """Return the name that the checkpoints of a run carry."""
+    return fingerprint(recipe, seed, class_names(recipe))
+
+
 class Training:
     """A run in progress: what the loop carries from step to step."""
 
@@ -179,7 +203,7 @@ class Training:
         throughput = Throughput(method, recipe.batch, recipe.precision, sizes, 0)
         log = MetricsLog(directory.metrics, events)
         self.recorder = Recorder(log, method.encoder, throughput, main=main)
-        self.owner = fingerprint(recipe, seed, class_names(recipe))
+        self.owner = _owner(recipe, seed)
 
     @property
     def total(self) -> int:
