@@ -11,7 +11,7 @@ two methods differ by that too; they stand beside (``NAME_mean_keys``).
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
@@ -53,8 +53,8 @@ class Cosines(Evaluation):
     Attributes:
         views: the query's view and the positive's, those of training.
         patches: recipe of the patch-based negatives.
-        texture: layer of the images' texture twins, which the query's view is asked for; "": none,
-            and no cosines with textures.
+        texture: layer of the images' texture twins, cut like the queries; "": no cosines with
+            textures.
         images: number of test images; at most all of them.
     """
 
@@ -136,15 +136,17 @@ class Cosines(Evaluation):
         rng_key = derive_key(0, "cosines")
         keys = tuple(derive_key(rng_key, "view", view) for view in (0, 1))
         plan = EvaluationPlan(torch.arange(count), _BATCH, rng_key, keys)
+        layers = (self.texture,) if self.texture else ()
+        views = (replace(self.views[0], layers=layers), self.views[1])
         loader = make_view_loader(
-            source, self.views, workers=context.workers, device=device, resident=None
+            source, views, workers=context.workers, device=device, resident=None
         )
         parts: dict[str, list[Tensor]] = {}
-        for _, indices, views, layers in loader.batches(plan, range(plan.steps)):
+        for _, indices, made, cut in loader.batches(plan, range(plan.steps)):
             places = to_device(indices, device)
             labels = to_device(source.labels[indices], device)
             progress = Progress(0, 1, 1)
-            batch = Batch(views, labels, places, places, progress, rng_key, layers)
+            batch = Batch(made, labels, places, places, progress, rng_key, cut)
             for name, rows in _embeddings(method, batch, self._negatives()).items():
                 parts.setdefault(name, []).append(rows)
         embedded = {name: torch.cat(rows) for name, rows in parts.items()}
