@@ -31,7 +31,7 @@ def main() -> list[float]:
     )
     key_encoder = copy.deepcopy(encoder).requires_grad_(False)
     queue = F.normalize(torch.randn(QUEUE, DIM), dim=1)
-    optimizer = torch.optim.SGD(encoder.parameters(), lr=0.1, momentum=0.9, weight_decay=1e-4)
+    optimizer = torch.optim.SGD(encoder.parameters(), lr=0.2, momentum=0.9, weight_decay=1e-4)
     losses = []
     for step in range(STEPS):
         query_view, key_view = two_views(BATCH)
@@ -43,7 +43,7 @@ def main() -> list[float]:
             key = F.normalize(key_encoder(key_view), dim=1)
             negative = F.normalize(key_encoder(images), dim=1)  # a pass of its own
         logits = [(query * key).sum(dim=1, keepdim=True), query @ queue.T]
-        logits += [nonsemantic_logits(query, negative[:, None], alpha=2.0)]
+        logits += [nonsemantic_logits(query, negative[:, None], alpha=1.0)]
         scores = torch.cat(logits, dim=1) / TEMPERATURE
         loss = F.cross_entropy(scores, torch.zeros(BATCH, dtype=torch.int64))
         optimizer.zero_grad()
