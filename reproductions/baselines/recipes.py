@@ -11,7 +11,7 @@ from dataclasses import replace
 from retable import views
 from retable.encoders import ResNetRecipe
 from retable.evaluate.linear import LinearProbe
-from retable.methods import MoCoRecipe, SimSiamRecipe, SupervisedRecipe
+from retable.methods import BYOLRecipe, MoCoRecipe, SimSiamRecipe, SupervisedRecipe
 from retable.train.optim import OptimizerRecipe
 from retable.train.recipe import PretrainRecipe
 from retable.train.schedules import ScheduleRecipe
@@ -53,6 +53,30 @@ def imagenet100(method: MoCoRecipe, *, version: int = 2) -> PretrainRecipe:
 def imagenet1k(method: MoCoRecipe, *, epochs: int) -> PretrainRecipe:
     """Pretrain on ImageNet-1K: batch 256 on 4 GPUs (MoCo repository), one run for each row."""
     return pretraining(method, epochs=epochs, batch=256)
+
+
+def byol(method: BYOLRecipe, *, epochs: int, batch: int, lr: float) -> PretrainRecipe:
+    """Return BYOL's pretraining recipe: LARS, warm-up of 10 epochs, batch norm of all images.
+
+    ``lr`` is the rate of the whole batch. The rest is the official code's.
+    """
+    return PretrainRecipe(
+        method=method,
+        data="",
+        views=views.byol(224),
+        encoder=ResNetRecipe("resnet50"),
+        optimizer=OptimizerRecipe(
+            "lars",
+            lr=lr,
+            momentum=0.9,
+            weight_decay=1e-6,
+            exclude_bias_and_norm=True,
+            schedule=ScheduleRecipe("cosine", warmup_epochs=10, per="step"),
+        ),
+        epochs=epochs,
+        batch=batch,
+        bn_group=batch,
+    )
 
 
 def supervised_bound(classes: int) -> PretrainRecipe:

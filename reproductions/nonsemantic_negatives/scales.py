@@ -15,7 +15,7 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
-from nonsemantic_negatives import MoCoNSRecipe, PatchNegatives
+from nonsemantic_negatives import BYOLNSRecipe, MoCoNSRecipe, PatchNegatives
 from nonsemantic_negatives.cosines import Cosines
 from reproductions.baselines.scales import shrink_moco, shrink_row
 from reproductions.nonsemantic_negatives.recipes import QUEUE
@@ -58,7 +58,12 @@ def shrink(row: TableRow, scale: SmallScale) -> TableRow | None:
     negatives = getattr(row.pretrain.method, "negatives", None)
     if isinstance(negatives, PatchNegatives) and negatives != PatchNegatives():
         return None
-    small = shrink_row(replace(row, evaluations=()), scale, shrink_method)
+    pretrain = row.pretrain
+    if pretrain.batch > 256:  # the README's rate of 0.8 for 512 images: an image's rate stays
+        optimizer = pretrain.optimizer
+        rate = optimizer.lr * 128 / pretrain.batch
+        pretrain = replace(pretrain, optimizer=replace(optimizer, lr=rate))
+    small = shrink_row(TableRow(pretrain), scale, shrink_method)
     evaluations = [one for each in row.evaluations for one in shrink_evaluation(each, scale)]
     return replace(small, evaluations=tuple(evaluations))
 
@@ -66,6 +71,8 @@ def shrink(row: TableRow, scale: SmallScale) -> TableRow | None:
 def shrink_method(method: MethodRecipe, scale: SmallScale, epochs: int) -> MethodRecipe:
     """Return a method with a small queue and the alpha of the same share of the gradient."""
     small = shrink_moco(method, scale, epochs)
+    if isinstance(small, BYOLNSRecipe) and small.negatives is not None:
+        return replace(small, negatives=PATCHES)
     if not (isinstance(small, MoCoRecipe) and isinstance(method, MoCoRecipe)):
         return small
     queue = min(scale.images // 4 * method.queue // QUEUE, scale.images // 2)
