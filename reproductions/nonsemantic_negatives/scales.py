@@ -63,7 +63,7 @@ def shrink(row: TableRow, scale: SmallScale) -> TableRow | None:
         optimizer = pretrain.optimizer
         rate = optimizer.lr * 128 / pretrain.batch
         pretrain = replace(pretrain, optimizer=replace(optimizer, lr=rate))
-    small = shrink_row(TableRow(pretrain), scale, shrink_method)
+    small = shrink_row(TableRow(pretrain, ()), scale, shrink_method)
     evaluations = [one for each in row.evaluations for one in shrink_evaluation(each, scale)]
     return replace(small, evaluations=tuple(evaluations))
 
