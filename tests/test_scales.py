@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 import pytest
 
 from feature_transform import MoCoFTRecipe
 from mochi import MoCHiRecipe
+from nonsemantic_negatives import MoCoNSRecipe, PatchNegatives, TextureNegatives
 from reproductions.baselines import FACTS
 from reproductions.check_tables import find_scripts
+from reproductions.nonsemantic_negatives.scales import equal_share, gradient_share
 from retable.data.sources import with_parameter
 from retable.evaluate.linear import LinearProbe
 from retable.methods import MoCoRecipe
@@ -20,7 +23,8 @@ from retable.tables import load_reference
 from retable.train.schedules import ScheduleRecipe
 
 SCRIPTS = {f"{script.parent.name}-{script.stem}": script for script in find_scripts()}
-CONTRASTIVE = [name for name in SCRIPTS if not name.startswith("revisiting_ssl")]
+CONTRASTIVE = [name for name in SCRIPTS if name.startswith(("baselines", "mochi", "feature_"))]
+NONSEMANTIC = [name for name in SCRIPTS if name.startswith("nonsemantic_negatives")]
 
 
 def trainings(table: Table) -> Iterator[tuple[str, TableRow, TableRow]]:
@@ -112,3 +116,28 @@ def test_transformations_start_at_their_share_of_the_run_with_a_full_queue(name:
         assert start == pytest.approx(share * small.pretrain.epochs) or start > filled
         assert after.transform.draw_group == small.pretrain.bn_group
         assert after.momentum == before.momentum
+
+
+@pytest.mark.parametrize("name", NONSEMANTIC)
+def test_nonsemantic_negatives_keep_their_share_of_the_gradient(name: str) -> None:
+    for label, full, small in trainings(load_table(SCRIPTS[name])):
+        assert small.pretrain.epochs == PROXY.epochs
+        before, after = full.pretrain.method, small.pretrain.method
+        if isinstance(before, MoCoRecipe) and isinstance(after, MoCoRecipe):
+            assert after.queue == min(1000 * before.queue // 16384, 2000), label
+        if not (isinstance(before, MoCoNSRecipe) and isinstance(after, MoCoNSRecipe)):
+            continue
+        shares = [gradient_share(m.alpha, m.queue, m.temperature) for m in (before, after)]
+        assert shares[1] == pytest.approx(shares[0], rel=0.03), label  # alpha has two decimals
+        assert after.negatives in (PatchNegatives(low=5, high=12), TextureNegatives())
+
+
+def test_the_small_alphas_are_those_of_the_sheet_s_formula() -> None:
+    # alpha e^(alpha 0.404 / 0.2) / (e^(0.9 / 0.2) + e^(alpha 0.404 / 0.2) + K)
+    weight = math.exp(2 * 0.404 / 0.2)
+    expected = 2 * weight / (math.exp(4.5) + weight + 16384)
+    assert gradient_share(2, 16384, 0.2) == pytest.approx(expected)
+    assert equal_share(2, 16384, 1024, 0.2) == pytest.approx(1.01, abs=0.005)
+    assert equal_share(3, 16384, 1024, 0.2) == pytest.approx(1.90, abs=0.005)
+    assert equal_share(2, 8192, 512, 0.2) == pytest.approx(1.03, abs=0.005)
+    assert equal_share(2, 65536, 4096, 0.2) == pytest.approx(0.99, abs=0.01)
