@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from torch import Tensor, nn
 
+from retable.data.source import TEST
 from retable.domains import Name
 from retable.errors import UserError
 from retable.evaluate.classifier import accuracy
@@ -94,6 +95,16 @@ class OutOfDistribution(Evaluation):
             return () if self.sets else _all_variants()
         return self.variants
 
+    def descriptions(self, open_source: OpenSource) -> dict[str, Any]:
+        """Return also the descriptions of published sets, part by part."""
+        found = super().descriptions(open_source)
+        test = open_source(TEST, data=self.data.source or None)
+        for one in self.sets:
+            if one.folder:
+                images = one.open(open_source, self.data.source, test)
+                found[one.name] = {part: s.description for part, s in images.parts.items()}
+        return found
+
     def with_data(self, data: EvalData) -> Self:
         """Return the evaluation with the probe on other images."""
         return replace(self, probe=self.probe.with_data(data))
@@ -132,7 +143,7 @@ class OutOfDistribution(Evaluation):
         last = replace(self.probe.representation, taps=taps[-1:])
         splits = open_eval_splits(open_source, data)
         # All sets are opened, and so checked, before anything is computed.
-        opened = [one.open(open_source, data.source, splits.test.class_names) for one in self.sets]
+        opened = [one.open(open_source, data.source, splits.test) for one in self.sets]
         classifier, clean = self.probe.fit(frozen, splits, context, seed=seed)
         view = self.probe.test_view_of(splits.train, splits.test)
         results = {"clean": clean["top1"]}

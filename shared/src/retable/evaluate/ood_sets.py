@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import functools
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal, Self, cast, get_args
 
@@ -94,16 +95,17 @@ class OodSet:
             for name in (self.name, f"{self.name}_masked")
         }
 
-    def open(self, open_source: OpenSource, data: str, class_names: Sequence[str]) -> VariantImages:
-        """Open the set for a classifier of these classes, trained on ``data``."""
+    def open(self, open_source: OpenSource, data: str, test: Source) -> VariantImages:
+        """Open the set for a classifier of the classes of the ``test`` split of ``data``."""
         if self.folder:
-            return open_variants(self.name, self.folder, class_names)
+            names = tuple(test.class_names)
+            return _opened_once(self.name, self.folder, names, test.skip_unreadable)
 
         def open_variant(variant: str) -> Source:
             return open_source(TEST, variant, data or None)
 
         images = open_role(self.name, open_variant)
-        if [category.name for category in images.categories] != list(class_names):
+        if [category.name for category in images.categories] != list(test.class_names):
             raise UserError(
                 f"The set {self.name!r} must have the classes of the test split. Name its folder "
                 f"with --ood {self.name}=DIR."
@@ -133,6 +135,14 @@ class OodSet:
 
     def _named(self, part: str) -> str:
         return f"{self.name}_{part}" if part else self.name
+
+
+@functools.lru_cache(maxsize=16)
+def _opened_once(
+    name: str, folder: str, class_names: tuple[str, ...], skip_unreadable: bool
+) -> VariantImages:
+    """Open a published set once in a process: it has up to millions of files."""
+    return open_variants(name, folder, class_names, skip_unreadable=skip_unreadable)
 
 
 def parse_set(text: str) -> OodSet:

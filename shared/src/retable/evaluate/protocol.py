@@ -134,6 +134,11 @@ class Evaluation(ABC):
         processes.
         """
 
+    def descriptions(self, open_source: OpenSource) -> dict[str, Any]:
+        """Return the descriptions of the images that the evaluation reads, by split."""
+        data = self.data.source or None
+        return {split: open_source(split, data=data).description for split in self.reads}
+
     def checkpoints(
         self, frozen: FrozenEncoder, splits: Splits, context: EvalContext, seed: int
     ) -> Checkpoints:

@@ -240,10 +240,8 @@ def _is_evaluated(run: Run, evaluation: Evaluation, options: RunOptions) -> bool
 
 def _eval_facts(run: Run, evaluation: Evaluation, options: RunOptions) -> dict[str, Any]:
     """Return the data and the code that an evaluation depends on beside its encoder."""
-    open_variant, data = opener(run.recipe, options), evaluation.data.source or None
-    descriptions = {split: open_variant(split, data=data).description for split in evaluation.reads}
-    code = code_digest(classes_of(evaluation))
-    return {"data": descriptions, "code": code}
+    descriptions = evaluation.descriptions(opener(run.recipe, options))
+    return {"data": descriptions, "code": code_digest(classes_of(evaluation))}
 
 
 def is_current(run: Run, options: RunOptions) -> bool:
