@@ -394,3 +394,31 @@ def test_a_probe_killed_three_times_ends_with_the_same_bits(
     tensors = state.pop("tensors")
     assert all(torch.equal(tensors[name], value) for name, value in expected.pop("tensors").items())
     assert state == expected
+
+
+def test_sets_of_shifted_images_are_named_on_the_command_line(
+    checkpoint: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = ["--set", "probe.l2=[0.1]", "--set", "probe.iterations=5"]
+    words = [checkpoint, "--protocol", "ood", *settings]
+    report = evaluate(capsys, *words, "--ood", "sketch", "--ood", "r")
+    names = ["clean", "sketch", "sketch_masked", "r", "r_masked"]
+    assert list(report["results"]) == sorted(names)
+    assert [one["name"] for one in report["protocol"]["sets"]] == ["sketch", "r"]
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["--protocol", "knn", "--ood", "sketch"], "`--ood` belongs to --protocol ood, got knn"),
+        (["--protocol", "ood", "--ood", "r", "--ood", "r"], "`--ood` must name each set once"),
+        (["--protocol", "ood", "--ood", "imagenet-c=x"], "`--ood` must be NAME=DIR with a name of"),
+        (["--protocol", "ood", "--ood", "c=nowhere"], "must be those of ImageNet"),
+        (["--protocol", "ood", "--ood", "v2"], "The set 'v2' must be a folder"),
+    ],
+)
+def test_wrong_sets_end_with_a_sentence(
+    checkpoint: str, words: list[str], sentence: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["evaluate", checkpoint, *words, "--data", DATA, "--device", "cpu"]) == 2
+    assert sentence in capsys.readouterr().err

@@ -6,8 +6,11 @@ from pathlib import Path
 import pytest
 
 from retable.errors import UserError
-from retable.reproduce import Table
+from retable.evaluate.ood import OutOfDistribution
+from retable.evaluate.ood_sets import OodSet
+from retable.reproduce import Table, TableRow
 from retable.reproduce.arguments import parse
+from retable.reproduce.plan import resolve_rows
 from retable.train.options import RunOptions
 
 
@@ -139,3 +142,29 @@ def test_small_scales_use_one_thread_so_that_numbers_do_not_depend_on_the_machin
 ) -> None:
     assert options_of(table).threads == 1
     assert options_of(table, "--scale", "smoke").threads == 1
+
+
+def test_folders_of_shifted_sets_are_options_of_tables_that_evaluate_on_them(table: Table) -> None:
+    evaluation = OutOfDistribution(sets=(OodSet("c"), OodSet("sketch")))
+    rows = {
+        row: dataclasses.replace(found, evaluations=(*found.evaluations, evaluation))
+        for row, found in table.rows.items()
+        if isinstance(found, TableRow)
+    }
+    shifted = dataclasses.replace(table, rows=rows)
+    assert shifted.ood_sets == ("c", "sketch")
+    assert table.ood_sets == ()
+    paper = ["--scale", "paper", "--data", "imagefolder:x"]
+    selection, _ = parse(shifted, [*paper, "--ood", "sketch=/data/sketch"])
+    assert selection.other_data == (("ood:sketch", "/data/sketch"),)
+    resolved = next(iter(resolve_rows(shifted, selection).values()))
+    found = next(e for e in resolved.evaluations if isinstance(e, OutOfDistribution))
+    assert found.sets == (OodSet("sketch", "/data/sketch"),)
+    with pytest.raises(UserError, match=r"must be NAME=DIR with a set of .*, c, sketch, got r"):
+        parse(shifted, [*paper, "--ood", "r=/data/r"])
+    with pytest.raises(UserError, match="got sketch"):
+        parse(shifted, [*paper, "--ood", "sketch"])
+    with pytest.raises(UserError, match="--ood sketch=/data/sketch belongs to --scale paper"):
+        resolve_rows(shifted, parse(shifted, ["--ood", "sketch=/data/sketch"])[0])
+    with pytest.raises(UserError, match="Unrecognized arguments: --ood"):
+        parse(table, ["--ood", "c=/data/c"])

@@ -63,9 +63,11 @@ def resolve_rows(table: Table, selection: TableSelection) -> dict[str, TableRow]
         )
     for name, data in (("data", selection.data), *selection.other_data):
         if data is not None and selection.scale != "paper":
+            option, _, of_sets = name.partition(":")
+            given = f"{of_sets}={data}" if of_sets else data
             raise UserError(
-                f"--{name} {data} belongs to --scale paper. The {selection.scale} scale uses the "
-                "built-in data set."
+                f"--{option} {given} belongs to --scale paper. The {selection.scale} scale uses "
+                "the built-in data set."
             )
     rows = {
         name: resolved
