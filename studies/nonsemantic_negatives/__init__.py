@@ -1,0 +1,1 @@
+"""Questions beside the tables of non-semantic negatives."""
