@@ -27,6 +27,7 @@ from feature_transform import (
     TransformRecipe,
 )
 from mochi.method import MoCHiRecipe
+from nonsemantic_negatives import BYOLNSRecipe, MoCoNSRecipe, PatchNegatives
 from retable import distributed, views
 from retable.data.sources import open_source
 from retable.encoders import ResNetRecipe
@@ -52,6 +53,12 @@ from revisiting_ssl import (
     RotationRecipe,
 )
 
+PATCHES = PatchNegatives(low=5, high=12)
+SMALL_BYOL: dict[str, Any] = {
+    "dim": 32,
+    "hidden_dim": 64,
+    "momentum": MomentumRecipe(0.99, "cosine"),
+}
 METHODS: dict[str, MethodRecipe] = {
     "moco_v2": moco_v2(queue=192, momentum=0.99),
     "mochi": MoCHiRecipe(
@@ -78,13 +85,11 @@ METHODS: dict[str, MethodRecipe] = {
         transform=TransformRecipe(negatives="none"),
     ),
     "simclr": SimCLRRecipe(dim=32),
-    "byol": BYOLRecipe(dim=32, hidden_dim=64, momentum=MomentumRecipe(0.99, "cosine")),
+    "byol": BYOLRecipe(**SMALL_BYOL),
     "simsiam": SimSiamRecipe(dim=64, predictor_hidden_dim=16),
     "simclr_ft": SimCLRFTRecipe(dim=32, transform=TransformRecipe(draw_group=16, start_epoch=0.5)),
     "byol_ft": BYOLFTRecipe(
-        dim=32,
-        hidden_dim=64,
-        momentum=MomentumRecipe(0.99, "cosine"),
+        **SMALL_BYOL,
         transform=TransformRecipe(negatives="none", level="dimension", renormalise=True),
     ),
     "simsiam_ft": SimSiamFTRecipe(
@@ -93,6 +98,10 @@ METHODS: dict[str, MethodRecipe] = {
         transform=TransformRecipe(negatives="none", draw_group=16),
         loss_weight=0.5,
     ),
+    "moco_ns": MoCoNSRecipe(queue=192, momentum=0.99, negatives=PATCHES),
+    "byol_ns": BYOLNSRecipe(**SMALL_BYOL, negatives=PATCHES),
+    "byol_regular": BYOLNSRecipe(**SMALL_BYOL, negatives=None, regular=True),
+    "byol_ns_regular": BYOLNSRecipe(**SMALL_BYOL, negatives=PATCHES, regular=True),
     "infomin": InfoMinRecipe(
         queue=192, momentum=0.99, cell=11, crop=8, transform=TransformRecipe(start_epoch=1)
     ),
@@ -111,7 +120,10 @@ METHODS: dict[str, MethodRecipe] = {
 }
 RATES = {"exemplar": 0.1, "jigsaw": 1.0, "relative_patch_location": 1.0}
 """Learning rates that move these losses in four steps: the patch tasks' heads begin near zero."""
-SYNCHRONISED = {"simclr", "byol", "simsiam", "simclr_ft", "byol_ft", "simsiam_ft"}
+SYNCHRONISED = {
+    *("simclr", "byol", "simsiam", "simclr_ft", "byol_ft", "simsiam_ft"),
+    *("byol_ns", "byol_regular", "byol_ns_regular"),
+}
 STEPS = 4  # two epochs of two; the queue of three batches wraps, MoCHi mixes in the second epoch
 
 
