@@ -14,16 +14,15 @@ from nonsemantic_negatives import MoCoNSRecipe, PatchNegatives, TextureNegatives
 from reproductions.baselines.recipes import LINEAR_100, byol, imagenet100
 from retable import views
 from retable.evaluate.ood import OutOfDistribution
-from retable.evaluate.ood_sets import OodSet
+from retable.evaluate.ood_sets import OodSet, SetName
 from retable.methods import BYOLRecipe, MoCoRecipe, moco_v2
 from retable.train.recipe import PretrainRecipe
 
 QUEUE = 16384
 
-ROBUSTNESS = OutOfDistribution(
-    LINEAR_100,
-    sets=tuple(map(OodSet, ("c", "sketch", "stylized", "r", "texture", "cue_conflict"))),
-)
+SHIFTED: tuple[SetName, ...] = ("c", "sketch", "stylized", "r", "texture", "cue_conflict")
+
+ROBUSTNESS = OutOfDistribution(LINEAR_100, sets=tuple(map(OodSet, SHIFTED)))
 """The linear classifier of ImageNet-100, applied unchanged to the shifted sets."""
 
 

@@ -100,7 +100,7 @@ def shrink_evaluation(evaluation: Evaluation, scale: SmallScale) -> list[Evaluat
 def gradient_share(alpha: float, queue: int, temperature: float) -> float:
     """Return alpha e^(alpha s_ns / tau) / Z, the share of the gradient at the cosines `SCORES`."""
     positive, nonsemantic, standard = (math.exp(score / temperature) for score in SCORES.values())
-    weight = nonsemantic**alpha
+    weight = math.exp(alpha * math.log(nonsemantic))
     return alpha * weight / (positive + weight + queue * standard)
 
 

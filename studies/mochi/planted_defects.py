@@ -8,10 +8,8 @@ cell against the recorded reference. Only the unit tests can detect a defect wit
 
 from __future__ import annotations
 
-import argparse
 import sys
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -20,17 +18,11 @@ from mochi import MoCHi, MoCHiRecipe
 from mochi.draws import MixingDraws
 from mochi.pool import HardPool
 from reproductions.mochi.table1 import TABLE
-from retable.domains import Small, integer
 from retable.methods import Batch, MoCoRecipe, Progress
 from retable.reproduce.command import guarded
-from retable.reproduce.execute import execute
-from retable.reproduce.plan import TableSelection, plan_runs, resolve_rows
-from retable.reproduce.results import measure
-from retable.reproduce.run import read_runs
+from retable.reproduce.plan import TableSelection, resolve_rows
 from retable.reproduce.table import TableRow
-from retable.tables import compare, load_reference
-from retable.tables.reference import Value
-from retable.train.options import RunOptions
+from studies.planted import run_planted
 
 ROWS = ("moco_v2", "mochi_1024_256_512")
 
@@ -102,32 +94,11 @@ def plant(row: TableRow, defect: str) -> TableRow:
 
 def main() -> int:
     """Run every defect and print the verdicts of Table 1."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--runs", type=Path, default=Path("runs"))
-    parser.add_argument("--jobs", type=integer(Small), default=2)
-    options = parser.parse_args()
-    run_options = RunOptions(options.runs, jobs=options.jobs)
-    reference, paper = load_reference(TABLE.proxy_reference), load_reference(TABLE.reference)
     rows = resolve_rows(TABLE, TableSelection(rows=ROWS))
     planted = {defect: {key: plant(row, defect) for key, row in rows.items()} for defect in DEFECTS}
     # The last defect does not change MoCo-v2, which mixes no negatives.
     del planted["every query mixes query 0's pool"]["moco_v2"]
-    runs = {defect: plan_runs(by_row, (0,)) for defect, by_row in planted.items()}
-    execute([run for of_defect in runs.values() for run in of_defect], run_options)
-    for defect, of_defect in runs.items():
-        finished = read_runs(of_defect, run_options.folder)
-        comparison = compare(reference, measure(TABLE, finished), paper, "proxy")
-        misses = comparison.misses()
-        print(f"\n{defect}: {'caught' if misses else 'NOT caught by the table'}")
-        for compared in comparison.rows:
-            for column, cell in compared.cells.items():
-                if cell.ours and isinstance(cell.reference, Value):
-                    verdict = cell.verdict or "not compared"
-                    print(
-                        f"  {compared.row.key:22} {column:20} {cell.mean:8.2f}"
-                        f"  reference {cell.reference.value:8.2f}  {verdict}"
-                    )
-    return 0
+    return run_planted(TABLE, planted, __doc__.splitlines()[0])
 
 
 if __name__ == "__main__":

@@ -8,10 +8,8 @@ the recorded reference. Only the unit tests can detect a defect without a miss.
 
 from __future__ import annotations
 
-import argparse
 import sys
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -20,19 +18,13 @@ from nonsemantic_negatives import MoCoNS, MoCoNSRecipe, PatchNegatives, patch_ne
 from nonsemantic_negatives.patches import PatchDraws, assemble_patches, draw_patches
 from reproductions.nonsemantic_negatives.figure13 import TABLE
 from retable import distributed
-from retable.domains import Small, integer
 from retable.methods import Batch, Progress
 from retable.methods.method import StepOutput
 from retable.random import derive_key
 from retable.reproduce.command import guarded
-from retable.reproduce.execute import execute
-from retable.reproduce.plan import TableSelection, plan_runs, resolve_rows
-from retable.reproduce.results import measure
-from retable.reproduce.run import read_runs
+from retable.reproduce.plan import TableSelection, resolve_rows
 from retable.reproduce.table import TableRow
-from retable.tables import compare, load_reference
-from retable.tables.reference import Value
-from retable.train.options import RunOptions
+from studies.planted import run_planted
 
 ROWS = ("alpha_2", "alpha_3")
 
@@ -143,32 +135,12 @@ def plant(row: TableRow, defect: str) -> TableRow:
 
 def main() -> int:
     """Run every defect and print the verdicts of Figure 13."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--runs", type=Path, default=Path("runs"))
-    parser.add_argument("--jobs", type=integer(Small), default=2)
-    options = parser.parse_args()
-    run_options = RunOptions(options.runs, jobs=options.jobs)
-    reference, paper = load_reference(TABLE.proxy_reference), load_reference(TABLE.reference)
     rows = resolve_rows(TABLE, TableSelection(rows=ROWS))
-    runs = {
-        defect: plan_runs({key: plant(row, defect) for key, row in rows.items()}, (0,))
+    planted = {
+        defect: {key: plant(row, defect) for key, row in rows.items()}
         for defect in (*METHODS, *NEGATIVES)
     }
-    execute([run for of_defect in runs.values() for run in of_defect], run_options)
-    for defect, of_defect in runs.items():
-        finished = read_runs(of_defect, run_options.folder)
-        comparison = compare(reference, measure(TABLE, finished), paper, "proxy")
-        misses = comparison.misses()
-        print(f"\n{defect}: {'caught' if misses else 'NOT caught by the table'}")
-        for compared in comparison.rows:
-            for column, cell in compared.cells.items():
-                if cell.ours and isinstance(cell.reference, Value):
-                    verdict = cell.verdict or "not compared"
-                    print(
-                        f"  {compared.row.key:10} {column:16} {cell.mean:8.3f}"
-                        f"  reference {cell.reference.value:8.3f}  {verdict}"
-                    )
-    return 0
+    return run_planted(TABLE, planted, __doc__.splitlines()[0])
 
 
 if __name__ == "__main__":
