@@ -88,7 +88,7 @@ def shrink_evaluation(evaluation: Evaluation, scale: SmallScale) -> list[Evaluat
     """Return evaluations of small images, those of shifted images on fewer of them."""
     if isinstance(evaluation, OutOfDistribution):
         probe = shrinking.shrink_evaluation(replace(evaluation.probe), scale)
-        images = min(SHIFTED_IMAGES, scale.images // 2)
+        images = SHIFTED_IMAGES if scale is PROXY else 16
         fewer = EvalData(source=with_parameter(scale.data, "test_count", images))
         return [probe, replace(evaluation, probe=probe.with_data(fewer))]  # type: ignore[arg-type]
     if isinstance(evaluation, Cosines):
