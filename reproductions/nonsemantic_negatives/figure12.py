@@ -16,6 +16,7 @@ from nonsemantic_negatives.cosines import Cosines
 from nonsemantic_negatives.textured_shapes import LAYER
 from reproductions.baselines import FACTS
 from reproductions.baselines.recipes import IMAGENET100_IMAGES
+from reproductions.nonsemantic_negatives.histogram_curves import draw_histograms
 from reproductions.nonsemantic_negatives.recipes import (
     baseline,
     training_views,
@@ -46,6 +47,7 @@ TABLE = Table(
     images=IMAGENET100_IMAGES,
     subset="imagenet100",
     facts=FACTS,
+    plots=(draw_histograms,),
 )
 
 if __name__ == "__main__":

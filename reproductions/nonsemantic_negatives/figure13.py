@@ -15,6 +15,7 @@ from pathlib import Path
 from reproductions.baselines import FACTS
 from reproductions.baselines.recipes import IMAGENET100_IMAGES
 from reproductions.nonsemantic_negatives.figure12 import COSINES
+from reproductions.nonsemantic_negatives.histogram_curves import draw_histograms
 from reproductions.nonsemantic_negatives.recipes import ROBUSTNESS, baseline, with_patches
 from reproductions.nonsemantic_negatives.scales import proxy, smoke
 from retable.reproduce import Metric, Table, TableRow, main
@@ -40,6 +41,7 @@ TABLE = Table(
     images=IMAGENET100_IMAGES,
     subset="imagenet100",
     facts=FACTS,
+    plots=(draw_histograms,),
 )
 
 if __name__ == "__main__":
