@@ -16,6 +16,7 @@ FOLDER = Path(__file__).parents[1] / "benchmarks"
 COMPUTING = (
     "logistic",
     "mixing",
+    "nonsemantic",
     "paper_recipe",
     "patches",
     "pretraining",
