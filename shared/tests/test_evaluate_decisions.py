@@ -6,6 +6,7 @@ import torch
 from retable.data.imagenet_variants.corruptions import ALEXNET_ERRORS, KINDS, SEVERITIES
 from retable.errors import UserError
 from retable.evaluate.decisions import (
+    accuracy_by_category,
     category_accuracy,
     category_probabilities,
     corruption_summary,
@@ -23,6 +24,15 @@ def test_a_category_is_right_if_any_of_its_classes_scores_highest() -> None:
     assert category_accuracy(LOGITS, labels, CLASSES) == pytest.approx(200 / 3)
     assert category_accuracy(LOGITS, labels, CLASSES, masked=True) == 100
     assert category_accuracy(LOGITS, 1 - labels, CLASSES, masked=True) == 0
+
+
+def test_accuracies_by_category_average_to_the_accuracy_where_they_are_equally_many() -> None:
+    labels = torch.tensor([0, 1, 1])
+    found = accuracy_by_category(LOGITS, labels, CLASSES)
+    assert found.tolist() == [100, 50]
+    empty = accuracy_by_category(LOGITS[:1], labels[:1], CLASSES)
+    assert empty[0] == 100
+    assert math.isnan(empty[1])
 
 
 def test_a_category_s_probability_is_the_mean_over_its_classes() -> None:

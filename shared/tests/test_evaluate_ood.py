@@ -141,6 +141,7 @@ def test_variants_of_shapes_stand_for_the_published_sets() -> None:
     fourth = [variants[f"corrupted:{kind}:4"] for kind in kinds]
     assert found["c_severity_4"] == pytest.approx(sum(fourth) / 15)
     assert found["r"] == found["r_masked"]  # every class is one of the set's
+    assert 0 <= found["texture_classes_below_2.5"] + found["texture_classes_above_50"] <= 4
     # With one class in each category, a decision by shape is a right answer.
     assert found["cue_conflict_shape"] == pytest.approx(found["stylized"])
     assert found["cue_conflict_shape"] + found["cue_conflict_texture"] <= 100

@@ -37,6 +37,16 @@ def category_accuracy(
     return 100 * float(hits.double().mean())
 
 
+def accuracy_by_category(logits: Tensor, labels: Tensor, classes: Tensor) -> Tensor:
+    """Return the share of right decisions among the images of each category, (G,) in %.
+
+    The arguments are those of `category_accuracy`; NaN for a category without an image.
+    """
+    hits = classes[labels, logits.argmax(dim=1)].double()
+    sums = hits.new_zeros(len(classes)).index_add_(0, labels, hits)
+    return 100 * sums / torch.bincount(labels, minlength=len(classes))
+
+
 def category_probabilities(logits: Tensor, classes: Tensor) -> Tensor:
     """Return the mean probability (n, G) over the classes of each category.
 

@@ -15,6 +15,7 @@ from retable.data.shapes.roles import open_role
 from retable.data.source import TEST
 from retable.errors import UserError
 from retable.evaluate.decisions import (
+    accuracy_by_category,
     category_accuracy,
     category_probabilities,
     corruption_summary,
@@ -35,6 +36,8 @@ SetName = Literal[
 
 STORED = ("c", "c_generated", "stylized", "texture")
 """Sets whose images are stored at 224 pixels: their centre is cut out without a resize."""
+
+FEW, MANY = "classes_below_2.5", "classes_above_50"
 
 LogitsOf = Callable[["Source", bool], tuple[Tensor, Tensor]]
 """Returns the logits (n, C) and labels (n,) of a source; true: it is stored at the inputs' size."""
@@ -66,7 +69,8 @@ class OodSet:
 
         NAME_masked is that among the classes of the set. Of corruptions also NAME_KIND,
         NAME_KIND:SEVERITY, NAME_severity_N, means of top-1 accuracy, and NAME_mce; of cue conflicts
-        NAME_shape, NAME_texture and NAME_shape_bias.
+        NAME_shape, NAME_texture and NAME_shape_bias; of textures also the numbers of classes that
+        are hardly and mostly recognised, below 2.5 % and above 50 % (Ge et al., figure 9).
         """
         if self.name == "cue_conflict":
             labels = {
@@ -90,10 +94,14 @@ class OodSet:
                 )
                 for part in (*corruption_summary(parts), *parts)
             }
-        return {
+        found = {
             name: MetricSpec(f"Top-1, {name}", "%", higher_is_better=True)
             for name in (self.name, f"{self.name}_masked")
         }
+        if self.name == "texture":
+            found[self._named(FEW)] = MetricSpec("Classes below 2.5 % on textures")
+            found[self._named(MANY)] = MetricSpec("Classes above 50 % on textures")
+        return found
 
     def open(self, open_source: OpenSource, data: str, test: Source) -> VariantImages:
         """Open the set for a classifier of the classes of the ``test`` split of ``data``."""
@@ -116,22 +124,32 @@ class OodSet:
         self, images: VariantImages, logits_of: LogitsOf, measured: Callable[[], object]
     ) -> dict[str, float]:
         """Return `metrics`; ``measured`` is called after each part."""
-        found: dict[str, float] = {}
-        masked = 0.0
+        by_part: dict[str, dict[str, float]] = {}
         for part, source in images.parts.items():
-            logits, labels = logits_of(source, self.name in STORED)
-            classes = images.classes.to(logits.device)
-            if images.textures is not None:
-                decisions = category_probabilities(logits, classes).argmax(dim=1)
-                counted = cue_decisions(decisions, labels, images.textures.to(logits.device))
-                measured()
-                return {self._named(key): value for key, value in counted._asdict().items()}
-            found[part] = category_accuracy(logits, labels, classes)
-            masked = category_accuracy(logits, labels, classes, masked=True)
+            by_part[part] = self._measure_part(images, *logits_of(source, self.name in STORED))
             measured()
-        if list(found) == [""]:
-            return {self.name: found[""], f"{self.name}_masked": masked}
-        return {self._named(part): v for part, v in (corruption_summary(found) | found).items()}
+        found = by_part.get("")
+        if found is None:
+            accuracies = {part: metrics[""] for part, metrics in by_part.items()}
+            found = corruption_summary(accuracies) | accuracies
+        return {self._named(key): value for key, value in found.items()}
+
+    def _measure_part(
+        self, images: VariantImages, logits: Tensor, labels: Tensor
+    ) -> dict[str, float]:
+        """Return the metrics of one source, by what follows the set's name; "" is its accuracy."""
+        classes = images.classes.to(logits.device)
+        if images.textures is not None:
+            decisions = category_probabilities(logits, classes).argmax(dim=1)
+            return cue_decisions(decisions, labels, images.textures.to(logits.device))._asdict()
+        found = {"": category_accuracy(logits, labels, classes)}
+        if len(images.parts) == 1:
+            found["masked"] = category_accuracy(logits, labels, classes, masked=True)
+        if self.name == "texture":
+            by_class = accuracy_by_category(logits, labels, classes)
+            found[FEW] = float((by_class < 2.5).sum())
+            found[MANY] = float((by_class > 50).sum())
+        return found
 
     def _named(self, part: str) -> str:
         return f"{self.name}_{part}" if part else self.name
