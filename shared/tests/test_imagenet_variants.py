@@ -270,6 +270,26 @@ def test_objectnet_without_its_mappings_is_named(tmp_path: Path) -> None:
     refused("objectnet", root, "must have the file .*objectnet_to_imagenet_1k.json")
 
 
+def test_objectnet_with_another_number_of_images_is_named(tmp_path: Path) -> None:
+    # The published archive has 18,574 images in 113 folders that are mapped to ImageNet.
+    root = objectnet(tmp_path)
+    folders = {f"folder_{number}": f"Label {number}" for number in range(113)}
+    words = dict.fromkeys(folders.values(), "digital clock")
+    for name, content in (
+        ("folder_to_objectnet_label", folders),
+        ("objectnet_to_imagenet_1k", words),
+    ):
+        (root / "mappings" / f"{name}.json").write_text(json.dumps(content))
+    for folder in folders:
+        (root / "images" / folder).mkdir()
+        (root / "images" / folder / "one.png").touch()
+    refused(
+        "objectnet", root, r"must have 18,574 images of the 113 classes of ImageNet, got 113 in"
+    )
+    shutil.rmtree(root / "images" / "folder_7")
+    refused("objectnet", root, "must have 113 class folders, but folder_7 is missing")
+
+
 def test_a_cue_conflict_of_another_name_is_named(tmp_path: Path) -> None:
     root = cue_conflict(tmp_path)
     picture(root / "cat" / "photo.png")

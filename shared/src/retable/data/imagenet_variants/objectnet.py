@@ -8,10 +8,12 @@ which is cut off (abarbu/objectnet-template-pytorch, README).
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from retable.data.imagenet_variants.categories import Category
+from retable.data.imagenet_variants.folders import check_folders, counts_of
 from retable.data.subsets import wordnet_id
 from retable.errors import UserError
 from retable.text import printable
@@ -47,6 +49,23 @@ def read_mapping(root: Path) -> dict[str, Category]:
     if not found:
         raise UserError(f"The mappings of {printable(str(root))} name no class of ImageNet.")
     return found
+
+
+def check_images(root: Path, folders: Sequence[str]) -> None:
+    """Check the number of images where the mapping is the published one, of 113 classes.
+
+    Raises:
+        UserError: there are more or fewer, as after a download that broke off.
+    """
+    if len(folders) != CLASSES:
+        return
+    check_folders(root / "images", folders)
+    count = sum(counts_of(root / "images", folders).values())
+    if count != IMAGES:
+        raise UserError(
+            f"ObjectNet must have {IMAGES:,} images of the {CLASSES} classes of ImageNet, got "
+            f"{count:,} in {printable(str(root))}. Unpack the whole archive."
+        )
 
 
 def _read(path: Path) -> dict[str, str]:

@@ -19,7 +19,7 @@ from retable.data.imagenet_variants.categories import (
 from retable.data.imagenet_variants.corruptions import KINDS, SEVERITIES, check_corruptions
 from retable.data.imagenet_variants.cue_conflict import read_conflicts
 from retable.data.imagenet_variants.folders import counts_of, read_folders
-from retable.data.imagenet_variants.objectnet import BORDER, read_mapping
+from retable.data.imagenet_variants.objectnet import BORDER, check_images, read_mapping
 from retable.errors import UserError
 from retable.text import printable
 
@@ -124,6 +124,7 @@ def _open_v2(root: Path, class_names: Sequence[str], skip: bool) -> VariantImage
 
 def _open_objectnet(root: Path, class_names: Sequence[str], skip: bool) -> VariantImages:
     mapping = read_mapping(root)
+    check_images(root, list(mapping))
     categories, classes = _known("objectnet", list(mapping.values()), class_names)
     places = {category: place for place, category in enumerate(categories)}
     folders = {
