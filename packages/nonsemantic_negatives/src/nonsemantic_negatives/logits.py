@@ -51,6 +51,10 @@ def nonsemantic_logits(
 
     Raises:
         UserError: the shapes do not fit, rows are not of unit length, alpha is negative.
+
+    >>> query, negatives = torch.tensor([[1.0, 0.0]]), torch.tensor([[[0.6, 0.8]]])
+    >>> nonsemantic_logits(query, negatives, alpha=2.0)
+    tensor([[1.2000]])
     """
     check_shapes(Shaped("query", query, "B D"), Shaped("negatives", negatives, "B n D"))
     query, negatives = unit_rows("query", query, rows), unit_rows("negatives", negatives, rows)

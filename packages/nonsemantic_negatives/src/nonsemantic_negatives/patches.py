@@ -74,6 +74,10 @@ def patch_negatives(
     Raises:
         UserError: the shapes do not fit, or ``low`` and ``high`` do not satisfy
             1 <= low <= high <= min(H, W).
+
+    >>> images = torch.arange(32.0).view(1, 2, 4, 4)
+    >>> torch.equal(patch_negatives(images, 0, low=4, high=4), images)  # one patch: all of it
+    True
     """
     check_shapes(Shaped("images", images, "B C H W", kind="any"))
     check_rng_key(rng_key)

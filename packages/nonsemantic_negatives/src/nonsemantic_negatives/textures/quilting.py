@@ -50,7 +50,11 @@ class Quilting:
             )
 
     def cells(self, size: int) -> int:
-        """Return the number of blocks in a row of a texture of ``size`` pixels."""
+        """Return the number of blocks in a row of a texture of ``size`` pixels.
+
+        >>> Quilting().cells(224)
+        8
+        """
         step = self.block - self.overlap
         return max(0, -(-(size - self.block) // step)) + 1
 

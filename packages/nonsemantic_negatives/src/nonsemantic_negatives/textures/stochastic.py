@@ -50,7 +50,11 @@ class Stochastic:
         validate_fields(self)
 
     def resolved(self, size: int) -> list[int]:
-        """Return the number of pixels that each stage resolves, of ``size`` x ``size``."""
+        """Return the number of pixels that each stage resolves, of ``size`` x ``size``.
+
+        >>> Stochastic().resolved(32)
+        [32, 64, 128, 256, 512, 1024]
+        """
         return [math.floor(size**2 * self.share**stage) for stage in range(self.stages, -1, -1)]
 
 

@@ -86,7 +86,11 @@ def find_images(source: Path) -> tuple[list[str], Walk]:
 
 
 def twin_name(name: str) -> str:
-    """Return the path of an image's twin."""
+    """Return the path of an image's twin.
+
+    >>> twin_name("train/n01440764/n01440764_18.JPEG")
+    'train/n01440764/n01440764_18.png'
+    """
     return f"{os.path.splitext(name)[0]}.png"
 
 
