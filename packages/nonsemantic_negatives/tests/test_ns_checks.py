@@ -92,10 +92,12 @@ def test_textures_are_made_of_whole_squares(backend: Quilting | Stochastic) -> N
 
 @pytest.mark.parametrize("rng_key", [torch.Generator(), 0.5, None, "1", 2**63])
 def test_a_random_key_is_an_integer(rng_key: Any) -> None:
-    for call in (
+    image = torch.zeros(3, 9, 9, dtype=torch.uint8)
+    calls: list[Callable[[], Tensor]] = [
         lambda: patch_negatives(IMAGES, rng_key, low=3, high=5),
-        lambda: cut_exemplars(torch.zeros(3, 9, 9, dtype=torch.uint8), rng_key, side=4),
-    ):
+        lambda: cut_exemplars(image, rng_key, side=4),
+    ]
+    for call in calls:
         with pytest.raises(UserError) as refused:
             call()
         assert SENTENCES.fullmatch(str(refused.value))
