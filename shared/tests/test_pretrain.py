@@ -23,6 +23,7 @@ from retable.train.options import RunOptions
 from retable.train.pretrain import (
     Training,
     TrainingFailedError,
+    load_method,
     make_accelerator,
     pretrain,
 )
@@ -167,6 +168,29 @@ def test_how_often_states_are_kept_and_logged_does_not_change_the_weights(
     often, seldom = ((tmp_path / run / "encoder.safetensors") for run in ("often", "seldom"))
     for a, b in zip(*(load_encoder(f).encoder.parameters() for f in (often, seldom)), strict=True):
         assert torch.equal(a, b)
+
+
+def test_the_method_of_a_run_is_loaded_as_the_training_left_it(
+    contrastive: Changed, tmp_path: Path
+) -> None:
+    sums: list[float] = []
+
+    def watch_last(method: Method, epoch: int) -> dict[str, float]:
+        sums.append(watch(method, epoch)["sum"])
+        return {}
+
+    recipe, directory = contrastive(), RunDirectory(tmp_path)
+    torch.set_num_threads(1)
+    source = open_source(recipe.data, "train")
+    pretrain(recipe, 3, source, directory, make_accelerator("float32"), OFTEN, watch_last)
+    method = load_method(recipe, 3, directory)
+    assert watch(method, 0)["sum"] == sums[-1]
+    assert not method.training
+    encoder = load_encoder(directory.encoder).encoder
+    for a, b in zip(method.encoder.parameters(), encoder.parameters(), strict=True):
+        assert torch.equal(a, b)
+    with pytest.raises(UserError, match=r"must hold a checkpoint of the run, got none.*--fresh"):
+        load_method(recipe, 4, directory)  # of another seed
 
 
 def test_a_run_that_max_steps_has_cut_says_so(contrastive: Changed, tmp_path: Path) -> None:
