@@ -4,6 +4,7 @@ import gzip
 import io
 import os
 import struct
+from importlib.metadata import EntryPoint, EntryPoints
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -24,7 +25,7 @@ from retable.data.loader import Loader
 from retable.data.readers import ReaderSource
 from retable.data.sampler import Sampler
 from retable.data.source import Source, find_split
-from retable.data.sources import open_source, register_source
+from retable.data.sources import ENTRY_POINTS, open_source, register_source
 from retable.errors import UserError
 from retable.views import ViewRecipe
 
@@ -94,6 +95,19 @@ def test_a_registered_source_opens_by_its_name_and_typed_parameters() -> None:
         open_source("stripes?sides=3", "train")
     with pytest.raises(UserError, match="`wide` of the data set 'stripes' must be true or false"):
         open_source("stripes?wide=3", "train")
+
+
+def test_an_installed_package_declares_sources_by_entry_points(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    declared = EntryPoint("declared", "somewhere:opener", ENTRY_POINTS)
+    monkeypatch.setattr(EntryPoint, "load", lambda self: open_stripes)
+    found = EntryPoints([declared])
+    monkeypatch.setattr(sources, "entry_points", lambda **selected: found.select(**selected))
+    monkeypatch.setattr(sources, "_openers", dict(sources._openers))
+    assert len(open_source("declared?count=5", "test")) == 5
+    with pytest.raises(UserError, match=r"The data set 'other' is unknown: use .*'declared'"):
+        open_source("other", "test")
 
 
 @pytest.mark.usefixtures("stripes")

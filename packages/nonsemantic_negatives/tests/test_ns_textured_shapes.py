@@ -1,3 +1,6 @@
+import subprocess
+import sys
+
 import pytest
 import torch
 
@@ -64,3 +67,13 @@ def test_wrong_parameters_are_named() -> None:
         open_source(f"{NAME}?twin=oracle", "test")
     with pytest.raises(UserError, match="is unknown: use 'shapes-textures"):
         open_source(f"{NAME}:folder", "test")
+
+
+@pytest.mark.wheel
+def test_the_installed_package_need_not_be_imported() -> None:
+    opened = f"open_source('{NAME}', 'test')"
+    program = f"from retable.data.sources import open_source; print(len({opened}))"
+    found = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    assert found.stdout.strip() == "2000"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from importlib.metadata import entry_points
 from types import NoneType
 from typing import get_args
 from urllib.parse import parse_qsl, urlencode
@@ -25,13 +26,18 @@ string. ``skip_unreadable`` (bool) and ``wanted_classes`` (WordNet ids, or None 
 to openers that have these parameters.
 """
 
+ENTRY_POINTS = "retable.sources"
+"""Group of the entry points by which installed packages declare openers under their names."""
+
 _openers: dict[str, Opener] = {}
 
 
 def register_source(name: str, opener: Opener) -> None:
     """Make a source available as ``NAME``, ``NAME:ADDRESS`` or ``NAME:ADDRESS?PARAMETER=VALUE``.
 
-    A script that is loaded twice may register its opener twice.
+    A script that is loaded twice may register its opener twice. A package that declares the opener
+    as an entry point of the group ``retable.sources``, under the same name, only needs to be
+    installed.
 
     Raises:
         UserError: the name is taken or has ":", "?" or a space.
@@ -122,8 +128,12 @@ def _parse(data: str) -> tuple[str, str, str]:
     before, _, query = data.partition("?")
     name, colon, address = before.partition(":")
     needs_address = name in _ADDRESSES
+    if name not in _openers:
+        for entry in entry_points(group=ENTRY_POINTS, name=name):
+            register_source(name, entry.load())
     if name not in _openers or (colon and not address) or (needs_address and not address):
-        others = sorted(_openers.keys() - _ADDRESSES.keys() - {"shapes"})
+        declared = entry_points(group=ENTRY_POINTS).names
+        others = sorted((_openers.keys() | declared) - _ADDRESSES.keys() - {"shapes"})
         known = ["shapes", *_ADDRESSES.values(), *others]
         raise UserError(f"The data set {data!r} is unknown: use {', '.join(map(repr, known))}.")
     return name, address, query
