@@ -1,9 +1,13 @@
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 
 from nonsemantic_negatives import pictures
+from nonsemantic_negatives.textures import cut_exemplars
+from retable.errors import UserError
+from retable.random import derive_key
 
 pytest.importorskip("matplotlib")
 
@@ -11,7 +15,7 @@ DATA = "shapes?test_count=4&size=48"
 
 
 def test_a_row_shows_the_image_its_view_three_negatives_and_a_texture() -> None:
-    figure = pictures.draw(DATA, images=2, size=48, exemplar=16)
+    figure = pictures.draw(pictures.images_of(DATA, 2), size=48, exemplar=16)
     assert len(figure.axes) == 12
     titles = [axes.get_title() for axes in figure.axes[:6]]
     assert titles == ["image", "query's view", "3 px", "9 px", "15 px", "texture"]
@@ -33,6 +37,36 @@ def test_the_command_writes_a_picture(tmp_path: Path, capsys: pytest.CaptureFixt
     assert pictures.main(["--out", str(out), *words]) == 0
     assert out.read_bytes().startswith(b"\x89PNG")
     assert capsys.readouterr().out.strip() == str(out)
+
+
+def test_textures_of_photographs_have_pixels_of_two_patches_and_no_object(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("skimage")
+    cat, coffee, *others = pictures.photographs(9)
+    assert len(others) == 2
+    assert cat.dtype == torch.uint8
+    assert cat.shape == (3, 300, 451)
+    assert coffee.shape == (3, 400, 600)
+    figure = pictures.draw([cat], size=96, exemplar=96)
+    texture = torch.as_tensor(figure.axes[5].images[0].get_array()).flatten(0, 1).unique(dim=0)
+    exemplars = cut_exemplars(cat, derive_key(0, 0), side=96)
+    known = {tuple(pixel) for pixel in exemplars.permute(0, 2, 3, 1).flatten(0, 2).tolist()}
+    assert {tuple(pixel) for pixel in texture.tolist()} <= known
+    out = tmp_path / "photographs.png"
+    words = ["--photographs", "--images", "1", "--size", "48", "--exemplar", "48"]
+    assert pictures.main(["--out", str(out), *words]) == 0
+    assert out.exists()
+    assert pictures.main(["--out", str(out), "--photographs", "--data", DATA]) == 2
+    assert "not allowed with" in capsys.readouterr().err
+
+
+def test_photographs_without_scikit_image_end_with_a_sentence(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(sys.modules, "skimage.data", None)
+    with pytest.raises(UserError, match=r"Install retable-nonsemantic_negatives\[photographs\]"):
+        pictures.photographs(1)
 
 
 def test_wrong_usage_ends_with_a_sentence(

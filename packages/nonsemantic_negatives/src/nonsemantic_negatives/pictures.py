@@ -2,13 +2,15 @@
 
 ``python -m nonsemantic_negatives.pictures --out negatives.png`` draws a row for each image: itself,
 the view that a query is made of, negatives of that view with small, middle and large patches, and a
-texture that is synthesised from two patches of the image.
+texture that is synthesised from two patches of the image. ``--photographs`` draws photographs that
+scikit-image ships with (``pip install 'retable-nonsemantic_negatives[photographs]'``).
 """
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,8 +21,10 @@ from nonsemantic_negatives.patches import patch_negatives
 from nonsemantic_negatives.textures import cut_exemplars, synthesize
 from nonsemantic_negatives.textures.quilting import Quilting
 from retable import views
+from retable.data.decoding import decode
 from retable.data.sources import open_source
 from retable.domains import SEED, Parser, Pixels, Small, integer
+from retable.errors import UserError
 from retable.exit_status import run_guarded
 from retable.outputs import check_output_file
 from retable.plots import drawing
@@ -35,21 +39,20 @@ _LARGEST = 72 / 224
 _SMALLEST = 16 / 224
 
 
-def draw(
-    data: str, *, images: int = 4, size: int = 224, exemplar: int = 96, seed: int = 0
-) -> Figure:
-    """Draw the first images of a data set's test split.
+def draw(images: Sequence[Tensor], *, size: int = 224, exemplar: int = 96, seed: int = 0) -> Figure:
+    """Draw a row of pictures for each image.
 
-    Views and textures have ``size`` pixels; ``exemplar`` is the side of a texture's two patches in
-    pixels of the image.
+    Args:
+        images: each uint8 (3, H, W).
+        size: side of views, negatives and textures in pixels.
+        exemplar: side of a texture's two patches in pixels of the image.
+        seed: of all draws.
     """
     drawing.require()
-    source = open_source(data, "test")
-    count = min(images, len(source))
-    figure = drawing.new_figure(1.4 * 6, 1.4 * count + 0.4)
-    grid = figure.subplots(count, 6, squeeze=False, gridspec_kw={"wspace": 0.06, "hspace": 0.06})
-    for row in range(count):
-        image = source.image(row)
+    figure = drawing.new_figure(1.4 * 6, 1.4 * len(images) + 0.4)
+    space = {"wspace": 0.06, "hspace": 0.06}
+    grid = figure.subplots(len(images), 6, squeeze=False, gridspec_kw=space)
+    for row, image in enumerate(images):
         for axes, (title, picture) in zip(
             grid[row], _pictures(image, size, exemplar, derive_key(seed, row)), strict=True
         ):
@@ -59,6 +62,28 @@ def draw(
             if row == 0:
                 axes.set_title(title, fontsize=9)
     return figure
+
+
+def images_of(data: str, count: int) -> list[Tensor]:
+    """Return the first images of a data set's test split, each uint8 (3, H, W)."""
+    source = open_source(data, "test")
+    return [source.image(index) for index in range(min(count, len(source)))]
+
+
+def photographs(count: int) -> list[Tensor]:
+    """Return up to four photographs that scikit-image ships with, each uint8 (3, H, W).
+
+    Raises:
+        UserError: scikit-image is not installed.
+    """
+    try:
+        folder = resources.files("skimage.data")
+    except ImportError as error:
+        raise UserError(
+            "The photographs need scikit-image. Install retable-nonsemantic_negatives[photographs]."
+        ) from error
+    names = [f"{name}.png" for name in ("chelsea", "coffee", "astronaut")] + ["rocket.jpg"]
+    return [decode((folder / name).read_bytes(), name) for name in names[:count]]
 
 
 def _pictures(image: Tensor, size: int, exemplar: int, rng_key: int) -> list[tuple[str, Tensor]]:
@@ -90,7 +115,10 @@ def _main(arguments: Sequence[str] | None) -> int:
     add = parser.add_argument
     add("--out", metavar="FILE", type=Path, required=True, help="a .png, .svg or .pdf file")
     known = "shapes, imagefolder:DIR, hf:NAME or arrow:DIR; default: %(default)s"
-    add("--data", default="shapes?test_count=64&size=224", help=known)
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument("--data", default="shapes?test_count=64&size=224", help=known)
+    shipped = "draw scikit-image's photographs instead, at most four"
+    what.add_argument("--photographs", action="store_true", help=shipped)
     add("--images", type=integer(Small), default=4, help="default: %(default)s")
     side = integer(Pixels)
     add("--size", type=side, default=224, help="side of the views in pixels; default: %(default)s")
@@ -101,7 +129,9 @@ def _main(arguments: Sequence[str] | None) -> int:
     out = options.pop("out")
     drawing.kind_of(out)
     check_output_file(out, "--out")
-    drawing.save(draw(**options), out)
+    data, count = options.pop("data"), options.pop("images")
+    images = photographs(count) if options.pop("photographs") else images_of(data, count)
+    drawing.save(draw(images, **options), out)
     print(out)
     return 0
 
