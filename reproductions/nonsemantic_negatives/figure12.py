@@ -41,6 +41,8 @@ TABLE = Table(
         "cos_positive": Metric("cosines.positive_mean"),
         "margin_patch": Metric("cosines.margin_patch"),
         "margin_texture": Metric("cosines.margin_texture"),
+        "outline_factor": Metric("outline_factor.top1"),
+        "texture_factor": Metric("texture_factor.top1"),
     },
     proxy=proxy,
     smoke=smoke,
