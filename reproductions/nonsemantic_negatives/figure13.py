@@ -4,8 +4,8 @@
 
 MoCo v2 with patch-based negatives of six strengths; alpha 0 is MoCo v2 itself. The paper prints the
 two ends, 0.40 and 0.12; the values between them are ours. The margin is what the mean cosine with
-the positive has above that with the negatives; the share is the negatives' weight in the gradient. At
-proxy scale linear probes ask the encoders for the outline and for the texture of images in which
+the positive has above that with the negatives; the share is the negatives' weight in the gradient.
+At proxy scale linear probes ask the encoders for the outline and for the texture of images in which
 neither tells the other.
 """
 

@@ -52,7 +52,7 @@ def check_recipes(runs: Sequence[Run], processes: int, options: RunOptions) -> N
 
 
 def check_data(runs: Sequence[Run], options: RunOptions) -> None:
-    """Open the data of every run and its evaluations, and check their size and classes.
+    """Open the data of every run and its evaluations, and check their size, classes and layout.
 
     Process 0 prints how many images and classes each data set has, and what it leaves out.
     """
@@ -89,6 +89,14 @@ def check_data(runs: Sequence[Run], options: RunOptions) -> None:
             sources = [open_test_split(opener(recipe, options), data)]
         if data.source:
             show(data_line(data.source, *sources))
+    # Describing the images opens what an evaluation reads beside its splits, such as shifted sets.
+    described = {
+        (run.recipe.data, run.recipe.subset, evaluation): run.recipe
+        for run in runs
+        for evaluation in run.evaluations
+    }
+    for (_, _, evaluation), recipe in described.items():
+        evaluation.descriptions(opener(recipe, options))
 
 
 def check_claims(runs: Sequence[Run], options: RunOptions) -> None:
