@@ -33,12 +33,11 @@ def version() -> str | None:
     return str(lightly.__version__)
 
 
-def views_of(size: int) -> Callable[[Any], list[Tensor]]:
+def views_of(size: int) -> Callable[[Any], Any]:
     """Return lightly's MoCo v2 transform: a PIL image to its two views."""
     from lightly.transforms.moco_transform import MoCoV2Transform
 
-    transform: Callable[[Any], list[Tensor]] = MoCoV2Transform(input_size=size)
-    return transform
+    return MoCoV2Transform(input_size=size)
 
 
 def pil_images(images: Tensor) -> list[Any]:
@@ -112,7 +111,7 @@ class LightlyMoCo(nn.Module):
         return loss.detach()
 
 
-class _Views(torch.utils.data.Dataset[list[Tensor]]):
+class _Views(torch.utils.data.Dataset[Any]):
     """Views of images that are taken in turn, as often as asked for."""
 
     def __init__(self, images: list[Any], size: int, length: int) -> None:
@@ -121,7 +120,7 @@ class _Views(torch.utils.data.Dataset[list[Tensor]]):
     def __len__(self) -> int:
         return self.length
 
-    def __getitem__(self, index: int) -> list[Tensor]:
+    def __getitem__(self, index: int) -> Any:
         return self.transform(self.images[index % len(self.images)])
 
 

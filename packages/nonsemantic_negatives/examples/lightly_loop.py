@@ -59,7 +59,7 @@ def main(epochs: int = 2) -> list[float]:
             scores = torch.cat(logits, dim=1) / TEMPERATURE
             loss = F.cross_entropy(scores, torch.zeros(BATCH, dtype=torch.int64))
             optimizer.zero_grad()
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             losses.append(loss.item())
     return losses

@@ -2,6 +2,7 @@ import random
 import re
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -10,14 +11,23 @@ from PIL import Image
 from torch import nn
 from torchvision.transforms._presets import ImageClassification
 
-from nonsemantic_negatives.zoo import Checkpoint, TextureAccuracy, find_checkpoints
+from nonsemantic_negatives.zoo import (
+    Checkpoint,
+    TextureAccuracy,
+    find_checkpoints,
+    texture_accuracy,
+)
 from nonsemantic_negatives.zoo import __main__ as command
 from nonsemantic_negatives.zoo.checkpoints import _by_file_name
 from nonsemantic_negatives.zoo.textures_alone import places_of
 from retable.data.imagenet_variants.categories import imagenet_ids
 from retable.errors import UserError
+from retable.evaluate.data import source_opener
+from retable.evaluate.features import represent
+from retable.evaluate.ood_sets import OodSet
+from retable.evaluate.protocol import EvalContext
 from retable.files import read_record
-from retable.views import center
+from retable.views import ViewRecipe, center
 
 CLASSES = ("n01820546", "n02123045", "n02504458", "n03196217", "n07753275")
 SMALL = ("mnasnet0_5", "mobilenet_v3_small", "shufflenet_v2_x0_5")
@@ -174,7 +184,7 @@ def test_networks_load_as_torchvision_loads_them(tmp_path: Path) -> None:
     legacy = {pattern.sub(r"\1.\2", name): tensor for name, tensor in dense.state_dict().items()}
     assert legacy.keys() != dense.state_dict().keys()
     torch.save(legacy, tmp_path / file_of("densenet121"))
-    found = {one.model: one.load() for one in find_checkpoints([tmp_path])}
+    found: dict[str, Any] = {one.model: one.load() for one in find_checkpoints([tmp_path])}
     assert found["googlenet"].transform_input is True
     assert not found["googlenet"].training
     images = torch.rand(1, 3, 64, 64)
@@ -218,25 +228,17 @@ def test_classes_that_are_none_of_imagenet_end_with_a_sentence() -> None:
 def test_a_network_of_larger_inputs_sees_all_of_a_texture(
     zoo: Path, data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from nonsemantic_negatives.zoo import textures_alone
-    from retable.evaluate.data import source_opener
-    from retable.evaluate.ood_sets import OodSet
-    from retable.evaluate.protocol import EvalContext
-
     (small,) = find_checkpoints([zoo / file_of("shufflenet_v2_x0_5")])
     opened = source_opener(f"imagefolder:{data}")
     images = opened("test")
     textures = OodSet("texture", str(data / "textures")).open(opened, "", images)
     seen: list[tuple[int, int | None]] = []
-    real = textures_alone.represent
 
-    def watched(frozen: object, source: object, view: object, *rest: object, **named: object):  # type: ignore[no-untyped-def]
-        seen.append((view.size, view.resize))  # type: ignore[attr-defined]
-        return real(frozen, source, view, *rest, **named)  # type: ignore[arg-type]
+    def watched(network: Any, source: Any, view: ViewRecipe, *rest: Any, **named: Any) -> Any:
+        seen.append((view.size, view.resize))
+        return represent(network, source, view, *rest, **named)
 
-    monkeypatch.setattr(textures_alone, "represent", watched)
+    monkeypatch.setattr("nonsemantic_negatives.zoo.textures_alone.represent", watched)
     for view in (center(224, 256), center(299, 342)):
-        textures_alone.texture_accuracy(
-            replace(small, view=view), images, textures, EvalContext("cpu")
-        )
+        texture_accuracy(replace(small, view=view), images, textures, EvalContext("cpu"))
     assert seen == [(224, 256), (224, None), (299, 342), (299, 299)]

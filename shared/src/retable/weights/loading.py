@@ -139,8 +139,7 @@ def _load_resnet(
 
 
 def _load_torchvision(spec: str) -> LoadedEncoder:
-    # Public, but torchvision re-exports it without saying so to type checkers.
-    from torchvision.models import get_model_weights  # type: ignore[attr-defined]
+    from torchvision.models import get_model_weights
 
     _, name, *entry = spec.split(":")
     try:

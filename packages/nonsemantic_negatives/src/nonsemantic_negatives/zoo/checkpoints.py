@@ -7,23 +7,18 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
 
 import torch
-import torchvision.models
 from torch import nn
-
-# Public, but torchvision re-exports them without saying so to type checkers.
-from torchvision.models import (  # type: ignore[attr-defined]
-    WeightsEnum,
-    get_model,
-    get_model_weights,
-    list_models,
-)
 
 from retable.errors import UserError
 from retable.text import printable
 from retable.views import ViewRecipe
 from retable.weights.weights_files import read_weights
+
+if TYPE_CHECKING:
+    from torchvision.models import WeightsEnum
 
 _AS_PUBLISHED = {
     name: {"transform_input": True, "init_weights": False} for name in ("googlenet", "inception_v3")
@@ -61,6 +56,8 @@ class Checkpoint:
         Raises:
             UserError: the file is damaged or holds other weights.
         """
+        from torchvision.models import get_model
+
         read_weights(self.path)  # says what is wrong with a file
         # Not its tensors alone: MNASNet reads the version that a state dict carries.
         state = torch.load(self.path, map_location="cpu", weights_only=True)
@@ -115,8 +112,10 @@ def find_checkpoints(paths: Iterable[Path], weights: str = "IMAGENET1K_V1") -> l
 @cache
 def _by_file_name() -> dict[str, _Published]:
     """Return all published classifiers of ImageNet by the name of their file."""
-    names = list_models(module=torchvision.models)
-    entries = [(name, each) for name in names for each in get_model_weights(name)]
+    from torchvision import models
+
+    names = models.list_models(module=models)
+    entries = [(name, each) for name in names for each in models.get_model_weights(name)]
     published = [_Published(name, entry) for name, entry in entries]
     return {PurePosixPath(one.entry.url).name: one for one in published}
 
