@@ -70,6 +70,14 @@ def test_only_whole_unchanged_tables_over_enough_seeds_are_recorded(
         parse(table, ["--record", *words])
 
 
+def test_seeds_are_added_to_a_recording_by_name(table: Table) -> None:
+    selection, options = parse(table, ["--record", "--extend", "--seeds", "6"])
+    assert (options.record, options.extend, selection.seeds) == (True, True, (6,))
+    for words in (["--extend"], ["--extend", "--seeds", "6"], ["--record", "--extend"]):
+        with pytest.raises(UserError, match="write --record --extend --seeds SEED"):
+            parse(table, words)
+
+
 def test_a_command_without_rows_trains_the_first_ones_at_proxy_scale(table: Table) -> None:
     short = dataclasses.replace(table, first_rows=("contrastive",))
     assert parse(short, [])[0].rows == ("contrastive",)

@@ -243,6 +243,44 @@ def test_a_recording_keeps_which_rows_collapsed(
     assert verdicts == {"off": "match", "contrastive": "not run", "supervised": "match"}
 
 
+def test_further_seeds_are_recorded_where_they_agree_with_the_stored(
+    judged_table: Table,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def command(higher: float, *words: str) -> int:
+        def fake(runs: list[Run], options: RunOptions) -> None:
+            for run in runs:
+                collapsed = run.rows == ("off",)
+                leave(run, options.folder, 11.0 if collapsed else 80.0 + run.seed + higher)
+
+        monkeypatch.setattr(execute, "execute", fake)
+        return main(judged_table, ["--runs", str(tmp_path / str(higher)), "--quiet", *words])
+
+    def stored() -> tuple[float, ...]:
+        value = load_reference(judged_table.proxy_reference).stored("supervised", "top1")
+        assert isinstance(value, Value)
+        return value.per_seed
+
+    assert command(0.0, "--record", "--extend", "--seeds", "4") == 2
+    assert "has none. Use --record alone" in capsys.readouterr().err
+    assert command(0.0, "--record", "--seeds", "1-3") == 0
+    assert command(0.0, "--record", "--extend", "--seeds", "3-4") == 2
+    assert "`--seeds` must name seeds that are not recorded, got 3" in capsys.readouterr().err
+    assert command(90.0, "--record", "--extend", "--seeds", "4-5") == 2
+    assert "supervised.top1" in (said := capsys.readouterr().err)
+    assert "miss the stored numbers" in said
+    assert stored() == (81.0, 82.0, 83.0)
+    assert command(0.0, "--record", "--extend", "--seeds", "4-5") == 0
+    assert stored() == (81.0, 82.0, 83.0, 84.0, 85.0)
+    provenance = load_reference(judged_table.proxy_reference).provenance
+    assert provenance is not None
+    first, second = provenance.command.split("; ")
+    assert first.endswith("-- --record --seeds 1 2 3")
+    assert second.endswith("-- --record --extend --seeds 4 5")
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [

@@ -163,14 +163,18 @@ def test_a_row_is_above_one_that_collapsed_in_every_seed(
 # What was recorded.
 
 
-def recording(paper: Reference, provenance: Provenance, *collapsed: int) -> Reference:
+def recording(
+    paper: Reference, provenance: Provenance, *collapsed: int, earlier: Reference | None = None
+) -> Reference:
     """Record the row ``off`` with some of the seeds collapsed, and another with a number each."""
     seeds = provenance.seeds
     numbers = {
         "ours": {"top1": {seed: 79.0 + 0.1 * seed for seed in seeds}},
         "off": left(*(seed for seed in seeds if seed not in collapsed)),
     }
-    return record_reference(paper, numbers, provenance, collapsed={"off": gone(*collapsed)})
+    return record_reference(
+        paper, numbers, provenance, collapsed={"off": gone(*collapsed)}, earlier=earlier
+    )
 
 
 def test_a_recording_counts_the_seeds_that_collapsed_and_survives_being_written(
@@ -183,6 +187,19 @@ def test_a_recording_counts_the_seeds_that_collapsed_and_survives_being_written(
         assert load_reference(tmp_path / "r.toml") == recorded
         text = (tmp_path / "r.toml").read_text()
         assert f"values.top1 = {{ collapsed = {len(collapsed)}, runs = 5 }}" in text
+
+
+def test_collapses_of_added_seeds_are_counted_with_the_stored(
+    paper: Reference, provenance: Provenance
+) -> None:
+    more = replace(provenance, seeds=(7, 8, 9))
+    for before, after, wanted in (((1, 3), (8,), 3), ((), (8,), 1), ((1,), (), 1)):
+        earlier = recording(paper, provenance, *before)
+        extended = recording(paper, more, *after, earlier=earlier)
+        assert extended.stored("off", "top1") == Collapse(wanted, 8)
+        value = extended.value("ours", "top1")
+        assert value is not None
+        assert value.runs == 8
 
 
 def test_a_collapsed_cell_takes_no_part_in_the_tolerances_of_the_others(

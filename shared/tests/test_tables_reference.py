@@ -234,6 +234,48 @@ def test_what_is_not_judged_is_recorded_without_tolerance_and_costs_none(
     assert len(stored(reference, "base", "top1").per_seed) == 5
 
 
+def test_seeds_that_are_added_give_the_recording_of_all_at_once(paper: Reference) -> None:
+    first = Provenance("record", (0, 1, 2), "c", "2026-01-02", "h", {"torch": "2"})
+    more = Provenance("extend", (3, 4), "c2", "2026-01-01", "h", {"torch": "3", "a": "1"})
+    runs = measured()
+    earlier = record_reference(paper, measured_of(runs, first.seeds), first)
+    extended = record_reference(paper, measured_of(runs, more.seeds), more, earlier=earlier)
+    whole = Provenance("record", (0, 1, 2, 3, 4), "c", "d", "h", {})
+    at_once = record_reference(paper, runs, whole)
+    assert replace(extended, provenance=whole) == at_once
+    assert extended.provenance == Provenance(
+        command="record; extend",
+        seeds=(0, 1, 2, 3, 4),
+        commit="c; c2",
+        date="2026-01-02",
+        hardware="h",
+        versions={"torch": "2; 3", "a": "none; 1"},
+    )
+
+
+def measured_of(runs: Measured, seeds: Sequence[int]) -> Measured:
+    return {
+        row: {key: {seed: by_seed[seed] for seed in seeds} for key, by_seed in cells.items()}
+        for row, cells in runs.items()
+    }
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"new": {"top1": {8: 1.0, 9: 1.0}}}, "only it or only these seeds have row 'new'"),
+        ({"base": {}}, "have row 'base', column 'top1'"),
+    ],
+)
+def test_seeds_of_other_cells_cannot_be_added(
+    change: Measured, sentence: str, paper: Reference, provenance: Provenance
+) -> None:
+    earlier = record_reference(paper, measured(), provenance)
+    more = replace(provenance, seeds=(8, 9))
+    with pytest.raises(UserError, match=sentence):
+        record_reference(paper, {**measured((8, 9)), **change}, more, earlier=earlier)
+
+
 @pytest.mark.parametrize(
     ("seeds", "change", "sentence"),
     [

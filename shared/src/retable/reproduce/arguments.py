@@ -38,7 +38,9 @@ def parse(table: Table, arguments: Sequence[str]) -> tuple[TableSelection, RunOp
         )
     default_seeds = RECORDING_SEEDS if options.record else table.seeds[options.scale]
     seeds = _seeds(options.seeds) if options.seeds else default_seeds
-    if options.record and len(seeds) < LEAST_SEEDS:
+    if options.extend and not (options.record and options.seeds):
+        raise UserError("--extend adds seeds to a recording: write --record --extend --seeds SEED.")
+    if options.record and not options.extend and len(seeds) < LEAST_SEEDS:
         raise UserError(
             f"--record needs at least {LEAST_SEEDS} seeds, got {len(seeds)}: "
             "leave out --seeds or name more."
@@ -177,6 +179,7 @@ def _parser(table: Table) -> Parser:
     add("--accept-other", nargs="+", choices=("code", "data"), default=[], help=other)
     add("--dry-run", action="store_true", help="print the planned runs and their cost")
     add("--record", action="store_true", help="store the metrics as this table's proxy references")
+    add("--extend", action="store_true", help="with --record: add --seeds to those that are stored")
     folder = "folder of results; ./runs by default"
     add("--runs", dest="folder", metavar="RUNS", type=Path, default=Path("runs"), help=folder)
     add("--tensorboard", action="store_true", help="also write TensorBoard events")

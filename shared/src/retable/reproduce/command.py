@@ -18,12 +18,13 @@ from retable.errors import UserError
 from retable.evaluate.data import without_validation
 from retable.outputs import check_output_folder
 from retable.processes import exit_with_launcher
-from retable.reproduce import arguments, checks, execute, launch, results
+from retable.reproduce import arguments, checks, execute, launch, recording, results
 from retable.reproduce.plan import TableSelection, plan_runs, render_plan, resolve_rows
 from retable.reproduce.run import Run, kept_seeds, read_runs
 from retable.reproduce.table import Table, TableRow
 from retable.settings import fingerprint
 from retable.tables import render_terminal, supports_colour
+from retable.tables.comparison import Comparison
 from retable.train.options import RunOptions
 from retable.train.recipe import PretrainRecipe
 
@@ -55,8 +56,10 @@ def guarded(command: Callable[[], int]) -> int:
 def _main(table: Table, script: Path, words: Sequence[str]) -> int:
     selection, options = arguments.parse(table, words)
     if options.record:
-        selection = replace(selection, rows=results.recorded_rows(table))
+        selection = replace(selection, rows=recording.recorded_rows(table))
     results.load_references(table, selection.scale)
+    if options.extend:
+        recording.check_extension(table, selection.seeds)
     rows = resolve_rows(table, selection)
     runs = plan_runs(rows, selection.seeds)
     processes = launch.wanted_processes(options.processes)
@@ -84,10 +87,16 @@ def _main(table: Table, script: Path, words: Sequence[str]) -> int:
         rows, runs = complete_runs(table, selection, rows, runs, options)
     finished = read_runs(runs, options.folder, table.derive)
     outcomes = results.gather_outcomes(table, rows, finished, selection.scale)
-    if options.record:
-        results.record(table, runs, finished, outcomes)
     notes = kept_notes(runs, options)
-    comparison = results.compare_table(table, rows, outcomes, selection, finished, notes=notes)
+
+    def compare() -> Comparison:
+        return results.compare_table(table, rows, outcomes, selection, finished, notes=notes)
+
+    if options.extend:
+        recording.check_agreement(table, compare())
+    if options.record:
+        recording.record(table, runs, finished, outcomes, extend=options.extend)
+    comparison = compare()
     folder = options.folder / "tables" / f"{table.name}-{selection.scale}{variant}"
     results.write_report(table, comparison, finished, folder)
     print(render_terminal(comparison, colour=supports_colour(sys.stdout)))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,19 +13,16 @@ from retable.errors import UserError
 from retable.extras import install_command
 from retable.plots import drawing
 from retable.reproduce.plan import TableSelection
-from retable.reproduce.run import FinishedRuns, Run
+from retable.reproduce.run import FinishedRuns
 from retable.reproduce.table import Table, TableRow
 from retable.settings import to_plain
 from retable.tables import (
     Comparison,
-    Measured,
     Provenance,
     Reference,
     compare,
     load_reference,
-    record_reference,
     save_comparison,
-    write_reference,
 )
 from retable.tables.claims import Fact, recorded_facts
 from retable.tables.reference import COLLAPSE, Collapse
@@ -195,13 +191,14 @@ def _repeat(recorded: Provenance | None, runs: FinishedRuns) -> bool:
     return recorded is not None and all(
         facts
         and not facts.get("gpus")
-        and recorded.hardware == _hardware(facts)
+        and recorded.hardware == hardware_of(facts)
         and all(facts["versions"].get(p) == recorded.versions.get(p) for p in _DECISIVE)
         for facts in environments
     )
 
 
-def _hardware(facts: Mapping[str, Any]) -> str:
+def hardware_of(facts: Mapping[str, Any]) -> str:
+    """Return the machine of a run, from the record of its environment."""
     return f"{facts['processor']}, {facts['cores']} cores"
 
 
@@ -234,57 +231,3 @@ def write_report(table: Table, comparison: Comparison, runs: FinishedRuns, folde
         return
     for draw in table.plots:
         draw(comparison, runs, folder)
-
-
-def recorded_rows(table: Table) -> tuple[str, ...]:
-    """Return the rows that are recorded: those with a proxy, except those that we added."""
-    extra = {row.key for row in load_reference(table.reference).rows if row.origin == "extra"}
-    return tuple(row for row in table.rows if row not in extra and table.trainings_at(row, "proxy"))
-
-
-def record(table: Table, runs: list[Run], finished: FinishedRuns, outcomes: Outcomes) -> None:
-    """Store the outcomes as the table's proxy references, with their provenance.
-
-    Raises:
-        UserError: a row or seed has no metrics.
-    """
-    seeds = tuple(dict.fromkeys(run.seed for run in runs))
-    missing = []
-    for name, seed in ((name, run.seed) for run in runs for name in run.rows):
-        found = finished.get(name, {}).get(seed)
-        if not (found and (found.metrics or table.collapse_reason(name, found, "proxy"))):
-            missing.append(f"{name} (seed {seed})")
-    if missing:
-        raise UserError(f"Nothing was recorded: {', '.join(missing)} has no metrics.")
-    facts = [finished[run.rows[0]][run.seed].environment for run in runs]
-    versions = {k: v for found in facts for k, v in found["versions"].items() if v is not None}
-    provenance = Provenance(
-        command=f"nox -s reproduce-{table.name} -- --record --seeds {' '.join(map(str, seeds))}",
-        seeds=seeds,
-        commit=", ".join(dict.fromkeys(str(found["commit"]) for found in facts)),
-        date=datetime.datetime.now(datetime.UTC).date().isoformat(),
-        hardware=", ".join(dict.fromkeys(map(_hardware, facts))),
-        versions=versions,
-    )
-    paper = load_reference(table.reference)
-    measured = _recordable(table, finished, outcomes)
-    write_reference(
-        table.proxy_reference,
-        record_reference(paper, measured, provenance, collapsed=outcomes.collapsed),
-    )
-
-
-def _recordable(table: Table, runs: FinishedRuns, outcomes: Outcomes) -> Measured:
-    """Return the numbers of the cells of which no run of any seed has stopped."""
-    return {
-        row: {
-            key: numbers
-            for key, numbers in cells.items()
-            if all(
-                run.metrics
-                for name in table.columns[key].reads(row)
-                for run in runs.get(name, {}).values()
-            )
-        }
-        for row, cells in outcomes.measured.items()
-    }

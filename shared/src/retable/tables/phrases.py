@@ -96,7 +96,7 @@ def scale_sentences(comparison: Comparison) -> list[str]:
     elif recorded is not None:
         sentences.append(
             f"Verdicts compare with the proxy reference that we recorded on {recorded.date}"
-            f" ({len(recorded.seeds)} seeds, commit {recorded.commit[:12]})."
+            f" ({len(recorded.seeds)} seeds, commit {recorded.commit})."
         )
     elif comparison.scale == "proxy":
         sentences.append("No proxy reference is recorded: there is nothing to compare with.")

@@ -40,6 +40,7 @@ def record_reference(
     provenance: Provenance,
     *,
     collapsed: Collapsed | None = None,
+    earlier: Reference | None = None,
 ) -> Reference:
     """Return a reference that holds what we measured, with tolerances that follow from its spread.
 
@@ -49,16 +50,19 @@ def record_reference(
         provenance: how it was measured.
         collapsed: row -> column -> seed -> why the run has no number there. Of such a cell only the
             number of these seeds is stored: what is left of its numbers is no mean to match.
+        earlier: a recording of the same cells with other seeds, which are kept.
 
     Raises:
         UserError: fewer than three seeds, a cell without one of them, a number that is not finite,
-            or an unknown column.
+            an unknown column, or a cell that only one of two recordings has.
     """
     seeds = provenance.seeds
-    if len(set(seeds)) < LEAST_SEEDS:
+    if earlier is not None and earlier.provenance is not None:
+        provenance = joined(earlier.provenance, provenance)
+    if len(set(provenance.seeds)) < LEAST_SEEDS:
         raise UserError(
             f"Recording {paper.table.id} needs at least {LEAST_SEEDS} different seeds, not"
-            f" {len(set(seeds))}: name them with --seeds."
+            f" {len(set(provenance.seeds))}: name them with --seeds."
         )
     collapsed = collapsed or {}
     keys = dict.fromkeys([*measured, *collapsed])
@@ -67,6 +71,8 @@ def record_reference(
         key: _recorded_row(paper, key, measured.get(key, {}), collapsed.get(key, {}), seeds)
         for key in dict.fromkeys([*printed, *keys])
     }
+    if earlier is not None:
+        rows = _extended(earlier, rows)
     unjudged = {column.key for column in paper.columns if column.unjudged}
     compared = {
         key: {
@@ -79,7 +85,7 @@ def record_reference(
     decimals = {column.key: column.decimals for column in paper.columns}
     spreads, tolerances = recorded_tolerances(compared, decimals)
     columns = tuple(
-        _recorded_column(column, spreads.get(column.key), tolerances, len(seeds))
+        _recorded_column(column, spreads.get(column.key), tolerances, len(provenance.seeds))
         for column in paper.columns
         if any(column.key in row.values for row in rows.values())
     )
@@ -93,6 +99,51 @@ def record_reference(
     )
     stored = tuple(_with_tolerances(row, tolerances[key], common) for key, row in rows.items())
     return Reference(table, columns, stored, provenance=provenance)
+
+
+def _extended(earlier: Reference, rows: Mapping[str, RowSpec]) -> dict[str, RowSpec]:
+    """Return rows with the stored runs before their own."""
+    extended = {}
+    for key in dict.fromkeys([*(row.key for row in earlier.rows), *rows]):
+        before, row = earlier.row(key), rows.get(key)
+        cells = ((before and before.values) or {}, (row and row.values) or {})
+        differing = sorted(cells[0].keys() ^ cells[1].keys())
+        if before is None or row is None or differing:
+            what = f"row '{key}'" + (f", column '{differing[0]}'" if differing else "")
+            raise UserError(
+                f"Cannot add seeds to {earlier.path or earlier.table.id}: only it or only these "
+                f"seeds have {what}. Record all seeds again."
+            )
+        values = {name: _joined_value(value, row.values[name]) for name, value in cells[0].items()}
+        extended[key] = replace(row, values=values)
+    return extended
+
+
+def _joined_value(one: Value | Collapse, other: Value | Collapse) -> Value | Collapse:
+    if isinstance(one, Value) and isinstance(other, Value):
+        return _recorded_value([*one.per_seed, *other.per_seed])
+    gone = sum(each.collapsed or 0 for each in (one, other) if isinstance(each, Collapse))
+    return Collapse(gone, (one.runs or 0) + (other.runs or 0))
+
+
+def joined(one: Provenance, other: Provenance) -> Provenance:
+    """Return the provenance of a recording in two parts."""
+
+    def both(first: str, second: str) -> str:
+        return first if second in first.split("; ") else f"{first}; {second}"
+
+    versions = {
+        name: both(one.versions.get(name, "none"), other.versions.get(name, "none"))
+        for name in dict.fromkeys([*one.versions, *other.versions])
+    }
+    return Provenance(
+        command=both(one.command, other.command),
+        seeds=(*one.seeds, *other.seeds),
+        commit=both(one.commit, other.commit),
+        date=max(one.date, other.date),
+        hardware=both(one.hardware, other.hardware),
+        versions=versions,
+    )
 
 
 def _recorded_row(

@@ -32,6 +32,7 @@ class RunOptions:
         accepted: "code" or "data": keep runs that were made of other code or data.
         dry_run: Print the plan and its cost instead of training.
         record: Store the metrics as the table's proxy references.
+        extend: Keep the seeds that are stored there.
     """
 
     folder: Path = Path("runs")
@@ -54,6 +55,7 @@ class RunOptions:
     accepted: tuple[str, ...] = ()
     dry_run: bool = False
     record: bool = False
+    extend: bool = False
 
     def __post_init__(self) -> None:
         validate_fields(self)
