@@ -234,9 +234,13 @@ def test_what_is_not_judged_is_recorded_without_tolerance_and_costs_none(
     assert len(stored(reference, "base", "top1").per_seed) == 5
 
 
-def test_seeds_that_are_added_give_the_recording_of_all_at_once(paper: Reference) -> None:
-    first = Provenance("record", (0, 1, 2), "c", "2026-01-02", "h", {"torch": "2"})
-    more = Provenance("extend", (3, 4), "c2", "2026-01-01", "h", {"torch": "3", "a": "1"})
+@pytest.mark.parametrize("count", [1, 2])
+def test_seeds_that_are_added_give_the_recording_of_all_at_once(
+    count: int, paper: Reference
+) -> None:
+    kept, added = tuple(range(5 - count)), tuple(range(5 - count, 5))
+    first = Provenance("record", kept, "c", "2026-01-02", "h", {"torch": "2"})
+    more = Provenance("extend", added, "c2", "2026-01-01", "h", {"torch": "3", "a": "1"})
     runs = measured()
     earlier = record_reference(paper, measured_of(runs, first.seeds), first)
     extended = record_reference(paper, measured_of(runs, more.seeds), more, earlier=earlier)

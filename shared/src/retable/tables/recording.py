@@ -179,9 +179,9 @@ def _recorded_row(
 def _recorded_value(numbers: Sequence[float]) -> Value:
     # Eight digits are beyond any spread, and the file stays readable.
     runs = tuple(float(f"{number:.8g}") for number in numbers)
-    spread = spread_of(runs)
-    assert spread is not None
-    return Value(float(f"{mean(runs):.8g}"), float(f"{spread.std:.4g}"), len(runs), runs)
+    spread = spread_of(runs)  # None of one run, which joins earlier ones
+    std = None if spread is None else float(f"{spread.std:.4g}")
+    return Value(float(f"{mean(runs):.8g}"), std, len(runs), runs)
 
 
 def _recorded_column(
