@@ -49,6 +49,8 @@ TABLE = Table(
     images=IMAGENET100_IMAGES,
     subset="imagenet100",
     facts=FACTS,
+    check_rows=("alpha_0", "alpha_2"),
+    first_rows=("alpha_0", "alpha_2", "alpha_3", "alpha_5"),
     plots=(draw_histograms,),
 )
 

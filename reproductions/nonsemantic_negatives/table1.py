@@ -52,6 +52,8 @@ TABLE = Table(
     images=IMAGENET100_IMAGES,
     subset="imagenet100",
     facts=FACTS,
+    check_rows=("moco_v2_k16384", "patch_a2_k16384"),
+    first_rows=("moco_v2_k16384", "texture_a2_k16384", "patch_a2_k16384", "patch_a3_k16384"),
 )
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 from retable.tables.comparison import ComparedCell, ComparedClaim, Comparison
@@ -96,7 +97,7 @@ def scale_sentences(comparison: Comparison) -> list[str]:
     elif recorded is not None:
         sentences.append(
             f"Verdicts compare with the proxy reference that we recorded on {recorded.date}"
-            f" ({len(recorded.seeds)} seeds, commit {recorded.commit})."
+            f" ({len(recorded.seeds)} seeds, commit {_short(recorded.commit)})."
         )
     elif comparison.scale == "proxy":
         sentences.append("No proxy reference is recorded: there is nothing to compare with.")
@@ -123,6 +124,11 @@ _LEGEND = (
     " interval is completely outside. inconclusive: the difference is outside, the interval reaches"
     " in."
 )
+
+
+def _short(commits: str) -> str:
+    """Return commits with twelve digits each."""
+    return re.sub("[0-9a-f]{12,}", lambda found: found[0][:12], commits)
 
 
 def _regression(comparison: Comparison) -> list[str]:

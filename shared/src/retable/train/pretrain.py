@@ -24,6 +24,7 @@ from retable.errors import UserError
 from retable.extras import require
 from retable.methods.method import Batch, Method, Metrics
 from retable.nn import batch_norm
+from retable.nn.memory_format import trains_channels_last
 from retable.precision import autocast_dtype
 from retable.settings import fingerprint
 from retable.train import checkpoint, health
@@ -173,6 +174,7 @@ class Training:
         check_fit(recipe, method, accelerator.num_processes, options)
         self.recipe, self.directory, self.accelerator = recipe, directory, accelerator
         self.step = 0
+        channels_last = options.channels_last and trains_channels_last(method, accelerator.device)
         self.loader = Loader(
             source,
             Sampler(len(source), recipe.batch, seed),
@@ -182,9 +184,9 @@ class Training:
             device=accelerator.device,
             resident=options.resident or None,
             compiled=options.compile and accelerator.device.type == "cuda",
-            channels_last=options.channels_last,
+            channels_last=channels_last,
         )
-        if options.channels_last:
+        if channels_last:
             method = method.to(memory_format=torch.channels_last)
         optimizer = build_optimizer(recipe.optimizer, method)
         with warnings.catch_warnings():
