@@ -91,9 +91,9 @@ def measured_peak(chosen: PretrainRecipe, images: int) -> int:
     return before + most
 
 
-NATIVE_BF16 = pytest.mark.skipif(
+WITH_AVX512 = pytest.mark.skipif(
     "AVX512" not in torch.backends.cpu.get_cpu_capability(),
-    reason="this processor computes bf16 in float32 copies, which are no part of the estimate",
+    reason="MoCo in bf16 was measured a third above the estimate without AVX-512, cause unknown",
 )
 
 
@@ -102,11 +102,11 @@ NATIVE_BF16 = pytest.mark.skipif(
     [
         recipe(encoder=SMALL),
         recipe(encoder=RESNET),
-        pytest.param(recipe(encoder=RESNET, precision="bf16"), marks=NATIVE_BF16),
+        recipe(encoder=RESNET, precision="bf16"),
         recipe(SimCLRRecipe(hidden_dim=64), view_count=2),
         recipe(BYOLRecipe(hidden_dim=128), RESNET, view_count=2),
         pytest.param(
-            recipe(moco_v2(queue=128), RESNET, view_count=2, precision="bf16"), marks=NATIVE_BF16
+            recipe(moco_v2(queue=128), RESNET, view_count=2, precision="bf16"), marks=WITH_AVX512
         ),
     ],
     ids=["small", "resnet", "bf16", "simclr", "byol", "moco"],

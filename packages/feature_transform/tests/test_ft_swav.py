@@ -461,10 +461,11 @@ def test_two_processes_train_as_one(level: Any, draw_group: int | None, group: i
     for name, expected in one[1].items():
         assert torch.equal(first[1][name], second[1][name]), name
         torch.testing.assert_close(first[1][name], expected, rtol=0, atol=2e-5)
+    # Groups of two images differ by more with oneDNN's kernels for AVX2, not with those for AVX.
+    gradients_within, metrics_within = (3e-4, 1e-4) if group == 2 else (1e-4, 2e-5)
     for gradient, expected in zip(first[2], one[2], strict=True):
-        # Batch norm of two images enlarges rounding, which differs by processor.
-        torch.testing.assert_close(gradient, expected, rtol=1e-3, atol=3e-4)
-    assert first[3] == pytest.approx(one[3], abs=1e-4)
+        torch.testing.assert_close(gradient, expected, rtol=1e-3, atol=gradients_within)
+    assert first[3] == pytest.approx(one[3], abs=metrics_within)
 
 
 # Through the loop
