@@ -25,8 +25,8 @@ from retable.reproduce import (
 from retable.reproduce.plan import TableSelection, plan_runs, resolve_rows
 from retable.reproduce.results import Outcomes, failed_unexpectedly, gather_outcomes
 from retable.reproduce.run import FinishedRuns, Run, evaluation_owner, read_runs
-from retable.tables import Comparison, load_reference
-from retable.tables.reference import Collapse, Value
+from retable.tables import Comparison, load_reference, record_reference, write_reference
+from retable.tables.reference import Collapse, Provenance, Value
 from retable.train.options import RunOptions
 from retable.train.recipe import PretrainRecipe
 
@@ -68,6 +68,14 @@ def judged_table(table: Table, contrastive: Changed, supervised: Changed) -> Tab
     )
 
 
+ENVIRONMENT: dict[str, Any] = {
+    "versions": {"torch": "2"},
+    "commit": "c",
+    "processor": "p",
+    "instructions": "AVX512",
+    "cores": 2,
+}
+
 Left = float | dict[str, str]
 """Result of a run: an accuracy, or the reason and kind of its failure."""
 
@@ -77,8 +85,7 @@ def leave(run: Run, folder: Path, found: Left) -> None:
     directory.write_claim(run.claim({}))
     ended = {"epochs": [{"epoch": 1, "loss": 2.0}], "monitor": []}
     write_record(directory.result, run.name, ended | (found if isinstance(found, dict) else {}))
-    facts = {"versions": {}, "commit": "c", "processor": "p", "cores": 2}
-    write_record(directory.environment, run.name, facts)
+    write_record(directory.environment, run.name, ENVIRONMENT)
     if not isinstance(found, dict):
         evaluation = run.evaluation_folder(run.evaluations[0], folder)
         evaluation.mkdir(parents=True)
@@ -136,6 +143,42 @@ def test_notes_about_the_runs_come_with_the_comparison(judged_table: Table, tmp_
     said = ["1 of 1 runs was made by other code."]
     comparison = results.compare_table(judged_table, rows, outcomes, selection, runs, notes=said)
     assert comparison.notes == tuple(said)
+
+
+@pytest.mark.parametrize(
+    ("other", "pairing"),
+    [
+        ({}, "repeated"),
+        ({"processor": "q"}, "paired"),
+        # Processors of one name differ in their instructions, and so in the last digits.
+        ({"instructions": "AVX2"}, "paired"),
+        ({"cores": 4}, "paired"),
+        ({"versions": {"torch": "3"}}, "paired"),
+        ({"gpus": ["a"]}, "paired"),
+    ],
+)
+def test_a_recorded_seed_must_repeat_with_the_same_instructions_and_versions_alone(
+    other: dict[str, Any], pairing: str, judged_table: Table, tmp_path: Path
+) -> None:
+    numbers = {0: 50.0, 1: 51.0, 2: 49.0}
+    _, runs, _ = outcome(judged_table, tmp_path, {"contrastive": dict(numbers)})
+    measured = {"contrastive": {"top1": numbers}}
+    hardware = results.hardware_of(ENVIRONMENT)
+    made = Provenance("record", (0, 1, 2), "c", "d", hardware, ENVIRONMENT["versions"])
+    recorded = record_reference(load_reference(judged_table.reference), measured, made)
+    write_reference(judged_table.proxy_reference, recorded)
+    there = {
+        row: {
+            seed: dataclasses.replace(run, environment=ENVIRONMENT | other)
+            for seed, run in by_seed.items()
+        }
+        for row, by_seed in runs.items()
+    }
+    selection = TableSelection("proxy", rows=("contrastive",), seeds=(0, 1, 2))
+    rows = resolve_rows(judged_table, selection)
+    outcomes = gather_outcomes(judged_table, rows, there, "proxy")
+    comparison = results.compare_table(judged_table, rows, outcomes, selection, there)
+    assert comparison.pairing == pairing
 
 
 def test_a_training_that_ended_otherwise_has_failed(judged_table: Table, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import pytest
+import torch
 
 from retable.errors import UserError
 from retable.settings import (
@@ -225,6 +226,7 @@ def test_the_environment_names_versions_and_hardware() -> None:
     facts = environment()
     assert facts["versions"]["torch"]
     assert facts["processor"]
+    assert facts["instructions"] == torch.backends.cpu.get_cpu_capability()
 
 
 def test_the_environment_writes_nothing_into_the_repository(

@@ -186,7 +186,7 @@ def compare_table(
 
 
 def _repeat(recorded: Provenance | None, runs: FinishedRuns) -> bool:
-    """Say whether the runs have the versions and the processor of the recorded ones."""
+    """Say whether the runs have the versions, processor and instructions of the recorded."""
     environments = [run.environment for by_seed in runs.values() for run in by_seed.values()]
     return recorded is not None and all(
         facts
@@ -199,7 +199,9 @@ def _repeat(recorded: Provenance | None, runs: FinishedRuns) -> bool:
 
 def hardware_of(facts: Mapping[str, Any]) -> str:
     """Return the machine of a run, from the record of its environment."""
-    return f"{facts['processor']}, {facts['cores']} cores"
+    # A run of before its instructions were recorded is not taken for a repeated one.
+    instructions = facts.get("instructions", "unknown instructions")
+    return f"{facts['processor']} with {instructions}, {facts['cores']} cores"
 
 
 _DECISIVE = ("torch", "torchvision")

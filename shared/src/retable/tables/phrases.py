@@ -115,8 +115,8 @@ _PAIRING = {
         " own recorded number, in the mean."
     ),
     "repeated": (
-        "These seeds were recorded with this processor and these versions: each must give its"
-        " recorded number, up to a tenth of the tolerance."
+        "These seeds were recorded with this processor, its instructions and these versions: each"
+        " must give its recorded number, up to a tenth of the tolerance."
     ),
 }
 _LEGEND = (

@@ -22,8 +22,9 @@ FALSE_ALARM = 0.01
 REPEAT_SHARE = 0.1
 """Share of a cell's tolerance that a run may differ from the recorded run that it repeats.
 
-With the recording's seed, versions and processor the training is bit-equal. Probes that are solved
-by L-BFGS are not on every processor of one name: up to 0.45 points were seen, at a tolerance of 21.
+With the recording's seed, versions, processor and instructions the training is bit-equal. Probes
+that are solved by L-BFGS are not on every processor of one name: up to 0.45 points were seen, at a
+tolerance of 21.
 """
 
 _ROUNDING = 1e-9  # 0.1 + 0.2 is not outside a tolerance of 0.3

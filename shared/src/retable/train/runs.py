@@ -175,6 +175,8 @@ def environment() -> dict[str, Any]:
     """Return versions, hardware and the commit of the working directory.
 
     Evaluated at the first call of a process, because files may change during a long run.
+    ``instructions`` are the vector instructions that torch computes with, such as "AVX2": they
+    decide the last digits, and processors of one name do not all have the same.
     """
     packages = ("torch", "torchvision", "accelerate", "datasets", "safetensors", "retable")
     versions: dict[str, str | None] = dict.fromkeys(packages)
@@ -188,6 +190,7 @@ def environment() -> dict[str, Any]:
         "python": platform.python_version(),
         "versions": versions,
         "processor": _processor_name(),
+        "instructions": torch.backends.cpu.get_cpu_capability(),
         "cores": os.cpu_count(),
         "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
         "commit": commit and commit + ("+changes" if changed else ""),
