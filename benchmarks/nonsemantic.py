@@ -30,18 +30,22 @@ from retable.random import derive_key, integers
 
 @dataclass(frozen=True)
 class TextureSize:
-    """Side of textures and of their exemplars in pixels, and the most seconds for a quilted one."""
+    """Side of textures and of their exemplars in pixels, and the most seconds for a quilted one.
+
+    ``together`` are quilted at a time, as many as the command makes of a folder's images.
+    """
 
     size: int
     exemplar: int
     quilting: Quilting
+    together: int
     most: float | None = None
 
 
 TEXTURES = (
-    TextureSize(32, 14, Quilting(6, 2), most=0.02),
-    TextureSize(64, 27, Quilting(10, 3)),
-    TextureSize(224, 96, Quilting(), most=3.0),
+    TextureSize(32, 14, Quilting(6, 2), together=64, most=0.02),
+    TextureSize(64, 27, Quilting(10, 3), together=16),
+    TextureSize(224, 96, Quilting(), together=1, most=3.0),
 )
 
 
@@ -110,9 +114,9 @@ def time_textures(report: Report, options: Options, shape: TextureSize) -> None:
     backends: dict[str, Backend] = {"quilting": shape.quilting, "stochastic": Stochastic()}
     if options.dry or (shape.size > 64 and options.quick):
         del backends["stochastic"]  # a minute for 224 pixels
-    batch = options.pick(4, 2, 1) if shape.size < 128 else 1
     for name, backend in backends.items():
         quilts = name == "quilting"
+        batch = 1 if options.dry else shape.together if quilts else min(2, shape.together)
         at_size = partial(textures_of, shape, backend, batch)
         sides = {name: at_size(options.device)}
         rounds = options.pick(5, 2, 1) if quilts else 1
@@ -125,7 +129,9 @@ def time_textures(report: Report, options: Options, shape: TextureSize) -> None:
             hourly = [3600 / spent for spent in each]
             report.add(f"ImageNet-Texture, {name}", hourly, "images/h")
         if quilts:
-            tiny = partial(textures_of, TextureSize(8, 6, Quilting(4, 1)), Quilting(4, 1), 1)
+            tiny = partial(
+                textures_of, TextureSize(8, 6, Quilting(4, 1), together=1), Quilting(4, 1), 1
+            )
             peak = peak_memory(at_size, tiny, options)
             report.add(f"{name}, {shape.size} px: peak memory", [peak], "MB")
 
