@@ -180,7 +180,7 @@ def types(session: nox.Session) -> None:
     """Check types, strictly."""
     wanted = with_scripts(*PACKAGES, extras="[train,plots,tensorboard]")
     sources = [f"{folder}/src" for folder in (CORE, *_package_folders(PACKAGES))]
-    checked = [CORE, "packages", "tests", "noxfile.py", "benchmarks", *SCRIPTS]
+    checked = [CORE, "packages", "tests", "conftest.py", "noxfile.py", "benchmarks", *SCRIPTS]
     variables = {"MYPYPATH": os.pathsep.join(sources)}
     with environment(session, *wanted, groups=("types", "test")) as place:
         run(session, place, "mypy", *session.posargs, *checked, env=variables)
@@ -191,7 +191,8 @@ def tests(session: nox.Session) -> None:
     """Run all tests; options of pytest after --."""
     wanted = with_scripts(*PACKAGES, extras="[train,plots,tensorboard]")
     with environment(session, *wanted, groups=("test",)) as place:
-        run(session, place, "pytest", "-n", "2", *session.posargs, env=ONE_THREAD)
+        words = ["-n", "2", "--dist", "worksteal", *session.posargs]
+        run(session, place, "pytest", *words, env=ONE_THREAD)
 
 
 def tests_alone(session: nox.Session, package: str | None) -> None:
