@@ -262,19 +262,20 @@ def test_a_variant_collapses_alone(
     assert not found.failed
 
 
+@pytest.mark.parametrize(("others", "count"), [(11.0, 5), (70.0, 2)])
 def test_a_recording_keeps_which_rows_collapsed(
-    judged_table: Table, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    others: float, count: int, judged_table: Table, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fake(runs: list[Run], options: RunOptions) -> None:
         for run in runs:
-            # Seeds 1 and 2 of the row do not even end, its others stay at chance.
-            collapsed: Left = DIVERGED if run.seed < 3 else 11.0
+            # Seeds 1 and 2 of the row do not even end, its others stay at chance, or learn.
+            collapsed: Left = DIVERGED if run.seed < 3 else others
             leave(run, options.folder, collapsed if run.rows == ("off",) else 80.0 + run.seed)
 
     monkeypatch.setattr(execute, "execute", fake)
     assert main(judged_table, ["--runs", str(tmp_path), "--quiet", "--record"]) == 0
     recorded = load_reference(judged_table.proxy_reference)
-    assert recorded.stored("off", "top1") == Collapse(5, 5)
+    assert recorded.stored("off", "top1") == Collapse(count, 5)
     assert recorded.stored("off", "loss") is None  # two of its seeds have no number
     value = recorded.stored("supervised", "top1")
     assert isinstance(value, Value)

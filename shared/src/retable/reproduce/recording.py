@@ -103,13 +103,13 @@ def _provenance(table: Table, runs: list[Run], finished: FinishedRuns, extend: b
 
 
 def _recordable(table: Table, runs: FinishedRuns, outcomes: Outcomes) -> Measured:
-    """Return the numbers of the cells of which no run of any seed has stopped."""
+    """Return the numbers of the cells of which no run has stopped, but for those that collapsed."""
     return {
         row: {
             key: numbers
             for key, numbers in cells.items()
             if all(
-                run.metrics
+                run.metrics or run.seed in outcomes.collapsed.get(row, {}).get(key, {})
                 for name in table.columns[key].reads(row)
                 for run in runs.get(name, {}).values()
             )
