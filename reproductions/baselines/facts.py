@@ -18,7 +18,7 @@ from pathlib import Path
 from reproductions.baselines.arms import ARMS
 from reproductions.baselines.localisation import BoxRegression
 from reproductions.baselines.recipes import IMAGENET100_IMAGES, LINEAR_100
-from reproductions.baselines.scales import shrink_row
+from reproductions.baselines.scales import chance, shrink_row
 from retable import views
 from retable.data.sources import with_parameter
 from retable.evaluate.data import EvalData
@@ -145,7 +145,7 @@ TABLE = Table(
     collapse=CollapseCriterion(
         rows=("off_sphere", "simsiam_no_stop"),
         columns=("top1", "knn"),
-        chance={"paper": 1.0, "proxy": 100 / PROXY.classes, "smoke": 100 / SMOKE.classes},
+        chance=chance(PROXY, SMOKE),
     ),
     check_rows=("moco_t007", "moco_v2", "untrained"),
     first_rows=("untrained", "supervised", "moco_t007", "moco_t02", "moco_v2", "frozen_key"),

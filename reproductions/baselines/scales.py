@@ -35,6 +35,11 @@ def shrink_moco(method: MethodRecipe, scale: SmallScale, epochs: int) -> MethodR
     return small_heads(method)
 
 
+def chance(proxy: SmallScale, smoke: SmallScale) -> dict[str, float]:
+    """Return the accuracy of guessing by scale, in percent; at the paper's that of ImageNet-100."""
+    return {"paper": 1.0, "proxy": 100 / proxy.classes, "smoke": 100 / smoke.classes}
+
+
 def small_heads(method: MethodRecipe) -> MethodRecipe:
     """Return SimSiam and BYOL with heads of an eighth, for the few features of small encoders."""
     if isinstance(method, SimSiamRecipe):

@@ -15,6 +15,7 @@ import sys
 from pathlib import Path
 
 from reproductions.baselines import FACTS
+from reproductions.baselines.scales import chance
 from reproductions.feature_transform.recipes import (
     IMAGENET100_IMAGES,
     LINEAR_R18,
@@ -63,7 +64,7 @@ TABLE = Table(
     collapse=CollapseCriterion(
         rows=tuple(RECIPES),
         columns=("top1",),
-        chance={"paper": 1.0, "proxy": 100 / PROXY.classes, "smoke": 100 / SMOKE.classes},
+        chance=chance(PROXY, SMOKE),
     ),
     plots=(draw_score_curves,),
 )

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from reproductions.baselines import FACTS
 from reproductions.baselines.recipes import IMAGENET100_IMAGES
+from reproductions.baselines.scales import chance
 from reproductions.nonsemantic_negatives.figure12 import COSINES
 from reproductions.nonsemantic_negatives.histogram_curves import draw_histograms
 from reproductions.nonsemantic_negatives.recipes import ROBUSTNESS, baseline, with_patches
@@ -55,7 +56,7 @@ TABLE = Table(
     collapse=CollapseCriterion(
         rows=("alpha_4", "alpha_5"),
         columns=tuple(COLUMNS),
-        chance={"paper": 1.0, "proxy": 100 / PROXY.classes, "smoke": 100 / SMOKE.classes},
+        chance=chance(PROXY, SMOKE),
     ),
     check_rows=("alpha_0", "alpha_2"),
     first_rows=("alpha_0", "alpha_2", "alpha_3", "alpha_5"),
