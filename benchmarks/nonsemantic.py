@@ -23,6 +23,7 @@ from nonsemantic_negatives import MoCoNSRecipe, PatchNegatives, patch_negatives
 from nonsemantic_negatives.textures.quilting import Quilting
 from nonsemantic_negatives.textures.stochastic import Stochastic
 from nonsemantic_negatives.textures.synthesis import Backend, synthesize
+from nonsemantic_negatives.textures.twins import TwinRecipe
 from retable.encoders import ResNetRecipe
 from retable.methods import MethodRecipe, moco_v2
 from retable.random import derive_key, integers
@@ -30,22 +31,23 @@ from retable.random import derive_key, integers
 
 @dataclass(frozen=True)
 class TextureSize:
-    """Side of textures and of their exemplars in pixels, and the most seconds for a quilted one.
-
-    ``together`` are quilted at a time, as many as the command makes of a folder's images.
-    """
+    """Side of textures and of their exemplars in pixels, and the most seconds for a quilted one."""
 
     size: int
     exemplar: int
     quilting: Quilting
-    together: int
     most: float | None = None
+
+    @property
+    def at_once(self) -> int:
+        """As many as the command makes at a time of a folder's images."""
+        return TwinRecipe(self.size, self.exemplar, self.quilting).at_once
 
 
 TEXTURES = (
-    TextureSize(32, 14, Quilting(6, 2), together=64, most=0.02),
-    TextureSize(64, 27, Quilting(10, 3), together=16),
-    TextureSize(224, 96, Quilting(), together=1, most=3.0),
+    TextureSize(32, 14, Quilting(6, 2), most=0.02),
+    TextureSize(64, 27, Quilting(10, 3)),
+    TextureSize(224, 96, Quilting(), most=3.0),
 )
 
 
@@ -116,7 +118,7 @@ def time_textures(report: Report, options: Options, shape: TextureSize) -> None:
         del backends["stochastic"]  # a minute for 224 pixels
     for name, backend in backends.items():
         quilts = name == "quilting"
-        batch = 1 if options.dry else shape.together if quilts else min(2, shape.together)
+        batch = 1 if options.dry else shape.at_once if quilts else min(2, shape.at_once)
         at_size = partial(textures_of, shape, backend, batch)
         sides = {name: at_size(options.device)}
         rounds = options.pick(5, 2, 1) if quilts else 1
@@ -129,9 +131,7 @@ def time_textures(report: Report, options: Options, shape: TextureSize) -> None:
             hourly = [3600 / spent for spent in each]
             report.add(f"ImageNet-Texture, {name}", hourly, "images/h")
         if quilts:
-            tiny = partial(
-                textures_of, TextureSize(8, 6, Quilting(4, 1), together=1), Quilting(4, 1), 1
-            )
+            tiny = partial(textures_of, TextureSize(8, 6, Quilting(4, 1)), Quilting(4, 1), 1)
             peak = peak_memory(at_size, tiny, options)
             report.add(f"{name}, {shape.size} px: peak memory", [peak], "MB")
 

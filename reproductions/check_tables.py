@@ -14,7 +14,6 @@ once.
 from __future__ import annotations
 
 import argparse
-import os
 import resource
 import shutil
 import sys
@@ -34,6 +33,7 @@ from retable.exit_status import (
     explain,
     traceback_text,
 )
+from retable.processes import available_cores
 from retable.reproduce import Table, TableRow
 from retable.reproduce.command import guarded, load_table
 from retable.reproduce.command import main as reproduce
@@ -142,10 +142,9 @@ def train_all(runs: Sequence[Run], folder: Path) -> None:
 
     What fails here is left to the table that needs it, which then says so.
     """
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
     start = time.monotonic()
     try:
-        execute(runs, RunOptions(folder, quiet=True, jobs=cores))
+        execute(runs, RunOptions(folder, quiet=True, jobs=available_cores()))
     except Exception as error:
         sentence, _ = explain(error) or (traceback_text(error), UNEXPECTED)
         print(f"error: {sentence}", file=sys.stderr)

@@ -55,6 +55,32 @@ def test_the_loop_of_your_own_runs() -> None:
     assert names["loss"].isfinite()
 
 
+def snippets() -> list[tuple[str, str, str]]:
+    """Return package, name of the example and code of all that READMEs take from examples."""
+    pattern = re.compile(r"<!-- from examples/(\S+) -->\n+```python\n(.*?)^```$", re.S | re.M)
+    return [
+        (readme.parent.name, name, code)
+        for readme in sorted(ROOT.glob("packages/*/README.md"))
+        for name, code in pattern.findall(readme.read_text(encoding="utf-8"))
+    ]
+
+
+def test_every_example_of_a_package_stands_in_its_readme() -> None:
+    examples = {(path.parts[-3], path.name) for path in ROOT.glob("packages/*/examples/*.py")}
+    assert {(package, name) for package, name, _ in snippets()} == examples
+    assert {package for package, _ in examples} == {p.name for p in ROOT.glob("packages/*")}
+
+
+@pytest.mark.parametrize(("package", "name", "code"), snippets())
+def test_a_package_s_readme_shows_lines_that_its_example_runs(
+    package: str, name: str, code: str
+) -> None:
+    example = (ROOT / "packages" / package / "examples" / name).read_text(encoding="utf-8")
+    lines = {line.strip() for line in example.splitlines()}
+    missing = [line for line in code.splitlines() if line.strip() not in lines | {""}]
+    assert missing == []
+
+
 @pytest.mark.slow
 def test_a_checkpoint_is_evaluated_and_exported(tmp_path: Path) -> None:
     make_moco_checkpoint(tmp_path / "moco_v2_200ep_pretrain.pth.tar")

@@ -14,6 +14,7 @@ from retable.nn.batch_norm import (
     group_batch_norm,
     rows_per_image,
     shuffled,
+    without_running_statistics,
 )
 from retable.testing import run_processes
 
@@ -205,3 +206,21 @@ def test_the_result_does_not_depend_on_the_number_of_processes(
     for _, averaged, own_gradients in shares:
         torch.testing.assert_close(averaged, statistics, rtol=1e-4, atol=1e-6)
         torch.testing.assert_close(own_gradients, gradients, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("momentum", [0.1, None])
+@pytest.mark.parametrize("groups", [1, 4])
+def test_a_pass_can_leave_the_running_statistics_as_they_are(
+    momentum: float | None, groups: int
+) -> None:
+    layer = disturbed(nn.BatchNorm2d(3, momentum=momentum))
+    group_batch_norm(layer, 8 // groups)
+    images = randn(8, 3, 2, 2, seed=9)
+    layer(randn(8, 3, 2, 2, seed=8))
+    before = copy.deepcopy(layer.state_dict())
+    with without_running_statistics(layer):
+        output = layer(images)
+    assert all(torch.equal(value, before[name]) for name, value in layer.state_dict().items())
+    assert layer.momentum == momentum
+    assert torch.equal(output, layer(images))
+    assert not torch.equal(layer.state_dict()["running_mean"], before["running_mean"])

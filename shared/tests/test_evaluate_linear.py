@@ -96,16 +96,19 @@ def run(
     return recipe.run(encoder, open_blobs, EvalContext("cpu", directory), seed=0)
 
 
-def test_a_step_equals_torch_sgd_on_a_linear_layer() -> None:
+@pytest.mark.parametrize("nesterov", [False, True])
+def test_a_step_equals_torch_sgd_on_a_linear_layer(nesterov: bool) -> None:
     # Reference: torch.optim.SGD and autograd through nn.Linear, float64.
     x = random.normal(0, torch.arange(5 * 24 * 7)).view(5, 24, 7).double()
     y = random.integers(1, torch.arange(5 * 24), 4).view(5, 24)
     state = ProbeState.initial(1, 4, 7, rng_key=2)
     state = ProbeState(**{name: value.double() for name, value in state.tensors().items()})
-    recipe = LinearProbe(lr=0.7, momentum=0.9, weight_decay=0.01)
+    recipe = LinearProbe(lr=0.7, momentum=0.9, nesterov=nesterov, weight_decay=0.01)
     layer = nn.Linear(7, 4).double()
     layer.load_state_dict({"weight": state.weight[0].clone(), "bias": state.bias[0].clone()})
-    optimizer = torch.optim.SGD(layer.parameters(), lr=0.7, momentum=0.9, weight_decay=0.01)
+    optimizer = torch.optim.SGD(
+        layer.parameters(), lr=0.7, momentum=0.9, weight_decay=0.01, nesterov=nesterov
+    )
     for inputs, labels in zip(x, y, strict=True):
         loss = F.cross_entropy(layer(inputs), labels)
         optimizer.zero_grad()
@@ -117,21 +120,24 @@ def test_a_step_equals_torch_sgd_on_a_linear_layer() -> None:
     torch.testing.assert_close(state.bias[0], layer.bias.detach(), rtol=1e-12, atol=1e-14)
 
 
-def test_lars_steps_equal_retables_lars_on_linear_layers() -> None:
+@pytest.mark.parametrize("nesterov", [False, True])
+def test_lars_steps_equal_retables_lars_on_linear_layers(nesterov: bool) -> None:
     # Reference: `retable.train.optim.LARS`, which has references of its own; float64, three
-    # learning # rates of which each classifier has its own norms. The first bias is 0 and is not
+    # learning rates of which each classifier has its own norms. The first bias is 0 and is not
     # adapted.
     x = random.normal(0, torch.arange(5 * 24 * 7)).view(5, 24, 7).double()
     y = random.integers(1, torch.arange(5 * 24), 4).view(5, 24)
     rates = (0.7, 3.0, 40.0)
-    recipe = LinearProbe(lr=0.7, other_lrs=(3.0, 40.0), weight_decay=0.01, optimizer="lars")
+    recipe = LinearProbe(
+        lr=0.7, other_lrs=(3.0, 40.0), weight_decay=0.01, optimizer="lars", nesterov=nesterov
+    )
     state = ProbeState.initial(3, 4, 7, rng_key=2)
     state = ProbeState(**{name: value.double() for name, value in state.tensors().items()})
     layers = [nn.Linear(7, 4).double() for _ in rates]
     for layer in layers:
         layer.load_state_dict({"weight": state.weight[0].clone(), "bias": state.bias[0].clone()})
     optimizers = [
-        LARS(layer.parameters(), rate, weight_decay=0.01)
+        LARS(layer.parameters(), rate, weight_decay=0.01, nesterov=nesterov)
         for layer, rate in zip(layers, rates, strict=True)
     ]
     for inputs, labels in zip(x, y, strict=True):
@@ -337,11 +343,12 @@ def test_settings_that_mean_nothing_end_with_a_sentence(setting: str) -> None:
     [
         ({"optimizer": "adam"}, "`optimizer` must be one of 'sgd', 'lars', got 'adam'"),
         ({"schedule": "linear"}, "`schedule` must be one of 'step', 'cosine', got 'linear'"),
+        ({"nesterov": True, "momentum": 0.0}, "`momentum` must be positive with nesterov, got 0.0"),
         ({"schedule": "cosine"}, r"must be empty with the cosine schedule, got \(2, 3\)"),
     ],
 )
 def test_optimizers_and_schedules_that_are_unknown_or_contradictory_end_with_a_sentence(
-    settings: dict[str, str], sentence: str
+    settings: dict[str, Any], sentence: str
 ) -> None:
     with pytest.raises(UserError, match=sentence):
         probe(**settings)

@@ -85,6 +85,8 @@ MADE: dict[str, Callable[[Path], Path]] = {
     "a": lambda root: wordnet_folders(root, ("n01820546", "n02504458", "n03196217")),
     "sketch": wordnet_folders,
     "v2": v2,
+    "v2_threshold": v2,
+    "v2_top": v2,
     "stylized": wordnet_folders,
     "objectnet": objectnet,
     "texture": wordnet_folders,

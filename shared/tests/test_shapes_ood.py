@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import pytest
 import torch
 
@@ -196,6 +198,29 @@ def test_background_only_is_the_clean_image_without_its_object() -> None:
     images, masks = variant("background_only").images(INDICES), variant("clean").masks(INDICES)
     grown = torch.nn.functional.max_pool2d(masks.float()[:, None], 5, 1, 2).expand_as(images) > 0
     assert torch.equal(images[~grown], CLEAN[~grown])
+
+
+def test_shuffled_backgrounds_agree_with_no_class_and_leave_the_outlines() -> None:
+    indices = torch.arange(2000)
+    scenes = functools.partial(Shapes, classes=8, rho=0.7, background_rho=0.9, split="test")
+    agreeing, shuffled = scenes(2000), scenes(2000, variant="background_shuffled")
+    before, after = agreeing.factors(indices), shuffled.factors(indices)
+    backgrounds = {"background", "background_texture", "foreground"}  # hues differ in an image
+    for name, values in before.items():
+        assert torch.equal(values, after[name]) is (name not in backgrounds), name
+    assert torch.equal(agreeing.masks(indices), shuffled.masks(indices))
+
+    def share(factors: dict[str, torch.Tensor]) -> float:
+        found = factors["background"] + HUES * factors["background_texture"]
+        return float((found == agreeing.class_backgrounds[factors["outline"]]).float().mean())
+
+    kinds = int(agreeing.class_backgrounds.max()) + 1
+    assert share(before) > 0.9
+    assert share(after) == pytest.approx(1 / max(kinds, 8), abs=0.08)
+
+
+def test_backgrounds_that_agree_with_no_class_are_shuffled_already() -> None:
+    assert torch.equal(variant("background_shuffled").images(INDICES), CLEAN)
 
 
 def test_unknown_variants_are_refused_with_a_suggestion() -> None:

@@ -197,6 +197,10 @@ def test_a_folder_of_masks_and_companions_beside_the_images(folder: Path) -> Non
     assert torch.equal(sample.layers["mask"], torch.full((1, 8, 10), ord("b"), dtype=torch.uint8))
     assert sample.layers["companion"].shape == (3, 6, 6)
     assert int(sample.layers["companion"][0, 0, 0]) == ord("b")
+    # The other splits have no folder in either, and need none; a folder that is not there is wrong.
+    assert list(open_source(data, "test").layers) == []
+    with pytest.raises(UserError, match="cannot be read"):
+        open_source(f"imagefolder:{folder}?mask={folder}/none", "test")
     before = source.description["mask"]
     os.utime(folder / "masks" / "train" / "bee" / "x.png", ns=(0, 10**9))
     assert open_source(data, "train").description["mask"] != before

@@ -6,7 +6,6 @@ import pytest
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 OWN, LIGHTLY = EXAMPLES / "own_loop.py", EXAMPLES / "lightly_loop.py"
-README = (EXAMPLES.parent / "README.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.wheel
@@ -27,14 +26,3 @@ def test_the_examples_fit_a_screen_and_know_nothing_of_retable(example: Path, li
     text = example.read_text()
     assert len(text.splitlines()) <= lines
     assert "retable" not in text
-
-
-@pytest.mark.parametrize("example", [OWN, LIGHTLY])
-def test_the_readme_shows_lines_that_the_examples_run(example: Path) -> None:
-    lines = {line.strip() for line in example.read_text().splitlines()}
-    shown = README.split(f"<!-- from examples/{example.name} -->")[1].split("```")[1]
-    wanted = [line.strip() for line in shown.splitlines()[1:] if line.strip()]
-    assert wanted
-    for line in wanted:
-        if line not in lines:
-            pytest.fail(f"README shows a line that the example does not have: {line}")

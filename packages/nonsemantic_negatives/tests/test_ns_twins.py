@@ -14,11 +14,11 @@ import torch
 from PIL import Image
 
 from nonsemantic_negatives.textures import cut_exemplars, synthesize
-from nonsemantic_negatives.textures import twins as twins_module
 from nonsemantic_negatives.textures.__main__ import main
 from nonsemantic_negatives.textures.quilting import Quilting
 from nonsemantic_negatives.textures.twins import number_of
 from retable.data.decoding import decode
+from retable.data.derived import files as derived_files
 from retable.data.sources import open_source
 from retable.random import derive_key
 
@@ -98,7 +98,7 @@ def test_processes_batches_and_interruptions_do_not_change_a_twin(
     options = [*SMALL[:-1], "1", "--backend", backend]
     main([str(source), str(tmp_path / "whole"), *options])
     calls = 0
-    write = twins_module._write
+    write = derived_files._write
 
     def interrupted(*arguments: Any) -> None:
         nonlocal calls
@@ -108,7 +108,7 @@ def test_processes_batches_and_interruptions_do_not_change_a_twin(
         write(*arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(twins_module, "_write", interrupted)
+        patch.setattr(derived_files, "_write", interrupted)
         assert main([str(source), str(tmp_path / "parts"), *options]) == 130
     assert len(pixels(tmp_path / "parts")) == 3
     before = (tmp_path / "parts/train/n01/a.png").stat().st_mtime_ns
@@ -172,7 +172,7 @@ def test_wrong_usage_ends_with_a_sentence(
     capsys.readouterr()
     other = said(source, tmp_path / "t", *SMALL, "--seed", 5)
     assert "`TARGET` must hold twins of this recipe" in other
-    provenance = tmp_path / "t" / "textures.json"
+    provenance = tmp_path / "t" / "twins.json"
     provenance.write_text(provenance.read_text().replace("20", "21"))
     assert "is damaged" in said(source, tmp_path / "t", *SMALL)
     photograph(source / "train/n01/a.png")
@@ -181,7 +181,7 @@ def test_wrong_usage_ends_with_a_sentence(
 
 def test_provenance_names_the_recipe(source: Path, tmp_path: Path) -> None:
     main([str(source), str(tmp_path / "twins"), *SMALL])
-    content = json.loads((tmp_path / "twins/textures.json").read_text())["content"]
+    content = json.loads((tmp_path / "twins/twins.json").read_text())["content"]
     assert content["twins_of"] == "images"
     assert content["recipe"]["backend"]["kind"] == "Quilting"
     assert (content["recipe"]["size"], content["recipe"]["exemplar"]) == (20, 12)

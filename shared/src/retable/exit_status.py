@@ -68,7 +68,7 @@ class Terminated(BaseException):
 
 def run_guarded(
     command: Callable[[], int],
-    report: Callable[[str], None],
+    report: Callable[[str], None] | None = None,
     *,
     interrupted: str = "interrupted.",
     terminated: str = "terminated.",
@@ -78,7 +78,8 @@ def run_guarded(
 
     Args:
         command: Returns a status.
-        report: Prints the sentence of an error.
+        report: Prints the sentence of an error; "error: " and the sentence to standard error by
+            default.
         interrupted: Printed after Ctrl-C.
         terminated: Printed after SIGTERM.
         tell: Prints the two sentences above; standard error by default.
@@ -101,7 +102,15 @@ def run_guarded(
         say(terminated)
         return TERMINATED
     except Exception as error:
-        return _end(error, report)
+        return _end(error, report or _report)
+
+
+def run_resumable(command: Callable[[], int]) -> int:
+    """Run a command that continues when it is given again, as `run_guarded` does, and say so."""
+    again = "the same command continues"
+    return run_guarded(
+        command, interrupted=f"interrupted; {again}.", terminated=f"terminated; {again}."
+    )
 
 
 def _end(error: Exception, report: Callable[[str], None]) -> int:
@@ -213,6 +222,10 @@ def _discard_output() -> None:
         os.close(nowhere)
 
 
+def _report(sentence: str) -> None:
+    _print_error(f"error: {sentence}")
+
+
 def _print_error(sentence: str) -> None:
     with contextlib.suppress(OSError, ValueError):
         print(printable(sentence), file=sys.stderr)
@@ -257,4 +270,4 @@ def _excepthook(
     if not isinstance(error, Exception):
         sys.__excepthook__(kind, error, trace)
         return
-    sys.exit(_end(error, lambda sentence: _print_error(f"error: {sentence}")))
+    sys.exit(_end(error, _report))

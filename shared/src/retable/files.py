@@ -66,6 +66,23 @@ def _lock(file: BinaryIO) -> bool:
     return True
 
 
+@contextlib.contextmanager
+def lock_folder(folder: str | os.PathLike[str], option: str) -> Iterator[None]:
+    """Let no other command work in a folder, which is made, until the block ends.
+
+    Raises:
+        UserError: another one does; names the ``option`` that the folder was given by.
+    """
+    os.makedirs(folder, exist_ok=True)
+    with open(os.path.join(folder, ".lock"), "wb") as file:
+        if not _lock(file):
+            raise UserError(
+                f"`{option}` must be a folder of one command, got {os.fspath(folder)}, in which "
+                "another one works. Wait for it to end, or name another folder."
+            )
+        yield
+
+
 def remove_abandoned(folder: str | os.PathLike[str]) -> None:
     """Remove the temporary files of killed writers from a folder and those below it."""
     for path in Path(folder).rglob(".*.tmp"):
@@ -126,6 +143,26 @@ def read_record(path: str | os.PathLike[str], owner: str | None = None) -> Any:
     if owner is not None and found != owner:
         raise DamagedFileError(f"{path} must belong to {owner}, got a file of {found}.")
     return content
+
+
+def claim(path: str | os.PathLike[str], owner: str, content: Any) -> None:
+    """Write the settings of a command's ``TARGET``, or check that they are those that stand there.
+
+    Raises:
+        UserError: they are others, or damaged.
+    """
+    if not os.path.exists(path):
+        write_record(path, owner, content)
+        return
+    try:
+        found = read_record(path, owner)
+    except DamagedFileError as error:
+        raise UserError(f"{error} Remove the folder, or name another `TARGET`.") from error
+    if found != content:
+        raise UserError(
+            f"`TARGET` must hold {owner} of this recipe, {content}, got {found}. Name another "
+            "folder."
+        )
 
 
 def _checksum_of(owner: str, content: Any) -> str:

@@ -8,13 +8,19 @@ returns a process's exit status without the launcher's traceback.
 from __future__ import annotations
 
 import logging
+import multiprocessing
 import os
 import runpy
 import signal
 import sys
 import threading
 import time
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 
+from retable.errors import MachineError
 from retable.exit_status import TERMINATED
 
 PARENT = "RETABLE_PARENT"
@@ -40,6 +46,47 @@ def exit_with_launcher() -> None:
     """Call `exit_with_parent` for the launcher that started this process, if one did."""
     if PARENT in os.environ:
         exit_with_parent(int(os.environ[PARENT]))
+
+
+def available_cores() -> int:
+    """Return the number of cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@contextmanager
+def worker_pool(workers: int, what: str) -> Iterator[ProcessPoolExecutor]:
+    """Yield a pool of processes of one thread each, which end with this one, however it ends.
+
+    ``what`` they make, in the plural, is named where one has died. Give and return NumPy arrays: a
+    tensor that is sent to another process holds an open file as long as it lives.
+
+    Raises:
+        MachineError: a process has died.
+    """
+    pool = ProcessPoolExecutor(
+        workers,
+        multiprocessing.get_context("spawn"),
+        initializer=_begin_worker,
+        initargs=(os.getpid(),),
+    )
+    try:
+        yield pool
+    except BrokenProcessPool:
+        raise MachineError(
+            f"A process that makes {what} has died. Give it more memory or start fewer --workers, "
+            "and run the same command again to continue."
+        ) from None
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _begin_worker(parent: int) -> None:
+    """Prepare a process of a pool: one thread, and Ctrl-C is the command's."""
+    import torch
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    torch.set_num_threads(1)
+    exit_with_parent(parent)
 
 
 def main(words: list[str]) -> int:

@@ -7,17 +7,15 @@ a few images, with an encoder that records its inputs, and draws these inputs.
 from __future__ import annotations
 
 import sys
+from argparse import Namespace
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from retable.domains import SEED, Parser, Pixels, Small, integer
-from retable.exit_status import run_guarded
-from retable.outputs import check_output_file
 from retable.plots import drawing
+from retable.plots.pictures import picture_parser, run_picture
 from revisiting_ssl.jigsaw import Jigsaw
 from revisiting_ssl.recording import TASKS, RecordedStep, record_step
 from revisiting_ssl.relative_patch_location import RelativePatchLocation, location_pairs
@@ -167,31 +165,20 @@ def _show_patches(axes: Axes, patches: Tensor, order: list[int], columns: int) -
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Draw a picture and print its path; return a status of `retable.exit_status`."""
-    return run_guarded(lambda: _main(arguments), lambda error: print(error, file=sys.stderr))
-
-
-def _main(arguments: Sequence[str] | None) -> int:
-    parser = Parser(prog="python -m revisiting_ssl.pictures", description=__doc__)
+    parser = picture_parser(
+        "python -m revisiting_ssl.pictures",
+        __doc__,
+        data="shapes?count=64&size=96",
+        images=3,
+        size=96,
+    )
     parser.add_argument("--task", choices=TASKS, required=True)
-    parser.add_argument(
-        "--out", metavar="FILE", type=Path, required=True, help="a .png, .svg or .pdf file"
-    )
-    parser.add_argument(
-        "--data",
-        default="shapes?count=64&size=96",
-        help="shapes, imagefolder:DIR, hf:NAME or arrow:DIR; default: %(default)s",
-    )
-    parser.add_argument("--images", type=integer(Small), default=3, help="default: %(default)s")
-    side = "side of the views in pixels; default: %(default)s"
-    parser.add_argument("--size", type=integer(Pixels), default=96, help=side)
-    parser.add_argument("--seed", type=integer(SEED), default=0, help="default: %(default)s")
-    options = vars(parser.parse_args(arguments))
-    out = options.pop("out")
-    drawing.kind_of(out)
-    check_output_file(out, "--out")
-    drawing.save(draw(**options), out)
-    print(out)
-    return 0
+    return run_picture(parser, _draw, arguments)
+
+
+def _draw(options: Namespace) -> Figure:
+    few = {"images": options.images, "size": options.size, "seed": options.seed}
+    return draw(options.task, options.data, **few)
 
 
 if __name__ == "__main__":

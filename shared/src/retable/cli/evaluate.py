@@ -8,6 +8,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from retable.devices import check_device
 from retable.domains import SEED, Pixels, SmallOrZero, integer
 from retable.errors import UserError
 from retable.extras import require
@@ -202,11 +203,6 @@ def _opener(data: str, subset: str | None, skip_unreadable: bool) -> OpenSource:
     return open_variant
 
 
-def _devices(gpus: int) -> str:
-    last = f" to cuda:{gpus - 1}" if gpus > 1 else ""
-    return f"cpu, cuda or cuda:0{last}" if gpus else "cpu, since this machine has no GPU"
-
-
 def _join(wanted: str | None) -> str:
     """Join the other processes of a launch, if there are any; return this process's device."""
     import torch
@@ -215,13 +211,8 @@ def _join(wanted: str | None) -> str:
 
     gpus = torch.cuda.device_count()
     check_variables(gpus=gpus)
+    check_device(wanted)
     kind = (wanted or "").partition(":")[0]
-    known = {"cpu", *(["cuda"] if gpus else []), *(f"cuda:{index}" for index in range(gpus))}
-    if wanted is not None and wanted not in known:
-        raise UserError(
-            f"`--device` must be {_devices(gpus)}, got {wanted!r}. Leave it out to use "
-            f"{'a GPU' if gpus else 'the CPU'}."
-        )
     available = gpus if kind in ("", "cuda") else 0
     if world_size() > 1:
         require("accelerate", "train", "An evaluation in several processes")

@@ -40,7 +40,8 @@ class FolderSource(ImageFiles):
 
     ``mask`` is a folder with a file MASKS/SPLIT/CLASS/.../STEM.* for each image: the layer "mask",
     uint8 (1, H, W), the first channel of the file's values; ``companion`` likewise, the layer
-    "companion", an RGB image of any size.
+    "companion", an RGB image of any size. Other splits than train lack a layer whose folder has no
+    folder for them.
 
     Raises:
         UserError: a folder is missing or laid out otherwise, has an empty or unknown class, or
@@ -75,7 +76,7 @@ class FolderSource(ImageFiles):
         self._layer_names = {
             layer: PackedNames(_files_of(Path(folder) / self.directory.name, names))
             for layer, folder in folders.items()
-            if folder is not None
+            if folder is not None and not self._only_for_training(Path(folder), role)
         }
         self.layers = {layer: "map" if layer == "mask" else "image" for layer in self._layer_names}
         facts: dict[str, Any] = {
@@ -91,6 +92,10 @@ class FolderSource(ImageFiles):
         super().__init__(
             self.directory, names, labels, class_names, facts, skip_unreadable=skip_unreadable
         )
+
+    def _only_for_training(self, folder: Path, role: str) -> bool:
+        """Return whether a layer's folder has no part for this split, which is not trained on."""
+        return role != TRAIN and folder.is_dir() and not (folder / self.directory.name).exists()
 
     def _shown(self, name: str) -> str:
         return printable(os.path.join(self.directory, name))

@@ -11,7 +11,7 @@ import os
 import shutil
 import signal
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
@@ -23,19 +23,13 @@ from torch.utils.data import DataLoader, Dataset
 
 from retable import random
 from retable.data.batch import map_layers
+from retable.data.cutting import Cuts, cut_with_layers, draw_views, finish_view, layer_names
 from retable.data.plans import BatchSpec, Plan
 from retable.data.source import LayerKind, Sample, Source
 from retable.errors import MachineError, UserError
 from retable.processes import exit_with_parent
-from retable.views import (
-    ViewParameters,
-    ViewRecipe,
-    crop_resize,
-    cut,
-    photometric,
-    sample_parameters,
-)
-from retable.views.layers import companion_parameters, cut_boxes, cut_maps
+from retable.views import ViewParameters, ViewRecipe, crop_resize, cut
+from retable.views.masks import check_mask_change
 from retable.views.sampling import to_device
 
 # Images that a worker holds decoded at once: enough to spread the cost of a batched draw, few
@@ -86,49 +80,29 @@ class ResidentViewLoader:
             layers = {
                 name: _select(layer, spec.indices, rows) for name, layer in self.layers.items()
             }
-            drawn = _drawn(self.recipes, spec, spec.indices, *images.shape[2:])
+            drawn = draw_views(self.recipes, spec, spec.indices, *images.shape[2:])
             made = [
-                self._view(images, layers, parameters, recipe)
+                self._view(images, layers, spec.indices, parameters, recipe)
                 for recipe, parameters in zip(self.recipes, drawn, strict=True)
             ]
             views, cut_layers = zip(*made, strict=True)
             moved = map_layers(lambda layer: to_device(layer, device), cut_layers)
-            yield ViewBatch(step, spec.indices, views, moved if layers else ())
+            wanted = any(recipe.layers for recipe in self.recipes)
+            yield ViewBatch(step, spec.indices, views, moved if wanted else ())
 
     def _view(
         self,
         images: Tensor,
         layers: Mapping[str, Tensor],
+        indices: Tensor,
         parameters: ViewParameters,
         recipe: ViewRecipe,
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        def view(images: Tensor, cropped_by: ViewParameters) -> Tensor:
-            crops = crop_resize(images, cropped_by, recipe.size, recipe.interpolation)
-            return photometric(crops, parameters, recipe, compiled=self.compiled)
+        def cut_images(images: Tensor, cropped_by: ViewParameters) -> Tensor:
+            return crop_resize(images, cropped_by, recipe.size, recipe.interpolation)
 
-        return _cut_with_layers(images, layers, self.kinds, parameters, recipe, view)
-
-
-def _cut_with_layers(
-    images: Tensor,
-    layers: Mapping[str, Tensor],
-    kinds: Mapping[str, LayerKind],
-    parameters: ViewParameters,
-    recipe: ViewRecipe,
-    cut_images: Callable[[Tensor, ViewParameters], Tensor],
-) -> tuple[Tensor, dict[str, Tensor]]:
-    """Cut images (B, 3, H, W) and those of their layers (B, ...) that the recipe asks for."""
-    found = {}
-    for name in recipe.layers:
-        layer = layers[name]
-        if kinds[name] == "map":
-            found[name] = cut_maps(layer, parameters, recipe.size)
-        elif kinds[name] == "boxes":
-            found[name] = cut_boxes(layer, parameters, recipe.size)
-        else:
-            sides = (torch.tensor(pool.shape[2:]) for pool in (images, layer))
-            found[name] = cut_images(layer, companion_parameters(parameters, *sides))
-    return cut_images(images, parameters), found
+        cuts = cut_with_layers(images, layers, self.kinds, indices, parameters, recipe, cut_images)
+        return finish_view(cuts, self.kinds, parameters, recipe, compiled=self.compiled)
 
 
 def _select(layer: Tensor | list[Tensor], indices: Tensor, rows: Tensor) -> Tensor:
@@ -149,6 +123,7 @@ class Crops(NamedTuple):
     samples: Tensor
     crops: tuple[Tensor, ...]
     layers: Layers
+    masks: tuple[Tensor | None, ...]
 
 
 class CropDataset(Dataset[Crops | str]):
@@ -172,11 +147,12 @@ class CropDataset(Dataset[Crops | str]):
             for recipe in self.recipes
         )
         layers = [defaultdict[str, list[Tensor]](list) for _ in self.recipes]
+        masks: list[list[Tensor]] = [[] for _ in self.recipes]
         try:
             for first in range(0, batch, _CHUNK):
                 chunk = slice(first, first + _CHUNK)
                 views = [view[chunk] for view in crops]
-                samples[:, chunk] = self._cut(spec, spec.indices[chunk], views, layers)
+                samples[:, chunk] = self._cut(spec, spec.indices[chunk], views, layers, masks)
         except UserError as error:
             return str(error)
         # Boxes are padded; maps and images are of one size.
@@ -184,7 +160,8 @@ class CropDataset(Dataset[Crops | str]):
             {name: pad_sequence(parts, batch_first=True) for name, parts in of.items()}
             for of in layers
         )
-        return Crops(step, samples, crops, stacked if self.layers else ())
+        joined = tuple(torch.cat(parts) if parts else None for parts in masks)
+        return Crops(step, samples, crops, stacked if any(stacked) else (), joined)
 
     def _cut(
         self,
@@ -192,29 +169,37 @@ class CropDataset(Dataset[Crops | str]):
         indices: Tensor,
         crops: list[Tensor],
         layers: Sequence[dict[str, list[Tensor]]],
+        masks: Sequence[list[Tensor]],
     ) -> Tensor:
         """Fill the crops (C, 3, S, S) of C samples and return their (3, C) positions and sizes."""
         read = [self.source.read_sample(index, self.layers) for index in indices.tolist()]
         samples = torch.tensor([(sample.index, *sample.image.shape[1:]) for sample in read]).T
-        drawn = _drawn(self.recipes, spec, *samples)
-        views = zip(self.recipes, drawn, crops, layers, strict=True)
-        for recipe, parameters, out, cut_layers in views:
+        drawn = draw_views(self.recipes, spec, *samples)
+        views = zip(self.recipes, drawn, crops, layers, masks, strict=True)
+        for recipe, parameters, out, cut_layers, cut_masks in views:
             for row, sample in enumerate(read):
-                crop, found = self._cut_sample(sample, parameters[row : row + 1], recipe)
-                out[row] = crop[0]
-                for name, layer in found.items():
+                found = self._cut_sample(sample, parameters[row : row + 1], recipe)
+                out[row] = found.crops[0]
+                for name, layer in found.layers.items():
                     cut_layers[name].append(layer[0])
+                if found.masks is not None:
+                    cut_masks.append(found.masks)
         return samples
 
-    def _cut_sample(
-        self, sample: Sample, parameters: ViewParameters, recipe: ViewRecipe
-    ) -> tuple[Tensor, dict[str, Tensor]]:
+    def _cut_sample(self, sample: Sample, parameters: ViewParameters, recipe: ViewRecipe) -> Cuts:
         def cut_one(image: Tensor, cropped_by: ViewParameters) -> Tensor:
             return cut(image[0], cropped_by, recipe)[None]
 
         layers = {name: layer[None] for name, layer in sample.layers.items()}
-        kinds = self.source.layers
-        return _cut_with_layers(sample.image[None], layers, kinds, parameters, recipe, cut_one)
+        return cut_with_layers(
+            sample.image[None],
+            layers,
+            self.source.layers,
+            torch.tensor([sample.index]),
+            parameters,
+            recipe,
+            cut_one,
+        )
 
 
 @dataclass(frozen=True)
@@ -259,33 +244,16 @@ class WorkerViewLoader:
             replaced = spec.indices != indices
             self.source.unreadable.update(spec.indices[replaced].tolist())
             # Drawn again rather than sent: it takes less time than sending a dozen small tensors.
-            drawn = list(_drawn(self.recipes, spec, *crops.samples))
-            views = tuple(
-                photometric(view, parameters, recipe, compiled=self.compiled)
-                for view, parameters, recipe in zip(crops.crops, drawn, self.recipes, strict=True)
-            )
-            for of, parameters, recipe in zip(crops.layers, drawn, self.recipes, strict=False):
-                for name in recipe.layers:
-                    if self.source.layers[name] == "image":
-                        of[name] = photometric(of[name], parameters, recipe, compiled=self.compiled)
-            yield ViewBatch(crops.step, indices, views, crops.layers)
-
-
-def layer_names(recipes: Iterable[ViewRecipe]) -> tuple[str, ...]:
-    """Return the layers that views ask for, each once."""
-    return tuple(dict.fromkeys(name for recipe in recipes for name in recipe.layers))
-
-
-def _drawn(
-    recipes: tuple[ViewRecipe, ...],
-    spec: BatchSpec,
-    indices: Tensor,
-    heights: Tensor | int,
-    widths: Tensor | int,
-) -> Iterator[ViewParameters]:
-    """Draw each view's parameters of samples that have these positions, heights and widths."""
-    for recipe, key in zip(recipes, spec.keys, strict=True):
-        yield sample_parameters(recipe, key, indices, heights, widths, image_key=spec.image_key)
+            drawn = draw_views(self.recipes, spec, *crops.samples)
+            layers = crops.layers or ({},) * len(self.recipes)
+            made = [
+                finish_view(cuts, self.source.layers, parameters, recipe, compiled=self.compiled)
+                for cuts, parameters, recipe in zip(
+                    map(Cuts, crops.crops, layers, crops.masks), drawn, self.recipes, strict=True
+                )
+            ]
+            views, finished = zip(*made, strict=True)
+            yield ViewBatch(crops.step, indices, views, finished if crops.layers else ())
 
 
 def _check_shared_memory(
@@ -295,7 +263,8 @@ def _check_shared_memory(
     if not os.path.isdir(folder):
         return
     # A layer is counted like an image.
-    crops = batch * sum(3 * recipe.size**2 * (1 + len(recipe.layers)) for recipe in recipes)
+    parts = (1 + len(recipe.layers) + (recipe.mask_probability > 0) for recipe in recipes)
+    crops = batch * sum(3 * r.size**2 * part for r, part in zip(recipes, parts, strict=True))
     needed = crops * (workers * _AHEAD + 2)
     free = shutil.disk_usage(folder).free
     if needed > free:
@@ -345,13 +314,18 @@ def _ahead(batches: Iterator[Crops], device: torch.device) -> Iterator[Crops]:
         with torch.cuda.stream(copies):
             crops = tuple(view.to(device, non_blocking=True) for view in batch.crops)
             layers = map_layers(lambda layer: layer.to(device, non_blocking=True), batch.layers)
-        return batch._replace(crops=crops, layers=layers)
+            masks = tuple(
+                None if mask is None else mask.to(device, non_blocking=True) for mask in batch.masks
+            )
+        return batch._replace(crops=crops, layers=layers, masks=masks)
 
     def arrived(batch: Crops) -> Crops:
         """Make the current stream wait for the copies, and keep their memory until it used them."""
         current = torch.cuda.current_stream(device)
         current.wait_stream(copies)
-        for tensor in (*batch.crops, *(layer for of in batch.layers for layer in of.values())):
+        layers = (layer for of in batch.layers for layer in of.values())
+        masks = (mask for mask in batch.masks if mask is not None)
+        for tensor in (*batch.crops, *layers, *masks):
             tensor.record_stream(current)
         return batch
 
@@ -385,6 +359,8 @@ def make_view_loader(
     The arguments, and the errors, are those of `retable.data.loader.Loader`.
     """
     device = torch.device(device)
+    for recipe in recipes:
+        check_mask_change(recipe.mask_change)
     names = layer_names(recipes)
     for name in names:
         if name not in source.layers:
@@ -392,6 +368,12 @@ def make_view_loader(
             raise UserError(
                 f"`layers` of a view must be layers of the data set ({has}), got {name!r}. "
                 "Choose a data set that has the layer."
+            )
+    for recipe in recipes:
+        if recipe.mask_probability and (kind := source.layers[recipe.mask]) != "map":
+            raise UserError(
+                f"`mask` of a view must be a map, got {recipe.mask!r}, which has {kind}. Name a "
+                "layer of masks."
             )
     pools = None if resident is False else _resident(source, names, device, decode=resident is True)
     if pools is not None:

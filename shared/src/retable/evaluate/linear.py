@@ -27,7 +27,7 @@ from retable.evaluate.classifier import LinearClassifier
 from retable.evaluate.data import Splits, natural_train_view
 from retable.evaluate.head_training import Head, HeadProbe, shrunk_milestones
 from retable.settings import validate_fields
-from retable.train.optim import trust_ratios
+from retable.train.optim import check_nesterov, trust_ratios
 from retable.train.schedules import ScheduleRecipe, learning_rate
 from retable.views import ViewRecipe, center, crop_and_flip
 
@@ -89,6 +89,7 @@ class LinearProbe(HeadProbe[ProbeState]):
         milestones: see `HeadProbe`; only for the step schedule.
         optimizer: "sgd", or "lars": SGD whose steps are scaled by |w| / |g|
             (`retable.train.optim.LARS`).
+        nesterov: whether steps look ahead along the momentum.
         schedule: "step", or "cosine": from ``lr`` down towards 0, set at the start of each epoch.
         train_view: default: `natural_train_view` (MoCHi: random crop of scale (0.08, 1) and flip).
         test_view: default: `natural_test_view` (MoCHi: short side to 256, centre crop of 224).
@@ -105,6 +106,7 @@ class LinearProbe(HeadProbe[ProbeState]):
 
     lr: Positive = 10.0
     momentum: Fraction = 0.9
+    nesterov: bool = False
     weight_decay: NonNegative = 0.0
     batch: BatchSize = 128
     epochs: Epochs = 60
@@ -119,6 +121,7 @@ class LinearProbe(HeadProbe[ProbeState]):
     def __post_init__(self) -> None:
         """Validate the fields."""
         validate_fields(self)
+        check_nesterov(self.nesterov, self.momentum)
         if self.schedule == "cosine" and self.milestones:
             raise UserError(
                 f"`milestones` must be empty with the cosine schedule, got {self.milestones}. Set "
@@ -200,10 +203,13 @@ class LinearProbe(HeadProbe[ProbeState]):
             for value, slope in ((head.weight, weight_gradient), (head.bias, bias_gradient)):
                 ratios = trust_ratios(list(value), list(slope), TRUST_COEFFICIENT)
                 slope.mul_(ratios.view(-1, *[1] * (slope.ndim - 1)))
-        head.weight_momentum.mul_(self.momentum).add_(weight_gradient)
-        head.bias_momentum.mul_(self.momentum).add_(bias_gradient)
-        head.weight.addcmul_(head.weight_momentum, rates[:, None, None], value=-1)
-        head.bias.addcmul_(head.bias_momentum, rates[:, None], value=-1)
+        for value, momentum, slope in (
+            (head.weight, head.weight_momentum, weight_gradient),
+            (head.bias, head.bias_momentum, bias_gradient),
+        ):
+            momentum.mul_(self.momentum).add_(slope)
+            update = slope.add_(momentum, alpha=self.momentum) if self.nesterov else momentum
+            value.addcmul_(update, rates.view(-1, *[1] * (value.ndim - 1)), value=-1)
         return losses
 
     def shortened(self, splits: Splits, seed: int) -> tuple[Splits, int]:

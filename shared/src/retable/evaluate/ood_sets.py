@@ -30,7 +30,18 @@ if TYPE_CHECKING:
     from retable.evaluate.data import OpenSource
 
 SetName = Literal[
-    "c", "c_generated", "r", "a", "sketch", "v2", "stylized", "objectnet", "texture", "cue_conflict"
+    "c",
+    "c_generated",
+    "r",
+    "a",
+    "sketch",
+    "v2",
+    "v2_threshold",
+    "v2_top",
+    "stylized",
+    "objectnet",
+    "texture",
+    "cue_conflict",
 ]
 """Names of sets, see `retable.data.imagenet_variants.published.VARIANTS`."""
 

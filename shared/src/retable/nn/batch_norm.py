@@ -154,6 +154,25 @@ def rows_per_image(module: nn.Module, rows: int) -> Iterator[None]:
             layer.group_size //= rows
 
 
+@contextmanager
+def without_running_statistics(module: nn.Module) -> Iterator[None]:
+    """Inside the block, leave the running statistics of batch norm as they are, in training mode.
+
+    For inputs unlike those that the network is evaluated on, such as small crops: they are
+    normalised by their own statistics, as always.
+    """
+    layers = [layer for layer in module.modules() if isinstance(layer, _BatchNorm)]
+    before = [(layer, layer.momentum, layer.num_batches_tracked) for layer in layers]
+    for layer, _, count in before:
+        layer.momentum = 0.0  # the share of the new statistics
+        layer.num_batches_tracked = None if count is None else count.clone()
+    try:
+        yield
+    finally:
+        for layer, momentum, count in before:
+            layer.momentum, layer.num_batches_tracked = momentum, count
+
+
 @torch.no_grad()
 def average_statistics(module: nn.Module) -> None:
     """Set every batch-norm layer's running statistics to their mean over processes, in place.

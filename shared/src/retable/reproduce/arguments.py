@@ -16,6 +16,7 @@ from retable.domains import MOST_SEEDS, SEED, Count, Parser, Small, SmallOrZero,
 from retable.errors import UserError
 from retable.evaluate.ood_sets import parse_set
 from retable.precision import PRECISIONS
+from retable.processes import available_cores
 from retable.reproduce.plan import TableSelection
 from retable.reproduce.table import SCALES, Table
 from retable.tables.recording import LEAST_SEEDS
@@ -65,9 +66,7 @@ def parse(table: Table, arguments: Sequence[str]) -> tuple[TableSelection, RunOp
         precision=options.mixed_precision,
         max_steps=options.max_steps,
     )
-    cores = (
-        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    )
+    cores = available_cores()
     gpus = torch.cuda.device_count()
     if options.workers is None:  # the processes share half of the cores
         options.workers = 0 if small else max(1, (os.cpu_count() or 2) // max(1, gpus) - 1)

@@ -157,6 +157,10 @@ class CollapseCriterion:
         return None
 
 
+Plot = Callable[[Comparison, FinishedRuns, Path], None]
+"""Draws more of a comparison and its runs, into a folder."""
+
+
 @dataclass(frozen=True)
 class Table:
     """A paper's table, as its script states it.
@@ -200,7 +204,7 @@ class Table:
     )
     derive: Derive | None = None
     collapse: CollapseCriterion | None = None
-    plots: tuple[Callable[[Comparison, FinishedRuns, Path], None], ...] = ()
+    plots: tuple[Plot, ...] = ()
     check_rows: tuple[str, ...] = ()
     first_rows: tuple[str, ...] = ()
     facts: Path | None = None

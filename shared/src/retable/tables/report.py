@@ -132,7 +132,7 @@ def _overview(tables: Mapping[str, Sequence[Result]]) -> Cells:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Build the report from the command line; return a status of `retable.exit_status`."""
-    return run_guarded(lambda: _main(arguments), lambda error: print(error, file=sys.stderr))
+    return run_guarded(lambda: _main(arguments))
 
 
 def _main(arguments: Sequence[str] | None) -> int:

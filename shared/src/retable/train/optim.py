@@ -56,11 +56,15 @@ class OptimizerRecipe:
                     f"`{pairs}` must name each module once, got {', '.join(names)}. Remove the "
                     "repeats."
                 )
-        if self.nesterov and not self.momentum:
-            raise UserError(
-                f"`momentum` must be positive with nesterov, got {self.momentum}. Set it or remove "
-                "nesterov."
-            )
+        check_nesterov(self.nesterov, self.momentum)
+
+
+def check_nesterov(nesterov: bool, momentum: float) -> None:
+    """Raise a `UserError` where Nesterov's step has no momentum to look ahead along."""
+    if nesterov and not momentum:
+        raise UserError(
+            f"`momentum` must be positive with nesterov, got {momentum}. Set it or remove nesterov."
+        )
 
 
 def parameter_groups(recipe: OptimizerRecipe, model: nn.Module) -> list[dict[str, Any]]:

@@ -25,7 +25,12 @@ _BLUR_BLOCK = 64
 
 
 def photometric(
-    crops: Tensor, parameters: ViewParameters, recipe: ViewRecipe, *, compiled: bool = False
+    crops: Tensor,
+    parameters: ViewParameters,
+    recipe: ViewRecipe,
+    *,
+    masks: Tensor | None = None,
+    compiled: bool = False,
 ) -> Tensor:
     """Apply the colour half of B views.
 
@@ -36,32 +41,58 @@ def photometric(
     RandAugment takes the nearest 8-bit levels and does with them what Pillow does.
 
     Crops are (B, 3, S, S) float32 in [0, 1], or uint8, and left unchanged; the result is float32,
-    contiguous, normalised or standardised. ``compiled`` runs the tensor program through
+    contiguous, normalised or standardised. ``masks`` are (B, 1, S, S) bool, True in the foreground,
+    of views whose recipe has a ``mask_probability``. ``compiled`` runs the tensor program through
     `torch.compile`, with shapes that do not depend on the draws; it is meant for GPUs.
     """
     piece = max(1, _CPU_PIECE // crops[:1].numel()) if len(crops) else 1
     if crops.device.type == "cpu" and not compiled and len(crops) > piece:
         starts = range(0, len(crops), piece)
         pieces = (slice(start, start + piece) for start in starts)
-        return torch.cat([photometric(crops[rows], parameters[rows], recipe) for rows in pieces])
+        return torch.cat(
+            [
+                photometric(
+                    crops[rows],
+                    parameters[rows],
+                    recipe,
+                    masks=None if masks is None else masks[rows],
+                )
+                for rows in pieces
+            ]
+        )
     plan = photometric_plan(parameters, recipe, fixed_shapes=compiled).to(crops.device)
-    basis = _blur_basis(crops.shape[-1], recipe.kernel_size, crops.device)
+    zeros = recipe.blur_padding == "zeros"
+    basis = _blur_basis(crops.shape[-1], recipe.kernel_size, crops.device, zeros)
+    if recipe.mask_probability == 0:
+        masks = None
+    elif masks is None:
+        raise ValueError(f"`masks` must be given for views with a mask ({recipe.mask!r}).")
     run = _compiled_program() if compiled else _program
     with torch.autocast(crops.device.type, enabled=False):
-        return run(crops, plan, basis, recipe)
+        return run(crops, plan, basis, recipe, masks)
 
 
 @lru_cache(maxsize=1)
-def _compiled_program() -> Callable[[Tensor, PhotometricPlan, Tensor, ViewRecipe], Tensor]:
+def _compiled_program() -> Callable[..., Tensor]:
     return torch.compile(_program, fullgraph=True)
 
 
-def _program(crops: Tensor, plan: PhotometricPlan, basis: Tensor, recipe: ViewRecipe) -> Tensor:
+def _program(
+    crops: Tensor,
+    plan: PhotometricPlan,
+    basis: Tensor,
+    recipe: ViewRecipe,
+    masks: Tensor | None = None,
+) -> Tensor:
     planes = _planes(crops, plan.order)
+    if masks is not None:
+        _fill_background(planes, masks[:, 0], plan)
     grayscale = partial(_grayscale, of=_gray if recipe.gray == "luma" else lambda x: x.mean(dim=0))
     if recipe.jitter_position == "after_gray":
         _apply(grayscale, planes, plan.gray)
-    if plan.jittered:
+    if plan.rounds:
+        _jitter_in_rounds(planes, plan)
+    elif plan.jittered:
         _jitter(planes, plan, with_hue=recipe.jitter[3] > 0)
     # TensorFlow adds the brightness, scales the saturation, then cuts to [0, 1].
     if recipe.brightness_shift > 0:
@@ -112,6 +143,50 @@ def _apply(
     elif len(selected):
         changed = step(planes.index_select(1, selected.rows), selected.strength)
         planes.index_copy_(1, selected.rows, changed)
+
+
+def _fill_background(planes: Tensor, masks: Tensor, plan: PhotometricPlan) -> None:
+    """Set the background of the samples that drew it to their grey levels, in place."""
+    rows, level = plan.background.rows, plan.background.strength
+    masks = masks if plan.order is None else masks.index_select(0, plan.order)
+    masks = masks if rows is None else masks.index_select(0, rows)
+    replaced = ~masks & (level >= 0)[:, None, None]
+
+    def filled(planes: Tensor, level: Tensor) -> Tensor:
+        return torch.where(replaced, level[:, None, None], planes)
+
+    _apply(filled, planes, plan.background)
+
+
+def _jitter_in_rounds(planes: Tensor, plan: PhotometricPlan) -> None:
+    """Apply the jitter in DeepMind's terms, in place."""
+
+    def brightened(planes: Tensor, shift: Tensor) -> Tensor:
+        return (planes + shift[:, None, None]).clamp_(0, 1)
+
+    def contrasted(planes: Tensor, factor: Tensor) -> Tensor:
+        mean = planes.mean(dim=(2, 3), keepdim=True)
+        return torch.lerp(mean, planes, factor[:, None, None]).clamp_(0, 1)
+
+    def saturated(planes: Tensor, factor: Tensor) -> Tensor:
+        changed = planes.clone()
+        _saturate(changed, factor)
+        return changed.clamp_(0, 1)
+
+    def turned(planes: Tensor, shift: Tensor) -> Tensor:
+        changed = planes.clone()
+        _shift_hue(changed, 6 * shift)
+        return changed.clamp_(0, 1)
+
+    steps = {
+        "brightness": brightened,
+        "contrast": contrasted,
+        "saturation": saturated,
+        "hue": turned,
+    }
+    for selected in plan.rounds:
+        for name, step in steps.items():
+            _apply(step, planes, selected[name])
 
 
 def _jitter(planes: Tensor, plan: PhotometricPlan, with_hue: bool) -> None:
@@ -243,8 +318,10 @@ def _bands(size: int, radius: int) -> list[tuple[slice, slice]]:
 
 
 @lru_cache(maxsize=16)
-def _blur_basis(size: int, kernel_size: int, device: torch.device) -> Tensor:
+def _blur_basis(size: int, kernel_size: int, device: torch.device, zeros: bool = False) -> Tensor:
     """(taps, S * S): row d sums the pixels at distance d on either side, borders reflected.
+
+    Or, with ``zeros``, without what lies beyond the border.
 
     The blur's matrix is the combination of these rows with the weights of the taps.
     """
@@ -252,7 +329,8 @@ def _blur_basis(size: int, kernel_size: int, device: torch.device) -> Tensor:
     places = torch.arange(size)
     basis = torch.zeros(radius + 1, size, size)
     for distance in range(-radius, radius + 1):
-        sources = (places + distance).abs()
-        sources = torch.where(sources < size, sources, 2 * (size - 1) - sources)
-        basis[abs(distance), places, sources] += 1
+        sources = places + distance
+        inside = (sources >= 0) & (sources < size)
+        sources = torch.where(sources.abs() < size, sources.abs(), 2 * (size - 1) - sources)
+        basis[abs(distance), places, sources] += inside.float() if zeros else 1
     return basis.view(radius + 1, -1).to(device, non_blocking=True)

@@ -6,6 +6,9 @@ them. Hue is the odd one out. It is applied to all jittered samples at once, bet
 blends before it and the rest after it. Sorted by the number of blends before the hue, the samples
 that take part in a pass are neighbours, and the pass works on a slice.
 
+In DeepMind's terms the four operations do not commute with each other's cuts to [0, 1] and have
+nothing in common: they come in four rounds, each operation on the samples whose turn it is.
+
 Whatever RandAugment draws, each of its layers is eight steps (`rand_augment.layer_strengths`), each
 on the samples that drew it.
 """
@@ -24,6 +27,8 @@ from retable.views.sampling import ViewParameters, to_device
 
 BLENDS = 3
 _CONTRAST, _SATURATION, _HUE = 1, 2, 3  # as in ViewParameters.jitter_order
+_NEUTRAL = {"brightness": 0.0, "contrast": 1.0, "saturation": 1.0, "hue": 0.0}
+"""Operations in that order, and what changes nothing in DeepMind's terms."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +62,9 @@ class PhotometricPlan:
         shift: (B,) float32, hue shift in sixths of a turn.
         brightness: (B,) float32, added as TensorFlow does.
         saturation: (B,) float32, TensorFlow's factor.
+        background: the grey level of samples whose background is replaced; -1 for none.
+        rounds: of the jitter in DeepMind's terms: in each of four rounds the samples whose turn it
+            is to have each operation; empty in torchvision's terms.
         gray: strength 1 (or 0), like ``solarize``; of ``blur`` it is sigma.
         layers: steps of each layer of RandAugment by name.
     """
@@ -69,6 +77,8 @@ class PhotometricPlan:
     shift: Tensor
     brightness: Tensor
     saturation: Tensor
+    background: SelectedRows
+    rounds: tuple[dict[str, SelectedRows], ...]
     gray: SelectedRows
     blur: SelectedRows
     solarize: SelectedRows
@@ -101,7 +111,9 @@ def photometric_plan(
     no shape depends on what was drawn and a compiled program is compiled once.
     """
     count = len(parameters)
-    jitter = parameters.jitter & (max(recipe.jitter) > 0)
+    in_rounds = recipe.jitter_terms == "deepmind"
+    takes_part = parameters.jitter & (max(recipe.jitter) > 0)
+    jitter = takes_part & (not in_rounds)
     if recipe.jitter[_HUE] > 0:
         hue_place = (parameters.jitter_order == _HUE).byte().argmax(dim=1)
     else:  # then all blends come "before" and the hue is skipped
@@ -112,7 +124,8 @@ def photometric_plan(
     shift = 6 * parameters.jitter_factors[:, _HUE] * jitter
     order: Tensor | None = None
     chosen: Tensor | slice = slice(None)
-    jittered, counts = (count if max(recipe.jitter) > 0 else 0), [count] * BLENDS
+    blended = max(recipe.jitter) > 0 and not in_rounds
+    jittered, counts = (count if blended else 0), [count] * BLENDS
     if jittered and not fixed_shapes:
         chosen = order = torch.where(jitter, BLENDS - hue_place, BLENDS + 1).argsort(stable=True)
         jittered, *counts = torch.cat([jitter[:, None], before], dim=1).sum(dim=0).tolist()
@@ -123,6 +136,16 @@ def photometric_plan(
             return SelectedRows(None, strength)
         rows = applies[chosen].nonzero()[:, 0]
         return SelectedRows(rows, strength[chosen][rows])
+
+    def turn(number: int) -> dict[str, SelectedRows]:
+        """Return the samples of a round by operation."""
+        operation = parameters.jitter_order[:, number]
+        found = {}
+        for place, (name, neutral) in enumerate(_NEUTRAL.items()):
+            applies = takes_part & (operation == place)
+            values = parameters.jitter_factors[:, place]
+            found[name] = selected(applies, torch.where(applies, values, neutral))
+        return found
 
     columns = (parameters.operations.T, parameters.arguments.T, parameters.bicubic.T)
     layers = (layer_strengths(*layer, size=recipe.size) for layer in zip(*columns, strict=True))
@@ -135,6 +158,10 @@ def photometric_plan(
         shift=shift[chosen],
         brightness=parameters.brightness_shift[chosen],
         saturation=parameters.saturation[chosen],
+        background=selected(
+            parameters.masked, torch.where(parameters.masked, parameters.level, -1.0)
+        ),
+        rounds=tuple(map(turn, range(4))) if in_rounds else (),
         gray=selected(parameters.gray, parameters.gray.float()),
         blur=selected(parameters.blur_sigma > 0, parameters.blur_sigma),
         solarize=selected(parameters.solarize, parameters.solarize.float()),

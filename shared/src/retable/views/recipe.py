@@ -25,12 +25,12 @@ LEAST_COVERED = 0.1
 class ViewRecipe:
     """How one view of an image is made, in torchvision's terms and some of TensorFlow's.
 
-    The order of the steps is crop, resize, flip, colour jitter and greyscale (which of the two
-    comes first is ``jitter_position``), Gaussian blur, solarise, RandAugment, normalise; greyscale
-    after the jitter comes after RandAugment, where there is one. Every step after the crop works on
-    values in [0, 1], but RandAugment, which rounds them to the 256 levels of 8-bit images and
-    computes with these. TensorFlow's brightness and saturation come right after the jitter, with
-    one cut to [0, 1] after the two. The defaults switch every random step off.
+    The order of the steps is crop, resize, flip, background, colour jitter and greyscale (which of
+    the two comes first is ``jitter_position``), Gaussian blur, solarise, RandAugment, normalise;
+    greyscale after the jitter comes after RandAugment, where there is one. Every step after the
+    crop works on values in [0, 1], but RandAugment, which rounds them to the 256 levels of 8-bit
+    images and computes with these. TensorFlow's brightness and saturation come right after the
+    jitter, with one cut to [0, 1] after the two. The defaults switch every random step off.
 
     Attributes:
         size: side of the square view in pixels.
@@ -40,7 +40,8 @@ class ViewRecipe:
         crop_sampling: draw the crop's area uniformly and its aspect uniformly in the logarithm,
             "torchvision", or its aspect and then its height uniformly, like "tensorflow"'s
             ``sample_distorted_bounding_box``, which takes no crop of less than a tenth of the image
-            and, where none fits, the image itself; only with ``crop_scale``.
+            and, where none fits, the image itself; "deepmind" draws as torchvision, but once, and
+            cuts sides to those of the image; only with ``crop_scale``.
         resize: short side before the window is cut out, in pixels; only without ``crop_scale``
             (None means ``size``).
         keep_aspect: False resizes both sides to ``resize``; only without ``crop_scale``.
@@ -51,6 +52,10 @@ class ViewRecipe:
             [max(0, 1 - strength), 1 + strength]) and hue (shift from [-strength, strength], in
             turns, at most 0.5), applied in random order as torchvision's `ColorJitter` does, or not
             at all.
+        jitter_terms: what the jitter does, see ``jitter``, in "torchvision"'s terms, or in those of
+            "deepmind"'s code of BYOL: a change of the brightness from [-strength, strength] is
+            added, contrast is about each channel's mean, saturation is HSV's; values are cut to
+            [0, 1] after each of the four.
         jitter_position: jitter "before_gray" or "after_gray".
         brightness_shift: largest change of the brightness, drawn from [-shift, shift] and added.
         saturation: bounds of the factor of HSV's saturation, which is cut to [0, 1] then; None for
@@ -63,6 +68,8 @@ class ViewRecipe:
         blur_sigma: bounds of the blur's standard deviation, in pixels of the view.
         blur_kernel: number of taps, odd and below twice the size. None takes three
             ``blur_sigma[1]`` on either side, see `kernel_size`.
+        blur_padding: what lies beyond the border for the blur, the view reflected or zeros, which
+            darken it ("SAME" padding).
         solarize_probability: probability that values of at least 0.5 are inverted.
         rand_augment: number of layers, magnitude in [0, 10] and its standard deviation, see
             `retable.views.rand_augment`; what comes into view from outside has the colour ``mean``.
@@ -72,12 +79,19 @@ class ViewRecipe:
             jointly, see `retable.nn.patches.standardise`.
         layers: names of further layers of the data set (`retable.data.source.LayerKind`) that are
             cut with the view's own parameters and come with it in `Batch.layers`.
+        mask: name of a map of the data set that is positive in the foreground, "" for none.
+        mask_probability: probability that the background becomes one level of grey, drawn from
+            [0, 1]; only with ``mask``.
+        mask_change: name of a change of the mask and its number (`retable.views.masks`), None for
+            the mask itself.
+        least_foreground: share of the image, before it is cut, that the foreground must have;
+            otherwise the background stays.
     """
 
     size: Pixels
     crop_scale: tuple[Share, Share] | None = None
     crop_ratio: tuple[Positive, Positive] = (3 / 4, 4 / 3)
-    crop_sampling: Literal["torchvision", "tensorflow"] = "torchvision"
+    crop_sampling: Literal["torchvision", "tensorflow", "deepmind"] = "torchvision"
     resize: Pixels | None = None
     keep_aspect: bool = True
     window: Literal["center", "random"] = "center"
@@ -85,6 +99,7 @@ class ViewRecipe:
     flip_probability: Probability = 0.0
     jitter: tuple[NonNegative, NonNegative, NonNegative, NonNegative] = (0.0, 0.0, 0.0, 0.0)
     jitter_probability: Probability = 0.0
+    jitter_terms: Literal["torchvision", "deepmind"] = "torchvision"
     jitter_position: Literal["before_gray", "after_gray"] = "before_gray"
     brightness_shift: NonNegative = 0.0
     saturation: tuple[NonNegative, NonNegative] | None = None
@@ -94,12 +109,17 @@ class ViewRecipe:
     blur_probability: Probability = 0.0
     blur_sigma: tuple[Positive, Positive] = (0.1, 2.0)
     blur_kernel: Pixels | None = None
+    blur_padding: Literal["reflect", "zeros"] = "reflect"
     solarize_probability: Probability = 0.0
     rand_augment: tuple[Small, NonNegative, NonNegative] | None = None
     mean: tuple[Finite, Finite, Finite] = IMAGENET_MEAN
     std: tuple[Positive, Positive, Positive] = IMAGENET_STD
     standardise: bool = False
     layers: tuple[str, ...] = ()
+    mask: str = ""
+    mask_probability: Probability = 0.0
+    mask_change: tuple[str, Finite] | None = None
+    least_foreground: Probability = 0.0
 
     def __post_init__(self) -> None:
         validate_fields(self)
@@ -124,6 +144,8 @@ class ViewRecipe:
         if self.blur_kernel is not None:
             holds = self.blur_kernel % 2 == 1 and self.blur_kernel < 2 * self.size
             self._require("blur_kernel", holds, "an odd number of taps below twice the size")
+        holds = bool(self.mask) or self.mask_probability == 0
+        self._require("mask", holds, "a layer of the data set, for a mask_probability")
         if self.rand_augment is not None:
             holds = self.rand_augment[1] <= 10
             expected = "at least one layer, a magnitude from 0 to 10, and its standard deviation"
@@ -163,7 +185,7 @@ class ViewRecipe:
         return 2 * min(math.ceil(3 * self.blur_sigma[1]), self.size - 1) + 1
 
 
-_STEPS = ("flip", "jitter", "gray", "blur", "solarize")
+_STEPS = ("flip", "mask", "jitter", "gray", "blur", "solarize")
 _BOUNDS = "0 < low <= high"
 
 

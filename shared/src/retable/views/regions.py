@@ -28,7 +28,12 @@ def regions(
     sides = torch.stack([heights, widths], dim=1)
     if recipe.crop_scale is None:
         return _windows(recipe, draws, sides)
-    sample = _as_torchvision if recipe.crop_sampling == "torchvision" else _as_tensorflow
+    samplers = {
+        "torchvision": _as_torchvision,
+        "tensorflow": _as_tensorflow,
+        "deepmind": _as_deepmind,
+    }
+    sample = samplers[recipe.crop_sampling]
     crops = sample(recipe.crop_scale, recipe.crop_ratio, draws, sides)
     square = torch.full((len(crops), 2), recipe.size)
     return crops, square, torch.zeros_like(square)
@@ -55,12 +60,7 @@ def _as_torchvision(
     scale: tuple[float, float], ratio: tuple[float, float], draws: Tensor, sides: Tensor
 ) -> Tensor:
     """Draw `RandomResizedCrop` as torchvision does: ten attempts, then the largest centre crop."""
-    area = sides.prod(dim=1, keepdim=True) * (
-        scale[0] + (scale[1] - scale[0]) * draws[:, _AREA].double()
-    )
-    bounds = torch.tensor(ratio, dtype=torch.float64).log()
-    aspect = torch.lerp(bounds[0], bounds[1], draws[:, _RATIO].double()).exp_()
-    tried = torch.stack([(area / aspect).sqrt_(), (area * aspect).sqrt_()], dim=2).round_().long()
+    tried = _tried(scale, ratio, draws, sides)
     fits = ((tried > 0) & (tried <= sides[:, None])).all(dim=2)  # (B, attempts)
     chosen = _first(tried, fits)
     corner = _corners(draws, sides, chosen)
@@ -69,6 +69,27 @@ def _as_torchvision(
         chosen[failed] = _largest_within(ratio, sides[failed])
         corner[failed] = (sides - chosen)[failed] // 2
     return torch.cat([corner, chosen], dim=1)
+
+
+def _as_deepmind(
+    scale: tuple[float, float], ratio: tuple[float, float], draws: Tensor, sides: Tensor
+) -> Tensor:
+    """Draw once as torchvision does, and cut the sides to those of the image."""
+    chosen = _tried(scale, ratio, draws, sides)[:, 0].clamp_(min=1).minimum(sides)
+    return torch.cat([_corners(draws, sides, chosen), chosen], dim=1)
+
+
+def _tried(
+    scale: tuple[float, float], ratio: tuple[float, float], draws: Tensor, sides: Tensor
+) -> Tensor:
+    """Draw areas uniformly and aspects uniformly in the logarithm: sides (B, attempts, 2)."""
+    area = sides.prod(dim=1, keepdim=True) * (
+        scale[0] + (scale[1] - scale[0]) * draws[:, _AREA].double()
+    )
+    bounds = torch.tensor(ratio, dtype=torch.float64).log()
+    aspect = torch.lerp(bounds[0], bounds[1], draws[:, _RATIO].double()).exp_()
+    tall, wide = (area / aspect).sqrt_(), (area * aspect).sqrt_()
+    return torch.stack([tall, wide], dim=2).round_().long()
 
 
 def _as_tensorflow(

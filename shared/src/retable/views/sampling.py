@@ -22,8 +22,8 @@ SLOTS = 64
 _FLIP, _JITTER = 22, 23
 _ORDER = slice(24, 28)
 _FACTORS = slice(28, 32)
-_GRAY, _BLUR, _SIGMA, _SOLARIZE, _BRIGHTNESS, _SATURATION = range(32, 38)
-_USED = 38
+_GRAY, _BLUR, _SIGMA, _SOLARIZE, _BRIGHTNESS, _SATURATION, _MASK, _LEVEL = range(32, 40)
+_USED = 40
 
 
 @dataclass(frozen=True)
@@ -37,10 +37,13 @@ class ViewParameters:
             which are resized to the view itself; windows of a resized image have them).
         flip: (B,) bool, mirrored horizontally; ``jitter``, ``gray`` and ``solarize`` likewise.
         jitter_order: (B, 4) int64, the order of brightness 0, contrast 1, saturation 2, hue 3.
-        jitter_factors: (B, 4) float32, one for each of these four: three factors, shift in turns.
+        jitter_factors: (B, 4) float32, one for each of these four: three factors, shift in turns;
+            the first is a shift too where ``jitter_terms`` is "deepmind".
         brightness_shift: (B,) float32, added to all channels.
         saturation: (B,) float32, the factor of HSV's saturation, 1 where the recipe has none.
         blur_sigma: (B,) float32, in pixels of the view, 0 for no blur.
+        masked: (B,) bool, whether the background is replaced.
+        level: (B,) float32, its grey level.
         operations: (B, n) int64, of RandAugment's n layers (0 without it), positions in
             `retable.views.rand_augment.OPERATIONS` or its ``SKIPPED``.
         arguments: (B, n) float32, of these operations.
@@ -59,6 +62,8 @@ class ViewParameters:
     gray: Tensor
     blur_sigma: Tensor
     solarize: Tensor
+    masked: Tensor
+    level: Tensor
     operations: Tensor
     arguments: Tensor
     bicubic: Tensor
@@ -99,6 +104,8 @@ def sample_parameters(
     strengths = torch.tensor(recipe.jitter)
     centers = torch.tensor([1.0, 1.0, 1.0, 0.0])
     lowest = torch.cat([(1 - strengths[:3]).clamp_(min=0), -strengths[3:]])
+    if recipe.jitter_terms == "deepmind":
+        centers[0], lowest[0] = 0.0, -strengths[0]
     low, high = recipe.blur_sigma
     sigma = low + (high - low) * draws[:, _SIGMA]
     gray = draws[:, _GRAY]
@@ -121,6 +128,8 @@ def sample_parameters(
         gray=gray < recipe.gray_probability,
         blur_sigma=sigma * (draws[:, _BLUR] < recipe.blur_probability),
         solarize=draws[:, _SOLARIZE] < recipe.solarize_probability,
+        masked=draws[:, _MASK] < recipe.mask_probability,
+        level=draws[:, _LEVEL],
         operations=operations,
         arguments=arguments,
         bicubic=bicubic,

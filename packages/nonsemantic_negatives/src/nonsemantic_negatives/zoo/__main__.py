@@ -29,12 +29,11 @@ from retable.domains import Parser, SmallOrZero, integer
 from retable.evaluate.data import source_opener
 from retable.evaluate.ood_sets import OodSet
 from retable.evaluate.protocol import EvalContext
-from retable.exit_status import run_guarded
+from retable.exit_status import run_resumable
 from retable.outputs import check_output_folder
 from retable.plots import drawing
 from retable.progress import bar
 from retable.settings import to_plain
-from retable.text import printable
 from retable.weights.weights_files import file_digest
 
 RESULTS, PICTURE = "zoo.json", "zoo.svg"
@@ -43,17 +42,7 @@ _OWNER = "zoo"
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return a status of `retable.exit_status`."""
-
-    def report(sentence: str) -> None:
-        print(printable(f"error: {sentence}"), file=sys.stderr)
-
-    again = "the same command continues"
-    return run_guarded(
-        lambda: _run(_parser().parse_args(arguments)),
-        report,
-        interrupted=f"interrupted; {again}.",
-        terminated=f"terminated; {again}.",
-    )
+    return run_resumable(lambda: _run(_parser().parse_args(arguments)))
 
 
 def _parser() -> Parser:

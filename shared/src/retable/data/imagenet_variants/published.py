@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -97,21 +97,32 @@ def _open_corruptions(name: str) -> Opener:
     return open_parts
 
 
-def _open_v2(root: Path, class_names: Sequence[str], skip: bool) -> VariantImages:
-    """Open ImageNet-V2, whose folders 0 to 999 are labels: as text 10 would come before 2."""
-    numbered = [str(number) for number in range(len(imagenet_ids()))]
-    if root.is_dir() and not (root / numbered[-1]).is_dir():
-        raise UserError(
-            f"ImageNet-V2 must have the folders 0 to 999, but {printable(str(root))} has no 999. "
-            "Unpack the published archive, whose folders are numbers and no WordNet ids."
-        )
-    categories, classes = _known("v2", single(imagenet_ids()), class_names)
-    labels = {identity: number for number, identity in enumerate(imagenet_ids())}
-    folders = {str(labels[category.name]): place for place, category in enumerate(categories)}
-    facts = {"source": f"v2:{root}"}
-    names = [category.name for category in categories]
-    source = read_folders(root, folders, names, facts, skip_unreadable=skip)
-    counts = counts_of(root, list(folders))
+def _of_numbered_folders(name: str) -> Opener:
+    """Return the opener of a set of ImageNet-V2.
+
+    Its folders 0 to 999 are labels: as text 10 would come before 2.
+    """
+
+    def open_folders(root: Path, class_names: Sequence[str], skip: bool) -> VariantImages:
+        numbered = [str(number) for number in range(len(imagenet_ids()))]
+        if root.is_dir() and not (root / numbered[-1]).is_dir():
+            raise UserError(
+                f"ImageNet-V2 must have the folders 0 to 999, but {printable(str(root))} has no "
+                "999. Unpack the published archive, whose folders are numbers and no WordNet ids."
+            )
+        categories, classes = _known(name, single(imagenet_ids()), class_names)
+        labels = {identity: number for number, identity in enumerate(imagenet_ids())}
+        folders = {str(labels[category.name]): place for place, category in enumerate(categories)}
+        facts = {"source": f"{name}:{root}"}
+        names = [category.name for category in categories]
+        source = read_folders(root, folders, names, facts, skip_unreadable=skip)
+        _check_equal_counts(root, counts_of(root, list(folders)))
+        return VariantImages({"": source}, categories, classes)
+
+    return open_folders
+
+
+def _check_equal_counts(root: Path, counts: Mapping[str, int]) -> None:
     usual = max(set(counts.values()), key=list(counts.values()).count)
     for folder, count in counts.items():
         if count != usual:
@@ -119,7 +130,6 @@ def _open_v2(root: Path, class_names: Sequence[str], skip: bool) -> VariantImage
                 f"ImageNet-V2 must have equally many images in each folder, {usual:,}, got "
                 f"{count:,} in {printable(str(root / folder))}. Unpack the archive again."
             )
-    return VariantImages({"": source}, categories, classes)
 
 
 def _open_objectnet(root: Path, class_names: Sequence[str], skip: bool) -> VariantImages:
@@ -154,7 +164,9 @@ _OPENERS: dict[str, Opener] = {
     "r": _of_wordnet_folders("r", lambda: listed("imagenet_r")),
     "a": _of_wordnet_folders("a", lambda: listed("imagenet_a")),
     "sketch": _of_wordnet_folders("sketch", imagenet_ids),
-    "v2": _open_v2,
+    "v2": _of_numbered_folders("v2"),
+    "v2_threshold": _of_numbered_folders("v2_threshold"),
+    "v2_top": _of_numbered_folders("v2_top"),
     "stylized": _of_wordnet_folders("stylized", imagenet_ids),
     "objectnet": _open_objectnet,
     "texture": _of_wordnet_folders("texture", imagenet_ids),
@@ -165,7 +177,8 @@ VARIANTS = tuple(_OPENERS)
 """Names of the sets:
 
 - c: ImageNet-C as published; c_generated: corruptions in its layout that somebody generated;
-- r, a, sketch, v2: ImageNet-R, -A, -Sketch and -V2;
+- r, a, sketch: ImageNet-R, -A and -Sketch;
+- v2, v2_threshold, v2_top: ImageNet-V2's MatchedFrequency, Threshold0.7 and TopImages;
 - stylized: Stylized-ImageNet's validation images;
 - objectnet: ObjectNet's classes that ImageNet has;
 - texture: texture twins of ImageNet's validation images (ImageNet-Texture);

@@ -271,8 +271,9 @@ STYLES = ("sketch", "texture_swapped", "recoloured", "silhouette", "texture_only
 - texture_only: the object's texture fills the image, no outline is left.
 """
 
-CONTROLS = ("clean", "background_only")
-"""The distribution of training, and the same backgrounds with the object removed."""
+CONTROLS = ("clean", "background_only", "background_shuffled")
+"""The distribution of training, the same backgrounds with the object removed, and the same objects
+before backgrounds that agree with no class."""
 
 OOD_VARIANTS = (
     *(f"corrupted:{kind}:{severity}" for kind in CORRUPTIONS for severity in SEVERITIES),

@@ -98,8 +98,9 @@ class Shapes(Source):
         rho: probability that the texture is that of the class; otherwise it is drawn from all
             textures. 0 makes texture independent of class.
         background_rho: the same for background colour and texture.
-        variant: "clean", "background_only" or one of ``OOD_VARIANTS``. A variant shows the same
-            scenes as the clean images of the same indices, drawn or damaged differently.
+        variant: "clean", "background_only", "background_shuffled" or one of ``OOD_VARIANTS``. A
+            variant shows the same scenes as the clean images of the same indices, drawn or damaged
+            differently.
         labels: which factors of an image are its label, see
             `retable.data.shapes.factors.LABELLINGS`; no pixel depends on it.
 
@@ -193,7 +194,8 @@ class Shapes(Source):
             other = 1 + integers(self._key("conflicting texture"), indices, kinds - 1)
             texture = (self.class_textures[outline] + other) % kinds
         drawn = integers(self._key("background"), indices, HUES * len(BACKGROUND))
-        agrees = uniform(self._key("background agrees"), indices) < self.background_rho
+        agreeing = 0.0 if self._style.style == "background_shuffled" else self.background_rho
+        agrees = uniform(self._key("background agrees"), indices) < agreeing
         backdrop = torch.where(agrees, self.class_backgrounds[outline], drawn)
         background = backdrop % HUES
         other = 1 + integers(self._key("foreground"), indices, HUES - 1)
