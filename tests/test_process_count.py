@@ -28,6 +28,9 @@ from feature_transform import (
 )
 from mochi.method import MoCHiRecipe
 from nonsemantic_negatives import BYOLNSRecipe, MoCoNSRecipe, PatchNegatives
+from relicv2 import ReLICv2Recipe
+from relicv2 import views as relicv2_views
+from relicv2.multi_view_simclr import MultiViewSimCLRRecipe
 from retable import distributed, views
 from retable.data.sources import open_source
 from retable.encoders import ResNetRecipe
@@ -102,6 +105,11 @@ METHODS: dict[str, MethodRecipe] = {
     "byol_ns": BYOLNSRecipe(**SMALL_BYOL, negatives=PATCHES),
     "byol_regular": BYOLNSRecipe(**SMALL_BYOL, negatives=None, regular=True),
     "byol_ns_regular": BYOLNSRecipe(**SMALL_BYOL, negatives=PATCHES, regular=True),
+    "relicv2": ReLICv2Recipe(**SMALL_BYOL, large=2, negatives=5),
+    "relicv2_transpose": ReLICv2Recipe(
+        **SMALL_BYOL, large=2, negatives=5, reference="transpose", stop_gradient="second"
+    ),
+    "relicv2_simclr": MultiViewSimCLRRecipe(dim=32, large=2),
     "infomin": InfoMinRecipe(
         queue=192, momentum=0.99, cell=11, crop=8, transform=TransformRecipe(start_epoch=1)
     ),
@@ -123,6 +131,7 @@ RATES = {"exemplar": 0.1, "jigsaw": 1.0, "relative_patch_location": 1.0}
 SYNCHRONISED = {
     *("simclr", "byol", "simsiam", "simclr_ft", "byol_ft", "simsiam_ft"),
     *("byol_ns", "byol_regular", "byol_ns_regular"),
+    *("relicv2", "relicv2_transpose", "relicv2_simclr"),
 }
 STEPS = 4  # two epochs of two; the queue of three batches wraps, MoCHi mixes in the second epoch
 
@@ -141,7 +150,9 @@ def assert_equal_to_rounding(found: Tensor, expected: Tensor, what: str) -> None
 
 def recipe(name: str) -> PretrainRecipe:
     view = views.moco_v2(32)
+    masked = relicv2_views(2, 1, size=32, small_size=16, mask="mask", mask_probability=0.5)
     chosen = {
+        **dict.fromkeys(("relicv2", "relicv2_transpose", "relicv2_simclr"), masked),
         "supervised": (views.crop_and_flip(32),),
         "swav": views.swav(32, 16, 2),
         "infomin": (views.infomin(32), views.infomin(32), views.jigsaw(33)),

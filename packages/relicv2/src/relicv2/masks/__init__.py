@@ -1,0 +1,1 @@
+"""Masks of a folder of images, one file for each image."""
