@@ -1,0 +1,1 @@
+"""Tables of ReLICv2 (Tomasev et al., 2022)."""
