@@ -1,0 +1,1 @@
+"""Studies of ReLICv2's tables."""
