@@ -23,7 +23,13 @@ TRAININGS = {
     for probability in PROBABILITIES
 }
 
-TABLE = imagenet_table(__file__, TRAININGS, TOP1 | BACKGROUNDS, check_rows=("p0", "p0_1"))
+TABLE = imagenet_table(
+    __file__,
+    TRAININGS,
+    TOP1 | BACKGROUNDS,
+    first_rows=("p0", "p0_1", "p0_2", "p0_25"),
+    check_rows=("p0", "p0_1"),
+)
 
 if __name__ == "__main__":
     sys.exit(main(TABLE))
