@@ -15,6 +15,7 @@ from retable.data.workers import make_view_loader
 from retable.methods import Batch, Progress
 from retable.reproduce.plan import TableSelection, resolve_rows
 from retable.train.recipe import PretrainRecipe, build_method
+from studies.relicv2.mask_quality import AREA, KINDS, of_superpixels, overlap, simple_scenes
 from studies.relicv2.planted_defects import METHODS, ROW, VIEWS, plant
 
 DEFECTS = tuple(dict.fromkeys((*METHODS, *VIEWS)))
@@ -56,3 +57,20 @@ def test_a_defect_changes_the_second_step_and_trains(defect: str) -> None:
         losses[name] = found
     assert all(map(torch.isfinite, map(torch.tensor, losses[defect])))
     assert losses[defect][1] != losses["sound"][1]
+
+
+def test_a_simple_scene_shows_an_object_of_one_area_that_its_colours_tell_apart() -> None:
+    made = simple_scenes(8)
+    assert {scene.kind for scene in made} == set(KINDS[2:])
+    for scene in made:
+        inside = scene.truth
+        assert float(inside.float().mean()) == pytest.approx(AREA, abs=0.01)
+        border = torch.cat([inside[0], inside[-1], inside[:, 0], inside[:, -1]])
+        assert not border.any()
+        near, far = (scene.image[:, part].float().mean(dim=1) for part in (inside, ~inside))
+        assert float((near - far).norm()) > 0.3 * 255
+
+
+def test_superpixels_cover_a_compact_object_but_for_its_edge() -> None:
+    for scene in simple_scenes(4):
+        assert 0.9 < overlap(of_superpixels(scene), scene.truth) < 1
