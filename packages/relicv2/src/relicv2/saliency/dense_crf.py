@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
 from relicv2.saliency.superpixels import Floats
@@ -18,8 +19,10 @@ from retable.domains import Count, NonNegative, Positive
 from retable.errors import UserError
 from retable.settings import validate_fields
 
+Singles = NDArray[np.float32]
+
 LARGEST_EXACT = 64 * 64
-"""Pixels of which the two kernels have 64 MiB each in float32."""
+"""Pixels of which the appearance kernel has 64 MiB."""
 
 REFERENCE_SIDE = 432
 """Side of the images that the kernels' widths are stated for (the code of DeepUSPS)."""
@@ -68,17 +71,25 @@ class DenseCRF:
 
     def _exact(self, unary: Floats, pixels: Floats, scale: float) -> Floats:
         height, width = pixels.shape[:2]
-        rows, columns = np.indices((height, width))
-        places = np.stack([rows.ravel(), columns.ravel()], axis=1) / scale
-        colours = pixels.reshape(-1, 3) / self.colour_width
-        smooth = normalised(kernel(places / self.smooth_width))
-        appearance = normalised(kernel(np.hstack([places / self.place_width, colours])))
-        links = self.smooth_weight * smooth + self.appearance_weight * appearance
-        costs = unary.reshape(2, -1)
+        rows, columns = np.indices((height, width)) / scale
+        # The smoothness kernel of places is a product of one of rows and one of columns.
+        smooth_rows, smooth_columns = (
+            normalised(kernel(np.arange(side)[:, None] / scale / self.smooth_width))
+            for side in (height, width)
+        )
+        colours = pixels / self.colour_width
+        points = np.dstack([rows / self.place_width, columns / self.place_width, colours])
+        appearance = kernel(points.reshape(height * width, 5))
+        root = roots(appearance)
+        costs = unary.astype(np.float32)
+        weights = np.array([self.smooth_weight, self.appearance_weight], dtype=np.float32)
         probability = softmax(-costs)
         for _ in range(self.steps):
-            probability = softmax(probability @ links - costs)
-        found: Floats = probability[1].reshape(height, width)
+            smoothed = smooth_rows @ probability @ smooth_columns
+            alike = (probability.reshape(2, -1) / root) @ appearance / root
+            messages = weights[0] * smoothed + weights[1] * alike.reshape(2, height, width)
+            probability = softmax(messages - costs)
+        found: Floats = probability[1].astype(np.float64)
         return found
 
     def _by_library(self, unary: Floats, pixels: object, scale: float) -> Floats:
@@ -105,11 +116,11 @@ def require_library(pixels: int) -> None:
         extras.require("pydensecrf", "crf", purpose, "retable-relicv2")
 
 
-def kernel(points: Floats) -> Floats:
-    """Return exp(-|x - y|^2 / 2) of points (N, C), (N, N) in float32."""
-    points = points.astype(np.float32)
-    squares = np.square(points).sum(axis=1)
-    found = points @ points.T
+def kernel(points: Floats) -> Singles:
+    """Return exp(-|x - y|^2 / 2) of points (N, C), (N, N)."""
+    single: Singles = points.astype(np.float32)
+    squares = np.square(single).sum(axis=1)
+    found: Singles = single @ single.T
     found *= 2
     found -= squares[:, None]
     found -= squares[None]
@@ -118,18 +129,23 @@ def kernel(points: Floats) -> Floats:
     return found
 
 
-def normalised(links: Floats) -> Floats:
+def normalised(links: Singles) -> Singles:
     """Divide links (N, N) by the roots of both points' sums, as the authors' code does.
 
     A point is also linked to itself there.
     """
-    root = np.sqrt(np.maximum(links.sum(axis=1), 1e-20))
-    found: Floats = links / root[:, None] / root[None]
+    root = roots(links)
+    return links / root[:, None] / root[None]
+
+
+def roots(links: Singles) -> Singles:
+    """Return the roots (N,) of the sums of each point's links (N, N)."""
+    found: Singles = np.sqrt(np.maximum(links.sum(axis=1), 1e-20))
     return found
 
 
-def softmax(scores: Floats) -> Floats:
+def softmax(scores: Singles) -> Singles:
     """Return the softmax over the first dimension."""
     shifted = np.exp(scores - scores.max(axis=0))
-    found: Floats = shifted / shifted.sum(axis=0)
+    found: Singles = shifted / shifted.sum(axis=0)
     return found
