@@ -3,7 +3,7 @@ r"""ReLICv2, numbers of large and small views (section 3.1).
     nox -s reproduce-relicv2-views
     nox -s reproduce-relicv2-views -- --scale paper --data '/imagenet'
 
-1000 epochs without masks. Proxy scale: 7 trainings, 29 TFLOP, of which a first command trains those
+1000 epochs without masks. Proxy scale: 7 trainings, 30 TFLOP, of which a first command trains those
 of at most 4 large and 2 small views. Expected at paper scale: 76.8 with 4 large and 2 small views,
 75.5 with 4 large, 74.8 with 2. Rows have equal numbers of steps, not of operations.
 """
