@@ -148,3 +148,21 @@ def test_the_processes_of_a_killed_command_end_and_free_its_run(
     assert not (directory / "result.json").exists()
     with RunDirectory(directory).locked(patience=0.0):
         pass
+
+
+@pytest.mark.slow
+def test_a_killed_training_with_masks_and_views_of_two_sizes_ends_with_the_same_bits(
+    reproduce: Any, tmp_path: Path
+) -> None:
+    options = ["--scale", "smoke", "--rows", "imagenet_p1", "--set", "pretrain.epochs=6"]
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    reproduce.run("table18", whole, *options, package="relicv2")
+    mark = uuid.uuid4().hex
+    command = reproduce.start("table18", killed, *options, package="relicv2", mark=mark)
+    wait_until(lambda: len(list(killed.glob("relicv2-*/checkpoints/*.pt"))) > 1, "two states")
+    kill(reproduce, command, mark, alone=False)
+    (directory,) = killed.glob("relicv2-*")
+    assert not (directory / "result.json").exists()
+    reproduce.run("table18", killed, *options, package="relicv2")
+    assert outcome(whole)
+    assert outcome(killed) == outcome(whole)

@@ -157,6 +157,27 @@ def test_negatives_differ_between_steps() -> None:
     assert not torch.equal(contrastive(0), contrastive(1))
 
 
+def test_state_saved_in_the_middle_continues_to_the_bit() -> None:
+    def train_steps(trained: ReLICv2, steps: range) -> list[float]:
+        optimizer = torch.optim.SGD([p for p in trained.parameters() if p.requires_grad], 0.1)
+        losses = []
+        for step in steps:
+            output = trained(batch(2, 1, step))
+            optimizer.zero_grad()
+            output.loss.backward()
+            optimizer.step()
+            trained.after_step(Progress(step, 10, 2))
+            losses.append(float(output.loss.detach()))
+        return losses
+
+    losses = train_steps(method(), range(4))
+    first = method()
+    start = train_steps(first, range(2))
+    second = first.recipe.build(encoder(), rng_key=7)
+    second.load_state_dict(first.state_dict())
+    assert start + train_steps(second, range(2, 4)) == losses
+
+
 @pytest.mark.parametrize(("large", "small"), [(1, 0), (1, 2), (2, 0), (3, 2)])
 def test_any_number_of_views_trains(large: int, small: int) -> None:
     trained = method(large=large)
