@@ -15,6 +15,7 @@ FOLDER = Path(__file__).parents[1] / "benchmarks"
 # One process for those that only compute: importing takes longer than they do.
 COMPUTING = (
     "logistic",
+    "many_views",
     "mixing",
     "nonsemantic",
     "paper_recipe",

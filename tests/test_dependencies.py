@@ -13,7 +13,13 @@ from packaging.requirements import Requirement
 ROOT = Path(__file__).parents[1]
 DISTRIBUTIONS = sorted(path.parent for path in ROOT.glob("packages/*/pyproject.toml"))
 DISTRIBUTIONS.append(ROOT / "shared")
-MODULES = {"pillow": "PIL", "scikit-learn": "sklearn", "pytest-xdist": "xdist"}
+MODULES = {
+    "pillow": "PIL",
+    "pydensecrf2": "pydensecrf",
+    "pytest-xdist": "xdist",
+    "scikit-image": "skimage",
+    "scikit-learn": "sklearn",
+}
 """Import names of distributions that have another name there."""
 LIGHT = {"numpy", "PIL", "safetensors", "torch", "torchvision"}
 """Requirements of the core itself, which every method package installs."""
@@ -62,8 +68,8 @@ def test_a_distribution_declares_exactly_what_it_imports(folder: Path) -> None:
     assert imported <= modules_of(declared["dependencies"] + extras)
     assert modules_of(declared["dependencies"]) <= imported
     if folder.name == "shared":
-        # `torch.utils.tensorboard` imports it for us.
-        assert modules_of(extras) - {"tensorboard"} <= imported
+        # `torch.utils.tensorboard` imports the one, of the other files are read.
+        assert modules_of(extras) - {"tensorboard", "skimage"} <= imported
 
 
 def test_the_core_needs_what_one_method_needs() -> None:

@@ -16,7 +16,8 @@ PACKAGES = sorted(path.parent.name for path in ROOT.glob("packages/*/pyproject.t
 # below the loop, which saves encoders, and need nothing but the encoders themselves.
 ORDER = (
     "errors text extras code",
-    "exit_status domains outputs variables files random distributed precision processes settings",
+    "exit_status domains outputs variables files random distributed precision processes settings"
+    " devices",
     "progress nn",
     "encoders",
     "weights views",
