@@ -28,6 +28,13 @@ BACKGROUNDS: dict[str, TableColumn] = {
 """Accuracy that depends on backgrounds, which agree with the class in training. Measured on the
 built-in images only."""
 
+TERMS: dict[str, TableColumn] = {
+    "contrastive": Metric("pretrain.contrastive"),
+    "invariance": Metric("pretrain.invariance"),
+    "positive_score": Metric("pretrain.positive_score"),
+}
+"""Both terms of the loss and the mean score of positives in the last epoch of pretraining."""
+
 ROBUSTNESS: dict[str, TableColumn] = {
     "imagenet_v2_mf": Metric("ood.v2"),
     "imagenet_v2_t07": Metric("ood.v2_threshold"),

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import sys
 
-from reproductions.relicv2.imagenet_table import BACKGROUNDS, TOP1, imagenet_table, key
+from reproductions.relicv2.imagenet_table import BACKGROUNDS, TERMS, TOP1, imagenet_table, key
 from reproductions.relicv2.recipes import relicv2
 from retable.reproduce import main
 
@@ -27,7 +27,7 @@ TRAININGS = {
 TABLE = imagenet_table(
     __file__,
     TRAININGS,
-    TOP1 | BACKGROUNDS,
+    TOP1 | BACKGROUNDS | TERMS,
     first_rows=("p0", "p0_1", "p0_2", "p0_25"),
     check_rows=("p0", "p0_1"),
 )
