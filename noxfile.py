@@ -91,6 +91,10 @@ def environment(
             fcntl.flock(lock, fcntl.LOCK_SH)
         session.env["VIRTUAL_ENV"] = str(folder)
         session.env["PATH"] = os.pathsep.join([str(folder / "bin"), os.environ["PATH"]])
+        # uv installs sources alone. Where Python may not write what it compiles of them, each
+        # process that a test starts would compile torch again, for ten seconds.
+        session.env["PYTHONDONTWRITEBYTECODE"] = ""
+        session.env["PYTHONPYCACHEPREFIX"] = str(folder / "pycache")
         yield folder
 
 
