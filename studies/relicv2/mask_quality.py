@@ -17,6 +17,7 @@ import argparse
 import sys
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -24,7 +25,7 @@ import torch
 from torch import Tensor
 
 from relicv2.saliency.dense_crf import DenseCRF
-from relicv2.saliency.handcrafted import MAPS
+from relicv2.saliency.handcrafted import MAPS, fused
 from relicv2.saliency.learning import LearningRecipe, fuse, refined_maps
 from relicv2.saliency.network import SaliencyNetwork
 from relicv2.saliency.superpixels import Bools, Floats, as_array, means, segment
@@ -132,13 +133,9 @@ def handcrafted() -> dict[str, Callable[[Tensor], Tensor]]:
     def above(map_of: Callable[[Tensor], Floats]) -> Callable[[Tensor], Tensor]:
         return lambda image: torch.from_numpy(map_of(image) > 0.5)
 
-    def mean(image: Tensor) -> Floats:
-        found: Floats = np.mean([map_of(image) for map_of in MAPS.values()], axis=0)
-        return found
-
     single = {name: above(map_of) for name, map_of in MAPS.items()}
-    field = above(lambda image: DenseCRF().refine(mean(image), image))
-    return single | {"mean": above(mean), "mean, field": field}
+    field = above(partial(fused, crf=DenseCRF()))
+    return single | {"mean": above(fused), "mean, field": field}
 
 
 def learned(encoder: str, count: int) -> Callable[[Tensor], Tensor]:

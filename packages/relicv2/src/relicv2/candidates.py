@@ -1,8 +1,8 @@
 """Candidates of the contrastive probabilities: an image and a few others of the global batch.
 
 The negatives of an image are drawn uniformly and without replacement from the other images of the
-global batch, anew in every step. All pairs of views of a step share one draw, so that the two
-distributions of an invariance term are over the same candidates.
+global batch, with another key in every step. All pairs of views of a step share one draw, so that
+the two distributions of an invariance term are over the same candidates.
 """
 
 from __future__ import annotations

@@ -166,3 +166,18 @@ def _check_class_link(walk: Walk, entry: os.DirEntry[str]) -> None:
             "holds images of another class or split: remove the link, or copy the images that "
             "belong to the class."
         )
+
+
+def images_of(folder: Path) -> tuple[list[str], Walk]:
+    """Return the paths of the images below ``folder``, at any depth, and what the walk left out.
+
+    Raises:
+        UserError: there is no such folder, which a command calls SOURCE, or no image in it.
+    """
+    if not folder.is_dir():
+        raise UserError(f"`SOURCE` must be a folder of images, got {printable(str(folder))}.")
+    walk = Walk({os.path.realpath(folder)})
+    names = list(walk.images(str(folder), ""))
+    if not names:
+        raise UserError(f"The folder {printable(str(folder))} has no image. Name another one.")
+    return names, walk

@@ -7,7 +7,6 @@ command continues after an interruption.
 
 from __future__ import annotations
 
-import os
 import sys
 from argparse import Namespace
 from collections.abc import Sequence
@@ -17,10 +16,9 @@ from relicv2.saliency.dense_crf import require_library
 from relicv2.saliency.handcrafted import require_libraries
 from relicv2.saliency.learning import LearningRecipe
 from relicv2.saliency.stages import NETWORK, Learning
-from retable.data.walk import Walk
+from retable.data.walk import images_of
 from retable.devices import check_device
 from retable.domains import SEED, Count, Parser, Pixels, integer
-from retable.errors import UserError
 from retable.exit_status import run_resumable
 from retable.files import lock_folder, remove_abandoned
 from retable.outputs import check_output_folder
@@ -74,13 +72,7 @@ def _learning(options: Namespace) -> Learning:
     require_libraries()
     require_library(options.side**2)
     check_device(options.device)
-    if not options.source.is_dir():
-        raise UserError(
-            f"`SOURCE` must be a folder of images, got {printable(str(options.source))}."
-        )
-    names = tuple(Walk({os.path.realpath(options.source)}).images(str(options.source), ""))
-    if not names:
-        raise UserError(f"The folder {printable(str(options.source))} has no image. Name another.")
+    names, _ = images_of(options.source)
     recipe = LearningRecipe(
         epochs=options.epochs,
         lr=options.lr,
@@ -91,7 +83,7 @@ def _learning(options: Namespace) -> Learning:
     )
     return Learning(
         options.source,
-        names,
+        tuple(names),
         options.target,
         options.encoder,
         recipe,

@@ -17,7 +17,7 @@ from typing import Protocol
 from torch import Tensor
 
 from retable.data.decoding import decode, read_image_file
-from retable.data.walk import Walk
+from retable.data.walk import Walk, images_of
 from retable.errors import UserError
 from retable.files import claim, write_atomically
 from retable.text import printable
@@ -69,16 +69,7 @@ class Derivation:
         Raises:
             UserError: there is no such folder or no image in it, or two images would have one file.
         """
-        if not self.source.is_dir():
-            raise UserError(
-                f"`SOURCE` must be a folder of images, got {printable(str(self.source))}."
-            )
-        walk = Walk({os.path.realpath(self.source)})
-        names = list(walk.images(str(self.source), ""))
-        if not names:
-            raise UserError(
-                f"The folder {printable(str(self.source))} has no image. Name another one."
-            )
+        names, walk = images_of(self.source)
         seen: dict[str, str] = {}
         for name in names:
             made = made_name(name)
