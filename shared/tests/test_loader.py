@@ -443,6 +443,8 @@ def test_a_resident_source_is_moved_to_its_device_once() -> None:
 
 SCRIPT = """
 import os, time, torch
+def print_children():
+    print(open(f"/proc/{os.getpid()}/task/{os.getpid()}/children").read(), flush=True)
 from retable.data.loader import Loader
 from retable.data.sampler import Sampler
 from retable.data.source import Source
@@ -452,9 +454,14 @@ class Slow(Source):
 slow = Slow(torch.zeros(64, dtype=torch.int64), ["a"], {})
 loader = Loader(slow, Sampler(64, 4, 0), (center(8, 8),), workers=2)
 for batch in loader.batches(0, 100_000):
-    children = open(f"/proc/{os.getpid()}/task/{os.getpid()}/children").read()
-    print(children, flush=True)
+    print_children()
     time.sleep(60)
+"""
+SLOW_START = """
+import os, time
+os.register_at_fork(
+    after_in_child=lambda: time.sleep(2), after_in_parent=lambda: print_children()
+)
 """
 
 
@@ -514,3 +521,18 @@ def test_workers_end_with_their_parent_interrupted_or_killed() -> None:
             time.sleep(0.1)
         assert not any(map(_alive, workers))
         assert _piped(interrupted.stderr).read().count("Traceback") == 1  # the parent's own
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_workers_that_begin_after_their_parent_was_killed_end() -> None:
+    command = [sys.executable, "-c", SLOW_START + SCRIPT]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as killed:
+        workers: list[int] = []
+        while len(workers) < 2:
+            workers = [int(word) for word in _piped(killed.stdout).readline().split()]
+        killed.kill()
+        deadline = time.monotonic() + 30
+        while any(map(_alive, workers)) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        assert not any(map(_alive, workers))

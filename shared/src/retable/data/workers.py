@@ -13,6 +13,7 @@ import signal
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
@@ -234,7 +235,7 @@ class WorkerViewLoader:
             num_workers=self.workers,
             collate_fn=_unchanged,
             pin_memory=self.device.type == "cuda",
-            worker_init_fn=_begin_worker,
+            worker_init_fn=partial(_begin_worker, os.getpid()),
             # A generator is given so that the global one is not advanced.
             generator=random.generator(0),
         )
@@ -278,14 +279,15 @@ def _unchanged(item: Any) -> Any:
     return item
 
 
-def _begin_worker(worker: int) -> None:
+def _begin_worker(parent: int, worker: int) -> None:
     """Leave Ctrl-C, which reaches all processes of the group, to the parent, and end with it.
 
-    Torch's own watch would take five seconds and a batch to notice that the parent was killed. For
-    so long the worker, a fork, would hold the parent's open files, such as the lock of its run.
+    Torch's own watch would take five seconds and a batch to notice that the parent was killed, and
+    never does if the parent was killed before the worker began. For so long the worker, a fork,
+    would hold the parent's open files, such as the lock of its run.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    exit_with_parent(os.getppid())
+    exit_with_parent(parent)
 
 
 def _checked(batches: Iterable[Crops | str]) -> Iterator[Crops]:
