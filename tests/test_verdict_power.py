@@ -28,12 +28,22 @@ def seeds_of(reference: Reference) -> tuple[int, ...]:
     return reference.provenance.seeds
 
 
+ALIKE_WITH_ONE_SEED = {"relicv2-table22": 1}
+"""Pairs of rows that the first seed does not tell apart.
+
+A target network that keeps 0.999 of itself in a step hardly moves in 620 of them: with seed 1 it
+gives 55.0 %, one that never moves 54.8 %.
+"""
+
+
 @pytest.mark.parametrize("name", RECORDED)
-def test_every_swap_of_two_rows_is_noticed_where_a_recorded_seed_is_repeated(name: str) -> None:
+def test_swaps_of_two_rows_are_noticed_where_a_recorded_seed_is_repeated(name: str) -> None:
     reference = RECORDED[name]
-    pairs = list(itertools.combinations(recorded_numbers(reference), 2))
-    first = seeds_of(reference)[:1]
-    assert count_noticed(reference, first, repeats=True) == len(pairs) > 0
+    pairs = len(list(itertools.combinations(recorded_numbers(reference), 2)))
+    seeds = seeds_of(reference)
+    noticed = count_noticed(reference, seeds[:1], repeats=True)
+    assert noticed == pairs - ALIKE_WITH_ONE_SEED.get(name, 0) > 0
+    assert count_noticed(reference, seeds, repeats=True) == pairs
 
 
 @pytest.mark.parametrize(
