@@ -86,7 +86,7 @@ class Stripes(Encoder):
         for i, (inputs, outputs) in enumerate(pairwise((3, *channels))):
             self.add_module(f"conv{i}", nn.Conv2d(inputs, outputs, 3))
 
-    def _advance(self, name: str, x: Tensor) -> Tensor:
+    def advance(self, name: str, x: Tensor) -> Tensor:
         if name == "pre_logits":
             return x.mean((2, 3))
         maps: Tensor = self.get_submodule(name)(x)

@@ -40,6 +40,15 @@ def gather(local: Tensor) -> Tensor:
     return torch.cat(parts)
 
 
+def gather_objects(local: list[Any]) -> list[Any]:
+    """Concatenate lists of picklable values of all processes in rank order."""
+    if process_count() == 1:
+        return local
+    parts: list[list[Any]] = [[] for _ in range(process_count())]
+    dist.all_gather_object(parts, local)
+    return [value for part in parts for value in part]
+
+
 def broadcast(value: Tensor, source: int) -> None:
     """Overwrite a contiguous tensor with that of the process ``source``, without gradient."""
     if process_count() > 1:
@@ -82,6 +91,14 @@ def total(value: Tensor) -> Tensor:
 def mean(value: Tensor) -> Tensor:
     """Average a tensor over processes, without gradient."""
     return total(value) / process_count()
+
+
+def mean_count(rows: Tensor) -> Tensor:
+    """Return how many of its ``rows`` (...) bool a process has on average, at least one in all.
+
+    A sum over a process's rows divided by it has as its mean over processes that over all rows.
+    """
+    return mean(rows.sum().float()).clamp(min=1 / process_count())
 
 
 def own_slice(rows: Tensor) -> Tensor:

@@ -13,8 +13,13 @@ from retable.data.folders import FolderSource
 from retable.data.huggingface import open_hub, open_saved
 from retable.data.readers import open_reader
 from retable.data.shapes.dataset import Shapes
+from retable.data.shapes.scenes import Scenes
 from retable.data.source import SPLITS, TRAIN, Source, parse_parameters
 from retable.data.subsets import SubsetRecipe, parse_subset
+from retable.data.transfer.cityscapes import open_cityscapes
+from retable.data.transfer.coco import open_coco
+from retable.data.transfer.voc import open_voc
+from retable.data.transfer.voc_segmentation import open_voc_segmentation
 from retable.errors import UserError
 
 Opener = Callable[..., Source]
@@ -89,7 +94,13 @@ def open_source(
             - ``arrow:DIR`` as HF datasets' ``DatasetDict.save_to_disk`` wrote it, with optional
               ``?image=COLUMN&label=COLUMN&split=NAME``;
             - ``torchvision:NAME?root=DIR`` for the readers of torchvision.datasets, with optional
-              ``&split=NAME`` and the reader's own parameters. Nothing is downloaded.
+              ``&split=NAME`` and the reader's own parameters. Nothing is downloaded;
+            - ``shapes-scenes``, several figures in each image, with the parameters ``count``,
+              ``test_count``, ``size``, ``classes``, ``rho`` and ``seed``; images with objects and
+              with the layer ``semantic``;
+            - ``voc:DIR`` and ``coco:DIR``, images with objects; ``voc-segmentation:DIR`` with
+              optional ``?sbd=DIR`` and ``cityscapes:DIR``, images with the layer ``semantic``; all
+              as their archives unpack.
 
             ``split=NAME`` chooses a split of the data set that serves as the one asked for,
             whichever that is: for data sets that are only tested on.
@@ -127,14 +138,14 @@ def _parse(data: str) -> tuple[str, str, str]:
     """Split "NAME:ADDRESS?QUERY"."""
     before, _, query = data.partition("?")
     name, colon, address = before.partition(":")
-    needs_address = name in _ADDRESSES
+    needs_address = name in ADDRESSES
     if name not in _openers:
         for entry in entry_points(group=ENTRY_POINTS, name=name):
             register_source(name, entry.load())
     if name not in _openers or (colon and not address) or (needs_address and not address):
         declared = entry_points(group=ENTRY_POINTS).names
-        others = sorted((_openers.keys() | declared) - _ADDRESSES.keys() - {"shapes"})
-        known = ["shapes", *_ADDRESSES.values(), *others]
+        others = sorted((_openers.keys() | declared) - ADDRESSES.keys() - {"shapes"})
+        known = ["shapes", *ADDRESSES.values(), *others]
         raise UserError(f"The data set {data!r} is unknown: use {', '.join(map(repr, known))}.")
     return name, address, query
 
@@ -160,14 +171,41 @@ def _open_shapes(address: str, split: str, **options: str) -> Source:
     return Shapes(count if split == TRAIN else test_count, split=split, **values)
 
 
-_ADDRESSES = {
+def _open_scenes(
+    address: str,
+    split: str,
+    *,
+    count: int = 400,
+    test_count: int = 200,
+    size: int = 64,
+    classes: int = 16,
+    rho: float = 0.7,
+    seed: int = 0,
+) -> Source:
+    if address:
+        raise UserError(f"The data set 'shapes-scenes:{address}' is unknown: use 'shapes-scenes'.")
+    number = count if split == TRAIN else test_count
+    return Scenes(number, split=split, size=size, classes=classes, rho=rho, seed=seed)
+
+
+ADDRESSES = {
     "imagefolder": "imagefolder:DIR",
     "hf": "hf:NAME",
     "arrow": "arrow:DIR",
     "torchvision": "torchvision:NAME?root=DIR",
+    "voc": "voc:DIR",
+    "coco": "coco:DIR",
+    "voc-segmentation": "voc-segmentation:DIR",
+    "cityscapes": "cityscapes:DIR",
 }
+"""Sources that need an address, and how their names are written."""
 register_source("shapes", _open_shapes)
+register_source("shapes-scenes", _open_scenes)
 register_source("imagefolder", FolderSource)
 register_source("hf", open_hub)
 register_source("arrow", open_saved)
 register_source("torchvision", open_reader)
+register_source("voc", open_voc)
+register_source("coco", open_coco)
+register_source("voc-segmentation", open_voc_segmentation)
+register_source("cityscapes", open_cityscapes)

@@ -9,26 +9,23 @@ from __future__ import annotations
 
 import os
 import shutil
-import signal
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
-from retable import random
 from retable.data.batch import map_layers
 from retable.data.cutting import Cuts, cut_with_layers, draw_views, finish_view, layer_names
 from retable.data.plans import BatchSpec, Plan
 from retable.data.source import LayerKind, Sample, Source
-from retable.errors import MachineError, UserError
-from retable.processes import exit_with_parent
+from retable.data.worker_processes import AHEAD, results_by_step
+from retable.errors import UserError
 from retable.views import ViewParameters, ViewRecipe, crop_resize, cut
 from retable.views.masks import check_mask_change
 from retable.views.sampling import to_device
@@ -36,9 +33,6 @@ from retable.views.sampling import to_device
 # Images that a worker holds decoded at once: enough to spread the cost of a batched draw, few
 # enough to bound memory.
 _CHUNK = 16
-
-# Batches that each worker prepares ahead.
-_AHEAD = 2
 
 Layers = tuple[dict[str, Tensor], ...]
 """The layers of each view by name; empty if no view asks for one."""
@@ -227,19 +221,9 @@ class WorkerViewLoader:
         steps = list(steps)
         if self.workers and steps:
             _check_shared_memory(len(plan(steps[0]).indices), self.recipes, self.workers)
-        batches = DataLoader(
-            CropDataset(self.source, plan, self.recipes),
-            batch_size=None,
-            sampler=steps,
-            prefetch_factor=_AHEAD if self.workers else None,
-            num_workers=self.workers,
-            collate_fn=_unchanged,
-            pin_memory=self.device.type == "cuda",
-            worker_init_fn=partial(_begin_worker, os.getpid()),
-            # A generator is given so that the global one is not advanced.
-            generator=random.generator(0),
-        )
-        for crops in _ahead(_checked(batches), self.device):
+        dataset = CropDataset(self.source, plan, self.recipes)
+        decoded = results_by_step(dataset, steps, self.workers, self.device)
+        for crops in _ahead(decoded, self.device):
             spec = plan(crops.step)
             indices = crops.samples[0]
             replaced = spec.indices != indices
@@ -266,43 +250,13 @@ def _check_shared_memory(
     # A layer is counted like an image.
     parts = (1 + len(recipe.layers) + (recipe.mask_probability > 0) for recipe in recipes)
     crops = batch * sum(3 * r.size**2 * part for r, part in zip(recipes, parts, strict=True))
-    needed = crops * (workers * _AHEAD + 2)
+    needed = crops * (workers * AHEAD + 2)
     free = shutil.disk_usage(folder).free
     if needed > free:
         raise UserError(
             f"The {workers} workers need {needed / 2**20:.0f} MiB of shared memory, and {folder} "
             f"has {free / 2**20:.0f} MiB free: use fewer workers or enlarge {folder}."
         )
-
-
-def _unchanged(item: Any) -> Any:
-    return item
-
-
-def _begin_worker(parent: int, worker: int) -> None:
-    """Leave Ctrl-C, which reaches all processes of the group, to the parent, and end with it.
-
-    Torch's own watch would take five seconds and a batch to notice that the parent was killed, and
-    never does if the parent was killed before the worker began. For so long the worker, a fork,
-    would hold the parent's open files, such as the lock of its run.
-    """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    exit_with_parent(parent)
-
-
-def _checked(batches: Iterable[Crops | str]) -> Iterator[Crops]:
-    try:
-        for batch in batches:
-            if isinstance(batch, str):
-                raise UserError(batch)
-            yield batch
-    except RuntimeError as error:
-        if "DataLoader worker" in str(error) and ("killed" in str(error) or "exited" in str(error)):
-            raise MachineError(
-                "A decoding worker was killed, usually because memory or shared memory "
-                "(/dev/shm) ran out: use fewer workers or a smaller batch, or enlarge /dev/shm."
-            ) from error
-        raise
 
 
 def _ahead(batches: Iterator[Crops], device: torch.device) -> Iterator[Crops]:

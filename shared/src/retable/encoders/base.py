@@ -13,7 +13,7 @@ from retable.errors import UserError
 class Encoder(nn.Module):
     """A network from images (B, 3, H, W) to features (B, feature_dim), with taps at several depths.
 
-    Subclasses implement `_advance`, which computes one tap from the tap before it.
+    Subclasses implement `advance`, which computes one tap from the tap before it.
 
     Attributes:
         feature_dim: F of the features.
@@ -28,7 +28,7 @@ class Encoder(nn.Module):
     tap_names: tuple[str, ...]
     folds_batch_norms: bool = False
 
-    def _advance(self, name: str, x: Tensor) -> Tensor:
+    def advance(self, name: str, x: Tensor) -> Tensor:
         """Compute the tap ``name`` from the tap before it, the first one from the images."""
         raise NotImplementedError
 
@@ -36,7 +36,7 @@ class Encoder(nn.Module):
         """Return features (B, feature_dim)."""
         x = images
         for name in self.tap_names:
-            x = self._advance(name, x)
+            x = self.advance(name, x)
         return x
 
     def taps(self, images: Tensor, names: Sequence[str]) -> dict[str, Tensor]:
@@ -55,7 +55,7 @@ class Encoder(nn.Module):
         for name in self.tap_names:
             if len(found) == len(set(names)):
                 break
-            x = self._advance(name, x)
+            x = self.advance(name, x)
             if name in names:
                 found[name] = x
         return {name: found[name] for name in names}

@@ -9,7 +9,7 @@ from retable.encoders.small import SmallResNet
 from retable.errors import UserError
 
 
-def dilate_(encoder: nn.Module, stages: int) -> None:
+def dilate_(encoder: nn.Module, stages: int, *, whole: bool = False) -> None:
     """Replace the strides of an encoder's last stages by dilation, in place.
 
     The sides of the last stage's map are 2 ** stages times as large then: for two stages of a
@@ -20,6 +20,8 @@ def dilate_(encoder: nn.Module, stages: int) -> None:
         encoder: a `ResNet` or `SmallResNet` that was not dilated before, and whose layers pad both
             ends of a side alike: of others the map with strides is no part of a dilated one.
         stages: number of last stages; the first stage has no stride.
+        whole: whether a stage's convolution that had the stride is dilated too, as in MoCo's
+            segmentation; otherwise the map with strides stands unchanged in the new one.
 
     Raises:
         UserError: the encoder is neither, or has not so many stages with a stride.
@@ -34,7 +36,7 @@ def dilate_(encoder: nn.Module, stages: int) -> None:
     for blocks in found[len(found) - stages :]:
         before, dilation = dilation, 2 * dilation
         for block in blocks:
-            _dilate_block(block, before, dilation)
+            _dilate_block(block, dilation if whole else before, dilation)
 
 
 def _stages(encoder: nn.Module) -> list[list[nn.Module]]:

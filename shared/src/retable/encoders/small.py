@@ -50,7 +50,8 @@ class SmallResNet(Encoder):
         self.feature_dim = inputs
         initialise(self)
 
-    def _advance(self, name: str, x: Tensor) -> Tensor:
+    def advance(self, name: str, x: Tensor) -> Tensor:
+        """Compute a tap from the tap before it, see `Encoder.advance`."""
         if name == "pre_logits":
             return torch.flatten(nn.functional.adaptive_avg_pool2d(x, 1), 1)
         stage = self.tap_names.index(name)

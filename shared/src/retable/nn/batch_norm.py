@@ -136,6 +136,48 @@ def group_batch_norm(module: nn.Module, group_size: int) -> nn.Module:
     return module
 
 
+class _PooledBatchNorm(_BatchNorm):
+    """Batch normalisation of the rows of all processes together, however many each has."""
+
+    def _check_input_dim(self, input: Tensor) -> None:
+        """Accept every number of dimensions."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        if not self.training or distributed.process_count() == 1:
+            return super().forward(input)
+        values = input.float()
+        dims = [0, *range(2, input.ndim)]
+        count = values.numel() // values.shape[1]
+        variance, mean = torch.var_mean(values, dims, correction=0)
+        own = torch.stack([torch.full_like(mean, count), mean * count, variance * count])
+        shares = distributed.gather_with_gradient(own.nan_to_num()[None])
+        counts, sums, squares = shares.unbind(1)
+        total = counts.sum(0)
+        mean = sums.sum(0) / total
+        apart = (sums / counts.clamp(min=1) - mean).square() * counts
+        variance = (squares + apart).sum(0) / total
+        if self.running_mean is not None:
+            unbiased = variance.detach() * total / (total - 1).clamp(min=1)
+            _GroupBatchNorm._update_running_statistics(self, mean.detach(), unbiased)  # type: ignore[arg-type]
+        shape = [1, -1] + [1] * (input.ndim - 2)
+        output = (values - mean.view(shape)) * (variance + self.eps).rsqrt().view(shape)
+        if self.affine:
+            output = output * self.weight.view(shape) + self.bias.view(shape)
+        return output.to(input.dtype)
+
+
+def pool_batch_norm(module: nn.Module) -> nn.Module:
+    """Make every batch-norm layer normalise the rows of all processes together.
+
+    The network is changed in place and returned. Unlike a group of `group_batch_norm`, rows need
+    not be images, and processes may have different numbers of them: regions of a detector.
+    """
+    for layer in module.modules():
+        if isinstance(layer, _BatchNorm):
+            layer.__class__ = _PooledBatchNorm
+    return module
+
+
 @contextmanager
 def rows_per_image(module: nn.Module, rows: int) -> Iterator[None]:
     """Inside the block, count ``rows`` consecutive rows of a batch as one image.
@@ -212,3 +254,22 @@ def shuffled(function: Callable[[Tensor], Tensor], images: Tensor, rng_key: int)
     order, inverse = (rows.to(images.device, non_blocking=True) for rows in (order, inverse))
     outputs = function(everything[distributed.own_slice(order)])
     return distributed.gather(outputs)[distributed.own_slice(inverse)]
+
+
+@contextmanager
+def precise_statistics(module: nn.Module) -> Iterator[None]:
+    """Inside the block, running statistics become the mean over the batches that pass.
+
+    "Precise batch norm" (Wu and Johnson, arXiv 2105.07576): run training batches in training mode
+    without gradient. Outside, statistics follow the last batches of a training whose weights moved.
+    """
+    layers = [layer for layer in module.modules() if isinstance(layer, _BatchNorm)]
+    momenta = [layer.momentum for layer in layers]
+    for layer in layers:
+        layer.reset_running_stats()
+        layer.momentum = None  # the mean of all
+    try:
+        yield
+    finally:
+        for layer, momentum in zip(layers, momenta, strict=True):
+            layer.momentum = momentum

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from datetime import timedelta
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
@@ -41,6 +41,26 @@ from retable.weights import save_encoder
 
 PATIENCE = timedelta(minutes=10)
 """How long a process waits for the others; a stopped one then ends the run with a sentence."""
+
+
+class BatchLoader(Protocol):
+    """Batches of a training by step, see `retable.data.loader.Loader`."""
+
+    @property
+    def source(self) -> Source:
+        """The images."""
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Optimizer steps in an epoch."""
+
+    def batches(self, first_step: int, last_step: int) -> Iterator[Any]:
+        """Yield this process's batches of some steps."""
+
+
+MakeLoader = Callable[[PretrainRecipe, int, Source, Any, RunOptions, bool], BatchLoader]
+"""Makes the loader of a recipe, seed and source on an accelerator; the last argument asks for
+channels_last."""
 
 Monitor = Callable[[Method, int], dict[str, float]]
 """Returns metrics to log, given the method and the number of finished epochs."""
@@ -97,10 +117,15 @@ def train(
     accelerator: Any,
     options: RunOptions | None = None,
     monitor: Monitor | None = None,
+    make_loader: MakeLoader | None = None,
 ) -> Training:
-    """Train as `pretrain` does, but write no encoder; the result holds the trained method."""
+    """Train as `pretrain` does, but write no encoder; the result holds the trained method.
+
+    ``make_loader`` makes the batches of methods that take other ones than views.
+    """
     options = options or RunOptions()
-    training = Training(recipe, seed, source, directory, accelerator, options)
+    make_loader = make_loader or view_loader
+    training = Training(recipe, seed, source, directory, accelerator, options, make_loader)
     training.restore()
     recorder, per_epoch = training.recorder, training.loader.steps_per_epoch
     recorder.throughput.restart(training.step)
@@ -158,6 +183,28 @@ def _owner(recipe: PretrainRecipe, seed: int) -> str:
     return fingerprint(recipe, seed, class_names(recipe))
 
 
+def view_loader(
+    recipe: PretrainRecipe,
+    seed: int,
+    source: Source,
+    accelerator: Any,
+    options: RunOptions,
+    channels_last: bool,
+) -> Loader:
+    """Return the loader of the recipe's views."""
+    return Loader(
+        source,
+        Sampler(len(source), recipe.batch, seed),
+        recipe.views,
+        epochs=recipe.epochs,
+        workers=options.workers,
+        device=accelerator.device,
+        resident=options.resident or None,
+        compiled=options.compile and accelerator.device.type == "cuda",
+        channels_last=channels_last,
+    )
+
+
 class Training:
     """A run in progress: what the loop carries from step to step."""
 
@@ -169,23 +216,14 @@ class Training:
         directory: RunDirectory,
         accelerator: Any,
         options: RunOptions,
+        make_loader: MakeLoader,
     ) -> None:
         method = build_method(recipe, seed)
         check_fit(recipe, method, accelerator.num_processes, options)
         self.recipe, self.directory, self.accelerator = recipe, directory, accelerator
         self.step = 0
         channels_last = options.channels_last and trains_channels_last(method, accelerator.device)
-        self.loader = Loader(
-            source,
-            Sampler(len(source), recipe.batch, seed),
-            recipe.views,
-            epochs=recipe.epochs,
-            workers=options.workers,
-            device=accelerator.device,
-            resident=options.resident or None,
-            compiled=options.compile and accelerator.device.type == "cuda",
-            channels_last=channels_last,
-        )
+        self.loader = make_loader(recipe, seed, source, accelerator, options, channels_last)
         if channels_last:
             method = method.to(memory_format=torch.channels_last)
         optimizer = build_optimizer(recipe.optimizer, method)

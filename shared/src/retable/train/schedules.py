@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from retable.domains import NonNegative
+from retable.domains import Fraction, NonNegative
 from retable.errors import UserError
 from retable.settings import validate_fields
 
@@ -22,6 +22,7 @@ class ScheduleRecipe:
         gamma: factor at a milestone.
         warmup_epochs: length of a linear rise from 0, updated at every step; the cosine takes the
             remaining epochs (SimCLR, BYOL: 10). 0 in MoCo.
+        warmup_start: where the rise begins, as a share of the base rate (Detectron2: 1e-3).
         per: ``epoch`` sets the rate at the start of an epoch (MoCo's code), ``step`` at every step
             (SimCLR, BYOL).
         final: last value of the cosine, as a share of the base rate.
@@ -33,6 +34,7 @@ class ScheduleRecipe:
     warmup_epochs: NonNegative = 0.0
     per: Literal["epoch", "step"] = "epoch"
     final: NonNegative = 0.0
+    warmup_start: Fraction = 0.0
 
     def __post_init__(self) -> None:
         validate_fields(self)
@@ -64,7 +66,8 @@ def learning_rate(
     """
     now = step / steps_per_epoch
     if now < recipe.warmup_epochs:
-        return base_lr * now / recipe.warmup_epochs
+        start = recipe.warmup_start
+        return base_lr * (start + (1 - start) * now / recipe.warmup_epochs)
     if recipe.per == "epoch":
         now = step // steps_per_epoch
     if recipe.kind == "step":

@@ -174,7 +174,8 @@ class ResidualEncoder(Encoder):
         self.tap_names = ("after_root", *blocks, "pre_logits")
         tensorflow_defaults(self)
 
-    def _advance(self, name: str, x: Tensor) -> Tensor:
+    def advance(self, name: str, x: Tensor) -> Tensor:
+        """Compute a tap from the tap before it, see `Encoder.advance`."""
         if name == "after_root":
             return cast(Tensor, self.root(x))
         if name != "pre_logits":

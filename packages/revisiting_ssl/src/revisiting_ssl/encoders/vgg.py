@@ -109,7 +109,8 @@ class VggEncoder(Encoder):
         self.tap_names = (*blocks, "fc6", "pre_logits")
         tensorflow_defaults(self)
 
-    def _advance(self, name: str, x: Tensor) -> Tensor:
+    def advance(self, name: str, x: Tensor) -> Tensor:
+        """Compute a tap from the tap before it, see `Encoder.advance`."""
         if name == "pre_logits":
             return cast(Tensor, self.fc7(x)).mean((2, 3))
         depth = self.tap_names.index(name)

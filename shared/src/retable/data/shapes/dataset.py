@@ -81,8 +81,8 @@ class _Layer:
     strength: float
 
 
-_OBJECT = _Layer("foreground", "texture", "texture_angle", FOREGROUND, 0, 0.3)
-_GROUND = _Layer("background", "background_texture", "background_angle", BACKGROUND, 1, 0.15)
+OBJECT = _Layer("foreground", "texture", "texture_angle", FOREGROUND, 0, 0.3)
+GROUND = _Layer("background", "background_texture", "background_angle", BACKGROUND, 1, 0.15)
 
 
 class Shapes(Source):
@@ -297,9 +297,9 @@ class Shapes(Source):
         """Draw the scenes in the variant's style, float32 (n, 3, P) in [0, 1]."""
         style = self._style.style
         if style == "texture_only":
-            return self._painted(_OBJECT, factors, indices)
+            return self._painted(OBJECT, factors, indices)
         if style == "background_only":
-            return self._painted(_GROUND, factors, indices)
+            return self._painted(GROUND, factors, indices)
         if style == "sketch":
             width = max(1.0, 0.04 * self.size)
             distances = self._distances(factors, edge_distance_tables())[:, None]
@@ -307,7 +307,7 @@ class Shapes(Source):
         coverage = (0.5 - self._distances(factors, distance_tables())[:, None]).clamp(0, 1)
         if style == "silhouette":
             return 1 - coverage.expand(-1, 3, -1)
-        front, back = (self._painted(layer, factors, indices) for layer in (_OBJECT, _GROUND))
+        front, back = (self._painted(layer, factors, indices) for layer in (OBJECT, GROUND))
         return back + (front - back) * coverage
 
     def _painted(self, layer: _Layer, factors: dict[str, Tensor], indices: Tensor) -> Tensor:
