@@ -162,7 +162,7 @@ def editable(*packages: str, extras: str = "") -> list[str]:
     return [word for path in paths for word in ("-e", path)]
 
 
-def with_scripts(*packages: str, extras: str = "[train,plots]") -> list[str]:
+def with_scripts(*packages: str, extras: str = "[train,plots,detection]") -> list[str]:
     """Return the same with the table scripts, which import each other from the root."""
     return [*editable(*packages, extras=extras), "-e", "./reproductions"]
 
@@ -182,7 +182,7 @@ def lint(session: nox.Session) -> None:
 @nox.session
 def types(session: nox.Session) -> None:
     """Check types, strictly."""
-    wanted = with_scripts(*PACKAGES, extras="[train,plots,tensorboard]")
+    wanted = with_scripts(*PACKAGES, extras="[train,plots,detection,tensorboard]")
     sources = [f"{folder}/src" for folder in (CORE, *_package_folders(PACKAGES))]
     checked = [CORE, "packages", "tests", "conftest.py", "noxfile.py", "benchmarks", *SCRIPTS]
     variables = {"MYPYPATH": os.pathsep.join(sources)}
@@ -193,7 +193,7 @@ def types(session: nox.Session) -> None:
 @nox.session
 def tests(session: nox.Session) -> None:
     """Run all tests; options of pytest after --."""
-    wanted = with_scripts(*PACKAGES, extras="[train,plots,tensorboard]")
+    wanted = with_scripts(*PACKAGES, extras="[train,plots,detection,tensorboard]")
     with environment(session, *wanted, groups=("test",)) as place:
         words = ["-n", "2", "--dist", "worksteal", *session.posargs]
         run(session, place, "pytest", *words, env=ONE_THREAD)
@@ -212,7 +212,7 @@ def tests_alone(session: nox.Session, package: str | None) -> None:
     check = [str(ROOT / "tests" / "installed_alone.py"), str(ROOT), *present]
     with (
         environment(
-            session, groups=("test",), wheels=sources, extras="[train,plots,tensorboard]"
+            session, groups=("test",), wheels=sources, extras="[train,plots,detection,tensorboard]"
         ) as place,
         tempfile.TemporaryDirectory() as temporary,
         session.chdir(temporary),

@@ -14,6 +14,7 @@ ROOT = Path(__file__).parents[1]
 DISTRIBUTIONS = sorted(path.parent for path in ROOT.glob("packages/*/pyproject.toml"))
 DISTRIBUTIONS.append(ROOT / "shared")
 MODULES = {
+    "faster-coco-eval": "faster_coco_eval",
     "pillow": "PIL",
     "pydensecrf2": "pydensecrf",
     "pytest-xdist": "xdist",

@@ -91,8 +91,57 @@ def test_a_checkpoint_is_evaluated_and_exported(tmp_path: Path) -> None:
     assert (tmp_path / "backbone.pth").stat().st_size > 0
 
 
+def test_detection_and_segmentation_find_their_folders(tmp_path: Path) -> None:
+    make_backbone(tmp_path / "backbone.pth")
+    make_voc(tmp_path / "VOCdevkit")
+    make_boundaries(tmp_path / "benchmark_RELEASE/dataset")
+    for line in blocks("sh")[1].splitlines():
+        printed = run([*program(shlex.split(line)), "--dry-run"], tmp_path)
+        assert "FLOP in the encoder" in printed
+
+
+def make_backbone(path: Path) -> None:
+    """Write an encoder under Detectron2's names."""
+    make_moco_checkpoint(path.with_name("moco.pth.tar"))
+    export = ["export", str(path.with_name("moco.pth.tar")), "--layout", "detectron2", str(path)]
+    run([sys.executable, "-m", "retable.cli", *export], path.parent)
+
+
+def make_voc(folder: Path) -> None:
+    """Write the files of VOC that are opened before a training."""
+    from PIL import Image
+
+    size = "<size><width>8</width><height>6</height></size>"
+    box = "<bndbox><xmin>1</xmin><ymin>2</ymin><xmax>5</xmax><ymax>6</ymax></bndbox>"
+    text = f"<annotation>{size}<object><name>cat</name>{box}</object></annotation>"
+    for year in ("VOC2007", "VOC2012"):
+        for part in ("Annotations", "JPEGImages", "SegmentationClass"):
+            (folder / year / part).mkdir(parents=True)
+        for kind, lists in (("Main", ("trainval", "test")), ("Segmentation", ("train", "val"))):
+            (folder / year / "ImageSets" / kind).mkdir(parents=True)
+            for number, name in enumerate(lists):
+                names = "".join(f"{number}{place}\n" for place in range(16))
+                (folder / year / "ImageSets" / kind / f"{name}.txt").write_text(names)
+        for name in (f"{number}{place}" for number in (0, 1) for place in range(16)):
+            (folder / year / "Annotations" / f"{name}.xml").write_text(text)
+            Image.new("RGB", (8, 6)).save(folder / year / "JPEGImages" / f"{name}.jpg")
+            Image.new("P", (8, 6)).save(folder / year / "SegmentationClass" / f"{name}.png")
+
+
+def make_boundaries(folder: Path) -> None:
+    """Write the files of the Semantic Boundaries Dataset that are opened before a training."""
+    from PIL import Image
+
+    for part in ("img", "cls"):
+        (folder / part).mkdir(parents=True)
+    for name, number in (("train", "30"), ("val", "31")):
+        (folder / f"{name}.txt").write_text(f"{number}\n")
+        Image.new("RGB", (8, 6)).save(folder / "img" / f"{number}.jpg")
+        (folder / "cls" / f"{number}.mat").touch()
+
+
 def test_a_training_is_plotted(tmp_path: Path) -> None:
-    scores, gradients = (shlex.split(line, comments=True) for line in blocks("sh")[1].splitlines())
+    scores, gradients = (shlex.split(line, comments=True) for line in blocks("sh")[2].splitlines())
     for name in scores[3:]:
         record_run(tmp_path / name)
     run(program(scores), tmp_path)

@@ -1,4 +1,3 @@
-import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -14,21 +13,18 @@ from retable import cli
 from retable.data.loader import Loader
 from retable.data.sampler import Sampler
 from retable.data.sources import open_source
-from retable.distributed import process_count, process_index
 from retable.encoders import ResNetRecipe
 from retable.errors import UserError
 from retable.evaluate.data import EvalData, listed_rows, open_eval_splits, source_opener
 from retable.evaluate.protocol import EvalContext
-from retable.evaluate.transfer import finetune
+from retable.evaluate.transfer import base
 from retable.evaluate.transfer.finetune import FineTuning
 from retable.files import digest_of_tensors, read_record
 from retable.random import derive_key, initialising
 from retable.reproduce import Table, TableRow, execute
 from retable.reproduce.plan import plan_runs, render_plan
-from retable.testing import run_processes
-from retable.train import checkpoint as training_checkpoint
 from retable.train.options import RunOptions
-from retable.train.pretrain import Training, train
+from retable.train.pretrain import train
 from retable.train.recipe import InitialWeights, PretrainRecipe, build_method
 from retable.train.runs import RunDirectory
 from retable.views import center, crop_and_flip
@@ -58,29 +54,9 @@ def write_encoder(folder: Path) -> str:
     return str(path)
 
 
-SLOW = replace(SMALL, lr=0.01, head_lr=0.02)
-"""Rounding grows slowly enough to compare trainings."""
-
-
-def last_state(folder: Path) -> dict[str, torch.Tensor]:
-    """Return the state of the method after the last of 18 steps."""
-    found = training_checkpoint.load_newest(folder / "training" / "checkpoints")
-    assert found is not None
-    step, state = found
-    assert step == 18
-    method: dict[str, torch.Tensor] = state["method"]
-    return method
-
-
 @pytest.fixture
 def checkpoint(tmp_path: Path) -> str:
     return write_encoder(tmp_path)
-
-
-def run(recipe: FineTuning, checkpoint: str, directory: Path | None = None) -> dict[str, float]:
-    encoder = load_encoder(checkpoint).encoder
-    context = EvalContext("cpu", directory=directory, checkpoint=checkpoint)
-    return recipe.run(encoder, open_shapes, context, seed=3)
 
 
 def test_training_is_that_of_a_loop_by_hand(checkpoint: str, tmp_path: Path) -> None:
@@ -132,54 +108,6 @@ def test_the_encoder_itself_stays_as_it_is(checkpoint: str) -> None:
     assert digest_of_tensors(encoder.state_dict()) == before
     assert results.keys() == SMALL.metrics.keys()
     assert results["images"] == 100
-
-
-@pytest.mark.parametrize("step", [1, 7])
-def test_an_interrupted_training_ends_with_the_same_bits(
-    step: int, checkpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    expected = run(SMALL, checkpoint, tmp_path / "whole")
-    make_step: Callable[..., Any] = Training.make_step
-
-    def dying(training: Training, *arguments: Any) -> Any:
-        if training.step == step:
-            raise KeyboardInterrupt
-        return make_step(training, *arguments)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Training, "make_step", dying)
-        with pytest.raises(KeyboardInterrupt):
-            run(SMALL, checkpoint, tmp_path / "parts")
-    assert run(SMALL, checkpoint, tmp_path / "parts") == expected
-    states = [last_state(tmp_path / name) for name in ("whole", "parts")]
-    assert digest_of_tensors(states[0]) == digest_of_tensors(states[1])
-
-
-def test_a_finished_training_is_read_and_another_is_refused(
-    checkpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    expected = run(SMALL, checkpoint, tmp_path / "state")
-    monkeypatch.delattr("retable.evaluate.transfer.finetune.train")
-    assert run(SMALL, checkpoint, tmp_path / "state") == expected
-    with pytest.raises(UserError, match="made by another recipe"):
-        run(replace(SMALL, lr=0.1), checkpoint, tmp_path / "state")
-
-
-def _two_processes(folder: Path) -> dict[str, float]:
-    number, count = str(process_index()), str(process_count())
-    os.environ |= {"RANK": number, "LOCAL_RANK": number, "ACCELERATE_USE_CPU": "true"}
-    os.environ |= {"WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count, "OMP_NUM_THREADS": "1"}
-    return run(SLOW, str(folder / "encoder.safetensors"), folder / "two")
-
-
-def test_two_processes_train_as_one(checkpoint: str, tmp_path: Path) -> None:
-    run(SLOW, checkpoint, tmp_path / "one")
-    first, second = run_processes(_two_processes, 2, tmp_path)
-    assert first == second
-    alone, shared = (last_state(tmp_path / name) for name in ("one", "two"))
-    assert alone.keys() == shared.keys()
-    for name, expected in alone.items():
-        torch.testing.assert_close(shared[name], expected, rtol=1e-3, atol=1e-4, msg=name)
 
 
 def test_labels_are_a_share_of_each_class() -> None:
@@ -328,10 +256,10 @@ def test_the_training_has_the_precision_of_the_evaluation(
     class Asked(Exception):  # noqa: N818
         """The training would begin."""
 
-    def asked(recipe: PretrainRecipe, *_: object) -> None:
+    def asked(recipe: PretrainRecipe, *_: object, **__: object) -> None:
         raise Asked(recipe.precision)
 
-    monkeypatch.setattr(finetune, "train", asked)
+    monkeypatch.setattr(base, "train", asked)
     monkeypatch.setattr(EvalContext, "accelerator", lambda _: None)  # a process has one precision
     context = EvalContext("cpu", precision="bf16", checkpoint=checkpoint)
     with pytest.raises(Asked, match="bf16"):

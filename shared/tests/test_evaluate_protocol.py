@@ -17,7 +17,10 @@ from retable.evaluate.mlp import MlpProbe
 from retable.evaluate.ood import OutOfDistribution
 from retable.evaluate.protocol import EvalContext, Evaluation
 from retable.evaluate.representation import Representation
+from retable.evaluate.transfer.base import Transfer
+from retable.evaluate.transfer.detection.evaluation import DetectionTransfer
 from retable.evaluate.transfer.finetune import FineTuning
+from retable.evaluate.transfer.segmentation.evaluation import SegmentationTransfer
 from retable.reproduce.plan import price_evaluation
 from retable.train.cost import forward_flops
 from retable.views import center
@@ -25,6 +28,7 @@ from retable.weights import save_encoder
 
 ENCODER = ResNetRecipe("small_resnet8", width=0.25)
 DATA = "shapes?count=64&test_count=30&size=16&classes=4"
+SCENES = EvalData("shapes-scenes?count=12&test_count=4&size=48&classes=4")
 TWO = Representation(("layer3", "pre_logits"))
 VARIANTS = ("sketch", "corrupted:fog:1")
 QUICK: list[Evaluation] = [
@@ -35,6 +39,8 @@ QUICK: list[Evaluation] = [
     Geometry(),
     OutOfDistribution(LogisticProbe(l2=(0.1,), iterations=3), variants=VARIANTS),
     FineTuning(epochs=1, milestones=(), batch=8, bn_group=8, data=EvalData(labels=0.5)),
+    replace(DetectionTransfer().shrunk(1, 24), steps=2, batch=4, precise=0, data=SCENES),
+    replace(SegmentationTransfer().shrunk(1, 24), batch=8, data=SCENES),
 ]
 each = pytest.mark.parametrize("evaluation", QUICK, ids=lambda evaluation: evaluation.name)
 
@@ -72,8 +78,8 @@ def test_a_further_data_set_is_filled_in_by_its_name(evaluation: Evaluation) -> 
 @each
 def test_what_trains_is_limited_and_keeps_its_other_settings(evaluation: Evaluation) -> None:
     limited = evaluation.limited(5)
-    if isinstance(evaluation, LinearProbe | FineTuning):
-        assert limited == replace(evaluation, max_steps=5)
+    if isinstance(evaluation, LinearProbe | Transfer):
+        assert limited == replace(evaluation, max_steps=5)  # type: ignore[type-var]
     else:
         assert limited == evaluation
     probe = OutOfDistribution(LinearProbe()).limited(5).probe
@@ -97,10 +103,16 @@ def test_milestones_shrink_in_proportion() -> None:
 @each
 def test_only_what_trains_the_encoder_has_a_price(evaluation: Evaluation) -> None:
     cost = price_evaluation(evaluation, ENCODER, 32, size=16)
-    assert (cost is not None) == isinstance(evaluation, FineTuning)
-    if cost is not None:
-        assert (cost.steps, cost.images) == (4, 32)
-        assert cost.flops == 3 * 32 * forward_flops(ENCODER.build(0), 16)
+    assert (cost is not None) == isinstance(evaluation, Transfer)
+    if cost is None:
+        return
+    images, side = {
+        "finetune": (32, 16),
+        "detection": (2 * 4, 48),
+        "segmentation": (10_582 // 8 * 8, 48),  # of the data set that it names
+    }[evaluation.name]
+    assert cost.images == images
+    assert cost.flops == 3 * images * forward_flops(ENCODER.build(0), side)
 
 
 def test_geometry_opens_the_test_split_alone() -> None:

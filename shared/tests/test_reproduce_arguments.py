@@ -6,11 +6,16 @@ from pathlib import Path
 import pytest
 
 from retable.errors import UserError
+from retable.evaluate.data import EvalData
+from retable.evaluate.knn import Knn
 from retable.evaluate.ood import OutOfDistribution
 from retable.evaluate.ood_sets import OodSet
-from retable.reproduce import Table, TableRow
+from retable.evaluate.transfer.detection.evaluation import DetectionTransfer
+from retable.reproduce import Metric, Table, TableRow
 from retable.reproduce.arguments import parse
 from retable.reproduce.plan import resolve_rows
+from retable.reproduce.results import Outcomes, compare_table
+from retable.reproduce.table import Gain
 from retable.train.options import RunOptions
 
 
@@ -176,3 +181,29 @@ def test_folders_of_shifted_sets_are_options_of_tables_that_evaluate_on_them(tab
         resolve_rows(shifted, parse(shifted, ["--ood", "sketch=/data/sketch"])[0])
     with pytest.raises(UserError, match="Unrecognized arguments: --ood"):
         parse(table, ["--ood", "c=/data/c"])
+
+
+def test_what_needs_data_that_are_not_given_is_left_out_and_its_columns_say_so(
+    table: Table, tmp_path: Path
+) -> None:
+    detection = DetectionTransfer(data=EvalData("voc"), name="detection")
+    rows = {
+        row: dataclasses.replace(found, evaluations=(*found.evaluations, detection))
+        for row, found in table.rows.items()
+        if isinstance(found, TableRow)
+    }
+    columns = {"top1": Gain(Metric("detection.ap"), "supervised")}
+    wide = dataclasses.replace(table, rows=rows, columns=columns, optional_data={"voc": "VOC"})
+    assert wide.columns_of("voc") == {"top1"}
+    assert table.columns_of("voc") == set()
+    paper = ["--scale", "paper", "--data", "imagefolder:x"]
+    without, _ = parse(wide, paper)
+    resolved = resolve_rows(wide, without)
+    assert all(row.evaluations == (Knn(k=5),) for row in resolved.values())
+    cells = compare_table(wide, resolved, Outcomes(), without).cells
+    assert {cell.reason for cell in cells} == {"needs --voc DIR (VOC)"}
+    given, _ = parse(wide, [*paper, "--voc", str(tmp_path)])
+    assert given.other_data == (("voc", f"voc:{tmp_path}"),)
+    found = resolve_rows(wide, given)["contrastive"].evaluations[1]
+    assert found.data.source == f"voc:{tmp_path}"
+    assert "voc" not in str(compare_table(wide, resolved, Outcomes(), given).cells)

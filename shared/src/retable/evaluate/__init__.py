@@ -66,6 +66,20 @@ def _ood(size: int | None) -> Evaluation:
     return OutOfDistribution(probe=_logistic(size))
 
 
+def _detection(size: int | None) -> Evaluation:
+    from retable.evaluate.transfer.detection.evaluation import DetectionTransfer
+    from retable.evaluate.transfer.detection.inputs import InputRecipe
+
+    return DetectionTransfer(inputs=InputRecipe() if size is None else InputRecipe.around(size))
+
+
+def _segmentation(size: int | None) -> Evaluation:
+    from retable.evaluate.transfer.segmentation.evaluation import SegmentationTransfer
+    from retable.evaluate.transfer.segmentation.inputs import CropRecipe
+
+    return SegmentationTransfer(crops=CropRecipe() if size is None else CropRecipe(size))
+
+
 _PROTOCOLS: dict[str, Build] = {
     "linear": _built_in("linear", "LinearProbe", center="test_view", crop="train_view"),
     "logistic": _logistic,
@@ -74,4 +88,6 @@ _PROTOCOLS: dict[str, Build] = {
     "geometry": _built_in("geometry", "Geometry", center="view"),
     "ood": _ood,
     "finetune": _built_in("transfer.finetune", "FineTuning", center="test_view", crop="train_view"),
+    "detection": _detection,
+    "segmentation": _segmentation,
 }

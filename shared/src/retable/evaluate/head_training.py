@@ -187,6 +187,7 @@ def _train_heads(
     epochs: int,
 ) -> tuple[dict[str, AnyHead], list[EpochMetrics]]:
     """Train classifiers of all taps; return them by tap, and the metrics of each epoch."""
+    splits.check_labels()
     checkpoints = recipe.checkpoints(frozen, splits, context, seed)
     saved = checkpoints.load(frozen.device)
     curve: list[EpochMetrics] = saved.facts["curve"] if saved else []

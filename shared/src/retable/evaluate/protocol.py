@@ -142,10 +142,9 @@ class Evaluation(ABC):
     def checkpoints(
         self, frozen: FrozenEncoder, splits: Splits, context: EvalContext, seed: int
     ) -> Checkpoints:
-        """Check the labels and return the states of a training, which depend on all of these."""
+        """Return the states of a training, which depend on all of these."""
         from retable.train.checkpoint import Checkpoints
 
-        splits.check_labels()
         return Checkpoints(
             context.directory,
             self.name,

@@ -9,10 +9,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 
 from retable.encoders import ResNetRecipe
+from retable.evaluate.data import EvalData
 from retable.evaluate.knn import Knn, neighbours
 from retable.evaluate.linear import LinearProbe
 from retable.evaluate.logistic.probe import LogisticProbe
 from retable.evaluate.protocol import Evaluation
+from retable.evaluate.transfer.detection.evaluation import DetectionTransfer
+from retable.evaluate.transfer.segmentation.evaluation import SegmentationTransfer
 from retable.methods.method import MethodRecipe
 from retable.train.optim import OptimizerRecipe
 from retable.train.recipe import PretrainRecipe
@@ -32,6 +35,8 @@ class SmallScale:
         rate: factor of the learning rates of contrastive methods.
         least_crop: smallest share of an image that a contrastive view shows.
         least_group: least number of images that share batch-norm statistics.
+        scenes: data set of detection and segmentation, with ``scene_images`` training images.
+        scene_epochs: of segmentation; a detector has ten steps for each.
         converged: whether linear probes are solved by L-BFGS on whole images. A shortened probe by
             SGD on crops reaches half of its accuracy and orders encoders differently.
     """
@@ -48,6 +53,9 @@ class SmallScale:
     least_group: int = 16
     encoder: ResNetRecipe = field(default_factory=lambda: ResNetRecipe("small_resnet8"))
     converged: bool = False
+    scenes: str = "shapes-scenes?count=400&test_count=400&size=64"
+    scene_images: int = 400
+    scene_epochs: int = 48
 
 
 PROXY = SmallScale(
@@ -74,6 +82,9 @@ SMOKE = SmallScale(
     epochs=2,
     queue=256,
     probe_epochs=2,
+    scenes="shapes-scenes?count=48&test_count=16&size=64",
+    scene_images=48,
+    scene_epochs=1,
 )
 """Takes seconds and only checks that the code runs."""
 
@@ -125,7 +136,15 @@ def shrink_view(view: ViewRecipe, least_crop: float) -> ViewRecipe:
 
 
 def shrink_evaluation(evaluation: Evaluation, scale: SmallScale) -> Evaluation:
-    """Return an evaluation of small images, see `SmallScale.converged`."""
+    """Return an evaluation of small images, see `SmallScale.converged`.
+
+    Detectors and segmentation networks are trained on built-in scenes.
+    """
+    if isinstance(evaluation, DetectionTransfer):
+        return evaluation.shrunk(scale.scene_epochs).with_data(EvalData(scale.scenes))
+    if isinstance(evaluation, SegmentationTransfer):
+        small = replace(evaluation.shrunk(scale.scene_epochs), images=scale.scene_images)
+        return small.with_data(EvalData(scale.scenes))
     if isinstance(evaluation, Knn):
         few = min(evaluation.k, neighbours(scale.images, scale.classes))
         return replace(evaluation.shrunk(scale.probe_epochs), k=few)

@@ -126,6 +126,7 @@ class LogisticProbe(Evaluation):
         about as long as one pass over the images.
         """
         frozen = freeze(encoder, context.device, context.precision)
+        splits.check_labels()
         checkpoints = self.checkpoints(frozen, splits, context, seed)
         saved = checkpoints.load(frozen.device)
         if saved:

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import tempfile
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Self
-
-from torch import nn
 
 from retable.domains import (
     BatchSize,
@@ -26,7 +22,6 @@ from retable.evaluate.data import (
     Splits,
     natural_test_view,
     natural_train_view,
-    open_eval_splits,
 )
 from retable.evaluate.features import represent
 from retable.evaluate.frozen import freeze
@@ -35,31 +30,28 @@ from retable.evaluate.protocol import (
     TOP5,
     Budget,
     EvalContext,
-    Evaluation,
     MetricSpec,
 )
 from retable.evaluate.representation import PRE_LOGITS, Representation
+from retable.evaluate.transfer.base import Transfer
 from retable.methods.supervised import Supervised, SupervisedRecipe
 from retable.settings import validate_fields
 from retable.train.optim import OptimizerRecipe
-from retable.train.options import RunOptions
-from retable.train.pretrain import train
 from retable.train.recipe import InitialWeights, PretrainRecipe
-from retable.train.runs import RunDirectory
 from retable.train.schedules import ScheduleRecipe
 from retable.views import ViewRecipe, center, crop_and_flip
 from retable.weights import load_encoder
 
 if TYPE_CHECKING:
     from retable.data.source import Source
-    from retable.evaluate.data import OpenSource
+    from retable.train.pretrain import Training
 
 FEW = 0.05
 """Below this share of the images, SwAV's rates for 1 % are the default, above it those for 10 %."""
 
 
 @dataclass(frozen=True)
-class FineTuning(Evaluation):
+class FineTuning(Transfer):
     """Test accuracy after training encoder and linear classifier on a share of the labels.
 
     Defaults: SwAV's official code (facebookresearch/swav, ``eval_semisup.py``). ReLICv2
@@ -147,39 +139,6 @@ class FineTuning(Evaluation):
         steps = steps if self.max_steps is None else min(steps, self.max_steps)
         return Budget(steps, steps * batch, self.train_view.size if self.train_view else size)
 
-    def run(
-        self, encoder: nn.Module, open_source: OpenSource, context: EvalContext, *, seed: int
-    ) -> dict[str, float]:
-        """Train a copy of the encoder and return `metrics`, see `Evaluation.run`.
-
-        States are written to ``context.directory``; an interrupted training continues from the last
-        one and ends with the same bits (one process, CPU).
-        """
-        splits = open_eval_splits(open_source, self.data)
-        frozen = freeze(encoder, context.device, context.precision)
-        kept = self.checkpoints(frozen, splits, context, seed)
-        recipe = self.training(splits, InitialWeights(context.checkpoint, frozen.digest))
-        recipe = replace(recipe, precision=context.precision)
-        saved = kept.load(frozen.device)
-        if saved is not None and saved.facts:
-            return saved.facts
-        if saved is None:
-            kept.save(0, {}, {})  # without results: what the training's states belong to
-        with tempfile.TemporaryDirectory() as temporary:  # where nothing is to be kept
-            training = train(
-                recipe,
-                seed,
-                splits.train,
-                RunDirectory((context.directory or Path(temporary)) / "training"),
-                context.accelerator(),
-                RunOptions(workers=context.workers, quiet=not context.progress, label=self.name),
-            )
-        assert isinstance(training.method, Supervised)
-        results = self._test(training.method, splits, context)
-        results["images"] = float(len(splits.train))
-        kept.save(1, {}, results)
-        return results
-
     def training(self, splits: Splits, weights: InitialWeights) -> PretrainRecipe:
         """Return the training as a recipe, in float32, that starts from the evaluated encoder."""
         images = len(splits.train)
@@ -218,8 +177,10 @@ class FineTuning(Evaluation):
         group = min(self.bn_group, images)
         return images - images % group, group
 
-    def _test(self, method: Supervised, splits: Splits, context: EvalContext) -> dict[str, float]:
-        """Return the accuracy on the test images, which the processes share."""
+    def test(self, training: Training, splits: Splits, context: EvalContext) -> dict[str, float]:
+        """Return the accuracy on the test images."""
+        method = training.method
+        assert isinstance(method, Supervised)
         found = represent(
             freeze(method.encoder, context.device, context.precision),
             splits.test,
@@ -230,4 +191,5 @@ class FineTuning(Evaluation):
         )[PRE_LOGITS]
         layer = method.classifier
         classifier = LinearClassifier(layer.weight.detach().float(), layer.bias.detach().float())
-        return accuracy_of(classifier, found.features, found.labels, images=len(splits.test))
+        results = accuracy_of(classifier, found.features, found.labels, images=len(splits.test))
+        return results | {"images": float(len(splits.train))}

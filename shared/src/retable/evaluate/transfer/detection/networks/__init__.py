@@ -1,0 +1,1 @@
+"""Networks that detect, assembled from torchvision's parts; importing them imports torchvision."""

@@ -1,0 +1,1 @@
+"""Semantic segmentation with a pretrained encoder: a fully convolutional network."""
