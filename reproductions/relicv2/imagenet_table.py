@@ -66,6 +66,7 @@ def imagenet_table(
     small_momentum: MomentumRecipe | None = MOMENTUM,
     plots: tuple[Plot, ...] = (),
     not_run: Mapping[str, str] | None = None,
+    optional_data: Mapping[str, str] | None = None,
 ) -> Table:
     """Return the table of a script.
 
@@ -79,6 +80,7 @@ def imagenet_table(
         small_momentum: of target networks at proxy and smoke scale; None: those of the recipes.
         plots: pictures beside the table.
         not_run: row -> why it is not run.
+        optional_data: see `Table`.
     """
 
     def evaluated(training: Training) -> TableRow | dict[str, TableRow]:
@@ -105,6 +107,7 @@ def imagenet_table(
         seeds=SEEDS,
         plots=plots,
         not_run=dict(not_run or {}),
+        optional_data=dict(optional_data or {}),
     )
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import torch
 
+from retable.data.sources import ADDRESSES
 from retable.domains import MOST_SEEDS, SEED, Count, Parser, Small, SmallOrZero, integer, shown
 from retable.errors import UserError
 from retable.evaluate.ood_sets import parse_set
@@ -47,15 +48,16 @@ def parse(table: Table, arguments: Sequence[str]) -> tuple[TableSelection, RunOp
             "leave out --seeds or name more."
         )
     what = {"data": "the paper's images", **table.other_data}
-    given = {name: getattr(options, name) for name in what}
+    given = {
+        name: getattr(options, name.replace("-", "_")) for name in (*what, *table.optional_data)
+    }
     for name, address in given.items():
-        if not small and not address and not options.dry_run:
+        if name in what and not small and not address and not options.dry_run:
             raise UserError(
                 f"--scale paper needs {what[name]}: add --{name} DIR (DIR/train and DIR/val with "
                 f"one folder for each class) or --{name} hf:NAME."
             )
-    # A bare folder holds images.
-    data = {k: f"imagefolder:{v}" if Path(v).is_dir() else v for k, v in given.items() if v}
+    data = {name: _address(name, text) for name, text in given.items() if text}
     selection = TableSelection(
         scale=options.scale,
         data=data.pop("data", None),
@@ -78,6 +80,16 @@ def parse(table: Table, arguments: Sequence[str]) -> tuple[TableSelection, RunOp
     names = {field.name for field in dataclasses.fields(RunOptions)}
     how = {name: value for name, value in vars(options).items() if name in names}
     return selection, RunOptions(**how)
+
+
+def _address(name: str, text: str) -> str:
+    """Return a data set that an option names; a bare folder is of the kind of the option's name.
+
+    For instance ``--voc DIR``; of other options it holds a folder of images for each class.
+    """
+    if not Path(text).is_dir():
+        return text
+    return f"{name if name in ADDRESSES else 'imagefolder'}:{text}"
 
 
 def _ood_folders(table: Table, texts: Sequence[str]) -> list[tuple[str, str]]:
@@ -144,7 +156,7 @@ def _parser(table: Table) -> Parser:
     add = parser.add_argument
     add("--scale", choices=SCALES, default="proxy", help="proxy: minutes, built-in images")
     add("--data", help="DIR, hf:NAME or arrow:DIR, for --scale paper")
-    for name, what in table.other_data.items():
+    for name, what in {**table.other_data, **table.optional_data}.items():
         add(f"--{name}", metavar="DIR", help=f"{what}, for --scale paper")
     if table.ood_sets:
         ood = f"a published set in its folder, of {', '.join(table.ood_sets)}, for --scale paper"

@@ -92,7 +92,11 @@ def _resolve(table: Table, training: TableRow, selection: TableSelection) -> Tab
     pretrain, evaluations = row.pretrain, row.evaluations
     if selection.scale == "paper":
         pretrain = replace(pretrain, data=selection.data or "", subset=table.subset)
-        evaluations = tuple(e.on_data(dict(selection.other_data)) for e in evaluations)
+        known = dict(selection.other_data)
+        left_out = table.optional_data.keys() - known.keys()
+        evaluations = tuple(
+            each.on_data(known) for each in evaluations if each.data.source not in left_out
+        )
     if selection.precision is not None:
         pretrain = replace(pretrain, precision=selection.precision)
     if (steps := selection.max_steps) is not None:

@@ -35,7 +35,10 @@ def training_name(row: str, variant: str = "") -> str:
 
 
 class TableColumn(Protocol):
-    """Reads one column's values from the runs of a table."""
+    """Reads one column's values from the runs of a table.
+
+    Where a column has ``metrics``, these are the names that it reads, as `Metric` uses them.
+    """
 
     def value(self, row: str, seed: int, runs: FinishedRuns) -> float | None:
         """Return the value of a row's cell for a seed, None without one."""
@@ -72,6 +75,11 @@ class Metric:
         """Return the name of the one training."""
         return (training_name(row, self.variant),)
 
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """The name of the one metric."""
+        return (self.name,)
+
 
 @dataclass(frozen=True)
 class _Pair:
@@ -91,8 +99,18 @@ class _Pair:
         """Return the trainings that both columns read."""
         return self.first.reads(row) + self.second.reads(self.over or row)
 
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """The names that both columns read."""
+        return _metrics_of(self.first) + _metrics_of(self.second)
+
     def _combine(self, first: float, second: float) -> float:
         raise NotImplementedError
+
+
+def _metrics_of(column: TableColumn) -> tuple[str, ...]:
+    """Return the metrics that a column reads, none if it does not say."""
+    return getattr(column, "metrics", ())
 
 
 class Difference(_Pair):
@@ -176,6 +194,8 @@ class Table:
         subset: the subset of ``--data`` that the table uses, for instance "imagenet100".
         other_data: further data sets that evaluations name, with what they are: an evaluation whose
             ``data.source`` is "places" reads what the option ``--places`` gives at paper scale.
+        optional_data: data sets like ``other_data``, without which a command leaves out the
+            evaluations that read them; the columns say so.
         not_run: reasons for rows and columns of the reference that this script does not run.
         seeds: seeds run by default, by scale.
         derive: further metrics of a run, from its recipe and its record.
@@ -198,6 +218,7 @@ class Table:
     images: int
     subset: str | None = None
     other_data: Mapping[str, str] = field(default_factory=dict)
+    optional_data: Mapping[str, str] = field(default_factory=dict)
     not_run: Mapping[str, str] = field(default_factory=dict)
     seeds: Mapping[str, tuple[int, ...]] = field(
         default_factory=lambda: {"paper": (0, 1, 2), "proxy": (0,), "smoke": (0,)}
@@ -263,6 +284,21 @@ class Table:
     def name(self) -> str:
         """The table's name, ``<package>-<table>``."""
         return f"{self.script.parent.name}-{self.script.stem}"
+
+    def columns_of(self, source: str) -> set[str]:
+        """Return the columns that need an evaluation on the data set that is called ``source``."""
+        trainings = (each for row in self.rows for each in self.trainings(row).values())
+        evaluations = {
+            evaluation.name
+            for training in trainings
+            for evaluation in training.evaluations
+            if evaluation.data.source == source
+        }
+        return {
+            key
+            for key, column in self.columns.items()
+            if any(name.partition(".")[0] in evaluations for name in _metrics_of(column))
+        }
 
     @property
     def ood_sets(self) -> tuple[str, ...]:
