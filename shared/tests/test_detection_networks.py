@@ -12,7 +12,7 @@ from retable.encoders import ResNetRecipe
 from retable.errors import UserError
 from retable.evaluate.transfer.detection.inputs import resized_shape
 from retable.evaluate.transfer.detection.method import DetectionRecipe
-from retable.evaluate.transfer.detection.networks.detectors import Detector
+from retable.evaluate.transfer.detection.networks.detectors import Detector, build_detector
 from retable.evaluate.transfer.detection.recipe import DetectorRecipe
 from retable.weights import load_encoder
 from retable.weights.key_layouts import to_detectron2
@@ -28,7 +28,7 @@ SHAPES = [(64, 64), (60, 50)]
 
 
 def build(recipe: DetectorRecipe) -> Detector:
-    return recipe.build(ResNetRecipe("small_resnet8").build(0), 5, 1)
+    return build_detector(recipe, ResNetRecipe("small_resnet8").build(0), 5, 1)
 
 
 def images() -> Tensor:
@@ -135,5 +135,5 @@ def test_a_detector_starts_from_files_of_moco_and_under_detectron2_s_names(tmp_p
         expected = network.layer3(network.layer2(network.layer1(stem)))
         for name in ("moco.pth.tar", "backbone.pth"):
             encoder: Any = load_encoder(str(tmp_path / name)).encoder
-            detector = DetectorRecipe().build(encoder, 3, rng_key=0).eval()
+            detector = build_detector(DetectorRecipe(), encoder, 3, rng_key=0).eval()
             torch.testing.assert_close(detector.maps(images)["0"], expected, rtol=0, atol=1e-6)

@@ -205,8 +205,9 @@ class DetectionTransfer(Transfer):
         )
 
     def _divisor(self, recipe: PretrainRecipe) -> int:
-        encoder = recipe.encoder.build(0)
-        return self.detector.build(encoder, 1, 0).divisor
+        from retable.evaluate.transfer.detection.networks.detectors import build_detector
+
+        return build_detector(self.detector, recipe.encoder.build(0), 1, 0).divisor
 
     def _measure_statistics(
         self, method: DetectorTraining, loader: BatchLoader, steps: int

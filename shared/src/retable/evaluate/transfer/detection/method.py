@@ -41,9 +41,12 @@ class DetectorTraining(Method):
     """The sum of a detector's losses; batch norms see all rows of all processes."""
 
     def __init__(self, encoder: nn.Module, recipe: DetectionRecipe, rng_key: int) -> None:
+        # torchvision's parts take a second to import.
+        from retable.evaluate.transfer.detection.networks.detectors import build_detector
+
         super().__init__()
         self.recipe = recipe
-        self.detector = recipe.detector.build(encoder, recipe.classes, rng_key)  # type: ignore[arg-type]
+        self.detector = build_detector(recipe.detector, encoder, recipe.classes, rng_key)  # type: ignore[arg-type]
         pool_batch_norm(self)
 
     @property

@@ -3,17 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from torch import Tensor
 
 from retable.domains import Count, Dim, Positive
-from retable.random import initialising
 from retable.settings import validate_fields
-
-if TYPE_CHECKING:
-    from retable.encoders import Encoder
-    from retable.evaluate.transfer.detection.networks.detectors import Detector
 
 Target = dict[str, Tensor]
 """Objects of an image: "boxes" (N, 4), "labels" (N,) from 1, and for masks "masks" (N, H, W)."""
@@ -72,11 +67,3 @@ class DetectorRecipe:
             before=(400, 200),
             after=(100, 50),
         )
-
-    def build(self, encoder: Encoder, classes: int, rng_key: int) -> Detector:
-        """Return the detector of ``classes``; ``rng_key`` draws all weights but the encoder's."""
-        # torchvision's parts take a second to import.
-        from retable.evaluate.transfer.detection.networks.detectors import C4, Pyramid
-
-        with initialising(rng_key):
-            return (C4 if self.kind == "c4" else Pyramid)(encoder, self, classes)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -19,10 +18,16 @@ from retable.evaluate.transfer.detection.networks.anchors import Anchors
 from retable.evaluate.transfer.detection.networks.pooling import RegionPool
 from retable.evaluate.transfer.detection.networks.proposals import Proposals
 from retable.evaluate.transfer.detection.networks.regions import MaskPredictor, Regions
-from retable.random import derive_key
+from retable.evaluate.transfer.detection.recipe import Detection, DetectorRecipe, Target
+from retable.random import derive_key, initialising
 
-if TYPE_CHECKING:
-    from retable.evaluate.transfer.detection.recipe import Detection, DetectorRecipe, Target
+
+def build_detector(
+    recipe: DetectorRecipe, encoder: Encoder, classes: int, rng_key: int
+) -> Detector:
+    """Return the detector of ``classes``; ``rng_key`` draws all weights but the encoder's."""
+    with initialising(rng_key):
+        return (C4 if recipe.kind == "c4" else Pyramid)(encoder, recipe, classes)
 
 
 class Detector(nn.Module):
