@@ -1,5 +1,6 @@
 """What all evaluations share that train the encoder: states, processes, data sets."""
 
+import importlib.util
 import os
 from collections.abc import Callable
 from dataclasses import replace
@@ -180,6 +181,20 @@ def test_images_without_objects_or_classes_of_pixels_end_with_a_sentence(
     context = EvalContext("cpu", checkpoint=checkpoint)
     with pytest.raises(UserError, match=r"`data` of .* must have .* got 'shapes\?"):
         recipe.run(ENCODER.build(0), source_opener("shapes?count=20&size=16"), context, seed=0)
+
+
+def test_a_metric_that_is_not_installed_ends_with_a_sentence_before_the_training(
+    checkpoint: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    present = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util,
+        "find_spec",
+        lambda name: None if name == "faster_coco_eval" else present(name),
+    )
+    monkeypatch.delattr("retable.evaluate.transfer.base.train")
+    with pytest.raises(UserError, match=r"COCO's average precision .*the extra `detection`"):
+        run("fpn", checkpoint)
 
 
 def test_a_part_of_the_scenes_is_learned_from() -> None:

@@ -17,6 +17,15 @@ NAMES = ("ap", "ap50", "ap75")
 """Metrics: the mean over overlaps of 0.5 to 0.95, and at 0.5 and 0.75."""
 
 
+def check_metric() -> None:
+    """Check that COCO's metric can be computed.
+
+    Raises:
+        UserError: faster-coco-eval is not installed.
+    """
+    require("faster_coco_eval", "detection", "COCO's average precision")
+
+
 def coco_metrics(
     detections: Sequence[Detection],
     objects: Sequence[Objects],
@@ -37,7 +46,7 @@ def coco_metrics(
     Raises:
         UserError: faster-coco-eval is not installed.
     """
-    require("faster_coco_eval", "detection", "COCO's average precision")
+    check_metric()
     from faster_coco_eval import COCO, COCOeval_faster
 
     truth = COCO(

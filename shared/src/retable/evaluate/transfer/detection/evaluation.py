@@ -22,7 +22,7 @@ from retable.evaluate.transfer.detection.average_precision import (
     voc_average_precision,
     voc_metrics,
 )
-from retable.evaluate.transfer.detection.coco import NAMES, coco_metrics
+from retable.evaluate.transfer.detection.coco import NAMES, check_metric, coco_metrics
 from retable.evaluate.transfer.detection.inputs import (
     DetectionLoader,
     InputRecipe,
@@ -141,6 +141,8 @@ class DetectionTransfer(Transfer):
 
     def open_images(self, open_source: OpenSource) -> Splits:
         """Open the training and the test images, which must have objects."""
+        if self.metric == "coco":
+            check_metric()
         splits = open_eval_splits(open_source, self.data)
         return Splits(as_objects(splits.train), as_objects(splits.test), splits.classes)
 
