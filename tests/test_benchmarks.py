@@ -14,6 +14,7 @@ FOLDER = Path(__file__).parents[1] / "benchmarks"
 
 # One process for those that only compute: importing takes longer than they do.
 COMPUTING = (
+    "detectors",
     "logistic",
     "many_views",
     "mixing",
