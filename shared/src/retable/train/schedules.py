@@ -67,7 +67,7 @@ def learning_rate(
     now = step / steps_per_epoch
     if now < recipe.warmup_epochs:
         start = recipe.warmup_start
-        return base_lr * (start + (1 - start) * now / recipe.warmup_epochs)
+        return start * base_lr + (1 - start) * base_lr * now / recipe.warmup_epochs
     if recipe.per == "epoch":
         now = step // steps_per_epoch
     if recipe.kind == "step":
