@@ -110,3 +110,10 @@ def test_the_cosine_stays_at_its_end_when_training_goes_on() -> None:
 def test_contradictory_recipes_are_refused(fields: dict[str, object], sentence: str) -> None:
     with pytest.raises(UserError, match=sentence):
         ScheduleRecipe(**fields)  # type: ignore[arg-type]
+
+
+def test_a_warm_up_may_begin_above_zero() -> None:
+    # Detectron2: from a thousandth of the rate, linearly by step.
+    recipe = ScheduleRecipe("constant", warmup_epochs=2.0, warmup_start=0.001, per="step")
+    rates = [learning_rate(recipe, 0.02, step, 50, 10) for step in (0, 50, 100)]
+    assert rates == pytest.approx([0.00002, 0.02 * (0.001 + 0.999 / 2), 0.02])
