@@ -1,4 +1,4 @@
-"""Detectors that several papers train on VOC and COCO, with MoCo's recipes.
+"""Detectors that several papers train on VOC and COCO, with MoCo's recipes, and their data sets.
 
 Source: facebookresearch/moco, ``detection/configs``.
 """
@@ -18,6 +18,10 @@ VOC = DetectionTransfer(data=EvalData("voc"), name="voc")
 
 VOC_DATA = {"voc": "PASCAL VOC in a folder with VOC2007 and VOC2012"}
 COCO_DATA = {"coco": "COCO in a folder with annotations, train2017 and val2017"}
+SEGMENTATION_DATA = {
+    "voc-segmentation": "PASCAL VOC in a folder with VOC2012; voc-segmentation:DIR?sbd=DIR adds "
+    "the Semantic Boundaries Dataset"
+}
 
 VOC_COLUMNS = {f"voc_{name}": Metric(f"voc.{name}") for name in ("ap50", "ap", "ap75")}
 

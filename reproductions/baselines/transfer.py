@@ -14,7 +14,14 @@ from dataclasses import replace
 from pathlib import Path
 
 from reproductions.baselines.arms import ARMS
-from reproductions.baselines.detectors import COCO_DATA, VOC, VOC_COLUMNS, VOC_DATA, coco
+from reproductions.baselines.detectors import (
+    COCO_DATA,
+    SEGMENTATION_DATA,
+    VOC,
+    VOC_COLUMNS,
+    VOC_DATA,
+    coco,
+)
 from reproductions.baselines.recipes import IMAGENET100_IMAGES
 from reproductions.baselines.scales import shrink_row
 from retable.evaluate.data import EvalData
@@ -56,12 +63,7 @@ TABLE = Table(
     images=IMAGENET100_IMAGES,
     subset="imagenet100",
     plots=(show_predictions,),
-    optional_data=VOC_DATA
-    | COCO_DATA
-    | {
-        "voc-segmentation": "PASCAL VOC in a folder with VOC2012; voc-segmentation:DIR?sbd=DIR "
-        "adds the Semantic Boundaries Dataset"
-    },
+    optional_data=VOC_DATA | COCO_DATA | SEGMENTATION_DATA,
 )
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import sys
 
+from reproductions.baselines.detectors import SEGMENTATION_DATA
 from reproductions.relicv2.imagenet_table import imagenet_table
 from reproductions.relicv2.recipes import relicv2
 from retable.evaluate.data import EvalData
@@ -42,8 +43,7 @@ TABLE = imagenet_table(
     evaluations=(PASCAL, CITYSCAPES),
     plots=(show_predictions,),
     optional_data={
-        "voc-segmentation": "PASCAL VOC in a folder with VOC2012; voc-segmentation:DIR?sbd=DIR "
-        "adds the Semantic Boundaries Dataset",
+        **SEGMENTATION_DATA,
         "cityscapes": "Cityscapes in a folder with leftImg8bit and gtFine",
     },
 )

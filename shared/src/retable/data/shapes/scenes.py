@@ -13,6 +13,7 @@ from retable.data.shapes.dataset import GROUND, HUES, OBJECT, Shapes
 from retable.data.shapes.outlines import catalogue, distance_tables
 from retable.data.source import checksum
 from retable.data.transfer.objects import Objects, ObjectSource
+from retable.data.transfer.pixel_classes import SEMANTIC
 from retable.errors import UserError
 from retable.random import integers
 
@@ -83,7 +84,7 @@ class Scenes(ObjectSource):
             "pixels": digest,
         }
         super().__init__(torch.full((count,), -1), list(catalogue())[:classes], description)
-        self.layers = {"semantic": "map"}
+        self.layers = {SEMANTIC: "map"}
         self._objects: dict[int, Objects] = {}
 
     def image(self, index: int) -> Tensor:

@@ -6,7 +6,7 @@ import tempfile
 from abc import abstractmethod
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
@@ -14,11 +14,12 @@ from retable.evaluate.data import Splits, open_eval_splits
 from retable.evaluate.frozen import freeze
 from retable.evaluate.protocol import EvalContext, Evaluation
 from retable.train.options import RunOptions
-from retable.train.pretrain import MakeLoader, Training, train, view_loader
+from retable.train.pretrain import BatchLoader, Training, train, view_loader
 from retable.train.recipe import InitialWeights, PretrainRecipe
 from retable.train.runs import RunDirectory
 
 if TYPE_CHECKING:
+    from retable.data.source import Source
     from retable.evaluate.data import OpenSource
 
 
@@ -47,10 +48,17 @@ class Transfer(Evaluation):
     def test(self, training: Training, splits: Splits, context: EvalContext) -> dict[str, float]:
         """Return `metrics` of a finished training; the processes share the test images."""
 
-    @property
-    def make_loader(self) -> MakeLoader:
-        """Return what makes the training's batches: `retable.train.pretrain.view_loader`."""
-        return view_loader
+    def make_loader(
+        self,
+        recipe: PretrainRecipe,
+        seed: int,
+        source: Source,
+        accelerator: Any,
+        options: RunOptions,
+        channels_last: bool,
+    ) -> BatchLoader:
+        """Return the batches of the training, see `retable.train.pretrain.MakeLoader`."""
+        return view_loader(recipe, seed, source, accelerator, options, channels_last)
 
     def run(
         self, encoder: nn.Module, open_source: OpenSource, context: EvalContext, *, seed: int

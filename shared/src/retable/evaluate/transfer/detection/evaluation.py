@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     from retable.evaluate.data import OpenSource
     from retable.evaluate.transfer.detection.networks.detectors import Detector
     from retable.train.options import RunOptions
-    from retable.train.pretrain import BatchLoader, MakeLoader, Training
+    from retable.train.pretrain import BatchLoader, Training
 
 AP = MetricSpec("AP", "%", higher_is_better=True)
 
@@ -181,12 +181,7 @@ class DetectionTransfer(Transfer):
             weights=weights,
         )
 
-    @property
-    def make_loader(self) -> MakeLoader:
-        """Return what makes batches of images with objects."""
-        return self._loader
-
-    def _loader(
+    def make_loader(
         self,
         recipe: PretrainRecipe,
         seed: int,
@@ -195,6 +190,7 @@ class DetectionTransfer(Transfer):
         options: RunOptions,
         channels_last: bool,
     ) -> BatchLoader:
+        """Return batches of images with objects."""
         return DetectionLoader(
             as_objects(source),
             self.inputs,

@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from retable.data.source import Source
     from retable.evaluate.data import OpenSource
     from retable.train.options import RunOptions
-    from retable.train.pretrain import BatchLoader, MakeLoader, Training
+    from retable.train.pretrain import BatchLoader, Training
 
 
 @dataclass(frozen=True)
@@ -146,12 +146,7 @@ class SegmentationTransfer(Transfer):
             weights=weights,
         )
 
-    @property
-    def make_loader(self) -> MakeLoader:
-        """Return what makes batches of crops with the classes of their pixels."""
-        return self._loader
-
-    def _loader(
+    def make_loader(
         self,
         recipe: PretrainRecipe,
         seed: int,
@@ -160,6 +155,7 @@ class SegmentationTransfer(Transfer):
         options: RunOptions,
         channels_last: bool,
     ) -> BatchLoader:
+        """Return batches of crops with the classes of their pixels."""
         return SegmentationLoader(
             source,
             self.crops,
