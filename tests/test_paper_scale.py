@@ -114,11 +114,13 @@ def test_a_saved_data_set_takes_the_place_of_a_folder(
 
 
 @pytest.mark.slow
-def test_a_step_of_transformed_moco_as_the_paper_trains_it(
+def test_a_step_of_transformed_moco_as_the_paper_trains_it_but_for_the_batch(
     reproduce: Any, images: Path, tmp_path: Path
 ) -> None:
     options = ["--scale", "paper", "--data", f"imagefolder:{images}", "--max-steps", "1"]
     options += ["--rows", "start_0", "--seeds", "0", "--workers", "2"]
+    # Instead of 256 images in groups of 64, so that the run ends within its first epoch.
+    options += ["--set", "pretrain.batch=64", "--set", "pretrain.bn_group=16"]
     reproduce.run("figure3", tmp_path, *options, package="feature_transform")
 
     (directory,) = tmp_path.glob("mocoft-*")
@@ -126,7 +128,7 @@ def test_a_step_of_transformed_moco_as_the_paper_trains_it(
     assert [view["size"] for view in recipe["views"]] == [224, 224]
     assert recipe["encoder"]["name"] == "resnet18"
     assert (recipe["method"]["queue"], recipe["method"]["momentum"]) == (65536, 0.99)
-    assert (recipe["batch"], recipe["bn_group"], recipe["epochs"]) == (256, 64, 100)
+    assert (recipe["batch"], recipe["bn_group"], recipe["epochs"]) == (64, 16, 100)
     lines = MetricsLog.of(directory).read()
     (trace,) = (line for line in lines if line["kind"] == "trace")
     (raw,), (transformed,) = trace["negative_mean"], trace["transformed_negative_mean"]
@@ -142,8 +144,8 @@ def test_a_step_of_simsiam_as_its_paper_trains_it_but_for_the_batch(
     options = ["--scale", "paper", "--data", f"imagefolder:{images}", "--max-steps", "1"]
     options += ["--rows", "pos_ex", "--seeds", "0", "--workers", "2"]
     # 512 images of 224 px through ResNet-50 take 60 GiB; BYOL's 4096 is shrunk with them.
-    options += ["--set", "pretrain.batch=16", "--set", "pretrain.bn_group=16"]
-    options += ["--set", "linear.batch=16"]
+    options += ["--set", "pretrain.batch=8", "--set", "pretrain.bn_group=8"]
+    options += ["--set", "linear.batch=8"]
     reproduce.run("table4", tmp_path, *options, package="feature_transform")
 
     (directory,) = tmp_path.glob("simsiamft-*")

@@ -29,10 +29,14 @@ def draw_score_curves(comparison: Comparison, histories: FinishedRuns, folder: P
 
 
 def draw_early_scores(comparison: Comparison, histories: FinishedRuns, folder: Path) -> None:
-    """Draw the three statistics over the first tenth of the run, as the paper does."""
+    """Draw the three statistics over the first tenth of the run, as the paper does.
+
+    A run that ended in its first epoch has no tenth, and the whole curve is drawn besides.
+    """
     runs = first_folders(comparison, histories)
     last = max((len(by_seed[min(by_seed)].epochs) for by_seed in histories.values()), default=0)
-    _save_scores(runs, folder / "scores_early.svg", (0, math.ceil(last / 10)))
+    if last:
+        _save_scores(runs, folder / "scores_early.svg", (0, math.ceil(last / 10)))
 
 
 def _save_scores(

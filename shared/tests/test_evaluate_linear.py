@@ -357,9 +357,21 @@ def test_optimizers_and_schedules_that_are_unknown_or_contradictory_end_with_a_s
 def test_accuracy_counts_the_label_among_the_likeliest() -> None:
     # Reference: by hand; row 0 ranks classes 6 5 4 3 2 1 0, row 1 the other way round.
     scores = torch.stack([torch.arange(7.0), -torch.arange(7.0)])
-    assert accuracy(scores, torch.tensor([6, 0])) == {"top1": 100.0, "top5": 100.0}
-    assert accuracy(scores, torch.tensor([2, 5])) == {"top1": 0.0, "top5": 50.0}
-    assert accuracy(scores[:, :3], torch.tensor([0, 2])) == {"top1": 0.0, "top5": 100.0}
+    for columns, labels, expected in (
+        (7, [6, 0], (100.0, 100.0, 100.0)),
+        (7, [2, 5], (0.0, 50.0, 0.0)),
+        (3, [0, 2], (0.0, 100.0, 0.0)),
+    ):
+        found = accuracy(scores[:, :columns], torch.tensor(labels))
+        assert found == dict(zip(("top1", "top5", "mean_per_class"), expected, strict=True))
+
+
+def test_the_mean_over_classes_counts_each_class_that_has_images_once() -> None:
+    # Three images of class 0, all right; two of class 2, one right; none of class 1.
+    scores = torch.eye(3)[torch.tensor([0, 0, 0, 2, 1])]
+    found = accuracy(scores, torch.tensor([0, 0, 0, 2, 2]))
+    assert found["top1"] == 80.0
+    assert found["mean_per_class"] == 75.0
 
 
 def test_the_classifier_is_a_linear_layer() -> None:

@@ -9,11 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from retable import random
+from retable.data.source import Source
 from retable.distributed import process_count, process_index
 from retable.encoders import ResNetRecipe
 from retable.errors import UserError
 from retable.evaluate.classifier import LinearClassifier, accuracy, accuracy_of
-from retable.evaluate.data import EvalData, open_eval_splits, source_opener
+from retable.evaluate.data import EvalData, Splits, open_eval_splits, source_opener
 from retable.evaluate.features import Features, represent
 from retable.evaluate.frozen import freeze
 from retable.evaluate.logistic.objective import Objective, penalty_rule
@@ -401,4 +402,37 @@ def test_of_penalties_that_are_equally_good_the_larger_is_chosen() -> None:
     labels = torch.arange(80) % 4
     features = Features(torch.eye(4)[labels], labels)  # each class has a feature of its own
     probe = LogisticProbe(l2=(0.001, 0.1, 0.01))
-    assert probe._choose(features, 4, seed=0) == 0.1
+    source = Source(labels, list("abcd"))
+    assert probe._choose(features, Splits(source, source, 4), seed=0) == 0.1
+
+
+def test_a_penalty_for_summed_losses_is_divided_by_the_number_of_images() -> None:
+    # Reference: scikit-learn, whose C = 1 / penalty multiplies the sum.
+    features, labels = problem()
+    features = features / features.std(0) - 1
+    models: Any = importlib.import_module("sklearn.linear_model")
+    reference = models.LogisticRegression(C=1 / 3.0, solver="newton-cg", tol=1e-10, max_iter=1000)
+    reference.fit(features.numpy(), labels.numpy())
+    probe = LogisticProbe(l2=(3.0,), summed=True, standardise=False, decrease=0.0, tolerance=1e-10)
+    ours = probe._fit(Features(features, labels), len(labels), 4, 3.0, None)
+    expected = torch.from_numpy(reference.coef_)
+    torch.testing.assert_close(ours.weight, expected, rtol=0, atol=1e-5)
+
+
+def test_the_images_that_a_data_set_names_choose_the_penalty_by_what_it_reports() -> None:
+    # Of the three named images two are of class 0. With the strong penalty all count as class 0:
+    # two of three are right, but one class of two.
+    labels = torch.tensor([0] * 40 + [1] * 4 + [0, 0, 1])
+    noise = random.normal(3, torch.arange(len(labels)))
+    features = Features(torch.stack([labels + 0.01 * noise, noise], 1), labels)
+    source = Source(labels, ["a", "b"])
+    source.validation = torch.tensor([44, 45, 46])
+    probe = LogisticProbe(l2=(10.0, 1e-4), standardise=False)
+    splits = Splits(source, source, 2)
+    assert probe._held_out(source, 0)[0].tolist() == [44, 45, 46]
+    assert sorted(probe._held_out(source, 0)[1].tolist()) == list(range(44))
+    weak = probe._fit(Features(features.features[:44], labels[:44]), 44, 2, 10.0, None)
+    found = accuracy(weak(features.features[44:]), labels[44:])
+    assert found["top1"] == pytest.approx(200 / 3)
+    assert found["mean_per_class"] == 50.0
+    assert probe._choose(features, splits, seed=0) == 1e-4

@@ -8,7 +8,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from retable import random
 from retable.encoders import ResNetRecipe
+from retable.nn.queues import KeyQueue
 from retable.random import initialising
 from retable.train.cost import forward_flops
 from retable.train.shape_inference import LARGE, shapes_only
@@ -132,6 +134,15 @@ def test_only_large_float32_tensors_on_the_cpu_are_replaced() -> None:
         assert torch.empty(LARGE, dtype=torch.float64).normal_().any()
         with torch.device("meta"):
             assert torch.empty(LARGE).is_meta
+
+
+def test_large_draws_by_our_own_keys_are_not_made_either() -> None:
+    with shapes_only():
+        queue = KeyQueue(LARGE, 2, rng_key=0)
+        assert queue.rows.shape == (LARGE, 2)
+        assert not queue.rows.any()
+        assert random.normal(0, torch.arange(5)).any()
+    assert KeyQueue(LARGE, 2, rng_key=0).rows.all()
 
 
 def test_after_it_products_and_draws_are_real_again() -> None:

@@ -1,7 +1,6 @@
 """What all evaluations share that train the encoder: states, processes, data sets."""
 
 import importlib.util
-import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +9,6 @@ from typing import Any
 import pytest
 import torch
 
-from retable.distributed import process_count, process_index
 from retable.encoders import ResNetRecipe
 from retable.errors import UserError
 from retable.evaluate.data import EvalData, source_opener
@@ -27,7 +25,7 @@ from retable.files import digest_of_tensors
 from retable.reproduce.predictions import show_predictions
 from retable.reproduce.run import FinishedRun
 from retable.tables import Reference, compare
-from retable.testing import run_processes
+from retable.testing import announce_processes, run_processes
 from retable.train import checkpoint as training_checkpoint
 from retable.train.pretrain import Training
 from retable.views import center, crop_and_flip
@@ -152,9 +150,7 @@ def test_a_finished_training_is_read_and_another_is_refused(
 
 
 def _two_processes(folder: Path) -> dict[str, dict[str, float]]:
-    number, count = str(process_index()), str(process_count())
-    os.environ |= {"RANK": number, "LOCAL_RANK": number, "ACCELERATE_USE_CPU": "true"}
-    os.environ |= {"WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count, "OMP_NUM_THREADS": "1"}
+    announce_processes()
     checkpoint = str(folder / "encoder.safetensors")
     return {name: run(name, checkpoint, folder / "two" / name) for name in SMALL}
 

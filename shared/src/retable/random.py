@@ -30,6 +30,7 @@ from contextlib import contextmanager
 
 import torch
 from torch import Tensor
+from torch.overrides import handle_torch_function, has_torch_function_unary
 
 _GOLDEN = 0x9E3779B97F4A7C15 - 2**64
 _MIX_1 = 0xBF58476D1CE4E5B9 - 2**64
@@ -92,7 +93,12 @@ _COUNTERS_IN_CACHE = 1 << 16  # 512 KiB
 
 
 def normal(rng_key: int, counters: Tensor) -> Tensor:
-    """Draw float32 from the standard normal distribution (Box-Muller), one for each counter."""
+    """Draw float32 from the standard normal distribution (Box-Muller), one for each counter.
+
+    A ``TorchFunctionMode`` may replace the draw, as it may replace those of `torch.nn.init`.
+    """
+    if has_torch_function_unary(counters):
+        return handle_torch_function(normal, (counters,), rng_key, counters)
     return _draw_in_chunks(lambda piece: _box_muller(bits(rng_key, piece)), counters)
 
 

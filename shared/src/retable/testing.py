@@ -175,6 +175,13 @@ def run_processes(
                 process.close()
 
 
+def announce_processes() -> None:
+    """Set the variables by which Accelerate learns of the processes of `run_processes`."""
+    number, count = str(distributed.process_index()), str(distributed.process_count())
+    os.environ |= {"RANK": number, "LOCAL_RANK": number, "ACCELERATE_USE_CPU": "true"}
+    os.environ |= {"WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count, "OMP_NUM_THREADS": "1"}
+
+
 def _collect(pipes: list[Connection], deadline: float) -> list[Any]:
     """Wait for every process; stop at the first failure, since the others wait for that process."""
     pending: dict[Any, int] = {pipe: rank for rank, pipe in enumerate(pipes)}

@@ -172,7 +172,8 @@ def _open(make: Any, data: str, values: dict[str, Any]) -> Any:
     try:
         return make(**values)
     except (RuntimeError, OSError) as error:
-        message = str(error).partition("\n")[0].rstrip(".")
+        message = str(error).partition("\n")[0].partition(" You can use download=True")[0]
+        message = message.rstrip(".")
         raise UserError(
             f"The data set {data!r} cannot be read ({message}): put its files into the folder "
             "`root` as torchvision lays them out."

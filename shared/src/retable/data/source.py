@@ -65,9 +65,12 @@ class Source:
         replacements: the samples that took their places in `resident`, by the unreadable ones;
             labels stay those of the samples themselves.
         layers: the kind of each further layer, by name.
+        validation: positions (m,) of the training images by which settings are chosen before a
+            training on all; None: the data set names none, and its users draw them.
     """
 
     layers: Mapping[str, LayerKind] = MappingProxyType({})
+    validation: Tensor | None = None
     replacements: Mapping[int, int] = MappingProxyType({})
     _natural: tuple[tuple[int, int] | None, ...] = ()
 

@@ -17,6 +17,8 @@ from retable.data.shapes.scenes import Scenes
 from retable.data.source import SPLITS, TRAIN, Source, parse_parameters
 from retable.data.subsets import SubsetRecipe, parse_subset
 from retable.data.transfer.cityscapes import open_cityscapes
+from retable.data.transfer.classification.opening import classification_opener
+from retable.data.transfer.classification.sets import CLASSIFICATION_SETS
 from retable.data.transfer.coco import open_coco
 from retable.data.transfer.voc import open_voc
 from retable.data.transfer.voc_segmentation import open_voc_segmentation
@@ -100,7 +102,12 @@ def open_source(
               with the layer ``semantic``;
             - ``voc:DIR`` and ``coco:DIR``, images with objects; ``voc-segmentation:DIR`` with
               optional ``?sbd=DIR`` and ``cityscapes:DIR``, images with the layer ``semantic``; all
-              as their archives unpack.
+              as their archives unpack;
+            - ``food101:DIR`` and the other names of
+              `retable.data.transfer.classification.sets.CLASSIFICATION_SETS`, in the folder that
+              holds the unpacked archive, or ``food101:hub`` for the copy on the HF hub, where there
+              is one; ``?complete=false`` accepts other counts than the data set's. The train split
+              holds the official validation images, if there are some.
 
             ``split=NAME`` chooses a split of the data set that serves as the one asked for,
             whichever that is: for data sets that are only tested on.
@@ -197,6 +204,7 @@ ADDRESSES = {
     "coco": "coco:DIR",
     "voc-segmentation": "voc-segmentation:DIR",
     "cityscapes": "cityscapes:DIR",
+    **{name: f"{name}:DIR" for name in CLASSIFICATION_SETS},
 }
 """Sources that need an address, and how their names are written."""
 register_source("shapes", _open_shapes)
@@ -209,3 +217,5 @@ register_source("voc", open_voc)
 register_source("coco", open_coco)
 register_source("voc-segmentation", open_voc_segmentation)
 register_source("cityscapes", open_cityscapes)
+for _name in CLASSIFICATION_SETS:
+    register_source(_name, classification_opener(_name))

@@ -142,6 +142,8 @@ class Subset(Source):
         self.base = base
         self.indices = indices
         self.layers = base.layers
+        if base.validation is not None:
+            self.validation = torch.isin(indices, base.validation).nonzero()[:, 0]
         description: dict[str, Any] = {
             **base.description,
             "subset": name,

@@ -66,6 +66,12 @@ def _ood(size: int | None) -> Evaluation:
     return OutOfDistribution(probe=_logistic(size))
 
 
+def _transfer(size: int | None) -> Evaluation:
+    from retable.evaluate.transfer.classification import linear_transfer
+
+    return linear_transfer() if size is None else linear_transfer(size)
+
+
 def _detection(size: int | None) -> Evaluation:
     from retable.evaluate.transfer.detection.evaluation import DetectionTransfer
     from retable.evaluate.transfer.detection.inputs import InputRecipe
@@ -88,6 +94,7 @@ _PROTOCOLS: dict[str, Build] = {
     "geometry": _built_in("geometry", "Geometry", center="view"),
     "ood": _ood,
     "finetune": _built_in("transfer.finetune", "FineTuning", center="test_view", crop="train_view"),
+    "transfer": _transfer,
     "detection": _detection,
     "segmentation": _segmentation,
 }

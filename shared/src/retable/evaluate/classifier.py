@@ -40,9 +40,10 @@ class LinearClassifier:
 def accuracy(scores: Tensor, labels: Tensor) -> dict[str, float]:
     """Return top-1 and top-5 accuracy in percent of scores (n, C), higher is likelier.
 
-    With fewer than five classes top-5 is over all of them, hence 100.
+    With fewer than five classes top-5 is over all of them, hence 100. "mean_per_class" is the mean
+    of the classes' own top-1 accuracies, of the classes that have labels.
     """
-    return _percent(_hits(scores, labels), len(labels))
+    return _percent(_hits(scores, labels))
 
 
 def accuracy_of(
@@ -58,24 +59,31 @@ def accuracy_of(
     Where every process passes other rows, ``images`` is how many they are together; None: these
     rows are all there are.
     """
-    hits = torch.zeros(2, dtype=torch.int64, device=features.device)
+    hits = features.new_zeros(3, len(classifier.bias), dtype=torch.int64)
     for x, y in zip(torch.split(features, rows), torch.split(labels, rows), strict=True):
         hits += _hits(classifier(x), y)
-    if images is None:
-        return _percent(hits, len(labels))
-    return _percent(total(hits), images)
+    return _percent(hits if images is None else total(hits))
 
 
 def _hits(scores: Tensor, labels: Tensor) -> Tensor:
-    """Return how many labels (n,) score highest, and among the five highest: (2,) int64."""
+    """Return how many labels (n,) score highest, among the five highest, and are there at all.
+
+    By class: (3, C) int64.
+    """
     ranked = scores.topk(min(5, scores.shape[1]), dim=1).indices
     hits = ranked == labels[:, None]
-    return torch.stack([hits[:, 0].sum(), hits.sum()])
+    counted = torch.stack([hits[:, 0], hits.any(1), torch.ones_like(hits[:, 0])]).long()
+    return counted.new_zeros(3, scores.shape[1]).index_add_(1, labels, counted)
 
 
-def _percent(hits: Tensor, images: int) -> dict[str, float]:
-    top1, top5 = hits.tolist()
-    return {"top1": 100 * top1 / images, "top5": 100 * top5 / images}
+def _percent(hits: Tensor) -> dict[str, float]:
+    first, five, images = hits.tolist()
+    shares = [hit / count for hit, count in zip(first, images, strict=True) if count]
+    return {
+        "top1": 100 * sum(first) / sum(images),
+        "top5": 100 * sum(five) / sum(images),
+        "mean_per_class": 100 * sum(shares) / len(shares),
+    }
 
 
 def check_labels(labels: Tensor, classes: int, split: str) -> None:

@@ -97,10 +97,10 @@ class EvalData:
             a larger one.
         split: "test" tests on the test split; "val" on the validation split of a data set that has
             a test split too; "validation" on images that are held out of the train split and
-            excluded from training. Only "validation" changes what is trained on. Where a data set
-            has a folder or table "val" beside "test", "test" means it too
-            (`retable.data.sources.open_source`).
-        validation_images: number of images held out for "validation", at most a tenth of the train
+            excluded from training: those that the data set names (`Source.validation`), or drawn
+            ones. Only "validation" changes what is trained on. Where a data set has a folder or
+            table "val" beside "test", "test" means it too (`retable.data.sources.open_source`).
+        validation_images: number of images drawn for "validation", at most a tenth of the train
             split. Default: what the official code of Kolesnikov et al. (2019) holds out of
             ImageNet.
         balanced: whether ``labels`` is a share of each class, as in semi-supervised evaluation
@@ -262,9 +262,11 @@ def open_eval_splits(open_source: OpenSource, data: EvalData) -> Splits:
     if data.split == "validation":
         if n < 2:
             raise UserError(f"the train split has {n} images: expected two or more to hold out of.")
-        count = validation_count(n, data.validation_images)
-        test = _subset(splits.train, rest[-count:], f"{count} held out")
-        rest = rest[:-count]
+        held_out = splits.train.validation
+        if held_out is None:
+            held_out = rest[-validation_count(n, data.validation_images) :]
+        test = _subset(splits.train, held_out, f"{len(held_out)} held out")
+        rest = rest[~torch.isin(rest, held_out)]
     selected = _selected(splits.train, rest, data)
     train = splits.train
     if len(selected) < n:

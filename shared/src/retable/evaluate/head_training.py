@@ -33,7 +33,7 @@ from retable.evaluate.data import (
 )
 from retable.evaluate.features import Features, represent
 from retable.evaluate.frozen import FrozenEncoder, freeze
-from retable.evaluate.protocol import TOP1, TOP5, EvalContext, Evaluation, MetricSpec
+from retable.evaluate.protocol import ACCURACIES, TOP1, EvalContext, Evaluation, MetricSpec
 from retable.evaluate.representation import Representation
 from retable.files import write_record
 from retable.progress import bar
@@ -43,11 +43,10 @@ if TYPE_CHECKING:
     from retable.data.source import Source
 
 EpochMetrics = dict[str, dict[str, list[float]]]
-"""Metrics of an epoch, "top1", "top5" and "train_loss": by tap, for each of its classifiers."""
+"""Metrics of an epoch, accuracies and "train_loss": by tap, for each of its classifiers."""
 
 HEAD_METRICS = {
-    "top1": TOP1,
-    "top5": TOP5,
+    **ACCURACIES,
     "best_top1": MetricSpec("Best top-1", "%", higher_is_better=True),
     "best_epoch": MetricSpec("Best epoch"),
     "train_loss": MetricSpec("Training loss", higher_is_better=False),
@@ -263,7 +262,7 @@ def _measure(
     losses: dict[str, Tensor],
     epoch: int,
 ) -> EpochMetrics:
-    measured: EpochMetrics = {"top1": {}, "top5": {}, "train_loss": {}}
+    measured: EpochMetrics = {name: {} for name in (*ACCURACIES, "train_loss")}
     for tap, head in heads.items():
         scores = head.scores(test[tap].features)
         if not bool(scores[0].isfinite().all()):
@@ -272,7 +271,7 @@ def _measure(
                 f"a learning rate below {recipe.lr} for these features, so lower lr."
             )
         found = [accuracy(one, test[tap].labels) for one in scores]
-        for name in ("top1", "top5"):
+        for name in ACCURACIES:
             measured[name][tap] = [one[name] for one in found]
         measured["train_loss"][tap] = losses[tap].tolist()
     return measured
@@ -301,14 +300,13 @@ def _write_curve(
 def last_and_best(curve: Sequence[EpochMetrics], tap: str) -> dict[str, float]:
     """Return `HEAD_METRICS` of a tap's first classifier.
 
-    "top1", "top5" and "train_loss" are of the last epoch; "best_epoch" is one-based and the first
-    of equals.
+    Accuracies and "train_loss" are of the last epoch; "best_epoch" is one-based and the first of
+    equals.
     """
     top1 = [epoch["top1"][tap][0] for epoch in curve]
     last = curve[-1]
     return {
-        "top1": top1[-1],
-        "top5": last["top5"][tap][0],
+        **{name: last[name][tap][0] for name in ACCURACIES},
         "best_top1": max(top1),
         "best_epoch": float(1 + top1.index(max(top1))),
         "train_loss": last["train_loss"][tap][0],

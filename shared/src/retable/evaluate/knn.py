@@ -13,7 +13,7 @@ from retable.errors import UserError
 from retable.evaluate.classifier import accuracy, unit_rows
 from retable.evaluate.data import EvalData, natural_test_view, open_eval_splits
 from retable.evaluate.features import pooled_features
-from retable.evaluate.protocol import TOP1, TOP5, EvalContext, Evaluation, MetricSpec
+from retable.evaluate.protocol import ACCURACIES, EvalContext, Evaluation, MetricSpec
 from retable.settings import validate_fields
 from retable.views import ViewRecipe
 
@@ -105,7 +105,7 @@ class Knn(Evaluation):
     @property
     def metrics(self) -> dict[str, MetricSpec]:
         """Accuracies."""
-        return {"top1": TOP1, "top5": TOP5}
+        return dict(ACCURACIES)
 
     def shrunk(self, epochs: int, size: int = 32) -> Self:
         """Return the evaluation of images as they are."""

@@ -42,6 +42,12 @@ class MetricSpec:
 
 TOP1 = MetricSpec("Top-1", "%", higher_is_better=True)
 TOP5 = MetricSpec("Top-5", "%", higher_is_better=True)
+ACCURACIES = {
+    "top1": TOP1,
+    "top5": TOP5,
+    "mean_per_class": MetricSpec("Mean per class", "%", higher_is_better=True),
+}
+"""Metrics of `retable.evaluate.classifier.accuracy`."""
 
 
 @dataclass(frozen=True)

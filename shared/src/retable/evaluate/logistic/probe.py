@@ -6,6 +6,7 @@ import functools
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal, Self
 
+import torch
 from torch import Tensor, nn
 
 from retable import random
@@ -19,7 +20,7 @@ from retable.evaluate.frozen import FrozenEncoder, freeze
 from retable.evaluate.logistic.objective import PENALTY_TIMES_WEIGHTS, penalty_rule
 from retable.evaluate.logistic.regression import LogisticRegression, fit_logistic
 from retable.evaluate.logistic.solvers import SCIPY_DECREASE
-from retable.evaluate.protocol import TOP1, TOP5, EvalContext, Evaluation, MetricSpec
+from retable.evaluate.protocol import ACCURACIES, EvalContext, Evaluation, MetricSpec
 from retable.evaluate.representation import Representation
 from retable.progress import bar
 from retable.settings import validate_fields
@@ -43,10 +44,17 @@ class LogisticProbe(Evaluation):
     For Kolesnikov et al. (2019): penalty "rule", 800 iterations. They ran SciPy's L-BFGS-B; ours
     reaches the same optimum (`retable.evaluate.logistic.regression.fit_logistic`).
 
+    For other data sets than the pretraining's see
+    `retable.evaluate.transfer.classification.linear_transfer`.
+
     Attributes:
-        l2: penalties to try; of several, the one best on ``penalty_validation_share`` is fitted
-            again on all training images. Default: 1e-6 to 1 by factors of 10, in the manner of CLIP
-            (Radford et al. 2021, A.3: a sweep of 1e-6 to 1e6 on the summed loss).
+        l2: penalties to try; of several, the one best on held-out images is fitted again on all
+            training images. Default: 1e-6 to 1 by factors of 10, in the manner of CLIP (Radford et
+            al. 2021, A.3: a sweep of 1e-6 to 1e6 on the summed loss). Held out are the images that
+            the data set names for it (`Source.validation`), or ``penalty_validation_share``; best
+            is the accuracy that its papers report ("accuracy" of its description), or top-1.
+        summed: whether ``l2`` is for the sum of the images' losses, as scikit-learn's 1 / C is, and
+            not for their mean.
         penalty: "sweep" tries ``l2``; "rule" takes `penalty_rule` of each tap's features.
         strength: strength of that rule, 100 in the paper; small images, with fewer features and
             classes by a factor of hundreds, need a weaker one for the same penalty.
@@ -61,6 +69,7 @@ class LogisticProbe(Evaluation):
     """
 
     l2: tuple[Positive, ...] = SWEEP
+    summed: bool = False
     penalty: Literal["sweep", "rule"] = "sweep"
     strength: Positive = PENALTY_TIMES_WEIGHTS
     penalty_validation_share: InnerShare = 0.1
@@ -93,8 +102,7 @@ class LogisticProbe(Evaluation):
     def metrics(self) -> dict[str, MetricSpec]:
         """Accuracies, penalty and fit, see `Representation.joined`."""
         specs = {
-            "top1": TOP1,
-            "top5": TOP5,
+            **ACCURACIES,
             "train_top1": MetricSpec("Training top-1", "%", higher_is_better=True),
             "l2": MetricSpec("Penalty"),
             "objective": MetricSpec("Objective", higher_is_better=False),
@@ -170,7 +178,7 @@ class LogisticProbe(Evaluation):
         self, train: Features, test: Features, splits: Splits, seed: int
     ) -> tuple[LinearClassifier, dict[str, float]]:
         if self._chooses:
-            l2 = self._choose(train, splits.classes, seed)
+            l2 = self._choose(train, splits, seed)
             train = Features(_own(train.features), _own(train.labels))
         elif self.penalty == "sweep":
             l2 = self.l2[0]
@@ -191,7 +199,7 @@ class LogisticProbe(Evaluation):
             part.features,
             part.labels,
             classes=classes,
-            l2=l2,
+            l2=l2 / images if self.summed else l2,
             standardise=standardise,
             iterations=self.iterations,
             tolerance=self.tolerance,
@@ -200,7 +208,7 @@ class LogisticProbe(Evaluation):
             images=images,
         )
 
-    def _choose(self, train: Features, classes: int, seed: int) -> float:
+    def _choose(self, train: Features, splits: Splits, seed: int) -> float:
         """Return the penalty whose classifier is best on the held-out part; of equals, the larger.
 
         From the strongest penalty to the weakest, each beginning where the last one ended.
@@ -211,16 +219,27 @@ class LogisticProbe(Evaluation):
                 f"`l2` must be one penalty where there are {n} training images, since none can be "
                 f"held out to choose among {len(self.l2)}. Set for example l2=[1e-3]."
             )
-        order = random.permutation(random.derive_key(seed, "logistic probe", "held out"), n)
-        cut = min(max(1, round(self.penalty_validation_share * n)), n - 1)
-        chosen_by, part = _own_part(train, order[:cut]), _own_part(train, order[cut:])
+        held_out, rest = self._held_out(splits.train, seed)
+        chosen_by, part = _own_part(train, held_out), _own_part(train, rest)
+        accuracy = splits.train.description.get("accuracy", "top1")
         classifier, best, chosen = None, -1.0, self.l2[0]
         for l2 in sorted(self.l2, reverse=True):
-            classifier = self._fit(part, n - cut, classes, l2, classifier)
-            found = accuracy_of(classifier, chosen_by.features, chosen_by.labels, images=cut)
-            if found["top1"] > best:
-                best, chosen = found["top1"], l2
+            classifier = self._fit(part, len(rest), splits.classes, l2, classifier)
+            found = accuracy_of(
+                classifier, chosen_by.features, chosen_by.labels, images=len(held_out)
+            )
+            if found[accuracy] > best:
+                best, chosen = found[accuracy], l2
         return chosen
+
+    def _held_out(self, source: Source, seed: int) -> tuple[Tensor, Tensor]:
+        """Return the images that choose the penalty, and the others."""
+        n = len(source)
+        order = random.permutation(random.derive_key(seed, "logistic probe", "held out"), n)
+        if (named := source.validation) is not None and 0 < len(named) < n:
+            return named, order[~torch.isin(order, named)]
+        cut = min(max(1, round(self.penalty_validation_share * n)), n - 1)
+        return order[:cut], order[cut:]
 
 
 def _own(rows: Tensor) -> Tensor:

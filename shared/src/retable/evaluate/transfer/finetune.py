@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, ClassVar, Self
+from typing import TYPE_CHECKING, ClassVar, Literal, Self
 
 from retable.domains import (
     BatchSize,
@@ -15,6 +15,7 @@ from retable.domains import (
     NonNegative,
     Positive,
 )
+from retable.errors import UserError
 from retable.evaluate.classifier import LinearClassifier, accuracy_of
 from retable.evaluate.data import (
     EvalData,
@@ -26,8 +27,7 @@ from retable.evaluate.data import (
 from retable.evaluate.features import represent
 from retable.evaluate.frozen import freeze
 from retable.evaluate.protocol import (
-    TOP1,
-    TOP5,
+    ACCURACIES,
     Budget,
     EvalContext,
     MetricSpec,
@@ -64,12 +64,16 @@ class FineTuning(Transfer):
 
     Attributes:
         lr: learning rate of the encoder; None: 0.02 below `FEW` of the labels, otherwise 0.01.
-        head_lr: learning rate of the classifier; None: 5 below `FEW` of the labels, otherwise 0.2.
+        head_lr: learning rate of the classifier; None: ``lr``, or where that is None too, 5 below
+            `FEW` of the labels, otherwise 0.2.
         batch: images in a step, over all processes. Where there are fewer images, a step takes all,
             rounded down to complete groups.
         bn_group: images that share batch-norm statistics (SwAV: 256 on 8 GPUs; that statistics are
             not synchronised there is unverified); None: all that a process holds.
-        milestones: zero-based epochs from which the learning rates are multiplied by ``gamma``.
+        schedule: "step", or "cosine": from the learning rates towards 0, at every step.
+        warmup_epochs: epochs in which the learning rates rise from 0; only for the cosine.
+        milestones: zero-based epochs from which the learning rates are multiplied by ``gamma``;
+            only for the step schedule.
         gamma: factor of the learning rates at a milestone.
         train_view: random view of training images; None: `natural_train_view`.
         test_view: view of test images; None: `natural_test_view`.
@@ -87,6 +91,8 @@ class FineTuning(Transfer):
     batch: BatchSize = 256
     bn_group: Count | None = 32
     epochs: Epochs = 20
+    schedule: Literal["step", "cosine"] = "step"
+    warmup_epochs: NonNegative = 0.0
     milestones: tuple[CountOrZero, ...] = (12, 16)
     gamma: NonNegative = 0.2
     train_view: ViewRecipe | None = None
@@ -98,11 +104,21 @@ class FineTuning(Transfer):
     def __post_init__(self) -> None:
         """Validate the fields."""
         validate_fields(self)
+        if self.schedule == "cosine" and self.milestones:
+            raise UserError(
+                f"`milestones` must be empty with the cosine schedule, got {self.milestones}. Set "
+                "`milestones` to [] first."
+            )
+        if self.schedule == "step" and self.warmup_epochs:
+            raise UserError(
+                f"`warmup_epochs` must be 0 with the step schedule, got {self.warmup_epochs}. Set "
+                "`schedule` to 'cosine' first."
+            )
 
     @property
     def metrics(self) -> dict[str, MetricSpec]:
         """Test accuracies and the number of training images."""
-        return {"top1": TOP1, "top5": TOP5, "images": MetricSpec("Training images")}
+        return ACCURACIES | {"images": MetricSpec("Training images")}
 
     def with_views(self, *sources: Source) -> Self:
         """Return the evaluation with the views filled in, see `Evaluation.with_views`."""
@@ -127,6 +143,7 @@ class FineTuning(Transfer):
             batch=16,
             bn_group=None,
             epochs=epochs,
+            warmup_epochs=self.warmup_epochs * share,
             milestones=tuple(sorted({max(1, round(m * share)) for m in self.milestones})),
             train_view=crop_and_flip(size),
             test_view=center(size, size),
@@ -146,10 +163,7 @@ class FineTuning(Transfer):
         few = images < FEW * len(base)
         batch, group = self._batch_of(images)
         lr = self.lr or (0.02 if few else 0.01)
-        head_lr = self.head_lr or (5.0 if few else 0.2)
-        schedule = ScheduleRecipe("constant")
-        if self.milestones:
-            schedule = ScheduleRecipe("step", milestones=self.milestones, gamma=self.gamma)
+        head_lr = self.head_lr or self.lr or (5.0 if few else 0.2)
         return PretrainRecipe(
             method=SupervisedRecipe(splits.classes),
             data=str(splits.train.description.get("data", "")),
@@ -160,7 +174,7 @@ class FineTuning(Transfer):
                 momentum=self.momentum,
                 nesterov=self.nesterov,
                 weight_decay=self.weight_decay,
-                schedule=schedule,
+                schedule=self._rates(),
                 rate_factors=(("classifier", head_lr / lr),),
             ),
             epochs=self.epochs,
@@ -169,6 +183,13 @@ class FineTuning(Transfer):
             max_steps=self.max_steps,
             weights=weights,
         )
+
+    def _rates(self) -> ScheduleRecipe:
+        if self.schedule == "cosine":
+            return ScheduleRecipe("cosine", warmup_epochs=self.warmup_epochs, per="step")
+        if self.milestones:
+            return ScheduleRecipe("step", milestones=self.milestones, gamma=self.gamma)
+        return ScheduleRecipe("constant")
 
     def _batch_of(self, images: int) -> tuple[int, int | None]:
         """Return the batch and the batch-norm group for so many images."""
