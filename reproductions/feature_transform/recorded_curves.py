@@ -48,9 +48,16 @@ def _save_scores(
 
 
 def draw_gradient_landscapes(comparison: Comparison, histories: FinishedRuns, folder: Path) -> None:
-    """Draw the gradient landscape of every row, as heat map and as surface."""
-    runs = {
-        label: read_gradients(run) for label, run in first_folders(comparison, histories).items()
+    """Draw the gradient landscape of every row, as heat map and as surface.
+
+    It is recorded at the end of an epoch; of a run that ended in its first there is none.
+    """
+    lasting = {
+        name: by_seed
+        for name, by_seed in histories.items()
+        if by_seed and by_seed[min(by_seed)].epochs
     }
+    folders = first_folders(comparison, lasting)
+    runs = {label: read_gradients(run) for label, run in folders.items()}
     if runs:
         drawing.save(draw_gradients(runs), folder / "gradients.svg")
