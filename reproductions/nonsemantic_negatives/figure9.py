@@ -30,11 +30,11 @@ EVALUATION = OutOfDistribution(LINEAR_1K, sets=(OodSet("texture"),))
 class OfRows:
     """Metric of one training for some rows, by row."""
 
-    metrics: tuple[tuple[str, str], ...]
+    names: tuple[tuple[str, str], ...]
 
     def value(self, row: str, seed: int, runs: FinishedRuns) -> float | None:
         """Return the row's metric; None if it has none or has not run."""
-        name = dict(self.metrics).get(row)
+        name = dict(self.names).get(row)
         run = runs.get(row, {}).get(seed)
         return run.metrics.get(name) if run and name else None
 

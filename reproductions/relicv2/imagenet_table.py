@@ -12,6 +12,7 @@ from reproductions.relicv2.scales import MOMENTUM, PROXY, SMOKE, shrink
 from retable.evaluate.protocol import Evaluation
 from retable.nn.momentum import MomentumRecipe
 from retable.reproduce import Difference, Metric, Table, TableRow
+from retable.reproduce.label_lists import LabelLists
 from retable.reproduce.shrinking import SmallScale
 from retable.reproduce.table import Plot, TableColumn
 from retable.train.recipe import PretrainRecipe
@@ -67,6 +68,7 @@ def imagenet_table(
     plots: tuple[Plot, ...] = (),
     not_run: Mapping[str, str] | None = None,
     optional_data: Mapping[str, str] | None = None,
+    label_lists: LabelLists | None = None,
 ) -> Table:
     """Return the table of a script.
 
@@ -81,6 +83,7 @@ def imagenet_table(
         plots: pictures beside the table.
         not_run: row -> why it is not run.
         optional_data: see `Table`.
+        label_lists: see `Table`.
     """
 
     def evaluated(training: Training) -> TableRow | dict[str, TableRow]:
@@ -108,6 +111,7 @@ def imagenet_table(
         plots=plots,
         not_run=dict(not_run or {}),
         optional_data=dict(optional_data or {}),
+        label_lists=label_lists,
     )
 
 

@@ -27,6 +27,7 @@ from relicv2.evaluations import NeighbourConfusion
 from reproductions.baselines.scales import small_heads, small_optimizer
 from retable.data.shapes.roles import ROLES
 from retable.data.sources import with_parameter
+from retable.data.transfer.classification.sets import CLASSIFICATION_SETS
 from retable.encoders import EncoderRecipe, ResNetRecipe
 from retable.evaluate.data import EvalData
 from retable.evaluate.linear import LinearProbe
@@ -36,7 +37,12 @@ from retable.evaluate.protocol import Evaluation
 from retable.methods import BYOLRecipe, MethodRecipe, SupervisedRecipe
 from retable.nn.momentum import MomentumRecipe
 from retable.reproduce import shrinking
-from retable.reproduce.shrinking import SmallScale, shrink_evaluation, shrink_pretraining
+from retable.reproduce.shrinking import (
+    STAND_INS,
+    SmallScale,
+    shrink_evaluation,
+    shrink_pretraining,
+)
 from retable.reproduce.table import TableRow
 from retable.views import ViewRecipe
 
@@ -104,8 +110,11 @@ def shrink(
 def shrink_probe(evaluation: Evaluation, scale: SmallScale, backgrounds: bool) -> list[Evaluation]:
     """Return the evaluation of small images, of a linear probe perhaps on other backgrounds too.
 
-    Of published sets those remain that variants of the built-in images stand for, on fewer images.
+    Of published sets those remain that variants of the built-in images stand for, on fewer images,
+    and of other data sets those that have a stand-in.
     """
+    if evaluation.data.source in CLASSIFICATION_SETS.keys() - STAND_INS.keys():
+        return []
     if isinstance(evaluation, OutOfDistribution):
         images = SHIFTED_IMAGES if scale is PROXY else 16
         fewer = EvalData(source=with_parameter(scale.data, "test_count", images))

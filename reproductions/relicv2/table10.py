@@ -2,7 +2,7 @@ r"""ReLICv2, Table 10: fine-tuning of larger ResNets on 1 % and 10 % of ImageNet
 
     nox -s reproduce-relicv2-table10
     nox -s reproduce-relicv2-table10 -- --scale paper \
-        --data 'imagefolder:/imagenet?mask=/imagenet-masks'
+        --data 'imagefolder:/imagenet?mask=/imagenet-masks' --simclr-lists /imagenet_subsets
 
 1000 epochs. Expected at paper scale with 1 % and 10 %: 64.7 and 73.7 with twice the width, 69.5 and
 74.6 with four times, 72.1 and 76.4 with ResNet-200 of twice the width. At proxy scale 1 % is one
@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import sys
 
-from reproductions.relicv2.few_labels import FEW_LABELS, FEW_LABELS_COLUMNS
+from reproductions.relicv2.few_labels import FEW_LABELS, FEW_LABELS_COLUMNS, SIMCLR_LISTS
 from reproductions.relicv2.imagenet_table import imagenet_table
 from reproductions.relicv2.recipes import relicv2
 from retable.encoders import ResNetRecipe
@@ -35,6 +35,7 @@ TABLE = imagenet_table(
     TRAININGS,
     FEW_LABELS_COLUMNS,
     evaluations=FEW_LABELS,
+    label_lists=SIMCLR_LISTS,
     first_rows=("relicv2_resnet50_2x",),
 )
 

@@ -11,8 +11,11 @@ from retable.evaluate.knn import Knn
 from retable.evaluate.ood import OutOfDistribution
 from retable.evaluate.ood_sets import OodSet
 from retable.evaluate.transfer.detection.evaluation import DetectionTransfer
+from retable.evaluate.transfer.finetune import FineTuning
 from retable.reproduce import Metric, Table, TableRow
 from retable.reproduce.arguments import parse
+from retable.reproduce.command import list_notes
+from retable.reproduce.label_lists import LabelLists
 from retable.reproduce.plan import resolve_rows
 from retable.reproduce.results import Outcomes, compare_table
 from retable.reproduce.table import Gain
@@ -207,3 +210,39 @@ def test_what_needs_data_that_are_not_given_is_left_out_and_its_columns_say_so(
     found = resolve_rows(wide, given)["contrastive"].evaluations[1]
     assert found.data.source == f"voc:{tmp_path}"
     assert "voc" not in str(compare_table(wide, resolved, Outcomes(), given).cells)
+
+
+def listed(table: Table) -> Table:
+    """Return the table with an evaluation on a share of the labels and lists for it."""
+    few = FineTuning(name="finetune_1", data=EvalData(labels=0.01, balanced=True))
+    rows = {
+        name: dataclasses.replace(row, evaluations=(few, Knn(k=5)))
+        for name, row in table.rows.items()
+        if isinstance(row, TableRow)
+    }
+    lists = LabelLists("published-lists", "those of the paper", {"finetune_1": "1percent.txt"})
+    return dataclasses.replace(table, rows=rows, label_lists=lists)
+
+
+def test_published_lists_take_the_place_of_a_drawn_share_of_the_labels(table: Table) -> None:
+    words = ["--scale", "paper", "--data", "imagefolder:x"]
+    few = listed(table)
+    drawn, _ = parse(few, words)
+    for row in resolve_rows(few, drawn).values():
+        assert row.evaluations[0].data == EvalData(labels=0.01, balanced=True)
+    (note,) = list_notes(few, drawn)
+    assert "finetune_1: the labels are a share of each class that was drawn here" in note
+    assert "--published-lists DIR reads 1percent.txt" in note
+
+    given, _ = parse(few, [*words, "--published-lists", "/lists"])
+    for row in resolve_rows(few, given).values():
+        assert row.evaluations[0].data == EvalData(files="/lists/1percent.txt")
+        assert row.evaluations[1].data == EvalData()
+    assert not list_notes(few, given)
+    assert not list_notes(few, parse(few, [])[0])  # at proxy scale there is nothing to list
+
+
+def test_lists_belong_to_the_paper_s_scale(table: Table) -> None:
+    selection, _ = parse(listed(table), ["--published-lists", "/lists"])
+    with pytest.raises(UserError, match="--published-lists /lists belongs to --scale paper"):
+        resolve_rows(listed(table), selection)

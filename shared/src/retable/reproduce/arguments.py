@@ -48,9 +48,7 @@ def parse(table: Table, arguments: Sequence[str]) -> tuple[TableSelection, RunOp
             "leave out --seeds or name more."
         )
     what = {"data": "the paper's images", **table.other_data}
-    given = {
-        name: getattr(options, name.replace("-", "_")) for name in (*what, *table.optional_data)
-    }
+    given = {name: getattr(options, _variable(name)) for name in (*what, *table.optional_data)}
     for name, address in given.items():
         if name in what and not small and not address and not options.dry_run:
             raise UserError(
@@ -58,6 +56,8 @@ def parse(table: Table, arguments: Sequence[str]) -> tuple[TableSelection, RunOp
                 f"one folder for each class) or --{name} hf:NAME."
             )
     data = {name: _address(name, text) for name, text in given.items() if text}
+    if table.label_lists and (folder := getattr(options, _variable(table.label_lists.option))):
+        data[table.label_lists.option] = folder
     selection = TableSelection(
         scale=options.scale,
         data=data.pop("data", None),
@@ -80,6 +80,10 @@ def parse(table: Table, arguments: Sequence[str]) -> tuple[TableSelection, RunOp
     names = {field.name for field in dataclasses.fields(RunOptions)}
     how = {name: value for name, value in vars(options).items() if name in names}
     return selection, RunOptions(**how)
+
+
+def _variable(option: str) -> str:
+    return option.replace("-", "_")
 
 
 def _address(name: str, text: str) -> str:
@@ -158,6 +162,10 @@ def _parser(table: Table) -> Parser:
     add("--data", help="DIR, hf:NAME or arrow:DIR, for --scale paper")
     for name, what in {**table.other_data, **table.optional_data}.items():
         add(f"--{name}", metavar="DIR", help=f"{what}, for --scale paper")
+    if table.label_lists:
+        files = " and ".join(table.label_lists.files.values())
+        what = f"folder with {files}, {table.label_lists.what}, for --scale paper"
+        add(f"--{table.label_lists.option}", metavar="DIR", help=what.replace("%", "%%"))
     if table.ood_sets:
         ood = f"a published set in its folder, of {', '.join(table.ood_sets)}, for --scale paper"
         add("--ood", metavar="NAME=DIR", action="append", default=[], help=ood)

@@ -87,7 +87,7 @@ def _main(table: Table, script: Path, words: Sequence[str]) -> int:
         rows, runs = complete_runs(table, selection, rows, runs, options)
     finished = read_runs(runs, options.folder, table.derive)
     outcomes = results.gather_outcomes(table, rows, finished, selection.scale)
-    notes = kept_notes(runs, options)
+    notes = kept_notes(runs, options) + list_notes(table, selection)
 
     def compare() -> Comparison:
         return results.compare_table(table, rows, outcomes, selection, finished, notes=notes)
@@ -113,6 +113,13 @@ def kept_notes(runs: Sequence[Run], options: RunOptions) -> list[str]:
         for part in options.accepted
         if (count := sum(checks.is_of_other(part, run, options) for run in runs))
     ]
+
+
+def list_notes(table: Table, selection: TableSelection) -> list[str]:
+    """Return a sentence where a table's labels are not those of the published lists."""
+    lists = table.label_lists
+    given = lists is not None and lists.option in dict(selection.other_data)
+    return [lists.note] if lists is not None and not given and selection.scale == "paper" else []
 
 
 def _training_images(table: Table, recipe: PretrainRecipe) -> int:

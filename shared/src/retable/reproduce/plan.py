@@ -97,6 +97,9 @@ def _resolve(table: Table, training: TableRow, selection: TableSelection) -> Tab
         evaluations = tuple(
             each.on_data(known) for each in evaluations if each.data.source not in left_out
         )
+        lists = table.label_lists
+        if lists is not None and (folder := known.get(lists.option)):
+            evaluations = tuple(lists.used_by(each, folder) for each in evaluations)
     if selection.precision is not None:
         pretrain = replace(pretrain, precision=selection.precision)
     if (steps := selection.max_steps) is not None:

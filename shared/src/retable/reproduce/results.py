@@ -170,6 +170,7 @@ def compare_table(
             not_run[row] = "left out, `--rows all` runs all rows"
         elif table.trainings(row).keys() - rows.keys():
             not_run[row] = f"left out at {scale} scale"
+    not_run |= dict.fromkeys(table.columns_left_out(scale), f"left out at {scale} scale")
     if scale == "paper":
         for name in table.optional_data.keys() - dict(selection.other_data).keys():
             reason = f"needs --{name} DIR ({table.optional_data[name]})"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
+from retable.data.sources import with_parameter
 from retable.encoders import ResNetRecipe
 from retable.evaluate.data import EvalData
 from retable.evaluate.knn import Knn, neighbours
@@ -37,6 +38,7 @@ class SmallScale:
         least_group: least number of images that share batch-norm statistics.
         scenes: data set of detection and segmentation, with ``scene_images`` training images.
         scene_epochs: of segmentation; a detector has ten steps for each.
+        transfer_images: of each split of other data sets, see `stand_in`.
         converged: whether linear probes are solved by L-BFGS on whole images. A shortened probe by
             SGD on crops reaches half of its accuracy and orders encoders differently.
     """
@@ -56,6 +58,7 @@ class SmallScale:
     scenes: str = "shapes-scenes?count=400&test_count=400&size=64"
     scene_images: int = 400
     scene_epochs: int = 48
+    transfer_images: int = 1000
 
 
 PROXY = SmallScale(
@@ -85,8 +88,31 @@ SMOKE = SmallScale(
     scenes="shapes-scenes?count=48&test_count=16&size=64",
     scene_images=48,
     scene_epochs=1,
+    transfer_images=64,
 )
 """Takes seconds and only checks that the code runs."""
+
+
+STAND_INS: dict[str, dict[str, str | int]] = {
+    "food101": {"classes": 64, "seed": 1},
+    "inaturalist2018": {"classes": 64, "seed": 1},
+    "sun397": {"labels": "background"},
+    "flowers": {"labels": "foreground"},
+    "cub200": {"labels": "foreground"},
+    "dtd": {"labels": "texture"},
+    "aircraft": {"labels": "texture"},
+}
+"""What of the built-in images stands for another data set: outlines that the pretraining has not
+seen, or other classes of its kind of images. Small scales leave out data sets without a stand-in."""
+
+
+def stand_in(name: str, scale: SmallScale) -> str:
+    """Return the data set of built-in images that stands for another one."""
+    images = {"count": scale.transfer_images, "test_count": scale.transfer_images}
+    found = scale.data
+    for parameter, value in {**images, **STAND_INS[name]}.items():
+        found = with_parameter(found, parameter, value)
+    return found
 
 
 def shrink_pretraining(
@@ -138,8 +164,12 @@ def shrink_view(view: ViewRecipe, least_crop: float) -> ViewRecipe:
 def shrink_evaluation(evaluation: Evaluation, scale: SmallScale) -> Evaluation:
     """Return an evaluation of small images, see `SmallScale.converged`.
 
-    Detectors and segmentation networks are trained on built-in scenes.
+    Detectors and segmentation networks are trained on built-in scenes, and other data sets of
+    images are replaced by their `stand_in`.
     """
+    if (name := evaluation.data.source) in STAND_INS:
+        own = shrink_evaluation(evaluation.with_data(EvalData()), scale)
+        return own.with_data(EvalData(stand_in(name, scale)))
     if isinstance(evaluation, DetectionTransfer):
         return evaluation.shrunk(scale.scene_epochs).with_data(EvalData(scale.scenes))
     if isinstance(evaluation, SegmentationTransfer):

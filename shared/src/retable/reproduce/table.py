@@ -11,6 +11,7 @@ from typing import Protocol
 from retable.errors import UserError
 from retable.evaluate.ood import OutOfDistribution
 from retable.evaluate.protocol import Evaluation
+from retable.reproduce.label_lists import LabelLists
 from retable.reproduce.run import Derive, FinishedRun, FinishedRuns
 from retable.tables import Comparison
 from retable.train import health
@@ -196,6 +197,7 @@ class Table:
             ``data.source`` is "places" reads what the option ``--places`` gives at paper scale.
         optional_data: data sets like ``other_data``, without which a command leaves out the
             evaluations that read them; the columns say so.
+        label_lists: published lists that evaluations may read their labels from at paper scale.
         not_run: reasons for rows and columns of the reference that this script does not run.
         seeds: seeds run by default, by scale.
         derive: further metrics of a run, from its recipe and its record.
@@ -219,6 +221,7 @@ class Table:
     subset: str | None = None
     other_data: Mapping[str, str] = field(default_factory=dict)
     optional_data: Mapping[str, str] = field(default_factory=dict)
+    label_lists: LabelLists | None = None
     not_run: Mapping[str, str] = field(default_factory=dict)
     seeds: Mapping[str, tuple[int, ...]] = field(
         default_factory=lambda: {"paper": (0, 1, 2), "proxy": (0,), "smoke": (0,)}
@@ -298,6 +301,19 @@ class Table:
             key
             for key, column in self.columns.items()
             if any(name.partition(".")[0] in evaluations for name in _metrics_of(column))
+        }
+
+    def columns_left_out(self, scale: str) -> set[str]:
+        """Return the columns that read evaluations which no training has at a scale."""
+        every = [each for row in self.rows for each in self.trainings(row).values()]
+        names = {evaluation.name for training in every for evaluation in training.evaluations}
+        shrunk = (self.shrunk(training, scale) for training in every)
+        kept = {each.name for training in shrunk if training for each in training.evaluations}
+        return {
+            key
+            for key, column in self.columns.items()
+            if (read := {name.partition(".")[0] for name in _metrics_of(column)} & names)
+            and not read & kept
         }
 
     @property

@@ -81,8 +81,13 @@ def _nothing_to_match(both: Sides, keys: tuple[str, str], cell: ComparedCell) ->
 def _reported_missing(both: Sides, row: RowSpec, column: ColumnSpec) -> bool:
     """Whether a row without any value, ours or theirs, is reported as not run in this column.
 
-    In every column if the table prints only orders, else once, in the first.
+    In every column if the table prints only orders, else once, in the first. A column that prints
+    no number and was not run is reported in every row.
     """
+    if column.key in both.not_run and not any(
+        column.key in each.values for each in both.shown.rows
+    ):
+        return True
     ours = both.measured.get(row.key, {}), both.collapsed.get(row.key, {})
     if row.values or any(found for side in ours for found in side.values()):
         return False
