@@ -102,8 +102,11 @@ STAND_INS: dict[str, dict[str, str | int]] = {
     "dtd": {"labels": "texture"},
     "aircraft": {"labels": "texture"},
 }
-"""What of the built-in images stands for another data set: outlines that the pretraining has not
-seen, or other classes of its kind of images. Small scales leave out data sets without a stand-in."""
+"""What of the built-in images stands for another data set.
+
+Outlines that the pretraining has not seen, or other classes of its kind of images. Small scales
+leave out data sets without a stand-in.
+"""
 
 
 def stand_in(name: str, scale: SmallScale) -> str:
