@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from retable.data.transfer.classification.opening import HUB
+from retable.data.transfer.classification.sets import CLASSIFICATION_SETS
 from retable.nn.scores import score_statistics
 from retable.train.gradients import GradientLandscape
 from retable.train.traces import TraceLog
@@ -91,11 +93,24 @@ def test_a_checkpoint_is_evaluated_and_exported(tmp_path: Path) -> None:
     assert (tmp_path / "backbone.pth").stat().st_size > 0
 
 
+def test_transfer_knows_the_data_sets_and_names_the_archive_of_a_missing_one(
+    tmp_path: Path,
+) -> None:
+    make_backbone(tmp_path / "backbone.pth")
+    folder, hub = (shlex.split(line, comments=True) for line in blocks("sh")[1].splitlines())
+    ended = subprocess.run(program(folder), cwd=tmp_path, capture_output=True, text=True)
+    assert ended.returncode == 2
+    assert "as the archive of DTD, split 1 unpacks (https://" in ended.stderr
+    name, _, place = hub[-1].partition(":")
+    assert place == HUB
+    assert CLASSIFICATION_SETS[name].copy is not None
+
+
 def test_detection_and_segmentation_find_their_folders(tmp_path: Path) -> None:
     make_backbone(tmp_path / "backbone.pth")
     make_voc(tmp_path / "VOCdevkit")
     make_boundaries(tmp_path / "benchmark_RELEASE/dataset")
-    for line in blocks("sh")[1].splitlines():
+    for line in blocks("sh")[2].splitlines():
         printed = run([*program(shlex.split(line)), "--dry-run"], tmp_path)
         assert "FLOP in the encoder" in printed
 
@@ -141,7 +156,7 @@ def make_boundaries(folder: Path) -> None:
 
 
 def test_a_training_is_plotted(tmp_path: Path) -> None:
-    scores, gradients = (shlex.split(line, comments=True) for line in blocks("sh")[2].splitlines())
+    scores, gradients = (shlex.split(line, comments=True) for line in blocks("sh")[3].splitlines())
     for name in scores[3:]:
         record_run(tmp_path / name)
     run(program(scores), tmp_path)

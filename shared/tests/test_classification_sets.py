@@ -14,13 +14,18 @@ import torch
 from PIL import Image
 from scipy import io
 
+from retable import cli
 from retable.data.readers import ReaderSource
 from retable.data.source import Source
 from retable.data.sources import open_source
 from retable.data.transfer.classification.layouts import CALTECH_IMAGES, LAYOUTS
 from retable.data.transfer.classification.sets import CLASSIFICATION_SETS, TRANSFER_SETS
+from retable.encoders import ResNetRecipe
 from retable.errors import UserError
 from retable.evaluate.data import EvalData, open_eval_splits, source_opener
+from retable.weights import save_encoder
+
+ENCODER = ResNetRecipe("small_resnet8", width=0.25)
 
 
 def write_image(path: Path, level: int = 90) -> None:
@@ -329,3 +334,22 @@ def test_validation_belongs_to_training_images_alone(tmp_path: Path) -> None:
     assert isinstance(opened("dtd", tmp_path, "test"), ReaderSource)
     with pytest.raises(UserError, match="has no val split: use train"):
         opened("dtd", tmp_path, "val")
+
+
+def test_a_checkpoint_is_evaluated_by_the_protocol_of_papers(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    aircraft(tmp_path)
+    save_encoder(tmp_path / "encoder.safetensors", ENCODER.build(0), ENCODER, {})
+    words = ["evaluate", str(tmp_path / "encoder.safetensors"), "--protocol", "transfer"]
+    words += ["--size", "32", "--data", f"aircraft:{tmp_path}?complete=false", "--device", "cpu"]
+    words += ["--set", "l2=[1, 0.01]"]
+    assert cli.main([*words, "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["images"] == {"train": 4, "test": 2}
+    assert report["results"]["l2"] in (1.0, 0.01)
+    assert 0 <= report["results"]["mean_per_class"] <= 100
+    assert cli.main(words) == 0
+    said = capsys.readouterr().out
+    assert "not comparable with published numbers: images or classes are missing" in said
+    assert "mean_per_class" in said

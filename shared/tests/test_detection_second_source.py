@@ -13,11 +13,12 @@ from mayaku.models.proposals.box_regression import Box2BoxTransform
 from mayaku.models.proposals.matcher import Matcher
 from mayaku.structures.boxes import Boxes
 from mayaku.structures.instances import Instances
-from mayaku.structures.masks import BitMasks
+from mayaku.structures.masks import BitMasks, paste_masks_in_image
 from torch import Tensor
 from torchvision.models.detection._utils import BoxCoder
 from torchvision.models.detection.image_list import ImageList
 
+from retable.evaluate.transfer.detection.masks import paste_masks
 from retable.evaluate.transfer.detection.networks.anchors import Anchors
 from retable.evaluate.transfer.detection.networks.losses import (
     mask_loss,
@@ -172,3 +173,29 @@ def test_targets_and_losses_of_masks_are_equal() -> None:
     one = instances((64, 96), proposal_boxes=Boxes(boxes), gt_classes=labels - 1, gt_masks=theirs)
     expected = mask_head.mask_rcnn_loss(logits[:, 1:], [one])
     assert float(mask_loss(logits, labels, wanted, 4)) == pytest.approx(float(expected), rel=1e-5)
+
+
+def test_masks_are_pasted_into_an_image_as_there() -> None:
+    masks = uniform(derive_key(0, "masks"), torch.arange(9 * 28 * 28)).view(9, 28, 28)
+    corners = 40 * uniform(derive_key(0, "corners"), torch.arange(18)).view(9, 2) - 5
+    sides = 30 * uniform(derive_key(0, "sides"), torch.arange(18)).view(9, 2) + 1
+    boxes = torch.cat([corners, corners + sides], 1)  # some reach out of the image
+    expected = paste_masks_in_image(masks, boxes, (41, 53), threshold=0.5)
+    assert torch.equal(paste_masks(masks, boxes, (41, 53)), expected.bool())
+
+
+def test_a_full_mask_covers_the_pixels_whose_centres_are_in_its_box() -> None:
+    boxes = torch.tensor([[1.0, 2.0, 4.0, 6.0], [0.4, 0.4, 2.6, 1.4], [-3.0, -3.0, 2.0, 90.0]])
+    found = paste_masks(torch.ones(3, 7, 7), boxes, (8, 9))
+    y, x = torch.arange(8)[:, None] + 0.5, torch.arange(9) + 0.5
+    for mask, (left, top, right, bottom) in zip(found, boxes.tolist(), strict=True):
+        assert torch.equal(mask, (left <= x) & (x <= right) & (top <= y) & (y <= bottom))
+
+
+def test_many_masks_are_pasted_part_by_part(monkeypatch: pytest.MonkeyPatch) -> None:
+    masks = uniform(derive_key(1, "masks"), torch.arange(5 * 49)).view(5, 7, 7)
+    boxes = torch.tensor([[0.0, 0.0, 8.0, 8.0]]).expand(5, -1)
+    whole = paste_masks(masks, boxes, (8, 8))
+    monkeypatch.setattr("retable.evaluate.transfer.detection.masks.SAMPLES", 130)
+    assert torch.equal(paste_masks(masks, boxes, (8, 8)), whole)
+    assert paste_masks(masks[:0], boxes[:0], (8, 8)).shape == (0, 8, 8)

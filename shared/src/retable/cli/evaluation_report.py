@@ -74,6 +74,8 @@ def _data_lines(report: dict[str, Any]) -> list[str]:
         lines.append(f"  {use}: {part}{count_line(facts)}")
         if replaced := report["replaced"][use]:
             lines[-1] += f"; unreadable when decoded, replaced by the next image: {replaced:,}"
+        if reason := facts.get("not_comparable"):
+            lines[-1] += f"; not comparable with published numbers: {reason}"
     for name, view in report["views"].items():
         resized = f", short side to {view['resize']}" if view["resize"] else ""
         chosen = f"chosen by the {view['chosen_by']}"
