@@ -24,7 +24,9 @@ PAPER = ["--scale", "paper", "--data", "imagefolder:x"]
 
 
 def finished(**metrics: float) -> FinishedRun:
-    return FinishedRun(folder=Path(), metrics={name.replace("__", "."): v for name, v in metrics.items()})
+    return FinishedRun(
+        folder=Path(), metrics={name.replace("__", "."): v for name, v in metrics.items()}
+    )
 
 
 def test_the_gain_is_the_mean_over_data_sets_in_percent_of_supervised_training() -> None:

@@ -1,10 +1,11 @@
-"""Facts of transfer: a pretrained encoder against a random one, in detection and segmentation.
+"""Facts of transfer: a pretrained encoder against a random one, in what papers transfer to.
 
     nox -s reproduce-baselines-transfer
 
-Papers print how much better their encoders are than others; a difference between two pretrained
-ones can only show where pretraining itself does. At paper scale the same rows train on ImageNet-100
-and need VOC, COCO and VOC's segmentation; no numbers are stored for them.
+Detection, segmentation, few labels, and linear classifiers on other images. Papers print how much
+better their encoders are than others; a difference between two pretrained ones can only show where
+pretraining itself does. At paper scale the same rows train on ImageNet-100 and need VOC, VOC's
+segmentation and Food-101; no numbers are stored for them. `transfer_coco` has the pyramid.
 """
 
 from __future__ import annotations
@@ -15,17 +16,16 @@ from pathlib import Path
 
 from reproductions.baselines.arms import ARMS
 from reproductions.baselines.detectors import (
-    COCO_DATA,
     SEGMENTATION_DATA,
     VOC,
     VOC_COLUMNS,
     VOC_DATA,
-    coco,
 )
 from reproductions.baselines.recipes import IMAGENET100_IMAGES
 from reproductions.baselines.scales import shrink_row
 from retable.evaluate.data import EvalData
 from retable.evaluate.protocol import Evaluation
+from retable.evaluate.transfer.classification import linear_transfer
 from retable.evaluate.transfer.finetune import FineTuning
 from retable.evaluate.transfer.segmentation.evaluation import SegmentationTransfer
 from retable.reproduce import Metric, Table, TableRow, main
@@ -34,11 +34,11 @@ from retable.reproduce.shrinking import PROXY, SMOKE, SmallScale
 
 EVALUATIONS: tuple[Evaluation, ...] = (
     VOC,
-    coco("fpn", schedule=1),
     SegmentationTransfer(data=EvalData("voc-segmentation")),
     FineTuning(name="finetune_10"),
+    linear_transfer().with_data(EvalData("food101")),
 )
-ROWS = ("untrained", "moco_v2")
+ROWS = {name: TableRow(ARMS[name].recipe, EVALUATIONS) for name in ("untrained", "moco_v2")}
 
 
 def at(scale: SmallScale, row: TableRow) -> TableRow:
@@ -50,20 +50,24 @@ def at(scale: SmallScale, row: TableRow) -> TableRow:
 
 TABLE = Table(
     script=Path(__file__),
-    rows={name: TableRow(ARMS[name].recipe, EVALUATIONS) for name in ROWS},
+    rows=ROWS,
     columns={
         **VOC_COLUMNS,
-        "coco_ap": Metric("coco.ap"),
-        "coco_mask_ap": Metric("coco.mask_ap"),
         "miou": Metric("segmentation.miou"),
         "finetune_10": Metric("finetune_10.top1"),
+        "linear_other": Metric("transfer.top1"),
     },
     proxy=lambda row: at(PROXY, row),
     smoke=lambda row: at(SMOKE, row),
     images=IMAGENET100_IMAGES,
     subset="imagenet100",
     plots=(show_predictions,),
-    optional_data=VOC_DATA | COCO_DATA | SEGMENTATION_DATA,
+    optional_data={
+        **VOC_DATA,
+        **SEGMENTATION_DATA,
+        "food101": "Food-101 in a folder with food-101, or food101:hub",
+    },
+    check_rows=tuple(ROWS),
 )
 
 if __name__ == "__main__":

@@ -37,7 +37,7 @@ class SmallScale:
         least_crop: smallest share of an image that a contrastive view shows.
         least_group: least number of images that share batch-norm statistics.
         scenes: data set of detection and segmentation, with ``scene_images`` training images.
-        scene_epochs: of segmentation; a detector has five steps for each.
+        scene_epochs: of segmentation; a detector has five steps for each, a pyramid ten.
         transfer_images: of each split of other data sets, see `stand_in`.
         converged: whether linear probes are solved by L-BFGS on whole images. A shortened probe by
             SGD on crops reaches half of its accuracy and orders encoders differently.
@@ -100,7 +100,7 @@ STAND_INS: dict[str, dict[str, str | int]] = {
     "flowers": {"labels": "foreground"},
     "cub200": {"labels": "foreground"},
     "dtd": {"labels": "texture"},
-    "aircraft": {"labels": "texture"},
+    "aircraft": {"labels": "scene"},
 }
 """What of the built-in images stands for another data set.
 

@@ -112,6 +112,7 @@ class DetectionTransfer(Transfer):
 
         The rate was chosen on held-out scenes, for an encoder of MoCo v2, and the length on scenes
         of another seed: a detector that learns for twice as long hardly needs a pretrained encoder.
+        A pyramid, whose own layers begin at random, learns for twice as long.
         """
         side = 2 * size
         small = replace(
@@ -121,7 +122,7 @@ class DetectionTransfer(Transfer):
             lr=0.1,
             precise=min(self.precise, 10),
         )
-        return small.with_steps(5 * epochs)
+        return small.with_steps((5 if self.detector.kind == "c4" else 10) * epochs)
 
     def with_steps(self, steps: int) -> Self:
         """Return the evaluation of another length; milestones keep their share.

@@ -61,7 +61,7 @@ class DetectorRecipe:
             self,
             sizes=sizes,
             side=6,
-            hidden=64,
+            hidden=32,
             usual_size=0.3 * side,
             chosen=64,
             before=(400, 200),
