@@ -18,6 +18,7 @@ from retable.evaluate.ood import OutOfDistribution
 from retable.evaluate.protocol import EvalContext, Evaluation
 from retable.evaluate.representation import Representation
 from retable.evaluate.transfer.base import Transfer
+from retable.evaluate.transfer.classification import linear_transfer
 from retable.evaluate.transfer.detection.evaluation import DetectionTransfer
 from retable.evaluate.transfer.finetune import FineTuning
 from retable.evaluate.transfer.segmentation.evaluation import SegmentationTransfer
@@ -34,6 +35,7 @@ VARIANTS = ("sketch", "corrupted:fog:1")
 QUICK: list[Evaluation] = [
     LinearProbe(epochs=2, milestones=(1,), other_lrs=(0.1,), representation=TWO),
     LogisticProbe(l2=(0.1,), iterations=3, representation=TWO),
+    replace(linear_transfer(16), l2=(0.1, 1.0), iterations=3),
     MlpProbe(hidden=4, epochs=1, milestones=(), representation=TWO),
     Knn(k=3),
     Geometry(),

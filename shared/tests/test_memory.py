@@ -12,6 +12,10 @@ from torch import Tensor, nn
 
 from retable import views
 from retable.encoders import EncoderRecipe, ResNetRecipe
+from retable.evaluate.sweep import Sweep
+from retable.evaluate.transfer.detection.networks.detectors import build_detector
+from retable.evaluate.transfer.detection.recipe import DetectorRecipe
+from retable.evaluate.transfer.finetune import FineTuning
 from retable.methods import (
     Batch,
     BYOLRecipe,
@@ -23,7 +27,7 @@ from retable.methods import (
     moco_v2,
 )
 from retable.methods.method import MethodRecipe
-from retable.train.memory import training_memory
+from retable.train.memory import network_memory, training_memory
 from retable.train.optim import OptimizerRecipe, build_optimizer
 from retable.train.recipe import PretrainRecipe, build_method
 
@@ -113,6 +117,52 @@ WITH_AVX512 = pytest.mark.skipif(
 )
 def test_the_estimate_is_within_a_fifth_of_the_measured_peak(chosen: PretrainRecipe) -> None:
     assert training_memory(chosen, 32) == pytest.approx(measured_peak(chosen, 32), rel=0.2)
+
+
+def test_fine_tuning_takes_what_supervised_training_does_but_for_the_classifier() -> None:
+    tuned = FineTuning(batch=32, bn_group=None, train_view=views.crop_and_flip(32))
+    classifier = (SMALL.build(0).feature_dim + 1) * LABELS.classes
+    expected = training_memory(recipe(), 32) - classifier * (4 + 4 + 4)
+    assert tuned.memory(SMALL, 320, 32) == expected
+    sweep = Sweep(tuned, (("batch", (8, 32, 16)),))
+    assert sweep.memory(SMALL, 320, 32) == expected
+
+
+@pytest.mark.parametrize(
+    "detector",
+    [
+        DetectorRecipe("c4", masks=True, sizes=(8.0, 16.0, 32.0), side=8, hidden=16, chosen=64),
+        DetectorRecipe(
+            "fpn", masks=True, sizes=(4.0, 8.0, 16.0, 32.0), hidden=32, usual_size=16.0, chosen=64
+        ),
+    ],
+    ids=["c4", "fpn"],
+)
+def test_what_a_detector_keeps_is_within_a_fifth_of_the_estimate(detector: DetectorRecipe) -> None:
+    network = build_detector(detector, SMALL.build(0), 5, 1).train()
+    network.start_step(3, [0, 1])
+    draw = torch.Generator().manual_seed(0)
+    corners = 80 * torch.rand(12, 2, generator=draw)
+    boxes = torch.cat([corners, corners + 10 + 35 * torch.rand(12, 2, generator=draw)], 1)
+    masks = torch.zeros(12, 128, 128, dtype=torch.bool)
+    objects = {"boxes": boxes, "labels": torch.arange(12) % 5 + 1, "masks": masks}
+    kept: list[Tensor] = []
+
+    def keep(tensor: Tensor) -> Tensor:
+        kept.append(tensor)
+        return tensor
+
+    images = torch.randn(2, 3, 128, 128, generator=draw)
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        network(images, [(128, 128)] * 2, [objects, objects])
+    state = [*network.parameters(), *network.buffers()]
+    own = {tensor.data_ptr() for tensor in state}
+    measured = sizes([tensor for tensor in kept if tensor.data_ptr() not in own])
+    parts = [(network.maps, (3, 128, 128), 1), *network.region_passes()]
+    fixed = network_memory(network, [], 0)
+    assert fixed == sum(t.nbytes for t in state) + 2 * sum(p.nbytes for p in network.parameters())
+    assert network.training
+    assert network_memory(network, parts, 2) - fixed == pytest.approx(measured, rel=0.2)
 
 
 @pytest.mark.parametrize(

@@ -23,6 +23,7 @@ from retable.settings import to_plain
 
 if TYPE_CHECKING:
     from retable.data.source import Source
+    from retable.encoders import EncoderRecipe
     from retable.evaluate.frozen import FrozenEncoder
     from retable.methods.method import Method
     from retable.train.checkpoint import Checkpoints
@@ -190,6 +191,13 @@ class Evaluation(ABC):
     def shrunk(self, epochs: int, size: int = 32) -> Self:
         """Return the evaluation for images of ``size`` pixels, with ``epochs`` of any training."""
         return self
+
+    def memory(self, encoder: EncoderRecipe, images: int, size: int) -> float | None:
+        """Return about how many bytes a training of the encoder takes, None if it is not trained.
+
+        One process holds the whole batch. The arguments are those of `budget`.
+        """
+        return None
 
     def budget(self, images: int, size: int) -> Budget | None:
         """Return the budget of a training on labelled images, None if the encoder is not trained.

@@ -24,6 +24,7 @@ from retable.settings import validate_fields
 
 if TYPE_CHECKING:
     from retable.data.source import Source
+    from retable.encoders import EncoderRecipe
 
 Value = bool | int | float
 Grid = tuple[tuple[str, tuple[Value, ...]], ...]
@@ -137,6 +138,12 @@ class Sweep(Evaluation):
         base = self.base.shrunk(epochs, size)
         assert base.lr is not None  # a shrunk evaluation states its rate
         return replace(self, base=base, grid=(("lr", (base.lr / 3, base.lr)),), candidates=None)
+
+    def memory(self, encoder: EncoderRecipe, images: int, size: int) -> float | None:
+        """Return the bytes of the largest training, see `Evaluation.memory`."""
+        each = (replace(self.base, **settings) for settings in self.settings())
+        largest = max(each, key=lambda candidate: candidate.batch)
+        return largest.memory(encoder, images, size)
 
     def budget(self, images: int, size: int) -> Budget | None:
         """Return at most what all trainings together take, see `Evaluation.budget`.

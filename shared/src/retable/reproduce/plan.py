@@ -155,15 +155,22 @@ def operations(flops: float) -> str:
 
 @dataclass(frozen=True)
 class Price:
-    """Cost of a training: images seen, optimizer steps, floating-point operations."""
+    """Cost of a training: images seen, optimizer steps, floating-point operations.
+
+    ``memory`` is in bytes, for one process that holds the whole batch; None: not estimated.
+    """
 
     images: int
     steps: int
     flops: float
+    memory: float | None = None
 
     def __str__(self) -> str:
         done = f"{self.steps:,} steps, {self.images:,} images"
-        return f"{done}, {operations(self.flops)} in the encoder"
+        done = f"{done}, {operations(self.flops)} in the encoder"
+        if self.memory is None:
+            return done
+        return f"{done}, memory about {gibibytes(self.memory)} GiB for a whole batch"
 
 
 def price(recipe: PretrainRecipe, images: int) -> Price:
@@ -188,7 +195,12 @@ def price_evaluation(
     if budget is None:
         return None
     flops = budget.images * budget.passes * _forward_flops(encoder, budget.size)
-    return Price(budget.images, budget.steps, flops)
+    return Price(budget.images, budget.steps, flops, _memory(evaluation, encoder, images, size))
+
+
+@functools.lru_cache(maxsize=256)
+def _memory(evaluation: Evaluation, encoder: EncoderRecipe, images: int, size: int) -> float | None:
+    return evaluation.memory(encoder, images, size)
 
 
 @functools.lru_cache(maxsize=256)
@@ -267,5 +279,10 @@ def _recipes(run: Run, earlier: dict[Run, dict[str, str]]) -> list[str]:
 
 @functools.cache  # seeds differ in nothing that takes memory
 def _gibibytes(recipe: PretrainRecipe, parts: int) -> str:
-    needed = training_memory(recipe, recipe.batch // parts) / 2**30
+    return gibibytes(training_memory(recipe, recipe.batch // parts))
+
+
+def gibibytes(count: float) -> str:
+    """Write a number of bytes in GiB."""
+    needed = count / 2**30
     return f"{needed:,.1f}" if needed >= 1 else f"{needed:.2g}"

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Hashable, Iterable
+import math
+from collections.abc import Callable, Hashable, Iterable
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.multiprocessing.reductions import StorageWeakRef
 
 from retable.encoders import EncoderRecipe
+from retable.train.cost import evaluation_mode
 from retable.train.recipe import PretrainRecipe, build_method
 from retable.train.shape_inference import shapes_only
 
 FLOAT = 4
 """Bytes of a view's pixel channel, and of a parameter, its gradient and its momentum."""
+
+
+Part = tuple[Callable[[Tensor], Any], tuple[int, ...], int]
 
 
 def training_memory(recipe: PretrainRecipe, images: int) -> float:
@@ -55,7 +61,34 @@ def _kept(recipe: EncoderRecipe, side: int, half: bool) -> int:
     """Return the bytes that an encoder keeps of one image for the backward pass."""
     with shapes_only():
         encoder = recipe.build(0).eval()
-    seen = {_identity(tensor) for tensor in (*encoder.parameters(), *encoder.buffers())}
+    return kept_bytes(encoder, encoder, (3, side, side), half)
+
+
+def network_memory(network: nn.Module, parts: Iterable[Part], images: int) -> float:
+    """Estimate the bytes of training a network by SGD with momentum, as `training_memory` does.
+
+    ``parts`` are passes of one image through the network: a module or a method, the shape of its
+    input without the number of inputs, and that number. Counted are weights, gradients and
+    momentum, and what the passes of ``images`` images and their inputs keep.
+    """
+    trained = _bytes(value for value in network.parameters() if value.requires_grad)
+    everything = _bytes(network.parameters()) + _bytes(network.buffers())
+    with evaluation_mode(network):
+        of_image = sum(
+            count * (kept_bytes(network, forward, shape) + FLOAT * math.prod(shape))
+            for forward, shape, count in parts
+        )
+    return everything + 2 * trained + images * of_image
+
+
+def kept_bytes(
+    network: nn.Module,
+    forward: Callable[[Tensor], Any],
+    shape: tuple[int, ...],
+    half: bool = False,
+) -> int:
+    """Return the bytes that a pass of one input through a part of a network keeps for backward."""
+    seen = {_identity(tensor) for tensor in (*network.parameters(), *network.buffers())}
     total = 0
 
     def keep(tensor: Tensor) -> None:  # nothing, so that wide networks fit
@@ -66,7 +99,7 @@ def _kept(recipe: EncoderRecipe, side: int, half: bool) -> int:
 
     hooks = torch.autograd.graph.saved_tensors_hooks(keep, lambda kept: torch.empty(0))
     with shapes_only(), torch.autocast("cpu", dtype=torch.bfloat16, enabled=half), hooks:
-        encoder(torch.zeros(1, 3, side, side))
+        forward(torch.zeros(1, *shape))
     return total
 
 

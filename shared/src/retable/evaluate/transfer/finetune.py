@@ -36,14 +36,17 @@ from retable.evaluate.representation import PRE_LOGITS, Representation
 from retable.evaluate.transfer.base import Transfer
 from retable.methods.supervised import Supervised, SupervisedRecipe
 from retable.settings import validate_fields
+from retable.train.memory import network_memory
 from retable.train.optim import OptimizerRecipe
 from retable.train.recipe import InitialWeights, PretrainRecipe
 from retable.train.schedules import ScheduleRecipe
+from retable.train.shape_inference import shapes_only
 from retable.views import ViewRecipe, center, crop_and_flip
 from retable.weights import load_encoder
 
 if TYPE_CHECKING:
     from retable.data.source import Source
+    from retable.encoders import EncoderRecipe
     from retable.train.pretrain import Training
 
 FEW = 0.05
@@ -155,6 +158,13 @@ class FineTuning(Transfer):
         steps = self.epochs * (images // batch)
         steps = steps if self.max_steps is None else min(steps, self.max_steps)
         return Budget(steps, steps * batch, self.train_view.size if self.train_view else size)
+
+    def memory(self, encoder: EncoderRecipe, images: int, size: int) -> float:
+        """Return the bytes of a step of the encoder, see `Evaluation.memory`."""
+        side = self.train_view.size if self.train_view else size
+        with shapes_only():
+            network = encoder.build(0)
+        return network_memory(network, [(network, (3, side, side), 1)], self._batch_of(images)[0])
 
     def training(self, splits: Splits, weights: InitialWeights) -> PretrainRecipe:
         """Return the training as a recipe, in float32, that starts from the evaluated encoder."""

@@ -38,19 +38,24 @@ from retable.evaluate.transfer.loading import normalised
 from retable.evaluate.transfer.pictures import SHOWN, draw_objects, write_pairs
 from retable.nn.batch_norm import precise_statistics
 from retable.settings import validate_fields
+from retable.train.memory import network_memory
 from retable.train.optim import OptimizerRecipe
 from retable.train.recipe import InitialWeights, PretrainRecipe
 from retable.train.schedules import ScheduleRecipe
+from retable.train.shape_inference import shapes_only
 from retable.weights import load_encoder
 
 if TYPE_CHECKING:
     from retable.data.source import Source
+    from retable.encoders import EncoderRecipe
     from retable.evaluate.data import OpenSource
     from retable.evaluate.transfer.detection.networks.detectors import Detector
     from retable.train.options import RunOptions
     from retable.train.pretrain import BatchLoader, Training
 
 AP = MetricSpec("AP", "%", higher_is_better=True)
+USUAL_CLASSES = 80
+"""Classes of COCO, for the price alone."""
 
 
 @dataclass(frozen=True)
@@ -141,6 +146,16 @@ class DetectionTransfer(Transfer):
         """Return the training's steps and images, see `Evaluation.budget`."""
         steps = self.steps if self.max_steps is None else min(self.steps, self.max_steps)
         return Budget(steps, steps * self.batch, self.inputs.test_side)
+
+    def memory(self, encoder: EncoderRecipe, images: int, size: int) -> float:
+        """Return the bytes of a step, see `Evaluation.memory`: of maps and of regions' networks."""
+        from retable.evaluate.transfer.detection.networks.detectors import build_detector
+
+        with shapes_only():
+            detector = build_detector(self.detector, encoder.build(0), USUAL_CLASSES, 0)
+        largest = covering([(max(self.inputs.sides), self.inputs.longest)], detector.divisor)
+        maps = (detector.maps, (3, *largest), 1)
+        return network_memory(detector, [maps, *detector.region_passes()], self.batch)
 
     def open_images(self, open_source: OpenSource) -> Splits:
         """Open the training and the test images, which must have objects."""

@@ -30,17 +30,21 @@ from retable.evaluate.transfer.pictures import SHOWN, Pair, draw_classes, write_
 from retable.evaluate.transfer.segmentation.inputs import CropRecipe, SegmentationLoader
 from retable.evaluate.transfer.segmentation.mean_iou import confusion, mean_iou
 from retable.evaluate.transfer.segmentation.network import (
+    FullyConvolutional,
     SegmentationRecipe,
     SegmentationTraining,
 )
 from retable.settings import validate_fields
+from retable.train.memory import network_memory
 from retable.train.optim import OptimizerRecipe
 from retable.train.recipe import InitialWeights, PretrainRecipe
 from retable.train.schedules import ScheduleRecipe
+from retable.train.shape_inference import shapes_only
 from retable.weights import load_encoder
 
 if TYPE_CHECKING:
     from retable.data.source import Source
+    from retable.encoders import EncoderRecipe
     from retable.evaluate.data import OpenSource
     from retable.train.options import RunOptions
     from retable.train.pretrain import BatchLoader, Training
@@ -117,6 +121,13 @@ class SegmentationTransfer(Transfer):
         steps = self.epochs * (images // self.batch)
         steps = steps if self.max_steps is None else min(steps, self.max_steps)
         return Budget(steps, steps * self.batch, self.crops.size)
+
+    def memory(self, encoder: EncoderRecipe, images: int, size: int) -> float:
+        """Return the bytes of a step of the network, see `Evaluation.memory`."""
+        side, recipe = self.crops.size, SegmentationRecipe(21, self.hidden, self.dilation)
+        with shapes_only():
+            network = FullyConvolutional(encoder.build(0), recipe, 0)
+        return network_memory(network, [(network, (3, side, side), 1)], self.batch)
 
     def open_images(self, open_source: OpenSource) -> Splits:
         """Open the training and the test images, which must have classes of pixels."""

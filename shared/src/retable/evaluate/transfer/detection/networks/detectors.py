@@ -20,6 +20,7 @@ from retable.evaluate.transfer.detection.networks.proposals import Proposals
 from retable.evaluate.transfer.detection.networks.regions import MaskPredictor, Regions
 from retable.evaluate.transfer.detection.recipe import Detection, DetectorRecipe, Target
 from retable.random import derive_key, initialising
+from retable.train.memory import Part
 
 
 def build_detector(
@@ -47,6 +48,10 @@ class Detector(nn.Module):
 
     def maps(self, images: Tensor) -> dict[str, Tensor]:
         """Return the maps of images (B, 3, H, W), from the finest."""
+        raise NotImplementedError
+
+    def region_passes(self) -> list[Part]:
+        """Return the passes of an image's regions in training, for their memory."""
         raise NotImplementedError
 
     def forward(
@@ -81,6 +86,7 @@ class C4(Detector):
         super().__init__(encoder)
         *self.stages, last = encoder.tap_names[:-1]
         channels, stride = _shape_of(encoder, self.stages[-1])
+        self.channels, self.side, self.chosen = channels, recipe.side, recipe.chosen
         anchors = Anchors([recipe.sizes], recipe.ratios, [stride])
         self.proposals = Proposals(
             channels,
@@ -97,6 +103,10 @@ class C4(Detector):
             mask_predictor=MaskPredictor(dim, recipe.hidden, classes) if recipe.masks else None,
             chosen=recipe.chosen,
         )
+
+    def region_passes(self) -> list[Part]:
+        """Return the pass of all regions through the last stage."""
+        return [(self.regions.box_head, (self.channels, self.side, self.side), self.chosen)]
 
     def maps(self, images: Tensor) -> dict[str, Tensor]:
         """Return the map of the last stage but one."""
@@ -133,6 +143,7 @@ class Pyramid(Detector):
                 f"{len(recipe.sizes)}. Name so many."
             )
         hidden, dim = recipe.hidden, 4 * recipe.hidden
+        self.hidden, self.chosen = hidden, recipe.chosen
         self.divisor = strides[-1]
         self.pyramid = FeaturePyramidNetwork(
             list(channels), hidden, LastLevelMaxPool(), nn.BatchNorm2d
@@ -162,6 +173,13 @@ class Pyramid(Detector):
             mask_predictor=MaskPredictor(hidden, hidden, classes) if recipe.masks else None,
             chosen=recipe.chosen,
         )
+
+    def region_passes(self) -> list[Part]:
+        """Return the passes of all regions for boxes, and of a quarter for masks."""
+        passes: list[Part] = [(self.regions.box_head, (self.hidden, 7, 7), self.chosen)]
+        if self.regions.has_mask():
+            passes.append((self.regions.mask_head, (self.hidden, 14, 14), self.chosen // 4))
+        return passes
 
     def maps(self, images: Tensor) -> dict[str, Tensor]:
         """Return the pyramid's maps."""
