@@ -25,10 +25,9 @@ from pathlib import Path
 from retable.data.sources import open_source
 from retable.errors import UserError
 from retable.exit_status import (
-    INTERRUPTED,
     MISSED,
     OK,
-    TERMINATED,
+    STOPPED,
     UNEXPECTED,
     explain,
     traceback_text,
@@ -194,7 +193,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for check in checks:
         print(f"\n--- {describe(check)}", flush=True)
         status = run_check(check, options.runs)
-        if status in (INTERRUPTED, TERMINATED):
+        if status in STOPPED:
             return status
         statuses.append(status)
         good = "nothing missed" if check.scale == "proxy" else "ran"

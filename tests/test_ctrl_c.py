@@ -71,3 +71,53 @@ def test_an_interrupted_table_says_so_leaves_nobody_behind_and_goes_on(
     if "checkpoints" in moment:
         reproduce.run("table1", runs, *OPTIONS, *words)
         assert len(list(runs.glob("moco-*/result.json"))) == 2
+
+
+def newest_steps(runs: Path) -> dict[str, int]:
+    """Return the step of the newest state of each run."""
+    steps: dict[str, int] = {}
+    for path in runs.glob("moco-*/checkpoints/step-*.pt"):
+        run = path.parents[1].name
+        steps[run] = max(steps.get(run, 0), int(path.stem.partition("-")[2]))
+    return steps
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("number", "status", "words"),
+    [
+        (signal.SIGTERM, 143, ["--jobs", "1"]),
+        (signal.SIGUSR1, 138, ["--jobs", "2"]),
+        (signal.SIGINT, 130, ["--processes", "2"]),
+    ],
+    ids=["term-one", "usr1-jobs", "int-processes"],
+)
+def test_a_signal_to_the_command_alone_saves_every_training_first(
+    number: int, status: int, words: list[str], reproduce: Any, tmp_path: Path
+) -> None:
+    runs, errors, mark = tmp_path / "runs", tmp_path / "errors", uuid.uuid4().hex
+    options = [*OPTIONS[:-1], "pretrain.epochs=200"]
+    with errors.open("w") as file:
+        process = reproduce.start("table1", runs, *options, *words, mark=mark, stderr=file)
+    wait_for(runs, "moco-*/checkpoints/step-*.pt", process, errors)
+    time.sleep(1.0)
+    os.kill(process.pid, number)
+    process.communicate(timeout=120)
+    said = errors.read_text()
+    assert process.returncode == status, said
+    assert said.strip().splitlines()[-1].endswith("the same command continues from here."), said
+    assert not reproduce.processes(mark)
+    # Eight steps are an epoch, after which a state is saved anyway; several processes stop where
+    # they have just written their metrics, at the end of an epoch too.
+    stopped = newest_steps(runs)
+    assert stopped
+    assert all(8 <= step < 1600 for step in stopped.values())
+    again = reproduce.start("table1", runs, *options, *words, mark=mark)
+    deadline = time.monotonic() + 120
+    while newest_steps(runs) == stopped and time.monotonic() < deadline:
+        assert again.poll() is None
+        time.sleep(0.05)
+    again.kill()
+    again.communicate()
+    for run, step in newest_steps(runs).items():
+        assert step > stopped.get(run, 0)

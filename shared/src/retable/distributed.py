@@ -49,6 +49,13 @@ def gather_objects(local: list[Any]) -> list[Any]:
     return [value for part in parts for value in part]
 
 
+def any_of(flag: bool, device: torch.device | str) -> bool:
+    """Return whether the flag of any process is set."""
+    if process_count() == 1:
+        return flag
+    return bool(gather(torch.tensor([flag], dtype=torch.uint8, device=device)).any())
+
+
 def broadcast(value: Tensor, source: int) -> None:
     """Overwrite a contiguous tensor with that of the process ``source``, without gradient."""
     if process_count() > 1:

@@ -28,6 +28,7 @@ WRONG_USAGE = 2
 MACHINE = 3
 UNEXPECTED = 70
 INTERRUPTED = 130
+ASKED_TO_STOP = 138
 CLOSED_PIPE = 141
 TERMINATED = 143
 
@@ -62,8 +63,16 @@ _MEMORY = ("can't allocate memory", "not enough memory", "Cannot allocate memory
 _PEERS = ("gloo/", "Connection closed by peer", "Connection reset by peer", "NCCL", "TCPStore")
 
 
+STOPPED = frozenset({INTERRUPTED, TERMINATED, ASKED_TO_STOP})
+"""Statuses of commands that a signal has stopped, and that continue when they are given again."""
+
+
 class Terminated(BaseException):
-    """SIGTERM arrived; like Ctrl-C, so that files and processes are tidied on the way out."""
+    """SIGTERM or SIGUSR1 arrived; like Ctrl-C, so that files and processes are tidied."""
+
+    def __init__(self, number: int = signal.SIGTERM) -> None:
+        super().__init__()
+        self.number = number
 
 
 def run_guarded(
@@ -81,14 +90,14 @@ def run_guarded(
         report: Prints the sentence of an error; "error: " and the sentence to standard error by
             default.
         interrupted: Printed after Ctrl-C.
-        terminated: Printed after SIGTERM.
+        terminated: Printed after SIGTERM and SIGUSR1.
         tell: Prints the two sentences above; standard error by default.
     """
     say = tell or _print_error
     try:
         try:
             prepare_streams()
-            with _sigterm_raises():
+            with _signals_raise():
                 status = command()
             flush_output()
             return status
@@ -98,9 +107,9 @@ def run_guarded(
     except KeyboardInterrupt:
         say(interrupted)
         return INTERRUPTED
-    except Terminated:
+    except Terminated as signalled:
         say(terminated)
-        return TERMINATED
+        return 128 + signalled.number
     except Exception as error:
         return _end(error, report or _report)
 
@@ -232,27 +241,28 @@ def _print_error(sentence: str) -> None:
 
 
 @contextlib.contextmanager
-def _sigterm_raises() -> Iterator[None]:
-    """Let SIGTERM raise `Terminated` in a command that stands alone.
+def _signals_raise() -> Iterator[None]:
+    """Let SIGTERM and SIGUSR1 raise `Terminated` in a command that stands alone.
 
     A process of a launch must end at once, also while it waits for the others inside a library,
     where Python would not notice the signal.
     """
     alone = not ({"WORLD_SIZE", "RANK"} & os.environ.keys())
     main = threading.current_thread() is threading.main_thread()
-    if not (alone and main and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL):
-        yield
-        return
+    numbers = (signal.SIGTERM, signal.SIGUSR1) if alone and main else ()
+    ours = [number for number in numbers if signal.getsignal(number) is signal.SIG_DFL]
 
     def handle(number: int, frame: FrameType | None) -> None:
         signal.signal(number, signal.SIG_DFL)  # a second one ends the process
-        raise Terminated
+        raise Terminated(number)
 
-    signal.signal(signal.SIGTERM, handle)
+    for number in ours:
+        signal.signal(number, handle)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        for number in ours:
+            signal.signal(number, signal.SIG_DFL)
 
 
 def guard_script() -> None:

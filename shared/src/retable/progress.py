@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from typing import Any
 
@@ -16,6 +17,13 @@ def use_line(line: int) -> None:
     """Draw this process's bars on line ``line`` below the cursor, for runs in parallel."""
     global _line
     _line = line
+
+
+def write(message: str) -> None:
+    """Print a line on standard error, above the bars."""
+    from tqdm import tqdm
+
+    tqdm.write(message, file=sys.stderr)
 
 
 def bar(

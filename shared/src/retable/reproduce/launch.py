@@ -24,12 +24,15 @@ import torch
 
 from retable import progress
 from retable.errors import MachineError, UserError
+from retable.exit_status import Terminated
 from retable.processes import PARENT, exit_with_parent
 from retable.text import printable
 from retable.variables import check_variables, rank, world_size
 
 PATIENCE = 10.0
 """Seconds that a process has to end when another one has failed."""
+GRACE = 60.0
+"""Seconds that a process has to save its state when it is asked to stop."""
 
 _MISTAKES = "RETABLE_MISTAKES"
 """Environment variable of our children: the folder for their messages to the user."""
@@ -66,15 +69,16 @@ def wanted_processes(requested: int | None) -> int:
 def relaunch(script: Path, arguments: Sequence[str], processes: int) -> int:
     """Run the script again in several processes and return the first status that is not 0.
 
-    A process that fails ends the others, which would wait for it, and its error is reported. Ctrl-C
-    ends all.
+    A process that fails ends the others, which would wait for it, and its error is reported. A
+    signal that stops this process asks all to save their state, a second one ends them.
 
     Raises:
         MachineError: a process was killed.
     """
     words = [str(script), *arguments]
     with tempfile.TemporaryDirectory() as mistakes:
-        commands = _accelerate_commands if torch.cuda.device_count() else _gloo_commands
+        gpus = bool(torch.cuda.device_count())
+        commands = _accelerate_commands if gpus else _gloo_commands
         children: list[subprocess.Popen[bytes]] = []
         try:
             for command, variables in commands(words, processes):
@@ -83,8 +87,13 @@ def relaunch(script: Path, arguments: Sequence[str], processes: int) -> int:
                 children.append(subprocess.Popen(command, env=environment, process_group=0))
             while None in (statuses := [child.poll() for child in children]) and not any(statuses):
                 time.sleep(0.05)
+        except (KeyboardInterrupt, Terminated):
+            # accelerate's launcher passes on SIGTERM alone.
+            _ask_to_stop(children, signal.SIGTERM if gpus else signal.SIGUSR1)
+            raise
         finally:
-            _end(children)
+            # A process may wait inside a library, where Python would not notice a signal.
+            _end(children, signal.SIGTERM if gpus else signal.SIGKILL)
         status = next((status for status in statuses if status), 0)
         messages = sorted(Path(mistakes).iterdir())
         if status < 0:
@@ -94,10 +103,19 @@ def relaunch(script: Path, arguments: Sequence[str], processes: int) -> int:
         return status
 
 
-def _end(children: Sequence[subprocess.Popen[bytes]]) -> None:
+def _ask_to_stop(children: Sequence[subprocess.Popen[bytes]], number: int) -> None:
+    """Wait until processes have saved their state and ended, but not for ever."""
+    for child in children:
+        child.send_signal(number)  # nothing happens to a process that has ended
+    deadline = time.monotonic() + GRACE
+    while any(child.poll() is None for child in children) and time.monotonic() < deadline:
+        time.sleep(0.05)
+
+
+def _end(children: Sequence[subprocess.Popen[bytes]], number: int) -> None:
     """End processes; one that is stopped or stuck is killed."""
     for child in children:
-        child.terminate()  # nothing happens to a process that has ended
+        child.send_signal(number)
     deadline = time.monotonic() + PATIENCE
     for child in children:
         try:
@@ -194,12 +212,26 @@ def run_side_by_side(calls: Sequence[Callable[[], None]], jobs: int) -> None:
             "command again to continue, with --jobs 1 if it happens again."
         ) from None
     except BaseException:
-        # Ctrl-C does not reach workers, which would finish their run; checkpoints are on disk.
-        for worker in multiprocessing.active_children():
-            worker.terminate()
+        # Ctrl-C does not reach workers, which would finish their runs.
+        pool.shutdown(wait=False, cancel_futures=True)
+        _stop_workers(multiprocessing.active_children())
         raise
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _stop_workers(workers: Sequence[Any]) -> None:
+    """Let workers save the state of their trainings and end; a second signal ends them at once."""
+    try:
+        for worker in workers:
+            with suppress(ProcessLookupError):
+                os.kill(worker.pid, signal.SIGUSR1)
+        deadline = time.monotonic() + GRACE
+        for worker in workers:
+            worker.join(max(0.0, deadline - time.monotonic()))
+    finally:
+        for worker in workers:
+            worker.kill()
 
 
 def _begin_worker(lines: Any, parent: int) -> None:

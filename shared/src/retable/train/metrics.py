@@ -49,14 +49,16 @@ class Averages:
         """Return the means over all folded steps."""
         return {name: total / steps for name, (total, steps) in self._sums.items()}
 
-    def state(self) -> dict[str, tuple[float, int]]:
-        """Return the sums, for the training state; pending steps must be folded."""
-        return dict(self._sums)
+    def state(self) -> dict[str, Any]:
+        """Return sums and pending steps, for the training state.
 
-    def restore(self, state: dict[str, tuple[float, int]]) -> None:
-        """Continue from the sums of `state`."""
-        self._sums = dict(state)
-        self._steps.clear()
+        Only one process may have pending steps: they are not averaged over processes yet.
+        """
+        return {"sums": dict(self._sums), "steps": on_cpu(self._steps)}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Continue from a `state`."""
+        self._sums, self._steps = dict(state["sums"]), list(state["steps"])
 
 
 def _total(values: list[Tensor | float]) -> Tensor | float:
@@ -65,6 +67,14 @@ def _total(values: list[Tensor | float]) -> Tensor | float:
     if not tensors:
         return numbers
     return torch.stack([value.detach().double() for value in tensors]).sum() + numbers
+
+
+def on_cpu(steps: Iterable[dict[str, Tensor | float]]) -> list[dict[str, Tensor | float]]:
+    """Return the scalars of steps on the CPU, as a file of a training state holds them."""
+    return [
+        {name: value.cpu() if isinstance(value, Tensor) else value for name, value in one.items()}
+        for one in steps
+    ]
 
 
 def read_scalars(values: Iterable[Tensor | float]) -> list[float]:

@@ -27,6 +27,7 @@ from retable.nn import batch_norm
 from retable.nn.memory_format import trains_channels_last
 from retable.precision import autocast_dtype
 from retable.settings import fingerprint
+from retable.stopping import Deferred, deferred
 from retable.train import checkpoint, health
 from retable.train.cost import Throughput
 from retable.train.metrics import MetricsLog
@@ -129,9 +130,12 @@ def train(
     training.restore()
     recorder, per_epoch = training.recorder, training.loader.steps_per_epoch
     recorder.throughput.restart(training.step)
-    with progress.bar(
-        training.total, "steps", initial=training.step, shown=not options.quiet
-    ) as bar:
+    with (
+        deferred() as signals,
+        progress.bar(
+            training.total, "steps", initial=training.step, shown=not options.quiet
+        ) as bar,
+    ):
         for batch in training.loader.batches(training.step, training.total):
             training.make_step(batch, options.accumulate)
             bar.update()
@@ -139,6 +143,8 @@ def train(
             epoch_ends = step % per_epoch == 0
             saves = epoch_ends or step == training.total or step % options.checkpoint_every == 0
             if not (saves or step % options.log_every == 0):
+                if signals.requested and accelerator.num_processes == 1:
+                    training.stop(signals, options)
                 continue
             means, failure = recorder.write_steps(step)
             training.stop_if(failure)
@@ -155,6 +161,9 @@ def train(
                         bar.write(f"{options.label} epoch {epoch}: {message}", file=sys.stderr)
             if saves:
                 training.save()
+            # Several processes stop after the same step, where they have just read their metrics.
+            if distributed.any_of(signals.requested, accelerator.device):
+                training.stop(signals, options)
             recorder.throughput.restart(step)
     return training
 
@@ -298,6 +307,13 @@ class Training:
             }
             checkpoint.save(self.directory.checkpoints, self.step, state, owner=self.owner)
         self.accelerator.wait_for_everyone()
+
+    def stop(self, signals: Deferred, options: RunOptions) -> None:
+        """Save the state, say so, and let the signal take effect that has asked to stop."""
+        self.save()
+        if self.recorder.main and not options.quiet:
+            progress.write(f"{options.label}: saved after step {self.step:,}.")
+        signals.take_effect()
 
     def restore(self) -> None:
         """Continue from the newest usable checkpoint, if there is one."""

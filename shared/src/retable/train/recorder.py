@@ -62,6 +62,7 @@ class Recorder:
         """Return what a checkpoint stores of an unfinished epoch."""
         return {
             "epoch_means": self.averages.state(),
+            "trace": self.trace.state(),
             "gradients": self.gradients.state(),
             "epochs_alike": self.collapse.epochs,
             "log": self.log.checksum() if self.main else "",
@@ -69,6 +70,8 @@ class Recorder:
 
     def fault_of(self, state: dict[str, Any]) -> str:
         """Return why the log cannot continue a checkpoint's `state`, empty if it can."""
+        if "trace" not in state:
+            return "was written by another version"
         fits = self.log.reaches(state["log"])
         return "" if fits else f"continues a log that is damaged ({self.log.path})"
 
@@ -76,6 +79,7 @@ class Recorder:
         """Continue from a checkpoint's `state`, empty at the start; drop later lines of the log."""
         if state:
             self.averages.restore(state["epoch_means"])
+            self.trace.restore(state["trace"])
             self.gradients.restore(state["gradients"])
             self.collapse.epochs = state["epochs_alike"]
         if self.main:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from retable import distributed
 from retable.errors import UserError
-from retable.train.metrics import MetricsLog, read_scalars, rounded
+from retable.train.metrics import MetricsLog, on_cpu, read_scalars, rounded
 
 
 class TraceLog:
@@ -68,6 +68,15 @@ class TraceLog:
         columns = {name: [curve.get(step) for step in steps] for name, curve in curves.items()}
         points = ((name, step, y) for name, curve in curves.items() for step, y in curve.items())
         self._log.write("trace", steps[-1], {"first": steps[0], **columns}, points)
+
+    def state(self) -> tuple[list[int], list[dict[str, Tensor | float]]]:
+        """Return the steps that are not written yet, for the training state."""
+        return list(self._steps), on_cpu(self._steps.values())
+
+    def restore(self, state: tuple[list[int], list[dict[str, Tensor | float]]]) -> None:
+        """Continue from a `state`."""
+        self._steps = dict(zip(*state, strict=True))
+        self._newest = max(self._steps, default=None)
 
     def rewind(self, step: int) -> None:
         """Remove everything after ``step``, when training continues from a checkpoint of that step.
