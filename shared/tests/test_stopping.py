@@ -38,7 +38,7 @@ RECIPE = PretrainRecipe(
 )
 
 
-class Signalled(Exception):
+class SignalledError(Exception):
     def __init__(self, number: int) -> None:
         self.number = number
 
@@ -48,7 +48,7 @@ def handlers() -> Any:
     """Let every signal raise, and put the handlers back."""
 
     def handle(number: int, _: object) -> None:
-        raise Signalled(number)
+        raise SignalledError(number)
 
     before = {number: signal.signal(number, handle) for number in STOP_SIGNALS}
     yield
@@ -59,11 +59,16 @@ def handlers() -> Any:
 @pytest.mark.parametrize("number", STOP_SIGNALS)
 def test_a_signal_waits_until_the_block_lets_it_take_effect(number: int) -> None:
     passed = []
-    with pytest.raises(Signalled) as raised, deferred() as signals:
-        signal.raise_signal(number)
-        assert signals.requested
-        passed.append("saved")
-        signals.take_effect()
+
+    def block() -> None:
+        with deferred() as signals:
+            signal.raise_signal(number)
+            assert signals.requested
+            passed.append("saved")
+            signals.take_effect()
+
+    with pytest.raises(SignalledError) as raised:
+        block()
     assert passed == ["saved"]
     assert raised.value.number == number
 
@@ -71,26 +76,39 @@ def test_a_signal_waits_until_the_block_lets_it_take_effect(number: int) -> None
 @pytest.mark.parametrize("number", STOP_SIGNALS)
 def test_a_signal_that_no_one_read_takes_effect_at_the_end(number: int) -> None:
     passed = []
-    with pytest.raises(Signalled), deferred():
-        signal.raise_signal(number)
-        passed.append("to the end")
+
+    def block() -> None:
+        with deferred():
+            signal.raise_signal(number)
+            passed.append("to the end")
+
+    with pytest.raises(SignalledError):
+        block()
     assert passed
 
 
 def test_a_second_signal_does_not_wait() -> None:
-    with pytest.raises(Signalled) as raised, deferred():
-        signal.raise_signal(signal.SIGTERM)
-        signal.raise_signal(signal.SIGINT)
-        raise AssertionError("not reached")
+    def block() -> None:
+        with deferred():
+            signal.raise_signal(signal.SIGTERM)
+            signal.raise_signal(signal.SIGINT)
+            raise AssertionError("not reached")
+
+    with pytest.raises(SignalledError) as raised:
+        block()
     assert raised.value.number == signal.SIGTERM
-    with pytest.raises(Signalled):
+    with pytest.raises(SignalledError):
         signal.raise_signal(signal.SIGINT)  # as before the block
 
 
 def test_an_error_of_the_block_itself_is_not_hidden() -> None:
-    with pytest.raises(ValueError, match="own"), deferred():
-        signal.raise_signal(signal.SIGTERM)
-        raise ValueError("own")
+    def block() -> None:
+        with deferred():
+            signal.raise_signal(signal.SIGTERM)
+            raise ValueError("own")
+
+    with pytest.raises(ValueError, match="own"):
+        block()
 
 
 def test_ignored_signals_stay_ignored() -> None:
@@ -134,7 +152,7 @@ def stopped_after(folder: Path, step: int, number: int, patch: pytest.MonkeyPatc
 
     with patch.context() as context:
         context.setattr(MoCo, "after_step", signalled)
-        with pytest.raises(Signalled) as raised:
+        with pytest.raises(SignalledError) as raised:
             run(folder)
     assert raised.value.number == number
     assert made[-1] == step - 1
@@ -185,6 +203,6 @@ def test_a_quiet_training_says_nothing_and_a_usual_one_where_it_stopped(
         signal.raise_signal(signal.SIGTERM)
 
     monkeypatch.setattr(MoCo, "after_step", signalled)
-    with pytest.raises(Signalled):
+    with pytest.raises(SignalledError):
         train(replace(RECIPE), 5, source, RunDirectory(tmp_path / "told"), accelerator, options)
     assert "moco seed 5: saved after step 1." in capsys.readouterr().err
