@@ -277,7 +277,7 @@ def compare_tuning(report: Report, options: Options) -> None:
         tuning = FineTuning(
             batch=batch, bn_group=None, epochs=1, milestones=(), train_view=crop_and_flip(side)
         ).training(splits, InitialWeights.of(str(path)))
-        supervised = replace(tuning, weights=None, optimizer=OptimizerRecipe(lr=0.1))
+        supervised = replace(tuning, optimizer=OptimizerRecipe(lr=0.1))
 
         def run(recipe: PretrainRecipe) -> None:
             with tempfile.TemporaryDirectory(dir=folder) as place:

@@ -10,6 +10,7 @@ from retable.evaluate.transfer.detection.inputs import (
     DetectionLoader,
     InputRecipe,
     covering,
+    network_input,
     padded,
     resize,
 )
@@ -58,6 +59,12 @@ def test_padding_is_zero_after_normalising_and_sides_are_multiples() -> None:
     expected = (1 - torch.tensor(IMAGENET_MEAN)) / torch.tensor(IMAGENET_STD)
     assert torch.allclose(batch[0, :, 0, 0], expected)
     assert float(batch[0, :, 5:].abs().max()) == float(batch[0, :, :, 9:].abs().max()) == 0
+    dark = torch.zeros(3, 8, 2, dtype=torch.uint8)
+    images = padded([torch.full((3, 5, 9), 255, dtype=torch.uint8), dark], (8, 12))
+    assert images.dtype == torch.uint8
+    both = network_input(images, [(5, 9), (8, 2)])
+    assert torch.equal(both[:1], batch)
+    assert torch.equal(both[1:], padded([normalised(dark, "cpu")], (8, 12)))
     assert covering([(2, 3), (4, 1)], 1) == (4, 3)
 
 

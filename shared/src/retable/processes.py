@@ -20,6 +20,7 @@ from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 
+from retable.crashes import CrashReports, begin
 from retable.errors import MachineError
 from retable.exit_status import TERMINATED
 
@@ -63,27 +64,38 @@ def worker_pool(workers: int, what: str) -> Iterator[ProcessPoolExecutor]:
     Raises:
         MachineError: a process has died.
     """
-    pool = ProcessPoolExecutor(
-        workers,
-        multiprocessing.get_context("spawn"),
-        initializer=_begin_worker,
-        initargs=(os.getpid(),),
-    )
-    try:
-        yield pool
-    except BrokenProcessPool:
-        raise MachineError(
-            f"A process that makes {what} has died. Give it more memory or start fewer --workers, "
-            "and run the same command again to continue."
-        ) from None
-    finally:
-        pool.shutdown(cancel_futures=True)
+    before = multiprocessing.active_children()
+    with CrashReports() as crashes:
+        pool = ProcessPoolExecutor(
+            workers,
+            multiprocessing.get_context("spawn"),
+            initializer=_begin_worker,
+            initargs=(os.getpid(), crashes.path),
+        )
+        for _ in range(workers):  # a process begins with a call that finds none idle
+            pool.submit(_nothing)
+        own = [worker for worker in multiprocessing.active_children() if worker not in before]
+        try:
+            yield pool
+        except BrokenProcessPool:
+            pool.shutdown()  # until when all have their exit status
+            raise MachineError(
+                f"A process that makes {what} {crashes.describe(own)}. Run the same command again "
+                "to continue, with fewer --workers if it happens again."
+            ) from None
+        finally:
+            pool.shutdown(cancel_futures=True)
 
 
-def _begin_worker(parent: int) -> None:
+def _nothing() -> None:
+    """Make a pool start its processes."""
+
+
+def _begin_worker(parent: int, crashes: str) -> None:
     """Prepare a process of a pool: one thread, and Ctrl-C is the command's."""
     import torch
 
+    begin(crashes)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(1)
     exit_with_parent(parent)

@@ -23,6 +23,7 @@ from typing import Any
 import torch
 
 from retable import progress
+from retable.crashes import CrashReports, begin, ending, memory_kills
 from retable.errors import MachineError, UserError
 from retable.exit_status import Terminated
 from retable.processes import PARENT, exit_with_parent
@@ -80,6 +81,7 @@ def relaunch(script: Path, arguments: Sequence[str], processes: int) -> int:
         gpus = bool(torch.cuda.device_count())
         commands = _accelerate_commands if gpus else _gloo_commands
         children: list[subprocess.Popen[bytes]] = []
+        kills = memory_kills()
         try:
             for command, variables in commands(words, processes):
                 # In another process group: Ctrl-C reaches only this process, which ends them.
@@ -97,7 +99,10 @@ def relaunch(script: Path, arguments: Sequence[str], processes: int) -> int:
         status = next((status for status in statuses if status), 0)
         messages = sorted(Path(mistakes).iterdir())
         if status < 0:
-            raise MachineError(_killed("A process of this run", -status))
+            raise MachineError(
+                f"A process of this run {ending(status, kills)}. Start the same command again to "
+                "continue."
+            )
         if status and messages:
             report(messages[0].read_text(encoding="utf-8"))
         return status
@@ -123,15 +128,6 @@ def _end(children: Sequence[subprocess.Popen[bytes]], number: int) -> None:
         except subprocess.TimeoutExpired:
             child.kill()
             child.wait()
-
-
-def _killed(what: str, number: int) -> str:
-    """Return the sentence of a process that a signal has ended."""
-    memory = ", often because memory ran out" if number == signal.SIGKILL else ""
-    return (
-        f"{what} was ended by {signal.Signals(number).name}{memory}. Start the same command again "
-        "to continue."
-    )
 
 
 Command = tuple[list[str], dict[str, str]]
@@ -193,28 +189,37 @@ def run_side_by_side(calls: Sequence[Callable[[], None]], jobs: int) -> None:
     lines = context.Queue()  # starts Python's resource tracker, which would undo the deferral
     for line in range(jobs):
         lines.put(line)
-    pool = ProcessPoolExecutor(
-        jobs, context, initializer=_begin_worker, initargs=(lines, os.getpid())
-    )
+    with CrashReports() as crashes:
+        start = (lines, os.getpid(), crashes.path)
+        pool = ProcessPoolExecutor(jobs, context, initializer=_begin_worker, initargs=start)
+        _run_in(pool, calls, crashes)
+
+
+def _run_in(
+    pool: ProcessPoolExecutor, calls: Sequence[Callable[[], None]], crashes: CrashReports
+) -> None:
+    workers: list[Any] = []
     try:
         # Ctrl-C is deferred, and the workers that start meanwhile never receive it.
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
             futures = [pool.submit(call) for call in calls]
+            workers = multiprocessing.active_children()
         finally:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
         for future in as_completed(futures):
             future.result()
         pool.shutdown()  # the workers' processor time counts for this process once they have ended
     except BrokenProcessPool:
+        pool.shutdown()  # until when all have their exit status
         raise MachineError(
-            "A worker process was killed, often because it ran out of memory. Start the same "
-            "command again to continue, with --jobs 1 if it happens again."
+            f"A worker process {crashes.describe(workers)}. Start the same command again to "
+            "continue, with --jobs 1 if it happens again."
         ) from None
     except BaseException:
         # Ctrl-C does not reach workers, which would finish their runs.
         pool.shutdown(wait=False, cancel_futures=True)
-        _stop_workers(multiprocessing.active_children())
+        _stop_workers(workers)
         raise
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
@@ -234,6 +239,7 @@ def _stop_workers(workers: Sequence[Any]) -> None:
             worker.kill()
 
 
-def _begin_worker(lines: Any, parent: int) -> None:
+def _begin_worker(lines: Any, parent: int, crashes: str) -> None:
+    begin(crashes)
     progress.use_line(lines.get())
     exit_with_parent(parent)

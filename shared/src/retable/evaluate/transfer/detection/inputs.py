@@ -52,7 +52,7 @@ class DetectionBatch:
     """One process's share of a global batch of images.
 
     Attributes:
-        images: (B_r, 3, H, W) float32, normalised, padded at the right and below.
+        images: (B_r, 3, H, W) uint8, padded at the right and below; see `network_input`.
         shapes: height and width of each image without padding.
         targets: objects of each image.
         labels: (B_r,) -1.
@@ -137,6 +137,15 @@ def padded(images: Sequence[Tensor], shape: tuple[int, int]) -> Tensor:
     return found
 
 
+def network_input(images: Tensor, shapes: Sequence[tuple[int, int]]) -> Tensor:
+    """Return padded images uint8 (B, 3, H, W) of some shapes normalised, with zeros as padding."""
+    found = normalised(images, images.device)
+    for image, (height, width) in zip(found, shapes, strict=True):
+        image[:, height:] = 0
+        image[:, :, width:] = 0
+    return found
+
+
 def covering(shapes: Sequence[tuple[int, int]], divisor: int) -> tuple[int, int]:
     """Return the least height and width, multiples of ``divisor``, that images fit into.
 
@@ -207,13 +216,13 @@ class DetectionLoader(ExampleLoader[Example, DetectionBatch]):
         ]
 
     def batch(self, examples: Sequence[Example], **places: Any) -> DetectionBatch:
-        """Return normalised and padded images with their targets.
+        """Return padded images with their targets.
 
         The padding is that of the global batch, since batch norm's statistics contain it.
         """
         step = places["progress"].step
         shapes = self._shapes(step, self.sampler.global_batch(step))
-        images = [normalised(one.image, self.device) for one in examples]
+        images = [one.image.to(self.device, non_blocking=True) for one in examples]
         return DetectionBatch(
             images=padded(images, covering(shapes, self.divisor)),
             shapes=tuple((one.image.shape[1], one.image.shape[2]) for one in examples),

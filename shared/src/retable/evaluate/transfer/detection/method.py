@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from retable.domains import Dim, Pixels
-from retable.evaluate.transfer.detection.inputs import DetectionBatch
+from retable.evaluate.transfer.detection.inputs import DetectionBatch, network_input
 from retable.evaluate.transfer.detection.recipe import DetectorRecipe
 from retable.methods.method import Method, StepOutput
 from retable.nn.batch_norm import pool_batch_norm
@@ -57,7 +57,8 @@ class DetectorTraining(Method):
     def forward(self, batch: DetectionBatch) -> StepOutput:  # type: ignore[override]
         """Return the sum of the losses, and each of them."""
         self.detector.start_step(batch.rng_key, batch.positions.tolist())
-        _, losses = self.detector(batch.images, batch.shapes, batch.targets)
+        images = network_input(batch.images, batch.shapes)
+        _, losses = self.detector(images, batch.shapes, batch.targets)
         metrics = {name: value.detach() for name, value in losses.items()}
         return StepOutput(sum(losses.values()), metrics)
 
