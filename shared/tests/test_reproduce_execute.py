@@ -331,7 +331,9 @@ def test_a_training_that_diverges_as_expected_prints_collapse_and_ends_well(
     sound = dataclasses.replace(table, rows={"supervised": diverging})
     trained(sound, tmp_path / "runs")
     assert reproduce(sound, tmp_path / "runs") == 1
-    assert "Miss, expected collapse: Supervised." in " ".join(capsys.readouterr().out.split())
+    assert "Miss, expected collapse: Supervised (Top1 %)." in " ".join(
+        capsys.readouterr().out.split()
+    )
 
 
 def test_plots_get_the_epochs_and_the_folder_of_every_training_also_of_one_that_failed(

@@ -1,4 +1,4 @@
-"""Command line: evaluate an encoder, export its weights, draw recorded runs.
+"""Command line: evaluate an encoder, export its weights, draw recorded runs, write tables.
 
 Each command is a module with ``add_arguments(parser)`` and ``run(options) -> status``. ``run``
 imports what needs torch, so that help and usage errors are printed at once.
@@ -10,7 +10,8 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from retable.cli import evaluate, export, plot
+from retable import __version__
+from retable.cli import evaluate, export, plot, table
 from retable.domains import Parser
 from retable.exit_status import run_guarded
 from retable.text import printable
@@ -22,6 +23,7 @@ _EXAMPLES = """examples:
   retable evaluate torchvision:resnet50 --protocol knn --data hf:clane9/imagenet-100 --json
   retable export runs/moco-1/encoder.safetensors --layout detectron2 backbone.pth
   retable plot scores runs/moco-1 runs/moco-2 --epochs 0:10 --out scores.pdf
+  retable table mochi-table1 --format latex --columns top1 --out table1.tex
 """
 
 
@@ -37,15 +39,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(arguments: Sequence[str] | None) -> int:
     parser = Parser(
         prog="retable",
-        description="Evaluate self-supervised encoders, export their weights, draw their training.",
+        description="Evaluate self-supervised encoders, export their weights, draw their training, "
+        "and write compared tables.",
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    parser.add_argument("--version", action="version", version=f"retable {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, module, summary in (
         ("evaluate", evaluate, "evaluate an encoder"),
         ("export", export, "write an encoder for another program"),
         ("plot", plot, "draw recorded scores and gradients"),
+        ("table", table, "write a compared table as LaTeX, CSV or Markdown"),
     ):
         command = commands.add_parser(name, help=summary)
         module.add_arguments(command)

@@ -196,6 +196,7 @@ def _parser(table: Table) -> Parser:
     start("--fresh", action="store_true", help="delete earlier runs of these rows first")
     other = "keep runs that were made by other code or of other data; the table says so"
     add("--accept-other", nargs="+", choices=("code", "data"), default=[], help=other)
+    add("--full", action="store_true", help="print the whole comparison, as in table.md")
     add("--dry-run", action="store_true", help="print the planned runs and their cost")
     add("--record", action="store_true", help="store the metrics as this table's proxy references")
     add("--extend", action="store_true", help="with --record: add --seeds to those that are stored")

@@ -99,8 +99,10 @@ def _main(table: Table, script: Path, words: Sequence[str]) -> int:
     comparison = compare()
     folder = options.folder / "tables" / f"{table.name}-{selection.scale}{variant}"
     results.write_report(table, comparison, finished, folder)
-    print(render_terminal(comparison, colour=supports_colour(sys.stdout)))
-    print(f"\nWritten to {folder}.")
+    shown = render_terminal(comparison, colour=supports_colour(sys.stdout), full=options.full)
+    print(shown, end="")
+    more = "" if options.full else " Tolerances, intervals and sources: --full, or table.md there."
+    print(f"\nWritten to {folder}.{more}")
     failed = results.failed_unexpectedly(table, finished, comparison)
     return 1 if failed else comparison.exit_status
 

@@ -52,6 +52,16 @@ def measured(cell: ComparedCell, decimals: int) -> str:
     return ", ".join(parts) or EMPTY
 
 
+def mean_and_std(cell: ComparedCell, decimals: int) -> str:
+    """Format our mean and std without the number of seeds, or a collapse; empty without either."""
+    parts = []
+    if cell.mean is not None:
+        parts = [_mean_and_std(cell.mean, cell.std, None, decimals)]
+    if cell.collapsed:
+        parts.append(COLLAPSE)
+    return ", ".join(parts)
+
+
 def _interval(interval: Interval, decimals: int, *, signed: bool = True) -> str:
     low, high = (number(v, decimals) for v in (interval.low, interval.high))
     return f"{number(interval.centre, decimals, signed=signed)} [{low}, {high}]"
@@ -186,13 +196,17 @@ def noticed(cells: Sequence[ComparedCell], decimals: int) -> str:
     return f"Smallest change that would be noticed, as a miss: {first}{by_row}."
 
 
+def label(column: ColumnSpec) -> str:
+    """Return a column's label with its unit."""
+    has_unit = not column.unit or column.unit in column.label or column.label.endswith(")")
+    return column.label if has_unit else f"{column.label} ({column.unit})"
+
+
 def heading(column: ColumnSpec) -> str:
     """Return a column's label with its unit and, where one is better, its direction."""
-    has_unit = not column.unit or column.unit in column.label or column.label.endswith(")")
-    unit = "" if has_unit else f" ({column.unit})"
     if column.higher_is_better is None:
-        return f"{column.label}{unit}"
-    return f"{column.label}{unit}, {'higher' if column.higher_is_better else 'lower'} is better"
+        return label(column)
+    return f"{label(column)}, {'higher' if column.higher_is_better else 'lower'} is better"
 
 
 def claim_result(compared: ComparedClaim, decimals: int) -> str:
@@ -246,16 +260,16 @@ def missing(comparison: Comparison) -> list[str]:
 
 def remarks(comparison: Comparison) -> list[str]:
     """Say why cells collapsed, missed or have no verdict, and how many seeds would decide them."""
-    found: dict[str, dict[str, None]] = {}  # remark -> labels of rows, in order
+    found: dict[str, dict[str, None]] = {}  # remark -> rows with their columns, in order
     recorded = comparison.scale != "proxy" or comparison.provenance is not None
     said_before = bool(comparison.unfinished) or not recorded  # by `scale_sentences`
     for row in comparison.rows:
         for column in comparison.columns:
-            cell, label = row.cells[column.key], row.row.label
+            cell, label = row.cells[column.key], f"{row.row.label} ({column.label})"
             for why in dict.fromkeys(cell.collapsed.values()):
                 seeds = [str(seed) for seed, other in cell.collapsed.items() if other == why]
                 count = f"seed{'s' if len(seeds) > 1 else ''} {', '.join(seeds)}"
-                found.setdefault(f"Collapse, {why}", {})[f"{label} ({count})"] = None
+                found.setdefault(f"Collapse, {why}", {})[f"{row.row.label} ({count})"] = None
             if cell.verdict is Verdict.INCONCLUSIVE:
                 found.setdefault(_undecided(cell), {})[label] = None
             elif cell.verdict is Verdict.MISS and cell.reason:
@@ -263,8 +277,8 @@ def remarks(comparison: Comparison) -> list[str]:
             elif cell.verdict is None and cell.measured and not said_before:
                 found.setdefault(f"No verdict, {cell.reason}", {})[label] = None
     return [
-        f"{remark}: {'; '.join(rows) if len(rows) <= 4 else f'{len(rows)} rows'}."
-        for remark, rows in found.items()
+        f"{remark}: {'; '.join(cells) if len(cells) <= 4 else f'{len(cells)} cells'}."
+        for remark, cells in found.items()
     ]
 
 

@@ -9,6 +9,7 @@ import textwrap
 from collections.abc import Sequence
 from typing import TextIO
 
+from retable.tables.compact import compact_document
 from retable.tables.comparison import Comparison
 from retable.tables.document import Cells, Heading, Paragraph, document
 from retable.tables.phrases import EMPTY
@@ -33,17 +34,18 @@ def supports_colour(stream: TextIO) -> bool:
 
 
 def render_terminal(
-    comparison: Comparison, *, width: int | None = None, colour: bool = False
+    comparison: Comparison, *, width: int | None = None, colour: bool = False, full: bool = True
 ) -> str:
     """Return a comparison as aligned text, without pictures and sources.
 
     It is wrapped to ``width`` columns, by default the terminal's, or 100 if they are unknown; below
-    about 60, lines may be wider. ``colour`` adds ANSI colours, see `supports_colour`.
+    about 60, lines may be wider. ``colour`` adds ANSI colours, see `supports_colour`. ``full``
+    writes the whole document, otherwise `compact_document`.
     """
     width = width or shutil.get_terminal_size((100, 24)).columns
     parts: list[str] = []
     gap = False
-    for block in document(comparison):
+    for block in document(comparison) if full else compact_document(comparison):
         match block:
             case Heading():
                 parts += [*([""] if parts else []), _wrapped(block.text, width)]
@@ -85,13 +87,18 @@ def _aligned(cells: Cells, width: int) -> str:
     """Align values to the right, labels and verdicts to the left; wrap labels, omit nothing.
 
     Labels that would be too narrow take a line of their own. Where the values alone are too wide,
-    the first of them join the label.
+    the first of them join the label. A label without values is the title of the lines below it.
     """
     labels, *columns = (
         [*head.partition(" ")[::2], *(line[place] for line in cells.lines)]
         for place, head in enumerate(cells.heads)
     )
-    own_line = width - _total(columns) < min(_longest(labels), _LEAST_LABEL)
+    titles = {2 + place for place, line in enumerate(cells.lines) if not any(line[1:])}
+
+    def longest_label() -> int:
+        return max(len(label) for line, label in enumerate(labels) if line not in titles)
+
+    own_line = width - _total(columns) < min(longest_label(), _LEAST_LABEL)
     while own_line and 2 + _total(columns) > width and len(columns) > 2:
         first = columns.pop(0)
         name = " ".join(filter(None, first[:2]))
@@ -99,10 +106,13 @@ def _aligned(cells: Cells, width: int) -> str:
             label if value in ("", EMPTY) else f"{label}, {name} {value}"
             for label, value in zip(labels[2:], first[2:], strict=True)
         ]
-    room = width if own_line else min(_longest(labels), width - _total(columns))
+    room = width if own_line else min(longest_label(), width - _total(columns))
     left = 2 if own_line else room
     text = []
     for line, label in enumerate(labels):
+        if line in titles:
+            text += textwrap.wrap(label, width, subsequent_indent="  ")
+            continue
         wrapped = textwrap.wrap(label, room, subsequent_indent="  ")
         values = [column[line].rjust(_longest(column)) for column in columns[:-1]]
         numbers = "  ".join(["", *values, columns[-1][line]])

@@ -30,6 +30,7 @@ class RunOptions:
         resume: Require earlier runs to continue from.
         fresh: Delete runs that began before this ``time.time()``; 0 deletes none.
         accepted: "code" or "data": keep runs that were made of other code or data.
+        full: Print the whole comparison at the end, not the table and its verdicts alone.
         dry_run: Print the plan and its cost instead of training.
         record: Store the metrics as the table's proxy references.
         extend: Keep the seeds that are stored there.
@@ -53,6 +54,7 @@ class RunOptions:
     resume: bool = False
     fresh: float = 0.0
     accepted: tuple[str, ...] = ()
+    full: bool = False
     dry_run: bool = False
     record: bool = False
     extend: bool = False
