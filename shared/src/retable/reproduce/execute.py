@@ -7,7 +7,7 @@ import functools
 import shutil
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from retable.methods.method import Method, Progress
 from retable.outputs import check_output_folder
 from retable.reproduce.checks import check_claims, claim_of, opener, train_source
 from retable.reproduce.launch import run_side_by_side
+from retable.reproduce.plan import operations, price
 from retable.reproduce.run import FinishedRun, Run, evaluation_owner, read_evaluation, read_run
 from retable.settings import to_plain
 from retable.train.metrics import MetricsLog
@@ -68,11 +69,25 @@ def execute(runs: Iterable[Run], options: RunOptions) -> None:
     calls = [
         functools.partial(execute_one, run, options) for run in runs if not is_current(run, options)
     ]
+    if calls and not options.quiet and distributed.process_index() == 0:
+        print(announcement(runs, len(calls), options), file=sys.stderr)
     if options.jobs > 1 and len(calls) > 1:
         run_side_by_side(calls, options.jobs)
         return
     for call in calls:
         call()
+
+
+def announcement(runs: Sequence[Run], waiting: int, options: RunOptions) -> str:
+    """Say what a command is about to do."""
+    costs = [price(run.recipe, len(train_source(run.recipe, options))) for run in runs]
+    steps = sorted({cost.steps for cost in costs})
+    each = f"{steps[0]:,}" if len(steps) == 1 else f"{steps[0]:,} to {steps[-1]:,}"
+    complete = f", {len(runs) - waiting} of them complete" if waiting < len(runs) else ""
+    beside = f", {options.jobs} at a time" if options.jobs > 1 and waiting > 1 else ""
+    work = operations(sum(cost.flops for cost in costs))
+    noun = "run" if len(runs) == 1 else "runs"
+    return f"{len(runs)} {noun} of {each} steps, {work} in the encoders{complete}{beside}"
 
 
 def execute_one(run: Run, options: RunOptions) -> None:
