@@ -14,6 +14,7 @@ import torch
 from retable.data.transfer.classification.opening import HUB
 from retable.data.transfer.classification.sets import CLASSIFICATION_SETS
 from retable.nn.scores import score_statistics
+from retable.tables import compare, load_reference, save_comparison
 from retable.train.gradients import GradientLandscape
 from retable.train.traces import TraceLog
 
@@ -163,6 +164,19 @@ def test_a_training_is_plotted(tmp_path: Path) -> None:
     run(program(gradients), tmp_path)
     for picture in ("scores.png", "gradients.png"):
         assert (tmp_path / picture).read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_table_is_written_for_others(tmp_path: Path) -> None:
+    reference = load_reference(ROOT / "reproductions/mochi/table1.toml")
+    measured = {"moco_v2": {"top1": {0: 77.9, 1: 78.2}}}
+    place = tmp_path / "runs/tables/mochi-table1-paper"
+    save_comparison(place, compare(reference, measured, scale="paper"))
+    for line in blocks("sh")[4].splitlines():
+        run(program(shlex.split(line, comments=True)), tmp_path)
+    assert r"\toprule" in (tmp_path / "table1.tex").read_text()
+    rows = (tmp_path / "table1.csv").read_text().splitlines()
+    assert rows[0].startswith("row,row_label,column,")
+    assert any(row.startswith("moco_v2,") and ",match," in row for row in rows)
 
 
 def record_run(folder: Path) -> None:

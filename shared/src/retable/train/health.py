@@ -87,51 +87,47 @@ def mean_scores(metrics: dict[str, float]) -> str:
     )
 
 
-def messages(metrics: dict[str, float]) -> list[str]:
-    """Describe an epoch's means of the metrics that methods log, most important first."""
+def messages(metrics: dict[str, float], *, ended: bool = True) -> list[str]:
+    """Describe what is unusual in an epoch's means of the metrics that methods log.
+
+    Most important first; of an epoch as it should be, nothing. A training that has not ``ended``
+    need not have learned yet.
+    """
     found = []
-    if "chance_loss" in metrics:
+    if ended and "chance_loss" in metrics and not metrics["loss"] < metrics["chance_loss"]:
         loss, chance = metrics["loss"], metrics["chance_loss"]
-        standing = "below" if loss < chance else "not below"
-        found.append(f"loss {loss:.3f}, {standing} the chance level log(ways) = {chance:.3f}")
-    if metrics.get("queue_fill", 1.0) < 1.0:
+        found.append(f"loss {loss:.3f}, not below the chance level log(ways) = {chance:.3f}")
+    fill = metrics.get("queue_fill", 1.0)
+    if fill < metrics.get("queue_expected_fill", fill) - 0.01:  # else rounding, or a smaller batch
         found.append(_queue(metrics))
-    if "positive_score_q50" in metrics and "negative_score_q95" in metrics:
-        found.append(_scores(metrics))
-    if scores_alike(metrics):
+    if ended and {"positive_score_q50", "negative_score_q95"} <= metrics.keys():
+        found += _scores(metrics)
+    if ended and scores_alike(metrics):
         found.append(f"the embedding has collapsed or not begun to learn: {mean_scores(metrics)}")
     spread = metrics.get("embedding_spread")
     if spread is not None and not spread >= 10 * COLLAPSED_SPREAD:
         found.append(
             f"the embedding is close to collapse: spread {spread:.3f} of that of even directions"
         )
-    if "effective_rank" in metrics:
-        found.append(f"effective rank of the features {metrics['effective_rank']:.1f}")
     return found
 
 
 def _queue(metrics: dict[str, float]) -> str:
-    fill = metrics["queue_fill"]
-    full = f"full at step {metrics['queue_full_step']:.0f}"
-    expected = metrics.get("queue_expected_fill", fill)
-    if fill < expected - 0.01:  # else rounding, or a smaller batch
-        return (
-            f"queue only {fill:.0%} filled with keys, expected {expected:.0%} (means of the epoch; "
-            f"{full}): not every step enqueues its keys, so queries are contrasted with random or "
-            "old rows; check that the method's after_step is called and calls MoCo's"
-        )
     return (
-        f"queue {fill:.0%} filled with keys (mean of the epoch), the rest still random: the loss "
-        f"normally rises until the queue is {full}"
+        f"queue only {metrics['queue_fill']:.0%} filled with keys, expected "
+        f"{metrics['queue_expected_fill']:.0%} (means of the epoch; full at step "
+        f"{metrics['queue_full_step']:.0f}): not every step enqueues its keys, so queries are "
+        "contrasted with random or old rows; check that the method's after_step is called and "
+        "calls MoCo's"
     )
 
 
-def _scores(metrics: dict[str, float]) -> str:
+def _scores(metrics: dict[str, float]) -> list[str]:
     positive, hard = metrics["positive_score_q50"], metrics["negative_score_q95"]
-    text = (
-        f"cosine of positives {positive:.2f} (5 %: {metrics['positive_score_q05']:.2f}), "
-        f"of negatives {metrics['negative_score_q50']:.2f} (95 %: {hard:.2f})"
-    )
-    if positive <= hard:
-        return text + ": positives do not stand out from the hardest negatives yet"
-    return text
+    if positive > hard:
+        return []
+    return [
+        f"cosine of positives {positive:.2f} (5 %: {metrics['positive_score_q05']:.2f}), of "
+        f"negatives {metrics['negative_score_q50']:.2f} (95 %: {hard:.2f}): positives do not stand "
+        "out from the hardest negatives"
+    ]

@@ -157,7 +157,7 @@ def train(
                 means, failure = recorder.write_epoch(step, epoch, per_epoch, monitored)
                 training.stop_if(failure)
                 if recorder.main and not options.quiet and epoch in (1, recipe.epochs):
-                    for message in health.messages(means):
+                    for message in health.messages(means, ended=epoch == recipe.epochs):
                         bar.write(f"{options.label} epoch {epoch}: {message}", file=sys.stderr)
             if saves:
                 training.save()
