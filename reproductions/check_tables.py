@@ -37,7 +37,8 @@ from retable.reproduce import Table, TableRow
 from retable.reproduce.command import guarded, load_table
 from retable.reproduce.command import main as reproduce
 from retable.reproduce.execute import execute
-from retable.reproduce.plan import TableSelection, plan_runs, price, resolve_rows
+from retable.reproduce.plan import TableSelection, plan_runs, resolve_rows
+from retable.reproduce.pricing import price
 from retable.reproduce.run import Run
 from retable.tables import load_reference
 from retable.train.options import RunOptions

@@ -211,7 +211,7 @@ def test_a_step_of_a_pretext_task_as_the_paper_trains_it_but_for_the_batch(
 )
 def test_a_dry_run_prices_every_training(script: Path, capsys: pytest.CaptureFixture[str]) -> None:
     table = load_table(script)
-    assert main(table, ["--dry-run", "--scale", "paper"]) == 0
+    assert main(table, ["--dry-run", "--full", "--scale", "paper"]) == 0
     said = capsys.readouterr().out
     heads = [line.partition("  seed ")[0].split(", ") for line in said.splitlines()]
     for row in table.rows:

@@ -22,7 +22,8 @@ from retable.evaluate.transfer.finetune import FineTuning
 from retable.files import digest_of_tensors, read_record
 from retable.random import derive_key, initialising
 from retable.reproduce import Table, TableRow, execute
-from retable.reproduce.plan import plan_runs, render_plan
+from retable.reproduce.dry_run import render_recipes
+from retable.reproduce.plan import plan_runs
 from retable.train.options import RunOptions
 from retable.train.pretrain import train
 from retable.train.recipe import InitialWeights, PretrainRecipe, build_method
@@ -228,7 +229,7 @@ def test_a_table_prices_and_runs_it(
     evaluation = FineTuning(epochs=2, milestones=(), batch=8, bn_group=8, data=SMALL.data)
     row = TableRow(contrastive(epochs=1), (evaluation,))
     (run_of_row,) = plan_runs({"contrastive": row}, [0])
-    planned = render_plan(table, [run_of_row], "proxy", images=72)
+    planned = render_recipes(table, [run_of_row], "proxy", images=72)
     assert "finetune: 8 steps, 64 images" in planned
     execute.execute([run_of_row], RunOptions(tmp_path, quiet=True))
     folder = run_of_row.evaluation_folder(evaluation, tmp_path)

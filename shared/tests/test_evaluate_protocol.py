@@ -22,7 +22,7 @@ from retable.evaluate.transfer.classification import linear_transfer
 from retable.evaluate.transfer.detection.evaluation import DetectionTransfer
 from retable.evaluate.transfer.finetune import FineTuning
 from retable.evaluate.transfer.segmentation.evaluation import SegmentationTransfer
-from retable.reproduce.plan import price_evaluation
+from retable.reproduce.pricing import price_evaluation
 from retable.train.cost import forward_flops
 from retable.views import center
 from retable.weights import save_encoder

@@ -10,13 +10,16 @@ from retable.errors import UserError
 from retable.evaluate.geometry import Geometry
 from retable.evaluate.knn import Knn
 from retable.evaluate.linear import LinearProbe
+from retable.evaluate.transfer.finetune import FineTuning
 from retable.reproduce import Metric, Table, TableRow
-from retable.reproduce.plan import (
-    TableSelection,
-    plan_runs,
+from retable.reproduce.dry_run import render_prices, render_recipes
+from retable.reproduce.plan import TableSelection, plan_runs, resolve_rows
+from retable.reproduce.pricing import (
+    Rate,
+    measured_rate,
     price,
-    render_plan,
-    resolve_rows,
+    price_evaluation,
+    published_rate,
 )
 from retable.train.cost import forward_flops
 from retable.train.memory import training_memory
@@ -117,7 +120,7 @@ def test_equal_trainings_are_one_run_wherever_they_stand(side_by_side: Table) ->
 
 def test_a_dry_run_prices_every_training_of_a_row(side_by_side: Table) -> None:
     runs = plan_runs(resolve_rows(side_by_side, TableSelection()), [0])
-    text = render_plan(side_by_side, runs, "proxy", 72)
+    text = render_recipes(side_by_side, runs, "proxy", 72)
     assert "a/one, b/two  seed 0  moco-" in text
     assert "b/one  seed 0  moco-" in text
     assert text.count("images, ") == 3
@@ -193,7 +196,7 @@ def test_a_dry_run_says_what_a_process_needs_of_memory_for_its_part(table: Table
     runs = plan_runs(resolve_rows(table, TableSelection(rows=("supervised",))), [0])
     needed = []
     for parts in (1, 4):
-        text = render_plan(table, runs, "proxy", 72, parts)
+        text = render_recipes(table, runs, "proxy", 72, parts)
         (line,) = (line for line in text.splitlines() if "memory about" in line)
         assert line.endswith(f" GiB for {16 // parts} images a process")
         needed.append(float(line.split()[2]))
@@ -230,7 +233,9 @@ def test_an_encoder_that_would_not_fit_here_is_priced_without_running_it(
 
 
 def test_a_dry_run_shows_every_runs_recipe_and_price(table: Table) -> None:
-    text = render_plan(table, plan_runs(resolve_rows(table, TableSelection()), [0, 1]), "proxy", 72)
+    text = render_recipes(
+        table, plan_runs(resolve_rows(table, TableSelection()), [0, 1]), "proxy", 72
+    )
     assert text.startswith("paper-unit at proxy scale: 4 runs on 72 training images")
     assert "contrastive  seed 1  moco-" in text
     assert "2 epochs, 8 steps of 16 images: 128 images" in text
@@ -252,7 +257,7 @@ def test_a_dry_run_tells_a_recipe_by_what_tells_it_from_one_before(
         "longest": TableRow(contrastive(epochs=9, batch=8), (Knn(k=3),)),
     }
     runs = plan_runs(resolve_rows(dataclasses.replace(table, rows=rows), TableSelection()), [0])
-    blocks = render_plan(table, runs, "proxy", 72).split("\n\n")[1:-1]
+    blocks = render_recipes(table, runs, "proxy", 72).split("\n\n")[1:-1]
     assert [block.count("  pretrain  {") for block in blocks] == [1, 1, 0, 0]
     assert blocks[2].endswith("\n  as first with seed 0, but pretrain.epochs=7")
     said = blocks[3].rpartition("  as first with seed 0, but ")[2].split()
@@ -265,3 +270,48 @@ def test_a_dry_run_tells_a_recipe_by_what_tells_it_from_one_before(
         )["first"]
         == rows["longest"]
     ), "what is said can be given to --set"
+
+
+def test_a_dry_run_is_a_table_with_a_line_for_each_recipe(
+    table: Table, contrastive: Changed, supervised: Changed
+) -> None:
+    few = FineTuning(batch=8, bn_group=None, epochs=2, milestones=())
+    rows = {"first": TableRow(contrastive(), (Knn(k=5), few)), "other": TableRow(supervised(), ())}
+    runs = plan_runs(resolve_rows(dataclasses.replace(table, rows=rows), TableSelection()), [0, 3])
+    rate = Rate(1e6, "a stated rate")
+    text = render_prices(table, runs, "proxy", 72, 2, rate=rate, devices=2)
+    lines = text.splitlines()
+    assert lines[0] == "paper-unit at proxy scale: 4 runs on 72 training images"
+    (first,) = (line for line in lines if line.startswith("first"))
+    assert first.split()[1:5] == ["0", "3", "8", "128"]
+    assert sum(line.startswith("  finetune") for line in lines) == 1
+    assert sum(line.startswith("other") for line in lines) == 1
+    flops = sum(price(run.recipe, 72).flops for run in runs)
+    tuning = price_evaluation(few, runs[0].recipe.encoder, 7)
+    assert tuning is not None
+    minutes = (flops + 2 * tuning.flops) / 1e6 / 2 / 60
+    assert f"{minutes:.0f} min on 2 devices at least: a stated rate." in text
+    assert max(map(len, lines)) <= 100
+    assert lines[-1] == "Nothing was run."
+
+
+def test_without_a_rate_no_time_is_stated(table: Table) -> None:
+    runs = plan_runs(resolve_rows(table, TableSelection()), [0])
+    text = render_prices(table, runs, "paper", 72)
+    assert "time" not in text.partition("With --gpu")[0]
+    assert "With --gpu a100 the time is stated." in text
+
+
+def test_published_rates_are_those_of_their_sources() -> None:
+    # NVIDIA/DeepLearningExamples, resnet50v1.5: 367 images of a V100 in float32, 1,200 in half.
+    forward = forward_flops(ResNetRecipe("resnet50").build(0), 224)
+    rate = published_rate("v100", "float32")
+    assert rate is not None
+    assert rate.flops == pytest.approx(367 * 3 * forward, rel=0.01)
+    assert published_rate("rtx3090", "float32") is None
+
+
+def test_the_rate_of_this_machine_is_measured(contrastive: Changed) -> None:
+    rate = measured_rate(contrastive(), seconds=0.01)
+    assert 1e6 < rate.flops < 1e15
+    assert "this machine makes" in rate.source

@@ -23,7 +23,7 @@ from retable.errors import UserError
 from retable.methods.method import Batch
 from retable.nn.batch_norm import average_statistics, group_batch_norm
 from retable.random import derive_key, normal
-from retable.reproduce.plan import price
+from retable.reproduce.pricing import price
 from retable.testing import (
     StoppedError,
     TinyEncoder,

@@ -167,7 +167,7 @@ def _plan(
 ) -> str:
     """Describe an evaluation without running it: its settings, images, steps and operations."""
     from retable.evaluate.data import natural_train_view
-    from retable.reproduce.plan import price_evaluation
+    from retable.reproduce.pricing import price_evaluation
     from retable.settings import to_plain
 
     cost = None

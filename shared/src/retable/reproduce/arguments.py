@@ -19,6 +19,7 @@ from retable.evaluate.ood_sets import parse_set
 from retable.precision import PRECISIONS
 from retable.processes import available_cores
 from retable.reproduce.plan import TableSelection
+from retable.reproduce.pricing import PUBLISHED
 from retable.reproduce.table import SCALES, Table
 from retable.tables.recording import LEAST_SEEDS
 from retable.train.options import RunOptions
@@ -197,7 +198,9 @@ def _parser(table: Table) -> Parser:
     other = "keep runs that were made by other code or of other data; the table says so"
     add("--accept-other", nargs="+", choices=("code", "data"), default=[], help=other)
     add("--full", action="store_true", help="print the whole comparison, as in table.md")
-    add("--dry-run", action="store_true", help="print the planned runs and their cost")
+    add("--dry-run", action="store_true", help="print what the runs cost; --full: every recipe")
+    gpus = "with --dry-run: state the hours on a GPU whose rate is published"
+    add("--gpu", choices=tuple(PUBLISHED), default="", help=gpus)
     add("--record", action="store_true", help="store the metrics as this table's proxy references")
     add("--extend", action="store_true", help="with --record: add --seeds to those that are stored")
     folder = "folder of results; ./runs by default"

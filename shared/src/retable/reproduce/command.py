@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import importlib.util
+import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -19,7 +20,9 @@ from retable.evaluate.data import without_validation
 from retable.outputs import check_output_folder
 from retable.processes import exit_with_launcher
 from retable.reproduce import arguments, checks, execute, launch, recording, results
-from retable.reproduce.plan import TableSelection, plan_runs, render_plan, resolve_rows
+from retable.reproduce.dry_run import render_prices, render_recipes
+from retable.reproduce.plan import TableSelection, plan_runs, resolve_rows
+from retable.reproduce.pricing import Rate, measured_rate, published_rate
 from retable.reproduce.run import Run, kept_seeds, read_runs
 from retable.reproduce.table import Table, TableRow
 from retable.settings import fingerprint
@@ -68,7 +71,24 @@ def _main(table: Table, script: Path, words: Sequence[str]) -> int:
         check_output_folder(options.folder, "--runs")
     if options.dry_run:
         images = _training_images(table, runs[0].recipe)
-        print(render_plan(table, runs, selection.scale, images, processes * options.accumulate))
+        parts = processes * options.accumulate
+        if options.full:
+            print(render_recipes(table, runs, selection.scale, images, parts))
+            return 0
+        rate = _rate(runs[0], selection, options)
+        width = shutil.get_terminal_size((100, 24)).columns
+        print(
+            render_prices(
+                table,
+                runs,
+                selection.scale,
+                images,
+                parts,
+                rate=rate,
+                devices=processes,
+                width=width,
+            )
+        )
         return 0
     if processes > 1 and not launch.is_launched():
         return launch.relaunch(script, words, processes)
@@ -122,6 +142,20 @@ def list_notes(table: Table, selection: TableSelection) -> list[str]:
     lists = table.label_lists
     given = lists is not None and lists.option in dict(selection.other_data)
     return [lists.note] if lists is not None and not given and selection.scale == "paper" else []
+
+
+def _rate(run: Run, selection: TableSelection, options: RunOptions) -> Rate | None:
+    """Return the rate of the GPU that is named, or at a small scale that of this machine."""
+    if options.gpu:
+        precision = selection.precision or "float32"
+        rate = published_rate(options.gpu, precision)
+        if rate is None:
+            raise UserError(
+                f"`--gpu {options.gpu}` must have a published rate in {precision}. Add "
+                "--mixed-precision fp16, or leave it out."
+            )
+        return rate
+    return None if selection.scale == "paper" else measured_rate(run.recipe)
 
 
 def _training_images(table: Table, recipe: PretrainRecipe) -> int:

@@ -25,7 +25,7 @@ from retable.methods.method import Method, Progress
 from retable.outputs import check_output_folder
 from retable.reproduce.checks import check_claims, claim_of, opener, train_source
 from retable.reproduce.launch import run_side_by_side
-from retable.reproduce.plan import operations, price
+from retable.reproduce.pricing import operations, price
 from retable.reproduce.run import FinishedRun, Run, evaluation_owner, read_evaluation, read_run
 from retable.settings import to_plain
 from retable.train.metrics import MetricsLog

@@ -1,26 +1,15 @@
-"""The runs that a selection of a table needs, their cost, and their description (``--dry-run``)."""
+"""The runs that a selection of a table needs."""
 
 from __future__ import annotations
 
-import functools
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
-from retable.distributed import process_count
-from retable.encoders import EncoderRecipe, ResNetRecipe
 from retable.errors import UserError
-from retable.evaluate.protocol import Evaluation
 from retable.reproduce.run import Run
 from retable.reproduce.table import Table, TableRow
-from retable.settings import flatten, parse_setting, to_plain, with_field
-from retable.train.cost import forward_flops
-from retable.train.memory import training_memory
+from retable.settings import parse_setting, with_field
 from retable.train.recipe import PretrainRecipe
-from retable.train.shape_inference import shapes_only
-
-MOST_DIFFERENCES = 8
-"""Largest number of differing fields for which a recipe is described by its differences."""
 
 
 @dataclass(frozen=True)
@@ -143,146 +132,3 @@ def apply_overrides(row: TableRow, overrides: Iterable[str]) -> TableRow:
             choices = ", ".join(f"{name}.FIELD" for name in ("pretrain", *evaluations))
             raise UserError(f"`--set {path}` must name a field of a row, one of {choices}.")
     return row
-
-
-def operations(flops: float) -> str:
-    """Write floating-point operations with a unit."""
-    for unit, size in (("EFLOP", 1e18), ("PFLOP", 1e15), ("TFLOP", 1e12)):
-        if flops >= size:
-            return f"{flops / size:,.1f} {unit}"
-    return f"{flops / 1e9:,.1f} GFLOP"
-
-
-@dataclass(frozen=True)
-class Price:
-    """Cost of a training: images seen, optimizer steps, floating-point operations.
-
-    ``memory`` is in bytes, for one process that holds the whole batch; None: not estimated.
-    """
-
-    images: int
-    steps: int
-    flops: float
-    memory: float | None = None
-
-    def __str__(self) -> str:
-        done = f"{self.steps:,} steps, {self.images:,} images"
-        done = f"{done}, {operations(self.flops)} in the encoder"
-        if self.memory is None:
-            return done
-        return f"{done}, memory about {gibibytes(self.memory)} GiB for a whole batch"
-
-
-def price(recipe: PretrainRecipe, images: int) -> Price:
-    """Estimate a pretraining on a data set of ``images`` training images."""
-    steps = recipe.epochs * (images // recipe.batch)
-    if recipe.max_steps is not None:
-        steps = min(steps, recipe.max_steps)
-    inputs = _encoder_inputs(recipe)
-    per_image = sum(passes * _forward_flops(recipe.encoder, side) for side, passes in inputs)
-    return Price(steps * recipe.batch, steps, steps * recipe.batch * per_image)
-
-
-def price_evaluation(
-    evaluation: Evaluation, encoder: EncoderRecipe, images: int, size: int = 224
-) -> Price | None:
-    """Estimate the training of ``encoder`` in an evaluation, None where there is none.
-
-    ``images`` is the number of training images that keep their labels, ``size`` the side of the
-    training view in pixels, where the evaluation states none.
-    """
-    budget = evaluation.budget(images, size)
-    if budget is None:
-        return None
-    flops = budget.images * budget.passes * _forward_flops(encoder, budget.size)
-    return Price(budget.images, budget.steps, flops, _memory(evaluation, encoder, images, size))
-
-
-@functools.lru_cache(maxsize=256)
-def _memory(evaluation: Evaluation, encoder: EncoderRecipe, images: int, size: int) -> float | None:
-    return evaluation.memory(encoder, images, size)
-
-
-@functools.lru_cache(maxsize=256)
-def _forward_flops(recipe: EncoderRecipe, side: int) -> float:
-    with shapes_only():
-        return forward_flops(recipe.build(0), side)
-
-
-@functools.lru_cache(maxsize=256)
-def _encoder_inputs(recipe: PretrainRecipe) -> tuple[tuple[int, float], ...]:
-    with shapes_only():  # around the smallest encoder: a method's inputs depend on none
-        method = recipe.method.build(ResNetRecipe("small_resnet8").build(0), 0)
-    return method.encoder_inputs([view.size for view in recipe.views])
-
-
-def render_plan(table: Table, runs: list[Run], scale: str, images: int, parts: int = 1) -> str:
-    """Describe every run: its resolved recipe, its evaluations, images, operations and memory.
-
-    A recipe that differs from an earlier one in a few fields is described by these, as ``--set``
-    takes them. Other recipes are printed in full, as JSON (`retable.settings.to_plain`).
-
-    ``images`` is the number of training images of the data set; ``parts`` are those that a batch is
-    split into, over processes and micro-batches.
-    """
-    lines = [f"{table.name} at {scale} scale: {len(runs)} runs on {images:,} training images"]
-    total = 0.0
-    earlier: dict[Run, dict[str, str]] = {}
-    for run in runs:
-        cost = price(run.recipe, images)
-        total += cost.flops
-        lines += [
-            "",
-            f"{', '.join(run.rows)}  seed {run.seed}  {run.name}",
-            f"  {run.recipe.epochs} epochs, {cost.steps:,} steps of {run.recipe.batch} images: "
-            f"{cost.images:,} images, {operations(cost.flops)} in the encoder",
-            f"  memory about {_gibibytes(run.recipe, parts)} GiB for {run.recipe.batch // parts:,} "
-            "images a process",
-        ]
-        for evaluation in run.evaluations:
-            labelled = evaluation.data.training_images(images)
-            extra = price_evaluation(evaluation, run.recipe.encoder, labelled)
-            if extra is not None:
-                total += extra.flops
-                lines.append(f"  {evaluation.name}: {extra}")
-        lines += _recipes(run, earlier)
-    lines += [
-        "",
-        f"Pretraining in all: {operations(total)} in the encoders.",
-        "Processes share a batch and what it takes of the memory.",
-    ]
-    if process_count() == 1:
-        lines.append("Nothing was run.")
-    return "\n".join(lines)
-
-
-def _recipes(run: Run, earlier: dict[Run, dict[str, str]]) -> list[str]:
-    """Return the run's recipes in full, or their differences from the most similar earlier run."""
-    # Paths as `--set` takes them; it does not reach views, whose paths have their numbers.
-    recipes = {"pretrain": run.recipe, **{each.name: each for each in run.evaluations}}
-    fields = flatten({name: to_plain(recipe) for name, recipe in recipes.items()})
-    own = {path: json.dumps(v, ensure_ascii=False, separators=(",", ":")) for path, v in fields}
-    changes = [
-        (other, [f"{path}={value}" for path, value in own.items() if its[path] != value])
-        for other, its in earlier.items()
-        if its.keys() == own.keys()
-    ]
-    earlier[run] = own
-    if changes:
-        other, changed = min(changes, key=lambda change: len(change[1]))
-        if len(changed) <= MOST_DIFFERENCES:
-            but = f", but {' '.join(changed)}" if changed else ""
-            return [f"  as {other.rows[0]} with seed {other.seed}{but}"]
-    parts = [("pretrain", run.recipe), *(("evaluate", each) for each in run.evaluations)]
-    return [f"  {word}  {json.dumps(to_plain(r), ensure_ascii=False)}" for word, r in parts]
-
-
-@functools.cache  # seeds differ in nothing that takes memory
-def _gibibytes(recipe: PretrainRecipe, parts: int) -> str:
-    return gibibytes(training_memory(recipe, recipe.batch // parts))
-
-
-def gibibytes(count: float) -> str:
-    """Write a number of bytes in GiB."""
-    needed = count / 2**30
-    return f"{needed:,.1f}" if needed >= 1 else f"{needed:.2g}"

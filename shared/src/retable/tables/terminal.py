@@ -59,7 +59,7 @@ def render_terminal(
                 parts += [*([""] if gap else []), *(_wrapped(line, width) for line in block.lines)]
                 gap = False
             case Cells():
-                write = _sentences if block.sentences else _aligned
+                write = _sentences if block.sentences else write_cells
                 parts.append(write(block, width))
                 gap = True
     text = "\n".join(line.rstrip() for part in parts for line in part.split("\n")) + "\n"
@@ -83,8 +83,10 @@ def _sentences(cells: Cells, width: int) -> str:
     return "\n".join(text)
 
 
-def _aligned(cells: Cells, width: int) -> str:
-    """Align values to the right, labels and verdicts to the left; wrap labels, omit nothing.
+def write_cells(cells: Cells, width: int) -> str:
+    """Return cells as text: values to the right, labels and the last column to the left.
+
+    Labels are wrapped, and nothing is omitted.
 
     Labels that would be too narrow take a line of their own. Where the values alone are too wide,
     the first of them join the label. A label without values is the title of the lines below it.

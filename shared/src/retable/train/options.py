@@ -31,6 +31,7 @@ class RunOptions:
         fresh: Delete runs that began before this ``time.time()``; 0 deletes none.
         accepted: "code" or "data": keep runs that were made of other code or data.
         full: Print the whole comparison at the end, not the table and its verdicts alone.
+        gpu: GPU whose published rate gives the hours of a dry run; "": this machine's.
         dry_run: Print the plan and its cost instead of training.
         record: Store the metrics as the table's proxy references.
         extend: Keep the seeds that are stored there.
@@ -55,6 +56,7 @@ class RunOptions:
     fresh: float = 0.0
     accepted: tuple[str, ...] = ()
     full: bool = False
+    gpu: str = ""
     dry_run: bool = False
     record: bool = False
     extend: bool = False
