@@ -29,11 +29,13 @@ COMPUTING = (
 
 PROGRAM = """
 import runpy, sys
+from accelerate.state import AcceleratorState
 if __name__ == "__main__":
     names, sys.argv[1:] = sys.argv[1].split(), sys.argv[2:]
     sys.path.insert(0, {folder!r})
     for name in names:
         runpy.run_path({folder!r} + "/" + name + ".py", run_name="__main__")
+        AcceleratorState._reset_state()  # the next one may train in another precision
 """
 
 

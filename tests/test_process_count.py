@@ -334,9 +334,10 @@ def test_the_command_line_gives_one_table_on_one_and_two_processes(
     one, two = figures
     assert one.keys() == two.keys()
     for name, value in one.items():
-        if "top" in name:
+        if "top" in name or "mean_per_class" in name:
             # Percentages of 256 images: a prediction flips where two classes tie to rounding.
-            # Measured: two images, one in the accuracies that the table prints.
+            # Measured: two images, one in the accuracies that the table prints. Every class has
+            # 16 images, so the mean over classes moves as far as the mean over images.
             assert two[name] == pytest.approx(value, abs=3 * 100 / 256), name
         elif name.startswith("pretrain.") and not _of_a_share(name):
             assert two[name] == pytest.approx(value, rel=1e-3, abs=2 / 512), name
