@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,7 @@ from retable.reproduce.label_lists import LabelLists
 from retable.reproduce.plan import resolve_rows
 from retable.reproduce.results import Outcomes, compare_table
 from retable.reproduce.table import Gain
+from retable.tables import load_reference
 from retable.train.options import RunOptions
 
 
@@ -124,6 +126,21 @@ def test_wrong_usage_is_a_users_mistake_that_points_to_the_help(
     with pytest.raises(UserError, match=said) as mistake:
         parse(table, words)
     assert str(mistake.value).endswith("(see --help).")
+
+
+def test_the_help_has_the_rows_with_their_labels_and_the_fields_of_each_part(
+    table: Table, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        parse(table, ["--help"])
+    assert ended.value.code == 0
+    said = capsys.readouterr().out
+    assert max(map(len, said.splitlines())) <= 80
+    labels = {row.key: row.label for row in load_reference(table.reference).rows}
+    for name in table.rows:
+        assert re.search(rf"^  {re.escape(name)} +{re.escape(labels[name])}$", said, re.M)
+    assert re.search(r"^  pretrain: batch, .*epochs", said, re.M)
+    assert "FIELDs of optimizer (OptimizerRecipe)" in said
 
 
 def test_options_say_what_to_run_and_how(table: Table) -> None:

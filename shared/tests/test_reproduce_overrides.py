@@ -72,7 +72,9 @@ def test_a_whole_number_makes_the_run_that_the_float_makes(row: TableRow) -> Non
     [
         ("pretrain.epochs", r"`--set pretrain\.epochs` must have a value. Use --set .*=VALUE"),
         ("=5", "must have a value. Use --set FIELD=VALUE"),
-        ("epochs=5", r"must name a field of a row, one of pretrain\.FIELD, linear\.FIELD"),
+        ("epochs=5", r"one of pretrain\.FIELD, linear\.FIELD.*; did you mean pretrain\.epochs\?"),
+        ("linaer.lr=5", r"; did you mean linear\.lr\?"),
+        ("pretrain.epoch=5", r"Choose from method, data, .*; did you mean epochs\?"),
         ("pretrain=5", "must name a field of a row"),
         ("mlp.lr=5", "must name a field of a row"),
         ("pretrain.speed=5", "a field of PretrainRecipe, got 'speed'. Choose from method, data"),

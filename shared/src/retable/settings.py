@@ -17,6 +17,7 @@ from typing import Annotated, Any, TypeVar
 
 from retable.domains import Domain, shown
 from retable.errors import UserError
+from retable.text import did_you_mean
 
 T = TypeVar("T")
 
@@ -139,7 +140,7 @@ def with_field(recipe: T, names: list[str], value: Any, path: str) -> T:
     if head not in fields:
         raise UserError(
             f"`--set {path}` must name a field of {type(recipe).__name__}, got {head!r}. "
-            f"Choose from {', '.join(fields)}."
+            f"Choose from {', '.join(fields)}{did_you_mean(head, fields)}"
         )
     old = getattr(recipe, head)
     if rest:
@@ -159,6 +160,17 @@ def with_field(recipe: T, names: list[str], value: Any, path: str) -> T:
     changed = dataclasses.replace(recipe, **{head: new})  # type: ignore[type-var]
     validate_fields(changed)
     return changed
+
+
+def field_paths(recipe: Any) -> Iterator[str]:
+    """Yield the paths of the fields that `with_field` can replace, outer ones first.
+
+    A field that holds a dataclass is followed by those inside it.
+    """
+    for field in dataclasses.fields(recipe):
+        value = getattr(recipe, field.name)
+        inner = field_paths(value) if dataclasses.is_dataclass(value) else ()
+        yield from (field.name, *(f"{field.name}.{path}" for path in inner))
 
 
 def validate_fields(recipe: Any) -> None:

@@ -23,6 +23,7 @@ from retable.data.transfer.coco import open_coco
 from retable.data.transfer.voc import open_voc
 from retable.data.transfer.voc_segmentation import open_voc_segmentation
 from retable.errors import UserError
+from retable.text import did_you_mean
 
 Opener = Callable[..., Source]
 """Opens a split of a registered data set: ``opener(address, split, *, ...)``.
@@ -153,7 +154,10 @@ def _parse(data: str) -> tuple[str, str, str]:
         declared = entry_points(group=ENTRY_POINTS).names
         others = sorted((_openers.keys() | declared) - ADDRESSES.keys() - {"shapes"})
         known = ["shapes", *ADDRESSES.values(), *others]
-        raise UserError(f"The data set {data!r} is unknown: use {', '.join(map(repr, known))}.")
+        near = did_you_mean(name, (*_openers, *declared)) if name not in _openers else "."
+        raise UserError(
+            f"The data set {data!r} is unknown: use {', '.join(map(repr, known))}{near}"
+        )
     return name, address, query
 
 

@@ -18,6 +18,7 @@ from retable.errors import UserError
 from retable.evaluate.ood_sets import parse_set
 from retable.precision import PRECISIONS
 from retable.processes import available_cores
+from retable.reproduce.help import epilog
 from retable.reproduce.plan import TableSelection
 from retable.reproduce.pricing import PUBLISHED
 from retable.reproduce.table import SCALES, Table
@@ -156,10 +157,15 @@ def _parser(table: Table) -> Parser:
     default = "all by default"
     if table.first_rows:
         default = f"{' '.join(table.first_rows)} by default at proxy scale; all: every row"
-    rows = f"of {', '.join(table.rows)}{variants}; {default}"
-    parser = Parser(prog=table.script.name, description=f"Reproduce {table.name}.")
+    rows = f"rows by the names below{variants}; {default}"
+    parser = Parser(
+        prog=table.script.name,
+        description=f"Reproduce {table.name}.",
+        epilog=epilog(table).replace("%", "%%"),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     add = parser.add_argument
-    add("--scale", choices=SCALES, default="proxy", help="proxy: minutes, built-in images")
+    add("--scale", choices=SCALES, default="proxy", help="proxy by default; see below")
     add("--data", help="DIR, hf:NAME or arrow:DIR, for --scale paper")
     for name, what in {**table.other_data, **table.optional_data}.items():
         add(f"--{name}", metavar="DIR", help=f"{what}, for --scale paper")
@@ -172,7 +178,8 @@ def _parser(table: Table) -> Parser:
         add("--ood", metavar="NAME=DIR", action="append", default=[], help=ood)
     add("--rows", nargs="+", metavar="ROW", help=rows)
     add("--seeds", nargs="+", metavar="SEED", help="numbers or ranges: 0 1 2 or 0-4")
-    add("--set", action="append", metavar="FIELD=VALUE", help="for instance pretrain.epochs=5")
+    fields = "for instance pretrain.epochs=5; the fields stand below"
+    add("--set", action="append", metavar="FIELD=VALUE", help=fields)
     add(
         "--processes",
         type=integer(Small),

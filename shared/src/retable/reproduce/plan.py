@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 from retable.errors import UserError
 from retable.reproduce.run import Run
 from retable.reproduce.table import Table, TableRow
-from retable.settings import parse_setting, with_field
+from retable.settings import field_paths, parse_setting, with_field
+from retable.text import did_you_mean
 from retable.train.recipe import PretrainRecipe
 
 
@@ -48,7 +49,8 @@ def resolve_rows(table: Table, selection: TableSelection) -> dict[str, TableRow]
     named |= {name: {name} for trainings in named.values() for name in trainings}
     if unknown := [name for name in selection.rows if name not in named]:
         raise UserError(
-            f"{table.name} has no row {', '.join(unknown)}. Choose from {', '.join(table.rows)}."
+            f"{table.name} has no row {', '.join(unknown)}. Choose from {', '.join(table.rows)}"
+            f"{did_you_mean(unknown[0], named)}"
         )
     for name, data in (("data", selection.data), *selection.other_data):
         if data is not None and selection.scale != "paper":
@@ -130,5 +132,14 @@ def apply_overrides(row: TableRow, overrides: Iterable[str]) -> TableRow:
             row = replace(row, evaluations=tuple(evaluations.values()))
         else:
             choices = ", ".join(f"{name}.FIELD" for name in ("pretrain", *evaluations))
-            raise UserError(f"`--set {path}` must name a field of a row, one of {choices}.")
+            paths = settable_fields(row)
+            longer = [each for each in paths if each.endswith(f".{path}")]
+            asked = f"; did you mean {longer[0]}?" if longer else did_you_mean(path, paths)
+            raise UserError(f"`--set {path}` must name a field of a row, one of {choices}{asked}")
     return row
+
+
+def settable_fields(row: TableRow) -> list[str]:
+    """Return the paths that ``--set`` takes, those inside a recipe's recipes included."""
+    parts = {"pretrain": row.pretrain, **{each.name: each for each in row.evaluations}}
+    return [f"{name}.{path}" for name, part in parts.items() for path in field_paths(part)]
