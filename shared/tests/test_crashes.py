@@ -44,7 +44,7 @@ each = pytest.mark.parametrize("die", HOW, ids=lambda die: die.__name__)
 @each
 def test_a_run_beside_others(die: Callable[[], None]) -> None:
     with pytest.raises(MachineError) as raised:
-        run_side_by_side([die, partial(os.getpid)], 2)  # type: ignore[list-item]
+        run_side_by_side([die, partial(os.getpid)], 2, print)  # type: ignore[list-item]
     assert re.match(f"A worker process {HOW[die]}", str(raised.value)), raised.value
     assert "Start the same command again to continue" in str(raised.value)
 

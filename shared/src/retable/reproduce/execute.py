@@ -7,7 +7,7 @@ import functools
 import shutil
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,9 +23,9 @@ from retable.evaluate.knn import Knn, neighbours
 from retable.evaluate.protocol import EvalContext, Evaluation
 from retable.methods.method import Method, Progress
 from retable.outputs import check_output_folder
+from retable.reproduce.announcements import Announcements
 from retable.reproduce.checks import check_claims, claim_of, opener, train_source
 from retable.reproduce.launch import run_side_by_side
-from retable.reproduce.pricing import operations, price
 from retable.reproduce.run import FinishedRun, Run, evaluation_owner, read_evaluation, read_run
 from retable.settings import to_plain
 from retable.train.metrics import MetricsLog
@@ -66,28 +66,16 @@ def execute(runs: Iterable[Run], options: RunOptions) -> None:
     check_output_folder(options.folder, "--runs")
     runs = list(runs)
     check_claims(runs, options)
-    calls = [
-        functools.partial(execute_one, run, options) for run in runs if not is_current(run, options)
-    ]
-    if calls and not options.quiet and distributed.process_index() == 0:
-        print(announcement(runs, len(calls), options), file=sys.stderr)
-    if options.jobs > 1 and len(calls) > 1:
-        run_side_by_side(calls, options.jobs)
+    waiting = [run for run in runs if not is_current(run, options)]
+    said = Announcements(runs, waiting, options)
+    said.begin()
+    if options.jobs > 1 and len(waiting) > 1:
+        calls = [functools.partial(execute_one, run, options) for run in waiting]
+        run_side_by_side(calls, options.jobs, lambda index: said.end_of(waiting[index]))
         return
-    for call in calls:
-        call()
-
-
-def announcement(runs: Sequence[Run], waiting: int, options: RunOptions) -> str:
-    """Say what a command is about to do."""
-    costs = [price(run.recipe, len(train_source(run.recipe, options))) for run in runs]
-    steps = sorted({cost.steps for cost in costs})
-    each = f"{steps[0]:,}" if len(steps) == 1 else f"{steps[0]:,} to {steps[-1]:,}"
-    complete = f", {len(runs) - waiting} of them complete" if waiting < len(runs) else ""
-    beside = f", {options.jobs} at a time" if options.jobs > 1 and waiting > 1 else ""
-    work = operations(sum(cost.flops for cost in costs))
-    noun = "run" if len(runs) == 1 else "runs"
-    return f"{len(runs)} {noun} of {each} steps, {work} in the encoders{complete}{beside}"
+    for run in waiting:
+        execute_one(run, options)
+        said.end_of(run)
 
 
 def execute_one(run: Run, options: RunOptions) -> None:
@@ -110,13 +98,6 @@ def execute_one(run: Run, options: RunOptions) -> None:
         if finished is not None and finished.failure is None:
             for evaluation in run.evaluations:
                 _evaluate(run, evaluation, accelerator, options)
-    if accelerator.is_main_process and not options.quiet:
-        finished = read_run(run, options.folder)
-        assert finished is not None
-        primary = {f"{each.name}.{next(iter(each.metrics))}" for each in run.evaluations}
-        found = [f"{name} {v:.2f}" for name, v in finished.metrics.items() if name in primary]
-        outcome = finished.failure or ", ".join(found) or "pretrained"
-        print(f"{' = '.join(run.rows)} seed {run.seed}: {outcome} ({run.name})", file=sys.stderr)
 
 
 def _pretrain(run: Run, directory: RunDirectory, accelerator: Any, options: RunOptions) -> None:

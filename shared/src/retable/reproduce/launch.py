@@ -179,8 +179,12 @@ def tell(message: str) -> None:
         print(message, file=sys.stderr)
 
 
-def run_side_by_side(calls: Sequence[Callable[[], None]], jobs: int) -> None:
+def run_side_by_side(
+    calls: Sequence[Callable[[], None]], jobs: int, ended: Callable[[int], None]
+) -> None:
     """Make picklable calls in ``jobs`` worker processes, each with its own line for bars.
+
+    ``ended`` is called here with the index of each call that has returned.
 
     The first exception of a call is raised here and ends the other workers; that of a killed worker
     is a `MachineError`.
@@ -192,23 +196,27 @@ def run_side_by_side(calls: Sequence[Callable[[], None]], jobs: int) -> None:
     with CrashReports() as crashes:
         start = (lines, os.getpid(), crashes.path)
         pool = ProcessPoolExecutor(jobs, context, initializer=_begin_worker, initargs=start)
-        _run_in(pool, calls, crashes)
+        _run_in(pool, calls, crashes, ended)
 
 
 def _run_in(
-    pool: ProcessPoolExecutor, calls: Sequence[Callable[[], None]], crashes: CrashReports
+    pool: ProcessPoolExecutor,
+    calls: Sequence[Callable[[], None]],
+    crashes: CrashReports,
+    ended: Callable[[int], None],
 ) -> None:
     workers: list[Any] = []
     try:
         # Ctrl-C is deferred, and the workers that start meanwhile never receive it.
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
-            futures = [pool.submit(call) for call in calls]
+            futures = {pool.submit(call): index for index, call in enumerate(calls)}
             workers = multiprocessing.active_children()
         finally:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
         for future in as_completed(futures):
             future.result()
+            ended(futures[future])
         pool.shutdown()  # the workers' processor time counts for this process once they have ended
     except BrokenProcessPool:
         pool.shutdown()  # until when all have their exit status
