@@ -1,4 +1,4 @@
-"""What a command says of its runs before the first and after each."""
+"""A command says what it will run, and after each run how long the others will take."""
 
 from __future__ import annotations
 

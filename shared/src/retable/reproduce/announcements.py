@@ -1,4 +1,4 @@
-"""What a command says of its runs on standard error: before the first, and after each."""
+"""Messages about runs on standard error: before the first, and after each."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a table's ``--help`` says after its options: scales, rows, and the fields of ``--set``."""
+"""The end of a table's ``--help``: scales, rows, and the fields of ``--set``."""
 
 from __future__ import annotations
 
