@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 
 from retable import __version__
-from retable.cli import evaluate, export, plot, table
+from retable.cli import evaluate, export, new, plot, table
 from retable.domains import Parser
 from retable.exit_status import run_guarded
 from retable.text import printable
@@ -24,6 +24,7 @@ _EXAMPLES = """examples:
   retable export runs/moco-1/encoder.safetensors --layout detectron2 backbone.pth
   retable plot scores runs/moco-1 runs/moco-2 --epochs 0:10 --out scores.pdf
   retable table mochi-table1 --format latex --columns top1 --out table1.tex
+  retable new table mochi/table9
 """
 
 
@@ -40,7 +41,7 @@ def _run(arguments: Sequence[str] | None) -> int:
     parser = Parser(
         prog="retable",
         description="Evaluate self-supervised encoders, export their weights, draw their training, "
-        "and write compared tables.",
+        "write compared tables and templates.",
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -51,6 +52,7 @@ def _run(arguments: Sequence[str] | None) -> int:
         ("export", export, "write an encoder for another program"),
         ("plot", plot, "draw recorded scores and gradients"),
         ("table", table, "write a compared table as LaTeX, CSV or Markdown"),
+        ("new", new, "write a template of a table that runs as it is"),
     ):
         command = commands.add_parser(name, help=summary)
         module.add_arguments(command)

@@ -59,7 +59,9 @@ class Announcements:
         said = f"; {ended} of {waiting} runs"
         if ended == waiting or not done:
             return said
-        return f"{said}, about {_rounded((time.monotonic() - self._start) * rest / done)} left"
+        # Of runs side by side others are nearly there too.
+        about = "at most" if self.options.jobs > 1 else "about"
+        return f"{said}, {about} {_rounded((time.monotonic() - self._start) * rest / done)} left"
 
 
 def _rounded(seconds: float) -> str:
