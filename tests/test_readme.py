@@ -234,7 +234,7 @@ def test_a_row_is_added_in_one_file(tmp_path: Path) -> None:
     assert command[0].endswith("/bin/python")
     changes = ["--rows", "moco_v2_hardest", "--scale", "smoke", "--quiet"]
     table = run([sys.executable, *command[1:], *changes], tmp_path)
-    assert re.search(r"^moco_v2_hardest +\S +\d", table, re.MULTILINE)
+    assert re.search(r"^  moco_v2_hardest +\d", table, re.MULTILINE)
 
 
 def test_every_table_is_named() -> None:

@@ -38,6 +38,13 @@ def test_each_column_has_its_name_once_and_rows_that_were_not_run_are_left_out(
     assert "Not run: AP, all rows: needs detection fine-tuning." in " ".join(text.split())
 
 
+def test_a_reason_for_what_was_not_run_appears_once(paper: Reference) -> None:
+    measured = {"base": {"top1": {0: 78.0}, "error": {0: 22.0}}}
+    text = render_terminal(compare(paper, measured, scale="paper"), width=100, full=False)
+    reasons = [line for line in text.splitlines() if "not requested in this run" in line]
+    assert len(reasons) == 1
+
+
 def test_notes_appear_once_and_name_their_column(compared: Comparison) -> None:
     text = " ".join(render_terminal(compared, width=100, full=False).split())
     assert text.count("A note about all runs.") == 1

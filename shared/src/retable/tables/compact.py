@@ -6,9 +6,6 @@ from retable.tables import phrases
 from retable.tables.comparison import Comparison
 from retable.tables.document import Block, Cells, Heading, Paragraph, shown_columns
 
-MOST_GAPS = 3
-"""Reasons for what was not run that are listed; more are counted."""
-
 
 def compact_document(comparison: Comparison) -> list[Block]:
     """Return the blocks of a comparison that a command prints at its end.
@@ -39,9 +36,7 @@ def compact_document(comparison: Comparison) -> list[Block]:
     remarks = [*phrases.remarks(comparison), *comparison.notes]
     if comparison.unfinished:
         remarks.insert(0, f"No verdicts: {comparison.unfinished}.")
-    if gaps := phrases.missing(comparison):
-        more = [f"{len(gaps) - MOST_GAPS} more"] if len(gaps) > MOST_GAPS else []
-        remarks.append(f"Not run: {'; '.join([*gaps[:MOST_GAPS], *more])}.")
+    remarks += [f"Not run: {gap}." for gap in phrases.missing_by_reason(comparison)]
     if remarks:
         blocks.append(Paragraph(remarks, "list"))
     blocks.append(Paragraph([phrases.summary(comparison)], "summary"))

@@ -238,8 +238,25 @@ def claim_margin(compared: ComparedClaim, decimals: int) -> str:
 
 def missing(comparison: Comparison) -> list[str]:
     """List what did not run with its reason: empty columns once, else by row."""
+    return [f"{subject}: {reason}" for subject, reason in _gaps(comparison)]
+
+
+def missing_by_reason(comparison: Comparison) -> list[str]:
+    """List the reasons for what did not run, each once with up to four of its columns or rows."""
+    found: dict[str, list[str]] = {}
+    for subject, reason in _gaps(comparison):
+        found.setdefault(reason, []).append(subject)
+    return [
+        f"{'; '.join(subjects) if len(subjects) <= 4 else f'{len(subjects)} rows or columns'}: "
+        f"{reason}"
+        for reason, subjects in found.items()
+    ]
+
+
+def _gaps(comparison: Comparison) -> list[tuple[str, str]]:
+    """Return what did not run, with the reason."""
     names = {row.row.key: row.row.label for row in comparison.rows}
-    sentences, by_row = [], dict[tuple[str, str], list[str]]()
+    found, by_row = [], dict[tuple[str, str], list[str]]()
     for column in comparison.columns:
         cells = {row.row.key: row.cells[column.key] for row in comparison.rows}
         gaps = {
@@ -249,13 +266,13 @@ def missing(comparison: Comparison) -> list[str]:
         }
         reasons, measured = set(gaps.values()), any(cell.measured for cell in cells.values())
         if len(gaps) > 1 and len(reasons) == 1 and not measured:
-            sentences.append(f"{column.label}, all rows: {reasons.pop()}")
+            found.append((f"{column.label}, all rows", reasons.pop()))
             continue
         for key, reason in gaps.items():
             by_row.setdefault((key, reason), []).append(column.label)
     for (key, reason), columns in by_row.items():
-        sentences.append(f"{names[key]} ({', '.join(columns)}): {reason}")
-    return sentences
+        found.append((f"{names[key]} ({', '.join(columns)})", reason))
+    return found
 
 
 def remarks(comparison: Comparison) -> list[str]:
