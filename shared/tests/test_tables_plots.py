@@ -188,6 +188,12 @@ def test_the_report_has_every_table_run_or_not(folders: Path) -> None:
         assert "Scale: paper" in text
 
 
+def test_the_report_says_how_many_seeds_a_table_has_and_which(folders: Path) -> None:
+    _, markdown = build_report(folders / "reproductions", folders / "runs", folders / "out")
+    (line,) = (one for one in markdown.read_text().splitlines() if "| proxy |" in one)
+    assert "| 1 (seed 9) |" in line
+
+
 def test_the_report_needs_no_other_file(folders: Path) -> None:
     html, _ = build_report(folders / "reproductions", folders / "runs", folders / "out")
     text = html.read_text()

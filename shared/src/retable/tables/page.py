@@ -25,6 +25,9 @@ th, td { padding: .25rem .7rem; border-bottom: 1px solid var(--line); text-align
 th { color: var(--soft); font-weight: 600; }
 th:first-child, td:first-child, th:last-child, td:last-child { text-align: left; }
 table.sentences th, table.sentences td { white-space: normal; text-align: left; }
+table.values td:last-child, table.values td:nth-last-child(2) { white-space: normal; }
+@media (max-width: 40rem) { body { margin: 1rem auto; padding: 0 .6rem; }
+  th, td { padding: .2rem .35rem; } table { font-size: .8rem; } }
 @media print { table { font-size: .7rem; } }
 .scale { border-left: 4px solid var(--line); padding-left: .8rem; }
 .subtitle, .source, .caption { color: var(--soft); font-size: .88rem; }

@@ -119,15 +119,22 @@ def _overview(tables: Mapping[str, Sequence[Result]]) -> Cells:
             lines.append([name, "never run", *empty, f"nox -s reproduce-{name}"])
         for comparison, _ in results:
             counts, claims = comparison.counts(), comparison.claim_counts()
-            seeds = " ".join(map(str, comparison.seeds))
             tested = ", ".join(f"{claims[v]} {v}" for v in ClaimVerdict if claims[v])
             state = "MISS" if comparison.misses() else comparison.unfinished and "claims nothing"
             verdicts = [str(counts[v]) for v in Verdict]
             if firm := comparison.firm_matches():
                 verdicts[0] += f" ({firm} firm)"
-            lines.append([name, comparison.scale, seeds, *verdicts, tested, state])
+            lines.append([name, comparison.scale, _seeds(comparison), *verdicts, tested, state])
     heads = ["table", "scale", "seeds", *map(str, Verdict), "claims", ""]
     return Cells(heads, lines, links=frozenset(name for name in tables if tables[name]))
+
+
+def _seeds(comparison: Comparison) -> str:
+    """Return how many seeds a table has, and which: a single number would read as a count."""
+    seeds = comparison.seeds
+    if not seeds:
+        return "none"
+    return f"{len(seeds)} ({'seed' if len(seeds) == 1 else 'seeds'} {', '.join(map(str, seeds))})"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
