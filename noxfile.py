@@ -21,6 +21,7 @@ import os
 import shutil
 import sys
 import tempfile
+import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -319,6 +320,22 @@ def bench(session: nox.Session) -> None:
     with environment(session, *wanted, groups=("bench",)) as place:
         for script in sorted((ROOT / "benchmarks").glob("[!_]*.py")):
             run(session, place, "python", str(script.relative_to(ROOT)), *session.posargs)
+
+
+@nox.session
+def build(session: nox.Session) -> None:
+    """Build wheels and source archives of a release into dist/; each must have its licence."""
+    folder = ROOT / "dist"
+    shutil.rmtree(folder, ignore_errors=True)
+    for source in (CORE, *_package_folders(PACKAGES)):
+        run_uv(session, "build", "--quiet", "--out-dir", str(folder), f"./{source}")
+    wheels = sorted(folder.glob("*.whl"))
+    for wheel in wheels:
+        with zipfile.ZipFile(wheel) as content:
+            names = content.namelist()
+        if not any(name.endswith(".dist-info/licenses/LICENSE") for name in names):
+            session.error(f"{wheel.name} has no licence: name it under license-files.")
+    session.log(f"{len(wheels)} wheels and their sources in dist/")
 
 
 @nox.session
