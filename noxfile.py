@@ -51,6 +51,7 @@ TABLES = sorted(
     if path.with_suffix(".toml").exists()
 )
 GROUPS = nox.project.load_toml("pyproject.toml")
+CONSTRAINED = ("-c", "constraints.txt")
 ONE_THREAD = {"OMP_NUM_THREADS": "1"}
 """Two test processes with a thread each: more threads than cores only wait for each other."""
 
@@ -62,6 +63,7 @@ def environment(
     groups: tuple[str, ...] = (),
     wheels: Sequence[str] = (),
     extras: str = "",
+    lowest: bool = False,
 ) -> Iterator[Path]:
     """Run a block with the session's environment, which stays as it is until the block ends.
 
@@ -74,6 +76,8 @@ def environment(
         groups: dependency groups of the root.
         wheels: folders of distributions to build and install from wheels, the core first.
         extras: extras of the core where it is installed from a wheel, for instance "[train]".
+        lowest: whether every requirement that is stated here has its lowest version, instead of
+            that of ``constraints.txt``.
     """
     folder = ENVIRONMENTS / session.name
     wanted = [*what, *nox.project.dependency_groups(GROUPS, *groups)]
@@ -87,7 +91,8 @@ def environment(
             fcntl.flock(lock, fcntl.LOCK_UN)
             fcntl.flock(lock, fcntl.LOCK_EX)
             if not _is_made(folder, stamp, content):
-                _make(session, folder, wanted, wheels, extras)
+                versions = ["--resolution", "lowest-direct"] if lowest else CONSTRAINED
+                _make(session, folder, wanted, wheels, extras, versions)
                 stamp.write_text(content, encoding="utf-8")
             fcntl.flock(lock, fcntl.LOCK_SH)
         session.env["VIRTUAL_ENV"] = str(folder)
@@ -126,7 +131,12 @@ def _is_made(folder: Path, stamp: Path, content: str) -> bool:
 
 
 def _make(
-    session: nox.Session, folder: Path, wanted: list[str], wheels: Sequence[str], extras: str
+    session: nox.Session,
+    folder: Path,
+    wanted: list[str],
+    wheels: Sequence[str],
+    extras: str,
+    versions: Sequence[str],
 ) -> None:
     session.log(f"Making the environment {folder.relative_to(ROOT)}")
     shutil.rmtree(folder, ignore_errors=True)
@@ -138,7 +148,7 @@ def _make(
         core = wheel.name.startswith("retable-")
         wanted = [*wanted, f"retable{extras} @ {wheel.as_uri()}" if core else str(wheel)]
     python = str(folder / "bin" / "python")
-    run_uv(session, "pip", "install", "--python", python, "-c", "constraints.txt", *wanted)
+    run_uv(session, "pip", "install", "--python", python, *versions, *wanted)
 
 
 def run_uv(session: nox.Session, *words: str) -> None:
@@ -197,6 +207,15 @@ def tests(session: nox.Session) -> None:
     wanted = with_scripts(*PACKAGES, extras="[train,plots,detection,tensorboard]")
     with environment(session, *wanted, groups=("test",)) as place:
         words = ["-n", "2", "--dist", "worksteal", *session.posargs]
+        run(session, place, "pytest", *words, env=ONE_THREAD)
+
+
+@nox.session(name="tests-lowest")
+def tests_lowest(session: nox.Session) -> None:
+    """Run the quick tests with the lowest versions that the distributions declare."""
+    wanted = with_scripts(*PACKAGES, extras="[train,plots,detection,tensorboard]")
+    with environment(session, *wanted, groups=("test",), lowest=True) as place:
+        words = ["-n", "2", "--dist", "worksteal", "-m", "not slow", *session.posargs]
         run(session, place, "pytest", *words, env=ONE_THREAD)
 
 

@@ -84,7 +84,9 @@ def measured_peak(chosen: PretrainRecipe, images: int) -> int:
     measured = batch()
     momentum = [state["momentum_buffer"] for state in optimizer.state.values()]
     before = sizes([*method.parameters(), *method.buffers(), *momentum, *measured.views])
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
+    with profile(
+        activities=[ProfilerActivity.CPU], profile_memory=True, acc_events=True
+    ) as profiled:
         step(measured)
     assert profiled.profiler is not None
     events = [e for e in profiled.profiler.kineto_results.events() if e.name() == "[memory]"]
