@@ -64,7 +64,7 @@ def draw_gradients(
     heights = [_HEIGHTS[one] for one in kinds] * lines
     figure = new_figure(2.2 + 2.3 * per_line, sum(heights) + 0.3)
     field = "maximum" if statistic == "max" else statistic
-    norms = [getattr(run, field) for run in runs.values()]
+    norms = [numpy.asarray(getattr(run, field)) for run in runs.values()]
     scale = _common_scale(norms)
     grid = figure.add_gridspec(len(heights), per_line, height_ratios=heights)
     panels, shown_modules = [], None
