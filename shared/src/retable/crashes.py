@@ -87,7 +87,7 @@ def ending(status: int, kills: int | None = None) -> str:
 
 
 def memory_kills() -> int:
-    """Return how many processes of this container the system has ended for want of memory.
+    """Return how many processes of this container were ended because memory ran out.
 
     0 where it does not count them.
     """

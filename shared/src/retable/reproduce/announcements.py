@@ -21,17 +21,21 @@ class Announcements:
     """
 
     def __init__(self, runs: Sequence[Run], waiting: Sequence[Run], options: RunOptions) -> None:
-        self.shown = not options.quiet and distributed.process_index() == 0
+        # Pricing opens the data, for which a quiet or finished command has no use.
+        self.shown = bool(waiting) and not options.quiet and distributed.process_index() == 0
         self.runs, self.waiting, self.options = runs, waiting, options
-        costs = [price(run.recipe, len(train_source(run.recipe, options))) for run in runs]
-        self._steps = sorted({cost.steps for cost in costs})
-        self._costs = {run: cost.flops for run, cost in zip(runs, costs, strict=True)}
+        costs = {
+            run: price(run.recipe, len(train_source(run.recipe, options)))
+            for run in (runs if self.shown else ())
+        }
+        self._steps = sorted({cost.steps for cost in costs.values()})
+        self._costs = {run: cost.flops for run, cost in costs.items()}
         self._start = time.monotonic()
         self._ended: list[Run] = []
 
     def begin(self) -> None:
         """Say what will run."""
-        if not self.shown or not self.waiting:
+        if not self.shown:
             return
         steps, count, jobs = self._steps, len(self.runs), self.options.jobs
         each = f"{steps[0]:,}" if len(steps) == 1 else f"{steps[0]:,} to {steps[-1]:,}"
